@@ -1,0 +1,182 @@
+"""The label space: n labelled data sets in one vector c̃ = [c₁ … cₙ, m] (StarGAN eq. 7).
+
+Each data set brings binary attributes, one one-hot class or continuous intensities. A generator
+sees all of them plus, for n > 1, the mask m that says which part is known; unknown parts are zero.
+A discriminator's label head has no mask.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["binary", "onehot", "continuous"]
+# Attributes of which a face has at most one; CelebA's names.
+HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of one data set: `groups` lists names of which at most one may be 1."""
+
+    name: str
+    kind: Kind
+    names: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ValueError(f"{self.name}: label names must be present and unique: {self.names}")
+        unknown = {n for group in self.groups for n in group} - set(self.names)
+        if unknown:
+            raise ValueError(f"{self.name}: a group names unknown labels {sorted(unknown)}")
+
+    def group(self, name: str) -> tuple[int, ...]:
+        """Positions that exclude each other with `name`, itself included."""
+        for group in self.groups:
+            if name in group:
+                return tuple(self.names.index(n) for n in group)
+        return (self.names.index(name),)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One edit of a batch: target labels (n, k) in the data set's own part, and who changes."""
+
+    name: str
+    edits: tuple[str, ...]  # names of the labels that the edit is about
+    target: Tensor  # (n, k)
+    changed: Tensor  # (n,) bool: target differs from the source labels
+
+    @property
+    def single(self) -> bool:
+        return len(self.edits) == 1
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The labels of every data set, in order."""
+
+    sets: tuple[LabelSet, ...]
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.sets]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"data sets must be present and have unique names: {names}")
+
+    @property
+    def dim_d(self) -> int:
+        """Width of the discriminator's label head."""
+        return sum(len(s.names) for s in self.sets)
+
+    @property
+    def dim_g(self) -> int:
+        """Width of the generator's label c̃: with more than one data set it carries the mask."""
+        return self.dim_d + (len(self.sets) if len(self.sets) > 1 else 0)
+
+    def index(self, name: str) -> int:
+        names = [s.name for s in self.sets]
+        if name not in names:
+            raise ValueError(f"unknown data set {name!r}; this label space has {', '.join(names)}")
+        return names.index(name)
+
+    def slice(self, dataset: int) -> slice:
+        """Where the data set's labels stand, in c̃ and in the discriminator's head alike."""
+        start = sum(len(s.names) for s in self.sets[:dataset])
+        return slice(start, start + len(self.sets[dataset].names))
+
+    def encode(self, labels: Tensor, dataset: int) -> Tensor:
+        """c̃ (n, dim_g) of labels (n, k) of one data set: unknown parts zero, the mask set."""
+        if labels.ndim != 2 or labels.shape[1] != len(self.sets[dataset].names):
+            raise ValueError(
+                f"{self.sets[dataset].name}: labels of shape {tuple(labels.shape)}; "
+                f"(n, {len(self.sets[dataset].names)}) is needed"
+            )
+        out = labels.new_zeros((len(labels), self.dim_g), dtype=torch.float32)
+        out[:, self.slice(dataset)] = labels.to(torch.float32)
+        if len(self.sets) > 1:
+            out[:, self.dim_d + dataset] = 1.0
+        return out
+
+    def tasks(self, labels: Tensor, dataset: int) -> list[Task]:
+        """Every edit that evaluation asks for, of labels (n, k) in {0, 1}.
+
+        Binary: each attribute alone (a member of a group is switched on and the others off, any
+        other attribute is flipped), then StarGAN's combinations of group, Male and Young (H+G,
+        H+A, G+A, H+G+A). One-hot: each class. Continuous: each intensity alone at 1.
+        """
+        part = self.sets[dataset]
+        if part.kind == "onehot":
+            targets = {n: torch.eye(len(part.names))[i].expand(len(labels), -1).clone()
+                       for i, n in enumerate(part.names)}
+            return [_task(n, (n,), t, labels) for n, t in targets.items()]
+        if part.kind == "continuous":
+            return [_task(n, (n,), _switch_on(labels, part, n), labels) for n in part.names]
+        singles = [_task(n, (n,), edit(labels, part, n), labels) for n in part.names]
+        return singles + _combinations(labels, part)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sets": [
+                {"name": s.name, "kind": s.kind, "names": list(s.names),
+                 "groups": [list(g) for g in s.groups]}
+                for s in self.sets
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "LabelSpace":
+        return cls(tuple(
+            LabelSet(s["name"], s["kind"], tuple(s["names"]), tuple(tuple(g) for g in s["groups"]))
+            for s in value["sets"]
+        ))
+
+
+def _task(name: str, edits: tuple[str, ...], target: Tensor, labels: Tensor) -> Task:
+    return Task(name, edits, target, (target != labels).any(1))
+
+
+def _switch_on(labels: Tensor, part: LabelSet, name: str) -> Tensor:
+    out = labels.clone()
+    out[:, list(part.group(name))] = 0
+    out[:, part.names.index(name)] = 1
+    return out
+
+
+def edit(labels: Tensor, part: LabelSet, name: str) -> Tensor:
+    """Switch `name` on (and its group off) if it belongs to a group, else flip it."""
+    if len(part.group(name)) > 1:
+        return _switch_on(labels, part, name)
+    out = labels.clone()
+    out[:, part.names.index(name)] = 1 - out[:, part.names.index(name)]
+    return out
+
+
+def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Tensor:
+    """Move each row to the group's next member (the first where none is set)."""
+    positions = [part.names.index(n) for n in group]
+    current = labels[:, positions]
+    following = torch.where(current.any(1), (current.argmax(1) + 1) % len(group), 0)
+    out = labels.clone()
+    out[:, positions] = torch.eye(len(group), dtype=labels.dtype)[following]
+    return out
+
+
+def _combinations(labels: Tensor, part: LabelSet) -> list[Task]:
+    letters = {"H": part.groups[0] if part.groups else (), "G": ("Male",), "A": ("Young",)}
+    have = {k: v for k, v in letters.items() if v and set(v) <= set(part.names)}
+    tasks = []
+    for count in range(2, len(have) + 1):
+        for combination in itertools.combinations(have, count):
+            target = labels
+            for letter in combination:
+                names = have[letter]
+                if letter == "H":
+                    target = _next_in_group(target, part, names)
+                else:
+                    target = edit(target, part, names[0])
+            edits = tuple(n for letter in combination for n in have[letter])
+            tasks.append(_task("+".join(combination), edits, target, labels))
+    return tasks

@@ -1,0 +1,100 @@
+"""The whole contract between a model and the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+
+Nets = dict[str, nn.Module]
+Losses = dict[str, Tensor]  # named, already weighted scalars; each a mean over the batch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one phase sees. Rows are this process's part of the global batch."""
+
+    image: Tensor  # (n, 3, size, size) in [-1, 1]
+    source: Tensor  # (n, dim_g) c̃ of the labels the images have
+    target: Tensor  # (n, dim_g) c̃ of the labels asked for
+    dataset: int  # index into LabelSpace.sets
+    noise: Callable[[str, tuple[int, ...]], Tensor]
+    # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
+    position: float  # of the schedule: 0 at the first image, 1 at the last
+    reference: Tensor | None = None  # (n, 3, size, size) images of the target's domain
+    latent: Tensor | None = None  # (n, latent)
+
+
+class Phase(NamedTuple):
+    """One update: which networks move and by which loss."""
+
+    name: str  # prefixes its logged losses: "d/gp"
+    trains: tuple[str, ...]  # the rest are frozen
+    loss: Callable[[Nets, Batch], Losses]
+    every: int = 1  # run once in this many iterations
+    fresh: bool = False  # draw a new batch for this phase
+    start: float = 0.0  # first schedule position (of the images after warm-up) at which it runs
+
+
+class Optim(NamedTuple):
+    """Adam's settings for one network."""
+
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float = 0.0
+
+
+class Model(Protocol):
+    """A stateless frozen dataclass whose fields are the paper's numbers."""
+
+    def networks(self, space: LabelSpace, size: int) -> Nets: ...
+
+    def phases(self, space: LabelSpace) -> list[Phase]: ...
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Phases of the optional reconstruction-only warm-up."""
+        ...
+
+    def optim(self) -> dict[str, Optim]: ...
+
+    def averaged(self) -> tuple[str, ...]:
+        """Networks of which a moving average is kept, and used to translate."""
+        ...
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Factor on every learning rate after `images` of `length` real images."""
+        ...
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """Score (scalar, higher is better) by which the best checkpoint is kept."""
+        ...
+
+    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """(n, 3, s, s) in [-1, 1] with labels c̃ `source` shown with labels c̃ `target`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A trained model ready for use; `nets` hold the averaged weights where they exist."""
+
+    model: Model
+    nets: Nets
+    space: LabelSpace
+    size: int
+    config: dict[str, Any]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g)."""
+        return self.model.translate(self.nets, image, source, target)
+
+
+class CopyInput:
+    """The translator that changes nothing: the floor of every comparison."""
+
+    def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        return image
