@@ -1,0 +1,84 @@
+"""Labelled grids of images as PNG, drawn with Pillow's built-in font."""
+
+import io
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 4  # px between images
+INK = (29, 35, 48)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
+
+
+def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """`text` in lines no wider than `width` px: broken at spaces and underscores, else cut."""
+    lines: list[str] = []
+    for word in text.replace("_", " ").split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    for i, line in enumerate(lines):
+        while font.getlength(lines[i]) > width and len(line) > 1:
+            line = line[:-1]
+            lines[i] = f"{line}…"
+    return lines
+
+
+def grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    col_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    cell: int = 0,
+) -> bytes:
+    """PNG of uint8 (H, W, 3) images in rows, with titles above the columns and left of the rows.
+
+    Images are enlarged to `cell` px a side (default: at least 96) in whole steps where they are
+    smaller, so that a small image stays crisp. Rows may be of different length. No image at all,
+    or one that is not uint8 RGB, raises ValueError.
+    """
+    images = [image for row in rows for image in row]
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"image of {image.dtype} {image.shape}; uint8 (H, W, 3) is needed")
+    height, width = images[0].shape[:2]
+    scale = max(1, -(-(cell or 96) // width))
+    height, width = height * scale, width * scale
+    font = _font(max(11, min(18, width // 8)))
+    line = int(font.size * 1.25)
+    tops = [_fit(t, width, font) for t in col_titles]
+    sides = [_fit(t, 150, font) for t in row_titles]
+    top = GAP + line * max((len(t) for t in tops), default=0) + (GAP if tops else 0)
+    side = (
+        GAP
+        + int(max((font.getlength(s) for t in sides for s in t), default=0))
+        + (2 * GAP if sides else 0)
+    )
+    columns = max(len(row) for row in rows)
+    sheet = Image.new(
+        "RGB", (side + columns * (width + GAP), top + len(rows) * (height + GAP)), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    for i, lines in enumerate(tops):
+        centre = side + i * (width + GAP) + width // 2
+        for j, text in enumerate(reversed(lines)):
+            pen.text((centre, top - GAP - j * line), text, INK, font, anchor="ms")
+    for i, row in enumerate(rows):
+        y = top + i * (height + GAP)
+        for j, text in enumerate(sides[i] if i < len(sides) else []):
+            middle = y + height // 2 + int((j - (len(sides[i]) - 1) / 2) * line)
+            pen.text((side - 2 * GAP, middle), text, INK, font, anchor="rm")
+        for j, image in enumerate(row):
+            picture = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (side + j * (width + GAP), y))
+    out = io.BytesIO()
+    sheet.save(out, "PNG", optimize=True)
+    return out.getvalue()
