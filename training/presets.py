@@ -1,0 +1,156 @@
+"""Named configurations, one row a (model, preset), and how a run's overrides change one.
+
+    python -m pipelines run preset=celeba-128 seed=1 lambda_rec=5 --dry-run
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from training.config import Config, DataConfig, EvalConfig, JudgeConfig, TrainConfig, build
+from training.models import MODELS
+from training.models.stargan import StarGAN
+
+# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3).
+CELEBA, RAFD = 4_012_000, 868_400
+# The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
+REPOSITORY = 3_200_000
+
+_DEMO = Config(
+    "stargan",
+    "demo",
+    data=DataConfig(size=64),
+    train=TrainConfig(
+        images=28_800, decay_images=9_600, warmup_images=6_400, ema=0.99,
+        log_images=800, sample_images=7_200, checkpoint_images=7_200,
+    ),
+    judge=JudgeConfig(images=16_000),
+    eval=EvalConfig(limit=250),
+    model=StarGAN(conv_dim=32, repeat_num=3, d_conv_dim=32, d_repeat_num=5, g_lr=4e-4, d_lr=4e-4),
+)
+
+
+def _row(preset: str, length: int, size: int = 128, **data: Any) -> Config:
+    """A preset at the paper's settings."""
+    return Config(
+        "stargan",
+        preset,
+        DataConfig(size=size, **data),
+        TrainConfig(images=length, decay_images=length // 2),
+        model=StarGAN(),
+    )
+
+
+_JOINT = ("celeba", "rafd")
+_ROWS = (
+    _DEMO,
+    replace(_DEMO, preset="demo-joint", data=replace(_DEMO.data, datasets=_JOINT)),
+    replace(
+        _DEMO,
+        preset="demo-long",
+        data=replace(_DEMO.data, datasets=_JOINT),
+        train=replace(_DEMO.train, images=320_000, decay_images=160_000, sample_images=32_000,
+                      checkpoint_images=32_000),
+    ),
+    replace(
+        _DEMO,
+        preset="smoke",
+        data=replace(_DEMO.data, limit=300),
+        train=replace(_DEMO.train, images=640, decay_images=320, warmup_images=160, log_images=160,
+                      sample_images=320, checkpoint_images=320),
+        judge=replace(_DEMO.judge, images=1_000, floor=0.0),
+        eval=replace(_DEMO.eval, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0),
+    ),
+    _row("celeba-128", CELEBA),
+    _row("celeba-256", CELEBA, 256),
+    _row("rafd-128", RAFD, datasets=("rafd",)),
+    _row("joint-128", 2 * REPOSITORY, datasets=_JOINT),
+    _row("joint-256", 2 * REPOSITORY, 256, datasets=_JOINT),
+    # The reference code's own choices: its length, its random split, its decay without effect.
+    replace(
+        _row("celeba-128-repo", REPOSITORY, split="paper", interpolation="bilinear"),
+        model=StarGAN(fidelity="repo"),
+    ),
+)
+PRESETS = {(row.name, row.preset): row for row in _ROWS}
+SECTIONS = ("train", "data", "judge", "eval", "model")
+
+
+def fields(config: Config) -> dict[str, list[str]]:
+    """The settable names of each section of `config`."""
+    return {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in SECTIONS}
+
+
+def known(config: Config) -> str:
+    """The settable names, as a person reads them."""
+    return "; ".join(f"{s}: {', '.join(names)}" for s, names in fields(config).items())
+
+
+def locate(config: Config, key: str) -> tuple[str, str]:
+    """(section, name) of `key`, dotted or bare. A bare name of two sections means `train`'s."""
+    table = fields(config)
+    section, _, name = key.rpartition(".")
+    homes = [s for s in ([section] if section else SECTIONS) if name in table.get(s, [])]
+    if homes and (len(homes) == 1 or homes[0] == "train"):
+        return homes[0], name
+    if homes:
+        options = " or ".join(f"{home}.{name}" for home in homes)
+        raise ValueError(f"{key}: say {options}")
+    raise ValueError(f"unknown key {key!r}; known: {known(config)}")
+
+
+def resolve(model: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The preset with `overrides` (name, or section.name -> text or value) applied.
+
+    Raises ValueError, with the known names, for an unknown model, preset, key or value.
+    """
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
+    if (model, preset) not in PRESETS:
+        rows = [p for m, p in PRESETS if m == model]
+        raise ValueError(f"unknown preset {preset!r} of {model}; known: {', '.join(rows)}")
+    config = PRESETS[model, preset]
+    for key, value in (overrides or {}).items():
+        section, name = locate(config, key)
+        part = getattr(config, section)
+        changed = build(type(part), {**_shallow(part), name: value}, f"{section}.")
+        config = replace(config, **{section: changed})
+    _check(config)
+    return config
+
+
+def _shallow(part: Any) -> dict[str, Any]:
+    return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+
+
+def _check(config: Config) -> None:
+    train = config.train
+    if train.batch < 1 or train.images < train.batch:
+        raise ValueError(f"train.images={train.images}: at least one batch of {train.batch} is needed")
+    for name in ("decay_images", "warmup_images"):
+        if not 0 <= getattr(train, name) <= train.images:
+            raise ValueError(f"train.{name}={getattr(train, name)}: between 0 and {train.images}")
+    for name in ("log_images", "sample_images", "checkpoint_images", "keep"):
+        if getattr(train, name) < 1:
+            raise ValueError(f"train.{name}={getattr(train, name)}: at least 1 is needed")
+    if not 0 <= train.ema < 1:
+        raise ValueError(f"train.ema={train.ema}: between 0 (off) and 1 is needed")
+
+
+def parse(text: str) -> dict[str, str]:
+    """Overrides written as "key=value;key=value"."""
+    out = {}
+    for part in filter(None, (p.strip() for p in text.split(";"))):
+        key, sign, value = part.partition("=")
+        if not sign:
+            raise ValueError(f"override {part!r}: key=value is needed")
+        out[key.strip()] = value.strip()
+    return out
+
+
+def model_from_json(name: str, values: Mapping[str, Any]) -> Any:
+    """The model dataclass that a stored config describes."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    return build(MODELS[name], values, "model.")
