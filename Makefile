@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup
+.PHONY: help setup demo demo-joint demo-long test lint compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,3 +24,32 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
 	touch $@
+
+demo: setup  ## raw faces to a promoted model on this machine, minutes; ARGS="key=value"
+	$(BIN)/python -m pipelines run preset=demo $(ARGS)
+
+demo-joint: setup  ## the same on two data sets with the mask vector
+	$(BIN)/python -m pipelines run preset=demo-joint $(ARGS)
+
+demo-long: setup  ## the same for up to an hour: gender, age and expressions as well
+	$(BIN)/python -m pipelines run preset=demo-long $(ARGS)
+
+test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## format, rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
+	$(BIN)/python -m pipelines compile
+
+ui: setup  ## MLflow on the runs of this machine, http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
+
+bench: setup  ## our step and our preprocessing against plain ones
+	for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
+
+clean:  ## delete what runs have written; data and environment stay
+	rm -rf runs

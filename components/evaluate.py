@@ -1,0 +1,23 @@
+"""Step 8: what the model can do, by the judge's word."""
+
+from kfp import dsl
+
+from components.images import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def evaluate(
+    model: dsl.Input[dsl.Model], dataset: dsl.Input[dsl.Dataset], judge: dsl.Input[dsl.Model],
+    eval_config: str, code_hash: str, out: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML], metrics: dsl.Output[dsl.Metrics],
+) -> None:  # fmt: skip
+    """Score every edit on the test split; write metrics, pictures and the report."""
+    from pathlib import Path
+
+    from training.evaluate import evaluate
+
+    from training.files import read_json
+
+    inputs = [Path(model.path), Path(dataset.path), Path(judge.path)]
+    evaluate(*inputs, eval_config, Path(out.path), Path(report.path), Path(metrics.path))
+    metrics.metadata.update(read_json(Path(metrics.path)))

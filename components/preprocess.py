@@ -1,0 +1,17 @@
+"""Step 4: crops of one size, split by identity, with their raw labels."""
+
+from kfp import dsl
+
+from components.images import STEPS_IMAGE
+
+
+@dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
+def preprocess(
+    raw: dsl.Input[dsl.Dataset], data_config: str, code_hash: str, out: dsl.Output[dsl.Dataset]
+) -> None:
+    """Crop, resize and split every raw image."""
+    from pathlib import Path
+
+    from training.data.preprocess import preprocess
+
+    preprocess(Path(raw.path), data_config, Path(out.path))

@@ -1,0 +1,19 @@
+"""Step 10: the champion's alias, if the version earns it."""
+
+from kfp import dsl
+
+from components.images import TRAIN_IMAGE
+
+
+@dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
+def promote(
+    version: dsl.Input[dsl.Artifact], dataset: dsl.Input[dsl.Dataset],
+    judge: dsl.Input[dsl.Model], eval_config: str, override: str, out: dsl.Output[dsl.Artifact],
+) -> None:  # fmt: skip
+    """Score champion and challenger on the same images; the verdict says why or why not."""
+    from pathlib import Path
+
+    from training.release import promote
+
+    inputs = [Path(version.path), Path(dataset.path), Path(judge.path)]
+    promote(*inputs, eval_config, override, Path(out.path))

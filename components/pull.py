@@ -1,0 +1,17 @@
+"""Step 2: the raw data, exactly those that the md5 names."""
+
+from kfp import dsl
+
+from components.images import STEPS_IMAGE
+
+
+@dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
+def pull(
+    datasets: str, raw: str, revision: str, md5: str, code_hash: str, out: dsl.Output[dsl.Dataset]
+) -> None:
+    """Fetch the raw data sets of a DVC revision and verify them against their md5."""
+    from pathlib import Path
+
+    from training.data.pull import pull
+
+    pull(datasets, raw, revision, md5, Path(out.path))

@@ -1,0 +1,20 @@
+"""Step 9: the model as a version of the registry."""
+
+from kfp import dsl
+
+from components.images import STEPS_IMAGE
+
+
+@dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
+def register(
+    model: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact],
+    dataset: dsl.Input[dsl.Dataset], name: str, data_md5: str, revision: str, code_hash: str,
+    image: str, out: dsl.Output[dsl.Artifact],
+) -> None:  # fmt: skip
+    """Register the model with its lineage; the same content is never registered twice."""
+    from pathlib import Path
+
+    from training.release import register
+
+    inputs = [Path(model.path), Path(evaluation.path), Path(dataset.path)]
+    register(*inputs, name, data_md5, revision, code_hash, image, Path(out.path))

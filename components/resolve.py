@@ -1,0 +1,33 @@
+"""Step 1: which data, code, configuration and judge this run is about."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.images import STEPS_IMAGE
+
+
+@dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
+def resolve(
+    datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str,
+    out: dsl.Output[dsl.Artifact],
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Resolved",
+    [
+        ("data_md5", str),
+        ("revision", str),
+        ("code_hash", str),
+        ("data_config", str),
+        ("judge_config", str),
+        ("train_config", str),
+        ("model_config", str),
+        ("eval_config", str),
+        ("judge_hash", str),
+    ],
+):  # fmt: skip
+    """Turn names into hashes and configurations, so that the cache sees data and code."""
+    from pathlib import Path
+
+    from training.resolve import resolve
+
+    return resolve(datasets, raw, revision, model, preset, overrides, Path(out.path))

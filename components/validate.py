@@ -1,0 +1,18 @@
+"""Step 3: whether the raw data can be used."""
+
+from kfp import dsl
+
+from components.images import STEPS_IMAGE
+
+
+@dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
+def validate(
+    raw: dsl.Input[dsl.Dataset], data_config: str, code_hash: str,
+    report: dsl.Output[dsl.HTML], docs: dsl.Output[dsl.Artifact],
+) -> None:  # fmt: skip
+    """Stop the run if the raw data are not usable; the report says why."""
+    from pathlib import Path
+
+    from training.data.validate import validate
+
+    validate(Path(raw.path), data_config, Path(report.path), Path(docs.path))

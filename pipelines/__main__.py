@@ -1,0 +1,153 @@
+"""Run, compile, submit and release the pipeline.
+
+    python -m pipelines run preset=demo seed=1              on this machine
+    python -m pipelines run preset=demo batch=8 --dry-run   only say what would be run
+    python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
+    python -m pipelines compile                             after a change of the pipeline
+    python -m pipelines release --steps R --train R -o F    the same, pinned to image digests
+
+A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
+Exit codes: 0 done, 1 a step failed, 2 a mistake in the call, 143 stopped by SIGTERM.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines import compiled
+from training import cli
+
+
+def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, Any]:
+    """`key=value` texts as arguments of the pipeline; fields of the preset go to `overrides`.
+
+    Raises ValueError, with the known keys, for an unknown, repeated or ill-typed one.
+    """
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise ValueError(f"{pair!r}: key=value is needed")
+        if key in given:
+            raise ValueError(f"{key} is given twice")
+        given[key] = value
+    fields = {key: given.pop(key) for key in list(given) if key not in known}
+    arguments = compiled.check(known, given)
+    if fields or arguments.keys() & {"model", "preset", "overrides"}:
+        arguments |= fold(fields, {k: p.default for k, p in known.items()} | arguments)
+    return arguments
+
+
+def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """`overrides` with `fields` added, checked against the preset that they change."""
+    from training import presets
+
+    config = presets.resolve(arguments["model"], arguments["preset"])
+    overrides = presets.parse(arguments["overrides"])
+    for key, value in fields.items():
+        try:
+            section, name = presets.locate(config, key)
+        except ValueError as error:
+            raise ValueError(f"{error}; parameters: {', '.join(sorted(arguments))}") from error
+        if ";" in value:
+            raise ValueError(f"{key}={value!r}: a value cannot hold a semicolon")
+        overrides[f"{section}.{name}"] = value
+    presets.resolve(arguments["model"], arguments["preset"], overrides)
+    text = ";".join(f"{key}={value}" for key, value in overrides.items())
+    return {"overrides": text} if text else {}
+
+
+def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
+    """The resolved configuration of a run, as JSON."""
+    from training import presets
+
+    whole = {name: p.default for name, p in known.items()} | arguments
+    overrides = presets.parse(whole["overrides"])
+    if whole["datasets"]:
+        overrides["data.datasets"] = whole["datasets"]
+    config = presets.resolve(whole["model"], whole["preset"], overrides)
+    shown = {"parameters": whole, "config": dataclasses.asdict(config)}
+    return json.dumps(shown, indent=1, sort_keys=True)
+
+
+def run(arguments: dict[str, Any]) -> None:
+    from pipelines import outcome
+    from pipelines.local import StepError, execute
+
+    # So that a stopped run stops its step, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        done = execute(arguments, compiled.PACKAGE)
+    except StepError as error:
+        found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
+        sys.stderr.write(f"\nerror: {error}\n{found}")
+        raise SystemExit(1) from None
+    print(outcome.summary(done))
+
+
+def quoted(value: Any) -> str:
+    """A value as `kfp run submit` reads it: as JSON first, else as text."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
+
+
+def submit_command(experiment: str, arguments: dict[str, Any], package: Path) -> list[str]:
+    """The line that hands the compiled pipeline to Kubeflow."""
+    pairs = [f"{name}={quoted(value)}" for name, value in arguments.items()]
+    return ["kfp", "run", "submit", "-e", experiment, "-f", str(package), *pairs]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="run on this machine")
+    one.add_argument("--dry-run", action="store_true", help="print the configuration and end")
+    two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
+    two.add_argument("-e", "--experiment-name", default="stargan")
+    two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
+    two.add_argument("--dry-run", action="store_true", help="print the line and end")
+    for sub in (one, two):
+        sub.add_argument("pairs", nargs="*", metavar="key=value")
+    three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
+    three.add_argument("-o", "--output", type=Path, default=compiled.PACKAGE)
+    four = commands.add_parser("release", help="write the YAML pinned to image digests")
+    four.add_argument("--steps", required=True, metavar="NAME@sha256:…")
+    four.add_argument("--train", required=True, metavar="NAME@sha256:…")
+    four.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.command == "compile":
+        compiled.write(args.output)
+    elif args.command == "release":
+        compiled.pin(args.steps, args.train, args.output)
+    elif args.command == "submit":
+        arguments = parse(args.pairs, compiled.parameters(args.package_file))
+        command = submit_command(args.experiment_name, arguments, args.package_file)
+        print(shlex.join(command), flush=True)
+        if not args.dry_run:
+            tool = [sys.executable, "-m", "kfp.cli", *command[1:]]
+            raise SystemExit(subprocess.run(tool, check=False).returncode)
+    else:
+        known = compiled.parameters()
+        arguments = parse(args.pairs, known)
+        if args.dry_run:
+            print(describe(arguments, known))
+        else:
+            run(arguments)
+
+
+if __name__ == "__main__":
+    cli.run(main)

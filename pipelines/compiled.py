@@ -1,0 +1,68 @@
+"""The compiled pipeline: written, read for its parameters, pinned to image digests."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from training.config import convert
+from training.files import write_bytes
+
+PACKAGE = Path(__file__).with_name("stargan.yaml")
+KINDS = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool}
+DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An input of the pipeline."""
+
+    kind: type
+    default: Any
+
+
+def write(path: Path = PACKAGE) -> None:
+    """Compile the pipeline; the same sources give the same bytes."""
+    from kfp.compiler import Compiler
+
+    from pipelines.stargan import stargan
+
+    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # kfp wants the ending
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Compiler().compile(stargan, str(temporary))
+        write_bytes(path, temporary.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
+    """The inputs that a compiled pipeline declares."""
+    spec = next(yaml.safe_load_all(path.read_text()))
+    rows = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    out = {}
+    for name, row in rows.items():
+        kind = KINDS[row["parameterType"]]
+        out[name] = Parameter(kind, kind(row["defaultValue"]))  # YAML writes integers as 1.0
+    return out
+
+
+def check(known: dict[str, Parameter], values: dict[str, str]) -> dict[str, Any]:
+    """`values` as the parameters' types. Raises ValueError for an ill-typed one."""
+    return {name: convert(known[name].kind, text, name) for name, text in values.items()}
+
+
+def pin(steps: str, train: str, path: Path, package: Path = PACKAGE) -> None:
+    """Write `package` with both images as NAME@sha256:DIGEST; nothing else changes."""
+    from components.images import STEPS_IMAGE, TRAIN_IMAGE
+
+    text = package.read_text()
+    for tag, reference in ((STEPS_IMAGE, steps), (TRAIN_IMAGE, train)):
+        if not DIGEST.fullmatch(reference):
+            raise ValueError(f"{reference}: not a digest; NAME@sha256:<64 hex digits> is needed")
+        if tag not in text:
+            raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
+        text = text.replace(tag, reference)
+    write_bytes(path, text.encode())

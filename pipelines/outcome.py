@@ -1,0 +1,73 @@
+"""What a person wants to know at the end of a local run, and where the pictures lie."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.local import LocalRun
+from training.files import read_json
+from training.store import Manifest
+
+DOCUMENTS = (("validate", "report"), ("evaluate", "report"))
+
+
+def collect(run: LocalRun) -> list[Path]:
+    """Copy reports, metrics, verdict and grids out of the steps' folders into `run.report`."""
+    run.report.mkdir(parents=True, exist_ok=True)
+    out = []
+    for step, output in DOCUMENTS:
+        out.append(run.report / f"{step}.html")
+        shutil.copyfile(run.file(step, output), out[-1])
+    for step, output in (("evaluate", "metrics"), ("register", "out"), ("promote", "out")):
+        name = output if output != "out" else step
+        shutil.copyfile(run.file(step, output), run.report / f"{name}.json")
+    evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
+    for entry in evaluation.entries:
+        if entry.name.endswith(".png"):
+            out.append(run.report / Path(entry.name).name)
+            shutil.copyfile(evaluation.local(entry.name), out[-1])
+    return out
+
+
+def rescue(run: LocalRun) -> list[Path]:
+    """Copy the reports that a failed run has written; a failed validation's says why."""
+    out = []
+    for step, output in DOCUMENTS:
+        folder = run.folders.get(step)
+        if folder and (folder / output).is_file():
+            run.report.mkdir(parents=True, exist_ok=True)
+            out.append(run.report / f"{step}.html")
+            shutil.copyfile(folder / output, out[-1])
+    return out
+
+
+def table(metrics: dict[str, float]) -> str:
+    """Metrics by name, one a line."""
+    width = max(map(len, metrics), default=0)
+    return "\n".join(f"  {name:<{width}}  {value:>9.4f}" for name, value in sorted(metrics.items()))
+
+
+def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
+    """The registry's side of the end."""
+    known = "new" if registered["created"] else "known already"
+    alias = f"@{decision['alias']}" if decision["promoted"] else "no alias"
+    word = "PROMOTED" if decision["promoted"] else "not promoted"
+    return (
+        f"{word}: {decision['reason']}\n"
+        f"version   {registered['name']} {registered['version']} ({known}), {alias}"
+    )
+
+
+def summary(run: LocalRun) -> str:
+    """The last lines of a run that ended well."""
+    files = collect(run)
+    metrics = read_json(run.report / "metrics.json")
+    grids = [path for path in files if path.suffix == ".png"]
+    lines = ["", "metrics on the test split", table(metrics), ""]
+    lines.append(verdict(read_json(run.report / "register.json"),
+                         read_json(run.report / "promote.json")))  # fmt: skip
+    lines += [f"pictures  {path}" for path in grids]
+    lines += [f"report    {path}" for path in files if path.suffix == ".html"]
+    lines.append(f"from cache: {', '.join(run.cached) or 'nothing'}")
+    lines.append("MLflow    make ui")
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""The pipeline: from raw faces to a promoted model. Edges only.
+
+python -m pipelines compile     writes stargan.yaml beside this file
+"""
+
+from kfp import dsl, kubernetes
+
+from components.evaluate import evaluate
+from components.images import TRAIN_IMAGE
+from components.judge import judge
+from components.preprocess import preprocess
+from components.promote import promote
+from components.pull import pull
+from components.register import register
+from components.report_status import report_status
+from components.resolve import resolve
+from components.train import train
+from components.unify_labels import unify_labels
+from components.validate import validate
+
+RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
+
+
+@dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")
+def stargan(
+    datasets: str = "",
+    raw: str = "",
+    revision: str = "",
+    model: str = "stargan",
+    preset: str = "demo",
+    overrides: str = "",
+    init: str = "",
+    nproc: int = 1,
+    name: str = "stargan",
+    experiment: str = "stargan",
+    override: str = "",
+) -> None:
+    """The steps run in one line; a failed one stops those after it.
+
+    Args:
+        datasets: names, comma-separated, each `name` or `name:kind`; empty means the preset's.
+        raw: folder or URI of the raw data; empty means what DVC has.
+        revision: git revision of the `.dvc` files; empty means those at hand.
+        model: the family's member to train.
+        preset: a named configuration of it.
+        overrides: `key=value;key=value` on top of the preset.
+        init: model manifest or registered version to start from; empty means from scratch.
+        nproc: training processes.
+        name: the registered model.
+        experiment: of MLflow.
+        override: a reason to promote against the gate; recorded.
+    """
+    ended = report_status(experiment=experiment).set_caching_options(False)
+    with dsl.ExitHandler(ended, name="steps"):
+        start = resolve(
+            datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
+            overrides=overrides,
+        ).set_caching_options(False)  # fmt: skip
+        what = start.outputs
+        code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
+        pulled = pull(
+            datasets=datasets, raw=raw, revision=what["revision"], md5=what["data_md5"], **code
+        )
+        valid = validate(raw=pulled.outputs["out"], **data, **code)
+        images = preprocess(raw=pulled.outputs["out"], **data, **code).after(valid)
+        unified = unify_labels(images=images.outputs["out"], **data, **code)
+        faces = {"dataset": unified.outputs["out"]}
+        judged = judge(**faces, judge_config=what["judge_config"], judge_hash=what["judge_hash"])
+        # After the judge: one that is not good enough stops the run before the long step.
+        trained = train(
+            **faces, model=model, preset=preset, model_config=what["model_config"],
+            train_config=what["train_config"], nproc=nproc, init=init, experiment=experiment,
+            **code,
+        ).after(judged)  # fmt: skip
+        scored = evaluate(
+            model=trained.outputs["out"], judge=judged.outputs["out"], **faces,
+            eval_config=what["eval_config"], **code,
+        )  # fmt: skip
+        version = register(
+            model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces, name=name,
+            data_md5=what["data_md5"], revision=what["revision"], **code, image=TRAIN_IMAGE,
+        ).set_caching_options(False)  # fmt: skip
+        verdict = promote(
+            version=version.outputs["out"], judge=judged.outputs["out"], **faces,
+            eval_config=what["eval_config"], override=override,
+        ).set_caching_options(False)  # fmt: skip
+    # Through the pod's label and not an argument, which would make every run new to the cache.
+    for task in (trained, version, verdict, ended):
+        kubernetes.use_field_path_as_env(task, "PIPELINE_RUN_ID", RUN_LABEL)
