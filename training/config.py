@@ -111,11 +111,18 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         return convert(next(a for a in args if a is not type(None)), value, where)
     if kind is bool:
-        table = {"true": True, "false": False, True: True, False: False}
-        key = value.lower() if isinstance(value, str) else value
-        if not isinstance(key, (str, bool)) or key not in table:
-            raise ValueError(f"{where}={value!r}: true or false is needed")
-        return table[key]
+        return _boolean(value, where)
+    return _scalar(kind, value, where)
+
+
+def _boolean(value: Any, where: str) -> bool:
+    text = str(value).lower()
+    if not isinstance(value, str | bool) or text not in ("true", "false"):
+        raise ValueError(f"{where}={value!r}: true or false is needed")
+    return text == "true"
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
     if isinstance(value, bool) or (kind is int and isinstance(value, float) and value % 1):
         raise ValueError(f"{where}={value!r}: {kind.__name__} is needed")
     if kind is str and not isinstance(value, str):

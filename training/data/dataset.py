@@ -1,0 +1,162 @@
+"""Unified faces as tensors, and the order in which training sees them.
+
+What a batch holds (images, mirroring, targets, noise) is a pure function of the seed and of how
+many images were drawn before: never of the number of processes or of what a process remembers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from training.data.labels import LabelSpace
+from training.files import canonical_json, read_json, sha256_bytes
+from training.models.base import Batch
+from training.store import Manifest, Store
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """float (n, 3, H, W) in [-1, 1], values beyond cut -> uint8 (n, H, W, 3), rounded."""
+    scaled = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def generator(seed: int, *keys: int | str) -> torch.Generator:
+    """A random stream of its own for (seed, keys)."""
+    digest = sha256_bytes(canonical_json([seed, *keys]))
+    return torch.Generator().manual_seed(int(digest[:15], 16))
+
+
+class Part:
+    """One data set's images of one split, memory-mapped."""
+
+    def __init__(self, name: str, frame: pd.DataFrame, shards: dict[str, np.ndarray]) -> None:
+        self.name = name
+        self.labels = torch.from_numpy(np.stack(list(frame["label"])).astype(np.float32))
+        self.identity = [str(v) for v in frame["identity"]]
+        self.files = [str(v) for v in frame["file"]]
+        self.digests = [str(v) for v in frame["sha256"]]
+        self._shards = shards
+        self._where = list(zip(frame["shard"], (int(r) for r in frame["row"]), strict=True))
+        self._resident: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def images(self, indices: Tensor | list[int]) -> Tensor:
+        """uint8 (len(indices), H, W, 3), on the device where the part is resident, else the CPU."""
+        if self._resident is not None:
+            return self._resident[torch.as_tensor(indices, device=self._resident.device)]
+        rows = [self._shards[s][r] for s, r in (self._where[int(i)] for i in indices)]
+        return torch.from_numpy(np.stack(rows))
+
+    def move(self, device: torch.device) -> None:
+        """Keep every image on `device`: no copy a batch."""
+        self._resident = self.images(list(range(len(self)))).to(device)
+
+    @property
+    def bytes(self) -> int:
+        side = next(iter(self._shards.values())).shape[1]
+        return len(self) * side * side * 3
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Every data set's images of one split, and the label space that they share."""
+
+    split: str
+    space: LabelSpace
+    size: int
+    parts: list[Part]
+
+    @classmethod
+    def open(cls, manifest: Manifest | Path, split: str, store: Store | None = None) -> "Faces":
+        """Open a manifest of kind "dataset". Raises ValueError where a set has no such image."""
+        if isinstance(manifest, Path):
+            manifest = Manifest.read(manifest, "dataset")
+        space = LabelSpace.from_json(read_json(manifest.local("label_space.json", store)))
+        table = pd.read_parquet(manifest.local("labels.parquet", store))
+        table = table[table["split"] == split]
+        parts = []
+        for labels in space.sets:
+            frame = table[table["dataset"] == labels.name]
+            if frame.empty:
+                raise ValueError(f"{labels.name}: no image in split {split!r}")
+            shards = {
+                str(name): np.load(manifest.local(str(name), store), mmap_mode="r")
+                for name in sorted(set(frame["shard"]))
+            }
+            parts.append(Part(labels.name, frame, shards))
+        size = int(next(iter(parts[0]._shards.values())).shape[1])
+        return cls(split, space, size, parts)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex sha256 of what the split holds: source digests and labels, not where they lie."""
+        content = [[p.name, p.digests, p.identity, p.labels.tolist()] for p in self.parts]
+        return sha256_bytes(canonical_json([self.split, self.size, self.space.to_json(), content]))
+
+
+class Order:
+    """Which rows the k-th batch of each data set holds: one permutation an epoch, without end."""
+
+    def __init__(self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int) -> None:
+        for part in faces.parts:
+            if not len(part):
+                raise ValueError(f"{part.name}: no training image")
+        self.faces, self.seed, self.size, self.flip, self.length = faces, seed, batch, flip, length
+        self._epochs: dict[int, tuple[int, Tensor]] = {}
+
+    def rows(self, dataset: int, start: int) -> Tensor:
+        """Row numbers (batch,) of the images start … start + batch − 1 of one data set."""
+        count = len(self.faces.parts[dataset])
+        out, end = [], start + self.size
+        while start < end:
+            epoch, place = divmod(start, count)
+            if self._epochs.get(dataset, (-1, None))[0] != epoch:
+                stream = generator(self.seed, "order", dataset, epoch)
+                self._epochs[dataset] = (epoch, torch.randperm(count, generator=stream))
+            out.append(self._epochs[dataset][1][place : place + end - start])
+            start += len(out[-1])
+        return torch.cat(out)
+
+    def batch(
+        self, dataset: int, drawn: int, seen: int, local: slice, device: torch.device
+    ) -> Batch:
+        """Rows `local` of the global batch that follows `drawn` images of this data set.
+
+        `seen` counts the images of all data sets before it. Targets are a permutation of the
+        global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
+        """
+        part, space = self.faces.parts[dataset], self.faces.space
+        rows = self.rows(dataset, drawn)
+        labels = part.labels[rows]
+        order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
+        targets = labels[order]
+        image = to_float(part.images(rows[local]).to(device, non_blocking=True))
+        if self.flip:
+            coin = torch.rand(self.size, generator=generator(self.seed, "flip", dataset, drawn))
+            mirrored = (coin[local] < 0.5).to(device)[:, None, None, None]
+            image = torch.where(mirrored, image.flip(3), image)
+
+        def noise(name: str, shape: tuple[int, ...]) -> Tensor:
+            stream = generator(self.seed, "noise", name, dataset, drawn)
+            return torch.rand((self.size, *shape), generator=stream)[local].to(device)
+
+        return Batch(
+            image,
+            space.encode(labels[local], dataset).to(device),
+            space.encode(targets[local], dataset).to(device),
+            dataset,
+            noise,
+            min(1.0, seen / self.length),
+        )

@@ -1,0 +1,335 @@
+"""The one training loop: it walks phases and knows no model.
+
+Progress is counted in real images drawn; the same command again goes on from the last checkpoint.
+"""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from training import checkpoint
+from training.checkpoint import State
+from training.config import TrainConfig
+from training.data.dataset import Faces, Order, to_float, to_uint8
+from training.data.labels import LabelSpace
+from training.distributed import World, freeze
+from training.files import write_bytes, write_json
+from training.models.base import Batch, Losses, Model, Nets, Phase
+from training.pictures import grid
+from training.progress import Progress
+from training.tracking import Tracker
+
+log = logging.getLogger(__name__)
+STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
+SAMPLES = 4  # held-out faces of each data set in the sample grids
+VALIDATION = 64  # held-out faces of each data set in the validation score
+
+
+class NonFiniteError(ValueError):
+    """A loss became NaN or infinite."""
+
+
+class StoppedError(Exception):
+    """SIGTERM came; the state is saved."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one training run is made of."""
+
+    model: Model
+    train: TrainConfig
+    faces: Faces
+    held_out: Faces
+    run: Path  # checkpoints/, samples/, log.jsonl
+    config: dict[str, Any]  # resolved; travels with every checkpoint
+    world: World
+    tracker: Tracker
+
+
+class Schedule:
+    """Which data set and which of its images a step draws: a function of the step alone."""
+
+    def __init__(self, phases: list[Phase], sets: int, batch: int) -> None:
+        self.fresh = [p.every for p in phases if p.fresh]
+        self.sets, self.batch = sets, batch
+
+    def drawn(self, iteration: int) -> int:
+        """Images of one data set drawn before `iteration`."""
+        return self.batch * (iteration + sum(iteration // every for every in self.fresh))
+
+    def images(self, step: int) -> int:
+        """Images of all data sets drawn before `step` (sets alternate within an iteration)."""
+        iteration, dataset = divmod(step, self.sets)
+        return dataset * self.drawn(iteration + 1) + (self.sets - dataset) * self.drawn(iteration)
+
+
+class Meter:
+    """Losses since the last flush, kept as tensors so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
+        self.images: dict[str, list[int]] = defaultdict(list)
+
+    def add(self, losses: Losses, images: int) -> None:
+        for name, value in losses.items():
+            self.values[name].append(value)
+            self.images[name].append(images)
+
+    def flush(self, world: World, batch: int, run: Path) -> dict[str, float]:
+        """Global means since the last flush. Raises NonFiniteError naming term and moment."""
+        names = sorted(self.values)
+        if not names:
+            return {}
+        local = torch.stack([torch.stack(self.values[n]).mean() for n in names])
+        means = dict(zip(names, world.mean(local, batch).tolist(), strict=True))
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                self._raise(name, run)
+        self.values.clear()
+        self.images.clear()
+        return means
+
+    def _raise(self, name: str, run: Path) -> None:
+        values = torch.stack(self.values[name])
+        bad = (~torch.isfinite(values)).nonzero()
+        first = self.images[name][int(bad[0]) if len(bad) else 0]
+        good = checkpoint.latest(run / "checkpoints")
+        raise NonFiniteError(
+            f"loss {name} is not finite after {first} images; last good checkpoint: "
+            f"{good or 'none'}; lower the learning rate or train in fp32, then start again"
+        )
+
+
+def build_state(job: Job) -> State:
+    """Fresh networks (seeded), averages and optimisers on the device; full precision."""
+    torch.manual_seed(job.train.seed)
+    nets = job.model.networks(job.faces.space, job.faces.size)
+    for net in nets.values():
+        net.to(job.world.device)
+    averaged = job.model.averaged() if job.train.ema else ()
+    settings = job.model.optim()
+    optim = {
+        name: torch.optim.Adam(
+            net.parameters(),
+            lr=settings[name].lr,
+            betas=settings[name].betas,
+            weight_decay=settings[name].weight_decay,
+            fused=True,
+        )
+        for name, net in nets.items()
+    }
+    return State(nets, checkpoint.averages(nets, averaged), optim, extra={"bf16": False})
+
+
+def update(state: State, nets: Nets, phase: Phase, batch: Batch, job: Job) -> Losses:
+    """One phase: loss, backward, one step of every network that it trains."""
+    freeze(state.nets, phase.trains)
+    with torch.autocast(job.world.device.type, torch.bfloat16, enabled=state.extra["bf16"]):
+        terms = phase.loss(nets, batch)
+    total = torch.stack(list(terms.values())).sum() * job.world.weight(job.train.batch)
+    total.backward()
+    for name in phase.trains:
+        state.optim[name].step()
+        state.optim[name].zero_grad(set_to_none=True)
+    return {f"{phase.name}/{k}": v.detach() for k, v in terms.items()}
+
+
+def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase]) -> Losses:
+    """One step: draw one data set's batch, run the phases that are due, move the averages."""
+    train, sets = job.train, len(job.faces.space.sets)
+    iteration, dataset = divmod(state.step, sets)
+    schedule = Schedule(phases, sets, train.batch)
+    drawn, share = schedule.drawn(iteration), job.world.share(train.batch)
+    scale = job.model.lr_scale(state.images, train.images, train.decay_images)
+    for name, setting in job.model.optim().items():
+        for group in state.optim[name].param_groups:
+            group["lr"] = setting.lr * scale
+    batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+    losses: Losses = {}
+    for phase in phases:
+        if (iteration + 1) % phase.every:
+            continue
+        if phase.fresh:
+            drawn += train.batch
+            batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+        losses |= update(state, nets, phase, batch, job)
+    keep = train.ema ** (train.batch / 16)
+    for name, net in state.ema.items():
+        torch._foreach_lerp_(
+            list(net.parameters()), [p.detach() for p in state.nets[name].parameters()], 1 - keep
+        )
+    state.step += 1
+    state.images = schedule.images(state.step)
+    return losses
+
+
+def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
+    raise ValueError(f"validation draws no noise, but {name} was asked for")
+
+
+@torch.no_grad()
+def validation_score(state: State, job: Job) -> float:
+    """Mean of the model's own score over held-out faces of every data set."""
+    scores = []
+    for index, part in enumerate(job.held_out.parts):
+        rows = list(range(min(VALIDATION, len(part))))
+        labels = part.labels[rows]
+        space = job.held_out.space
+        batch = Batch(
+            to_float(part.images(rows)).to(job.world.device),
+            space.encode(labels, index).to(job.world.device),
+            space.encode(labels.roll(1, 0), index).to(job.world.device),
+            index,
+            _no_noise,
+            1.0,
+        )
+        scores.append(job.model.validate({**state.nets, **state.ema}, batch, space))
+    return float(torch.stack(scores).mean())
+
+
+@torch.no_grad()
+def sample_grids(
+    model: Model, nets: Nets, held_out: Faces, device: torch.device
+) -> dict[str, bytes]:
+    """PNG a data set: fixed held-out faces (rows) under every single edit (columns)."""
+    grids = {}
+    for index, part in enumerate(held_out.parts):
+        count = min(SAMPLES, len(part))
+        chosen = [int(i * len(part) / count) for i in range(count)]
+        labels, images = part.labels[chosen], part.images(chosen)
+        x = to_float(images).to(device)
+        source = held_out.space.encode(labels, index).to(device)
+        tasks = [t for t in held_out.space.tasks(labels, index) if t.single]
+        columns = [images.cpu().numpy()]
+        for task in tasks:
+            target = held_out.space.encode(task.target, index).to(device)
+            columns.append(to_uint8(model.translate(nets, x, source, target)).cpu().numpy())
+        rows = [[column[i] for column in columns] for i in range(count)]
+        grids[part.name] = grid(rows, ["input", *(t.name for t in tasks)])
+    return grids
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[list[bool]]:
+    """A one-element list that turns true when SIGTERM comes."""
+    flag = [False]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        flag[0] = True
+
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _due(before: int, now: int, every: int) -> bool:
+    return before // every < now // every
+
+
+def _save(state: State, job: Job, space: LabelSpace) -> Path:
+    """Checkpoint (rank 0), prune, and the best by the validation score beside it."""
+    folder = job.run / "checkpoints"
+    score = validation_score(state, job)
+    better = math.isfinite(score) and (state.best is None or score > state.best)
+    if better:
+        state.best = score
+    if job.world.rank == 0:
+        checkpoint.save(folder, state, job.config, space)
+        if better:
+            checkpoint.write_best(folder, state, job.config, space)
+        checkpoint.prune(folder, job.train.keep)
+        job.tracker.metrics({"validation/score": score}, step=state.images)
+    job.world.wait()
+    return folder / f"{state.images:012d}"
+
+
+def _record(state: State, job: Job, means: dict[str, float], rate: float) -> None:
+    scale = job.model.lr_scale(state.images, job.train.images, job.train.decay_images)
+    facts = {
+        **means,
+        "lr_scale": scale,
+        "images_per_second": rate,
+        "memory_mib": psutil.Process().memory_info().rss / 2**20,
+    }
+    if job.world.device.type == "cuda":
+        facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    line = {"images": state.images, **{k: round(v, 6) for k, v in facts.items()}}
+    with (job.run / "log.jsonl").open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    job.tracker.metrics(facts, step=state.images)
+
+
+def _sample(state: State, job: Job) -> None:
+    nets = {**state.nets, **state.ema}
+    for name, picture in sample_grids(job.model, nets, job.held_out, job.world.device).items():
+        write_bytes(job.run / "samples" / f"{state.images:012d}-{name}.png", picture)
+        job.tracker.image(picture, f"samples-{name}", step=state.images)
+
+
+def resume(state: State, job: Job) -> bool:
+    """Load the newest whole checkpoint of the run folder, the same on every rank."""
+    found = checkpoint.latest(job.run / "checkpoints") if job.world.rank == 0 else None
+    path = job.world.agree(str(found or ""))
+    if not path:
+        return False
+    config = json.loads((Path(path) / "config.json").read_text())
+    checkpoint.check_config(config, job.config, Path(path))
+    checkpoint.load(Path(path), state)
+    log.info("going on from %s", path)
+    return True
+
+
+def fit(job: Job, state: State) -> Path:
+    """Train to the configured length from where `state` stands; returns the last checkpoint.
+
+    Raises NonFiniteError, and StoppedError after SIGTERM with the state saved.
+    """
+    train, space = job.train, job.faces.space
+    if job.world.rank == 0:
+        job.run.mkdir(parents=True, exist_ok=True)
+        write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
+    nets = job.world.wrap(state.nets)
+    order = Order(job.faces, train.seed, train.batch, flip=train.flip, length=train.images)
+    warmup, phases = job.model.warmup(space), job.model.phases(space)
+    meter, clock, since = Meter(), time.monotonic(), state.images
+    progress = Progress("train", train.images, "images", state.images)
+    last = job.run / "checkpoints" / f"{state.images:012d}"
+    with stop_on_sigterm() as stop, progress:
+        while state.images < train.images:
+            before = state.images
+            active = warmup if before < train.warmup_images else phases
+            meter.add(advance(state, nets, order, job, active), before)
+            now, done = state.images, state.images >= train.images
+            stopping = job.world.any(stop[0])
+            saving = done or stopping or _due(before, now, train.checkpoint_images)
+            if saving or _due(before, now, train.log_images):
+                means = meter.flush(job.world, train.batch, job.run)
+                rate = (now - since) / max(time.monotonic() - clock, 1e-9)
+                clock, since = time.monotonic(), now
+                if job.world.rank == 0:
+                    _record(state, job, means, rate)
+            if job.world.rank == 0:
+                progress.step(now - before)
+                if done or _due(before, now, train.sample_images):
+                    _sample(state, job)
+            if saving:
+                last = _save(state, job, space)
+            if stopping and not done:
+                raise StoppedError(f"stopped after {now} images; the same command goes on")
+    return last

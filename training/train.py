@@ -1,0 +1,220 @@
+"""Train a model on a unified data set; the same command again goes on where it stopped.
+
+    python -m training.train dataset.json --model stargan --preset demo --out model.json
+    torchrun --standalone --nproc-per-node 2 -m training.train dataset.json --out model.json
+
+Exit codes: 0 done, 2 a mistake in the input or a loss that is not finite, 143 stopped by SIGTERM
+with the state saved.
+"""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig, from_json, to_json
+from training.files import canonical_json, sha256_bytes
+from training.presets import model_from_json, parse, resolve
+from training.store import Manifest
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", type=Path, help='manifest of kind "dataset"')
+    parser.add_argument("--model", default="stargan")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
+    parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
+    parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
+    parser.add_argument("--run", type=Path, default=None, help="folder of this run's checkpoints")
+    parser.add_argument("--init", default="", help="start from the networks of this model manifest")
+    parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    args = parser.parse_args(argv)
+    preset = resolve(args.model, args.preset, parse(args.set))
+    train(
+        args.dataset,
+        args.out,
+        args.model,
+        args.model_config or to_json(preset.model),
+        args.train_config or to_json(preset.train),
+        run=args.run,
+        init=args.init,
+        experiment=args.experiment,
+        preset=args.preset,
+    )
+
+
+def run_folder(dataset: Manifest, model: str, model_config: str, train_config: str) -> Path:
+    """Where a run's checkpoints lie by default: a folder named by what is trained on what."""
+    key = sha256_bytes(canonical_json([dataset.digest, model, model_config, train_config]))
+    return Path("runs") / "train" / key[:16]
+
+
+def launch(
+    dataset: Path,
+    out: Path,
+    model: str,
+    model_config: str,
+    train_config: str,
+    *,
+    nproc: int = 1,
+    run: Path | None = None,
+    init: str = "",
+    experiment: str = "stargan",
+    preset: str = "",
+) -> None:
+    """Run `train` under torchrun with `nproc` processes, restarting crashed ones.
+
+    Raises ValueError with the exit code where training does not end well.
+    """
+    options = [
+        "--model",
+        model,
+        "--model-config",
+        model_config,
+        "--train-config",
+        train_config,
+        "--init",
+        init,
+        "--experiment",
+        experiment,
+        "--out",
+        str(out),
+    ]
+    if preset:
+        options += ["--preset", preset]
+    if run:
+        options += ["--run", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(nproc),
+        "--max-restarts",
+        "3" if nproc > 1 else "0",
+        "-m",
+        "training.train",
+        str(dataset),
+        *options,
+    ]
+    threads = str(max(1, (os.cpu_count() or 1) // nproc))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code:
+        raise ValueError(f"training ended with exit code {code}; its last lines say why")
+
+
+def train(
+    dataset: Path,
+    out: Path,
+    model: str,
+    model_config: str,
+    train_config: str,
+    *,
+    run: Path | None = None,
+    init: str = "",
+    experiment: str = "",
+    preset: str = "",
+) -> None:
+    """Train `model` on the manifest `dataset` and write the manifest `out` of kind "model".
+
+    Configs are JSON texts. Progress, checkpoints and samples lie in `run`.
+    """
+    from training import checkpoint
+    from training.data.dataset import Faces
+    from training.distributed import world
+    from training.loop import STOPPED, Job, StoppedError, build_state, fit, resume
+    from training.precision import use_bf16
+    from training.tracking import Tracker
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    manifest = Manifest.read(dataset, "dataset")
+    settings = from_json(TrainConfig, train_config)
+    network = model_from_json(model, json.loads(model_config))
+    run = run or run_folder(manifest, model, model_config, train_config)
+    with world() as here:
+        faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
+        config: dict[str, Any] = {
+            "name": model,
+            "preset": preset,
+            "size": faces.size,
+            "model": checkpoint.as_dict(network),
+            "train": checkpoint.as_dict(settings),
+            "data_digest": manifest.digest,
+            "data": manifest.meta.get("data", {}),
+            "init": init,
+        }
+        tracker = Tracker()
+        if here.rank == 0 and experiment:
+            tracker = Tracker.start(
+                experiment,
+                f"train {model} seed {settings.seed}",
+                {**config["model"], **config["train"], "size": faces.size},
+                {"role": "training", "dataset": manifest.digest},
+                {
+                    "name": "+".join(labels.name for labels in faces.space.sets),
+                    "digest": str(manifest.meta.get("md5") or manifest.digest)[:36],
+                    "source": str(manifest.meta.get("origin") or dataset),
+                },
+                folder=run / "tracking",
+            )
+        job = Job(network, settings, faces, held_out, run, config, here, tracker)
+        state = build_state(job)
+        if not resume(state, job):
+            state.extra["bf16"] = use_bf16(settings.precision, here)
+            if init:
+                checkpoint.warm_start(init, state)
+        try:
+            last = fit(job, state)
+        except StoppedError as stop:
+            tracker.close("KILLED")
+            sys.stderr.write(f"{stop}\n")
+            raise SystemExit(STOPPED) from stop
+        except BaseException:
+            tracker.close("FAILED")
+            raise
+        tracker.close("FINISHED")
+        if here.rank == 0:
+            _publish(last, run, out, manifest, tracker.run_id, settings.seed)
+        here.wait()
+
+
+def _publish(
+    last: Path, run: Path, out: Path, dataset: Manifest, mlflow_run: str, seed: int
+) -> None:
+    """Put the last checkpoint and the last sample grids into the store and write the manifest."""
+    from training import checkpoint
+    from training.files import read_json
+
+    checkpoint.verify(last)
+    files = checkpoint.weight_files(last)
+    for picture in (run / "samples").glob(f"{last.name}-*.png"):
+        files[f"samples/{picture.name.partition('-')[2]}"] = picture
+    config = read_json(last / "config.json")
+    meta = {
+        "model": config["name"],
+        "preset": config["preset"],
+        "seed": seed,
+        "images": read_json(last / "extra" / "state.json")["images"],
+        "dataset": dataset.digest,
+        "mlflow_run": mlflow_run,
+    }
+    Manifest.build("model", files, meta).write(out)
+
+
+if __name__ == "__main__":
+    from training.cli import run as run_program
+
+    run_program(main)
