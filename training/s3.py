@@ -1,0 +1,173 @@
+"""S3 objects through boto3, with errors that name the cause and its mend.
+
+The environment gives endpoint and credentials: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+Code = Literal[
+    "wrong-credentials", "no-credentials", "unreachable", "missing-remote", "missing-object",
+    "corrupted", "truncated", "tampered-listing", "disk-full", "unknown-revision", "failed",
+]  # fmt: skip
+_WRONG = {
+    "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
+    "ExpiredToken", "InvalidToken",
+}  # fmt: skip
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+
+class RemoteError(ValueError):
+    """Stored data cannot be had; `code` tells the causes apart, the message names the mend."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def disk_full(where: Path, error: OSError) -> RemoteError:
+    return RemoteError("disk-full", f"{where}: {error.strerror}; free some space and run again")
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what boto3 raises in the block into a RemoteError about `what`."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore import exceptions as aws
+
+    try:
+        yield
+    except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
+        raise RemoteError("no-credentials", f"{what}: no credentials; {_KEYS}") from error
+    except (aws.HTTPClientError, aws.ConnectionError) as error:
+        message = f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3"
+        raise RemoteError("unreachable", message) from error
+    except aws.ClientError as error:
+        raise _refusal(what, error) from error
+    except (aws.BotoCoreError, S3UploadFailedError) as error:
+        raise RemoteError("failed", f"{what}: {error}") from error
+
+
+def _refusal(what: str, error: Any) -> RemoteError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in _WRONG:
+        return RemoteError(
+            "wrong-credentials",
+            f"{what}: the credentials are refused ({code}); {_KEYS} to a pair that may use it",
+        )
+    if code == "NoSuchBucket":
+        return RemoteError("missing-remote", f"{what}: no such bucket; create it or mend the URL")
+    if code in ("NoSuchKey", "404"):
+        return RemoteError("missing-object", f"{what}: no such object")
+    return RemoteError("failed", f"{what}: {error}")
+
+
+class Bucket:
+    """The objects below `s3://bucket/prefix`, by key relative to the prefix."""
+
+    def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
+        """`options` are those of a DVC remote: endpointurl, region, profile, access_key_id, …"""
+        import boto3
+        from botocore.config import Config
+
+        parts = urlparse(url)
+        if parts.scheme != "s3" or not parts.netloc:
+            raise ValueError(f"{url}: s3://bucket/prefix is needed")
+        options = options or {}
+        self.url, self.name = url.rstrip("/"), parts.netloc
+        self.prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        # A server of one's own has no name per bucket in the DNS.
+        own = options.get("endpointurl") or custom_endpoint()
+        with explained(self.url):
+            session = boto3.Session(profile_name=options.get("profile"))
+            self.client = session.client(
+                "s3",
+                endpoint_url=options.get("endpointurl"),
+                region_name=options.get("region") or session.region_name or "us-east-1",
+                aws_access_key_id=options.get("access_key_id"),
+                aws_secret_access_key=options.get("secret_access_key"),
+                aws_session_token=options.get("session_token"),
+                config=Config(
+                    connect_timeout=5,
+                    retries={"max_attempts": 3, "mode": "standard"},
+                    s3={"addressing_style": "path" if own else "auto"},
+                ),
+            )
+
+    def _where(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.name, "Key": self.prefix + key}
+
+    def read(self, key: str) -> bytes:
+        """All bytes of a small object. Raises RemoteError, "missing-object" where it is not."""
+        with explained(f"{self.url}/{key}"):
+            data: bytes = self.client.get_object(**self._where(key))["Body"].read()
+        return data
+
+    def head(self, key: str) -> dict[str, Any] | None:
+        """Size and metadata of an object, or None where it is not; a missing bucket raises."""
+        try:
+            with explained(f"{self.url}/{key}"):
+                found: dict[str, Any] = self.client.head_object(**self._where(key))
+        except RemoteError as error:
+            if error.code != "missing-object":
+                raise
+            self.check()  # a HEAD answers 404 for a missing bucket too
+            return None
+        return found
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None where it is not."""
+        found = self.head(key)
+        return None if found is None else int(found["ContentLength"])
+
+    def check(self) -> None:
+        """Raise RemoteError unless the bucket is there and these credentials may see it."""
+        try:
+            with explained(f"s3://{self.name}"):
+                self.client.head_bucket(Bucket=self.name)
+        except RemoteError as error:
+            if error.code == "missing-object":
+                message = f"s3://{self.name}: no such bucket; create it or mend the URL"
+                raise RemoteError("missing-remote", message) from error
+            raise
+
+    def upload(self, key: str, source: Path, sha256: str) -> None:
+        """Store a file of any size; the server checks what arrives, its digest is kept beside."""
+        extra = {"Metadata": {"sha256": sha256}, "ChecksumAlgorithm": "SHA256"}
+        with explained(f"{self.url}/{key}"):
+            self.client.upload_file(str(source), self.name, self.prefix + key, ExtraArgs=extra)
+
+    def download(self, key: str, target: Path) -> None:
+        """Fetch an object of any size into a file."""
+        try:
+            with explained(f"{self.url}/{key}"):
+                self.client.download_file(self.name, self.prefix + key, str(target))
+        except OSError as error:
+            raise disk_full(target, error) if error.errno == errno.ENOSPC else error from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a small object unless it stands; whether this call wrote it. One writer wins."""
+        from botocore.exceptions import ClientError
+
+        with explained(f"{self.url}/{key}"):
+            try:
+                self.client.put_object(**self._where(key), Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in _STANDS:
+                    raise
+                return False
+        return True
+
+
+_STANDS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+
+
+def custom_endpoint() -> str:
+    """The environment's address of an S3 server other than AWS's, or the empty text."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
