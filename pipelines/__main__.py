@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         command = submit_command(args.experiment_name, arguments, args.package_file)
         print(shlex.join(command), flush=True)
         if not args.dry_run:
-            tool = [sys.executable, "-m", "kfp.cli", *command[1:]]
+            tool = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
             raise SystemExit(subprocess.run(tool, check=False).returncode)
     else:
         known = compiled.parameters()

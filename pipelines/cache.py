@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from kfp import dsl
 from kfp.local.cache import LocalCache
 
@@ -77,7 +77,9 @@ class ContentCache(LocalCache):
     def get(self, key: str) -> dict[str, Any] | None:
         """The outputs kept under `key`, if all of their bytes still stand."""
         lock = FileLock(self.root / f"{key}.lock")
-        if not lock.acquire(blocking=False):
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
             sys.stdout.write("  another run is making the same result; waiting for it\n")
             sys.stdout.flush()
             lock.acquire()

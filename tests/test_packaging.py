@@ -1,0 +1,71 @@
+"""The three packages are ours, ship whole, and import in one direction."""
+
+import importlib.metadata
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("training", "components", "pipelines")
+
+
+def test_our_names_are_ours() -> None:
+    """No dependency installs a package with one of our names."""
+    owners = importlib.metadata.packages_distributions()
+    for name in OURS:
+        assert set(owners.get(name, [])) <= {"stargan-family"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_installed_package_is_this_tree(name: str, tmp_path: Path) -> None:
+    """From any folder, as a step's subprocess sees it."""
+    code = f"import {name}; print({name}.__path__[0])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Path(out.stdout.strip()) == ROOT / name
+
+
+def test_tests_are_no_package() -> None:
+    """Two dependencies install `test` and `tests`; ours must not be looked for there."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_the_wheel_has_every_module_and_the_pipeline(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    here = {str(p.relative_to(ROOT)) for name in OURS for p in (ROOT / name).rglob("*.py")}
+    assert here <= names
+    assert "pipelines/stargan.yaml" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "refused"),
+    [
+        ("training/x.py", "import kfp", True),
+        ("training/x.py", "from components.train import train", True),
+        ("training/data/x.py", "import pipelines.local", True),
+        ("components/x.py", "import training.store", False),
+        ("pipelines/x.py", "import components.train", False),
+    ],
+)
+def test_imports_go_one_way(file: str, line: str, refused: bool) -> None:
+    """pipelines -> components -> training, by ruff's rule."""
+    command = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename"]
+    done = subprocess.run(
+        [*command, file, "-"], input=f"{line}\n", cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode != 0) is refused, done.stdout
+
+
+def test_no_file_hides_a_package() -> None:
+    """`kfp dsl compile` looks in pipelines/ first: training.py there would be `training`."""
+    for name in OURS:
+        assert not (ROOT / "pipelines" / f"{name}.py").exists()
