@@ -109,9 +109,11 @@ class LabelSpace:
         """
         part = self.sets[dataset]
         if part.kind == "onehot":
-            targets = {n: torch.eye(len(part.names))[i].expand(len(labels), -1).clone()
-                       for i, n in enumerate(part.names)}
-            return [_task(n, (n,), t, labels) for n, t in targets.items()]
+            rows = torch.eye(len(part.names), dtype=labels.dtype, device=labels.device)
+            return [
+                _task(name, (name,), row.expand(len(labels), -1).clone(), labels)
+                for name, row in zip(part.names, rows, strict=True)
+            ]
         if part.kind == "continuous":
             return [_task(n, (n,), _switch_on(labels, part, n), labels) for n in part.names]
         singles = [_task(n, (n,), edit(labels, part, n), labels) for n in part.names]
@@ -120,18 +122,26 @@ class LabelSpace:
     def to_json(self) -> dict[str, Any]:
         return {
             "sets": [
-                {"name": s.name, "kind": s.kind, "names": list(s.names),
-                 "groups": [list(g) for g in s.groups]}
+                {
+                    "name": s.name,
+                    "kind": s.kind,
+                    "names": list(s.names),
+                    "groups": [list(g) for g in s.groups],
+                }
                 for s in self.sets
             ]
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "LabelSpace":
-        return cls(tuple(
-            LabelSet(s["name"], s["kind"], tuple(s["names"]), tuple(tuple(g) for g in s["groups"]))
-            for s in value["sets"]
-        ))
+        return cls(
+            tuple(
+                LabelSet(
+                    s["name"], s["kind"], tuple(s["names"]), tuple(tuple(g) for g in s["groups"])
+                )
+                for s in value["sets"]
+            )
+        )
 
 
 def _task(name: str, edits: tuple[str, ...], target: Tensor, labels: Tensor) -> Task:
@@ -160,7 +170,7 @@ def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Te
     current = labels[:, positions]
     following = torch.where(current.any(1), (current.argmax(1) + 1) % len(group), 0)
     out = labels.clone()
-    out[:, positions] = torch.eye(len(group), dtype=labels.dtype)[following]
+    out[:, positions] = torch.eye(len(group), dtype=labels.dtype, device=labels.device)[following]
     return out
 
 
