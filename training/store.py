@@ -2,7 +2,9 @@
 
 Steps exchange a small JSON manifest; the bytes it lists lie once under one root URI, named by
 their sha256, so that no step copies gigabytes and every pod of a job can read the same data.
-The root comes from the environment variable STORE_URI (default: file://<working folder>/runs/store).
+The root comes from the environment variable STORE_URI: file:///folder (the default is
+<working folder>/runs/store) or s3://bucket/prefix. What is read from S3 is kept, verified, in the
+folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node fetches it once.
 """
 
 import os
@@ -35,7 +37,7 @@ class StoreError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored file: `name` within its manifest, hex sha256, size in bytes, rows if it has any."""
+    """One stored file: `name` within its manifest, hex sha256, size in bytes, rows if any."""
 
     name: str
     sha256: str
@@ -43,18 +45,31 @@ class Entry:
     rows: int = 0
 
 
+def store_uri() -> str:
+    """The root that the environment names."""
+    return os.environ.get("STORE_URI") or f"file://{Path.cwd() / 'runs' / 'store'}"
+
+
 class Store:
-    """Bytes by sha256 under a `file://` root, and named references that are set once."""
+    """Bytes by sha256 under one root, and named references that are set once.
+
+    `Store(uri)` opens a `file://` root here or, as an `S3Store`, an `s3://` one.
+    """
+
+    def __new__(cls, uri: str = "") -> "Store":
+        s3 = urlparse(uri or store_uri()).scheme == "s3"
+        return super().__new__(S3Store if s3 else cls)
 
     def __init__(self, uri: str = "") -> None:
-        uri = uri or os.environ.get("STORE_URI") or f"file://{Path.cwd() / 'runs' / 'store'}"
+        uri = uri or store_uri()
         parts = urlparse(uri)
         if parts.scheme != "file":
-            raise ValueError(f"STORE_URI={uri}: only file:// roots can be opened here")
+            raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
         self.uri, self.root = uri, Path(parts.path)
 
     def path(self, sha256: str) -> Path:
-        return self.root / "sha256" / sha256[:2] / sha256
+        """Where the bytes lie, or would lie, on this machine."""
+        return self.root / _key(sha256)
 
     def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
         """Store a file's bytes; the same bytes are kept once. The source stays as it is."""
@@ -85,13 +100,17 @@ class Store:
         """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
         path = self.path(entry.sha256)
         if not path.is_file():
-            raise StoreError(f"{self.uri}: {entry.name} ({entry.sha256}) is missing; run the step again")
+            raise self._missing(entry)
         if not self.has(entry):
             raise StoreError(
                 f"{path}: {entry.name} is not the {entry.size} bytes with sha256 {entry.sha256}; "
                 "delete the file and run the step again"
             )
         return path
+
+    def _missing(self, entry: Entry) -> StoreError:
+        what = f"{entry.name} ({entry.sha256})"
+        return StoreError(f"{self.uri}: {what} is missing; run the step again")
 
     def reference(self, name: str) -> str | None:
         """What a named reference points to, or None."""
@@ -108,6 +127,76 @@ class Store:
                 write_bytes(path, value.encode())
                 standing = value
         return standing
+
+
+class S3Store(Store):
+    """The same under `s3://bucket/prefix`; `root` is this node's cache of it."""
+
+    def __init__(self, uri: str = "") -> None:
+        from training.s3 import Bucket
+
+        self.uri = (uri or store_uri()).rstrip("/")
+        self.root = Path(os.environ.get("NODE_CACHE") or Path.cwd() / "runs" / "node-cache")
+        self.bucket = Bucket(self.uri)
+
+    def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
+        """Upload a file's bytes unless they stand. Raises RemoteError."""
+        entry = Entry(name or source.name, sha256_file(source), source.stat().st_size, rows)
+        if not self.has(entry):
+            self.bucket.upload(_key(entry.sha256), source, entry.sha256)
+        return entry
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an object of this size, stored as this sha256, stands; bytes are not read."""
+        found = self.bucket.head(_key(entry.sha256))
+        return (
+            found is not None
+            and found["ContentLength"] == entry.size
+            and found["Metadata"].get("sha256") == entry.sha256
+        )
+
+    def local(self, entry: Entry) -> Path:
+        """A verified path in the node cache, downloaded if need be. Raises StoreError."""
+        path = self.path(entry.sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not super().has(entry):
+                self._download(entry, path)
+        return path
+
+    def _download(self, entry: Entry, path: Path) -> None:
+        if self.bucket.size(_key(entry.sha256)) is None:
+            raise self._missing(entry)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self.bucket.download(_key(entry.sha256), temporary)
+            if sha256_file(temporary) != entry.sha256:
+                raise StoreError(
+                    f"{self.uri}/{_key(entry.sha256)}: {entry.name} arrived with "
+                    f"{temporary.stat().st_size} bytes that are not the {entry.size} with its "
+                    "sha256; delete that object and run the step again"
+                )
+            fsync(temporary)
+            rename(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def reference(self, name: str) -> str | None:
+        """What a named reference points to, or None."""
+        if self.bucket.head(f"refs/{name}") is None:
+            return None
+        return self.bucket.read(f"refs/{name}").decode()
+
+    def refer(self, name: str, value: str) -> str:
+        """Set a reference once: the first writer wins, on any node. Returns what stands."""
+        if self.bucket.create(f"refs/{name}", value.encode()):
+            return value
+        return self.bucket.read(f"refs/{name}").decode()
+
+
+def _key(sha256: str) -> str:
+    """Where bytes lie under the root."""
+    return f"sha256/{sha256[:2]}/{sha256}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +237,7 @@ class Manifest:
         content = self._content()
         store = store or Store()
         for entry in content["entries"]:
-            entry["uri"] = f"{store.uri}/sha256/{entry['sha256'][:2]}/{entry['sha256']}"
+            entry["uri"] = f"{store.uri}/{_key(entry['sha256'])}"
         write_json(path, {**content, "digest": self.digest})
 
     @classmethod
