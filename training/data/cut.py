@@ -40,7 +40,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 turbo: Any = import_module("simplejpeg") if find_spec("simplejpeg") else None
 
 
-class Unusable(ValueError):
+class UnusableError(ValueError):
     """An image that cannot be used; the text is the reason kept in its row."""
 
 
@@ -75,7 +75,7 @@ def _scaled(side: int, width: int, height: int, full: tuple[int, int]) -> int:
 
 
 def cut(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
-    """The training image, uint8 (size, size, 3), of one file's bytes. Raises Unusable.
+    """The training image, uint8 (size, size, 3), of one file's bytes. Raises UnusableError.
 
     JPEG and PNG by their first bytes, whatever the name says; the header's size is checked before
     anything is decoded. Grey, palette and 1-bit images become RGB, transparency is dropped, CMYK
@@ -84,7 +84,7 @@ def cut(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
     """
     jpeg = data.startswith(b"\xff\xd8\xff")
     if not jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise Unusable(f"not JPEG or PNG: starts with {data[:12]!r}")
+        raise UnusableError(f"not JPEG or PNG: starts with {data[:12]!r}")
     own = kind not in ("celeba", "rafd")
     pixels = None
     if turbo and jpeg and not (own and b"Exif\0\0" in data[:65536]):
@@ -96,10 +96,10 @@ def cut(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
 
 def _check_size(width: int, height: int, kind: str, config: DataConfig) -> Box:
     if width * height > MAX_PIXELS:
-        raise Unusable(f"too large: {width}x{height} px")
+        raise UnusableError(f"too large: {width}x{height} px")
     square = box(kind, width, height, config)
     if square[2] - square[0] < MIN_SIDE:
-        raise Unusable(f"too small: {width}x{height} px")
+        raise UnusableError(f"too small: {width}x{height} px")
     return square
 
 
@@ -111,7 +111,7 @@ def _decode_turbo(data: bytes, kind: str, config: DataConfig) -> Image.Image | N
             return None
         left, top, right, bottom = _check_size(width, height, kind, config)
         pixels = turbo.decode_jpeg(data, "RGBX")
-    except Unusable:
+    except UnusableError:
         raise
     except ValueError:
         return None
@@ -126,7 +126,7 @@ def _decode_pillow(data: bytes, kind: str, config: DataConfig, upright: bool) ->
     with _reasons():
         image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     if image.mode not in MODES:
-        raise Unusable(f"mode {image.mode}: 8 bits a channel are needed")
+        raise UnusableError(f"mode {image.mode}: 8 bits a channel are needed")
     _check_size(*image.size, kind, config)
     with _reasons():
         image.load()
@@ -139,10 +139,10 @@ def _decode_pillow(data: bytes, kind: str, config: DataConfig, upright: bool) ->
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turn what Pillow raises on broken or huge data into Unusable."""
+    """Turn what Pillow raises on broken or huge data into UnusableError."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Unusable(f"too large: {error}") from error
+        raise UnusableError(f"too large: {error}") from error
     except BROKEN as error:
-        raise Unusable(f"does not decode: {error}") from error
+        raise UnusableError(f"does not decode: {error}") from error

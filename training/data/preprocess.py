@@ -1,0 +1,318 @@
+"""Raw faces to squares of one size: uint8 shards and one Parquet row an image.
+
+Threads do the work: decoding, hashing and resizing all run outside Python's lock. A finished shard
+lies in the store and is noted in the work folder, so that the same command after a kill goes on
+behind it; the bytes are the same from any number of workers.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from PIL import Image
+
+from training.cli import run
+from training.config import DataConfig, from_json, to_json
+from training.data.cut import UnusableError, cut
+from training.data.sources import read_source
+from training.data.split import SPLITS, assign, first
+from training.data.tree import Tree, open_raw
+from training.files import canonical_json, fsync, read_json, sha256_bytes, write_bytes, write_json
+from training.progress import Progress
+from training.store import Entry, Manifest, Store
+
+VERSION = 1  # of what the steps below do to pixels and rows; part of the work folder's name
+CHUNK = 32  # images a task: a few tens of ms
+# Columns of every data set's Parquet file; its raw labels follow.
+COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
+
+
+class PreprocessError(ValueError):
+    """Too many unusable images, or a split without any."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: the digest of its bytes and why it was dropped, if it was."""
+
+    sha256: str
+    reason: str = ""
+
+
+def preprocess(
+    raw: Path,
+    data_config: str,
+    out: Path,
+    *,
+    workers: int = 0,
+    work: Path | None = None,
+    store: Store | None = None,
+) -> Manifest:
+    """Cut every image of a "raw" manifest; write and return a manifest of kind "images".
+
+    Its files: `<dataset>-00000.npy` …, uint8 (n, size, size, 3), at most `shard_rows` rows each, in
+    the label table's order, and `<dataset>.parquet` with one row an image, dropped ones included:
+    file, sha256 of the source bytes ("" where they were not read), shard and row ("" and -1 where
+    dropped), split, identity, reason ("" where kept), then the raw labels.
+
+    `workers`: threads, 0 for every core. `work` (default ./runs/work) keeps what a killed run had
+    finished. Raises PreprocessError where more than `bad_share` of the asked images are unusable
+    or a split is empty.
+    """
+    store = store or Store()
+    config = from_json(DataConfig, data_config)
+    manifest = Manifest.read(raw, "raw")
+    key = sha256_bytes(canonical_json([VERSION, manifest.digest, to_json(config)]))[:16]
+    work = (work or Path.cwd() / "runs" / "work") / f"preprocess-{key}"
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
+        entries: list[Entry] = []
+        facts = []
+        trees = open_raw(manifest, store)
+        for dataset in manifest.meta["datasets"]:
+            job = Job(dataset["name"], dataset["kind"], trees[dataset["name"]], config, work, store)
+            made, fact = job.run(pool)
+            entries += made
+            facts.append(fact)
+        meta = {"data": json.loads(to_json(config)), "source": manifest.digest, "datasets": facts}
+        result = Manifest("images", tuple(entries), meta)
+        result.write(out, store)
+        shutil.rmtree(work)
+    return result
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work on one data set."""
+
+    name: str
+    kind: str
+    tree: Tree
+    config: DataConfig
+    work: Path  # notes of finished shards, and the shard being written
+    store: Store
+
+    def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], dict[str, Any]]:
+        """Every shard and the Parquet file, and the facts of the data set for the manifest."""
+        frame, by = plan(
+            read_source(self.kind, self.tree, self.config).frame, self.name, self.config
+        )
+        asked = frame.index[frame["reason"] == ""]
+        entries = []
+        with Progress(f"preprocess {self.name}", len(asked), "images") as progress:
+            for start in range(0, len(asked), self.config.shard_rows):
+                rows = asked[start : start + self.config.shard_rows]
+                number = start // self.config.shard_rows
+                entry, outcomes = self._shard(number, list(frame.loc[rows, "file"]), pool, progress)
+                _note(frame, rows, entry, outcomes)
+                entries += [entry] if entry.rows else []
+        _check_bad(frame.loc[asked], self.name, self.config.bad_share)
+        _check_splits(frame[frame["reason"] == ""], self.name)
+        entries.append(self._parquet(frame))
+        return entries, {"name": self.name, "kind": self.kind, "split_by": by, **_counts(frame)}
+
+    def _shard(
+        self, number: int, files: list[str], pool: ThreadPoolExecutor, progress: Progress
+    ) -> tuple[Entry, list[Outcome]]:
+        """One shard in the store, from an earlier run where that finished it."""
+        name = f"{self.name}-{number:05d}.npy"
+        note = self.work / f"{name}.json"
+        if note.is_file():
+            value = read_json(note)
+            entry = Entry(**value["entry"])
+            if not entry.rows or self.store.has(entry):
+                progress.step(len(files))
+                return entry, [Outcome(*row) for row in value["outcomes"]]
+        path = self.work / name
+        outcomes = self._write(path, files, pool, progress)
+        kept = sum(not outcome.reason for outcome in outcomes)
+        entry = self.store.put(path, name, kept) if kept else Entry(name, "", 0, 0)
+        path.unlink()
+        write_json(
+            note,
+            {"entry": asdict(entry), "outcomes": [[o.sha256, o.reason] for o in outcomes]},
+        )
+        return entry, outcomes
+
+    def _write(
+        self, path: Path, files: list[str], pool: ThreadPoolExecutor, progress: Progress
+    ) -> list[Outcome]:
+        """Write the usable images of `files`, in order, to a .npy file."""
+        side = self.config.size
+        pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(files), side, side, 3))
+
+        def chunk(start: int) -> list[Outcome]:
+            part = range(start, min(start + CHUNK, len(files)))
+            return [self._image(files[i], pixels[i]) for i in part]
+
+        outcomes: list[Outcome] = []
+        for done in pool.map(chunk, range(0, len(files), CHUNK)):
+            outcomes += done
+            progress.step(len(done))
+        kept = [i for i, outcome in enumerate(outcomes) if not outcome.reason]
+        pixels.flush()
+        if 0 < len(kept) < len(files):  # close the gaps
+            part = path.with_suffix(".part")
+            whole = np.lib.format.open_memmap(part, "w+", np.uint8, (len(kept), side, side, 3))
+            for row, i in enumerate(kept):
+                whole[row] = pixels[i]
+            whole.flush()
+            part.replace(path)
+        fsync(path)
+        return outcomes
+
+    def _image(self, file: str, row: np.ndarray) -> Outcome:
+        try:
+            data = self.tree.read(file)
+        except ValueError as error:
+            return Outcome("", str(error))
+        digest = sha256_bytes(data)
+        try:
+            row[...] = cut(data, self.kind, self.config)
+        except UnusableError as error:
+            return Outcome(digest, str(error))
+        return Outcome(digest)
+
+    def _parquet(self, frame: pd.DataFrame) -> Entry:
+        buffer = io.BytesIO()
+        labels = [c for c in frame.columns if c not in (*COLUMNS, "part")]
+        frame[[*COLUMNS, *labels]].to_parquet(buffer, index=False, compression="zstd")
+        path = self.work / f"{self.name}.parquet"
+        write_bytes(path, buffer.getvalue())
+        return self.store.put(path, path.name, len(frame))
+
+
+def plan(source: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.DataFrame, str]:
+    """The source's rows with the columns of `COLUMNS`, splits and reasons not to use a row.
+
+    The split comes before the limit, so a short run uses a part of the long run's splits; `limit`
+    keeps the first rows of each split, in the splits' proportion. Returns what decided the split.
+    """
+    frame = source.reset_index(drop=True)
+    frame = frame.assign(sha256="", shard="", row=-1, split="", reason="")
+    frame["row"] = frame["row"].astype("int32")
+    for column, wanted in (("camera", config.cameras), ("gaze", config.gazes)):
+        if column in frame:
+            off = ~frame[column].isin(wanted) & (frame["reason"] == "")
+            frame.loc[off, "reason"] = column + " not selected: " + frame.loc[off, column]
+    asked = frame["reason"] == ""
+    if not asked.any():
+        raise PreprocessError(
+            f"{name}: none of {len(frame)} images is selected; cameras={','.join(config.cameras)} "
+            f"and gazes={','.join(config.gazes)} leave nothing"
+        )
+    split, by = assign(frame[asked], name, config)
+    frame.loc[asked, "split"] = split
+    if config.limit:
+        chosen = first(split, config.limit)
+        frame.loc[split.index[~chosen], "reason"] = f"beyond limit={config.limit}"
+    return frame, by
+
+
+def _note(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[Outcome]) -> None:
+    """Write what became of one shard's images into their rows."""
+    frame.loc[rows, "sha256"] = [outcome.sha256 for outcome in outcomes]
+    frame.loc[rows, "reason"] = [outcome.reason for outcome in outcomes]
+    kept = rows[[not outcome.reason for outcome in outcomes]]
+    frame.loc[kept, "shard"] = entry.name
+    frame.loc[kept, "row"] = np.arange(len(kept), dtype=np.int32)
+
+
+def _check_bad(asked: pd.DataFrame, name: str, most: float) -> None:
+    bad = asked[asked["reason"] != ""]
+    if len(bad) > most * len(asked):
+        some = "; ".join(f"{r.file}: {r.reason}" for r in bad.head(5).itertuples())
+        raise PreprocessError(
+            f"{name}: {len(bad)} of {len(asked)} images are unusable "
+            f"({len(bad) / len(asked):.2%}, bad_share={most:.2%}): {some}; "
+            "replace or remove them, or raise bad_share"
+        )
+
+
+def _check_splits(kept: pd.DataFrame, name: str) -> None:
+    for split in SPLITS:
+        if not (kept["split"] == split).any():
+            sizes = kept["split"].value_counts().to_dict()
+            raise PreprocessError(
+                f"{name}: no image in the {split} split (of {len(kept)}: {sizes}); "
+                "raise limit or test_share, or choose another split"
+            )
+
+
+def _counts(frame: pd.DataFrame) -> dict[str, Any]:
+    kept = frame[frame["reason"] == ""]
+    dropped = frame.loc[frame["reason"] != "", "reason"].str.split(":").str[0].value_counts()
+    return {
+        "images": len(frame),
+        "kept": len(kept),
+        "splits": {s: int((kept["split"] == s).sum()) for s in SPLITS},
+        "dropped": {str(reason): int(n) for reason, n in sorted(dropped.items())},
+    }
+
+
+def write_folders(images: Manifest, out: Path, store: Store | None = None) -> int:
+    """Write `train|test/<class>/<name>.png` of every data set with classes (RaFD, own folders), as
+    StarGAN's reference code reads RaFD; returns how many files.
+
+    The pictures are cut and resized already: give the reference code their `size` as its crop. Its
+    layout knows no validation part, so those images are among `train`. Raises ValueError where no
+    data set has classes or two images would get one name.
+    """
+    store = store or Store()
+    seen: set[Path] = set()
+    for dataset in images.meta["datasets"]:
+        column = {"rafd": "expression", "folders": "class"}.get(dataset["kind"])
+        if column is None:
+            continue
+        frame = pd.read_parquet(images.local(f"{dataset['name']}.parquet", store))
+        for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
+            pixels = np.load(images.local(str(shard), store), mmap_mode="r")
+            for file, row, split, label in zip(
+                rows["file"], rows["row"], rows["split"], rows[column], strict=True
+            ):
+                part = "test" if split == "test" else "train"
+                name = "_".join(PurePosixPath(file).with_suffix("").parts)
+                path = out / part / label / f"{name}.png"
+                if path in seen:
+                    raise ValueError(
+                        f"{dataset['name']}: two images would be {path}; rename {file}"
+                    )
+                seen.add(path)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels[row]).save(buffer, "PNG")
+                write_bytes(path, buffer.getvalue())
+    if not seen:
+        raise ValueError("no data set with classes (kind rafd or folders) to write as folders")
+    return len(seen)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.data.preprocess", description=__doc__)
+    parser.add_argument("--raw", type=Path, required=True, help='manifest of kind "raw"')
+    parser.add_argument("--data-config", default="", help="DataConfig as JSON; empty = defaults")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = every core")
+    parser.add_argument("--folders", type=Path, help="also write train|test/<class>/*.png here")
+    options = parser.parse_args(arguments)
+    images = preprocess(options.raw, options.data_config, options.out, workers=options.workers)
+    if options.folders:
+        write_folders(images, options.folders)
+
+
+if __name__ == "__main__":
+    run(main)

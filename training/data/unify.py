@@ -1,0 +1,186 @@
+"""n data sets' raw labels into one label space and one table (StarGAN eq. 7).
+
+Preprocessing keeps labels as their source spells them; here they become vectors in [0, 1].
+"""
+
+import argparse
+import io
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.cli import run
+from training.config import DataConfig, from_json
+from training.data.labels import HAIR, LabelSet, LabelSpace
+from training.files import write_bytes, write_json
+from training.store import Manifest, Store
+
+FACTS = ("shard", "row", "split", "identity", "file", "sha256")
+CLASS = {"rafd": "expression", "folders": "class"}  # the column that holds a data set's class
+
+
+AU = re.compile(r"AU\d\d")  # OpenFace's action units
+AU_MOST = 5  # their greatest intensity
+
+
+class UnifyError(ValueError):
+    """Labels that cannot become one label space."""
+
+
+def unify(images: Path, data_config: str, out: Path, *, store: Store | None = None) -> Manifest:
+    """Write and return a manifest of kind "dataset": the images' files, and two more.
+
+    `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary,
+    hair colours exclude each other; rafd's expressions and folders' classes are one-hot in
+    alphabetical order. Where every asked attribute is an action unit (AU12), they are continuous,
+    intensity / 5, and images without a measurement are left out. `labels.parquet` has a row a kept
+    image, in the data sets' and the source's order: dataset, shard, row, split, identity, file,
+    sha256, label (list of float32: its own data set's labels, in [0, 1]).
+
+    Raises UnifyError for an attribute that the source lacks, a value outside its domain (with file
+    and row) and a class or attribute without a training image.
+    """
+    store = store or Store()
+    manifest = Manifest.read(images, "images")
+    config = from_json(DataConfig, data_config)
+    sets, tables = [], []
+    for dataset in manifest.meta["datasets"]:
+        name, kind = dataset["name"], dataset["kind"]
+        frame = pd.read_parquet(manifest.local(f"{name}.parquet", store))
+        labels, values = read_labels(name, kind, frame, config)
+        kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
+        frame, values = frame[kept], values[kept]
+        _check_trained(labels, values[(frame["split"] == "train").to_numpy()])
+        sets.append(labels)
+        tables.append(_table(name, frame, values))
+    space = LabelSpace(tuple(sets))
+    with tempfile.TemporaryDirectory() as folder:
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+        files = {n: Path(folder) / n for n in ("labels.parquet", "label_space.json")}
+        write_bytes(files["labels.parquet"], buffer.getvalue())
+        write_json(files["label_space.json"], space.to_json())
+        rows = {"labels.parquet": sum(table.num_rows for table in tables)}
+        meta = {**manifest.meta, "images": manifest.digest, "dim_g": space.dim_g}
+        result = Manifest.build(
+            "dataset", files, meta, rows=rows, keep=manifest.entries, store=store
+        )
+    result.write(out, store)
+    return result
+
+
+def read_labels(
+    name: str, kind: str, frame: pd.DataFrame, config: DataConfig
+) -> tuple[LabelSet, np.ndarray]:
+    """The label set of one data set and its labels, float32 (rows of `frame`, labels).
+
+    An intensity that was not measured is NaN.
+    """
+    if kind != "folders" and all(AU.fullmatch(a) for a in config.attributes):
+        return _continuous(name, frame, config.attributes)
+    if kind in CLASS:
+        return _onehot(name, frame, CLASS[kind])
+    return _binary(name, frame, config.attributes)
+
+
+def _check_known(name: str, frame: pd.DataFrame, attributes: tuple[str, ...]) -> None:
+    known = [c for c in frame.columns if c not in (*FACTS, "reason")]
+    for attribute in attributes:
+        if attribute not in known:
+            raise UnifyError(f'{name}: no attribute "{attribute}"; known: {", ".join(known)}')
+
+
+def _continuous(
+    name: str, frame: pd.DataFrame, attributes: tuple[str, ...]
+) -> tuple[LabelSet, np.ndarray]:
+    _check_known(name, frame, attributes)
+    for unit in attributes:
+        good = frame[unit].isna() | frame[unit].between(0, AU_MOST)
+        _check_domain(name, unit, frame, good, f"within 0…{AU_MOST}")
+    values = frame[list(attributes)].to_numpy(np.float32) / AU_MOST
+    return LabelSet(name, "continuous", attributes), values
+
+
+def _binary(
+    name: str, frame: pd.DataFrame, attributes: tuple[str, ...]
+) -> tuple[LabelSet, np.ndarray]:
+    _check_known(name, frame, attributes)
+    hair = tuple(n for n in attributes if n in HAIR)
+    labels = LabelSet(name, "binary", attributes, (hair,) if len(hair) > 1 else ())
+    columns = [_zero_one(name, frame, attribute) for attribute in attributes]
+    return labels, np.stack(columns, 1).astype(np.float32)
+
+
+def _zero_one(name: str, frame: pd.DataFrame, attribute: str) -> np.ndarray:
+    """A column of -1/1 or 0/1 as 0/1."""
+    values = pd.to_numeric(frame[attribute], errors="coerce")
+    used = set(values[frame["reason"] == ""])
+    allowed = {0, 1} if 0 in used else {-1, 1}
+    _check_domain(
+        name, attribute, frame, values.isin(allowed), " or ".join(map(str, sorted(allowed)))
+    )
+    return (values == 1).to_numpy()
+
+
+def _onehot(name: str, frame: pd.DataFrame, column: str) -> tuple[LabelSet, np.ndarray]:
+    values = frame[column]
+    _check_domain(name, column, frame, values.notna() & (values != ""), "a class name")
+    classes = tuple(sorted(set(values[frame["reason"] == ""])))
+    if len(classes) < 2:
+        raise UnifyError(f"{name}: only one {column} ({classes[0]}); two or more are needed")
+    onehot = np.stack([values == c for c in classes], 1).astype(np.float32)
+    return LabelSet(name, "onehot", classes), onehot
+
+
+def _check_domain(
+    name: str, column: str, frame: pd.DataFrame, good: pd.Series, domain: str
+) -> None:
+    """Refuse used rows whose value is not `good`; rows count the data set's images from 1."""
+    bad = frame.index[~good & (frame["reason"] == "")]
+    if len(bad):
+        some = "; ".join(
+            f"{frame.at[i, 'file']} (row {i + 1}): {frame.at[i, column]!r}" for i in bad[:3]
+        )
+        raise UnifyError(
+            f"{name}: {len(bad)} of {len(frame)} values of {column} are not {domain}: {some}; "
+            "correct the label file"
+        )
+
+
+def _check_trained(labels: LabelSet, values: np.ndarray) -> None:
+    """A label that no training image has (or that each has) cannot be learned."""
+    for position, label in enumerate(labels.names):
+        share = values[:, position].sum() / max(len(values), 1)
+        if share == 0 or (labels.kind == "binary" and share == 1):
+            which = "no" if share == 0 else "every"
+            raise UnifyError(
+                f"{labels.name}: {which} training image (of {len(values)}) has {label}; "
+                "leave it out, or raise limit"
+            )
+
+
+def _table(name: str, frame: pd.DataFrame, values: np.ndarray) -> pa.Table:
+    facts = pa.Table.from_pandas(frame[list(FACTS)], preserve_index=False)
+    names = pa.array([name] * len(frame), pa.string())
+    facts = facts.add_column(0, "dataset", names)
+    return facts.append_column(
+        "label", pa.array(list(values), pa.list_(pa.float32()))
+    ).replace_schema_metadata(None)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.data.unify", description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help='manifest of kind "images"')
+    parser.add_argument("--data-config", default="", help="DataConfig as JSON; empty = defaults")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    options = parser.parse_args(arguments)
+    unify(options.images, options.data_config, options.out)
+
+
+if __name__ == "__main__":
+    run(main)
