@@ -1,0 +1,172 @@
+"""Label tables as they are found in the wild, read without judging them.
+
+CelebA's text files (any white space, CRLF or LF, a count line and a header, or neither) and CSV
+files. Whatever is odd is kept as a fact, for `sources` to refuse or `validate` to report.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+Format = Literal[
+    "text", "csv", "web page", "git-lfs pointer", "git-annex pointer", "empty", "binary"
+]
+TABLES = ("text", "csv")
+FILE_COLUMNS = ("file", "image_id", "filename", "image")  # what CSVs call the image's name
+PICTURES = (".jpg", ".jpeg", ".png")  # lower-case endings of images
+SHOWN = 80  # characters of a broken line kept
+
+
+class _Words(dict[str, int]):
+    """Numbers words in the order in which they are first seen."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = len(self)
+        return self[word]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One label file. `rows` and `ragged` together are all its rows.
+
+    rows: line (1-based in the file), file (the image's name as written), then the other columns as
+    text; of a column that occurs twice, the first.
+    ragged: rows with another number of fields than the header: line, file, fields, expected, text.
+    """
+
+    name: str
+    format: Format
+    rows: pd.DataFrame
+    ragged: pd.DataFrame
+    stated: int | None = None  # the count line's number
+    header: tuple[str, ...] = ()  # column names as written, the file's included
+    line_end: Literal["CRLF", "LF", "mixed", ""] = ""
+    final_newline: bool = True
+
+    @property
+    def count(self) -> int:
+        return len(self.rows) + len(self.ragged)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns after the file name."""
+        return list(self.rows.columns[2:])
+
+
+def sniff(data: bytes) -> str:
+    """What kind of thing the bytes are: "jpeg", "png", one of the faults of `Format`, or "text"."""
+    head = data[:1024]
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if not head.strip():
+        return "empty"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "git-lfs pointer"
+    if b"annex/objects/" in head and len(data) < 32_768:
+        return "git-annex pointer"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "web page"
+    return "binary" if b"\0" in head else "text"
+
+
+def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
+    """Read a label file; `header` names the columns after the file name where the text form has
+    no header line (partition and identity files). Never raises: oddities are facts of the result.
+    """
+    kind = sniff(data)
+    if kind in ("jpeg", "png"):
+        kind = "binary"
+    text = ""
+    if kind == "text":
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            kind = "binary"
+    if kind != "text":
+        return _faulty(name, kind)
+    first = text[: text.find("\n")] if "\n" in text else text
+    lines = _csv_lines(text) if "," in first else _text_lines(text)
+    kind = "csv" if "," in first else "text"
+    stated, columns, lines = _header(lines, kind, header)
+    key = next((columns.index(c) for c in FILE_COLUMNS if c in columns), 0)
+    rows, ragged = _rows(lines, columns, key)
+    crlf, lf = text.count("\r\n"), text.count("\n")
+    ends: Literal["CRLF", "LF", "mixed"] = "mixed" if 0 < crlf < lf else "CRLF" if crlf else "LF"
+    form: Format = "csv" if kind == "csv" else "text"
+    return Table(name, form, rows, ragged, stated, tuple(columns), ends, text.endswith("\n"))
+
+
+def _faulty(name: str, kind: str) -> Table:
+    rows, ragged = _rows(iter(()), ["file"], 0)
+    return Table(name, kind, rows, ragged)  # type: ignore[arg-type]
+
+
+Line = tuple[int, list[str]]  # line number, fields
+
+
+def _text_lines(text: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        fields = line.split()
+        if fields:
+            yield number, fields
+
+
+def _csv_lines(text: str) -> Iterator[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=False)
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a field beyond the reader's limit
+            fields = [f"unreadable: {error}"]
+        if any(field.strip() for field in fields):
+            yield reader.line_num, [field.strip() for field in fields]
+
+
+def _header(
+    lines: Iterator[Line], kind: str, header: tuple[str, ...]
+) -> tuple[int | None, list[str], Iterator[Line]]:
+    """The count line, the column names (the first is the file's) and the lines that are rows."""
+    stated = None
+    number, fields = next(lines)
+    if kind == "text" and len(fields) == 1 and fields[0].isdigit() and len(fields[0]) < 19:
+        stated = int(fields[0])
+        number, fields = next(lines, (0, []))
+    is_row = bool(fields) and fields[0].lower().endswith(PICTURES)
+    if is_row:
+        names = header or tuple(f"column {i}" for i in range(1, len(fields)))
+        return stated, ["file", *names], chain([(number, fields)], lines)
+    if kind == "text":
+        return stated, ["file", *fields], lines
+    return stated, fields, lines
+
+
+def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows as text columns (categories, so that 8 million labels stay small), and ragged ones."""
+    words, numbers, files, codes, ragged = _Words(), [], [], [], []
+    width = len(columns)
+    for number, fields in lines:
+        if len(fields) != width:
+            ragged.append((number, fields[0], len(fields), width, " ".join(fields)[:SHOWN]))
+            continue
+        numbers.append(number)
+        files.append(fields[key])
+        fields[key] = ""
+        codes.append(np.fromiter(map(words.__getitem__, fields), np.int32, width))
+    table = np.stack(codes) if codes else np.empty((0, width), np.int32)
+    dtype = pd.CategoricalDtype(list(words))
+    frame = {"line": pd.Series(numbers, dtype="int64"), "file": pd.Series(files, dtype="str")}
+    for i, name in enumerate(columns):
+        if i != key and name not in frame:
+            frame[name] = pd.Categorical.from_codes(table[:, i], dtype=dtype)
+    odd = pd.DataFrame(ragged, columns=["line", "file", "fields", "expected", "text"])
+    return pd.DataFrame(frame), odd
