@@ -126,6 +126,13 @@ def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
     assert one != tracking.parent_run("faces")
 
 
+def test_the_parent_is_closed_with_the_runs_state_and_none_is_made_for_it(place: Path) -> None:
+    assert tracking.end_parent("FINISHED", "faces") == ""
+    parent = tracking.parent_run("faces")
+    assert tracking.end_parent("FAILED", "faces") == parent
+    assert tracking.client().get_run(parent).info.status == "FAILED"
+
+
 def test_a_run_that_the_platform_injects_is_joined(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +148,7 @@ def test_a_run_that_the_platform_injects_is_joined(
     assert step == tracker.run_id
     assert api.get_run(step).info.status == "RUNNING"
     assert parent == tracking.parent_run("faces")
-    tracking.end_parent("FINISHED", "faces")
+    assert tracking.end_parent("FINISHED", "faces") == ""
     assert api.get_run(parent).info.status == "RUNNING"
 
 

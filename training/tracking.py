@@ -21,7 +21,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def client() -> Any:
     return mlflow().MlflowClient(uri(), uri())
 
 
+@contextmanager
+def as_default() -> Iterator[None]:
+    """MLflow's global address is `uri()` meanwhile: parts of it know no other."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow().set_tracking_uri(uri())
+    try:
+        yield
+    finally:
+        mlflow().set_tracking_uri(None)  # which removes the variable
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 def user() -> str:
     """Who acts, for the record."""
     try:
@@ -110,37 +124,43 @@ def _injected() -> tuple[str, str]:
     return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
 
 
+def _standing_parent(where: str) -> str:
+    """The oldest parent run of this pipeline run in an experiment, or nothing."""
+    runs = client().search_runs(
+        [where],
+        f"tags.pipeline_run = '{pipeline_run_id()}' AND tags.role = 'pipeline'",
+        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        max_results=1,
+    )
+    return str(runs[0].info.run_id) if runs else ""
+
+
 def parent_run(experiment: str = EXPERIMENT) -> str:
-    """The id of this pipeline run's parent run, joined, found or created."""
+    """The id of this pipeline run's parent run: joined, found or created."""
     step, parent = _injected()
     if step:
         return parent or step
-    api, wanted = client(), pipeline_run_id()
-    where = [experiment_id(experiment)]
-
-    def oldest() -> str:
-        runs = api.search_runs(
-            where,
-            f"tags.pipeline_run = '{wanted}' AND tags.role = 'pipeline'",
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-            max_results=1,
-        )
-        return str(runs[0].info.run_id) if runs else ""
-
-    if found := oldest():
+    where, name = experiment_id(experiment), pipeline_run_id()
+    if found := _standing_parent(where):
         return found
-    tags = {"pipeline_run": wanted, "role": "pipeline", "mlflow.user": user()}
-    mine = str(api.create_run(where[0], tags=tags, run_name=f"pipeline {wanted}").info.run_id)
-    winner = oldest() or mine
+    tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
+    made = client().create_run(where, tags=tags, run_name=f"pipeline {name}")
+    mine = str(made.info.run_id)
+    winner = _standing_parent(where) or mine
     if winner != mine:  # two steps started at once
-        api.delete_run(mine)
+        client().delete_run(mine)
     return winner
 
 
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
-    """Close the pipeline run's parent (FINISHED, FAILED or KILLED); an injected one is left."""
-    run_id = parent_run(experiment)
-    if not os.environ.get("MLFLOW_RUN_ID"):
+    """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id.
+
+    An injected run is left to the platform. A pipeline run that logged nothing has no parent.
+    """
+    if uri() == "off" or os.environ.get("MLFLOW_RUN_ID"):
+        return ""
+    run_id = _standing_parent(experiment_id(experiment))
+    if run_id:
         client().set_terminated(run_id, status)
     return run_id
 
