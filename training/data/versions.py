@@ -1,0 +1,200 @@
+"""Versions of the raw data: what `.dvc` files pin, by name, git revision or md5.
+
+`<name>.dvc` is an adopted data set's own file and comes first; `data.dvc` pins the drawn demo
+data, which has `celeba` and `rafd`.
+"""
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import yaml  # type: ignore[import-untyped]
+
+from training.remote import tree_md5
+from training.s3 import RemoteError
+
+DEMO = "data"  # data.dvc pins ./data
+DEMO_SETS = ("celeba", "rafd")
+KINDS = ("celeba", "rafd", "folders", "csv")
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One `.dvc` file: a folder's version, and for an adopted data set its kind."""
+
+    name: str
+    md5: str
+    nfiles: int = 0  # 0 = not known
+    size: int = 0  # bytes; 0 = not known
+    path: str = ""
+    kind: str = ""
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> "Pin":
+        """Read a `.dvc` file's text (ValueError where it does not pin a folder)."""
+        try:
+            content = yaml.safe_load(text)
+            out = content["outs"][0]
+            md5, path = str(out["md5"]), str(out["path"])
+        except (yaml.YAMLError, LookupError, TypeError) as error:
+            raise ValueError(f"{name}.dvc: not a .dvc file with an md5; run dvc add") from error
+        if not _MD5.fullmatch(md5) or not md5.endswith(".dir"):
+            raise ValueError(f"{name}.dvc: {md5!r} is not the md5 of a folder; dvc add the folder")
+        meta = content.get("meta") or {}
+        return cls(
+            name, md5, int(out.get("nfiles", 0)), int(out.get("size", 0)), path,
+            str(meta.get("kind", "")),
+        )  # fmt: skip
+
+
+def project_root() -> Path:
+    """The folder of the `.dvc` files: the working folder if it has any, else the package's."""
+    here = Path.cwd()
+    if (here / ".dvc").is_dir() or any(here.glob("*.dvc")):
+        return here
+    return Path(__file__).resolve().parents[1]
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Output of a git command. Raises ValueError with what git said."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise ValueError("git is not installed; give the data's md5 as revision") from error
+    if done.returncode:
+        raise ValueError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def commit_of(revision: str, root: Path) -> str:
+    """The commit that a git revision names. Raises RemoteError "unknown-revision"."""
+    try:
+        name = f"{revision}^{{commit}}"
+        return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name).strip()
+    except ValueError as error:
+        raise RemoteError(
+            "unknown-revision",
+            f"revision {revision!r}: neither a commit, tag or branch of {root} nor a data md5 of "
+            f"32 hex digits; git fetch --tags, or mend revision= {error}".rstrip(": "),
+        ) from error
+
+
+def pin(name: str, commit: str = "", root: Path | None = None) -> Pin | None:
+    """What `<name>.dvc` pins, here or at a git commit; None where there is no such file."""
+    root = root or project_root()
+    if not commit:
+        path = root / f"{name}.dvc"
+        return Pin.parse(name, path.read_text()) if path.is_file() else None
+    if not git(root, "ls-tree", "--name-only", commit, f"{name}.dvc").strip():
+        return None
+    return Pin.parse(name, git(root, "show", f"{commit}:./{name}.dvc"))
+
+
+def pinned(name: str, commit: str = "") -> Pin:
+    """The version of one data set: its own `.dvc` file, else the demo's. ValueError if neither."""
+    own = pin(name, commit)
+    if own is not None:
+        return own
+    demo = pin(DEMO, commit) if name in DEMO_SETS else None
+    if demo is None:
+        at = f" at {commit}" if commit else f" in {project_root()}"
+        raise ValueError(
+            f"no {name}.dvc{at}; python -m training.data adopt {name} PATH, or give raw=PATH"
+        )
+    return demo
+
+
+def split_datasets(datasets: str | Sequence[str]) -> list[tuple[str, str]]:
+    """(name, kind) of `name` or `name:kind` entries; the kind is "" where nothing says it."""
+    entries = datasets.split(",") if isinstance(datasets, str) else list(datasets)
+    out = []
+    for entry in filter(None, (e.strip() for e in entries)):
+        name, _, kind = entry.partition(":")
+        kind = kind or (name if name in KINDS else "")
+        if not _NAME.fullmatch(name) or (kind and kind not in KINDS):
+            raise ValueError(f"data set {entry!r}: NAME or NAME:KIND, kind {'|'.join(KINDS)}")
+        out.append((name, kind))
+    names = [name for name, _ in out]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"datasets={entries}: one or more different names are needed")
+    return out
+
+
+def with_kind(name: str, kind: str, found: Pin | None) -> str:
+    """`name:kind`, the kind taken from the adopted data set where the user gave none."""
+    kind = kind or (found.kind if found else "")
+    if not kind:
+        raise ValueError(f"data set {name!r}: say of which kind, {name}:folders or {name}:csv")
+    return f"{name}:{kind}"
+
+
+def raw_folder(raw: str, name: str, alone: bool) -> Path:
+    """Where data set `name` lies in the user's folder: `raw/<name>`, or `raw` if it is alone."""
+    parts = urlparse(raw)
+    if parts.scheme not in ("", "file"):
+        raise ValueError(f"raw={raw}: a folder is needed; fetch the data, or adopt them into DVC")
+    root = Path(parts.path)
+    if (root / name).is_dir():
+        return root / name
+    if not alone or not root.is_dir():
+        raise ValueError(f"raw={raw}: no folder {root / name if root.is_dir() else root}")
+    return root
+
+
+def data_version(
+    datasets: Sequence[tuple[str, str]], raw: str, revision: str
+) -> tuple[str, str, list[str]]:
+    """(md5 text, revision text, `name:kind` entries) of the data sets. Reads no remote."""
+    if raw:
+        folders = {name: raw_folder(raw, name, len(datasets) == 1) for name, _ in datasets}
+        versions = {name: tree_md5(folder)[0] for name, folder in folders.items()}
+        return join_md5(versions), "folder", [with_kind(n, k, None) for n, k in datasets]
+    if is_md5(revision):
+        versions = split_md5(revision, [name for name, _ in datasets])
+        kinds = [with_kind(n, k, pin(n)) for n, k in datasets]
+        return join_md5(versions), revision, kinds
+    commit = commit_of(revision, project_root()) if revision else ""
+    pins = {name: pinned(name, commit) for name, _ in datasets}
+    files = ",".join(dict.fromkeys(f"{p.name}.dvc" for p in pins.values()))
+    kinds = [with_kind(n, k, pins[n]) for n, k in datasets]
+    return join_md5({n: p.md5 for n, p in pins.items()}), commit or files, kinds
+
+
+def is_md5(text: str) -> bool:
+    """Whether a revision is a data version itself: an md5, or `name=md5` for each data set."""
+    parts = text.split(",")
+    return all(_MD5.fullmatch(part.rpartition("=")[2]) for part in parts) and bool(text)
+
+
+def join_md5(versions: dict[str, str]) -> str:
+    """One text of the data sets' versions: the md5 alone where all come from one source."""
+    different = set(versions.values())
+    if len(different) == 1:
+        return different.pop()
+    return ",".join(f"{name}={md5}" for name, md5 in versions.items())
+
+
+def split_md5(text: str, names: Sequence[str]) -> dict[str, str]:
+    """The version of each data set, undoing `join_md5`; `.dir` may be left out."""
+    if not is_md5(text):
+        raise ValueError(f"md5={text!r}: 32 hex digits, or name=md5 for each data set")
+    parts = [part.rpartition("=") for part in text.split(",")]
+    table = {name: md5.removesuffix(".dir") + ".dir" for name, _, md5 in parts}
+    if list(table) == [""] and len(parts) == 1:
+        return dict.fromkeys(names, table[""])
+    if sorted(table) != sorted(names):
+        raise ValueError(f"md5={text!r}: one name=md5 is needed for each of {', '.join(names)}")
+    return {name: table[name] for name in names}
+
+
+def short_md5(data_md5: str) -> str:
+    """At most 36 characters, as MLflow allows for a digest: the md5, or an md5 of several."""
+    if _MD5.fullmatch(data_md5):
+        return data_md5
+    return hashlib.md5(data_md5.encode(), usedforsecurity=False).hexdigest()

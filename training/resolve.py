@@ -1,0 +1,125 @@
+"""Step 1: turn names into hashes and configurations. Never cached, so the cached steps see data.
+
+    python -m training.resolve --preset demo
+
+Nothing heavy is imported and no remote is asked, so that a run starts at once.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training import cli, presets
+from training.config import Config, to_json
+from training.data.versions import data_version, git, split_datasets
+from training.files import canonical_json, sha256_bytes, sha256_file, write_json
+from training.protocol import JUDGE_RECIPE
+
+PACKAGES = ("training", "components", "pipelines")
+
+
+class Resolved(NamedTuple):
+    """What a run is about; the steps take these as parameters. `*_config` are JSON texts."""
+
+    data_md5: str  # `<32 hex>.dir`; of several sources `name=<32 hex>.dir,…`
+    revision: str  # git commit, .dvc files, md5 or "folder": where data_md5 was read
+    code_hash: str
+    data_config: str
+    judge_config: str
+    train_config: str
+    model_config: str
+    eval_config: str
+    judge_hash: str  # names the judge before it exists
+    datasets: str  # name:kind, comma-separated
+
+
+def code_hash() -> str:
+    """Hex sha256 over the names and bytes of the installed package's sources and the lock."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
+    rows = [[path.relative_to(root).as_posix(), sha256_file(path)] for path in files]
+    return sha256_bytes(canonical_json([*rows, ["requirements.lock", lock_hash()]]))
+
+
+def lock_hash() -> str:
+    """Hex sha256 of requirements.lock; installed without it, of what is installed instead."""
+    lock = Path(__file__).resolve().parents[1] / "requirements.lock"
+    if lock.is_file():
+        return sha256_file(lock)
+    found = {(d.name.lower(), d.version) for d in importlib.metadata.distributions()}
+    return sha256_bytes(canonical_json(sorted(found)))
+
+
+def git_state() -> tuple[str, bool]:
+    """(commit, whether files differ from it), from git or an image's SOURCE_REVISION.
+
+    SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Where neither says: ("unknown", True).
+    """
+    given = os.environ.get("SOURCE_REVISION", "")
+    if given:
+        return given.removesuffix("-dirty"), given.endswith("-dirty")
+    root = Path(__file__).resolve().parents[1]
+    try:
+        if git(root, "rev-parse", "--show-prefix").strip():
+            return "unknown", True  # installed inside somebody's own repository
+        commit = git(root, "rev-parse", "HEAD").strip()
+        return commit, bool(git(root, "status", "--porcelain").strip())
+    except ValueError:
+        return "unknown", True
+
+
+def judge_hash(config: Config, data_md5: str) -> str:
+    """Which judge a run asks for: hex sha256 of its recipe, settings, data and their cut."""
+    settings = [asdict(config.judge), asdict(config.data)]
+    return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
+
+
+def resolve(
+    datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, out: Path
+) -> Resolved:
+    """Fix what a run is about, and write it with the git state to the JSON file `out`.
+
+    `datasets` are comma-separated `name` or `name:kind` ("" = the preset's). `raw` is the user's
+    own folder: a folder a data set, or, for one data set, the folder itself ("" = DVC's data).
+    `revision` is a git revision, an md5, or "" for the `.dvc` files at hand. `overrides` are
+    `key=value;key=value`. Raises ValueError for unknown names and RemoteError "unknown-revision".
+    """
+    changes: dict[str, Any] = dict(presets.parse(overrides))
+    if datasets:
+        changes["data.datasets"] = datasets
+    config = presets.resolve(model, preset, changes)
+    data_md5, where, kinds = data_version(split_datasets(config.data.datasets), raw, revision)
+    resolved = Resolved(
+        data_md5, where, code_hash(), to_json(config.data), to_json(config.judge),
+        to_json(config.train), to_json(config.model), to_json(config.eval),
+        judge_hash(config, data_md5), ",".join(kinds),
+    )  # fmt: skip
+    commit, dirty = git_state()
+    facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}
+    write_json(out, {**resolved._asdict(), **facts, "lock_hash": lock_hash()})
+    sys.stdout.write(f"resolve: data {data_md5} ({where}), code {resolved.code_hash[:12]}\n")
+    return resolved
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write what a run resolves to."""
+    parser = argparse.ArgumentParser(prog="python -m training.resolve", description=main.__doc__)
+    parser.add_argument("--datasets", default="", help="name or name:kind, comma-separated")
+    parser.add_argument("--raw", default="", help="the user's own folder instead of DVC's data")
+    parser.add_argument("--revision", default="", help="git revision or data md5")
+    parser.add_argument("--model", default="stargan")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--overrides", default="", help="key=value;key=value")
+    parser.add_argument("--out", type=Path, default=Path("runs/resolved.json"))
+    args = parser.parse_args(argv)
+    resolve(
+        args.datasets, args.raw, args.revision, args.model, args.preset, args.overrides, args.out
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
