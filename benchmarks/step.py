@@ -1,0 +1,185 @@
+"""Our training step against a plain one, side by side: same weights, batch, targets and threads.
+
+    python benchmarks/step.py                  # this machine
+    python benchmarks/step.py --batches 16 64 256    # a GPU
+
+The plain step is written the way the reference code is (models of the family, 1.5): the fake of the
+D step carries its graph, D is called three times, G's step fills D's gradients, every loss is read
+off at once. Both take the same first batches; their losses must agree before anything is timed.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from training.config import TrainConfig
+from training.data.dataset import Faces, Order, Part
+from training.data.labels import LabelSet, LabelSpace
+from training.distributed import World
+from training.loop import Job, advance, build_state
+from training.models.base import Batch
+from training.models.stargan import StarGAN
+from training.presets import CELEBA
+from training.tracking import Tracker
+
+NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
+
+
+class Noise(Part):
+    """Random images in memory: the step is timed, not the disk."""
+
+    def __init__(self, count: int, size: int, device: torch.device) -> None:
+        stream = torch.Generator().manual_seed(0)
+        self.name = "celeba"
+        self.labels = torch.randint(0, 2, (count, len(NAMES)), generator=stream).float()
+        pixels = torch.randint(0, 256, (count, size, size, 3), generator=stream)
+        self._resident = pixels.to(torch.uint8).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Plain:
+    """The reference's way to take one step, on networks of its own with the same weights."""
+
+    def __init__(self, job: Job) -> None:
+        state = build_state(job)
+        self.g, self.d = state.nets["G"], state.nets["D"]
+        self.g_optim = torch.optim.Adam(self.g.parameters(), 1e-4, (0.5, 0.999))
+        self.d_optim = torch.optim.Adam(self.d.parameters(), 1e-4, (0.5, 0.999))
+        self.step = 0
+
+    def cls(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
+
+    def __call__(self, batch: Batch) -> dict[str, float]:
+        x = batch.image
+        real, real_cls = self.d(x)
+        fake = self.g(x, batch.target)
+        src, _ = self.d(fake.detach())
+        alpha = batch.noise("alpha", (1, 1, 1))
+        mixed = (alpha * x.data + (1 - alpha) * fake.data).requires_grad_(True)
+        out, _ = self.d(mixed)
+        (slope,) = torch.autograd.grad(
+            out, mixed, torch.ones_like(out), retain_graph=True, create_graph=True
+        )
+        gp = ((slope.view(len(x), -1).square().sum(1).sqrt() - 1) ** 2).mean()
+        terms = {
+            "d/real": -real.mean(), "d/fake": src.mean(),
+            "d/cls": self.cls(real_cls, batch.source), "d/gp": 10 * gp,
+        }  # fmt: skip
+        self.update(terms, self.d_optim)
+        self.step += 1
+        if self.step % 5 == 0:
+            fake = self.g(x, batch.target)
+            src, cls = self.d(fake)
+            back = self.g(fake, batch.source)
+            mine = {
+                "g/fake": -src.mean(), "g/cls": self.cls(cls, batch.target),
+                "g/rec": 10 * (x - back).abs().mean(),
+            }  # fmt: skip
+            self.update(mine, self.g_optim)
+            terms |= mine
+        return {name: value.item() for name, value in terms.items()}
+
+    def update(self, terms: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer) -> None:
+        self.g_optim.zero_grad()
+        self.d_optim.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimiser.step()
+
+
+def make_job(size: int, batch: int, device: torch.device) -> Job:
+    part = Noise(max(64, 2 * batch), size, device)
+    faces = Faces("train", SPACE, size, [part])
+    train = TrainConfig(images=10**9, decay_images=0, batch=batch, precision="fp32")
+    return Job(StarGAN(), train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
+
+
+def ours(job: Job, bf16: bool) -> Callable[[], dict[str, torch.Tensor]]:
+    state = build_state(job)
+    state.extra["bf16"] = bf16
+    order = Order(job.faces, job.train.seed, job.train.batch, flip=True, length=job.train.images)
+    phases = job.model.phases(SPACE)
+    return lambda: advance(state, state.nets, order, job, phases)
+
+
+def plain(job: Job) -> Callable[[], dict[str, float]]:
+    order = Order(job.faces, job.train.seed, job.train.batch, flip=True, length=job.train.images)
+    step, size = Plain(job), job.train.batch
+    share = slice(0, size)
+    return lambda: step(order.batch(0, step.step * size, 0, share, job.world.device))
+
+
+def seconds(step: Callable[[], object], cycles: int, device: torch.device) -> float:
+    """Median seconds of one iteration, over cycles of five (D, D, D, D, D and G)."""
+    times = []
+    for _ in range(cycles):
+        start = time.perf_counter()
+        for _ in range(5):
+            step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) / 5)
+    return statistics.median(times)
+
+
+def check(job: Job) -> None:
+    """The first 3 steps' losses of both agree in fp32."""
+    a, b = ours(job, False), plain(job)
+    for step in range(3):
+        mine = {k: float(v) for k, v in a().items()}
+        for name, value in b().items():
+            if abs(mine[name] - value) > 1e-3 + 1e-2 * abs(value):
+                raise SystemExit(f"step {step}: {name} is {mine[name]}, plain {value}")
+
+
+def isa() -> str:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    names = [n for n in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {n}" in flags]
+    return f"{platform.processor() or platform.machine()} {' '.join(names)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16])
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="time ours in bf16 as well")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else isa()
+    print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, {args.size} px")
+    for size in args.batches:
+        job = make_job(args.size, size, device)
+        check(job)
+        steps: dict[str, Callable[[], object]] = {
+            "plain fp32": plain(job),
+            "ours fp32": ours(job, False),
+        }
+        if args.bf16 or device.type == "cuda":
+            steps["ours bf16"] = ours(replace(job), True)
+        rates = {}
+        for step in steps.values():
+            seconds(step, 1, device)
+        for name, step in steps.items():
+            rates[name] = size / seconds(step, args.cycles, device)
+        base = rates["plain fp32"]
+        for name, rate in rates.items():
+            days = CELEBA / rate / 86_400
+            print(
+                f"batch {size:4d}  {name:12s} {rate:8.1f} images/s  {rate / base:5.2f}x  "
+                f"celeba-128 in {days:.1f} days"
+            )
+
+
+if __name__ == "__main__":
+    main()
