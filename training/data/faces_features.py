@@ -1,4 +1,4 @@
-"""The parts of a face that move: eyes, brows, nose, mouth; and beard, wrinkles and glasses.
+"""The parts of a face that move: eyes, brows, nose and mouth.
 
 Action units enter as shares of their full intensity (0…1).
 """
@@ -14,11 +14,10 @@ from training.data.faces_pen import (
     flip,
     mix,
     oval,
-    ring,
     spline,
     stroke,
 )
-from training.data.faces_people import Draws, Face
+from training.data.faces_people import Face
 
 IRIS: tuple[Colour, ...] = ((92, 60, 38), (84, 124, 168), (92, 130, 86), (58, 42, 34))
 INK: Colour = (42, 28, 26)
@@ -36,7 +35,7 @@ class Shape:
     units: Mapping[int, float]
 
 
-def _eye_at(face: Face) -> tuple[float, float, float]:
+def eye_at(face: Face) -> tuple[float, float, float]:
     """Centre (right side) and half width of the eye."""
     who = face.person
     return 19.2 + 1.1 * who.apart, -6.5, 10.4 + 0.7 * who.eyes + (0.8 if who.child else 0)
@@ -44,7 +43,7 @@ def _eye_at(face: Face) -> tuple[float, float, float]:
 
 def _lids(face: Face, u: Mapping[int, float]) -> tuple[list[Point], list[Point]]:
     """Upper and lower lid of the right eye, from the inner to the outer corner."""
-    x, y, wide = _eye_at(face)
+    x, y, wide = eye_at(face)
     opening = face.opening
     up = (6.3 + 0.6 * face.person.eyes + 0.7 * face.person.child) * opening
     up -= 2.6 * max(0.0, 1 - 2 * opening)
@@ -63,7 +62,7 @@ def _lids(face: Face, u: Mapping[int, float]) -> tuple[list[Point], list[Point]]
 def eye(pen: Pen, face: Face, shape: Shape, side: int) -> None:
     """Socket, white, iris, lids and lashes of one eye."""
     who, u = face.person, shape.units
-    x, y, wide = _eye_at(face)
+    x, y, wide = eye_at(face)
     upper, lower = _lids(face, u)
     upper, lower = flip(upper, side), flip(lower, side)
     socket = oval(side * x, y - 4, wide + 2, 7.5)
@@ -101,12 +100,12 @@ def eye(pen: Pen, face: Face, shape: Shape, side: int) -> None:
 def brow(pen: Pen, face: Face, shape: Shape, side: int, colour: Colour) -> None:
     """One eyebrow: units 1 and 2 raise its inner and outer end, 4 lowers and knits it."""
     who, u = face.person, shape.units
-    x, y, _ = _eye_at(face)
+    x, y, _ = eye_at(face)
     y += -14.6 if who.male else -16.2
-    arch = 1.6 * who.arch + (0.0 if who.male else 1.6)
+    arch = 1.3 * who.arch + (0.0 if who.male else 1.0)
     mid = -4.2 * u[1] - 5.0 * u[2] + 5.0 * u[4] + 1.6 * u[9]
     points = [
-        (x - 12.5 - 2.6 * u[4], y + 2.0 - 7.6 * u[1] + 7.4 * u[4] + 2.6 * u[9] - 1.2 * u[2]),
+        (x - 12.5 - 2.6 * u[4], y + 1.0 - 7.6 * u[1] + 7.4 * u[4] + 2.6 * u[9] - 1.2 * u[2]),
         (x - 3, y + mid - 0.4),
         (x + 5.5, y - arch - 1.2 - 1.2 * u[1] - 7.0 * u[2] + 2.2 * u[4]),
         (x + 13, y + 2.8 + 0.8 * u[1] - 5.6 * u[2] - 0.6 * u[4]),
@@ -145,7 +144,7 @@ def nose(pen: Pen, face: Face, shape: Shape) -> None:
     )
     pen.fill(
         dark,
-        side + [(shadow * 1.5, tip - 4), (shadow * 1.5, -8)],
+        [*side, (shadow * 1.5, tip - 4), (shadow * 1.5, -8)],
         alpha=0.42,
         blur=2,
         clip=pen.skin,
@@ -212,7 +211,7 @@ def mouth(pen: Pen, face: Face, shape: Shape) -> None:
         return points
 
     top, low = -0.32 * gap - lift - push, 0.68 * gap - 0.6 * lift - push
-    lip = mix(shape.skin, (190, 40, 62), 0.82 if face.lipstick else 0.5 if not who.male else 0.34)
+    lip = mix(shape.skin, (190, 40, 62), 0.82 if face.lipstick else 0.52 if not who.male else 0.42)
     for s in (-1, 1):  # the corners' small shadows
         pen.fill(
             shape.dark,
@@ -250,117 +249,3 @@ def mouth(pen: Pen, face: Face, shape: Shape) -> None:
         pen.fill((84, 22, 28), stroke(inner_top, 1.6), alpha=0.4, blur=0.6, clip=inside)
     else:
         pen.fill(mix(lip, (60, 4, 16), 0.66), stroke(line((top + low) / 2, 0.3), 0.7, 1.5, 0.7))
-
-
-def wrinkles(pen: Pen, face: Face, shape: Shape) -> None:
-    """Lines of age and of expression."""
-    u, old, x = shape.units, not face.young, _eye_at(face)[0]
-    deep: list[list[Point]] = []
-    fine: list[list[Point]] = []
-    if old or u[1] + u[2] > 1.1:
-        rise = 2 * u[1]
-        for k, half in ((0, 20), (1, 23), (2, 18)):
-            y = -34 - 6.4 * k - rise
-            (deep if old else fine).append(
-                stroke(
-                    spline([(-half, y), (-half * 0.4, y - 2), (half * 0.4, y - 2), (half, y)]),
-                    0.4,
-                    1.7,
-                    0.4,
-                )
-            )
-    if u[4] > 0.35:
-        deep += [
-            stroke([(s * 3.2, -25), (s * 2.4, -20), (s * 2.8, -15)], 0.5, 1.8, 0.5) for s in (-1, 1)
-        ]
-    if u[9] > 0.3:
-        deep += [
-            stroke(spline([(-5, y), (0, y - 1.5), (5, y)]), 0.4, 1.4, 0.4) for y in (-9, -5.6, -2.2)
-        ]
-    for s in (-1, 1):
-        if u[9] > 0.3 or u[10] > 0.3:
-            deep.append(stroke(flip(spline([(6, -4), (11, 5), (12.5, 15)]), s), 0.4, 1.8, 0.5))
-        if old or u[12] > 0.35 or u[10] > 0.35:
-            out = 4.5 * u[12] + 3 * u[20]
-            fold = spline([(10.5, 19 - 3 * u[9]), (17 + out, 26), (20.5 + out, 36 - 3 * u[12])])
-            (deep if old else fine).append(stroke(flip(fold, s), 0.5, 2.0, 0.6))
-        if old or u[6] > 0.45 or u[7] > 0.5:
-            bag = spline([(x - 9, 1.5), (x - 1, 5.0), (x + 8, 2.5)])
-            (deep if old else fine).append(stroke(flip(bag, s), 0.4, 1.5, 0.4))
-        if old or u[6] > 0.5:
-            for dy, end in ((-3.5, -7.5), (-0.5, -0.5), (2.5, 6.0)):
-                line = [(x + 12.6, -6 + dy), (x + 16, -6 + (dy + end) / 2), (x + 19.5, -6 + end)]
-                (deep if old else fine).append(stroke(flip(line, s), 0.3, 1.2, 0.3))
-        if old:  # the jaw sags beside the mouth
-            fine.append(stroke(flip(spline([(21, 42), (22.5, 47), (21, 52)]), s), 0.4, 1.8, 0.4))
-    if u[14] > 0.3:
-        s = face.person.side
-        deep.append(stroke(flip(spline([(24, 24), (26, 30), (24.5, 36)]), s), 0.5, 2.2, 0.5))
-    if u[17] > 0.35:
-        fine.append(
-            stroke(
-                spline([(-8, shape.chin - 8), (0, shape.chin - 11), (8, shape.chin - 8)]),
-                0.5,
-                1.8,
-                0.5,
-            )
-        )
-    pen.fill(shape.dark, *deep, alpha=0.85, blur=0.5, clip=pen.skin)
-    pen.fill(shape.dark, *fine, alpha=0.55, blur=0.6, clip=pen.skin)
-
-
-def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
-    """Stubble, full beard, goatee or moustache."""
-    kind, half, chin, my = face.beard, shape.half, shape.chin, 37.5
-    if kind == "none":
-        return
-    u = shape.units
-    wide = 18 + 5 * u[12] + 3 * u[20]
-    tone = mix(colour, (46, 34, 30), 0.35)
-    if not face.young:
-        tone = mix(tone, (176, 174, 172), 0.4)
-    lip = my - 4.5 - 3.5 * u[10]
-    tash = spline(
-        [(-wide - 3, my + 2 - 5 * u[12]), (-wide * 0.6, lip - 3.2), (0, lip - 3.5), (wide * 0.6, lip - 3.2),
-         (wide + 3, my + 2 - 5 * u[12]), (wide * 0.6, lip + 2.6), (0, lip + 1.5), (-wide * 0.6, lip + 2.6)],
-        closed=True,
-    )  # fmt: skip
-    jaw = spline(
-        [(-half - 1, 2), (-half * 0.93, 20), (-wide - 8, 31), (-wide - 2, lip - 1), (0, lip - 3),
-         (wide + 2, lip - 1), (wide + 8, 31), (half * 0.93, 20), (half + 1, 2), (half + 3, 30),
-         (half * 0.8, chin), (0, chin + 14), (-half * 0.8, chin), (-half - 3, 30)],
-        closed=True,
-    )  # fmt: skip
-    chin_patch = oval(0, chin - 6, 12.5, 10.5)
-    shapes = {
-        "shadow": [jaw],
-        "full": [jaw, tash],
-        "goatee": [chin_patch, tash],
-        "mustache": [tash],
-    }[kind]
-    alpha = 0.34 if kind == "shadow" else 0.88
-    pen.fill(tone, *shapes, alpha=alpha, blur=2.2 if kind == "shadow" else 1.1, clip=pen.skin)
-    if kind != "shadow":
-        d = Draws("beard", face.strands)
-        mask = pen.mask(*shapes, blur=1.0)
-        lines = []
-        for _ in range(46):
-            x, y = d.between(-half, half), d.between(22, chin + 2)
-            lines.append(stroke([(x, y), (x * 1.03, y + 2.5), (x * 1.02, y + 5)], 0.2, 0.8, 0.2))
-        pen.fill(mix(tone, (0, 0, 0), 0.4), *lines, alpha=0.5, clip=mask)
-
-
-def glasses(pen: Pen, face: Face, shape: Shape) -> None:
-    x, y, _ = _eye_at(face)
-    tone: Colour = (46, 42, 46) if face.person.parting else (110, 70, 46)
-    for s in (-1, 1):
-        rim = spline(
-            flip([(x - 12.5, y - 8), (x + 2, y - 9.5), (x + 14, y - 8), (x + 14, y + 4), (x + 6, y + 11),
-                  (x - 6, y + 10.5), (x - 13, y + 3)], s),
-            closed=True,
-        )  # fmt: skip
-        pen.fill(WHITE, rim, alpha=0.1)
-        pen.fill(tone, ring(rim, 2.0))
-        arm = [(s * (x + 14), y - 5), (s * shape.half, y - 4)]
-        pen.fill(tone, stroke(arm, 1.8))
-    pen.fill(tone, stroke(spline([(-x + 12.5, y - 3), (0, y - 5.5), (x - 12.5, y - 3)]), 1.8))

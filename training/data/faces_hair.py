@@ -1,4 +1,4 @@
-"""Hair: locks between two curves, with strands that run from one curve to the other or along them."""
+"""Hair: locks between two curves, with strands along them or from one to the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from training.data.faces_pen import (
     Shape,
     between,
     bulge,
+    flip,
     level,
     mix,
     oval,
@@ -64,13 +65,14 @@ class Lock:
 
 def colours(face: Face) -> tuple[Colour, Colour, Colour]:
     """Base, shadow and shine of the face's hair."""
-    r, g, b = (
-        min(255, max(0, c + j)) for c, j in zip(HAIR_COLOURS[face.hair], face.tone, strict=True)
-    )
-    base = (r, g, b)
+    r, g, b = HAIR_COLOURS[face.hair]
+    jr, jg, jb = face.tone
+    base = (r + jr, g + jg, b + jb)
     if not face.young:
         base = mix(base, GREY, 0.1)
-    return base, mix(base, BLACK, 0.34), mix(base, WHITE, 0.26)
+    r, g, b = base
+    shadow = (r * 170 // 256, g * 156 // 256, b * 142 // 256)
+    return base, shadow, mix(base, WHITE, 0.26)
 
 
 def waved(line: Shape, size: float, waves: float, phase: float) -> list[Point]:
@@ -88,11 +90,11 @@ def behind(pen: Pen, face: Face, half: float) -> None:
     who = face.person
     pen.relief = level
     if who.male:
-        pen.fill(dark, spline(_skull(half + 1, 76, -4), closed=True))
+        pen.fill(dark, spline(_skull(half + 2, 76, -8)))
         pen.relief = bulge
         return
     if face.style == "updo":
-        pen.fill(dark, spline(_skull(half + 2, 80, 4), closed=True))
+        pen.fill(dark, spline(_skull(half + 2, 80, -8)))
         pen.fill(dark, oval(0, -88, 21, 17))
         pen.fill(base, oval(0, -90, 19, 14))
         d = Draws("bun", face.strands)
@@ -108,12 +110,12 @@ def behind(pen: Pen, face: Face, half: float) -> None:
     flare = wide + (6 if face.style != "bob" else 2)
     sway = 3.2 if face.style == "wavy" else 0.8
     left = spline(
-        [(-6, -82), (-wide * 0.72, -68), (-wide, -30), (-wide - 1, 12), (-flare, length * 0.7),
+        [(-6, -82), (-wide * 0.66, -64), (-wide, -30), (-wide - 1, 12), (-flare, length * 0.7),
          (-flare + 5, length)]
     )  # fmt: skip
     left = waved(left, sway, 2.4, 0.1)
     right = [(-x, y) for x, y in left]
-    pen.fill(dark, left + [(0, length + 5)] + right[::-1])
+    pen.fill(dark, [*left, (0, length + 5), *right[::-1]])
     lock = Lock(left, right)
     d = Draws("behind", face.strands)
     _strands(pen, [lock], d, 26, base, None, 0.55)
@@ -122,8 +124,8 @@ def behind(pen: Pen, face: Face, half: float) -> None:
 
 def _skull(wide: float, high: float, low: float) -> list[Point]:
     return [
-        (-wide, low), (-wide - 1, -22), (-wide * 0.82, -56), (-wide * 0.4, -high + 4), (0, -high),
-        (wide * 0.4, -high + 4), (wide * 0.82, -56), (wide + 1, -22), (wide, low),
+        (-wide + 9, low), (-wide, -24), (-wide * 0.82, -56), (-wide * 0.4, -high + 4), (0, -high),
+        (wide * 0.4, -high + 4), (wide * 0.82, -56), (wide, -24), (wide - 9, low),
     ]  # fmt: skip
 
 
@@ -147,19 +149,20 @@ def front(pen: Pen, face: Face, half: float) -> None:
     pen.fill(shine, stroke(glow, 2, 9, 10, 9, 2), alpha=0.55, blur=3.2, clip=mask)
     _strands(pen, locks, d, 22, shine, mask, 0.55)
     if not face.young and face.hair != "Gray_Hair":
-        _temples(pen, face, half, mask, d)
+        _temples(pen, half, mask, d)
 
 
-def _temples(pen: Pen, face: Face, half: float, mask: Image.Image, d: Draws) -> None:
+def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws) -> None:
     """Grey at the temples: the plainest sign of age."""
     for side in (-1, 1):
-        patch = oval(side * (half + 3), -22, 11, 24)
-        pen.fill((200, 200, 202), patch, alpha=0.8, blur=3.5, clip=mask)
+        patch = oval(side * (half + 2), -24, 9, 22)
+        pen.fill((198, 198, 200), patch, alpha=0.7, blur=3, clip=mask)
         lines = []
-        for _ in range(9):
-            x, y = side * (half + d.between(-9, 8)), d.between(-50, -26)
-            lines.append(stroke([(x * 0.9, y), (x, y + 10), (x * 1.02, y + 22)], 0.3, 1.1, 0.3))
-        pen.fill((226, 226, 228), *lines, alpha=0.7, clip=mask)
+        for _ in range(30):
+            x, y, size = half + d.between(-10, 10), d.between(-46, -24), d.between(14, 30)
+            line = [(x * 0.93, y), (x * 0.99, y + size * 0.4), (x * 1.01, y + size)]
+            lines.append(stroke(flip(line, side), 0.3, 1.2, 0.3))
+        pen.fill((224, 224, 226), *lines, alpha=0.75, clip=mask)
 
 
 def _strands(
@@ -171,59 +174,60 @@ def _strands(
     mask: Image.Image | None,
     alpha: float,
 ) -> None:
+    fine = pen.scale > 2  # a large picture shows more and thinner strands
     lines = []
-    for i in range(count):
+    for i in range(count * 2 if fine else count):
         line = locks[i % len(locks)].strand(d)
         if len(line) > 2:
-            lines.append(stroke(line, 0.2, d.between(0.7, 1.6), 0.2))
+            lines.append(stroke(line, 0.2, d.between(0.5, 1.1 if fine else 1.6), 0.2))
     pen.fill(colour, *lines, alpha=alpha, clip=mask)
 
 
-def _fringe(left: list[Point], right: list[Point], pieces: int) -> tuple[list[Lock], list[Shape]]:
+def _fringe(
+    left: list[Point], right: list[Point], pieces: int, d: Draws
+) -> tuple[list[Lock], list[Shape]]:
     """A fringe of overlapping pieces, each with its own tip."""
     locks, tips = [], []
     for i in range(pieces):
         a, b = between(left, right, i / pieces), between(left, right, (i + 1) / pieces)
         locks.append(Lock(a, b))
         (ax, ay), (bx, by) = a[-1], b[-1]
-        tip = (ax * 0.45 + bx * 0.55, (ay + by) / 2 + 4.5)
-        tips.append([a[-2], a[-1], tip, b[-1], b[-2]])
+        lean, drop = d.between(0.3, 0.7), d.between(1.5, 5)
+        tip = (ax + (bx - ax) * lean, (ay + by) / 2 + drop)
+        tips.append([a[-3], *spline([a[-1], tip, b[-1]], n=4), b[-3]])
     return locks, tips
+
+
+def _crown(x: float) -> Point:
+    """The top of the hair, as a parabola."""
+    return x, -84 + x * x * 0.0105
 
 
 def _woman(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     part = face.person.parting * 13.0
-    wavy = face.style == "wavy"
     locks: list[Lock] = []
     tips: list[Shape] = []
     for side in (-1, 1):
         p = part * side
+        top = [_crown(p), _crown((p + 34) / 2), _crown(34)]
+        inner = [(p, -76), (p + 3, -54), (half * 0.6, -43), (half * 0.88, -20)]
         if face.style == "updo":
-            inner = [(p, -76), (p + 4, -55), (half * 0.62, -44), (half * 0.9, -20), (half - 1, -2)]
-            outer = [(p, -83), (half * 0.5, -80), (half + 2, -54), (half + 4, -20), (half + 2, 2)]
+            inner = [*inner[:3], (half * 0.9, -20), (half - 1, -2)]
+            outer = [*top, (half + 4, -34), (half + 1, 2)]
         else:
-            end = {"long": 76.0, "wavy": 70.0, "bob": 42.0}[face.style]
-            curl = 7.0 if face.style == "bob" else 0.0
-            inner = [
-                (p, -76), (p + 3, -54), (half * 0.6, -43), (half * 0.88, -20), (half - 1, 10),
-                (half - 1 - curl * 0.3, 32), (half - 1 - curl, end),
-            ]  # fmt: skip
-            outer = [
-                (p, -84), (half * 0.45, -83), (half + 4, -60), (half + 10, -20), (half + 12, 12),
-                (half + 13, 34), (half + 10 - curl, end + 5),
-            ]  # fmt: skip
+            end, curl = {"long": (80, 0), "wavy": (76, 0), "bob": (44, 8)}[face.style]
+            inner += [(half - 1, 10), (half + 1 - curl * 0.4, 34), (half + 5 - curl, end)]
+            low = [(half + 12, 34), (half + 8 - curl, end + 4)]
+            outer = [*top, (half + 8, -40), (half + 12, -2), *low]
         a, b = spline(outer), spline(inner)
-        if wavy:
+        if face.style == "wavy":
             phase = d.next()
             a, b = waved(a, 2.6, 2.2, phase), waved(b, 2.6, 2.2, phase)
-        lock = Lock([(side * x, y) for x, y in a], [(side * x, y) for x, y in b])
-        locks.append(lock)
+        locks.append(Lock(flip(a, side), flip(b, side)))
     if face.fringe:
-        left = spline(
-            [(part - 4, -82), (-half * 0.55, -62), (-half * 0.86, -42), (-half * 0.9, -24)]
-        )
-        right = spline([(part + 4, -82), (half * 0.55, -62), (half * 0.86, -42), (half * 0.9, -24)])
-        more, tips = _fringe(left, right, 6)
+        left = [(part - 4, -78), (-half * 0.55, -62), (-half * 0.86, -44), (-half * 0.9, -29)]
+        right = [(part + 4, -78), (half * 0.55, -62), (half * 0.86, -44), (half * 0.9, -29)]
+        more, tips = _fringe(spline(left), spline(right), 8, d)
         locks += more
     return locks, tips
 
@@ -234,23 +238,22 @@ def _man(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     tips: list[Shape] = []
     high = {"crop": 77.0, "side": 83.0, "curly": 84.0, "back": 83.0, "fringe": 80.0}[style]
     line = {"crop": -47.0, "side": -48.0, "curly": -46.0, "back": -52.0, "fringe": -50.0}[style]
+    # from the left sideburn over the crown to the right one
     outer = [
-        (-half - 2, 2), (-half - 4, -22), (-half * 0.9, -56), (-half * 0.45, -high + 4), (0, -high),
-        (half * 0.45, -high + 4), (half * 0.9, -56), (half + 4, -22), (half + 2, 2),
+        (-half + 1, 6), (-half - 2, -8), (-half - 4, -26), (-half * 0.9, -56),
+        (-half * 0.45, -high + 4), (0, -high), (half * 0.45, -high + 4), (half * 0.9, -56),
+        (half + 4, -26), (half + 2, -8), (half - 1, 6),
     ]  # fmt: skip
     inner = [
-        (-half + 1, 2), (-half + 2, -20), (-half * 0.84, -38 - back * 0.5),
-        (-half * 0.5, line - 2 - back), (0, line - back * 0.2),
-        (half * 0.5, line - 2 - back), (half * 0.84, -38 - back * 0.5), (half - 2, -20),
-        (half - 1, 2),
+        (-half + 2, 6), (-half + 3.5, -8), (-half + 3, -20), (-half * 0.84, -38 - back * 0.5),
+        (-half * 0.5, line - 2 - back), (0, line - back * 0.5), (half * 0.5, line - 2 - back),
+        (half * 0.84, -38 - back * 0.5), (half - 3, -20), (half - 3.5, -8), (half - 2, 6),
     ]  # fmt: skip
     a, b = spline(outer), spline(inner)
     if style == "side":  # a wave swept over from the parting
         locks = [Lock(a, b, across=True)]
-        sweep = [
-            (-half * 0.62, -58), (-half * 0.2, -86), (half * 0.5, -82), (half * 0.98, -52),
-        ]  # fmt: skip
-        under = [(-half * 0.62, -52), (-half * 0.1, -50), (half * 0.5, -42), (half * 0.9, -40)]
+        sweep = [(-half * 0.62, -58), (-half * 0.2, -85), (half * 0.5, -83), (half * 0.95, -58)]
+        under = [(-half * 0.62, -52), (-half * 0.1, -50), (half * 0.5, -43), (half * 0.93, -42)]
         top = Lock(
             spline([(side * x, y) for x, y in sweep]), spline([(side * x, y) for x, y in under])
         )
@@ -265,8 +268,8 @@ def _man(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
         return [Lock(a, b, across=True)], tips
     locks = [Lock(a, b, across=True)]
     if style == "fringe":
-        left = spline([(-6, -78), (-half * 0.5, -62), (-half * 0.8, -42), (-half * 0.84, -30)])
-        right = spline([(6, -78), (half * 0.5, -62), (half * 0.8, -42), (half * 0.84, -30)])
-        more, tips = _fringe(left, right, 5)
+        left = spline([(-6, -78), (-half * 0.5, -62), (-half * 0.8, -44), (-half * 0.84, -33)])
+        right = spline([(6, -78), (half * 0.5, -62), (half * 0.8, -44), (half * 0.84, -33)])
+        more, tips = _fringe(left, right, 6, d)
         locks += more
     return locks, tips

@@ -1,9 +1,13 @@
 """Paint one face: backdrop, body, head, features and light, from the back to the front."""
 
+import hashlib
+from functools import cache
+
 from PIL import Image, ImageChops
 
 from training.data import faces_features as features
 from training.data import faces_hair as hair
+from training.data import faces_marks as marks
 from training.data.faces_pen import (
     Colour,
     Pen,
@@ -35,7 +39,7 @@ BACKDROPS: tuple[Colour, ...] = (
 )  # fmt: skip
 CELEBA = (178, 218)
 RAFD = (681, 1024)
-RAFD_SCALE, RAFD_CENTRE = 3.55, (340.0, 440.0)
+CELEBA_SCALE, RAFD_SCALE, RAFD_CENTRE = 1.1, 3.7, (340.0, 440.0)  # pixels a face unit
 
 
 def celeba(face: Face) -> Image.Image:
@@ -44,8 +48,8 @@ def celeba(face: Face) -> Image.Image:
     image = _backdrop(CELEBA, d.pick(BACKDROPS), d.pick(BACKDROPS), d)
     pen = Pen(
         image,
-        face.zoom,
-        (89 + face.shift[0], 117 + face.shift[1]),
+        CELEBA_SCALE * face.zoom,
+        (89 + face.shift[0], 116 + face.shift[1]),
         face.turn,
         face.tilt,
         smooth=4,
@@ -61,7 +65,7 @@ def rafd(face: Face) -> Image.Image:
     origin = (ox + face.shift[0] * RAFD_SCALE, oy + face.shift[1] * RAFD_SCALE)
     pen = Pen(image, RAFD_SCALE, origin, face.turn, face.tilt, smooth=2)
     _paint(pen, face, (58, 60, 64))
-    return _lit(image, face.light)
+    return ImageChops.add(image, _grain(RAFD), offset=-1)
 
 
 def _backdrop(size: tuple[int, int], top: Colour, bottom: Colour, d: Draws | None) -> Image.Image:
@@ -85,7 +89,15 @@ def _lit(image: Image.Image, light: float) -> Image.Image:
     ramp = Image.new("L", (9, 1))
     ramp.putdata([round(240 + 15 * light * (i - 4) / 4) for i in range(9)])
     shade = ramp.resize(image.size, Image.Resampling.BICUBIC)
-    return ImageChops.multiply(image, Image.merge("RGB", (shade, shade, shade)))
+    lit = ImageChops.multiply(image, Image.merge("RGB", (shade, shade, shade)))
+    return ImageChops.add(lit, _grain(image.size), offset=-1)
+
+
+@cache
+def _grain(size: tuple[int, int]) -> Image.Image:
+    """Noise of 0…2 levels, which keeps soft gradients free of bands."""
+    data = hashlib.shake_256(b"grain").digest(3 * size[0] * size[1])
+    return Image.frombytes("RGB", size, data).point([v * 3 // 256 for v in range(256)] * 3)
 
 
 def _paint(pen: Pen, face: Face, cloth: Colour) -> None:
@@ -105,15 +117,15 @@ def _paint(pen: Pen, face: Face, cloth: Colour) -> None:
     _body(pen, face, shape, cloth)
     _head(pen, face, shape)
     features.nose(pen, face, shape)
-    features.wrinkles(pen, face, shape)
-    features.beard(pen, face, shape, hair.colours(face)[0])
+    marks.wrinkles(pen, face, shape)
+    marks.beard(pen, face, shape, hair.colours(face)[0])
     features.mouth(pen, face, shape)
     for side in (-1, 1):
         features.eye(pen, face, shape, side)
         features.brow(pen, face, shape, side, hair.colours(face)[0])
     hair.front(pen, face, shape.half)
     if face.glasses:
-        features.glasses(pen, face, shape)
+        marks.glasses(pen, face, shape)
 
 
 def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
@@ -142,10 +154,9 @@ def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
     low, open_ = (78.0, wide + 4) if who.male else (92.0, wide + 13)
     half = [(0, low), (open_ * 0.5, low - 3), (open_, 72 if who.male else 78)]
     curve = spline(half)
-    garment = mirrored(
-        [*curve, *spline([(open_ + 2, 71 if who.male else 77), (slope * 0.72, 84), (slope + 6, 100), (slope + 14, 130)]),
-         (slope + 16, 190), (0, 190)]
-    )  # fmt: skip
+    edge = 71 if who.male else 77
+    arm = [(open_ + 2, edge), (slope * 0.72, 84), (slope + 6, 100), (slope + 14, 130)]
+    garment = mirrored([*curve, *spline(arm), (slope + 16, 190), (0, 190)])
     pen.fill(cloth, garment)
     mask = pen.mask(garment)
     pen.fill(mix(cloth, (0, 0, 0), 0.35), oval(0, 74, 44, 18), alpha=0.45, blur=5, clip=mask)
@@ -166,12 +177,18 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
         pen.fill(dark, oval(side * (half + 2.5), 4, 2.6, 7.0, 16), alpha=0.5, blur=0.8)
         if face.earrings:
             pen.fill((226, 192, 104), oval(side * (half + 2), 19, 2.4, 3.4, 16))
-    corner = 0.83 + 0.045 * who.jaw + (0.055 if who.male else -0.045) + (0.05 if old else 0)
+    corner = (
+        0.82
+        + 0.045 * who.jaw
+        + (0.045 if who.male else -0.045)
+        + (0.04 if old else 0)
+        - (0.05 if who.child else 0)
+    )
     point = 15 + 2.5 * who.jaw + (5.5 if who.male else 0) + (3 if old else 0)
     outline = spline(
         mirrored(
             [(0, -67), (21, -64), (half * 0.8, -47), (half * 0.985, -19), (half, 3),
-             (half * 0.965 + old, 22), (half * corner, 38), (point, chin - 5),
+             (half * 0.965 + old, 22), (half * corner, 38 - 4 * who.child), (point, chin - 5),
              (point * 0.45, chin), (0, chin + 0.6)]
         ),
         closed=True,
@@ -193,7 +210,7 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
         cheek = oval(side * 27, 17 - lift, 10.5, 7.2)
         pen.fill(mix(skin, (228, 84, 84), 0.7), cheek, alpha=rosy, blur=3.6, clip=pen.skin)
         shine = oval(side * 25, 9 - lift, 7, 3.6)
-        pen.fill(mix(skin, (255, 250, 240), 0.6), shine, alpha=0.45, blur=2.6, clip=pen.skin)
+        pen.fill(mix(skin, (255, 250, 240), 0.4), shine, alpha=0.4, blur=2.6, clip=pen.skin)
         hollow = spline(
             [(side * half * 0.93, 14), (side * 33, 28), (side * 24, 40), (side * 34, 40)],
             closed=True,

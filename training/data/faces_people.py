@@ -26,12 +26,14 @@ EXPRESSIONS: dict[str, dict[int, float]] = {
 }
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 ATTRIBUTES = (
-    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose "
-    "Black_Hair Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee "
-    "Gray_Hair Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard "
-    "Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks Sideburns Smiling Straight_Hair "
-    "Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace Wearing_Necktie Young"
-).split()
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs",
+    "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows",
+    "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones",
+    "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin",
+    "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
+    "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
+    "Wearing_Necktie", "Young",
+)  # fmt: skip
 WOMEN = ("long", "wavy", "bob", "long", "bob", "wavy", "updo")
 MEN = ("crop", "side", "curly", "back", "fringe")
 BEARDS = ("none", "none", "shadow", "shadow", "full", "goatee", "mustache")
@@ -197,7 +199,7 @@ def snapshot(draws: Draws, who: Person) -> Face:
         turn=d.between(-0.14, 0.14),
         tilt=d.between(-0.07, 0.07),
         shift=(d.between(-2, 2), d.between(-2, 2)),
-        zoom=d.between(0.98, 1.05),
+        zoom=d.between(0.97, 1.04),
         light=d.between(-1, 1),
         cloth=d.whole(1 << 16),
         strands=d.whole(1 << 30),
@@ -228,7 +230,7 @@ def portrait(
         tilt=d.between(-0.015, 0.015),
         shift=(d.between(-1, 1), d.between(-1, 1)),
         zoom=1.0,
-        light=0.15,
+        light=0.0,
         cloth=0,
         strands=still.whole(1 << 30),
     )
