@@ -26,7 +26,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	touch $@
 
 demo: setup  ## raw faces to a promoted model on this machine, minutes; ARGS="key=value"
-	$(BIN)/python -m pipelines run preset=demo $(ARGS)
+	$(BIN)/python -m pipelines run $(ARGS)
 
 demo-joint: setup  ## the same on two data sets with the mask vector
 	$(BIN)/python -m pipelines run preset=demo-joint $(ARGS)

@@ -13,6 +13,7 @@ from typing import Any
 
 import kfp
 import pytest
+from filelock import FileLock
 from kfp import compiler, dsl
 from kfp.dsl import Artifact, Dataset, Input, Output
 from kfp.local import cache, subprocess_task_handler
@@ -227,6 +228,15 @@ def test_a_failed_step_is_named_with_its_cause(start: Start) -> None:
     assert ran() == ["source", "middle"]
     assert Path("ended.txt").read_text().startswith("FAILED ")
     assert "ValueError" in (caught.value.run.report / "middle.log").read_text()
+
+
+def test_a_failed_step_lets_other_runs_try(start: Start) -> None:
+    with pytest.raises(StepError):
+        start(fail="torn")
+    locks = list(Path("runs/cache").glob("*.lock"))
+    assert locks
+    for path in locks:
+        FileLock(path).acquire(blocking=False).lock.release()
 
 
 def test_a_failed_step_is_not_cached(start: Start) -> None:
