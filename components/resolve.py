@@ -23,6 +23,7 @@ def resolve(
         ("model_config", str),
         ("eval_config", str),
         ("judge_hash", str),
+        ("datasets", str),
     ],
 ):  # fmt: skip
     """Turn names into hashes and configurations, so that the cache sees data and code."""

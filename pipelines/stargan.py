@@ -59,8 +59,9 @@ def stargan(
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
         pulled = pull(
-            datasets=datasets, raw=raw, revision=what["revision"], md5=what["data_md5"], **code
-        )
+            datasets=what["datasets"], raw=raw, revision=what["revision"], md5=what["data_md5"],
+            **code,
+        )  # fmt: skip
         valid = validate(raw=pulled.outputs["out"], **data, **code)
         images = preprocess(raw=pulled.outputs["out"], **data, **code).after(valid)
         unified = unify_labels(images=images.outputs["out"], **data, **code)
