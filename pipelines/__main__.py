@@ -7,7 +7,8 @@
     python -m pipelines release --steps R --train R -o F    the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
-Exit codes: 0 done, 1 a step failed, 2 a mistake in the call, 143 stopped by SIGTERM.
+Exit codes: 0 done, 1 a step failed, 2 a mistake in the call, 130 stopped by Ctrl-C, 143 by
+SIGTERM.
 """
 
 import argparse
@@ -88,6 +89,9 @@ def run(arguments: dict[str, Any]) -> None:
         found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
         sys.stderr.write(f"\nerror: {error}\n{found}")
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        raise SystemExit(130) from None
     print(outcome.summary(done))
 
 
