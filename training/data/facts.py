@@ -1,0 +1,134 @@
+"""The frames that expectations judge, made from the facts of a data set.
+
+A consequence is left out where its cause is a fault of its own: without a readable label file no
+image counts as unlabelled.
+"""
+
+import pandas as pd
+
+from training.data.gather import VALUES, Facts
+from training.data.tables import FILE_COLUMNS, TABLES
+from training.data.units import UNITS
+
+HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")  # at most one is true of a face
+LEAST_SHARE = 0.01  # of a binary label's rarer value, below which it is reported
+LEAST_CLASS = 0.2  # of an equal share, the same for a class
+
+
+def frames(facts: Facts, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Frames by the names that the rules use; empty ones say that nothing is to be judged."""
+    labels = _labels(facts)
+    out = {
+        **_tables(facts),
+        "labels": labels,
+        "identities": _identities(labels),
+        "images": _images(facts, labels, images),
+        "classes": _classes(facts, labels),
+        "hair": _hair(facts, labels),
+    }
+    if facts.units is not None and facts.units.format in TABLES:
+        rows = facts.units.rows
+        present = [column not in facts.units.missing for column in _unit_columns()]
+        out["unit columns"] = pd.DataFrame({"column": _unit_columns(), "present": present})
+        out["units"] = rows.assign(found=rows["image"].replace("", None))
+        if not facts.units.missing:
+            out["kept units"] = rows[rows["kept"]]
+    return out
+
+
+def _unit_columns() -> list[str]:
+    return ["success", "confidence", *(f"{unit}_r" for unit in UNITS)]
+
+
+def _usable(facts: Facts) -> bool:
+    """Whether the label rows can be told at all."""
+    table = facts.tables.get("labels")
+    return not facts.missing and (table is None or table.format in TABLES)
+
+
+def _tables(facts: Facts) -> dict[str, pd.DataFrame]:
+    tables: list[tuple[str, str | None, str | None, int, str, bool]] = [
+        (role, t.name, t.format, t.count, t.line_end, t.final_newline)
+        for role, t in facts.tables.items()
+    ]
+    if facts.missing:
+        tables.append(("labels", None, None, 0, "", True))
+    if facts.units is not None:
+        units = facts.units
+        tables.append(("openface", units.name, units.format, len(units.rows), "", True))
+    columns = ["role", "file", "format", "rows", "line_end", "final_newline"]
+    out = {"tables": pd.DataFrame(tables, columns=columns)}
+    readable = [table for table in facts.tables.values() if table.format in TABLES]
+    ragged = [table.ragged.assign(table=table.name) for table in readable]
+    out["ragged"] = pd.concat(ragged) if ragged else pd.DataFrame()
+    table = facts.tables.get("labels")
+    if table is None or table not in readable:
+        return out
+    counts = [(table.name, table.stated, table.count)] if table.format == "text" else []
+    out["counts"] = pd.DataFrame(counts, columns=["file", "stated", "rows"])
+    heads = [(table.name, bool({*FILE_COLUMNS} & {*table.header}))] if table.format == "csv" else []
+    out["headers"] = pd.DataFrame(heads, columns=["file", "has_file"])
+    out["columns"] = pd.DataFrame({"table": table.name, "column": list(table.header)})
+    present = [name in facts.checked for name in facts.needed]
+    out["needed"] = pd.DataFrame(
+        {"table": table.name, "column": list(facts.needed), "present": present}
+    )
+    return out
+
+
+def _labels(facts: Facts) -> pd.DataFrame:
+    labels = facts.labels
+    found = labels["image"].mask(labels["image"] == "")
+    more = {
+        "name": found.fillna(labels["file"]),
+        # A name that leads out of the folder is a fault of its own, not a missing image.
+        "found": found.where(labels["inside"], labels["file"]),
+    }
+    if facts.kind == "rafd":
+        more["base"] = labels["file"].str.rpartition("/")[2]
+        parts = ["camera", "identity", "expression", "gaze"]
+        more["view"] = labels[parts[0]].str.cat([labels[part] for part in parts[1:]], sep="_")
+    return labels.assign(**more)
+
+
+def _identities(labels: pd.DataFrame) -> pd.DataFrame:
+    """One row a person: in how many parts, under how many descriptions."""
+    known = labels[labels["identity"].notna() & (labels["identity"] != "")]
+    described = "group" in known and "gender" in known
+    texts = known["group"] + " " + known["gender"] if described else known["identity"]
+    part = known["part"].where(known["part"].isin(["train", "val", "test"]))
+    people = known.assign(text=texts, known_part=part).groupby("identity")
+    counts = people.agg(parts=("known_part", "nunique"), descriptions=("text", "nunique"))
+    return counts.reset_index()
+
+
+def _images(facts: Facts, labels: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    labelled = images["file"].isin(labels["image"]) if _usable(facts) else True
+    parts = dict(zip(labels["image"], labels["part"], strict=True))
+    part = images["file"].map(parts).replace("", None)
+    several = part.groupby(images["sha256"]).transform("nunique")
+    return images.assign(labelled=labelled, parts=several)
+
+
+def _classes(facts: Facts, labels: pd.DataFrame) -> pd.DataFrame:
+    """The share of each class, of a binary label's rarer value, and the least that is usual."""
+    rows = []
+    for name in facts.needed:
+        if name in facts.checked and len(labels):
+            on = labels[name].astype("str").map(VALUES).eq(1)
+            rows.append((name, int(on.sum()), min(on.mean(), 1 - on.mean()), LEAST_SHARE))
+    for column in ("expression", "class"):
+        if column in labels:
+            counts = labels[column].value_counts().sort_index()
+            least = LEAST_CLASS / max(len(counts), 1)
+            rows += [(str(k), int(n), n / counts.sum(), least) for k, n in counts.items()]
+    return pd.DataFrame(rows, columns=["label", "count", "share", "least"])
+
+
+def _hair(facts: Facts, labels: pd.DataFrame) -> pd.DataFrame:
+    """How many of the exclusive hair colours each face has."""
+    names = [name for name in HAIR if name in facts.checked]
+    if len(names) < 2:
+        return pd.DataFrame()
+    colours = sum(labels[name].astype("str").map(VALUES).eq(1).astype("int8") for name in names)
+    return pd.DataFrame({"file": labels["file"], "line": labels["line"], "colours": colours})

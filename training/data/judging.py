@@ -1,0 +1,141 @@
+"""Great Expectations at work: rules judge frames; what failed is found again in the rows."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training.data.expectations import Check, Rule
+
+LISTED = 20  # offending rows kept for each check
+# The columns by which a row of each frame is named, beside the one that is judged.
+NAMES = {
+    "tables": ("file",), "counts": ("file",), "ragged": ("table", "line", "text"),
+    "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
+    "labels": ("line", "file"), "identities": ("identity",), "images": ("file", "size"),
+    "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
+    "classes": ("label", "count"), "hair": ("line", "file"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one rule fared: the number of judged rows, of offending ones, and the first of these."""
+
+    rule: Rule
+    passed: bool
+    total: int
+    count: int = 0
+    rows: tuple[dict[str, Any], ...] = ()
+    observed: str = ""  # what was seen, where no single row offends
+
+    @property
+    def failed(self) -> bool:
+        """Whether it stops the run."""
+        return not self.passed and self.rule.severity == "critical"
+
+    def __str__(self) -> str:
+        """One line: name, fault, count, the first rows, mend."""
+        rows = [", ".join(f"{k} {v}" for k, v in row.items()) for row in self.rows[:3]]
+        seen = "; ".join(rows) or self.observed
+        more = f"; and {self.count - 3} more" if self.count > 3 else ""
+        number = f"{self.count} of {self.total}" if self.count else ""
+        parts = (f"{self.rule.name}: {self.rule.fault}", number, f"{seen}{more}")
+        return ": ".join(part for part in parts if part) + f". Mend: {self.rule.mend}"
+
+
+def judge(
+    name: str, frames: Mapping[str, pd.DataFrame], rules: Sequence[Rule], docs: Path | None
+) -> list[Finding]:
+    """Run the rules over the frames of data set `name`; one finding a rule, in their order.
+
+    With `docs`, Great Expectations adds its own pages to that folder.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would post to its makers
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    actions = _docs(context, docs) if docs else []
+    source = context.data_sources.add_pandas(name)
+    results: dict[str, list[tuple[Check, Any]]] = {rule.name: [] for rule in rules}
+    for frame in dict.fromkeys(rule.frame for rule in rules):
+        suite = gx.ExpectationSuite(name=f"{name}: {frame}")
+        checks = []
+        for rule in (r for r in rules if r.frame == frame):
+            for check in rule.checks:
+                cls = getattr(gx.expectations, check.kind)
+                more = {"severity": rule.severity, "meta": {"rule": rule.name, "n": len(checks)}}
+                suite.add_expectation(cls(**check.arguments, **more))
+                checks.append(check)
+        asset = source.add_dataframe_asset(frame.replace(" ", "_"))
+        definition = gx.ValidationDefinition(
+            name=f"{name}: {frame}",
+            data=asset.add_batch_definition_whole_dataframe("all"),
+            suite=context.suites.add(suite),
+        )
+        checkpoint = gx.Checkpoint(
+            name=f"{name}: {frame}",
+            validation_definitions=[context.validation_definitions.add(definition)],
+            actions=actions,
+            # Rows are found again below: its own row lists take minutes where every row offends.
+            result_format={"result_format": "BASIC", "partial_unexpected_count": LISTED},
+        )
+        run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frames[frame]})
+        for result in next(iter(run.run_results.values())).results:
+            meta = result.expectation_config.meta
+            results[meta["rule"]].append((checks[meta["n"]], result))
+    return [_finding(rule, frames[rule.frame], results[rule.name]) for rule in rules]
+
+
+def _docs(context: Any, docs: Path) -> list[Any]:
+    from great_expectations.checkpoint import UpdateDataDocsAction
+
+    context.add_data_docs_site(
+        site_name="docs",
+        site_config={
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {
+                "class_name": "TupleFilesystemStoreBackend",
+                "base_directory": str(docs.resolve()),
+            },
+        },
+    )
+    return [UpdateDataDocsAction(name="docs", site_names=["docs"])]
+
+
+def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) -> Finding:
+    """One finding from the results of all of a rule's checks."""
+    wrong = [(check, result) for check, result in results if not result.success]
+    count, rows, observed = 0, [], []
+    for check, result in wrong:
+        values = result.result.get("partial_unexpected_list")
+        count += result.result.get("unexpected_count", 0)
+        if values:
+            rows += _rows(rule.frame, frame, check, values)
+        else:
+            seen = result.result.get("observed_value", result.exception_info)
+            observed.append(f"{check.arguments.get('column', 'rows')}: {seen}")
+    return Finding(rule, not wrong, len(frame), count, tuple(rows[:LISTED]), "; ".join(observed))
+
+
+def _rows(name: str, frame: pd.DataFrame, check: Check, values: list[Any]) -> list[dict[str, Any]]:
+    """The first rows that hold the offending values that a check reports."""
+    if check.kind.startswith("ExpectColumnPair"):
+        judged = [check.arguments["column_A"], check.arguments["column_B"]]
+        pairs = pd.Series(list(frame[judged].itertuples(index=False, name=None)), index=frame.index)
+        mask = pairs.isin([tuple(value) for value in values])
+    else:
+        judged = [check.arguments["column"]]
+        column = frame[judged[0]]
+        mask = column.isna() if check.kind.endswith("NotBeNull") else column.isin(values)
+    shown = list(dict.fromkeys([*NAMES[name], *judged]))
+    found = frame.loc[mask, shown].head(LISTED).astype("object")
+    return [dict(zip(shown, row, strict=True)) for row in found.itertuples(index=False, name=None)]
