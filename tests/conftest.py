@@ -192,3 +192,43 @@ def joint(store: Path, tmp_path: Path) -> Path:
         LabelSet("rafd", "onehot", ("angry", "happy", "sad")),
     )
     return make_dataset(tmp_path / "joint.json", sets)
+
+
+def dvc(*arguments: str, cwd: Path) -> None:
+    """Run DVC as a user does."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What one real `dvc push` of a small `data` folder left; tests use copies of it."""
+
+    clone: Path
+    remote: Path
+    facts: tuple[str, int, int]  # md5, nfiles, size, as data.dvc says
+
+    @staticmethod
+    def again(work: Path, url: str) -> tuple[str, int, int]:
+        """Draw, `dvc add` and `dvc push` to `url` in a new clone; what data.dvc says."""
+        for number in range(12):
+            path = work / "data" / ("celeba", "rafd")[number % 2] / f"{number:03d}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes([number]) * 3000)
+        (work / "data" / "celeba" / "größe.txt").write_text("x")
+        subprocess.run(["git", "init", "-q", str(work)], check=True)
+        dvc("init", "-q", cwd=work)
+        dvc("remote", "add", "-q", "-d", "storage", url, cwd=work)
+        dvc("add", "-q", "data", cwd=work)
+        dvc("push", "-q", cwd=work)
+        lines = (work / "data.dvc").read_text().splitlines()[1:]
+        facts = dict(line.strip("- ").split(": ") for line in lines)
+        return facts["md5"], int(facts["nfiles"]), int(facts["size"])
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
+    folder = tmp_path_factory.mktemp("pushed")
+    clone, remote = folder / "clone", folder / "remote"
+    return Pushed(clone, remote, Pushed.again(clone, str(remote)))

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,23 +14,6 @@ import pytest
 
 from training.remote import configured, key, listing, pull, tree_md5
 from training.s3 import RemoteError
-
-DVC = [sys.executable, "-m", "dvc"]
-
-
-def run(*command: str, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def draw(folder: Path) -> Path:
-    """Some files that hash differently, one with a name outside ASCII and one in a sub-folder."""
-    for number in range(12):
-        path = folder / f"part{number % 2}" / f"{number:03d}.bin"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes([number]) * 3000)
-    (folder / "größe.txt").write_text("x")
-    return folder
 
 
 @dataclass
@@ -47,41 +29,13 @@ class Version:
     get: Callable[[str], bytes]
     remove: Callable[[str], None]
 
-    def object_key(self, name: str = "part0/000.bin") -> str:
+    def object_key(self, name: str = "celeba/000.bin") -> str:
         return key(listing(configured(self.url), self.md5)[name])
 
 
-def push(work: Path, url: str) -> tuple[str, int, int]:
-    """`dvc add` and `dvc push`, as a user does; what the .dvc file says."""
-    draw(work / "data")
-    run("git", "init", "-q", ".", cwd=work)
-    run(*DVC, "init", "-q", cwd=work)
-    run(*DVC, "remote", "add", "-d", "storage", url, cwd=work)
-    run(*DVC, "add", "-q", "data", cwd=work)
-    run(*DVC, "push", "-q", cwd=work)
-    facts = dict(
-        line.strip("- ").split(": ") for line in (work / "data.dvc").read_text().splitlines()[1:]
-    )
-    return facts["md5"], int(facts["nfiles"]), int(facts["size"])
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What one real `dvc push` left in a folder; tests damage copies of it."""
-
-    folder: Path
-    facts: tuple[str, int, int]
-
-
-@pytest.fixture(scope="session")
-def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
-    folder = tmp_path_factory.mktemp("pushed")
-    return Pushed(folder, push(folder / "clone", str(folder / "remote")))
-
-
-def folder_version(pushed: Pushed, tmp: Path) -> Version:
+def folder_version(pushed: Any, tmp: Path) -> Version:
     store = tmp / "remote"
-    shutil.copytree(pushed.folder / "remote", store)
+    shutil.copytree(pushed.remote, store)
 
     def put(name: str, data: bytes) -> None:
         (store / name).chmod(0o644)
@@ -93,11 +47,11 @@ def folder_version(pushed: Pushed, tmp: Path) -> Version:
     def remove(name: str) -> None:
         (store / name).unlink()
 
-    source = pushed.folder / "clone" / "data"
+    source = pushed.clone / "data"
     return Version(*pushed.facts, str(store), source, put, get, remove)
 
 
-def s3_version(pushed: Pushed, server: Any, monkeypatch: pytest.MonkeyPatch) -> Version:
+def s3_version(pushed: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> Version:
     for name, value in server.env.items():
         monkeypatch.setenv(name, value)
     bucket, client = f"data-{uuid.uuid4().hex[:8]}", server.client()
@@ -113,17 +67,17 @@ def s3_version(pushed: Pushed, server: Any, monkeypatch: pytest.MonkeyPatch) -> 
     def remove(name: str) -> None:
         client.delete_object(Bucket=bucket, Key=f"some/prefix/{name}")
 
-    store = pushed.folder / "remote"
+    store = pushed.remote
     for path in store.rglob("*"):
         if path.is_file():
             put(path.relative_to(store).as_posix(), path.read_bytes())
-    source = pushed.folder / "clone" / "data"
+    source = pushed.clone / "data"
     return Version(*pushed.facts, f"s3://{bucket}/some/prefix", source, put, get, remove)
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.server)])
 def version(
-    request: pytest.FixtureRequest, pushed: Pushed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, pushed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Version:
     """A version pushed to a local folder, and one pushed to SeaweedFS."""
     if request.param == "folder":
@@ -147,9 +101,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out" / "raw"
 
 
-def test_the_directory_md5_is_dvcs(pushed: Pushed) -> None:
+def test_the_directory_md5_is_dvcs(pushed: Any) -> None:
     """Nested folders and names outside ASCII included."""
-    assert tree_md5(pushed.folder / "clone" / "data") == pushed.facts[:2]
+    assert tree_md5(pushed.clone / "data") == pushed.facts[:2]
 
 
 def test_a_pulled_version_is_the_pushed_one(version: Version, out: Path) -> None:
@@ -157,7 +111,7 @@ def test_a_pulled_version_is_the_pushed_one(version: Version, out: Path) -> None
     pull(version.md5, version.nfiles, out, version.url, version.size)
     assert tree_md5(out) == tree_md5(version.source)
     assert list(out.parent.iterdir()) == [out]
-    first = (out / "part0" / "000.bin").stat()
+    first = (out / "celeba" / "000.bin").stat()
     assert first.st_nlink == 1
     assert first.st_mode & 0o200
 
@@ -169,7 +123,7 @@ def test_a_corrupted_object_is_named(version: Version, out: Path) -> None:
     version.put(name, b"!" + data[1:])
     error = refused(version, out)
     assert error.code == "corrupted"
-    assert "part0/000.bin" in str(error)
+    assert "celeba/000.bin" in str(error)
 
 
 def test_a_truncated_object_is_named(version: Version, out: Path) -> None:
@@ -177,14 +131,14 @@ def test_a_truncated_object_is_named(version: Version, out: Path) -> None:
     version.put(name, version.get(name)[:100])
     error = refused(version, out)
     assert error.code == "truncated"
-    assert "part0/000.bin" in str(error)
+    assert "celeba/000.bin" in str(error)
 
 
 def test_a_missing_object_is_named(version: Version, out: Path) -> None:
     version.remove(version.object_key())
     error = refused(version, out)
     assert error.code == "missing-object"
-    assert "part0/000.bin" in str(error)
+    assert "celeba/000.bin" in str(error)
 
 
 def test_a_version_never_pushed_is_named(version: Version, out: Path) -> None:
@@ -210,19 +164,19 @@ def test_a_wrong_file_count_is_refused(version: Version, out: Path) -> None:
         pull(version.md5, 99, out, version.url)
 
 
-def test_a_missing_folder_is_named(pushed: Pushed, tmp_path: Path, out: Path) -> None:
+def test_a_missing_folder_is_named(pushed: Any, tmp_path: Path, out: Path) -> None:
     error = refused(folder_version(pushed, tmp_path), out, url=str(tmp_path / "nowhere"))
     assert error.code == "missing-remote"
 
 
-def test_a_full_disk_is_foreseen(pushed: Pushed, tmp_path: Path, out: Path) -> None:
+def test_a_full_disk_is_foreseen(pushed: Any, tmp_path: Path, out: Path) -> None:
     version = folder_version(pushed, tmp_path)
     version.size = 2**60
     assert refused(version, out).code == "disk-full"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
-def test_a_disk_that_fills_leaves_nothing(pushed: Pushed, tmp_path: Path) -> None:
+def test_a_disk_that_fills_leaves_nothing(pushed: Any, tmp_path: Path) -> None:
     """Even where the version's size is not known beforehand."""
     version = folder_version(pushed, tmp_path)
     version.size = 0
@@ -244,14 +198,14 @@ class TestS3:
     """Causes that only a server has, each told apart."""
 
     @pytest.fixture
-    def version(self, pushed: Pushed, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Version:
+    def version(self, pushed: Any, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Version:
         return s3_version(pushed, s3, monkeypatch)
 
     def test_what_dvc_pushes_to_s3_is_pulled(
-        self, version: Version, tmp_path: Path, out: Path
+        self, version: Version, pushed: Any, tmp_path: Path, out: Path
     ) -> None:
         """A real push to the server, with nothing but the environment's settings."""
-        md5, nfiles, size = push(tmp_path / "clone", f"{version.url}/again")
+        md5, nfiles, size = pushed.again(tmp_path / "clone", f"{version.url}/again")
         pull(md5, nfiles, out, f"{version.url}/again", size)
         assert (md5, nfiles) == tree_md5(out)
 
@@ -283,7 +237,7 @@ class TestS3:
 
     def test_missing_bucket(self, version: Version, out: Path) -> None:
         error = refused(version, out, url="s3://not-made")
-        assert error.code == "missing-remote"
+        assert error.code == "missing-bucket"
         assert "create it" in str(error)
 
 
@@ -313,5 +267,6 @@ def test_local_configuration_adds_options(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_remote_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_REMOTE_URL", raising=False)
-    with pytest.raises(ValueError, match="set DVC_REMOTE_URL"):
+    with pytest.raises(RemoteError, match="set DVC_REMOTE_URL") as caught:
         configured(root=tmp_path)
+    assert caught.value.code == "missing-remote"

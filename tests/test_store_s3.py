@@ -122,7 +122,7 @@ def test_a_missing_bucket_is_an_error_not_an_absence(
     store = Store("s3://mistyped/prefix")
     with pytest.raises(RemoteError) as caught:
         store.has(Entry("x", "0" * 64, 1))
-    assert caught.value.code == "missing-remote"
+    assert caught.value.code == "missing-bucket"
 
 
 def test_another_scheme_is_refused() -> None:

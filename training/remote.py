@@ -100,7 +100,7 @@ class FolderRemote:
 def configured(url: str = "", root: Path | None = None) -> Remote:
     """The remote `url`, else DVC_REMOTE_URL, else the default one of `root`'s .dvc/config.
 
-    Raises ValueError where none of them says.
+    Raises RemoteError "missing-remote" where none of them says.
     """
     folder = (root or Path.cwd()) / ".dvc"
     config = configparser.ConfigParser(interpolation=None)
@@ -113,8 +113,9 @@ def configured(url: str = "", root: Path | None = None) -> Remote:
     url = url or os.environ.get("DVC_REMOTE_URL", "")
     default = remotes.get(config.get("core", "remote", fallback=""), {})
     if not url and not default:
-        raise ValueError(
-            f"{folder}/config names no default remote; set DVC_REMOTE_URL=s3://bucket/prefix"
+        raise RemoteError(
+            "missing-remote",
+            f"{folder}/config names no default remote; set DVC_REMOTE_URL=s3://bucket/prefix",
         )
     options = {k: v for k, v in default.items() if k not in ("url", "verify")}
     where = url or default["url"]
@@ -156,11 +157,12 @@ def listing(remote: Remote, md5: str) -> dict[str, str]:
 
 def pull(
     md5: str, nfiles: int, out: Path, url: str = "", size: int = 0, root: Path | None = None
-) -> None:
+) -> int:
     """Put data version `md5` (`<32 hex>.dir`) into the folder `out`, which must not exist.
 
     `nfiles` and `size` (bytes) as .dvc files state them; 0 = not known. No git is needed. The
-    folder appears whole, its md5 and count recomputed, or not at all. Raises RemoteError.
+    folder appears whole, its md5 and count recomputed, or not at all. Returns the count of files.
+    Raises RemoteError.
     """
     if out.exists():
         raise ValueError(f"{out} exists; remove it or name another folder")
@@ -188,6 +190,7 @@ def pull(
         for path in (work / "data").rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # DVC leaves links read-only
         rename(work / "data", out)
+        return len(files)
     except OSError as error:
         raise disk_full(out, error) if error.errno == errno.ENOSPC else error from error
     finally:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 Code = Literal[
-    "wrong-credentials", "no-credentials", "unreachable", "missing-remote", "missing-object",
-    "corrupted", "truncated", "tampered-listing", "disk-full", "unknown-revision", "failed",
+    "wrong-credentials", "no-credentials", "unreachable", "missing-bucket", "missing-remote",
+    "missing-object", "corrupted", "truncated", "tampered-listing", "disk-full",
+    "unknown-revision", "failed",
 ]  # fmt: skip
 _WRONG = {
     "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
@@ -62,7 +63,7 @@ def _refusal(what: str, error: Any) -> RemoteError:
             f"{what}: the credentials are refused ({code}); {_KEYS} to a pair that may use it",
         )
     if code == "NoSuchBucket":
-        return RemoteError("missing-remote", f"{what}: no such bucket; create it or mend the URL")
+        return RemoteError("missing-bucket", f"{what}: no such bucket; create it or mend the URL")
     if code in ("NoSuchKey", "404"):
         return RemoteError("missing-object", f"{what}: no such object")
     return RemoteError("failed", f"{what}: {error}")
@@ -134,7 +135,7 @@ class Bucket:
         except RemoteError as error:
             if error.code == "missing-object":
                 message = f"s3://{self.name}: no such bucket; create it or mend the URL"
-                raise RemoteError("missing-remote", message) from error
+                raise RemoteError("missing-bucket", message) from error
             raise
 
     def upload(self, key: str, source: Path, sha256: str) -> None:

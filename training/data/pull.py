@@ -1,0 +1,229 @@
+"""Step 2: the raw data, exactly those that the md5 names, as tar shards in the store.
+
+    python -m training.data.pull --datasets celeba --out runs/raw.json
+
+A verified copy at hand comes first (./data, ./raw/<name>), then the DVC remote. The demo's data are
+drawn where the remote does not have them, unless DRAW_DEMO=0.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from training import cli, remote
+from training.data import tree
+from training.data.versions import (
+    DEMO,
+    DEMO_SETS,
+    Pin,
+    data_version,
+    pin,
+    project_root,
+    raw_folder,
+    split_datasets,
+    split_md5,
+    with_kind,
+)
+from training.files import read_json, write_json
+from training.s3 import RemoteError
+from training.store import Manifest
+
+DATA = Path(DEMO)  # the demo's raw data, below the working folder
+DRAWN = Path("runs") / "drawn.json"  # what this machine's drawing gave: {"md5", "pixels"}
+
+
+class Source(NamedTuple):
+    """A folder with verified data: where they come from, and what a reader should know."""
+
+    folder: Path
+    nfiles: int
+    origin: str = "dvc"  # the pinned bytes; "drawn": the pinned pixels; "folder": the user's
+    note: str = ""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"pull: {text}\n")
+    sys.stdout.flush()
+
+
+def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifest:
+    """Write a manifest of kind "raw" to `out`: the data sets' tar shards, verified against `md5`.
+
+    `datasets`, `raw` and `md5` as `training.resolve` gives them (an empty `md5` is resolved here);
+    `revision` is noted as it is. Raises ValueError where the user's folder differs from `md5`, and
+    RemoteError where the version cannot be had whole.
+    """
+    names = split_datasets(datasets)
+    if not md5:
+        md5, revision, entries = data_version(names, raw, revision)
+        names = split_datasets(entries)
+    versions = split_md5(md5, [name for name, _ in names])
+    kinds = [with_kind(name, kind, pin(name)).split(":") for name, kind in names]
+    sources: dict[str, Source] = {}
+    shards: dict[str, Path] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pull.", suffix=".tmp", dir=out.parent) as folder:
+        work = Path(folder)
+        for name, version in versions.items():
+            if raw:
+                shards |= _own(raw_folder(raw, name, len(names) == 1), name, version, work, sources)
+                continue
+            same = [other for other in versions if versions[other] == version]
+            if version not in sources:
+                sources[version] = obtain(version, same, work)
+            shards |= _shards(sources[version].folder, name, len(same) == 1, work)
+        found = list(sources.values())
+        meta = {
+            "datasets": [{"name": name, "kind": kind} for name, kind in kinds],
+            "revision": revision,
+            "md5": md5,
+            "nfiles": sum(source.nfiles for source in found),
+            "source": found[0].origin,
+            "note": "; ".join(source.note for source in found if source.note),
+        }
+        manifest = Manifest.build("raw", shards, meta)
+    manifest.write(out)
+    return manifest
+
+
+def _own(
+    folder: Path, name: str, version: str, work: Path, sources: dict[str, Source]
+) -> dict[str, Path]:
+    """Shards of the user's folder, which must still be what `version` says once it is packed."""
+    shards = _shards(folder, name, True, work)
+    found, nfiles = remote.tree_md5(folder)
+    if found != version:
+        raise ValueError(f"{folder}: its files are {found}, not {version}; start the run again")
+    sources[name] = Source(folder, nfiles, "folder")
+    return shards
+
+
+def _shards(folder: Path, name: str, alone: bool, work: Path) -> dict[str, Path]:
+    """Entry name -> tar of one data set: those of adopted data as they are, or packed anew."""
+    tars = sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].tar"))
+    own = [path for path in tars if path.name[: -len("-00000.tar")] == name]
+    if own:
+        return {path.name: path for path in own}
+    if tars:
+        raise ValueError(f"{folder}: holds {tars[0].name}, not data set {name!r}")
+    inside = folder / name
+    if not inside.is_dir():
+        if not alone:
+            raise ValueError(f"this data version has no folder {name!r}")
+        inside = folder
+    start = time.monotonic()
+    paths = tree.pack(tree.Folder(inside), work / "tars", name)
+    size = sum(path.stat().st_size for path in paths)
+    seconds = time.monotonic() - start
+    say(f"packed {name}: {len(paths)} shards, {size / 1e6:.1f} MB, {seconds:.1f} s")
+    return {path.name: path for path in paths}
+
+
+def obtain(md5: str, names: Sequence[str], work: Path) -> Source:
+    """Version `md5` of the data sets `names`: a copy at hand, from the remote, or drawn.
+
+    What has no place of its own is put below `work`. Raises RemoteError.
+    """
+    demo = pin(DEMO)
+    demo = demo if demo is not None and demo.md5 == md5 else None
+    for source in _copies(md5, names, demo):
+        return source
+    known = next(
+        (p for p in (demo, *map(pin, names)) if p is not None and p.md5 == md5), Pin("", md5)
+    )
+    target = DATA if demo and _may_keep() else work / md5
+    try:
+        say(f"fetching data version {md5}")
+        nfiles = remote.pull(md5, known.nfiles, target, size=known.size, root=project_root())
+    except RemoteError as error:
+        absent = error.code in ("missing-object", "missing-remote")
+        if demo is None or not absent or os.environ.get("DRAW_DEMO") == "0":
+            raise
+        say(f"not in the remote ({error}); drawing it, a few minutes")
+        return _draw(demo, target)
+    return Source(target, nfiles)
+
+
+def _may_keep() -> bool:
+    """Whether ./data may be made: beside data.dvc, and not in place of something else."""
+    return Path(f"{DEMO}.dvc").is_file() and not DATA.exists() and os.access(".", os.W_OK)
+
+
+def _copies(md5: str, names: Sequence[str], demo: Pin | None) -> Iterator[Source]:
+    """Copies at hand that are this version, verified now."""
+    folders = [Path("raw") / names[0]] if len(names) == 1 else []
+    if set(names) <= set(DEMO_SETS):
+        folders.append(DATA)
+    for folder in folders:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            continue
+        found, nfiles = remote.tree_md5(folder)
+        if found == md5:
+            say(f"./{folder} is data version {md5}")
+            yield Source(folder, nfiles)
+        elif demo is not None and folder == DATA and _drawn_pixels(found) == pixels():
+            yield Source(folder, nfiles, "drawn", _other_encoder(found))
+        elif folder == DATA:
+            say(f"./{folder} is another version, {found}; left as it is")
+
+
+def pixels() -> str:
+    """The pixel hash kept beside data.dvc. Raises ValueError where it is missing."""
+    path = project_root() / f"{DEMO}.pixels"
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; python -m training.data pin writes it")
+    return path.read_text().strip()
+
+
+def _drawn_pixels(md5: str) -> str | None:
+    """The pixel hash of what was drawn here with bytes `md5`, or None."""
+    drawn = read_json(DRAWN) if DRAWN.is_file() else {}
+    return str(drawn["pixels"]) if drawn.get("md5") == md5 else None
+
+
+def _other_encoder(md5: str) -> str:
+    note = f"drawn with another JPEG encoder: bytes {md5}, the pixels are data.dvc's"
+    say(note)
+    return note
+
+
+def _draw(demo: Pin, target: Path) -> Source:
+    """Draw the demo's data; they must have the bytes, or at least the pixels, that are pinned."""
+    from training.data import faces
+
+    drawn = faces.draw(target)
+    md5, nfiles = remote.tree_md5(target)
+    if md5 == demo.md5:
+        return Source(target, nfiles)
+    if drawn.pixel_hash != pixels():
+        shutil.rmtree(target)
+        raise ValueError(
+            f"the faces drawn here are {md5}, data.dvc pins {demo.md5}, and the pixels differ too: "
+            "training/data/faces*.py is not the code that drew them; take both from one commit, "
+            "or accept the new drawing with python -m training.data pin"
+        )
+    if target == DATA:
+        write_json(DRAWN, {"md5": md5, "pixels": drawn.pixel_hash})
+    return Source(target, nfiles, "drawn", _other_encoder(md5))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fetch raw data into the store and write their manifest."""
+    parser = argparse.ArgumentParser(prog="python -m training.data.pull", description=main.__doc__)
+    parser.add_argument("--datasets", required=True, help="name or name:kind, comma-separated")
+    parser.add_argument("--raw", default="", help="the user's own folder instead of DVC's data")
+    parser.add_argument("--revision", default="", help="git revision or data md5")
+    parser.add_argument("--md5", default="", help="the version that must arrive; default: resolved")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    pull(args.datasets, args.raw, args.revision, args.md5, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
