@@ -1,0 +1,195 @@
+"""The frozen judges: per data set a ResNet-18 that says what a face shows, and a small VGG.
+
+Trained once a data version, on the train split alone, with a seed no GAN uses; kept in the store
+under the judge's hash, and never trained again while that stands. The ResNet-18 measures edit
+success and preservation; the VGG (another architecture, so that nothing is graded by the network
+whose weakness it might share) gives Fréchet features and the identity embedding.
+
+python -m training.judge DATASET --out judge.json
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from training import cli
+from training.config import JudgeConfig, from_json
+from training.data.dataset import Faces
+from training.data.labels import LabelSpace
+from training.files import canonical_json, read_json, sha256_bytes, write_bytes
+from training.judge_fit import train
+from training.judge_nets import ResNet18, SmallVGG
+from training.protocol import JUDGE_RECIPE
+from training.store import Entry, Manifest, Store, StoreError
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Trained judges ready for use; `facts` is the content of judge.json."""
+
+    space: LabelSpace
+    size: int
+    nets: list[ResNet18]
+    seconds: list[SmallVGG]
+    facts: dict[str, Any]
+    digest: str
+    device: torch.device
+
+    def predict(self, dataset: int, images: Tensor) -> Tensor:
+        """Logits (n, k) (intensities where labels are continuous) of (n, 3, s, s) in [-1, 1]."""
+        with torch.inference_mode():
+            return self.nets[dataset](images.to(self.device))
+
+    def features(self, dataset: int, images: Tensor) -> Tensor:
+        """(n, 128) of the second judge, for the Fréchet distance."""
+        with torch.inference_mode():
+            return self.seconds[dataset].features(images.to(self.device))
+
+    def embed(self, dataset: int, images: Tensor) -> Tensor:
+        """Unit identity vectors (n, d) of the second judge."""
+        with torch.inference_mode():
+            net = self.seconds[dataset]
+            return net.embed(net.features(images.to(self.device)))
+
+    def accuracy(self, dataset: int) -> float:
+        """Clean test accuracy, the mean over labels: the ceiling of every edit success."""
+        return float(self.facts["datasets"][dataset]["accuracy"])
+
+    def require(self) -> None:
+        """Raise ValueError unless every data set's clean accuracy reaches the stated floor."""
+        floor = self.facts["config"]["floor"]
+        for fact in self.facts["datasets"]:
+            if fact["accuracy"] < floor:
+                rates = {n: v["accuracy"] for n, v in fact["labels"].items()}
+                worst = min(rates, key=lambda n: rates[n])
+                raise ValueError(
+                    f"judge of {fact['name']}: clean test accuracy {fact['accuracy']:.3f} (worst "
+                    f"{worst}, {rates[worst]:.3f}) is below its floor {floor}; train it longer "
+                    "(judge.images) or state a lower floor (judge.floor)"
+                )
+
+
+def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
+    """The manifest that a judge's reference names; its bytes are None where they are lost."""
+    value = store.reference(f"judges/{name}")
+    if value is None:
+        return None
+    sha256, _, size = value.partition(" ")
+    entry = Entry("manifest.json", sha256, int(size))
+    try:
+        return entry, store.local(entry).read_bytes()
+    except StoreError:
+        return entry, None
+
+
+def judge(
+    dataset: Path, judge_config: str, judge_hash: str, out: Path, store: Store | None = None
+) -> Manifest:
+    """Train the judges of a data set, or return those that stand under `judge_hash`.
+
+    dataset: manifest of kind "dataset"; judge_config: JSON of JudgeConfig, "" for its defaults;
+    out: where the manifest of kind "judge" is written. Judges whose bytes were lost are trained
+    again and accepted only if the same bytes come out, since every older score rests on them
+    (ValueError otherwise).
+    """
+    store, config = store or Store(), from_json(JudgeConfig, judge_config)
+    source = Manifest.read(dataset, "dataset")
+    name = judge_hash or sha256_bytes(canonical_json([JUDGE_RECIPE, asdict(config), source.digest]))
+    standing = _standing(name, store)
+    if standing and standing[1] is not None:
+        write_bytes(out, standing[1])
+        manifest = Manifest.read(out, "judge")
+        if manifest.intact(store):
+            sys.stdout.write(f"judge {name[:12]} stands; nothing is trained\n")
+            return manifest
+    made = _make(source, config, store)
+    made.write(out, store)
+    entry = store.put(out, "manifest.json")
+    stands = store.refer(f"judges/{name}", f"{entry.sha256} {entry.size}")
+    if stands == f"{entry.sha256} {entry.size}":
+        return made
+    if standing:
+        out.unlink()
+        raise ValueError(
+            f"judge {name}: its stored bytes are lost and training gave others (another machine or "
+            f"thread count); restore them, or delete the store's refs/judges/{name} to begin anew"
+        )
+    return judge(dataset, judge_config, judge_hash, out, store)  # another process came first
+
+
+def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    faces, test = Faces.open(source, "train", store), Faces.open(source, "test", store)
+    facts: dict[str, Any] = {
+        "recipe": JUDGE_RECIPE,
+        "config": asdict(config),
+        "trained_on": {"dataset": source.digest, "split": "train", "digest": faces.digest},
+        "architectures": {"first": "resnet18", "second": "vgg"},
+        "space": faces.space.to_json(),
+        "size": faces.size,
+        "datasets": [],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for i, labels in enumerate(faces.space.sets):
+            first, second, fact = train(i, faces, test, config, device)
+            facts["datasets"].append(fact)
+            for kind, net in (("resnet18", first), ("second", second)):
+                name = f"{labels.name}-{kind}.safetensors"
+                files[name] = Path(folder) / name
+                save_file(
+                    {k: v.cpu().contiguous() for k, v in net.state_dict().items()}, files[name]
+                )
+        files["judge.json"] = Path(folder) / "judge.json"
+        files["judge.json"].write_bytes(canonical_json(facts))
+        meta = {
+            "recipe": JUDGE_RECIPE,
+            "dataset": source.digest,
+            "accuracy": {f["name"]: f["accuracy"] for f in facts["datasets"]},
+        }
+        return Manifest.build("judge", files, meta, store=store)
+
+
+def load_judge(source: Manifest | Path, store: Store | None = None) -> Judge:
+    """Judges from a manifest of kind "judge"; every file's digest is checked."""
+    manifest = source if isinstance(source, Manifest) else Manifest.read(source, "judge")
+    facts = read_json(manifest.local("judge.json", store))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nets, seconds = [], []
+    for fact in facts["datasets"]:
+        first = ResNet18(len(fact["names"]))
+        second = SmallVGG(len(fact["names"]), fact["people"])
+        for kind, net in (("resnet18", first), ("second", second)):
+            net.load_state_dict(
+                load_file(manifest.local(f"{fact['name']}-{kind}.safetensors", store))
+            )
+            net.to(device).eval().requires_grad_(False)
+        nets.append(first)
+        seconds.append(second)
+    space = LabelSpace.from_json(facts["space"])
+    return Judge(space, facts["size"], nets, seconds, facts, manifest.digest, device)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("dataset", type=Path, help="manifest of kind dataset")
+    parser.add_argument("--config", default="", help="JudgeConfig as JSON; empty: its defaults")
+    parser.add_argument("--hash", default="", help="name under which these judges are frozen")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    manifest = judge(args.dataset, args.config, args.hash, args.out)
+    sys.stdout.write(json.dumps(manifest.meta["accuracy"]) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
