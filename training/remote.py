@@ -170,6 +170,7 @@ def pull(
     files = listing(remote, md5)
     if nfiles and nfiles != len(files):
         raise ValueError(f"data version {md5} has {len(files)} files, not the {nfiles} stated")
+    out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     if size > shutil.disk_usage(out.parent).free:
         raise RemoteError("disk-full", f"{out.parent}: {size} bytes are needed; free some space")
@@ -192,7 +193,9 @@ def pull(
         rename(work / "data", out)
         return len(files)
     except OSError as error:
-        raise disk_full(out, error) if error.errno == errno.ENOSPC else error from error
+        if error.errno == errno.ENOSPC:
+            raise disk_full(out, error) from error
+        raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -150,7 +150,9 @@ class Bucket:
             with explained(f"{self.url}/{key}"):
                 self.client.download_file(self.name, self.prefix + key, str(target))
         except OSError as error:
-            raise disk_full(target, error) if error.errno == errno.ENOSPC else error from error
+            if error.errno == errno.ENOSPC:
+                raise disk_full(target, error) from error
+            raise
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a small object unless it stands; whether this call wrote it. One writer wins."""
