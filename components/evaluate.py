@@ -18,6 +18,8 @@ def evaluate(
 
     from training.files import read_json
 
-    inputs = [Path(model.path), Path(dataset.path), Path(judge.path)]
-    evaluate(*inputs, eval_config, Path(out.path), Path(report.path), Path(metrics.path))
+    evaluate(
+        Path(model.path), Path(dataset.path), Path(judge.path), eval_config,
+        Path(out.path), Path(report.path), Path(metrics.path),
+    )  # fmt: skip
     metrics.metadata.update(read_json(Path(metrics.path)))

@@ -15,5 +15,7 @@ def promote(
 
     from training.release import promote
 
-    inputs = [Path(version.path), Path(dataset.path), Path(judge.path)]
-    promote(*inputs, eval_config, override, Path(out.path))
+    promote(
+        Path(version.path), Path(dataset.path), Path(judge.path), eval_config, override,
+        Path(out.path),
+    )  # fmt: skip

@@ -16,5 +16,7 @@ def register(
 
     from training.release import register
 
-    inputs = [Path(model.path), Path(evaluation.path), Path(dataset.path)]
-    register(*inputs, name, data_md5, revision, code_hash, image, Path(out.path))
+    register(
+        Path(model.path), Path(evaluation.path), Path(dataset.path), name, data_md5, revision,
+        code_hash, image, Path(out.path),
+    )  # fmt: skip

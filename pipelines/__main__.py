@@ -24,6 +24,8 @@ from typing import Any
 from pipelines import compiled
 from training import cli
 
+LOCAL = "none, a local environment"
+
 
 def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, Any]:
     """`key=value` texts as arguments of the pipeline; fields of the preset go to `overrides`.
@@ -84,7 +86,7 @@ def run(arguments: dict[str, Any]) -> None:
     # So that a stopped run stops its step, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        done = execute(arguments, compiled.PACKAGE)
+        done = execute({"image": LOCAL, **arguments}, compiled.PACKAGE)
     except StepError as error:
         found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
         sys.stderr.write(f"\nerror: {error}\n{found}")

@@ -34,6 +34,7 @@ def stargan(
     name: str = "stargan",
     experiment: str = "stargan",
     override: str = "",
+    image: str = TRAIN_IMAGE,
 ) -> None:
     """The steps run in one line; a failed one stops those after it.
 
@@ -49,6 +50,7 @@ def stargan(
         name: the registered model.
         experiment: of MLflow.
         override: a reason to promote against the gate; recorded.
+        image: what the lineage says the model was made in; a local run says so.
     """
     ended = report_status(experiment=experiment).set_caching_options(False)
     with dsl.ExitHandler(ended, name="steps"):
@@ -79,7 +81,7 @@ def stargan(
         )  # fmt: skip
         version = register(
             model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces, name=name,
-            data_md5=what["data_md5"], revision=what["revision"], **code, image=TRAIN_IMAGE,
+            data_md5=what["data_md5"], revision=what["revision"], **code, image=image,
         ).set_caching_options(False)  # fmt: skip
         verdict = promote(
             version=version.outputs["out"], judge=judged.outputs["out"], **faces,
