@@ -21,7 +21,7 @@ import argparse
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -193,8 +193,26 @@ def _pictures(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
     return {job.name: _picture(folder, job) for job in jobs}
 
 
+def _parallel(
+    folder: Path, chunks: Sequence[Sequence[Job]], workers: int
+) -> Iterator[dict[str, str]]:
+    """The chunks' digests, as they are done; the first failure ends the rest."""
+    # spawn: no inherited threads or locks, the same on every platform
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        tasks = [pool.submit(_pictures, folder, chunk) for chunk in chunks]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers: int) -> Drawn:
-    workers = workers or len(os.sched_getaffinity(0))
+    if workers < 0:
+        raise ValueError(f"workers={workers}: 0 (one a core) or more is needed")
+    if not workers:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     digests = {name: sha256_bytes(data) for name, data in tables.items()}
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     with whole_folder(out) as folder, Progress("draw", len(jobs), "images") as progress:
@@ -207,14 +225,9 @@ def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers:
                 digests.update(_pictures(folder, chunk))
                 progress.step(len(chunk))
         else:
-            # spawn: no inherited threads or locks, the same on every platform
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
-                tasks = [pool.submit(_pictures, folder, chunk) for chunk in chunks]
-                for task in as_completed(tasks):
-                    done = task.result()
-                    digests.update(done)
-                    progress.step(len(done))
+            for done in _parallel(folder, chunks, workers):
+                digests.update(done)
+                progress.step(len(done))
     return Drawn(len(digests), pixel_hash(digests))
 
 

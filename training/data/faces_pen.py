@@ -106,8 +106,10 @@ def ring(shape: Shape, width: float) -> list[Point]:
 
 def bulge(x: float, y: float) -> float:
     """How far the head comes towards the viewer at (x, y): what moves when the head turns."""
-    up = min(y, 0.0) / 78
-    return 38 * math.sqrt(max(0.0, 1 - x * x / 2700 - up * up))
+    square = 1 - x * x / 2700
+    if y < 0:
+        square -= y * y / 6084
+    return 38 * math.sqrt(square) if square > 0 else 0.0
 
 
 def level(x: float, y: float) -> float:
@@ -139,13 +141,13 @@ class Pen:
 
     def place(self, shape: Shape, factor: float) -> list[tuple[int, int]]:
         """Whole pixels of a picture `factor` times the size."""
-        ox, oy = self.origin
+        ox, oy = self.origin[0] * factor + 0.5, self.origin[1] * factor + 0.5
+        cos, sin = self.cos * self.scale * factor, self.sin * self.scale * factor
+        turn, relief, floor = self.turn, self.relief, math.floor
         out = []
         for x, y in shape:
-            moved = x + self.turn * self.relief(x, y)
-            px = (ox + (moved * self.cos - y * self.sin) * self.scale) * factor
-            py = (oy + (moved * self.sin + y * self.cos) * self.scale) * factor
-            out.append((math.floor(px + 0.5), math.floor(py + 0.5)))
+            moved = x + turn * relief(x, y)
+            out.append((floor(ox + moved * cos - y * sin), floor(oy + moved * sin + y * cos)))
         return out
 
     def stencil(
