@@ -15,7 +15,6 @@ def evaluate(
     from pathlib import Path
 
     from training.evaluate import evaluate
-
     from training.files import read_json
 
     evaluate(
