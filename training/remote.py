@@ -284,3 +284,12 @@ def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> Re
         f"{remote.url}: {len(bad)} of the data's objects {what}: {named}{more}; "
         f"delete such objects and {PUSH}",
     )
+
+
+def dvc(*arguments: str) -> None:
+    """Run a DVC command in the working folder. Raises ValueError with what DVC said."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    env = dict(os.environ, DVC_NO_ANALYTICS="1")
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"dvc {' '.join(arguments)}: {done.stderr.strip()}")

@@ -1,0 +1,68 @@
+"""Programs around the raw data: python -m training.data {draw,pin,fetch,adopt} …"""
+
+import argparse
+from pathlib import Path
+
+from training import cli, remote
+from training.config import DataConfig
+from training.data.adopt import TERMS, adopt, fetch
+from training.data.versions import DEMO, DEMO_SETS, KINDS, pin
+from training.files import write_bytes
+
+
+def draw(out: Path) -> str:
+    """Draw the demo's faces into `out`; returns their pixel hash."""
+    from training.data import faces
+
+    drawn = faces.draw(out)
+    print(f"drew {drawn.files} files into {out}; pixel hash {drawn.pixel_hash}")
+    return drawn.pixel_hash
+
+
+def pin_demo() -> None:
+    """Draw ./data anew, check it, and write data.dvc and data.pixels."""
+    from training.data.sources import read_source
+    from training.data.tree import Folder
+
+    pixels = draw(Path(DEMO))
+    for name in DEMO_SETS:
+        read_source(name, Folder(Path(DEMO) / name), DataConfig())
+    remote.dvc("add", "--quiet", DEMO)
+    write_bytes(Path(f"{DEMO}.pixels"), f"{pixels}\n".encode())
+    found = pin(DEMO, root=Path.cwd())
+    expected = remote.tree_md5(Path(DEMO))
+    if found is None or (found.md5, found.nfiles) != expected:
+        raise ValueError(f"data.dvc says {found}, the files are {expected}; run it again")
+    print(f"data.dvc pins {found.md5}, {found.nfiles} files, {found.size / 1e6:.0f} MB. Next:")
+    print("  git add data.dvc data.pixels && git commit -m 'Data: drawn demo faces'\n  dvc push")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw and pin the demo's faces; find, check and version real data sets."""
+    parser = argparse.ArgumentParser(prog="python -m training.data", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("draw", help="draw the demo's faces")
+    one.add_argument("out", type=Path, nargs="?", default=Path(DEMO), help="default: ./data")
+    commands.add_parser("pin", help="draw the demo's faces anew and write data.dvc, data.pixels")
+    one = commands.add_parser("fetch", help="say where and under which terms a data set is had")
+    one.add_argument("name", help=" or ".join(TERMS))
+    one = commands.add_parser("adopt", help="check a download and version it as NAME.dvc")
+    one.add_argument("name", help="celeba, rafd, or a name for your own data")
+    one.add_argument("path", type=Path, help="the folder with the images and label files")
+    one.add_argument("--kind", default="", choices=("", *KINDS), help="layout; default: the name")
+    one.add_argument(
+        "--subset", action="store_true", help="accept fewer images or other label files"
+    )
+    args = parser.parse_args(argv)
+    if args.command == "draw":
+        draw(args.out)
+    elif args.command == "pin":
+        pin_demo()
+    elif args.command == "fetch":
+        fetch(args.name)
+    else:
+        adopt(args.name, args.path, args.kind, args.subset)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,214 @@
+"""Take a downloaded data set into DVC: check it, pack it into few tar shards, version these.
+
+DVC then tracks a handful of large files below raw/<name>/, and only `<name>.dvc` is committed.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from training import remote
+from training.config import DataConfig
+from training.data import tree
+from training.data.gather import SOURCES, gather
+from training.data.sources import read_source
+from training.data.tables import sniff
+from training.data.versions import split_datasets
+from training.files import write_bytes
+from training.progress import Progress
+
+RAW = Path("raw")
+NAMED = 3  # faulty files that a message names
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Where a data set is had, under which terms, and what a complete download holds."""
+
+    title: str
+    source: str
+    licence: str
+    files: str
+    counts: tuple[int, ...] = ()  # images of a complete download
+    size: tuple[int, int] | None = None  # of every image, px
+    md5s: dict[str, str] = field(default_factory=dict)  # of the official label files
+
+
+TERMS = {
+    "celeba": Terms(
+        "CelebA, aligned and cropped",
+        "the authors' page, https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+        "for non-commercial research only; it may not be redistributed",
+        "img_align_celeba/000001.jpg … 202599.jpg (unpacked from img_align_celeba.zip), "
+        "list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt",
+        (202_599,),
+        (178, 218),
+        {
+            "list_attr_celeba.txt": "75e246fa4810816ffd6ee81facbd244c",
+            "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+            "identity_CelebA.txt": "32bd1bd63d3c78cd57e08160ec5ed1e2",
+        },
+    ),
+    "rafd": Terms(
+        "Radboud Faces Database",
+        "on request from its authors at Radboud University, https://rafd.socsci.ru.nl",
+        "given out on request for research; it may not be redistributed",
+        "Rafd090_01_Caucasian_female_angry_frontal.jpg …, all in one folder",
+        (8_040, 4_824),  # all five cameras; the three that the paper uses
+        (681, 1024),
+    ),
+}
+OWN = Terms("Your own data", "", "the licence is not known here; see that you may use them", "")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def fetch(name: str) -> None:
+    """Print where a data set is had and under which terms. Downloads nothing."""
+    if name not in TERMS:
+        raise ValueError(f"unknown data set {name!r}; one of {', '.join(TERMS)}, or your own")
+    terms = TERMS[name]
+    say(f"{terms.title}\n  where: {terms.source}\n  terms: {terms.licence}\n  files: {terms.files}")
+    if terms.md5s:
+        say("  md5:   " + "\n         ".join(f"{md5}  {file}" for file, md5 in terms.md5s.items()))
+    say(f"Once you have it: python -m training.data adopt {name} PATH")
+
+
+class Chosen(tree.Folder):
+    """The images in use and the tables of a folder; archives and the rest stay behind."""
+
+    def __init__(self, root: Path, images: list[str]) -> None:
+        super().__init__(root)
+        self._keep = set(images)
+
+    def names(self) -> list[str]:
+        tables = (".txt", ".csv")
+        return [n for n in super().names() if n in self._keep or n.lower().endswith(tables)]
+
+
+def adopt(name: str, path: Path, kind: str = "", subset: bool = False) -> Path:
+    """Check a downloaded data set in the folder `path`, pack it and version it as `<name>.dvc`.
+
+    `subset` accepts fewer images or other label files than the official ones, with a warning.
+    Raises ValueError (what, where, how many) where the data cannot be used; then nothing is
+    written. Returns the path of the `.dvc` file.
+    """
+    [(name, kind)] = split_datasets(f"{name}:{kind}" if kind else name)
+    if not kind:
+        raise ValueError(f"{name}: say --kind, one of {', '.join(SOURCES)}")
+    if not Path(".dvc").is_dir():
+        raise ValueError(f"{Path.cwd()}: no DVC here; run this in a clone, or `dvc init` first")
+    terms = TERMS.get(kind, OWN)
+    say(f"{terms.title}: {terms.licence}.")
+    images = check(kind, path, subset)
+    for shard in tree.pack(Chosen(path, images), RAW / name, name):
+        say(f"packed {shard} ({shard.stat().st_size / 1e6:.0f} MB)")
+    _ignore(f"/{RAW}/")
+    pinned = _version(name, kind, len(images), terms)
+    say(
+        f"Versioned as {pinned}. Next:\n"
+        f"  git add {pinned} .gitignore && git commit -m 'Data: {name}'\n"
+        f"  dvc push {pinned}\n"
+        f"  python -m pipelines run datasets={name}"
+    )
+    return pinned
+
+
+def check(kind: str, path: Path, subset: bool) -> list[str]:
+    """The images of a usable download, in order. Raises ValueError with the fault and its mend."""
+    folder = tree.Folder(path)
+    config = DataConfig(attributes=())
+    images = gather(kind, folder, config).images
+    archives = [n for n in folder.names() if n.lower().endswith((".zip", ".7z", ".tar", ".rar"))]
+    if not images:
+        mend = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
+        raise ValueError(f"{path}: no images; {mend}")
+    read_source(kind, folder, config)
+    terms = TERMS.get(kind, OWN)
+    _check_pictures(path, images, terms)
+    odd = _differences(path, folder.names(), len(images), terms)
+    if odd and not subset:
+        raise ValueError(f"{path}: {'; '.join(odd)}; fetch it again, or accept it with --subset")
+    for text in odd:
+        say(f"warning: {text}")
+    say(f"checked {len(images)} images of kind {kind}")
+    return images
+
+
+def _differences(path: Path, names: list[str], count: int, terms: Terms) -> list[str]:
+    """How a consistent download differs from the complete official one."""
+    odd = []
+    if terms.counts and count not in terms.counts:
+        wanted = " or ".join(f"{n:,}" for n in terms.counts)
+        odd.append(f"{count:,} images, a complete download has {wanted}")
+    for file, md5 in terms.md5s.items():
+        found = [n for n in names if n.rpartition("/")[2].lower() == file.lower()]
+        if not found:
+            odd.append(f"{file} is not there")
+        elif remote.file_md5(path / found[0]) != md5:
+            odd.append(f"{found[0]} is not the official file (md5 {md5})")
+    return odd
+
+
+def _check_pictures(path: Path, images: list[str], terms: Terms) -> None:
+    """Every image must be a JPEG or PNG and, of a known data set, have its size."""
+    wrong: list[str] = []
+    with Progress("check", len(images), "images") as bar:
+        for name in images:
+            with (path / name).open("rb") as stream:
+                head = stream.read(1024)
+            form = sniff(head)
+            if form not in ("jpeg", "png"):
+                wrong.append(f"{name}: {form}")
+            elif terms.size:
+                size = _size(path / name)
+                if size != terms.size:
+                    wrong.append(f"{name}: {size[0]}x{size[1]} px")
+            bar.step()
+    if wrong:
+        wanted = f"{terms.size[0]}x{terms.size[1]} px " if terms.size else ""
+        raise ValueError(
+            f"{path}: {len(wrong)} files are no {wanted}JPEG or PNG: {'; '.join(wrong[:NAMED])}; "
+            "fetch them again"
+        )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height from the header; (0, 0) where there is none."""
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def _ignore(line: str) -> None:
+    """Keep git from the packed data."""
+    path = Path(".gitignore")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if line not in lines:
+        write_bytes(path, "".join(f"{text}\n" for text in [*lines, line]).encode())
+
+
+def _version(name: str, kind: str, count: int, terms: Terms) -> Path:
+    """Let DVC hash and keep raw/<name>; the new `<name>.dvc`, or the old one where that fails."""
+    path = Path(f"{name}.dvc")
+    old = path.read_bytes() if path.is_file() else None
+    text = (
+        f"outs:\n- path: {(RAW / name).as_posix()}\n"
+        f"meta:\n  kind: {kind}\n  images: {count}\n  licence: '{terms.licence}'\n"
+    )
+    write_bytes(path, text.encode())
+    try:
+        remote.dvc("commit", "--force", "--quiet", str(path))
+    except ValueError:
+        if old is None:
+            path.unlink()
+        else:
+            write_bytes(path, old)
+        raise
+    return path
