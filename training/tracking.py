@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -45,6 +46,7 @@ def mlflow() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow as module
 
     return module
@@ -170,6 +172,31 @@ def _dataset(name: str, digest: str, source: str) -> Any:
     kind = "s3" if source.startswith("s3://") else "local"
     data = entities.Dataset(name, digest, kind, json.dumps({"uri": source}))
     return entities.DatasetInput(data, [entities.InputTag("mlflow.data.context", "training")])
+
+
+def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, Path]) -> None:
+    """Log final metrics and files (name within the run -> path) to a run."""
+    api, entities = client(), mlflow().entities
+    points = [entities.Metric(_key(k), v, _now(), 0) for k, v in metrics.items()]
+    for start in range(0, len(points), 1000):
+        api.log_batch(run_id, points[start : start + 1000])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, Path(folder) / name)
+        if files:
+            api.log_artifacts(run_id, folder)
+
+
+def experiment_of(run_id: str) -> str:
+    """The name of a run's experiment, or the usual one where the run is not known here."""
+    api, errors = client(), mlflow().exceptions
+    try:
+        return str(api.get_experiment(api.get_run(run_id).info.experiment_id).name)
+    except errors.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return EXPERIMENT
 
 
 def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:

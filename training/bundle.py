@@ -1,0 +1,112 @@
+"""A registered model's folder: an MLflow pyfunc that others can load without this project.
+
+The code that travels is the closure of what `training/portable.py` imports from this package.
+"""
+
+import ast
+import importlib.metadata
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training import tracking
+from training.data.labels import LabelSpace
+
+HERE = Path(__file__).resolve().parent
+REQUIREMENTS = ("mlflow", "numpy", "safetensors", "torch")
+
+
+def modules(start: Path) -> list[Path]:
+    """The files of this package that `start` imports, directly or not, with their packages."""
+    found: set[Path] = set()
+    queue = [start]
+    while queue:
+        path = queue.pop()
+        for name in _imports(ast.parse(path.read_text())):
+            for file in _files(name):
+                if file not in found:
+                    found.add(file)
+                    queue.append(file)
+    return sorted(found)
+
+
+def _imports(tree: ast.AST) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == HERE.name]
+
+
+def _files(name: str) -> list[Path]:
+    """The module's file and its packages' `__init__.py`, of those that exist."""
+    parts = name.split(".")[1:]
+    folders = [HERE.joinpath(*parts[:i]) / "__init__.py" for i in range(len(parts) + 1)]
+    return [path for path in (*folders, HERE.joinpath(*parts).with_suffix(".py")) if path.is_file()]
+
+
+def requirements() -> list[str]:
+    """What a reader of the model needs, at the versions here; the build (+cpu) does not matter."""
+    return [
+        f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS
+    ]
+
+
+def label_names(space: LabelSpace) -> list[str]:
+    """A name for each column of the label c̃, the mask's included."""
+    names = [f"{part.name}/{label}" for part in space.sets for label in part.names]
+    masks = [f"mask/{part.name}" for part in space.sets] if len(space.sets) > 1 else []
+    return names + masks
+
+
+def save(
+    folder: Path, files: Mapping[str, Path], space: LabelSpace, size: int, facts: dict[str, Any]
+) -> None:
+    """Write the pyfunc into the new `folder`.
+
+    `files` are a model's weights, config.json and label_space.json by name. The signature is
+    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32; the input example is a
+    plain grey image, nobody's face. `facts` go into MLmodel's metadata beside the label names.
+    """
+    import numpy as np
+
+    mlflow = tracking.mlflow()
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    kind = np.dtype("float32")
+    shape = (-1, 3, size, size)
+    image, label = TensorSpec(kind, shape, "image"), TensorSpec(kind, (-1, space.dim_g), "label")
+    signature = ModelSignature(Schema([image, label]), Schema([TensorSpec(kind, shape)]))
+    example = np.zeros((1, space.dim_g), kind)
+    example[0, 0] = 1
+    if len(space.sets) > 1:
+        example[0, space.dim_d] = 1
+    with tempfile.TemporaryDirectory() as temporary:
+        code, model = Path(temporary) / HERE.name, Path(temporary) / "model"
+        for path in modules(HERE / "portable.py"):
+            target = code / path.relative_to(HERE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        for name, path in files.items():
+            (model / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, model / name)
+        with warnings.catch_warnings(), tracking.as_default():
+            warnings.filterwarnings(
+                "ignore", ".*type hints? ", UserWarning
+            )  # the signature says it
+            mlflow.pyfunc.save_model(
+                str(folder),
+                python_model=str(HERE / "portable.py"),
+                artifacts={"model": str(model)},
+                code_paths=[str(code)],
+                signature=signature,
+                input_example={"image": np.zeros((1, 3, size, size), kind), "label": example},
+                pip_requirements=requirements(),
+                metadata={"label_names": label_names(space), **facts},
+            )

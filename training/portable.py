@@ -1,0 +1,59 @@
+"""The file that MLflow runs when somebody loads a registered model without this project.
+
+It travels inside the model, with the few modules that it imports and the weights as safetensors:
+
+    model = mlflow.pyfunc.load_model("models:/stargan@champion")
+    edited = model.predict({"image": image, "label": label})
+
+`image` is float32 (n, 3, H, W) in [-1, 1], `label` float32 (n, c) holds the labels asked for, in
+the order of the model's metadata; the answer is float32 (n, 3, H, W) in [-1, 1]. Our own programs
+never run it: they load the checked weights with the installed package (`training.release`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc import PythonModel
+
+
+class PortableTranslator(PythonModel):
+    """A trained translator behind named arrays."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the networks and load the averaged weights where they exist."""
+        import torch
+        from safetensors.torch import load_file
+
+        from training.config import build
+        from training.data.labels import LabelSpace
+        from training.models import MODELS
+
+        folder = Path(context.artifacts["model"])
+        config = json.loads((folder / "config.json").read_text())
+        space = LabelSpace.from_json(json.loads((folder / "label_space.json").read_text()))
+        self.torch, self.width = torch, space.dim_g
+        self.model = build(MODELS[config["name"]], config["model"])
+        self.nets = self.model.networks(space, config["size"])
+        for name, net in self.nets.items():
+            files = [folder / part / f"{name}.safetensors" for part in ("ema", "nets")]
+            net.load_state_dict(load_file(next(path for path in files if path.is_file())))
+            net.requires_grad_(False).eval()
+
+    # Without annotations: MLflow takes them for a signature, and there is a better one.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Translate; MLflow has checked names, shapes and types by the signature."""
+        image, label = (np.asarray(model_input[k], np.float32) for k in ("image", "label"))
+        if len(image) != len(label):
+            raise ValueError(f"{len(image)} images and {len(label)} labels; one label an image")
+        if not (np.isfinite(image).all() and np.abs(image).max(initial=0) <= 1):
+            raise ValueError("image: values between -1 and 1 are needed")
+        x, c = self.torch.from_numpy(image.copy()), self.torch.from_numpy(label.copy())
+        with self.torch.inference_mode():
+            # The source labels are not part of the interface; this model does not look at them.
+            return np.asarray(self.model.translate(self.nets, x, c, c).numpy(), np.float32)
+
+
+mlflow.models.set_model(PortableTranslator())

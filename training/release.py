@@ -1,0 +1,302 @@
+"""Steps 9 and 10: a trained model becomes a version of the registry, and perhaps the champion.
+
+    python -m training.release register MODEL EVALUATION DATASET --name stargan --out version.json
+    python -m training.release promote version.json DATASET JUDGE --out verdict.json
+    python -m training.release show|history|rollback stargan
+    python -m training.release verify stargan@champion
+    python -m training.release translate stargan@champion face.png edited.png Blond_Hair
+
+These programs never run code out of the registry: they check every file against the version's
+lineage record and load the weights with this package.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from training import cli, lineage, registry, tracking
+from training.files import read_json, sha256_bytes, write_bytes, write_json
+from training.lineage import MODEL, Lineage, registered_files, verify
+from training.promotion import promote, rollback
+from training.store import Manifest, Store
+
+
+def register(
+    model: Path,
+    evaluation: Path,
+    dataset: Path,
+    name: str,
+    data_md5: str,
+    revision: str,
+    code_hash: str,
+    image: str,
+    out: Path,
+) -> dict[str, Any]:
+    """Make the model a version of the registered model `name`, unless its content already is one.
+
+    Takes the manifests of kind "model", "evaluation" and "dataset". Writes to `out` and returns
+    {"name", "version", "created", "run_id", "content"}. Raises ValueError where the manifests do
+    not belong together or a metric is missing or not finite.
+    """
+    from training import bundle
+
+    store = Store()
+    trained, scored = Manifest.read(model, "model"), Manifest.read(evaluation, "evaluation")
+    data = Manifest.read(dataset, "dataset")
+    _belong_together(trained, scored, data)
+    metrics = _metrics(read_json(scored.local("metrics.json", store)))
+    files = {e.name: trained.local(e.name, store) for e in trained.entries if _travels(e.name)}
+    config = read_json(files["config.json"])
+    record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
+    with registry.lock(name):
+        known = registry.with_content(name, record.content)
+        if known is None:
+            run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary) / "pyfunc"
+                bundle.save(
+                    folder, files, _space(files), config["size"], {"content": record.content}
+                )
+                card = _release_files(folder, name, record, metrics, (trained, scored, data))
+                record = replace(record, files=lineage.digests(folder))
+                tags = {**record.tags(), "lineage": lineage.write(folder, record)}
+                version, _ = registry.add(name, folder, run_id, tags, card)
+            _log_evaluation(run_id, scored, data, data_md5, metrics)
+        else:
+            run_id, version = str(known.run_id), str(known.version)
+    result = {
+        "name": name,
+        "version": version,
+        "created": known is None,
+        "run_id": run_id,
+        "content": record.content,
+    }
+    write_json(out, result)
+    return result
+
+
+def _travels(name: str) -> bool:
+    """Whether a model manifest's file is part of the registered model."""
+    return name in ("config.json", "label_space.json") or name.startswith(("nets/", "ema/"))
+
+
+def _belong_together(trained: Manifest, scored: Manifest, data: Manifest) -> None:
+    pairs = [
+        ("the model was trained on another data set", trained.meta["dataset"], data.digest),
+        ("the evaluation is of another model", scored.meta["model"], trained.digest),
+        ("the evaluation is on another data set", scored.meta["dataset"], data.digest),
+    ]
+    for what, said, found in pairs:
+        if said != found:
+            raise ValueError(f"{what} ({said[:12]}, given {found[:12]}); pass one run's manifests")
+
+
+def _metrics(values: Any) -> dict[str, float]:
+    """The evaluation's numbers; the deciding one and every other must be there and finite."""
+    bad = [k for k, v in values.items() if not isinstance(v, (int, float)) or not math.isfinite(v)]
+    if bad or "success_mean" not in values:
+        what = f"{', '.join(bad)} not finite" if bad else "success_mean is missing"
+        raise ValueError(f"metrics.json: {what}; a model is registered with whole metrics only")
+    return {k: float(v) for k, v in values.items()}
+
+
+def _space(files: Mapping[str, Path]) -> Any:
+    from training.data.labels import LabelSpace
+
+    return LabelSpace.from_json(read_json(files["label_space.json"]))
+
+
+def _lineage(
+    trained: Manifest, scored: Manifest, data: Manifest, given: tuple[str, str, str, str]
+) -> Lineage:
+    from training.resolve import git_state
+
+    data_md5, revision, code_hash, image = given
+    commit, dirty = git_state()
+    weights = {e.name: e.sha256 for e in trained.entries if e.name.startswith(("nets/", "ema/"))}
+    return Lineage(
+        data_md5=data_md5,
+        revision=revision,
+        dataset=data.digest,
+        git_commit=commit,
+        git_dirty=dirty,
+        code_hash=code_hash,
+        config_hash=trained.entry("config.json").sha256,
+        label_space_hash=trained.entry("label_space.json").sha256,
+        lock_hash=sha256_bytes(lineage.lock_bytes()),
+        image=image,
+        seed=int(trained.meta["seed"]),
+        judge=scored.meta["judge"],
+        evaluation=scored.meta["identity"],
+        pipeline_run=tracking.pipeline_run_id(),
+        training_run=trained.meta["mlflow_run"],
+        weights=weights,
+    )
+
+
+def _release_files(
+    folder: Path,
+    name: str,
+    record: Lineage,
+    metrics: dict[str, float],
+    manifests: tuple[Manifest, Manifest, Manifest],
+) -> str:
+    """Write what lies beside the pyfunc: card, lock, metrics and manifests. Returns the card."""
+    import pandas as pd
+
+    from training.card import card
+
+    trained, scored, data = manifests
+    table = pd.read_parquet(data.local("labels.parquet"), columns=["dataset", "split"])
+    counts = {(str(d), str(s)): int(n) for (d, s), n in table.value_counts().items()}
+    files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
+    kinds = {str(d["name"]): str(d["kind"]) for d in data.meta.get("datasets", [])}
+    config = read_json(files["config.json"])
+    text = card(name, config, _space(files), record, metrics, kinds, counts)
+    write_bytes(folder / "README.md", text.encode())
+    write_bytes(folder / lineage.LOCK, lineage.lock_bytes())
+    write_json(folder / "release/metrics.json", metrics)
+    data.write(folder / lineage.DATASET)
+    trained.write(folder / "release/model.json")
+    scored.write(folder / "release/evaluation.json")
+    return text
+
+
+def _log_evaluation(
+    run_id: str, scored: Manifest, data: Manifest, data_md5: str, metrics: dict[str, float]
+) -> None:
+    """Report, grids, scores and the data's version on the pipeline's parent run."""
+    files = {f"evaluation/{e.name}": scored.local(e.name) for e in scored.entries}
+    tracking.log_results(run_id, metrics, files)
+    names = "+".join(d["name"] for d in data.meta.get("datasets", [])) or "data"
+    tracking.log_dataset(run_id, names, data_md5 or data.digest, data_md5)
+
+
+def translator_from(reference: str) -> Any:
+    """The verified translator (`training.models.base.Translator`) of a version."""
+    from training.checkpoint import translator_from_files
+
+    return translator_from_files(registered_files(reference))
+
+
+def translate(reference: str, face: Path, asked: list[str], out: Path) -> None:
+    """Show the face in the picture `face` with the labels `asked` set, all others not.
+
+    The version is verified first. The picture is cut to a square and resized to the model's size.
+    """
+    import torch
+    from PIL import Image, ImageOps
+
+    from training.bundle import label_names
+    from training.data.dataset import to_float, to_uint8
+
+    translator = translator_from(reference)
+    names = label_names(translator.space)[: translator.space.dim_d]
+    label = torch.zeros(1, translator.space.dim_g)
+    for text in asked:
+        hits = [i for i, name in enumerate(names) if text in (name, name.partition("/")[2])]
+        if len(hits) != 1:
+            raise ValueError(f"{text!r}: name one of the model's labels: {', '.join(names)}")
+        label[0, hits[0]] = 1
+    sets = {name.partition("/")[0] for name, on in zip(names, label[0], strict=False) if on}
+    if len(sets) > 1:
+        raise ValueError(f"{', '.join(asked)}: the labels asked for are of {len(sets)} data sets")
+    if len(translator.space.sets) > 1:
+        known = translator.space.index(sets.pop()) if sets else 0
+        label[0, translator.space.dim_d + known] = 1
+    with Image.open(face) as picture:
+        square = ImageOps.fit(picture.convert("RGB"), (translator.size, translator.size))
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+    image = to_float(pixels.view(1, translator.size, translator.size, 3))
+    edited = to_uint8(translator(image, label, label))[0].numpy()
+    Image.fromarray(edited).save(out)
+
+
+def _show(name: str) -> str:
+    """One line a version: number, alias, content, data and when it was judged."""
+    lines, champion = [], registry.champion(name)
+    for found in registry.versions(name):
+        alias = f"@{registry.ALIAS}" if str(found.version) == champion else ""
+        tags = found.tags
+        lines.append(
+            f"{name}/{found.version} {alias:<10} content {tags.get('content', '')[:12]}  "
+            f"data {tags.get('data_md5', '')[:12]}  seed {tags.get('seed', '')}  "
+            f"{tags.get('verdict', 'not judged')}"
+        )
+    return "\n".join(lines) or f"{name}: no version"
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m training.release",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("register", help="make a trained model a version")
+    for kind in ("model", "evaluation", "dataset"):
+        one.add_argument(kind, type=Path, help=f"manifest of kind {kind}")
+    one.add_argument("--name", default="stargan")
+    for option in ("data-md5", "revision", "code-hash", "image"):
+        one.add_argument(f"--{option}", default="", help="for the lineage record")
+    two = commands.add_parser("promote", help="make a version the champion if it earns it")
+    two.add_argument("version", type=Path, help="what register wrote")
+    two.add_argument("dataset", type=Path, help="manifest of kind dataset")
+    two.add_argument("judge", type=Path, help="manifest of kind judge")
+    two.add_argument("--eval-config", default="", help="EvalConfig as JSON")
+    two.add_argument("--override", default="", metavar="REASON", help="promote against the gate")
+    two.add_argument("--seeds", type=Path, nargs="*", default=[], help="replicates: manifests")
+    for command in (one, two):
+        command.add_argument("--out", type=Path, required=True, help="JSON to write")
+    for word, text in (("show", "all versions"), ("history", "every move of the alias")):
+        commands.add_parser(word, help=text).add_argument("name")
+    three = commands.add_parser("rollback", help="back to the previous champion")
+    three.add_argument("name")
+    three.add_argument("--reason", required=True)
+    four = commands.add_parser("verify", help="check a version against its lineage record")
+    four.add_argument("reference", help="NAME@champion or NAME/VERSION")
+    four.add_argument("--no-data", action="store_true", help="leave the training data out")
+    five = commands.add_parser("translate", help="edit a picture with a verified version")
+    five.add_argument("reference", help="NAME@champion or NAME/VERSION")
+    five.add_argument("face", type=Path)
+    five.add_argument("out", type=Path)
+    five.add_argument("labels", nargs="*", help="what the face is to have; all else it has not")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _arguments(argv)
+    if args.command == "register":
+        pieces = (args.data_md5, args.revision, args.code_hash, args.image)
+        result = register(args.model, args.evaluation, args.dataset, args.name, *pieces, args.out)
+        text = json.dumps(result)
+    elif args.command == "promote":
+        result = promote(
+            args.version, args.dataset, args.judge, args.eval_config, args.override, args.out,
+            args.seeds,
+        )  # fmt: skip
+        text = f"{'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"
+    elif args.command == "rollback":
+        text = f"{args.name}@champion is version {rollback(args.name, args.reason)} again"
+    elif args.command == "history":
+        moves = registry.history(args.name)
+        text = "\n".join(json.dumps(move) for move in moves) or f"{args.name}: no champion yet"
+    elif args.command == "show":
+        text = _show(args.name)
+    elif args.command == "verify":
+        record = verify(args.reference, data=not args.no_data)
+        text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
+    else:
+        translate(args.reference, args.face, args.labels, args.out)
+        text = f"synthetic image written to {args.out}"
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
