@@ -202,7 +202,7 @@ def test_rafd_names_are_genuine_and_complete(rafd):
     fields = [RAFD_NAME.fullmatch(name).groups() for name in names]
     assert (
         len(fields)
-        == 48
+        == 24
         == len({(n[7:11], f[0], f[3]) for n, f in zip(names, fields, strict=True)})
     )
     jobs = faces.rafd_jobs(20, faces.SEED)[0]
