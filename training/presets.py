@@ -20,7 +20,7 @@ REPOSITORY = 3_200_000
 _DEMO = Config(
     "stargan",
     "demo",
-    data=DataConfig(size=64),
+    data=DataConfig(size=64, rafd_crop=600, rafd_centre=(340, 407)),  # frames the drawn faces alike
     train=TrainConfig(
         images=28_800,
         decay_images=9_600,
