@@ -21,18 +21,22 @@ _DEMO = Config(
     "stargan",
     "demo",
     data=DataConfig(size=64, rafd_crop=600, rafd_centre=(340, 407)),  # frames the drawn faces alike
+    # Small batches: on two cores the number of updates decides, not their quality.
     train=TrainConfig(
-        images=28_800,
-        decay_images=9_600,
-        warmup_images=6_400,
-        ema=0.99,
-        log_images=800,
-        sample_images=7_200,
-        checkpoint_images=7_200,
+        images=9_600,
+        decay_images=3_600,
+        warmup_images=2_400,
+        batch=4,
+        ema=0.98,
+        log_images=480,
+        sample_images=2_400,
+        checkpoint_images=2_400,
     ),
-    judge=JudgeConfig(images=16_000),
+    judge=JudgeConfig(images=8_000),
     eval=EvalConfig(limit=250),
-    model=StarGAN(conv_dim=32, repeat_num=3, d_conv_dim=32, d_repeat_num=5, g_lr=4e-4, d_lr=4e-4),
+    model=StarGAN(
+        conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=5, n_critic=2, g_lr=8e-4, d_lr=8e-4
+    ),
 )
 
 
