@@ -235,6 +235,14 @@ class TestS3:
         assert error.code == "unreachable"
         assert "AWS_ENDPOINT_URL_S3" in str(error)
 
+    def test_a_server_with_a_name_is_reached(
+        self, version: Version, out: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a cluster, where no DNS knows `bucket.server`."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint.replace("127.0.0.1", "localhost"))
+        pull(version.md5, version.nfiles, out, version.url)
+        assert tree_md5(out)[0] == version.md5
+
     def test_missing_bucket(self, version: Version, out: Path) -> None:
         error = refused(version, out, url="s3://not-made")
         assert error.code == "missing-bucket"

@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 
 from training.files import rename
 from training.progress import Progress
-from training.s3 import Bucket, Code, RemoteError, custom_endpoint, disk_full
+from training.s3 import Bucket, Code, RemoteError, disk_full
 
 POLL = 0.5  # seconds between looks at a running pull
 NAMED = 3  # damaged files that a message names
@@ -215,25 +215,13 @@ def _write_project(work: Path, remote: Remote, md5: str) -> None:
     (work / "data.dvc").write_text(f"outs:\n- md5: {md5}\n  hash: md5\n  path: data\n")
 
 
-def _environment(work: Path) -> dict[str, str]:
-    env = dict(os.environ, DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(work / "site"))
-    own = Path.home() / ".aws" / "config"
-    if custom_endpoint() and "AWS_CONFIG_FILE" not in env and not own.exists():
-        # DVC has no setting of its own for a server without a name per bucket in the DNS.
-        config = work / "aws"
-        config.write_text("[default]\ns3 =\n    addressing_style = path\n")
-        env["AWS_CONFIG_FILE"] = str(config)
-    return env
-
-
 def _dvc_pull(work: Path, nfiles: int) -> tuple[int, str]:
     """Run `dvc pull`, showing how many files have come; its exit code and what it said."""
     command = [sys.executable, "-m", "dvc", "pull"]
+    env = dict(os.environ, DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(work / "site"))
     # Not beside the data: a full disk would swallow the reason.
     with tempfile.TemporaryFile("w+") as errors, Progress("pull", nfiles, "files") as bar:
-        process = subprocess.Popen(
-            command, cwd=work, env=_environment(work), stdout=errors, stderr=errors
-        )
+        process = subprocess.Popen(command, cwd=work, env=env, stdout=errors, stderr=errors)
         try:
             while process.poll() is None:
                 try:

@@ -5,7 +5,6 @@ AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION.
 """
 
 import errno
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,8 +82,6 @@ class Bucket:
         options = options or {}
         self.url, self.name = url.rstrip("/"), parts.netloc
         self.prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        # A server of one's own has no name per bucket in the DNS.
-        own = options.get("endpointurl") or custom_endpoint()
         with explained(self.url):
             session = boto3.Session(profile_name=options.get("profile"))
             self.client = session.client(
@@ -94,11 +91,7 @@ class Bucket:
                 aws_access_key_id=options.get("access_key_id"),
                 aws_secret_access_key=options.get("secret_access_key"),
                 aws_session_token=options.get("session_token"),
-                config=Config(
-                    connect_timeout=5,
-                    retries={"max_attempts": 3, "mode": "standard"},
-                    s3={"addressing_style": "path" if own else "auto"},
-                ),
+                config=Config(connect_timeout=5, retries={"max_attempts": 3, "mode": "standard"}),
             )
 
     def _where(self, key: str) -> dict[str, str]:
@@ -169,8 +162,3 @@ class Bucket:
 
 
 _STANDS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-
-
-def custom_endpoint() -> str:
-    """The environment's address of an S3 server other than AWS's, or the empty text."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
