@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,3 +233,58 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     folder = tmp_path_factory.mktemp("pushed")
     clone, remote = folder / "clone", folder / "remote"
     return Pushed(clone, remote, Pushed.again(clone, str(remote)))
+
+
+class MlflowServer:
+    """`mlflow server` on a free port, over one SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        self.log = (self.folder / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
+             "--port", str(self.port), "--workers", "1",
+             "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}",
+             "--artifacts-destination", str(self.folder / "served")],
+            env=environment, stdout=self.log, stderr=self.log, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                if self.process.poll() is not None:
+                    raise
+                time.sleep(0.2)
+        raise TimeoutError((self.folder / "server.log").read_text()[-2000:])
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
+    """A real MLflow server on loopback that serves the artifacts, too."""
+    (tmp_path / "server").mkdir()
+    running = MlflowServer(tmp_path / "server")
+    yield running
+    running.kill()

@@ -342,14 +342,15 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     calls: list[str] = []
 
     def score(self: Any, files: Any) -> pd.DataFrame:
-        seed = read_json(files["config.json"])["seed"] if files else -1
+        seed = read_json(files["config.json"])["seed"]
         calls.append(str(seed))
         images = np.repeat(np.arange(80), 2)
         return pd.DataFrame(
             {
                 "dataset": "celeba", "index": images, "identity": [f"p{i // 2}" for i in images],
                 "task": ["Black_Hair", "Male"] * 80, "single": True, "changed": True,
-                "success": (images * 7 % 80 < 80 * success.get(seed, 0.0)).astype(float),
+                "success": (images * 7 % 80 < 80 * success[seed]).astype(float),
+                "copy_success": (images == 0).astype(float),
                 "preservation": 0.9, "identity_cosine": 0.8, "self_psnr": 22.0,
             }
         )  # fmt: skip
@@ -498,6 +499,27 @@ def test_a_promoter_that_was_overtaken_judges_against_the_new_champion(
     assert registry.champion("stargan") == "2"
 
 
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_server_in_another_process_serves_the_same_registry(
+    judged: Any, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered, promoted, verified and loaded over HTTP, with the artifacts at the server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    assert judged(0)["promoted"]
+    assert judged(1)["promoted"]
+    assert not register(judged.dataset, 1)["created"]
+    assert promotion.rollback("stargan", "over HTTP") == "1"
+    assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
+    assert "ema/G.safetensors" in release.registered_files("stargan@champion")
+    weights = sorted((mlflow_server.folder / "served").rglob("ema/G.safetensors"))
+    for path in weights:
+        flip_byte(path)
+    with pytest.raises(LineageError, match="weights altered"):
+        release.verify("stargan@champion")
+    assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_server.uri
+
+
 RACER = """
     import sys, time, warnings
     warnings.simplefilter("ignore")
@@ -596,6 +618,8 @@ def test_the_program_shows_versions_history_and_translates(
     release.main(["translate", "stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
     with Image.open(edited) as picture:
         assert picture.size == (16, 16)
+    with pytest.raises(ValueError, match="made with another code"):
+        release.main(["verify", "stargan@champion", "--here"])
     with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
         release.main(["translate", "stargan@champion", str(face), str(edited), "Beard"])
     assert registry.champion("stargan") == "1"

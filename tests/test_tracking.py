@@ -1,15 +1,9 @@
 """What a training's record in MLflow holds, and that no server can stop or slow a training."""
 
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,66 +213,12 @@ def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path)
     assert [record["step"] for _, record in Spool(tmp_path).pending()] == [2]
 
 
-class Server:
-    """`mlflow server` on a free port, over one SQLite file."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.start()
-
-    def start(self) -> None:
-        environment = {
-            **os.environ,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
-        self.log = (self.folder / "server.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-             "--port", str(self.port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}",
-             "--artifacts-destination", str(self.folder / "served")],
-            env=environment, stdout=self.log, stderr=self.log, start_new_session=True,
-        )  # fmt: skip
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except OSError:
-                if self.process.poll() is not None:
-                    raise
-                time.sleep(0.2)
-        raise TimeoutError((self.folder / "server.log").read_text()[-2000:])
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "srv").mkdir()
-    running = Server(tmp_path / "srv")
-    yield running
-    running.kill()
-
-
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
-    place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    place: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     monkeypatch.setattr(tracking, "INTERVAL", 0.1)
     monkeypatch.setattr(tracking, "BACKOFF", 1.0)
     tracker = start(place / "t")
@@ -287,14 +227,14 @@ def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
         if tracker.run_id and history(tracker.run_id, "loss"):
             break
         time.sleep(0.1)
-    server.kill()
+    mlflow_server.kill()
     begin = time.monotonic()
     for step in range(1, 200):
         tracker.metrics({"loss": float(step)}, step)
     tracker.image(np.zeros((8, 8, 3), np.uint8), "samples", 199)
     assert time.monotonic() - begin < 1.0
     time.sleep(1.5)
-    server.start()
+    mlflow_server.start()
     assert tracker.close() == ""
     assert [(s, float(s)) for s in range(200)] == history(tracker.run_id, "loss")
     assert tracking.client().list_artifacts(tracker.run_id, "images")

@@ -80,6 +80,19 @@ def lock_bytes() -> bytes:
     return canonical_json(sorted(found))
 
 
+def differences(record: Lineage) -> list[str]:
+    """What of this installation is not what made the version; a note, not a fault."""
+    from training.resolve import code_hash
+
+    here = {
+        "package lock": (record.lock_hash, sha256_bytes(lock_bytes())),
+        "code": (record.code_hash, code_hash()),
+    }
+    return [
+        f"{what} ({old[:12]}, here {new[:12]})" for what, (old, new) in here.items() if old != new
+    ]
+
+
 def digests(folder: Path) -> dict[str, str]:
     """sha256 of every file under a folder but the record itself, by relative name.
 

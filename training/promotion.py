@@ -6,6 +6,7 @@ Scores are kept in the store by (weights, evaluation identity), so that asking a
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,16 @@ class Contest:
     config: EvalConfig
     store: Store
 
-    @property
+    @cached_property
     def identity(self) -> str:
+        """What two scores must share to be comparable: images, judge, tasks and protocol."""
         from training.evaluate import identity
 
-        return identity(self.dataset, self.judge, self.config)
+        return identity(self.dataset, self.judge, self.config, self.store)
 
-    def scores(self, files: Mapping[str, Path] | None) -> pd.DataFrame:
-        """The score table of a model's files by name; None is the translator that copies."""
-        digests = {n: sha256_file(p) for n, p in sorted(files.items())} if files else "copy"
+    def scores(self, files: Mapping[str, Path]) -> pd.DataFrame:
+        """The score table of a model's files by name; `evaluate` leaves its own in the store."""
+        digests = {name: sha256_file(path) for name, path in sorted(files.items())}
         key = f"scores/{sha256_bytes(canonical_json([digests, self.identity]))}"
         standing = self.store.reference(key)
         if standing:
@@ -61,17 +63,16 @@ class Contest:
         self.store.refer(key, f"{entry.sha256} {entry.size}")
         return table
 
-    def _score(self, files: Mapping[str, Path] | None) -> pd.DataFrame:
+    def _score(self, files: Mapping[str, Path]) -> pd.DataFrame:
         from training.checkpoint import translator_from_files
         from training.data.dataset import Faces
         from training.evaluate import score
         from training.judge import load_judge
-        from training.models.base import CopyInput
 
-        faces = Faces.open(self.dataset, "test", self.store)
         judge = load_judge(self.judge, self.store)
-        translator = translator_from_files(dict(files)) if files else CopyInput()
-        return score(translator, faces, judge, self.config)
+        judge.require()
+        faces = Faces.open(self.dataset, "test", self.store)
+        return score(translator_from_files(dict(files)), faces, judge, self.config)
 
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the labels and the size of this evaluation set."""
@@ -185,12 +186,13 @@ def _gate(
         }
         for manifest in (Manifest.read(path, "model") for path in seeds)
     ]
+    table = contest.scores(challenger)
     return decide(
         contest.scores(standing) if standing is not None else None,
-        contest.scores(challenger),
+        table,
         contest.config,
         [contest.scores(files) for files in replicates],
-        contest.scores(None),
+        table.assign(success=table["copy_success"]),
     )
 
 

@@ -75,36 +75,42 @@ def with_content(name: str, content: str) -> Any | None:
     return min(found, key=lambda v: int(v.version)) if found else None
 
 
-def add(
-    name: str, folder: Path, run_id: str, tags: dict[str, str], description: str
-) -> tuple[str, str]:
-    """Log a saved model's folder under a run and make it a version: (version, model id)."""
-    api, errors = tracking.client(), tracking.mlflow().exceptions
-    entities = tracking.mlflow().entities
+def log_model(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> str:
+    """Log a saved model's folder as a model of the run; returns MLflow's id of it."""
+    api, status = tracking.client(), tracking.mlflow().entities.LoggedModelStatus
     where = api.get_run(run_id).info.experiment_id
     model = api.create_logged_model(where, name=name, source_run_id=run_id, tags=tags)
     try:
         api.log_model_artifacts(model.model_id, str(folder))
     except BaseException:
-        api.finalize_logged_model(model.model_id, entities.LoggedModelStatus.FAILED)
+        api.finalize_logged_model(model.model_id, status.FAILED)
         raise
-    api.finalize_logged_model(model.model_id, entities.LoggedModelStatus.READY)
-    api.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, 0)])
-    try:
-        api.create_registered_model(name)
-    except errors.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    with tracking.as_default():
-        made = api.create_model_version(
-            name,
-            f"models:/{model.model_id}",
-            run_id,
-            tags=tags,
-            description=description,
-            model_id=model.model_id,
-        )
-    return str(made.version), str(model.model_id)
+    api.finalize_logged_model(model.model_id, status.READY)
+    return str(model.model_id)
+
+
+def add(
+    name: str, model_id: str, run_id: str, content: str, tags: dict[str, str], description: str
+) -> tuple[Any, bool]:
+    """Make a logged model a version, unless one of this content came first: (version, made)."""
+    api, errors = tracking.client(), tracking.mlflow().exceptions
+    with lock(name):
+        if known := with_content(name, content):
+            api.delete_logged_model(model_id)
+            return known, False
+        try:
+            api.create_registered_model(name)
+        except errors.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with tracking.as_default():
+            source = f"models:/{model_id}"
+            made = api.create_model_version(
+                name, source, run_id, tags=tags, description=description, model_id=model_id
+            )
+        output = tracking.mlflow().entities.LoggedModelOutput(model_id, 0)
+        api.log_outputs(run_id, [output])
+        return made, True
 
 
 def download(found: Any, folder: Path) -> Path:

@@ -54,27 +54,23 @@ def register(
     files = {e.name: trained.local(e.name, store) for e in trained.entries if _travels(e.name)}
     config = read_json(files["config.json"])
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
-    with registry.lock(name):
-        known = registry.with_content(name, record.content)
-        if known is None:
-            run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary) / "pyfunc"
-                bundle.save(
-                    folder, files, _space(files), config["size"], {"content": record.content}
-                )
-                card = _release_files(folder, name, record, metrics, (trained, scored, data))
-                record = replace(record, files=lineage.digests(folder))
-                tags = {**record.tags(), "lineage": lineage.write(folder, record)}
-                version, _ = registry.add(name, folder, run_id, tags, card)
-            _log_evaluation(run_id, scored, data, data_md5, metrics)
-        else:
-            run_id, version = str(known.run_id), str(known.version)
+    version, created = registry.with_content(name, record.content), False
+    if version is None:
+        run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
+        _log_evaluation(run_id, scored, data, data_md5, metrics)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "pyfunc"
+            bundle.save(folder, files, _space(files), config["size"], {"content": record.content})
+            card = _release_files(folder, name, record, metrics, (trained, scored, data))
+            record = replace(record, files=lineage.digests(folder))
+            tags = {**record.tags(), "lineage": lineage.write(folder, record)}
+            model_id = registry.log_model(name, folder, run_id, tags)
+        version, created = registry.add(name, model_id, run_id, record.content, tags, card)
     result = {
         "name": name,
-        "version": version,
-        "created": known is None,
-        "run_id": run_id,
+        "version": str(version.version),
+        "created": created,
+        "run_id": str(version.run_id),
         "content": record.content,
     }
     write_json(out, result)
@@ -262,6 +258,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     four = commands.add_parser("verify", help="check a version against its lineage record")
     four.add_argument("reference", help="NAME@champion or NAME/VERSION")
     four.add_argument("--no-data", action="store_true", help="leave the training data out")
+    four.add_argument("--here", action="store_true", help="code and lock must be those here")
     five = commands.add_parser("translate", help="edit a picture with a verified version")
     five.add_argument("reference", help="NAME@champion or NAME/VERSION")
     five.add_argument("face", type=Path)
@@ -291,7 +288,11 @@ def main(argv: list[str] | None = None) -> None:
         text = _show(args.name)
     elif args.command == "verify":
         record = verify(args.reference, data=not args.no_data)
+        others = lineage.differences(record)
+        if args.here and others:
+            raise ValueError(f"{args.reference}: made with another {' and '.join(others)}")
         text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
+        text += "".join(f"\nnote: made with another {other}" for other in others)
     else:
         translate(args.reference, args.face, args.labels, args.out)
         text = f"synthetic image written to {args.out}"
