@@ -96,10 +96,7 @@ def save(
         for name, path in files.items():
             (model / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, model / name)
-        with warnings.catch_warnings(), tracking.as_default():
-            warnings.filterwarnings(
-                "ignore", ".*type hints? ", UserWarning
-            )  # the signature says it
+        with warnings.catch_warnings(record=True) as said, tracking.as_default():
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(HERE / "portable.py"),
@@ -109,4 +106,9 @@ def save(
                 input_example={"image": np.zeros((1, 3, size, size), kind), "label": example},
                 pip_requirements=requirements(),
                 metadata={"label_names": label_names(space), **facts},
+            )
+    for warning in said:
+        if "type hint" not in str(warning.message):  # the signature says more than hints could
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
             )
