@@ -190,7 +190,7 @@ def _units() -> list[Rule]:
         Rule("unit_image", "units", "critical", "rows of openface.csv that belong to no image",
              "add a column `file`, or remove the rows", (_known("found"),)),
         Rule("unit_numbers", "kept units", "critical", "action units that are no numbers",
-             "run OpenFace again", tuple(_known(unit) for unit in UNITS)),
+             "run OpenFace again", (_between("numbers", len(UNITS), None),)),
         Rule("unit_range", "kept units", "critical", "action units outside 0 … 5",
              "use the intensities `AU.._r` as OpenFace writes them",
              tuple(_between(unit, 0.0, HIGHEST) for unit in UNITS)),

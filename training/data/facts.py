@@ -32,7 +32,8 @@ def frames(facts: Facts, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
         out["unit columns"] = pd.DataFrame({"column": _unit_columns(), "present": present})
         out["units"] = rows.assign(found=rows["image"].replace("", None))
         if not facts.units.missing:
-            out["kept units"] = rows[rows["kept"]]
+            kept = rows[rows["kept"]]
+            out["kept units"] = kept.assign(numbers=kept[list(UNITS)].notna().sum(axis=1))
     return out
 
 
@@ -47,16 +48,15 @@ def _usable(facts: Facts) -> bool:
 
 
 def _tables(facts: Facts) -> dict[str, pd.DataFrame]:
-    tables: list[tuple[str, str | None, str | None, int, str, bool]] = [
-        (role, t.name, t.format, t.count, t.line_end, t.final_newline)
-        for role, t in facts.tables.items()
+    tables: list[tuple[str, str | None, str | None, bool]] = [
+        (t.name, t.name, t.format, t.final_newline) for t in facts.tables.values()
     ]
     if facts.missing:
-        tables.append(("labels", None, None, 0, "", True))
+        tables.append((facts.missing, None, None, True))
     if facts.units is not None:
         units = facts.units
-        tables.append(("openface", units.name, units.format, len(units.rows), "", True))
-    columns = ["role", "file", "format", "rows", "line_end", "final_newline"]
+        tables.append((units.name, units.name, units.format, True))
+    columns = ["table", "file", "format", "final_newline"]
     out = {"tables": pd.DataFrame(tables, columns=columns)}
     readable = [table for table in facts.tables.values() if table.format in TABLES]
     ragged = [table.ragged.assign(table=table.name) for table in readable]
@@ -85,10 +85,14 @@ def _labels(facts: Facts) -> pd.DataFrame:
         "found": found.where(labels["inside"], labels["file"]),
     }
     if facts.kind == "rafd":
-        more["base"] = labels["file"].str.rpartition("/")[2]
+        more["base"] = _base(labels["file"])
         parts = ["camera", "identity", "expression", "gaze"]
         more["view"] = labels[parts[0]].str.cat([labels[part] for part in parts[1:]], sep="_")
     return labels.assign(**more)
+
+
+def _base(files: pd.Series) -> pd.Series:
+    return files.str.split("/").str[-1]
 
 
 def _identities(labels: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +107,11 @@ def _identities(labels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images(facts: Facts, labels: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    labelled = images["file"].isin(labels["image"]) if _usable(facts) else True
+    # Rows that are ragged or lead out of the folder are faults of their own.
+    faulty = [*labels.loc[~labels["inside"], "file"]]
+    faulty += [file for table in facts.tables.values() for file in table.ragged["file"]]
+    named = _base(images["file"]).isin([file.rpartition("/")[2] for file in faulty])
+    labelled = images["file"].isin(labels["image"]) | named if _usable(facts) else True
     parts = dict(zip(labels["image"], labels["part"], strict=True))
     part = images["file"].map(parts).replace("", None)
     several = part.groupby(images["sha256"]).transform("nunique")

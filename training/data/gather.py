@@ -156,7 +156,7 @@ def _celeba(tree: Tree, config: DataConfig) -> Facts:
         return Facts("celeba", images, empty, tables, "list_attr_celeba.txt", units=units)
     table = tables["labels"]
     labels = _table_labels(table, Images(images))
-    stems = [_stem(file) for file in labels["file"]]
+    stems = [_stem(file.rpartition("/")[2]) for file in labels["file"]]
     labels["identity"] = _joined(stems, tables.get("identities"))
     parts = _joined(stems, tables.get("parts"))
     labels["part"] = [CELEBA_PARTS.get(p, p) if p is not None else None for p in parts]

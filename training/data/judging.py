@@ -14,7 +14,7 @@ from training.data.expectations import Check, Rule
 LISTED = 20  # offending rows kept for each check
 # The columns by which a row of each frame is named, beside the one that is judged.
 NAMES = {
-    "tables": ("file",), "counts": ("file",), "ragged": ("table", "line", "text"),
+    "tables": ("table",), "counts": ("file",), "ragged": ("table", "line", "text"),
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
     "labels": ("line", "file"), "identities": ("identity",), "images": ("file", "size"),
     "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
@@ -40,7 +40,7 @@ class Finding:
 
     def __str__(self) -> str:
         """One line: name, fault, count, the first rows, mend."""
-        rows = [", ".join(f"{k} {v}" for k, v in row.items()) for row in self.rows[:3]]
+        rows = [", ".join(f"{k} {shown(v)}" for k, v in row.items()) for row in self.rows[:3]]
         seen = "; ".join(rows) or self.observed
         more = f"; and {self.count - 3} more" if self.count > 3 else ""
         number = f"{self.count} of {self.total}" if self.count else ""
@@ -48,13 +48,13 @@ class Finding:
         return ": ".join(part for part in parts if part) + f". Mend: {self.rule.mend}"
 
 
-def judge(
-    name: str, frames: Mapping[str, pd.DataFrame], rules: Sequence[Rule], docs: Path | None
-) -> list[Finding]:
-    """Run the rules over the frames of data set `name`; one finding a rule, in their order.
+def shown(value: Any) -> str:
+    """A cell as a person reads it."""
+    return "missing" if pd.isna(value) else str(value)
 
-    With `docs`, Great Expectations adds its own pages to that folder.
-    """
+
+def open_context() -> Any:
+    """A Great Expectations context in memory; one serves several data sets."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would post to its makers
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -62,28 +62,37 @@ def judge(
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    actions = _docs(context, docs) if docs else []
+    return context
+
+
+def judge(
+    context: Any, name: str, frames: Mapping[str, pd.DataFrame], rules: Sequence[Rule]
+) -> list[Finding]:
+    """Run the rules over the frames of data set `name`; one finding a rule, in their order."""
+    import great_expectations as gx
+
     source = context.data_sources.add_pandas(name)
     results: dict[str, list[tuple[Check, Any]]] = {rule.name: [] for rule in rules}
     for frame in dict.fromkeys(rule.frame for rule in rules):
-        suite = gx.ExpectationSuite(name=f"{name}: {frame}")
-        checks = []
+        checks: list[Check] = []
+        expectations = []
         for rule in (r for r in rules if r.frame == frame):
             for check in rule.checks:
                 cls = getattr(gx.expectations, check.kind)
                 more = {"severity": rule.severity, "meta": {"rule": rule.name, "n": len(checks)}}
-                suite.add_expectation(cls(**check.arguments, **more))
+                expectations.append(cls(**check.arguments, **more))
                 checks.append(check)
+        title = f"{name}-{frame.replace(' ', '-')}"
+        suite = gx.ExpectationSuite(name=title, expectations=expectations)
         asset = source.add_dataframe_asset(frame.replace(" ", "_"))
         definition = gx.ValidationDefinition(
-            name=f"{name}: {frame}",
+            name=title,
             data=asset.add_batch_definition_whole_dataframe("all"),
             suite=context.suites.add(suite),
         )
         checkpoint = gx.Checkpoint(
-            name=f"{name}: {frame}",
+            name=title,
             validation_definitions=[context.validation_definitions.add(definition)],
-            actions=actions,
             # Rows are found again below: its own row lists take minutes where every row offends.
             result_format={"result_format": "BASIC", "partial_unexpected_count": LISTED},
         )
@@ -94,21 +103,16 @@ def judge(
     return [_finding(rule, frames[rule.frame], results[rule.name]) for rule in rules]
 
 
-def _docs(context: Any, docs: Path) -> list[Any]:
-    from great_expectations.checkpoint import UpdateDataDocsAction
-
-    context.add_data_docs_site(
-        site_name="docs",
-        site_config={
-            "class_name": "SiteBuilder",
-            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-            "store_backend": {
-                "class_name": "TupleFilesystemStoreBackend",
-                "base_directory": str(docs.resolve()),
-            },
-        },
-    )
-    return [UpdateDataDocsAction(name="docs", site_names=["docs"])]
+def write_docs(context: Any, docs: Path) -> None:
+    """Write Great Expectations' own pages about everything that the context has judged."""
+    store = {
+        "class_name": "TupleFilesystemStoreBackend",
+        "base_directory": str(docs.resolve()),
+    }
+    index = {"class_name": "DefaultSiteIndexBuilder"}
+    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
+    context.add_data_docs_site(site_name="docs", site_config=site)
+    context.build_data_docs(site_names=["docs"])
 
 
 def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) -> Finding:

@@ -7,9 +7,9 @@ in either case, and Great Expectations' own pages beside it on request.
 import argparse
 import os
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +19,7 @@ from training.data.expectations import rules
 from training.data.facts import frames
 from training.data.gather import Facts, gather
 from training.data.images import image_facts
-from training.data.judging import Finding, judge
+from training.data.judging import Finding, judge, open_context, write_docs
 from training.data.tree import Tree, open_raw
 from training.data.validate_report import render
 from training.files import whole_folder, write_bytes
@@ -49,20 +49,22 @@ def check(
     kind: str,
     tree: Tree,
     config: DataConfig,
-    docs: Path | None = None,
     *,
+    context: Any = None,
     without: Collection[str] = (),
     workers: int = 0,
 ) -> Outcome:
     """Judge one data set by every rule but those named in `without`.
 
-    `workers`: threads that read and decode the images; 0 for every core.
+    `context`: of Great Expectations, a new one by default. `workers`: threads that read and decode
+    the images; 0 for every core.
     """
     facts = gather(kind, tree, config)
     images = image_facts(tree, facts.images, kind, config, workers or _cores(), f"validate {name}")
     tables = frames(facts, images)
     wanted = [rule for rule in rules(facts, tables, config) if rule.name not in without]
-    return Outcome(name, facts, tables, judge(name, tables, wanted, docs))
+    findings = judge(context or open_context(), name, tables, wanted)
+    return Outcome(name, facts, tables, findings)
 
 
 def validate(
@@ -84,10 +86,14 @@ def validate(
     manifest = Manifest.read(raw, "raw")
     trees = open_raw(manifest, store)
     outcomes = []
-    with whole_folder(Path(docs)) if docs else nullcontext() as pages:
-        for dataset in manifest.meta["datasets"]:
-            name, kind = dataset["name"], dataset["kind"]
-            outcomes.append(check(name, kind, trees[name], config, pages, workers=workers))
+    context = open_context()
+    for dataset in manifest.meta["datasets"]:
+        name, kind = dataset["name"], dataset["kind"]
+        outcome = check(name, kind, trees[name], config, context=context, workers=workers)
+        outcomes.append(outcome)
+    if docs:
+        with whole_folder(Path(docs)) as pages:
+            write_docs(context, pages)
     write_bytes(report, render(outcomes, trees, config, manifest.meta).encode())
     _refuse(outcomes, report)
 

@@ -11,7 +11,7 @@ from training import report
 from training.config import DataConfig
 from training.data.cut import UnusableError, cut
 from training.data.gather import VALUES, Facts
-from training.data.judging import LISTED, Finding
+from training.data.judging import LISTED, Finding, shown
 from training.data.tree import Tree
 from training.pictures import grid
 
@@ -63,10 +63,10 @@ def _dataset(outcome: "Outcome", tree: Tree, config: DataConfig) -> list[Markup]
         caption = "Class balance; the share of a binary label is that of its rarer value"
         parts.append(report.table(("label", "images", "share"), rows, caption))
     results = [
-        (f.rule.name, f.rule.frame, f.rule.severity, "passed" if f.passed else "failed", f.total)
+        (f.rule.name, f.rule.fault, f.rule.severity, "passed" if f.passed else "failed", f.total)
         for f in outcome.findings
     ]
-    heads = ("expectation", "judges", "severity", "result", "rows judged")
+    heads = ("expectation", "refuses or reports", "severity", "result", "rows judged")
     parts.append(report.table(heads, results, "Every expectation"))
     return parts
 
@@ -80,14 +80,10 @@ def _finding(finding: Finding) -> list[Markup]:
     )
     parts = [report.note(text, level)]
     for heads in dict.fromkeys(tuple(row) for row in finding.rows):
-        rows = [[_plain(v) for v in row.values()] for row in finding.rows if tuple(row) == heads]
+        rows = [[shown(v) for v in row.values()] for row in finding.rows if tuple(row) == heads]
         more = f"; the first {LISTED} at most" if finding.count > len(finding.rows) else ""
         parts.append(report.table(heads, rows, f"Offending rows{more}"))
     return parts
-
-
-def _plain(value: Any) -> str:
-    return "missing" if pd.isna(value) else str(value)
 
 
 def _summary(tables: Mapping[str, pd.DataFrame]) -> Markup:
