@@ -21,6 +21,10 @@ def collect(run: LocalRun) -> list[Path]:
     for step, output in (("evaluate", "metrics"), ("register", "out"), ("promote", "out")):
         name = output if output != "out" else step
         shutil.copyfile(run.file(step, output), run.report / f"{name}.json")
+    page = run.file("promote", "out").with_name("out.html")
+    if page.is_file():  # a standing champion is not judged again
+        out.append(run.report / "promote.html")
+        shutil.copyfile(page, out[-1])
     evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
     for entry in evaluation.entries:
         if entry.name.endswith(".png"):
@@ -44,7 +48,8 @@ def rescue(run: LocalRun) -> list[Path]:
 def table(metrics: dict[str, float]) -> str:
     """Metrics by name, one a line."""
     width = max(map(len, metrics), default=0)
-    return "\n".join(f"  {name:<{width}}  {value:>9.4f}" for name, value in sorted(metrics.items()))
+    shown = {name: f"{v:,.0f}" if v >= 1000 else f"{v:.4f}" for name, v in metrics.items()}
+    return "\n".join(f"  {name:<{width}}  {text:>11}" for name, text in sorted(shown.items()))
 
 
 def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
