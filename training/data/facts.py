@@ -11,6 +11,7 @@ from training.data.tables import FILE_COLUMNS, TABLES
 from training.data.units import UNITS
 
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")  # at most one is true of a face
+ON = [word for word, value in VALUES.items() if value == 1]
 LEAST_SHARE = 0.01  # of a binary label's rarer value, below which it is reported
 LEAST_CLASS = 0.2  # of an equal share, the same for a class
 
@@ -110,8 +111,13 @@ def _images(facts: Facts, labels: pd.DataFrame, images: pd.DataFrame) -> pd.Data
     # Rows that are ragged or lead out of the folder are faults of their own.
     faulty = [*labels.loc[~labels["inside"], "file"]]
     faulty += [file for table in facts.tables.values() for file in table.ragged["file"]]
-    named = _base(images["file"]).isin([file.rpartition("/")[2] for file in faulty])
-    labelled = images["file"].isin(labels["image"]) | named if _usable(facts) else True
+    faulty_names = {file.rpartition("/")[2] for file in faulty}
+    known = set(labels["image"])
+    told = _usable(facts)
+    labelled = [
+        not told or file in known or file.rpartition("/")[2] in faulty_names
+        for file in images["file"]
+    ]
     parts = dict(zip(labels["image"], labels["part"], strict=True))
     part = images["file"].map(parts).replace("", None)
     several = part.groupby(images["sha256"]).transform("nunique")
@@ -123,7 +129,7 @@ def _classes(facts: Facts, labels: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in facts.needed:
         if name in facts.checked and len(labels):
-            on = labels[name].astype("str").map(VALUES).eq(1)
+            on = labels[name].isin(ON)
             rows.append((name, int(on.sum()), min(on.mean(), 1 - on.mean()), LEAST_SHARE))
     for column in ("expression", "class"):
         if column in labels:
@@ -138,5 +144,5 @@ def _hair(facts: Facts, labels: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in HAIR if name in facts.checked]
     if len(names) < 2:
         return pd.DataFrame()
-    colours = sum(labels[name].astype("str").map(VALUES).eq(1).astype("int8") for name in names)
+    colours = sum(labels[name].isin(ON).astype("int8") for name in names)
     return pd.DataFrame({"file": labels["file"], "line": labels["line"], "colours": colours})

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import pandas as pd
 
@@ -95,9 +94,9 @@ def pictures(names: Iterable[str]) -> list[str]:
 
 def _find(names: Iterable[str], wanted: tuple[str, ...]) -> str:
     """The file with the first of the `wanted` base names, the least deep one; "" if none."""
-    found = [name for name in names if PurePosixPath(name).name.lower() in wanted]
-    rank = {name: wanted.index(PurePosixPath(name).name.lower()) for name in found}
-    return min(found, key=lambda name: (rank[name], name.count("/"), name), default="")
+    bases = {name: name.rpartition("/")[2].lower() for name in names}
+    found = [name for name, base in bases.items() if base in wanted]
+    return min(found, key=lambda n: (wanted.index(bases[n]), n.count("/"), n), default="")
 
 
 def _stem(name: str) -> str:

@@ -8,7 +8,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from training.files import fsync, rename, whole_folder
@@ -36,8 +36,8 @@ class Tree(Protocol):
 
 def check_name(name: str) -> str:
     """`name` if it is relative and stays below its root; otherwise ValueError."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+    parts = set(name.split("/"))
+    if parts <= {"", "."} or name[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
         raise ValueError(f"{name!r}: a relative name that stays inside the data folder is needed")
     try:
         name.encode()
