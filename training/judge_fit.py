@@ -99,7 +99,7 @@ def _fit(
     people, _ = _people(part)
     modules = nn.ModuleList([net, *([extra] if extra else [])]).to(device).train()
     steps = max(1, config.images // config.batch)
-    optimiser = torch.optim.AdamW(modules.parameters(), config.lr, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(modules.parameters(), config.lr, weight_decay=0.05, fused=True)
     order, stream = torch.empty(0, dtype=torch.long), generator(config.seed, what)
     with Progress(what, steps * config.batch, "images") as progress:
         for step in range(steps):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 PSNR_CAP = 100.0  # dB; equal images have no finite PSNR
@@ -36,6 +35,18 @@ def psnr(a: Tensor, b: Tensor) -> np.ndarray:
     return np.asarray(10 * np.log10(255.0**2 / np.maximum(mse, worst)))
 
 
+def _window(length: int, gaussian: bool) -> Tensor:
+    """(length − taps + 1, length): the filter's valid positions along one side, as a matrix.
+
+    On a CPU two products with it are several times faster than pooling or convolving one channel.
+    """
+    taps = torch.exp(-0.5 * (torch.arange(-5, 6) / 1.5).square()) if gaussian else torch.ones(7)
+    band = torch.zeros(length - len(taps) + 1, length)
+    for i, row in enumerate(band):
+        row[i : i + len(taps)] = taps / taps.sum()
+    return band
+
+
 def ssim(a: Tensor, b: Tensor, *, gaussian: bool = False) -> np.ndarray:
     """Structural similarity of each image (Wang et al. 2004), float64 (n,); uint8 (n, H, W, 3).
 
@@ -47,26 +58,23 @@ def ssim(a: Tensor, b: Tensor, *, gaussian: bool = False) -> np.ndarray:
     window = 11 if gaussian else 7
     if min(a.shape[1:3]) < window:
         raise ValueError(f"images of {a.shape[1]}×{a.shape[2]} px; at least {window} are needed")
-    x, y = (v.permute(0, 3, 1, 2).double().div(255.0).flatten(0, 1)[:, None] for v in (a, b))
-    if gaussian:
-        taps = torch.exp(-0.5 * (torch.arange(-5, 6, device=x.device).to(x.dtype) / 1.5).square())
-        taps = taps / taps.sum()
+    x, y = (v.permute(0, 3, 1, 2).float().div(255.0) for v in (a, b))
+    ux, uy = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+    x, y = x - ux, y - uy  # variances do not mind, and float32 stays exact enough
+    rows, columns = (_window(n, gaussian).to(x) for n in x.shape[2:])
 
-        def smooth(v: Tensor) -> Tensor:
-            return F.conv2d(F.conv2d(v, taps.view(1, 1, 11, 1)), taps.view(1, 1, 1, 11))
-    else:
-
-        def smooth(v: Tensor) -> Tensor:
-            return F.avg_pool2d(v, window, 1)
+    def smooth(v: Tensor) -> Tensor:
+        return rows @ v @ columns.T
 
     unbias = 1.0 if gaussian else window**2 / (window**2 - 1)
     mx, my = smooth(x), smooth(y)
     vx = unbias * (smooth(x * x) - mx * mx)
     vy = unbias * (smooth(y * y) - my * my)
     vxy = unbias * (smooth(x * y) - mx * my)
+    mx, my = mx + ux, my + uy
     c1, c2 = 0.01**2, 0.03**2
     value = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return value.mean((1, 2, 3)).view(len(a), 3).mean(1).cpu().numpy()
+    return value.double().mean((1, 2, 3)).cpu().numpy()
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
