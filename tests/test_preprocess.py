@@ -16,6 +16,7 @@ from PIL import Image
 
 from training.config import DataConfig, to_json
 from training.data import preprocess as module
+from training.data import shards
 from training.data.dataset import Faces
 from training.data.gather import ATTRIBUTES, EXPRESSIONS
 from training.data.preprocess import PreprocessError, preprocess, write_folders
@@ -291,6 +292,7 @@ import pandas, pyarrow.parquet
 from PIL import Image
 Image.init()
 import training.files, training.store, training.data.preprocess as module
+import training.data.shards as shards
 from training.store import Manifest, Store
 clean, config, before = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "before"
 left = 0
@@ -308,7 +310,7 @@ def deadly(function):
 
 for name in ("fsync", "rename", "write_bytes", "write_json"):
     wrapped = deadly(getattr(training.files, name))
-    for place in (training.files, training.store, module):
+    for place in (training.files, training.store, module, shards):
         if hasattr(place, name):
             setattr(place, name, wrapped)
 
@@ -373,20 +375,20 @@ def test_finished_shards_are_reused(
     celeba(tmp_path / "celeba")
     path = raw(tmp_path, store, celeba="celeba")
     done: list[str] = []
-    write, cut = module.Job._write, module.cut
+    write, cut = module.write_shard, shards.cut
 
-    def watched(self: module.Job, path: Path, *rest: object) -> object:
+    def watched(path: Path, *rest: object) -> object:
         if len(done) == 3:
             raise OSError("disk full")
         done.append(path.name)
-        return write(self, path, *rest)  # type: ignore[arg-type]
+        return write(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module.Job, "_write", watched)
+    monkeypatch.setattr(module, "write_shard", watched)
     with pytest.raises(OSError, match="disk full"):
         go(path)
-    monkeypatch.setattr(module.Job, "_write", write)
+    monkeypatch.setattr(module, "write_shard", write)
     calls: list[int] = []
-    monkeypatch.setattr(module, "cut", lambda *a: calls.append(1) or cut(*a))
+    monkeypatch.setattr(shards, "cut", lambda *a: calls.append(1) or cut(*a))
     resumed = go(path)
     assert len(calls) == 30, "finished shards were cut again"
     calls.clear()

@@ -7,6 +7,7 @@ the same pixels, half the time.
 
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+ROOM = 8 * 2**20  # bytes a thread keeps for decoding; a 681x1024 image takes 2.8 MB
 MODES = ("RGB", "L", "LA", "P", "PA", "RGBA", "CMYK", "1")  # 8 bits a channel or fewer
 # What Pillow's readers raise on broken bytes.
 BROKEN = (
@@ -37,6 +39,7 @@ BROKEN = (
 )  # fmt: skip
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
+_local = threading.local()
 turbo: Any = import_module("simplejpeg") if find_spec("simplejpeg") else None
 
 
@@ -110,7 +113,7 @@ def _decode_turbo(data: bytes, kind: str, config: DataConfig) -> Image.Image | N
         if space != "YCbCr":
             return None
         left, top, right, bottom = _check_size(width, height, kind, config)
-        pixels = turbo.decode_jpeg(data, "RGBX")
+        pixels = turbo.decode_jpeg(data, "RGBX", buffer=_room(width * height * 4))
     except UnusableError:
         raise
     except ValueError:
@@ -120,6 +123,17 @@ def _decode_turbo(data: bytes, kind: str, config: DataConfig) -> Image.Image | N
     values = pa.Array.from_buffers(pa.uint8(), part.size, [None, pa.py_buffer(part)])
     size = (right - left, bottom - top)
     return Image.fromarrow(pa.FixedSizeListArray.from_arrays(values, 4), "RGB", size)
+
+
+def _room(size: int) -> np.ndarray | None:
+    """Memory of this thread to decode into: fresh pages for every image cost as much as a third
+    of its decoding. None (the decoder takes its own) for large images.
+    """
+    if size > ROOM:
+        return None
+    if not hasattr(_local, "room"):
+        _local.room = np.empty(ROOM, np.uint8)
+    return _local.room[:size]
 
 
 def _decode_pillow(data: bytes, kind: str, config: DataConfig, upright: bool) -> Image.Image:

@@ -23,30 +23,21 @@ from PIL import Image
 
 from training.cli import run
 from training.config import DataConfig, from_json, to_json
-from training.data.cut import UnusableError, cut
+from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source
 from training.data.split import SPLITS, assign, first
 from training.data.tree import Tree, open_raw
-from training.files import canonical_json, fsync, read_json, sha256_bytes, write_bytes, write_json
+from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.progress import Progress
 from training.store import Entry, Manifest, Store
 
 VERSION = 1  # of what the steps below do to pixels and rows; part of the work folder's name
-CHUNK = 32  # images a task: a few tens of ms
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
 
 
 class PreprocessError(ValueError):
     """Too many unusable images, or a split without any."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one image: the digest of its bytes and why it was dropped, if it was."""
-
-    sha256: str
-    reason: str = ""
 
 
 def preprocess(
@@ -139,7 +130,7 @@ class Job:
                 progress.step(len(files))
                 return entry, [Outcome(*row) for row in value["outcomes"]]
         path = self.work / name
-        outcomes = self._write(path, files, pool, progress)
+        outcomes = write_shard(path, self.tree, files, self.kind, self.config, pool, progress)
         kept = sum(not outcome.reason for outcome in outcomes)
         entry = self.store.put(path, name, kept) if kept else Entry(name, "", 0, 0)
         path.unlink()
@@ -148,45 +139,6 @@ class Job:
             {"entry": asdict(entry), "outcomes": [[o.sha256, o.reason] for o in outcomes]},
         )
         return entry, outcomes
-
-    def _write(
-        self, path: Path, files: list[str], pool: ThreadPoolExecutor, progress: Progress
-    ) -> list[Outcome]:
-        """Write the usable images of `files`, in order, to a .npy file."""
-        side = self.config.size
-        pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(files), side, side, 3))
-
-        def chunk(start: int) -> list[Outcome]:
-            part = range(start, min(start + CHUNK, len(files)))
-            return [self._image(files[i], pixels[i]) for i in part]
-
-        outcomes: list[Outcome] = []
-        for done in pool.map(chunk, range(0, len(files), CHUNK)):
-            outcomes += done
-            progress.step(len(done))
-        kept = [i for i, outcome in enumerate(outcomes) if not outcome.reason]
-        pixels.flush()
-        if 0 < len(kept) < len(files):  # close the gaps
-            part = path.with_suffix(".part")
-            whole = np.lib.format.open_memmap(part, "w+", np.uint8, (len(kept), side, side, 3))
-            for row, i in enumerate(kept):
-                whole[row] = pixels[i]
-            whole.flush()
-            part.replace(path)
-        fsync(path)
-        return outcomes
-
-    def _image(self, file: str, row: np.ndarray) -> Outcome:
-        try:
-            data = self.tree.read(file)
-        except ValueError as error:
-            return Outcome("", str(error))
-        digest = sha256_bytes(data)
-        try:
-            row[...] = cut(data, self.kind, self.config)
-        except UnusableError as error:
-            return Outcome(digest, str(error))
-        return Outcome(digest)
 
     def _parquet(self, frame: pd.DataFrame) -> Entry:
         buffer = io.BytesIO()

@@ -1,0 +1,111 @@
+"""Our preprocessing against a plain Pillow loop, side by side: same images, square and filter.
+
+    python benchmarks/preprocess.py --images data/celeba/img_align_celeba
+    python benchmarks/preprocess.py --images data/rafd --kind rafd
+
+The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them. Ours
+is the step's own code on one worker: read from a tar, hash (the plain loop hashes nothing), cut,
+write into a shard, push it to the disk. Their pixels must be equal before anything is reported.
+Short rounds alternate; rates are images a second of CPU time in the best round of each, which is
+what one core gives however many other processes share the machine.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, features
+
+from training.config import DataConfig
+from training.data.cut import FILTERS, box, turbo
+from training.data.shards import write_shard
+from training.data.tree import Folder, Tars, pack
+from training.progress import Progress
+
+
+def plain(files: list[Path], kind: str, config: DataConfig, out: Path) -> None:
+    rows = []
+    for file in files:
+        with Image.open(file) as image:
+            square = box(kind, *image.size, config)
+            part = image.convert("RGB").crop(square)
+        part = part.resize((config.size, config.size), FILTERS[config.interpolation])
+        rows.append(np.asarray(part))
+    np.save(out, np.stack(rows))
+
+
+def packed(files: list[Path], folder: Path) -> Tars:
+    """The images as the step receives them, in a tar."""
+    (folder / "raw").mkdir()
+    for file in files:
+        shutil.copyfile(file, folder / "raw" / file.name)
+    return Tars(pack(Folder(folder / "raw"), folder, "raw"))
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+    turbo_version = getattr(turbo, "__version__", "absent")
+    return (
+        f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, Pillow "
+        f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')}), "
+        f"simplejpeg {turbo_version}, NumPy {np.__version__}"
+    )
+
+
+def compare(files: list[Path], kind: str, config: DataConfig, rounds: int) -> str:
+    """One line of result: images/s of a core for both, and their ratio."""
+    names = [file.name for file in files]
+    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
+        folder = Path(name)
+        tree = packed(files, folder)
+        for _ in range(rounds):
+            start = time.process_time()
+            plain(files, kind, config, folder / "plain.npy")
+            seconds["plain"].append(time.process_time() - start)
+            progress = Progress("ours", len(files), "images")
+            start = time.process_time()
+            outcomes = write_shard(folder / "ours.npy", tree, names, kind, config, pool, progress)
+            seconds["ours"].append(time.process_time() - start)
+        bad = [outcome.reason for outcome in outcomes if outcome.reason]
+        if bad or not np.array_equal(np.load(folder / "plain.npy"), np.load(folder / "ours.npy")):
+            raise ValueError(f"{kind}: the pixels differ {bad[:1]}; nothing to compare")
+    ratios = [p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True)]
+    rates = {k: len(files) / min(v) for k, v in seconds.items()}
+    ratio = rates["ours"] / rates["plain"]
+    return (
+        f"{kind} -> {config.size} px {config.interpolation}: plain {rates['plain']:.0f}, ours "
+        f"{rates['ours']:.0f} images/s a core, ratio {ratio:.2f} (median of "
+        f"{rounds} rounds of {len(files)}: {statistics.median(ratios):.2f}), pixels equal"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, default=Path("data/celeba/img_align_celeba"))
+    parser.add_argument("--kind", default="celeba", choices=("celeba", "rafd", "folders"))
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    files = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    files = files[: options.count]
+    if not files:
+        raise SystemExit(f"{options.images}: no images; name a folder with --images")
+    print(machine())
+    for interpolation in ("bilinear", "bicubic", "lanczos"):
+        config = DataConfig(size=options.size, interpolation=interpolation)
+        print(compare(files, options.kind, config, options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
