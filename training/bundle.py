@@ -93,13 +93,15 @@ def save(
             target = code / path.relative_to(HERE)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+        portable = Path(temporary) / "portable.py"  # MLmodel notes its path
+        shutil.copyfile(HERE / portable.name, portable)
         for name, path in files.items():
             (model / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, model / name)
         with warnings.catch_warnings(record=True) as said, tracking.as_default():
             mlflow.pyfunc.save_model(
                 str(folder),
-                python_model=str(HERE / "portable.py"),
+                python_model=str(portable),
                 artifacts={"model": str(model)},
                 code_paths=[str(code)],
                 signature=signature,

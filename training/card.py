@@ -39,7 +39,7 @@ from PIL import Image
 model = mlflow.pyfunc.load_model("models:/{{ name }}@champion")
 face = Image.open("face.png").convert("RGB").resize(({{ config.size }}, {{ config.size }}))
 image = np.asarray(face, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-label = np.array([[{{ example }}]], np.float32)  # {{ labels | join(", ") }}
+label = np.array([[{{ example }}]], np.float32)  # {{ code_labels }}
 out = model.predict({"image": image, "label": label})[0].transpose(1, 2, 0)
 Image.fromarray(((out + 1) * 127.5).round().clip(0, 255).astype(np.uint8)).save("edited.png")
 ```
@@ -126,6 +126,7 @@ def card(
         config=config,
         lineage=lineage,
         labels=[_plain(label) for label in label_names(space)],
+        code_labels=", ".join(label_names(space)).replace("`", "").replace("\n", " "),
         example=", ".join(f"{value:g}" for value in example),
         masked=len(space.sets) > 1,
         data=data,
