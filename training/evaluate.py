@@ -1,0 +1,355 @@
+"""What a model can do, by a frozen judge's word, on test images that neither has trained on.
+
+E1 edit success of every task, E2 preservation of the other labels, E3 reconstruction (self and
+cycle, never mixed), E4 Fréchet distances beside their floor, E6 identity, E7 cost; beside them,
+what the translator that copies its input scores.
+
+python -m training.evaluate MODEL DATASET JUDGE --out O --report R.html --metrics M.json
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from training import cli
+from training.checkpoint import load_translator
+from training.config import EvalConfig, from_json
+from training.data.dataset import Faces, to_float
+from training.distances import Distances
+from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from training.gallery import Figure, compared, facts, masks, samples, worst
+from training.judge import Judge, load_judge
+from training.metrics import bootstrap, macs, parameters, proportion_interval, throughput
+from training.models.base import Translator
+from training.protocol import PROTOCOL
+from training.score import Translate, View, copies, run, score, space_of, spread, views
+from training.scorecard import scorecard
+from training.store import Manifest, Store
+
+Numbers = dict[str, float]
+
+
+def clusters(table: pd.DataFrame) -> np.ndarray:
+    """Who each row shows; an image of nobody known stands alone."""
+    alone = "image " + table["index"].astype(str)
+    who = table["identity"].where(table["identity"] != "", alone)
+    return np.asarray((table["dataset"] + "/" + who).to_numpy(str))
+
+
+def key(*parts: str) -> str:
+    """A metric's name: only what every tracker takes."""
+    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts if part)
+
+
+def by_task(table: pd.DataFrame, config: EvalConfig) -> list[dict[str, Any]]:
+    """E1, E2, E6 of each task over the images that it changes, with 95 % intervals."""
+    out = []
+    for (dataset, task), all_rows in table.groupby(["dataset", "task"], sort=False):
+        rows = all_rows[all_rows["changed"]]
+        if rows.empty:
+            continue
+        who = clusters(rows)
+        low, high = proportion_interval(rows["success"].to_numpy(), who, config.bootstrap)
+        out.append(
+            {
+                "dataset": dataset,
+                "task": task,
+                "single": bool(rows["single"].iloc[0]),
+                "images": len(rows),
+                "people": len(np.unique(who)),
+                "success": float(rows["success"].mean()),
+                "low": low,
+                "high": high,
+                "copy_success": float(rows["copy_success"].mean()),
+                "blind_success": float(rows["blind_success"].mean()),
+                "preservation": float(rows["preservation"].mean()),
+                "others": int(rows["others"].iloc[0]),
+                "identity_cosine": float(rows["identity_cosine"].mean()),
+            }
+        )
+    return out
+
+
+def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[dict[str, Any]]]:
+    """The flat metrics of a score table, and the table of its tasks.
+
+    success_mean is the mean over single-edit tasks of each one's share of successes, among images
+    that the task changes; learned is 1 where its rise over copied inputs, and over the model's own
+    reconstructions, paired and drawn over identities, lies above 0 with 95 % certainty. Raises
+    ValueError where nothing was edited.
+    """
+    tasks = by_task(table, config)
+    singles = [t for t in tasks if t["single"]]
+    edits = table[table["single"] & table["changed"]]
+    if edits.empty:
+        raise ValueError("no test image can be edited: each already shows every target")
+    pairs = edits[["success", "copy_success", "blind_success"]].to_numpy(float)
+    groups = (edits["dataset"] + "/" + edits["task"]).to_numpy(str)
+    draws = bootstrap(pairs, groups, clusters(edits), config.bootstrap)
+    low, high = np.percentile(draws[:, 0], [2.5, 97.5])
+    # beyond a copied input, and beyond what the model's outputs show whatever is asked of them
+    rise = min(float(np.percentile(draws[:, 0] - draws[:, i], 2.5)) for i in (1, 2))
+    images = table.drop_duplicates(["dataset", "index"])
+    guarded = [t for t in singles if t["others"]]
+    out = {
+        "success_mean": float(np.mean([t["success"] for t in singles])),
+        "success_low": float(low),
+        "success_high": float(high),
+        "success_worst": min(t["success"] for t in singles),
+        "success_best": max(t["success"] for t in singles),
+        "copy_success_mean": float(np.mean([t["copy_success"] for t in singles])),
+        "blind_success_mean": float(np.mean([t["blind_success"] for t in singles])),
+        "success_rise_low": rise,
+        "learned": float(rise > 0),
+        "preservation_mean": float(np.mean([t["preservation"] for t in guarded] or [1.0])),
+        "identity_cosine": float(edits["identity_cosine"].mean()),
+    }
+    for name in ("self_psnr", "self_ssim", "self_ssim_gaussian"):
+        out[name] = float(images[name].mean())
+    for name in ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian"):
+        out[name] = float(edits[name].mean())
+    combined = [t["success"] for t in tasks if not t["single"]]
+    if combined:
+        out["success_combined"] = float(np.mean(combined))
+    for t in tasks:
+        out[key("success", t["dataset"], t["task"])] = t["success"]
+    return out, tasks
+
+
+def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
+    """E7: parameters and GMAC of what translates, images a second (fp32) at batch 1 and 16.
+
+    The median of 50 calls (of 8 where under 1,000 images are scored, as in the demo).
+    """
+    nets = getattr(translator, "nets", {})
+    space = space_of(translator, faces)
+    labels = space.encode(faces.parts[0].labels[:1], space.index(faces.parts[0].name))
+    x = to_float(faces.parts[0].images([0]).to(device))
+    used = macs(nets, lambda: run(translator, x, labels, labels))
+    out = {
+        "parameters": float(sum(parameters(nets[n]) for n, count in used.items() if count)),
+        "parameters_total": float(sum(parameters(net) for net in nets.values())),
+        "gmac": sum(used.values()) / 1e9,
+    }
+    repeats = 50 if not 0 < config.limit < 1000 else 8
+    for n in (1, 16):
+        many, c = x.expand(n, -1, -1, -1), labels.expand(n, -1)
+        rate = throughput(lambda: run(translator, many, c, c), n, repeats, device)  # noqa: B023
+        out[f"images_per_second_{n}"] = rate
+    return out
+
+
+def _finite(numbers: Numbers) -> Numbers:
+    bad = sorted(k for k, v in numbers.items() if not np.isfinite(v))
+    if bad:
+        raise ValueError(f"not finite: {', '.join(bad)}; the model or the judge is broken")
+    return numbers
+
+
+def evaluate(
+    model: Path,
+    dataset: Path,
+    judge: Path,
+    eval_config: str,
+    out: Path,
+    report: Path,
+    metrics: Path,
+    compare: Path | None = None,
+) -> Manifest:
+    """Score a model and write everything that is known of it.
+
+    Takes manifests of kind "model", "dataset" and "judge", and JSON of EvalConfig ("" for its
+    defaults); `compare` is a second model for Fig. 6. Writes the manifest of kind "evaluation" to
+    `out`, the self-contained HTML to `report`, and flat JSON of finite numbers to `metrics`.
+    Raises ValueError where the judge is below its floor, the three do not belong together, or a
+    number is not finite.
+    """
+    config, store = from_json(EvalConfig, eval_config), Store()
+    trained, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
+    words = Manifest.read(judge, "judge")
+    frozen = load_judge(words, store)
+    frozen.require()
+    faces = Faces.open(data, "test", store)
+    translator = load_translator(trained, store)
+    distances = Distances(frozen, config.inception)
+    table = score(translator, faces, frozen, config, hook=distances.see)
+    numbers, tasks = summarise(table, config)
+    far = distances.table(faces, _spare(data, store))
+    numbers |= _frechet_numbers(far, distances.kinds)
+    numbers |= cost(translator, faces, config, frozen.device)
+    for i, labels in enumerate(frozen.space.sets):
+        numbers[key("judge_accuracy", labels.name)] = frozen.accuracy(i)
+    asked = views(translator, faces, frozen, config)
+    pictures, found = _pictures(translator, faces, frozen, asked, table, config)
+    for mask in found["masks"]:
+        where = key(mask["faces"], mask["labels"])
+        numbers |= {f"mask_{kind}_{where}": mask[kind] for kind in ("proper", "wrong")}
+    if compare is not None:
+        models = (translator, trained, compare)
+        picture, found["compare"] = _compare(models, table, faces, frozen, config)
+        pictures.append(picture)
+    meta = {
+        "identity": identity(data, words, config, store),
+        "judge": words.digest,
+        "dataset": data.digest,
+        "model": trained.digest,
+    }
+    details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
+    page = scorecard(_finite(numbers), details, pictures, translator.config)
+    manifest = _write(meta, numbers, details, table, pictures, page, store)
+    _keep_scores(trained, table, meta["identity"], store)
+    manifest.write(out, store)
+    write_bytes(report, page.encode())
+    write_json(metrics, numbers)
+    return manifest
+
+
+def identity(
+    dataset: Manifest, judge: Manifest, config: EvalConfig, store: Store | None = None
+) -> str:
+    """Hex sha256 that two scores must share to be comparable: images, judge, tasks, protocol."""
+    faces = Faces.open(dataset, "test", store)
+    asked = []
+    for i, part in enumerate(faces.parts):
+        rows = spread(len(part), config.limit)
+        names = [task.name for task in faces.space.tasks(part.labels[rows], i)]
+        asked.append([part.name, len(rows), names])
+    return sha256_bytes(canonical_json([faces.digest, judge.digest, asked, PROTOCOL]))
+
+
+def _spare(data: Manifest, store: Store) -> Faces | None:
+    """Validation images, which swell the real side of the distances; not every data set has any."""
+    try:
+        return Faces.open(data, "val", store)
+    except ValueError:
+        return None
+
+
+def _frechet_numbers(far: list[dict[str, Any]], kinds: list[str]) -> Numbers:
+    """Each domain's distance, and means over a data set's domains beside their floors' mean."""
+    out: Numbers = {}
+    for dataset in dict.fromkeys(row["dataset"] for row in far):
+        rows = [row for row in far if row["dataset"] == dataset]
+        for kind in kinds:
+            out |= {key(kind, dataset, row["domain"]): row[kind] for row in rows}
+            for name in (kind, f"{kind}_floor"):
+                out[key(name, dataset)] = float(np.mean([row[name] for row in rows]))
+    return out
+
+
+def _pictures(
+    translator: Translator,
+    faces: Faces,
+    judge: Judge,
+    asked: list[View],
+    table: pd.DataFrame,
+    config: EvalConfig,
+) -> tuple[list[Figure], dict[str, Any]]:
+    pictures = [samples(translator, faces, view, judge.device) for view in asked]
+    grids, results = masks(translator, faces, judge, asked, config)
+    failures = [worst(translator, faces, view, table, judge.device) for view in asked]
+    return [*pictures, *grids, *(f for f in failures if f)], {"masks": [facts(r) for r in results]}
+
+
+def _compare(
+    models: tuple[Translator, Manifest, Path],
+    table: pd.DataFrame,
+    faces: Faces,
+    judge: Judge,
+    config: EvalConfig,
+) -> tuple[Figure, dict[str, Any]]:
+    """Fig. 6 on a data set that both models know: expressions where they share them."""
+    translator, trained, path = models
+    second = Manifest.read(path, "model")
+    other = load_translator(second)
+    known = {s.name for s in other.space.sets}
+    shared = [s for s in faces.space.sets if s.name in known]
+    if not shared:
+        raise ValueError(f"{path}: knows {', '.join(sorted(known))}, nothing of this data set")
+    name = next((s.name for s in shared if s.kind == "onehot"), shared[0].name)
+    again = score(other, faces, judge, config, only=[name], what="compare")
+    mine = views(translator, faces, judge, config, [name])[0]
+    theirs = views(other, faces, judge, config, [name])[0]
+    titles = tuple("joint" if len(t.space.sets) > 1 else "single" for t in (translator, other))
+    if titles[0] == titles[1]:
+        titles = ("this model", "the other")
+    picture = compared(translator, other, faces, mine, theirs, (titles[0], titles[1]), judge.device)
+    own = summarise(table[table["dataset"] == name], config)[0]
+    its = summarise(again, config)[0]
+    chosen = ("success_mean", "success_low", "success_high", "identity_cosine", "self_psnr")
+    return picture, {
+        "dataset": name,
+        "models": {titles[0]: trained.digest, titles[1]: second.digest},
+        "numbers": {titles[0]: {k: own[k] for k in chosen}, titles[1]: {k: its[k] for k in chosen}},
+    }
+
+
+def _write(
+    meta: dict[str, Any],
+    numbers: Numbers,
+    details: dict[str, Any],
+    table: pd.DataFrame,
+    pictures: list[Figure],
+    page: str,
+    store: Store,
+) -> Manifest:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_json(root / "metrics.json", numbers)
+        write_json(root / "details.json", details)
+        table.to_parquet(root / "scores.parquet", index=False)
+        (root / "report.html").write_text(page, encoding="utf-8")
+        names = ["metrics.json", "details.json", "scores.parquet", "report.html"]
+        files = {name: root / name for name in names}
+        (root / "grids").mkdir()
+        for picture in (pictures[0]._replace(name="samples.png"), *pictures[1:]):
+            path = root / "grids" / picture.name
+            path.write_bytes(picture.png)
+            files[f"grids/{picture.name}"] = path
+        rows = {"scores.parquet": len(table)}
+        return Manifest.build("evaluation", files, meta, rows=rows, store=store)
+
+
+def _keep_scores(trained: Manifest, table: pd.DataFrame, evaluation: str, store: Store) -> None:
+    """Put this table, and the copied input's, where promotion looks before it scores."""
+    kinds = ("nets/", "ema/", "config.json", "label_space.json")
+    weights = {e.name: e.sha256 for e in trained.entries if e.name.startswith(kinds)}
+    for digests, rows in ((dict(sorted(weights.items())), table), ("copy", copies(table))):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "scores.parquet"
+            rows.to_parquet(path)
+            entry = store.put(path)
+        name = f"scores/{sha256_bytes(canonical_json([digests, evaluation]))}"
+        store.refer(name, f"{entry.sha256} {entry.size}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    for name in ("model", "dataset", "judge"):
+        parser.add_argument(name, type=Path, help=f"manifest of kind {name}")
+    parser.add_argument("--config", default="", help="EvalConfig as JSON; empty: its defaults")
+    parser.add_argument("--compare", type=Path, help="manifest of a second model, for Fig. 6")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    parser.add_argument("--report", type=Path, required=True, help="the HTML to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="the JSON to write")
+    args = parser.parse_args(argv)
+    evaluate(
+        args.model, args.dataset, args.judge, args.config, args.out, args.report, args.metrics,
+        args.compare,
+    )  # fmt: skip
+    numbers = read_json(args.metrics)
+    for name in ("success_mean", "success_worst", "preservation_mean", "self_psnr", "learned"):
+        sys.stdout.write(f"{name:20} {numbers[name]:.4f}\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

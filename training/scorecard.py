@@ -1,0 +1,287 @@
+"""The evaluation as one HTML page: verdict first, then pictures, then every table."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from training.gallery import Figure
+from training.report import heading, note, page, paragraph, picture, table
+
+FREE = {"frechet_vgg": "Fréchet distance (VGG judge)", "fid": "FID (Inception)"}
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def span(low: float, high: float) -> str:
+    return f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
+def bars(tasks: Sequence[dict[str, Any]], ceilings: dict[str, float]) -> bytes:
+    """PNG: success of each task with its 95 % interval, copied inputs and the judge's ceiling."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Plot
+
+    names = [f"{t['dataset']}  {t['task']}" for t in tasks][::-1]
+    values = [t["success"] for t in tasks][::-1]
+    errors = [
+        [t["success"] - t["low"] for t in tasks][::-1],
+        [t["high"] - t["success"] for t in tasks][::-1],
+    ]
+    # Wilson's interval of a share of 1 lies below it: no error bar has a negative length
+    errors = [[max(0.0, e) for e in side] for side in errors]
+    plot = Plot(figsize=(8.6, 0.9 + 0.3 * len(tasks)), dpi=110, layout="constrained")
+    FigureCanvasAgg(plot)
+    axes = plot.add_subplot()
+    colours = ["#3b74c4" if t["single"] else "#8fb0dd" for t in tasks][::-1]
+    places = list(range(len(tasks)))
+    axes.barh(places, values, color=colours, height=0.62, zorder=2)
+    axes.errorbar(
+        values,
+        places,
+        xerr=errors,
+        fmt="none",
+        ecolor="#1d2330",
+        elinewidth=1.2,
+        capsize=3,
+        zorder=3,
+    )
+    copied = [t["copy_success"] for t in tasks][::-1]
+    axes.scatter(copied, places, marker="D", s=22, color="#c98a11", zorder=4, label="copied input")
+    top = [ceilings[t["dataset"]] for t in tasks][::-1]
+    axes.scatter(top, places, marker="|", s=110, color="#2c8a4b", zorder=4,
+                 label="judge's accuracy on real faces")  # fmt: skip
+    axes.set_yticks(places, names, fontsize=9)
+    axes.set_xlim(0, 1.02)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)
+    axes.set_xlabel("edit success, 95 % interval", fontsize=9)
+    axes.grid(axis="x", color="#e1e4ea", zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(left=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+    out = io.BytesIO()
+    plot.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]:
+    singles = [t for t in details["tasks"] if t["single"]]
+    least = min(singles, key=lambda t: t["success"])
+    most = max(singles, key=lambda t: t["success"])
+    learned = numbers["learned"] == 1
+    mean, low, high = (numbers[f"success_{k}"] for k in ("mean", "low", "high"))
+    success = f"{percent(mean)} [{span(low, high)}]"
+    copied, blind = (percent(numbers[f"{k}_success_mean"]) for k in ("copy", "blind"))
+    said = (
+        f"Single edits succeed in {success}; a copied input scores {copied}, the model's output "
+        f"for unchanged labels {blind}."
+        if learned
+        else f"Did not learn: single edits succeed in {success}, not clearly above the {copied} "
+        f"of a copied input and the {blind} of the model's output for unchanged labels."
+    )
+    rows: list[list[Any]] = [
+        ["single edits succeed (E1)", success],
+        ["best task", f"{most['dataset']} {most['task']}: {percent(most['success'])}"],
+        ["worst task", f"{least['dataset']} {least['task']}: {percent(least['success'])}"],
+        ["other labels preserved (E2)", percent(numbers["preservation_mean"])],
+        [
+            "self-reconstruction (E3)",
+            f"{numbers['self_psnr']:.2f} dB, SSIM {numbers['self_ssim']:.3f}",
+        ],
+        [
+            "cycle reconstruction (E3)",
+            f"{numbers['cycle_psnr']:.2f} dB, SSIM {numbers['cycle_ssim']:.3f}",
+        ],
+        ["identity cosine (E6)", f"{numbers['identity_cosine']:.3f}"],
+    ]
+    for name, word in FREE.items():
+        for dataset in dict.fromkeys(t["dataset"] for t in singles):
+            value, floor = numbers.get(f"{name}_{dataset}"), numbers.get(f"{name}_floor_{dataset}")
+            if value is not None and floor is not None:
+                rows.append(
+                    [f"{word}, {dataset} (E4)", f"{value:.3g} (real against real {floor:.3g})"]
+                )
+    return [note(said, "good" if learned else "bad"), table(["", ""], rows)]
+
+
+def _edits(details: dict[str, Any], ceilings: dict[str, float]) -> list[Markup]:
+    labels = {
+        f["name"]: {n: v["accuracy"] for n, v in f["labels"].items()}
+        for f in details["judge_facts"]["datasets"]
+    }
+    rows = []
+    for t in details["tasks"]:
+        ceiling = labels[t["dataset"]].get(t["task"])
+        rows.append(
+            [
+                t["dataset"], t["task"], percent(t["success"]), span(t["low"], t["high"]),
+                percent(t["copy_success"]), "" if ceiling is None else percent(ceiling),
+                percent(t["preservation"]) if t["others"] else "–",
+                f"{t['identity_cosine']:.3f}", t["images"], t["people"],
+            ]
+        )  # fmt: skip
+    headers = ["data", "task", "success", "95 % interval", "copied input", "judge on real faces",
+               "others preserved", "identity", "images", "people"]  # fmt: skip
+    return [
+        heading("Every task (E1, E2, E6)"),
+        paragraph(
+            "Success: the judge sees every label of the edited group as asked, among images that "
+            "the task changes. Intervals draw whole people. Preserved: labels outside the edit "
+            "that are judged as on the input."
+        ),
+        picture(bars(details["tasks"], ceilings), ""),
+        table(headers, rows),
+    ]
+
+
+def _quality(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]:
+    rows = [
+        [what, f"{numbers[f'{k}_psnr']:.2f}", f"{numbers[f'{k}_ssim']:.4f}",
+         f"{numbers[f'{k}_ssim_gaussian']:.4f}"]
+        for k, what in (("self", "self: G(x, c) with the labels x has"),
+                        ("cycle", "cycle: there and back, single edits"))
+    ]  # fmt: skip
+    parts = [
+        heading("Reconstruction (E3)"),
+        table(["", "PSNR, dB", "SSIM 7×7 uniform", "SSIM Gaussian σ 1.5"], rows,
+              "uint8 images, mean over the test images; PSNR is cut at 100 dB"),
+        heading("Distance from real faces of the target domain (E4)"),
+    ]  # fmt: skip
+    far = details["domains"]
+    if not far:
+        return [*parts, note("Too few test images for a Fréchet distance (8 a side).", "warn")]
+    kinds = [k for k in FREE if k in far[0]]
+    headers = [
+        "data",
+        "domain",
+        *(h for k in kinds for h in (FREE[k], "its floor")),
+        "images a side",
+    ]
+    rows_far = [
+        [
+            r["dataset"],
+            r["domain"],
+            *(v for k in kinds for v in (r[k], r[f"{k}_floor"])),
+            r["images"],
+        ]
+        for r in far
+    ]
+    return [
+        *parts,
+        paragraph(
+            "On the features of the second judge, so comparable only under the same judge and "
+            "number of images; not a FID. The floor is real against real at the same number."
+        ),
+        table(headers, rows_far),
+    ]
+
+
+def _masks(results: Sequence[dict[str, Any]]) -> list[Markup]:
+    parts = []
+    for m in results:
+        word = "exceeds" if m["exceeds_chance"] else "does not exceed"
+        parts.append(
+            note(
+                f"Expressions of {m['labels']} on {m['images']} faces of {m['faces']}: "
+                f"{percent(m['proper'])} [{span(*m['proper_interval'])}] with the proper mask, "
+                f"which {word} chance ({percent(m['chance'])}); {percent(m['wrong'])} "
+                f"[{span(*m['wrong_interval'])}] with the wrong one.",
+                "good" if m["exceeds_chance"] else "warn",
+            )
+        )
+    return parts
+
+
+def _compared(facts: dict[str, Any]) -> Markup:
+    rows = [
+        [name, percent(n["success_mean"]), span(n["success_low"], n["success_high"]),
+         f"{n['identity_cosine']:.3f}", f"{n['self_psnr']:.2f}"]
+        for name, n in facts["numbers"].items()
+    ]  # fmt: skip
+    headers = ["model", "success", "95 % interval", "identity", "self PSNR, dB"]
+    return table(headers, rows, f"Two models on {facts['dataset']}")
+
+
+def _judges(details: dict[str, Any]) -> list[Markup]:
+    facts = details["judge_facts"]
+    rows = []
+    weak = []
+    for f in facts["datasets"]:
+        for name, rate in f["labels"].items():
+            rows.append([f["name"], name, percent(rate["accuracy"]), percent(rate["balanced"]),
+                         percent(rate["share"])])  # fmt: skip
+            if f["kind"] == "binary" and rate["balanced"] < 0.7:
+                weak.append(f"{f['name']} {name}")
+    summary = [
+        [f["name"], percent(f["accuracy"]), percent(f["second_accuracy"]),
+         "–" if f["verification_auc"] is None else f"{f['verification_auc']:.3f}",
+         f["people"] if f["people"] > 1 else "not trained", f["train_images"], f["test_images"]]
+        for f in facts["datasets"]
+    ]  # fmt: skip
+    parts = [
+        heading("The judges"),
+        paragraph(
+            "A ResNet-18 decides success and preservation; a small VGG gives the Fréchet features "
+            "and the identity cosine. Both were trained on the train split only, once for this "
+            f"data version, with seed {facts['config']['seed']}; clean accuracy is the ceiling of "
+            "success."
+        ),
+        table(["data", "clean accuracy", "VGG's", "telling people apart, AUC", "people trained on",
+               "train images", "test images"], summary),
+        table(["data", "label", "clean accuracy", "balanced", "share of images"], rows),
+    ]  # fmt: skip
+    if weak:
+        text = f"The judge hardly knows {', '.join(weak)}: balanced accuracy under 70 %."
+        parts.append(note(text, "warn"))
+    return parts
+
+
+def scorecard(
+    numbers: dict[str, float],
+    details: dict[str, Any],
+    pictures: Sequence[Figure],
+    config: dict[str, Any],
+) -> str:
+    """HTML of an evaluation: flat metrics, details.json, the pictures, the model's config."""
+    ceilings = {f["name"]: f["accuracy"] for f in details["judge_facts"]["datasets"]}
+    shown = {"samples": "Held-out faces", "fig7": "Proper and wrong mask (Fig. 7)",
+             "worst": "Worst edits", "fig6": "Two models (Fig. 6)"}  # fmt: skip
+    groups = {k: [p for p in pictures if p.name.startswith(k)] for k in shown}
+
+    def gallery(kind: str) -> list[Markup]:
+        images = [picture(p.png, p.caption) for p in groups[kind]]
+        return [heading(shown[kind]), *images] if images else []
+
+    cost: list[list[Any]] = [
+        ["parameters of what translates", int(numbers["parameters"])],
+        ["parameters with all networks of training", int(numbers["parameters_total"])],
+        ["GMAC a translation", f"{numbers['gmac']:.3f}"],
+        ["images a second, batch 1", f"{numbers['images_per_second_1']:.1f}"],
+        ["images a second, batch 16", f"{numbers['images_per_second_16']:.1f}"],
+    ]
+    origin = [[k, details[k]] for k in ("identity", "judge", "dataset", "model")]
+    parts = [
+        *_verdict(numbers, details),
+        *gallery("samples"),
+        *_edits(details, ceilings),
+        *_quality(numbers, details),
+        *gallery("fig7"),
+        *_masks(details["masks"]),
+        *gallery("fig6"),
+        *([_compared(details["compare"])] if "compare" in details else []),
+        *gallery("worst"),
+        heading("Cost (E7)"),
+        table(["", ""], cost, "fp32; the median of repeated calls on the machine that evaluated"),
+        *_judges(details),
+        heading("What was evaluated"),
+        table(["", "sha256"], origin, "Scores compare only where the first of these is the same"),
+    ]
+    name, preset = config.get("name", "model"), config.get("preset", "")
+    return page(
+        f"Evaluation of {name} {preset}".strip(), parts, "on held-out faces, by a frozen judge"
+    )
