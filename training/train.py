@@ -21,6 +21,8 @@ from training.files import canonical_json, sha256_bytes
 from training.presets import model_from_json, parse, resolve
 from training.store import Manifest
 
+log = logging.getLogger(__name__)
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -185,7 +187,8 @@ def train(
         except BaseException:
             tracker.close("FAILED")
             raise
-        tracker.close("FINISHED")
+        if undelivered := tracker.close("FINISHED"):
+            log.warning("%s", undelivered)
         if here.rank == 0:
             _publish(last, run, out, manifest, tracker.run_id, settings.seed)
         here.wait()
