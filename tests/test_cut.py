@@ -51,6 +51,14 @@ def test_celeba_is_the_centre_178_as_pillow_cuts_and_resizes_it(
     assert np.array_equal(cut(data, "celeba", config), expected)
 
 
+def test_a_smaller_crop_is_pillows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = DataConfig(celeba_crop=170), encode(picture(178, 218))
+    expected = by_pillow(data, (4, 24, 174, 194), config)
+    assert np.array_equal(cut(data, "celeba", config), expected)
+    monkeypatch.setattr(module, "turbo", None)
+    assert np.array_equal(cut(data, "celeba", config), expected)
+
+
 @pytest.mark.skipif(not GENUINE.is_dir(), reason="no genuine CelebA images beside the project")
 def test_genuine_images_give_pillows_pixels() -> None:
     config = DataConfig()

@@ -51,8 +51,10 @@ def write_shard(
             for i in range(first, min(first + CHUNK, len(files))):
                 outcome, pixels = _image(tree, files[i], kind, config)
                 # Plain writes: touching fresh pages of a mapped file costs three times as much.
-                if pixels is not None and os.pwrite(stream.fileno(), pixels, start + i * row) < row:
-                    raise OSError(f"{path}: the disk is full; make room and run again")
+                if pixels is not None:
+                    written = os.pwrite(stream.fileno(), pixels.data, start + i * row)
+                    if written < row:
+                        raise OSError(f"{path}: the disk is full; make room and run again")
                 done.append(outcome)
             return done
 
