@@ -23,11 +23,8 @@ from training.data.units import UNITS
 from training.data.validate import Outcome, ValidationError, check, validate
 from training.store import Manifest, Store
 
-pytestmark = [
-    # Great Expectations' own use of libraries that have moved on.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+# Great Expectations imports modules that Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
 Files = dict[str, bytes]
 NAMES = (
@@ -216,7 +213,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "file_names_unique": [("celeba", twice, "000001.jpg")],
     "image_of_row": [("celeba", drop(FIRST), "000001.jpg")],
     "label_values": [
-        ("celeba", edit(LABELS, "000001.jpg -1", "000001.jpg 0"), "line 3, file 000001.jpg"),
+        ("celeba", edit(LABELS, "000001.jpg -1", "000001.jpg 0"), f"table {LABELS}, line 3"),
         ("celeba", edit(LABELS, "000001.jpg -1", "000001.jpg -"), "5_o_Clock_Shadow -"),
         ("csv", edit("labels.csv", ",1", ",<b>yes</b>"), "<b>yes</b>"),
     ],
@@ -467,14 +464,13 @@ class Names:
     def size(self, name):
         return len(self.table)
 
-start = time.monotonic()
 config = DataConfig()
 found = gather.gather("celeba", Names(sys.argv[1]), config)
 tables = facts.frames(found, images.image_facts(None, [], "celeba", config, 1, "none"))
 wanted = [r for r in rules(found, tables, config) if r.frame != "images"]
 findings = judging.judge(judging.open_context(), "celeba", tables, wanted)
 print(json.dumps({
-    "seconds": time.monotonic() - start,
+    "seconds": time.process_time(),  # other work on the machine does not count
     "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "failed": [f.rule.name for f in findings if not f.passed],
     "rows": {f.rule.name: f.total for f in findings},

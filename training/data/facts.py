@@ -4,6 +4,8 @@ A consequence is left out where its cause is a fault of its own: without a reada
 image counts as unlabelled.
 """
 
+from typing import Any
+
 import pandas as pd
 
 from training.data.gather import VALUES, Facts
@@ -80,11 +82,13 @@ def _tables(facts: Facts) -> dict[str, pd.DataFrame]:
 def _labels(facts: Facts) -> pd.DataFrame:
     labels = facts.labels
     found = labels["image"].mask(labels["image"] == "")
-    more = {
+    more: dict[str, Any] = {
         "name": found.fillna(labels["file"]),
         # A name that leads out of the folder is a fault of its own, not a missing image.
         "found": found.where(labels["inside"], labels["file"]),
     }
+    if "labels" in facts.tables:
+        more["table"] = facts.tables["labels"].name
     if facts.kind == "rafd":
         more["base"] = _base(labels["file"])
         parts = ["camera", "identity", "expression", "gaze"]

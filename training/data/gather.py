@@ -32,10 +32,10 @@ RAFD_NAME = (
 VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label words and their values
 CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-# Columns that later steps add to a frame; labels cannot have these names.
+# Columns that other code adds to a frame; labels cannot have these names.
 RESERVED = (
     "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
-    "reason", "dataset", "label",
+    "reason", "dataset", "label", "table", "name", "found", "base", "view",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ RESERVED = (
 class Facts:
     """What the files of a data set say, unjudged.
 
-    labels: one row a label row (or image, where names are the labels): line in the label file, file
+    labels: one row a label row (or image, where names are the labels): line in the file or 0, file
     as written, image (the name in the tree; "" where none fits), inside (whether `file` stays in
     the data folder), identity and part ("" unknown, None where their table has no such row), then
     label columns as text. `needed` are the label columns that the configuration asks for.
@@ -174,7 +174,7 @@ def _celeba(tree: Tree, config: DataConfig) -> Facts:
 def _rafd(tree: Tree, config: DataConfig) -> Facts:
     names = tree.names()
     images = pictures(names)
-    labels = _labels(range(1, len(images) + 1), images, Images(images))
+    labels = _labels([0] * len(images), images, Images(images))
     base = pd.Series([image.rpartition("/")[2] for image in images], dtype="str")
     matched = base.str.extract(re.compile(RAFD_NAME))
     for column in ("camera", "group", "gender", "expression", "gaze"):
@@ -187,7 +187,7 @@ def _folders(tree: Tree, config: DataConfig) -> Facts:
     """`<class>/…`, or `train|val|test/<class>/…`."""
     names = tree.names()
     images = pictures(names)
-    labels = _labels(range(1, len(images) + 1), images, Images(images))
+    labels = _labels([0] * len(images), images, Images(images))
     folders = [image.split("/")[:-1] for image in images]
     parted = bool(folders) and all(len(f) > 1 and f[0] in CSV_PARTS for f in folders)
     depth = 1 if parted else 0

@@ -16,7 +16,7 @@ LISTED = 20  # offending rows kept for each check
 NAMES = {
     "tables": ("table",), "counts": ("file",), "ragged": ("table", "line", "text"),
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
-    "labels": ("line", "file"), "identities": ("identity",), "images": ("file", "size"),
+    "labels": ("table", "line", "file"), "identities": ("identity",), "images": ("file", "size"),
     "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
     "classes": ("label", "count"), "hair": ("line", "file"),
 }  # fmt: skip
@@ -140,6 +140,9 @@ def _rows(name: str, frame: pd.DataFrame, check: Check, values: list[Any]) -> li
         judged = [check.arguments["column"]]
         column = frame[judged[0]]
         mask = column.isna() if check.kind.endswith("NotBeNull") else column.isin(values)
-    shown = list(dict.fromkeys([*NAMES[name], *judged]))
+    named = [column for column in NAMES[name] if column in frame]
+    if name == "labels" and "table" not in named:
+        named.remove("line")  # the labels are in the files' names
+    shown = list(dict.fromkeys([*named, *judged]))
     found = frame.loc[mask, shown].head(LISTED).astype("object")
     return [dict(zip(shown, row, strict=True)) for row in found.itertuples(index=False, name=None)]

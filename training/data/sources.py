@@ -63,9 +63,9 @@ def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
 
 
 def _some(frame: pd.DataFrame, column: str) -> str:
-    """The first rows with their line and value."""
+    """The first rows with their line in the label file (0: the name is the label) and value."""
     rows = frame[["line", "file", column]].head(3).itertuples(index=False)
-    return ", ".join(f"line {line} ({file}): {value!r}" for line, file, value in rows)
+    return ", ".join(f"{f'line {n} ({f})' if n else f}: {value!r}" for n, f, value in rows)
 
 
 def _table_problem(facts: Facts) -> str:
