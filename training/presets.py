@@ -32,7 +32,7 @@ _DEMO = Config(
         sample_images=2_400,
         checkpoint_images=2_400,
     ),
-    judge=JudgeConfig(images=8_000),
+    judge=JudgeConfig(images=3_200),
     eval=EvalConfig(limit=250),
     model=StarGAN(
         conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=2, g_lr=8e-4, d_lr=8e-4
