@@ -35,7 +35,14 @@ _DEMO = Config(
     judge=JudgeConfig(images=3_200),
     eval=EvalConfig(limit=250),
     model=StarGAN(
-        conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=2, g_lr=8e-4, d_lr=8e-4
+        conv_dim=16,
+        repeat_num=3,
+        d_conv_dim=32,
+        d_repeat_num=4,
+        n_critic=2,
+        lambda_rec=30,
+        g_lr=6e-4,
+        d_lr=8e-4,
     ),
 )
 
