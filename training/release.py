@@ -44,8 +44,6 @@ def register(
     {"name", "version", "created", "run_id", "content"}. Raises ValueError where the manifests do
     not belong together or a metric is missing or not finite.
     """
-    from training import bundle
-
     store = Store()
     trained, scored = Manifest.read(model, "model"), Manifest.read(evaluation, "evaluation")
     data = Manifest.read(dataset, "dataset")
@@ -56,6 +54,8 @@ def register(
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
     version, created = registry.with_content(name, record.content), False
     if version is None:
+        from training import bundle  # brings torch, which a known version does not need
+
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
         with tempfile.TemporaryDirectory() as temporary:

@@ -143,6 +143,8 @@ def parent_run(experiment: str = EXPERIMENT) -> str:
     if step:
         return parent or step
     where, name = experiment_id(experiment), pipeline_run_id()
+    if uri().startswith("sqlite:///"):
+        write_json(_parent_note(), {"experiment": experiment})
     if found := _standing_parent(where):
         return found
     tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
@@ -154,12 +156,19 @@ def parent_run(experiment: str = EXPERIMENT) -> str:
     return winner
 
 
+def _parent_note() -> Path:
+    """Where a parent in a local file is noted, so that its absence costs no import to see."""
+    return _runs() / "parents" / f"{pipeline_run_id()}.json"
+
+
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
     """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id.
 
     An injected run is left to the platform. A pipeline run that logged nothing has no parent.
     """
     if uri() == "off" or os.environ.get("MLFLOW_RUN_ID"):
+        return ""
+    if uri().startswith("sqlite:///") and not _parent_note().is_file():
         return ""
     run_id = _standing_parent(experiment_id(experiment))
     if run_id:
