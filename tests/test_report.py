@@ -63,10 +63,16 @@ def test_page_fetches_nothing() -> None:
 
 
 def test_numbers_stand_right_and_words_left() -> None:
-    html = table(["name", "n", "share"], [["a", 1234567, 0.98765], ["b", True, 2.0]])
+    rows = [["a", 1234567, 0.98765, "3.1 – 9 %", 1], ["b", 3, 2.0, "–", "c"]]
+    html = table(["name", "n", "share", "span", "mixed"], rows)
     assert '<td class="number">1,234,567</td><td class="number">0.9877</td>' in html
-    assert "<td>yes</td>" in html
-    assert '<th class="number">n</th>' in html
+    assert '<th>name</th><th class="number">n</th>' in html
+    assert '<td class="number">–</td><td>c</td>' in html
+    assert "<td>yes</td>" in table(["x"], [[True]])
+
+
+def test_table_with_empty_headers_has_no_head() -> None:
+    assert "<thead>" not in table(["", ""], [["a", 1]])
 
 
 def test_table_without_rows_says_none() -> None:

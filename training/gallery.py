@@ -93,10 +93,10 @@ def worst(
         top += _cells(before)
         bottom += _cells(after)
         on = view.labels.kind != "binary" or bool(target[0, view.labels.names.index(name)])
-        titles.append(f"{'' if on else 'not '}{name}{'' if success else ' ✗'}")
+        titles.append(f"{'' if on else 'not '}{name}{' (succeeded)' if success else ''}")
     caption = (
         f"{view.labels.name}: the {len(failed)} worst single edits by the judge's margin, one a "
-        f"face. ✗: failed. In all {int((mine['success'] < 0.5).sum())} of {len(mine)} failed."
+        f"face. In all {int((mine['success'] < 0.5).sum())} of {len(mine)} failed."
     )
     png = grid([top, bottom], titles, ["input", "edited"])
     return Figure(f"worst_{view.labels.name}.png", png, caption)

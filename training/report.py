@@ -29,8 +29,8 @@ table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabula
 caption { text-align: left; color: #5b6475; padding: 0 0 6px; caption-side: top; }
 th, td { padding: 6px 14px 6px 10px; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e8eaef; }
-td { overflow-wrap: anywhere; }
-th { background: #f4f5f7; font-weight: 600; border-bottom-color: #cfd4de; white-space: nowrap; }
+td { overflow-wrap: break-word; max-width: 70ch; }
+th { background: #f4f5f7; font-weight: 600; border-bottom-color: #cfd4de; vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: #fafbfc; }
 .empty { color: #5b6475; font-style: italic; }
@@ -76,14 +76,14 @@ _TABLE = _JINJA.from_string("""<div class="scroll"><table>
 {% if caption %}
 <caption>{{ caption }}</caption>
 {% endif %}
+{% if headers | join %}
 <thead><tr>
-{%- for text, number in headers %}<th{% if number %} class="number"{% endif %}>{{ text }}</th>
-{%- endfor %}</tr></thead>
+{%- for text in headers %}<th{{ right[loop.index0] }}>{{ text }}</th>{% endfor %}</tr></thead>
+{% endif %}
 <tbody>
 {% for row in rows %}
 <tr>
-{%- for text, number in row %}<td{% if number %} class="number"{% endif %}>{{ text }}</td>
-{%- endfor %}</tr>
+{%- for text in row %}<td{{ right[loop.index0] }}>{{ text }}</td>{% endfor %}</tr>
 {% else %}
 <tr><td class="empty" colspan="{{ headers | length }}">none</td></tr>
 {% endfor %}
@@ -102,21 +102,25 @@ def page(title: str, parts: Sequence[Markup | str], subtitle: str = "") -> str:
     return _PAGE.render(title=title, subtitle=subtitle, parts=parts, css=Markup(_CSS))  # noqa: S704
 
 
-def _cell(value: Any) -> tuple[Any, bool]:
-    """Text of a table cell, and whether it is a number (set right-aligned)."""
+def _text(value: Any) -> Any:
     if isinstance(value, bool):
-        return ("yes" if value else "no"), False
+        return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}", True
+        return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}", True
-    if isinstance(value, str) and value[:1].isdigit():
-        return value, value.strip("0123456789.,%–-+±[] ×") in ("", "dB")
-    return value, False
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return value
+
+
+def _numeric(value: Any) -> bool:
+    """Whether a cell is a number, alone or as text with a unit, an interval or nothing."""
+    if isinstance(value, str):
+        return not value.replace("dB", "").strip("0123456789.,%–-+±[] ×")
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> Markup:
-    """A table; numbers are set to the right, a column's head with its first row.
+    """A table; columns of numbers are set to the right. With empty headers it has no head.
 
     A row whose length is not that of `headers` raises ValueError.
     """
@@ -125,10 +129,14 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
         raise ValueError(
             f"table row {wrong[0]} has not {len(headers)} cells; {len(wrong)} such rows"
         )
-    cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [bool(cells) and cells[0][i][1] for i in range(len(headers))]
-    heads = list(zip(headers, numeric, strict=True))
-    return Markup(_TABLE.render(headers=heads, rows=cells, caption=caption))  # noqa: S704
+    columns = list(zip(*rows, strict=True)) or [()] * len(headers)
+    right = [
+        Markup(' class="number"') if any(column) and all(map(_numeric, column)) else ""
+        for column in columns
+    ]
+    cells = [[_text(value) for value in row] for row in rows]
+    html = _TABLE.render(headers=headers, rows=cells, caption=caption, right=right)
+    return Markup(html)  # noqa: S704
 
 
 def picture(png: bytes, caption: str = "") -> Markup:
