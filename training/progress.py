@@ -46,7 +46,8 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None,
+        self,
+        kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:

@@ -187,7 +187,8 @@ def _fringe(
     left: list[Point], right: list[Point], pieces: int, d: Draws
 ) -> tuple[list[Lock], list[Shape]]:
     """A fringe of overlapping pieces, each with its own tip."""
-    locks, tips = [], []
+    locks: list[Lock] = []
+    tips: list[Shape] = []
     for i in range(pieces):
         a, b = between(left, right, i / pieces), between(left, right, (i + 1) / pieces)
         locks.append(Lock(a, b))

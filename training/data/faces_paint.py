@@ -154,8 +154,8 @@ def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
     low, open_ = (78.0, wide + 4) if who.male else (92.0, wide + 13)
     half = [(0, low), (open_ * 0.5, low - 3), (open_, 72 if who.male else 78)]
     curve = spline(half)
-    edge = 71 if who.male else 77
-    arm = [(open_ + 2, edge), (slope * 0.72, 84), (slope + 6, 100), (slope + 14, 130)]
+    top = 71.0 if who.male else 77.0
+    arm = [(open_ + 2, top), (slope * 0.72, 84), (slope + 6, 100), (slope + 14, 130)]
     garment = mirrored([*curve, *spline(arm), (slope + 16, 190), (0, 190)])
     pen.fill(cloth, garment)
     mask = pen.mask(garment)

@@ -130,10 +130,16 @@ class Face:
         return max(0.0, (1 + 0.13 * u[5] - shut) * (1 - u[45] / 5)) * (1 if self.young else 0.88)
 
 
+# The fields of a person's geometry, in the order in which they are drawn.
+SHAPE = (
+    "width", "height", "jaw", "eyes", "apart", "nose", "long_nose", "lips", "brows", "arch",
+)  # fmt: skip
+
+
 def person(draws: Draws, male: bool, child: bool = False, skins: Sequence[int] = ()) -> Person:
     """A new identity; `skins` narrows the skin colours."""
     d = draws
-    spread = [d.between(-1, 1) for _ in range(10)]
+    shape = {name: d.between(-1, 1) for name in SHAPE}
     looks = MEN if male else WOMEN
     first = d.pick(looks)
     return Person(
@@ -141,12 +147,12 @@ def person(draws: Draws, male: bool, child: bool = False, skins: Sequence[int] =
         child,
         d.pick(skins or (0, 1, 1, 2, 2, 3, 4)),
         d.whole(4),
-        *spread,
         beard="none" if child or not male else d.pick(BEARDS),
         styles=(first, d.pick(looks)),
         bangs=d.chance(0.5),
         parting=d.whole(3) - 1,
         side=1 if d.chance(0.5) else -1,
+        **shape,
     )
 
 
