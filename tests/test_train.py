@@ -112,9 +112,7 @@ def test_parts_of_any_world_make_the_same_global_batch(joint: Path) -> None:
     order = Order(faces, 5, 8, flip=True, length=64)
     whole = order.batch(1, 16, 0, slice(0, 8), cpu)
     for cuts in ([0, 4, 8], [0, 2, 5, 8]):
-        parts = [
-            order.batch(1, 16, 0, slice(a, b), cpu) for a, b in itertools.pairwise(cuts)
-        ]
+        parts = [order.batch(1, 16, 0, slice(a, b), cpu) for a, b in itertools.pairwise(cuts)]
         for key in ("image", "source", "target"):
             assert torch.equal(torch.cat([getattr(p, key) for p in parts]), getattr(whole, key))
         joined = torch.cat([p.noise("alpha", (1, 1, 1)) for p in parts])
