@@ -61,8 +61,13 @@ def _restore_adam(net: nn.Module, optimiser: torch.optim.Adam, values: dict[str,
     for name, parameter in net.named_parameters():
         mine = {k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name}
         if mine:
-            device = parameter.device
-            optimiser.state[parameter] = {k: v.to(device) for k, v in mine.items()}
+            optimiser.state[parameter] = {
+                # Fused Adam walks the memory of both, so moments lie as their parameter does.
+                k: torch.empty_like(parameter.detach()).copy_(v)
+                if v.shape == parameter.shape
+                else v.to(parameter.device)
+                for k, v in mine.items()
+            }
 
 
 def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> Path:
