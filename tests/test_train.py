@@ -235,7 +235,7 @@ def command(dataset: Path, run: Path) -> list[str]:
     return [
         sys.executable, "-m", "training.train", str(dataset), "--model", "stargan",
         "--model-config", to_json(SMALL["stargan"]), "--train-config", to_json(QUICK),
-        "--run", str(run), "--experiment", "", "--out", str(run.parent / f"{run.name}.json"),
+        "--folder", str(run), "--experiment", "", "--out", str(run.parent / f"{run.name}.json"),
     ]  # fmt: skip
 
 
