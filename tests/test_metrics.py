@@ -144,6 +144,16 @@ def test_bootstrap_weighs_groups_alike_whatever_their_size() -> None:
     assert draws.mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_bootstrap_never_loses_the_few_people_of_a_second_data_set() -> None:
+    """Two people beside two hundred: drawn together, every seventh draw would have neither."""
+    values = np.concatenate([np.arange(200) % 2, [1.0, 0.0]])
+    groups = np.array(["celeba/Male"] * 200 + ["rafd/happy"] * 2)
+    draws = bootstrap(values, groups, np.arange(202), 2000)[:, 0]
+    assert draws.mean() == pytest.approx(0.5, abs=0.02)
+    # variance of the mean of both groups: (0.25/200 + 0.25/2) / 4
+    assert draws.std() == pytest.approx(math.sqrt((0.25 / 200 + 0.25 / 2) / 4), rel=0.05)
+
+
 def test_proportion_without_variation_falls_back_to_wilson_over_clusters() -> None:
     clusters = np.repeat(np.arange(10), 7)
     assert proportion_interval(np.ones(70), clusters, 50) == pytest.approx(wilson(10, 10))

@@ -75,7 +75,9 @@ def worst(
 ) -> Figure | None:
     """The single edits that the judge is surest have failed; one an image, so that they differ."""
     mine = table[(table["dataset"] == view.labels.name) & table["single"] & table["changed"]]
-    failed = mine.sort_values(["margin", "index"]).drop_duplicates("index").head(WORST)
+    most = max(2, 2 * WORST // len([t for t in view.tasks if t.single]))  # so that no task fills it
+    ordered = mine.sort_values(["margin", "index"]).drop_duplicates("index")
+    failed = ordered.groupby("task", sort=False).head(most).head(WORST)
     if failed.empty:
         return None
     tasks = {task.name: task for task in view.tasks}
@@ -94,9 +96,10 @@ def worst(
         bottom += _cells(after)
         on = view.labels.kind != "binary" or bool(target[0, view.labels.names.index(name)])
         titles.append(f"{'' if on else 'not '}{name}{' (succeeded)' if success else ''}")
+    count = int((mine["success"] < 0.5).sum())
     caption = (
         f"{view.labels.name}: the {len(failed)} worst single edits by the judge's margin, one a "
-        f"face. In all {int((mine['success'] < 0.5).sum())} of {len(mine)} failed."
+        f"face and at most {most} a task. In all {count} of {len(mine)} failed."
     )
     png = grid([top, bottom], titles, ["input", "edited"])
     return Figure(f"worst_{view.labels.name}.png", png, caption)
@@ -157,8 +160,8 @@ def masks(
             lines = [list(row) for row in zip(*columns, strict=True)]
             caption = (
                 f"Fig. 7, {kind} mask: faces of {shown.labels.name} asked for the expressions of "
-                f"{asked.name}. The judge sees what was asked in {values.mean():.1%} "
-                f"[{interval[0]:.1%}, {interval[1]:.1%}]; chance {1 / len(asked.names):.1%}."
+                f"{asked.name}. The judge sees what was asked in {100 * values.mean():.1f} %; "
+                f"chance is {100 / len(asked.names):.1f} %."
             )
             png = grid(lines, ["input", *asked.names])
             pictures.append(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import block_array, coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 PSNR_CAP = 100.0  # dB; equal images have no finite PSNR
@@ -115,7 +117,9 @@ def bootstrap(
     """Bootstrap draws (draws, m) of the mean over `groups` of each group's mean of values (n, m).
 
     Whole clusters (identities) are drawn with replacement, the same ones for every column, so
-    differences of columns are paired. A group that a draw leaves empty is left out of its mean.
+    differences of columns are paired. Clusters without a common group, even through others (the
+    people of two data sets), are drawn apart, so that few people are not lost among many. A group
+    that a draw leaves empty is left out of its mean.
     """
     values = np.asarray(values, np.float64).reshape(len(groups), -1)
     if not len(values):
@@ -129,7 +133,13 @@ def bootstrap(
         [np.bincount(place, values[:, j], nc * ng).reshape(nc, ng) for j in range(m)], 2
     )
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(nc, np.full(nc, 1 / nc), size=draws).astype(np.float64)
+    links = coo_array((counts > 0).astype(np.int8))
+    graph = block_array([[None, links], [links.T, None]])
+    stratum = connected_components(graph, directed=False)[1][:nc]
+    weights = np.zeros((draws, nc))
+    for number in np.unique(stratum):
+        mine = np.flatnonzero(stratum == number)
+        weights[:, mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=draws)
     n = (weights @ counts)[:, :, None]
     totals = (weights @ sums.reshape(nc, ng * m)).reshape(draws, ng, m)
     means = np.divide(totals, n, out=np.full_like(totals, np.nan), where=n > 0)

@@ -31,7 +31,8 @@ th, td { padding: 6px 14px 6px 10px; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e8eaef; }
 td { overflow-wrap: break-word; max-width: 70ch; }
 th { background: #f4f5f7; font-weight: 600; border-bottom-color: #cfd4de; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
 tbody tr:hover { background: #fafbfc; }
 .empty { color: #5b6475; font-style: italic; }
 .note { margin: 12px 0; padding: 10px 16px; border-left: 4px solid; border-radius: 4px;

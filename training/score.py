@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.config import EvalConfig
-from training.data.dataset import Faces, to_float, to_uint8
+from training.data.dataset import Faces, generator, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace, Task
 from training.judge import Judge
 from training.judge_fit import decide
@@ -43,9 +43,14 @@ def space_of(translator: Translate, faces: Faces) -> LabelSpace:
 
 
 def spread(count: int, limit: int) -> list[int]:
-    """`limit` rows at equal steps through `count` (all where the limit is 0 or beyond)."""
-    chosen = min(limit or count, count)
-    return [i * count // chosen for i in range(chosen)]
+    """`limit` rows of `count` at random, always the same ones (all where it is 0 or beyond).
+
+    Equal steps would meet one label again and again where the images are sorted.
+    """
+    if not 0 < limit < count:
+        return list(range(count))
+    order = torch.randperm(count, generator=generator(0, "spread", count))
+    return sorted(order[:limit].tolist())
 
 
 # what sees the outputs of each edit: (view, rows of it, task, uint8 outputs of those rows)

@@ -157,8 +157,13 @@ def _quality(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
         heading("Distance from real faces of the target domain (E4)"),
     ]  # fmt: skip
     far = details["domains"]
+    known = {row["dataset"] for row in far}
+    lacking = [d for d in dict.fromkeys(t["dataset"] for t in details["tasks"]) if d not in known]
+    if lacking:
+        few = f"{', '.join(lacking)}: too few test images for a Fréchet distance (8 a side)."
+        parts.append(note(few, "warn"))
     if not far:
-        return [*parts, note("Too few test images for a Fréchet distance (8 a side).", "warn")]
+        return parts
     kinds = [k for k in FREE if k in far[0]]
     headers = [
         "data",
