@@ -75,7 +75,7 @@ def test_the_judges_word_is_kept_whole(quick: tuple[Path, Path, Manifest]) -> No
     x = torch.rand(3, 3, 16, 16)
     assert words.predict(0, x).shape == (3, 3)
     assert words.features(0, x).shape == (3, 128)
-    assert words.embed(0, x).shape == (3, 64)
+    assert words.embed(0, words.features(0, x)).shape == (3, 64)
     fact = words.facts["datasets"][0]
     assert fact["people"] == 12  # 24 training images in pairs
     assert fact["test_images"] == 8

@@ -43,10 +43,11 @@ def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
     """(n, d) of uint8 (n, H, W, 3)."""
     schema = str(getattr(net.forward, "schema", ""))
     extra = {"return_features": True} if "return_features" in schema else {}
-    chunks = [
-        net(images[i : i + CHUNK].permute(0, 3, 1, 2).contiguous(), **extra)
-        for i in range(0, len(images), CHUNK)
-    ]
+    with torch.inference_mode():
+        chunks = [
+            net(images[i : i + CHUNK].cpu().permute(0, 3, 1, 2).contiguous(), **extra)
+            for i in range(0, len(images), CHUNK)
+        ]
     return torch.cat(chunks).float().cpu().numpy()
 
 
@@ -79,20 +80,21 @@ class Distances:
         ]
         out = {"frechet_vgg": np.concatenate(chunks)}
         if self.inception is not None:
-            with torch.inference_mode():
-                out["fid"] = inception_features(self.inception, images.cpu())
+            out["fid"] = inception_features(self.inception, images)
         return out
 
-    def see(self, view: View, here: slice, task: Task, images: Tensor) -> None:
-        """Take the outputs (uint8) of one task for rows `here` of a view."""
+    def see(self, view: View, here: slice, task: Task, images: Tensor, features: Tensor) -> None:
+        """Take the outputs (uint8) of one task for rows `here` of a view, and their features."""
         changed = task.changed[here]
         named = domains(view.labels, task, task.target[here])
         if not named or not changed.any():
             return
-        features = self._features(view.judged, images[changed.to(images.device)])
+        found = {"frechet_vgg": features[changed.to(features.device)].float().cpu().numpy()}
+        if self.inception is not None:
+            found["fid"] = inception_features(self.inception, images[changed.to(images.device)])
         for name, rows in named:
             mine = rows[changed].numpy()
-            for kind, values in features.items():
+            for kind, values in found.items():
                 if mine.any():
                     self.edited[view.dataset, name][kind].append(values[mine])
 

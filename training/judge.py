@@ -53,11 +53,10 @@ class Judge:
         with torch.inference_mode():
             return self.seconds[dataset].features(images.to(self.device))
 
-    def embed(self, dataset: int, images: Tensor) -> Tensor:
-        """Unit identity vectors (n, d) of the second judge."""
+    def embed(self, dataset: int, features: Tensor) -> Tensor:
+        """Unit identity vectors (n, d) of what `features` gave."""
         with torch.inference_mode():
-            net = self.seconds[dataset]
-            return net.embed(net.features(images.to(self.device)))
+            return self.seconds[dataset].embed(features)
 
     def accuracy(self, dataset: int) -> float:
         """Clean test accuracy, the mean over labels: the ceiling of every edit success."""

@@ -53,8 +53,9 @@ def spread(count: int, limit: int) -> list[int]:
     return sorted(order[:limit].tolist())
 
 
-# what sees the outputs of each edit: (view, rows of it, task, uint8 outputs of those rows)
-Hook = Callable[[View, slice, Task, Tensor], None]
+# what sees the outputs of each edit: (view, rows of it, task, uint8 outputs of those rows, the
+# second judge's features of them)
+Hook = Callable[[View, slice, Task, Tensor, Tensor], None]
 
 
 def views(
@@ -176,6 +177,7 @@ def _score_batch(
             asked = view.encode(target)[changed]
             after[changed] = run(translator, x[changed.to(x.device)], original[changed], asked)
         y = to_float(after)
+        features = judge.features(view.judged, y)
         table = pd.DataFrame(
             {
                 "dataset": labels.name,
@@ -185,13 +187,13 @@ def _score_batch(
                 "task": task.name,
                 "single": task.single,
                 "changed": changed.numpy(),
-                **seen.judge_edit(y, own_logits, task, target),
+                **seen.judge_edit(y, features, own_logits, task, target),
                 **own_scores,
                 **dict.fromkeys(CYCLE, float("nan")),
             }
         )
         if hook:
-            hook(view, here, task, after)
+            hook(view, here, task, after, features)
         cycle = changed if task.single else torch.zeros_like(changed)
         if cycle.any():
             back = run(
@@ -218,9 +220,11 @@ class Seen:
     def __init__(self, judge: Judge, view: View, x: Tensor) -> None:
         self.judge, self.view = judge, view
         self.logits = judge.predict(view.judged, x).cpu()
-        self.vectors = judge.embed(view.judged, x)
+        self.vectors = judge.embed(view.judged, judge.features(view.judged, x))
 
-    def judge_edit(self, y: Tensor, own: Tensor, task: Task, target: Tensor) -> dict[str, Any]:
+    def judge_edit(
+        self, y: Tensor, features: Tensor, own: Tensor, task: Task, target: Tensor
+    ) -> dict[str, Any]:
         """Scores of outputs `y`; `own` are the logits of the unedited reconstructions."""
         labels = self.view.labels
         edited = sorted({i for name in task.edits for i in labels.group(name)})
@@ -234,7 +238,8 @@ class Seen:
         kept = same[:, others].float().mean(1) if others else torch.ones(len(y))
         margins = margin(labels.kind, logits, target, edited)
         copied = margin(labels.kind, self.logits, target, edited)
-        cosine = (self.judge.embed(self.view.judged, y) * self.vectors).sum(1).cpu()
+        vectors = self.judge.embed(self.view.judged, features)
+        cosine = (vectors * self.vectors).sum(1).cpu()
         return {
             "success": (margins > 0).double().numpy(),
             "copy_success": (copied > 0).double().numpy(),
