@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
     parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
-    parser.add_argument("--folder", dest="run", type=Path, default=None, help="folder of this run's checkpoints")
+    parser.add_argument("--folder", dest="run", type=Path, help="of this run's checkpoints")
     parser.add_argument("--init", default="", help="start from the networks of this model manifest")
     parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")
