@@ -40,7 +40,7 @@ _DEMO = Config(
         d_conv_dim=32,
         d_repeat_num=4,
         n_critic=2,
-        lambda_rec=30,
+        lambda_rec=22,
         g_lr=6e-4,
         d_lr=8e-4,
     ),
