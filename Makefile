@@ -39,7 +39,7 @@ test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
 
 lint: setup  ## format, rules and types
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py

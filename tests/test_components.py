@@ -83,9 +83,8 @@ def test_importing_the_components_is_light() -> None:
 
 
 def test_resolve_names_what_the_library_returns() -> None:
-    from training.resolve import Resolved
-
     from components.resolve import resolve
+    from training.resolve import Resolved
 
     outputs = resolve.component_spec.outputs or {}
     parameters = {n: o.type for n, o in outputs.items() if o.type == "String"}
@@ -97,7 +96,6 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
 ) -> None:
     """A Metrics artifact without a file would never come from cache."""
     import training.evaluate
-
     from components.evaluate import evaluate
 
     def fake(*arguments: object) -> None:
