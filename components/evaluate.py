@@ -8,7 +8,7 @@ from components.images import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def evaluate(
     model: dsl.Input[dsl.Model], dataset: dsl.Input[dsl.Dataset], judge: dsl.Input[dsl.Model],
-    eval_config: str, code_hash: str, out: dsl.Output[dsl.Artifact],
+    eval_config: str, compare: str, code_hash: str, out: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML], metrics: dsl.Output[dsl.Metrics],
 ) -> None:  # fmt: skip
     """Score every edit on the test split; write metrics, pictures and the report."""
@@ -19,6 +19,6 @@ def evaluate(
 
     evaluate(
         Path(model.path), Path(dataset.path), Path(judge.path), eval_config,
-        Path(out.path), Path(report.path), Path(metrics.path),
+        Path(out.path), Path(report.path), Path(metrics.path), compare,
     )  # fmt: skip
     metrics.metadata.update(read_json(Path(metrics.path)))

@@ -8,14 +8,15 @@ from components.images import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def promote(
     version: dsl.Input[dsl.Artifact], dataset: dsl.Input[dsl.Dataset],
-    judge: dsl.Input[dsl.Model], eval_config: str, override: str, out: dsl.Output[dsl.Artifact],
+    judge: dsl.Input[dsl.Model], replicates: dsl.Input[dsl.Artifact], eval_config: str,
+    override: str, out: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
     """Score champion and challenger on the same images; the verdict says why or why not."""
     from pathlib import Path
 
-    from training.release import promote
+    from training.promotion import promote
 
     promote(
         Path(version.path), Path(dataset.path), Path(judge.path), eval_config, override,
-        Path(out.path),
+        Path(out.path), Path(replicates.path),
     )  # fmt: skip

@@ -9,8 +9,8 @@ from components.images import STEPS_IMAGE
 
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
 def resolve(
-    datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str,
-    out: dsl.Output[dsl.Artifact],
+    datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, init: str,
+    compare: str, out: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
     [
@@ -24,6 +24,8 @@ def resolve(
         ("eval_config", str),
         ("judge_hash", str),
         ("datasets", str),
+        ("init", str),
+        ("compare", str),
     ],
 ):  # fmt: skip
     """Turn names into hashes and configurations, so that the cache sees data and code."""
@@ -31,4 +33,7 @@ def resolve(
 
     from training.resolve import resolve
 
-    return resolve(datasets, raw, revision, model, preset, overrides, Path(out.path))
+    return resolve(
+        datasets, raw, revision, model, preset, overrides, Path(out.path), init=init,
+        compare=compare,
+    )  # fmt: skip

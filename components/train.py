@@ -8,15 +8,16 @@ from components.images import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def train(
     dataset: dsl.Input[dsl.Dataset], model: str, preset: str, model_config: str,
-    train_config: str, nproc: int, init: str, experiment: str, code_hash: str,
-    out: dsl.Output[dsl.Model],
+    train_config: str, nproc: int, seeds: int, init: str, experiment: str, code_hash: str,
+    out: dsl.Output[dsl.Model], replicates: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
-    """Train on `nproc` processes; an interrupted run goes on where it was saved."""
+    """Train one model a seed on `nproc` processes; what was interrupted goes on from there."""
     from pathlib import Path
 
-    from training.train import launch
+    from training.launch import launch
 
     launch(
         Path(dataset.path), Path(out.path), model, model_config, train_config,
-        nproc=nproc, init=init, experiment=experiment, preset=preset,
+        nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
+        replicates=Path(replicates.path),
     )  # fmt: skip

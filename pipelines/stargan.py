@@ -30,7 +30,9 @@ def stargan(
     preset: str = "demo",
     overrides: str = "",
     init: str = "",
+    compare: str = "",
     nproc: int = 1,
+    seeds: int = 1,
     name: str = "stargan",
     experiment: str = "stargan",
     override: str = "",
@@ -46,7 +48,10 @@ def stargan(
         preset: a named configuration of it.
         overrides: `key=value;key=value` on top of the preset.
         init: model manifest or registered version to start from; empty means from scratch.
+        compare: likewise, to set beside the new one in the report (the paper's Fig. 6).
         nproc: training processes.
+        seeds: models to train, of seeds one apart; the first is registered, the spread of all
+            tells the gate how much chance there is in a rise.
         name: the registered model.
         experiment: of MLflow.
         override: a reason to promote against the gate; recorded.
@@ -56,7 +61,7 @@ def stargan(
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-            overrides=overrides,
+            overrides=overrides, init=init, compare=compare,
         ).set_caching_options(False)  # fmt: skip
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
@@ -72,12 +77,12 @@ def stargan(
         # After the judge: one that is not good enough stops the run before the long step.
         trained = train(
             **faces, model=model, preset=preset, model_config=what["model_config"],
-            train_config=what["train_config"], nproc=nproc, init=init, experiment=experiment,
-            **code,
+            train_config=what["train_config"], nproc=nproc, seeds=seeds, init=what["init"],
+            experiment=experiment, **code,
         ).after(judged)  # fmt: skip
         scored = evaluate(
             model=trained.outputs["out"], judge=judged.outputs["out"], **faces,
-            eval_config=what["eval_config"], **code,
+            eval_config=what["eval_config"], compare=what["compare"], **code,
         )  # fmt: skip
         version = register(
             model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces, name=name,
@@ -85,7 +90,8 @@ def stargan(
         ).set_caching_options(False)  # fmt: skip
         verdict = promote(
             version=version.outputs["out"], judge=judged.outputs["out"], **faces,
-            eval_config=what["eval_config"], override=override,
+            replicates=trained.outputs["replicates"], eval_config=what["eval_config"],
+            override=override,
         ).set_caching_options(False)  # fmt: skip
     # Through the pod's label and not an argument, which would make every run new to the cache.
     for task in (trained, version, verdict, ended):

@@ -99,7 +99,8 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
     from components.evaluate import evaluate
 
     def fake(*arguments: object) -> None:
-        *inputs, out, report, metrics = arguments
+        *inputs, out, report, metrics, compare = arguments
+        assert compare == "stargan/1"
         assert inputs == [tmp_path / "model", tmp_path / "dataset", tmp_path / "judge", "{}"]
         assert (out, report) == (tmp_path / "out", tmp_path / "report")
         assert isinstance(metrics, Path)
@@ -108,7 +109,7 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
     monkeypatch.setattr(training.evaluate, "evaluate", fake)
     at = {n: SimpleNamespace(path=str(tmp_path / n), metadata={})
           for n in ("model", "dataset", "judge", "out", "report", "metrics")}  # fmt: skip
-    evaluate.python_func(**at, eval_config="{}", code_hash="c")
+    evaluate.python_func(**at, eval_config="{}", compare="stargan/1", code_hash="c")
     assert at["metrics"].metadata == {"success_mean": 0.5}
 
 

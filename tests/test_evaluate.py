@@ -275,7 +275,7 @@ def test_identity_follows_images_judge_and_number_of_images(binary: Path, frozen
 def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path) -> None:
     one = model(joint, tmp_path / "one.json")
     out, report, metrics = (tmp_path / n for n in ("o.json", "r.html", "m.json"))
-    made = evaluate(one, joint, frozen[0], EVAL, out, report, metrics, one)
+    made = evaluate(one, joint, frozen[0], EVAL, out, report, metrics, str(one))
     details = json.loads(made.local("details.json").read_text())
     assert "grids/fig6_rafd.png" in {e.name for e in made.entries}
     assert details["compare"]["dataset"] == "rafd"

@@ -111,6 +111,7 @@ def test_the_edges(tasks: dict[str, Any]) -> None:
         ("judge", "out", "promote", "judge"),
         ("train", "out", "evaluate", "model"),
         ("train", "out", "register", "model"),
+        ("train", "replicates", "promote", "replicates"),
         ("evaluate", "out", "register", "evaluation"),
         ("register", "out", "promote", "version"),
     }  # fmt: skip

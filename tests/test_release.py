@@ -25,6 +25,7 @@ from training.data.dataset import Faces, to_float
 from training.files import read_json, write_json
 from training.lineage import LineageError
 from training.models.stargan import StarGAN
+from training.resolve import pin
 from training.store import Manifest, Store
 
 pytestmark = [
@@ -505,8 +506,14 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
 def test_replicates_count_in_the_decision(judged: Any) -> None:
     """A rise of 0.2 within the spread of seeds 0.3 and 0.95 is not believed."""
     judged(0)
-    seeds = [train(judged.dataset, seed) for seed in (3, 4)]
-    result = judged(1, seeds=seeds)
+    entries = [
+        entry.named(f"{seed}/{entry.name}")
+        for seed in (3, 4)
+        for entry in Manifest.read(train(judged.dataset, seed)).entries
+    ]
+    replicates = judged.dataset.parent / "replicates.json"
+    Manifest("replicates", tuple(entries), {"seeds": [3, 4]}).write(replicates)
+    result = judged(1, replicates=replicates)
     assert not result["promoted"]
     assert [c["name"] for c in result["checks"] if not c["passed"]] == ["seeds"]
 
@@ -662,3 +669,19 @@ def test_the_program_shows_versions_history_and_translates(
     with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
         release.main(["translate", "stargan@champion", str(face), str(edited), "Beard"])
     assert registry.champion("stargan") == "1"
+
+
+def test_an_alias_is_pinned_to_the_version_that_it_is_now(binary: Path) -> None:
+    """The cache of training would not see that an alias moved."""
+    for seed in (0, 1):
+        register(binary, seed)
+        number = str(seed + 1)
+        registry.move("stargan", registry.champion("stargan"), number, "promote", "by the test")
+        assert pin("stargan@champion") == f"stargan/{number}"
+    assert [pin(text) for text in ("", "stargan/1", "model.json")] == [
+        "",
+        "stargan/1",
+        "model.json",
+    ]
+    with pytest.raises(ValueError, match="no such version"):
+        pin("nobody@champion")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import training.resolve
+import training.source
 from training.data.versions import data_version, pinned, short_md5, split_md5
 from training.remote import tree_md5
-from training.resolve import Resolved, code_hash, git_state, lock_hash, resolve
+from training.resolve import Resolved, resolve
 from training.s3 import RemoteError
+from training.source import code_hash, git_state, lock_hash
 
 ONE, TWO, OWN = (f"{digit * 32}.dir" for digit in "12a")
 COMMIT = ["-c", "user.email=a@b", "-c", "user.name=t", "commit", "-q", "--allow-empty", "-m", "x"]
@@ -168,12 +169,12 @@ def test_the_code_hash_sees_one_changed_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In any source of the three packages, and in the lock."""
-    root = Path(training.resolve.__file__).parents[1]
+    root = Path(training.source.__file__).parents[1]
     for package in ("training", "components", "pipelines"):
         shutil.copytree(root / package, tmp_path / package)
     shutil.copy(root / "requirements.lock", tmp_path)
     expected = code_hash()
-    monkeypatch.setattr(training.resolve, "__file__", str(tmp_path / "training" / "resolve.py"))
+    monkeypatch.setattr(training.source, "__file__", str(tmp_path / "training" / "source.py"))
     assert code_hash() == expected
     with (tmp_path / name).open("a") as stream:
         stream.write("#")
@@ -184,7 +185,7 @@ def test_without_a_lock_the_installed_versions_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_lock = lock_hash()
-    monkeypatch.setattr(training.resolve, "__file__", str(tmp_path / "training" / "resolve.py"))
+    monkeypatch.setattr(training.source, "__file__", str(tmp_path / "training" / "source.py"))
     assert len(lock_hash()) == 64
     assert lock_hash() != with_lock
 
@@ -195,14 +196,14 @@ def test_an_image_says_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("SOURCE_REVISION", "abc")
     assert git_state() == ("abc", False)
     monkeypatch.delenv("SOURCE_REVISION")
-    monkeypatch.setattr(training.resolve, "__file__", str(tmp_path / "training" / "resolve.py"))
+    monkeypatch.setattr(training.source, "__file__", str(tmp_path / "training" / "source.py"))
     (tmp_path / "training").mkdir()
     assert git_state() == ("unknown", True)
 
 
 def test_the_git_state_is_the_working_trees(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_REVISION", raising=False)
-    monkeypatch.setattr(training.resolve, "__file__", str(clone / "training" / "resolve.py"))
+    monkeypatch.setattr(training.source, "__file__", str(clone / "training" / "source.py"))
     commit = git("rev-parse", "HEAD").strip()
     assert git_state() == (commit, True)
     git("checkout", "-q", "data.dvc")

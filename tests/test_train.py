@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from training import checkpoint
 from training.config import TrainConfig, to_json
 from training.data.dataset import Faces, Order, generator
 from training.files import read_json, sha256_file
+from training.launch import launch
 from training.models import MODELS
 from training.models.stargan import StarGAN
 from training.store import Manifest
@@ -351,6 +353,26 @@ def test_more_processes_give_the_losses_and_weights_of_one(
         one, many = load_file(tmp_path / "one" / path), load_file(run / path)
         for key in (k for k in one if k.endswith("/exp_avg")):
             assert (many[key] - one[key]).abs().max() < 0.02 * one[key].abs().max(), key
+
+
+@pytest.mark.slow
+def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what its seed alone gives; the same command again trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    out, replicates = tmp_path / "model.json", tmp_path / "replicates.json"
+    texts = (to_json(SMALL["stargan"]), to_json(QUICK))
+    for _ in range(2):
+        launch(binary, out, "stargan", *texts, seeds=2, experiment="", replicates=replicates)
+    second = Manifest.read(replicates, "replicates")
+    assert second.meta == {"seeds": [1]}
+    alone = tmp_path / "alone.json"
+    train(binary, alone, "stargan", texts[0], to_json(replace(QUICK, seed=1)), run=tmp_path / "r")
+    for entry in Manifest.read(alone).entries:
+        assert second.entry(f"1/{entry.name}").sha256 == entry.sha256
+    weights = "nets/G.safetensors"
+    assert Manifest.read(out).entry(weights).sha256 != second.entry(f"1/{weights}").sha256
 
 
 def test_the_manifest_lists_what_lies_in_the_store(binary: Path, tmp_path: Path) -> None:

@@ -232,22 +232,30 @@ def translator_from_files(files: dict[str, Path]) -> Translator:
     return Translator(model, nets, space, config["size"], config)
 
 
+def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
+    """Name -> path of a model's files, checked by their digests.
+
+    `source` is a model manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS.
+    """
+    path = Path(source)
+    if path.is_dir():
+        verify(path)
+        return weight_files(path)
+    if path.is_file():
+        manifest = Manifest.read(path, "model")
+        return {e.name: manifest.local(e.name, store) for e in manifest.entries}
+    from training.lineage import registered_files
+
+    return registered_files(source)
+
+
 def warm_start(source: str, state: State) -> None:
-    """Start from the networks of a model manifest, a checkpoint's folder or NAME@ALIAS.
+    """Start from the networks of `source`, as `model_files` reads it.
 
     Averages start from the same weights; optimisers and counters start anew. Raises
     CheckpointError where a tensor does not fit.
     """
-    path = Path(source)
-    if path.is_dir():
-        files = weight_files(path)
-    elif path.is_file():
-        manifest = Manifest.read(path, "model")
-        files = {e.name: manifest.local(e.name) for e in manifest.entries}
-    else:
-        from training.release import registered_files
-
-        files = registered_files(source)
+    files = model_files(source)
     for name, net in state.nets.items():
         load_weights(net, files[f"nets/{name}.safetensors"])
         if name in state.ema:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from training import cli
-from training.checkpoint import load_translator
+from training.checkpoint import load_translator, model_files, translator_from_files
 from training.config import EvalConfig, from_json
 from training.data.dataset import Faces, to_float
 from training.distances import Distances
@@ -72,15 +72,15 @@ def evaluate(
     out: Path,
     report: Path,
     metrics: Path,
-    compare: Path | None = None,
+    compare: str = "",
 ) -> Manifest:
     """Score a model and write everything that is known of it.
 
     Takes manifests of kind "model", "dataset" and "judge", and JSON of EvalConfig ("" for its
-    defaults); `compare` is a second model for Fig. 6. Writes the manifest of kind "evaluation" to
-    `out`, the self-contained HTML to `report`, and flat JSON of finite numbers to `metrics`.
-    Raises ValueError where the judge is below its floor, the three do not belong together, or a
-    number is not finite.
+    defaults); `compare` is a second model for Fig. 6: a manifest, NAME/VERSION or NAME@ALIAS.
+    Writes the manifest of kind "evaluation" to `out`, the self-contained HTML to `report`, and
+    flat JSON of finite numbers to `metrics`. Raises ValueError where the judge is below its floor,
+    the three do not belong together, or a number is not finite.
     """
     config, store = from_json(EvalConfig, eval_config), Store()
     trained, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
@@ -102,7 +102,7 @@ def evaluate(
     for mask in found["masks"]:
         where = key(mask["faces"], mask["labels"])
         numbers |= {f"mask_{kind}_{where}": mask[kind] for kind in ("proper", "wrong")}
-    if compare is not None:
+    if compare:
         models = (translator, trained, compare)
         picture, found["compare"] = _compare(models, table, faces, frozen, config)
         pictures.append(picture)
@@ -170,20 +170,19 @@ def _pictures(
 
 
 def _compare(
-    models: tuple[Translator, Manifest, Path],
+    models: tuple[Translator, Manifest, str],
     table: pd.DataFrame,
     faces: Faces,
     judge: Judge,
     config: EvalConfig,
 ) -> tuple[Figure, dict[str, Any]]:
     """Fig. 6 on a data set that both models know: expressions where they share them."""
-    translator, trained, path = models
-    second = Manifest.read(path, "model")
-    other = load_translator(second)
+    translator, trained, source = models
+    other = translator_from_files(model_files(source))
     known = {s.name for s in other.space.sets}
     shared = [s for s in faces.space.sets if s.name in known]
     if not shared:
-        raise ValueError(f"{path}: knows {', '.join(sorted(known))}, nothing of this data set")
+        raise ValueError(f"{source}: knows {', '.join(sorted(known))}, nothing of this data set")
     name = next((s.name for s in shared if s.kind == "onehot"), shared[0].name)
     again = score(other, faces, judge, config, only=[name], what="compare")
     mine = views(translator, faces, judge, config, [name])[0]
@@ -197,7 +196,7 @@ def _compare(
     chosen = ("success_mean", "success_low", "success_high", "identity_cosine", "self_psnr")
     return picture, {
         "dataset": name,
-        "models": {titles[0]: trained.digest, titles[1]: second.digest},
+        "models": {titles[0]: trained.digest, titles[1]: source},
         "numbers": {titles[0]: {k: own[k] for k in chosen}, titles[1]: {k: its[k] for k in chosen}},
     }
 
@@ -248,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("model", "dataset", "judge"):
         parser.add_argument(name, type=Path, help=f"manifest of kind {name}")
     parser.add_argument("--config", default="", help="EvalConfig as JSON; empty: its defaults")
-    parser.add_argument("--compare", type=Path, help="manifest of a second model, for Fig. 6")
+    parser.add_argument("--compare", default="", help="a second model, for Fig. 6")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     parser.add_argument("--report", type=Path, required=True, help="the HTML to write")
     parser.add_argument("--metrics", type=Path, required=True, help="the JSON to write")

@@ -82,7 +82,7 @@ def lock_bytes() -> bytes:
 
 def differences(record: Lineage) -> list[str]:
     """What of this installation is not what made the version; a note, not a fault."""
-    from training.resolve import code_hash
+    from training.source import code_hash
 
     here = {
         "package lock": (record.lock_hash, sha256_bytes(lock_bytes())),

@@ -4,7 +4,7 @@ Scores are kept in the store by (weights, evaluation identity), so that asking a
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,12 +91,12 @@ def promote(
     eval_config: str,
     override: str,
     out: Path,
-    seeds: Sequence[Path] = (),
+    replicates: Path | None = None,
 ) -> dict[str, Any]:
     """Make a registered version the champion if the gate, or a reason in `override`, lets it.
 
-    `version` is what `register` wrote; `dataset` and `judge` are the current manifests; `seeds`
-    are manifests of the same recipe trained from other seeds. Challenger and champion are
+    `version` is what `register` wrote; `dataset` and `judge` are the current manifests;
+    `replicates` is one of models of the same recipe and other seeds. Challenger and champion are
     verified, then scored in one go. Writes the verdict to `out` (JSON), a page beside it and both
     to the version's MLflow run, and returns it. A version that is champion stays it unjudged.
     """
@@ -112,7 +112,7 @@ def promote(
         champion = registry.champion(name)
         if champion == number:
             return _already(name, number, out)
-        verdict = _judge(contest, name, number, champion, override, seeds)
+        verdict = _judge(contest, name, number, champion, override, replicates)
         if not verdict.promoted:
             break
         try:
@@ -149,12 +149,12 @@ def _judge(
     number: str,
     champion: str | None,
     override: str,
-    seeds: Sequence[Path],
+    replicates: Path | None,
 ) -> Verdict:
     """The gate's verdict; a reason to override it turns a refusal into a promotion."""
     _, challenger = lineage.fetch(f"{name}/{number}", data=True)
     try:
-        verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", seeds)
+        verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", replicates)
     except lineage.LineageError as error:
         if not override:
             raise
@@ -167,7 +167,7 @@ def _judge(
 
 
 def _gate(
-    contest: Contest, challenger: Mapping[str, Path], champion: str, seeds: Sequence[Path]
+    contest: Contest, challenger: Mapping[str, Path], champion: str, replicates: Path | None
 ) -> Verdict:
     if not contest.fits(challenger):
         return Verdict(False, "the challenger has other labels or another size than the data set")
@@ -178,22 +178,23 @@ def _gate(
             f"{champion}, the champion, has other labels or another size than this data set; "
             "register under another name, or promote with a reason to override",
         )
-    replicates = [
-        {
-            e.name: manifest.local(e.name, contest.store)
-            for e in manifest.entries
-            if e.name in challenger
-        }
-        for manifest in (Manifest.read(path, "model") for path in seeds)
-    ]
     table = contest.scores(challenger)
     return decide(
         contest.scores(standing) if standing is not None else None,
         table,
         contest.config,
-        [contest.scores(files) for files in replicates],
+        _replicated(contest, replicates, challenger) if replicates else (),
         table.assign(success=table["copy_success"]),
     )
+
+
+def _replicated(contest: Contest, replicates: Path, names: Iterable[str]) -> list[pd.DataFrame]:
+    """The score table of every other seed's model, from its files of these `names`."""
+    models = Manifest.read(replicates, "replicates")
+    return [
+        contest.scores({n: models.local(f"{seed}/{n}", contest.store) for n in names})
+        for seed in models.meta["seeds"]
+    ]
 
 
 def _record(

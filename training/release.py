@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from training import cli, lineage, registry, tracking
+from training.data.versions import short_md5
 from training.files import read_json, sha256_bytes, write_bytes, write_json
 from training.lineage import MODEL, Lineage, registered_files, verify
-from training.promotion import promote, rollback
 from training.store import Manifest, Store
 
 
@@ -111,7 +111,7 @@ def _space(files: Mapping[str, Path]) -> Any:
 def _lineage(
     trained: Manifest, scored: Manifest, data: Manifest, given: tuple[str, str, str, str]
 ) -> Lineage:
-    from training.resolve import git_state
+    from training.source import git_state
 
     data_md5, revision, code_hash, image = given
     commit, dirty = git_state()
@@ -171,7 +171,7 @@ def _log_evaluation(
     files = {f"evaluation/{e.name}": scored.local(e.name) for e in scored.entries}
     tracking.log_results(run_id, metrics, files)
     names = "+".join(d["name"] for d in data.meta.get("datasets", [])) or "data"
-    tracking.log_dataset(run_id, names, data_md5 or data.digest, data_md5)
+    tracking.log_dataset(run_id, names, short_md5(data_md5) if data_md5 else data.digest, data_md5)
 
 
 def translator_from(reference: str) -> Any:
@@ -247,7 +247,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     two.add_argument("judge", type=Path, help="manifest of kind judge")
     two.add_argument("--eval-config", default="", help="EvalConfig as JSON")
     two.add_argument("--override", default="", metavar="REASON", help="promote against the gate")
-    two.add_argument("--seeds", type=Path, nargs="*", default=[], help="replicates: manifests")
+    two.add_argument("--replicates", type=Path, help="manifest of other seeds' models")
     for command in (one, two):
         command.add_argument("--out", type=Path, required=True, help="JSON to write")
     for word, text in (("show", "all versions"), ("history", "every move of the alias")):
@@ -274,12 +274,16 @@ def main(argv: list[str] | None = None) -> None:
         result = register(args.model, args.evaluation, args.dataset, args.name, *pieces, args.out)
         text = json.dumps(result)
     elif args.command == "promote":
+        from training.promotion import promote  # brings pandas
+
         result = promote(
             args.version, args.dataset, args.judge, args.eval_config, args.override, args.out,
-            args.seeds,
+            args.replicates,
         )  # fmt: skip
         text = f"{'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"
     elif args.command == "rollback":
+        from training.promotion import rollback
+
         text = f"{args.name}@champion is version {rollback(args.name, args.reason)} again"
     elif args.command == "history":
         moves = registry.history(args.name)

@@ -6,8 +6,6 @@ Nothing heavy is imported and no remote is asked, so that a run starts at once.
 """
 
 import argparse
-import importlib.metadata
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +13,10 @@ from typing import Any, NamedTuple
 
 from training import cli, presets
 from training.config import Config, to_json
-from training.data.versions import data_version, git, split_datasets
-from training.files import canonical_json, sha256_bytes, sha256_file, write_json
+from training.data.versions import data_version, split_datasets
+from training.files import canonical_json, sha256_bytes, write_json
 from training.protocol import JUDGE_RECIPE
-
-PACKAGES = ("training", "components", "pipelines")
+from training.source import code_hash, git_state, lock_hash
 
 
 class Resolved(NamedTuple):
@@ -35,41 +32,8 @@ class Resolved(NamedTuple):
     eval_config: str
     judge_hash: str  # names the judge before it exists
     datasets: str  # name:kind, comma-separated
-
-
-def code_hash() -> str:
-    """Hex sha256 over the names and bytes of the installed package's sources and the lock."""
-    root = Path(__file__).resolve().parents[1]
-    files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
-    rows = [[path.relative_to(root).as_posix(), sha256_file(path)] for path in files]
-    return sha256_bytes(canonical_json([*rows, ["requirements.lock", lock_hash()]]))
-
-
-def lock_hash() -> str:
-    """Hex sha256 of requirements.lock; installed without it, of what is installed instead."""
-    lock = Path(__file__).resolve().parents[1] / "requirements.lock"
-    if lock.is_file():
-        return sha256_file(lock)
-    found = {(d.name.lower(), d.version) for d in importlib.metadata.distributions()}
-    return sha256_bytes(canonical_json(sorted(found)))
-
-
-def git_state() -> tuple[str, bool]:
-    """(commit, whether files differ from it), from git or an image's SOURCE_REVISION.
-
-    SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Where neither says: ("unknown", True).
-    """
-    given = os.environ.get("SOURCE_REVISION", "")
-    if given:
-        return given.removesuffix("-dirty"), given.endswith("-dirty")
-    root = Path(__file__).resolve().parents[1]
-    try:
-        if git(root, "rev-parse", "--show-prefix").strip():
-            return "unknown", True  # installed inside somebody's own repository
-        commit = git(root, "rev-parse", "HEAD").strip()
-        return commit, bool(git(root, "status", "--porcelain").strip())
-    except ValueError:
-        return "unknown", True
+    init: str  # as asked for; an alias of the registry as the version that it is now
+    compare: str  # likewise
 
 
 def judge_hash(config: Config, data_md5: str) -> str:
@@ -78,15 +42,35 @@ def judge_hash(config: Config, data_md5: str) -> str:
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
 
 
+def pin(reference: str) -> str:
+    """NAME@ALIAS as NAME/VERSION, since an alias moves; anything else as it is."""
+    if "@" not in reference or Path(reference).exists():
+        return reference
+    from training import registry  # brings MLflow, which few runs need here
+
+    return f"{reference.partition('@')[0]}/{registry.version(reference).version}"
+
+
 def resolve(
-    datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, out: Path
+    datasets: str,
+    raw: str,
+    revision: str,
+    model: str,
+    preset: str,
+    overrides: str,
+    out: Path,
+    *,
+    init: str = "",
+    compare: str = "",
 ) -> Resolved:
     """Fix what a run is about, and write it with the git state to the JSON file `out`.
 
     `datasets` are comma-separated `name` or `name:kind` ("" = the preset's). `raw` is the user's
     own folder: a folder a data set, or, for one data set, the folder itself ("" = DVC's data).
     `revision` is a git revision, an md5, or "" for the `.dvc` files at hand. `overrides` are
-    `key=value;key=value`. Raises ValueError for unknown names and RemoteError "unknown-revision".
+    `key=value;key=value`. `init` and `compare` are models that training starts from and that
+    evaluation sets beside the new one: a manifest, NAME/VERSION or NAME@ALIAS. Raises ValueError
+    for unknown names and RemoteError "unknown-revision".
     """
     changes: dict[str, Any] = dict(presets.parse(overrides))
     if datasets:
@@ -96,7 +80,7 @@ def resolve(
     resolved = Resolved(
         data_md5, where, code_hash(), to_json(config.data), to_json(config.judge),
         to_json(config.train), to_json(config.model), to_json(config.eval),
-        judge_hash(config, data_md5), ",".join(kinds),
+        judge_hash(config, data_md5), ",".join(kinds), pin(init), pin(compare),
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}

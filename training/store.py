@@ -10,7 +10,7 @@ folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node fe
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -43,6 +43,10 @@ class Entry:
     sha256: str
     size: int
     rows: int = 0
+
+    def named(self, name: str) -> "Entry":
+        """The same bytes under another name."""
+        return replace(self, name=name)
 
 
 def store_uri() -> str:

@@ -10,8 +10,6 @@ with the state saved.
 import argparse
 import json
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,66 +54,10 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def run_folder(dataset: Manifest, model: str, model_config: str, train_config: str) -> Path:
+def run_folder(dataset: Manifest, *what: str) -> Path:
     """Where a run's checkpoints lie by default: a folder named by what is trained on what."""
-    key = sha256_bytes(canonical_json([dataset.digest, model, model_config, train_config]))
+    key = sha256_bytes(canonical_json([dataset.digest, *what]))
     return Path("runs") / "train" / key[:16]
-
-
-def launch(
-    dataset: Path,
-    out: Path,
-    model: str,
-    model_config: str,
-    train_config: str,
-    *,
-    nproc: int = 1,
-    run: Path | None = None,
-    init: str = "",
-    experiment: str = "stargan",
-    preset: str = "",
-) -> None:
-    """Run `train` under torchrun with `nproc` processes, restarting crashed ones.
-
-    Raises ValueError with the exit code where training does not end well.
-    """
-    options = [
-        "--model",
-        model,
-        "--model-config",
-        model_config,
-        "--train-config",
-        train_config,
-        "--init",
-        init,
-        "--experiment",
-        experiment,
-        "--out",
-        str(out),
-    ]
-    if preset:
-        options += ["--preset", preset]
-    if run:
-        options += ["--folder", str(run)]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(nproc),
-        "--max-restarts",
-        "3" if nproc > 1 else "0",
-        "-m",
-        "training.train",
-        str(dataset),
-        *options,
-    ]
-    threads = str(max(1, (os.cpu_count() or 1) // nproc))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    code = subprocess.run(command, env=environment, check=False).returncode
-    if code:
-        raise ValueError(f"training ended with exit code {code}; its last lines say why")
 
 
 def train(
@@ -145,7 +87,7 @@ def train(
     manifest = Manifest.read(dataset, "dataset")
     settings = from_json(TrainConfig, train_config)
     network = model_from_json(model, json.loads(model_config))
-    run = run or run_folder(manifest, model, model_config, train_config)
+    run = run or run_folder(manifest, model, model_config, train_config, init)
     with world() as here:
         faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
         config: dict[str, Any] = {

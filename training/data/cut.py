@@ -1,8 +1,8 @@
 """One source image: from its bytes to the square that training sees, or the reason why not.
 
 Pixels are those of Pillow's decode, crop and antialiased resize, so they do not depend on machine
-or worker. Where simplejpeg is installed it decodes plain colour JPEGs: the same libjpeg-turbo,
-the same pixels, half the time.
+or worker. simplejpeg decodes plain colour JPEGs: the same libjpeg-turbo, the same pixels, half the
+time.
 """
 
 import io
@@ -11,12 +11,10 @@ import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import simplejpeg
 from PIL import Image, ImageOps
 
 from training.config import DataConfig
@@ -40,7 +38,6 @@ BROKEN = (
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 _local = threading.local()
-turbo: Any = import_module("simplejpeg") if find_spec("simplejpeg") else None
 
 
 class UnusableError(ValueError):
@@ -90,7 +87,7 @@ def cut(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
         raise UnusableError(f"not JPEG or PNG: starts with {data[:12]!r}")
     own = kind not in ("celeba", "rafd")
     pixels = None
-    if turbo and jpeg and not (own and b"Exif\0\0" in data[:65536]):
+    if jpeg and not (own and b"Exif\0\0" in data[:65536]):
         pixels = _decode_turbo(data, kind, config)
     if pixels is None:
         pixels = _decode_pillow(data, kind, config, upright=own)
@@ -109,11 +106,11 @@ def _check_size(width: int, height: int, kind: str, config: DataConfig) -> Box:
 def _decode_turbo(data: bytes, kind: str, config: DataConfig) -> Image.Image | None:
     """The cropped image, or None where Pillow must judge (odd colour space, damaged data)."""
     try:
-        height, width, space, _ = turbo.decode_jpeg_header(data)
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space != "YCbCr":
             return None
         left, top, right, bottom = _check_size(width, height, kind, config)
-        pixels = turbo.decode_jpeg(data, "RGBX", buffer=_room(width * height * 4))
+        pixels = simplejpeg.decode_jpeg(data, "RGBX", buffer=_room(width * height * 4))
     except UnusableError:
         raise
     except ValueError:
