@@ -368,7 +368,8 @@ def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
     second = Manifest.read(replicates, "replicates")
     assert second.meta == {"seeds": [1]}
     alone = tmp_path / "alone.json"
-    train(binary, alone, "stargan", texts[0], to_json(replace(QUICK, seed=1)), run=tmp_path / "r")
+    second_seed = to_json(replace(QUICK, seed=1))
+    train(binary, alone, "stargan", texts[0], second_seed, run=tmp_path / "r", preset="demo")
     for entry in Manifest.read(alone).entries:
         assert second.entry(f"1/{entry.name}").sha256 == entry.sha256
     weights = "nets/G.safetensors"
