@@ -3,9 +3,10 @@
     python benchmarks/step.py                  # this machine
     python benchmarks/step.py --batches 16 64 256    # a GPU
 
-The plain step is written the way the reference code is (models of the family, 1.5): the fake of the
-D step carries its graph, D is called three times, G's step fills D's gradients, every loss is read
-off at once. Both take the same first batches; their losses must agree before anything is timed.
+The plain step is written the way the reference code is: torch's own order of memory and instance
+norm, the fake of the D step carries its graph, D is called three times, G's step fills D's
+gradients, every loss is read off at once. Both take the same first batches; their losses must agree
+before anything is timed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from training.config import TrainConfig
 from training.data.dataset import Faces, Order, Part
@@ -47,12 +49,23 @@ class Noise(Part):
         return len(self.labels)
 
 
+def plainly(net: nn.Module) -> nn.Module:
+    """The network with torch's instance norm, in torch's own order of memory."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                norm = nn.InstanceNorm2d(child.num_channels, affine=True)
+                norm.load_state_dict(child.state_dict())
+                setattr(module, name, norm)
+    return net.to(memory_format=torch.contiguous_format)
+
+
 class Plain:
     """The reference's way to take one step, on networks of its own with the same weights."""
 
     def __init__(self, job: Job) -> None:
         state = build_state(job)
-        self.g, self.d = state.nets["G"], state.nets["D"]
+        self.g, self.d = (plainly(state.nets[name]) for name in ("G", "D"))
         self.g_optim = torch.optim.Adam(self.g.parameters(), 1e-4, (0.5, 0.999))
         self.d_optim = torch.optim.Adam(self.d.parameters(), 1e-4, (0.5, 0.999))
         self.step = 0
@@ -61,7 +74,7 @@ class Plain:
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
 
     def __call__(self, batch: Batch) -> dict[str, float]:
-        x = batch.image
+        x = batch.image.contiguous()
         real, real_cls = self.d(x)
         fake = self.g(x, batch.target)
         src, _ = self.d(fake.detach())
