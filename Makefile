@@ -29,10 +29,10 @@ demo: setup  ## raw faces to a promoted model on this machine, minutes; ARGS="ke
 	$(BIN)/python -m pipelines run $(ARGS)
 
 demo-joint: setup  ## the same on two data sets with the mask vector
-	$(BIN)/python -m pipelines run preset=demo-joint $(ARGS)
+	$(BIN)/python -m pipelines run preset=demo-joint name=stargan-joint $(ARGS)
 
 demo-long: setup  ## the same for up to an hour: gender, age and expressions as well
-	$(BIN)/python -m pipelines run preset=demo-long $(ARGS)
+	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
 
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest $(ARGS)
