@@ -23,14 +23,14 @@ _DEMO = Config(
     data=DataConfig(size=64, rafd_crop=600, rafd_centre=(340, 407)),  # frames the drawn faces alike
     # Small batches: on two cores the number of updates decides, not their quality.
     train=TrainConfig(
-        images=9_600,
-        decay_images=3_600,
-        warmup_images=2_400,
+        images=7_200,
+        decay_images=2_600,
+        warmup_images=2_000,
         batch=4,
         ema=0.98,
-        log_images=480,
-        sample_images=2_400,
-        checkpoint_images=2_400,
+        log_images=400,
+        sample_images=1_800,
+        checkpoint_images=1_800,
     ),
     judge=JudgeConfig(images=3_200),
     eval=EvalConfig(limit=250),
@@ -39,9 +39,9 @@ _DEMO = Config(
         repeat_num=3,
         d_conv_dim=32,
         d_repeat_num=4,
-        n_critic=2,
-        lambda_rec=22,
-        g_lr=6e-4,
+        n_critic=1,
+        lambda_rec=15,
+        g_lr=8e-4,
         d_lr=8e-4,
     ),
 )
@@ -61,17 +61,24 @@ def _row(preset: str, length: int, size: int = 128, **data: Any) -> Config:
 _JOINT = ("celeba", "rafd")
 _ROWS = (
     _DEMO,
-    replace(_DEMO, preset="demo-joint", data=replace(_DEMO.data, datasets=_JOINT)),
+    replace(
+        _DEMO,
+        preset="demo-joint",
+        data=replace(_DEMO.data, datasets=_JOINT),
+        train=replace(_DEMO.train, images=10_800, decay_images=4_000, warmup_images=2_400),
+    ),
     replace(
         _DEMO,
         preset="demo-long",
         data=replace(_DEMO.data, datasets=_JOINT),
         train=replace(
             _DEMO.train,
-            images=320_000,
-            decay_images=160_000,
-            sample_images=32_000,
-            checkpoint_images=32_000,
+            images=54_000,
+            decay_images=27_000,
+            warmup_images=4_000,
+            ema=0.995,
+            sample_images=5_400,
+            checkpoint_images=5_400,
         ),
     ),
     replace(
