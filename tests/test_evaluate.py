@@ -24,7 +24,7 @@ from training.models.stargan import StarGAN
 from training.score import copies, margin, score
 from training.store import Entry, Manifest, Store
 
-JUDGE = to_json(JudgeConfig(images=800, batch=16, lr=3e-3, floor=0.7))
+JUDGE = to_json(JudgeConfig(images=(800,), batch=16, lr=3e-3, floor=0.7))
 EVAL = to_json(EvalConfig(limit=8, bootstrap=50))
 
 
@@ -212,7 +212,7 @@ def test_a_model_that_gives_nan_is_refused(scene: tuple[Faces, Judge]) -> None:
 
 def test_the_judges_floor_is_enforced(binary: Path, tmp_path: Path) -> None:
     path = tmp_path / "judge.json"
-    config = to_json(JudgeConfig(images=16, batch=16, lr=1e-9, floor=0.99))
+    config = to_json(JudgeConfig(images=(16,), batch=16, lr=1e-9, floor=0.99))
     judge(binary, config, "", path)
     paths = [tmp_path / n for n in ("o.json", "r.html", "m.json")]
     with pytest.raises(ValueError, match=r"celeba: clean test accuracy .* below its floor 0.99"):

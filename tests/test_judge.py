@@ -16,7 +16,7 @@ from training.judge_fit import agree, decide
 from training.judge_nets import ResNet18, SmallVGG
 from training.store import Manifest, Store
 
-QUICK = to_json(JudgeConfig(images=32, batch=16, lr=3e-3, floor=0.0))
+QUICK = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0))
 
 
 def count(net: nn.Module) -> int:
@@ -99,7 +99,7 @@ def test_a_frozen_judge_is_never_trained_again(
     """Not even when the configuration that comes with the same hash differs."""
     dataset, _, made = quick
     monkeypatch.setattr("training.judge.train", lambda *_: pytest.fail("trained again"))
-    longer = to_json(JudgeConfig(images=64, batch=16, floor=0.0))
+    longer = to_json(JudgeConfig(images=(64,), batch=16, floor=0.0))
     again = judge(dataset, longer, "frozen", tmp_path / "again.json")
     assert again.digest == made.digest
     assert Manifest.read(tmp_path / "again.json", "judge").digest == made.digest
@@ -122,7 +122,7 @@ def test_lost_bytes_that_cannot_be_made_again_are_an_error(
 ) -> None:
     dataset, _, made = quick
     Store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
-    other = to_json(JudgeConfig(images=32, batch=16, lr=3e-3, floor=0.0, seed=1))
+    other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
     with pytest.raises(ValueError, match="training gave others"):
         judge(dataset, other, "frozen", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
@@ -156,7 +156,7 @@ def test_a_judge_below_its_floor_says_so(quick: tuple[Path, Path, Manifest]) -> 
 
 def test_both_data_sets_are_learned(joint: Path, tmp_path: Path) -> None:
     """Sixty steps on colours; people who are not in the train split are told apart by nobody."""
-    config = to_json(JudgeConfig(images=960, batch=16, lr=3e-3, floor=0.0))
+    config = to_json(JudgeConfig(images=(960,), batch=16, lr=3e-3, floor=0.0))
     judge(joint, config, "", tmp_path / "judge.json")
     facts = load_judge(tmp_path / "judge.json").facts["datasets"]
     assert [f["name"] for f in facts] == ["celeba", "rafd"]

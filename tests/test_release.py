@@ -481,7 +481,7 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
     folder, model = binary.parent, train(binary)
     config = to_json(EvalConfig(limit=8, bootstrap=50, min_success=0.0, min_psnr=0.0))
     train_judge(
-        binary, to_json(JudgeConfig(images=96, batch=16, floor=0.0)), "", folder / "judge.json"
+        binary, to_json(JudgeConfig(images=(96,), batch=16, floor=0.0)), "", folder / "judge.json"
     )
     paths = [folder / name for name in ("evaluation.json", "report.html", "metrics.json")]
     real_evaluate(model, binary, folder / "judge.json", config, *paths)

@@ -59,7 +59,8 @@ class TrainConfig:
 class JudgeConfig:
     """The frozen evaluation classifiers, trained once a data version."""
 
-    images: int = 2_000_000
+    # drawn to train on each data set; the last number holds for those that follow, too
+    images: tuple[int, ...] = (2_000_000,)
     batch: int = 64
     lr: float = 1e-3
     seed: int = 20_180_619  # never a GAN's seed

@@ -93,12 +93,13 @@ def _fit(
     part: Part,
     labels: LabelSet,
     config: JudgeConfig,
+    images: int,
     device: torch.device,
 ) -> None:
     """Train `net` (and the person head `extra`) with AdamW and one cycle of the rate."""
     people, _ = _people(part)
     modules = nn.ModuleList([net, *([extra] if extra else [])]).to(device).train()
-    steps = max(1, config.images // config.batch)
+    steps = max(1, images // config.batch)
     optimiser = torch.optim.AdamW(modules.parameters(), config.lr, weight_decay=0.05, fused=True)
     order, stream = torch.empty(0, dtype=torch.long), generator(config.seed, what)
     with Progress(what, steps * config.batch, "images") as progress:
@@ -204,8 +205,9 @@ def train(
         first = ResNet18(len(labels.names))
         second = SmallVGG(len(labels.names), count)
         people = nn.Linear(64, count, bias=False) if count > 1 else None
-    _fit(f"judge {labels.name} resnet18", first, None, part, labels, config, device)
-    _fit(f"judge {labels.name} vgg", second, people, part, labels, config, device)
+    images = config.images[min(dataset, len(config.images) - 1)]
+    _fit(f"judge {labels.name} resnet18", first, None, part, labels, config, images, device)
+    _fit(f"judge {labels.name} vgg", second, people, part, labels, config, images, device)
     fact = {
         "name": labels.name,
         "kind": labels.kind,

@@ -32,7 +32,7 @@ _DEMO = Config(
         sample_images=1_800,
         checkpoint_images=1_800,
     ),
-    judge=JudgeConfig(images=3_200),
+    judge=JudgeConfig(images=(3_200,)),
     eval=EvalConfig(limit=250),
     model=StarGAN(
         conv_dim=16,
@@ -59,18 +59,22 @@ def _row(preset: str, length: int, size: int = 128, **data: Any) -> Config:
 
 
 _JOINT = ("celeba", "rafd")
+# Eight expressions of few people take more and smaller steps than hair colours do.
+_JOINT_JUDGE = JudgeConfig(images=(3_200, 6_400), batch=16)
 _ROWS = (
     _DEMO,
     replace(
         _DEMO,
         preset="demo-joint",
         data=replace(_DEMO.data, datasets=_JOINT),
-        train=replace(_DEMO.train, images=10_800, decay_images=4_000, warmup_images=2_400),
+        train=replace(_DEMO.train, images=9_000, decay_images=3_400),
+        judge=_JOINT_JUDGE,
     ),
     replace(
         _DEMO,
         preset="demo-long",
         data=replace(_DEMO.data, datasets=_JOINT),
+        judge=_JOINT_JUDGE,
         train=replace(
             _DEMO.train,
             images=54_000,
@@ -94,7 +98,7 @@ _ROWS = (
             sample_images=320,
             checkpoint_images=320,
         ),
-        judge=replace(_DEMO.judge, images=1_000, floor=0.0),
+        judge=replace(_DEMO.judge, images=(1_000,), floor=0.0),
         eval=replace(_DEMO.eval, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0),
     ),
     _row("celeba-128", CELEBA),
