@@ -23,14 +23,14 @@ _DEMO = Config(
     data=DataConfig(size=64, rafd_crop=600, rafd_centre=(340, 407)),  # frames the drawn faces alike
     # Small batches: on two cores the number of updates decides, not their quality.
     train=TrainConfig(
-        images=7_200,
-        decay_images=2_600,
-        warmup_images=2_000,
+        images=5_600,
+        decay_images=2_200,
+        warmup_images=1_600,
         batch=4,
         ema=0.98,
         log_images=400,
-        sample_images=1_800,
-        checkpoint_images=1_800,
+        sample_images=1_400,
+        checkpoint_images=1_400,
     ),
     judge=JudgeConfig(images=(3_200,)),
     eval=EvalConfig(limit=250),
