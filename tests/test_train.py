@@ -227,6 +227,17 @@ def test_warm_start_begins_with_the_given_networks(binary: Path, tmp_path: Path)
     assert weights(short)[name] == weights(first)[name]
 
 
+def test_the_best_checkpoint_is_verified_too(binary: Path, tmp_path: Path) -> None:
+    """A run may start from it; one changed byte is refused."""
+    go(binary, tmp_path / "run")
+    best = tmp_path / "run/checkpoints/best"
+    assert "nets/G.safetensors" in checkpoint.model_files(str(best))
+    with (best / "nets/G.safetensors").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(checkpoint.CheckpointError, match="altered since it was saved"):
+        checkpoint.model_files(str(best))
+
+
 def test_length_is_counted_over_all_data_sets(joint: Path, tmp_path: Path) -> None:
     go(joint, tmp_path / "run")
     state = read_json(tmp_path / "run" / "checkpoints" / f"{64:012d}" / "extra" / "state.json")

@@ -86,10 +86,15 @@ def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) 
         (new / "extra" / "state.json").write_bytes(canonical_json(facts))
         (new / "config.json").write_bytes(canonical_json(config))
         (new / "label_space.json").write_bytes(canonical_json(space.to_json()))
-        files = sorted(p for p in new.rglob("*") if p.is_file())
-        digests = {p.relative_to(new).as_posix(): sha256_file(p) for p in files}
-        (new / "manifest.json").write_bytes(canonical_json({"files": digests}))
+        _seal(new)
     return path
+
+
+def _seal(folder: Path) -> None:
+    """Write the digest of every file, which `verify` reads."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    digests = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+    (folder / "manifest.json").write_bytes(canonical_json({"files": digests}))
 
 
 def verify(path: Path) -> None:
@@ -186,6 +191,7 @@ def write_best(folder: Path, state: State, config: dict[str, Any], space: LabelS
         write_json(new / "state.json", {"images": state.images, "score": state.best})
         write_json(new / "config.json", config)
         write_json(new / "label_space.json", space.to_json())
+        _seal(new)
 
 
 def weight_files(path: Path) -> dict[str, Path]:
