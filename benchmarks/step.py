@@ -132,17 +132,14 @@ def plain(job: Job) -> Callable[[], dict[str, float]]:
     return lambda: step(order.batch(0, step.step * size, 0, share, job.world.device))
 
 
-def seconds(step: Callable[[], object], cycles: int, device: torch.device) -> float:
-    """Median seconds of one iteration, over cycles of five (D, D, D, D, D and G)."""
-    times = []
-    for _ in range(cycles):
-        start = time.perf_counter()
-        for _ in range(5):
-            step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / 5)
-    return statistics.median(times)
+def seconds(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one iteration, over a cycle of five (D, D, D, D, D and G)."""
+    start = time.perf_counter()
+    for _ in range(5):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 5
 
 
 def check(job: Job) -> None:
@@ -180,17 +177,20 @@ def main() -> None:
         }
         if args.bf16 or device.type == "cuda":
             steps["ours bf16"] = ours(replace(job), True)
-        rates = {}
-        for step in steps.values():
-            seconds(step, 1, device)
-        for name, step in steps.items():
-            rates[name] = size / seconds(step, args.cycles, device)
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for cycle in range(args.cycles + 1):  # taken in turns, so that a slow spell hits all
+            for name, step in steps.items():
+                taken = seconds(step, device)
+                if cycle:  # the first warms up
+                    times[name].append(taken)
+        rates = {name: size / statistics.median(taken) for name, taken in times.items()}
         base = rates["plain fp32"]
         for name, rate in rates.items():
             days = CELEBA / rate / 86_400
             print(
-                f"batch {size:4d}  {name:12s} {rate:8.1f} images/s  {rate / base:5.2f}x  "
-                f"celeba-128 in {days:.1f} days"
+                f"batch {size:4d}  {name:12s} {rate:8.2f} images/s  {rate / base:5.2f}x  "
+                f"celeba-128 in {days:.1f} days; seconds an iteration, each cycle: "
+                + " ".join(f"{taken:.2f}" for taken in times[name])
             )
 
 

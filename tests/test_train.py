@@ -98,6 +98,33 @@ def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
             assert moved == set(phase.trains)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_what_phases_share_changes_the_work_and_no_number(name: str, joint: Path) -> None:
+    from training.distributed import World
+    from training.loop import Job, advance, build_state
+    from training.tracking import Tracker
+
+    faces = Faces.open(joint, "train")
+    world = World(0, 1, torch.device("cpu"))
+    job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
+    order = Order(faces, 0, QUICK.batch, flip=True, length=QUICK.images)
+    results, passes = [], []
+    for sharing in (True, False):
+        state, calls = build_state(job), [0]
+        for net in state.nets.values():
+            net.register_forward_pre_hook(
+                lambda *_, calls=calls: calls.__setitem__(0, calls[0] + 1)
+            )
+        phases = job.model.phases(faces.space)
+        if not sharing:
+            phases = [p._replace(keeps=()) for p in phases]
+        losses = [advance(state, state.nets, order, job, phases) for _ in range(8)]
+        results.append((losses, {n: net.state_dict() for n, net in state.nets.items()}))
+        passes.append(calls[0])
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    assert passes[0] < passes[1] or not any(p.keeps for p in job.model.phases(faces.space))
+
+
 def test_an_epoch_holds_every_image_once_and_the_next_another_order(binary: Path) -> None:
     faces = Faces.open(binary, "train")
     order = Order(faces, 3, 8, flip=True, length=1)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -136,9 +137,11 @@ def build_state(job: Job) -> State:
     return State(nets, checkpoint.averages(nets, averaged), optim, extra={"bf16": False})
 
 
-def update(state: State, nets: Nets, phase: Phase, batch: Batch, job: Job) -> Losses:
-    """One phase: loss, backward, one step of every network that it trains."""
-    freeze(state.nets, phase.trains)
+def update(
+    state: State, nets: Nets, phase: Phase, batch: Batch, job: Job, kept: tuple[str, ...] = ()
+) -> Losses:
+    """One phase: loss, backward, one step of every network that it trains; `kept` stay unfrozen."""
+    freeze(state.nets, (*phase.trains, *kept))
     with torch.autocast(job.world.device.type, torch.bfloat16, enabled=state.extra["bf16"]):
         terms = phase.loss(nets, batch)
     total = torch.stack(list(terms.values())).sum() * job.world.weight(job.train.batch)
@@ -161,13 +164,14 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
             group["lr"] = setting.lr * scale
     batch = order.batch(dataset, drawn, state.images, share, job.world.device)
     losses: Losses = {}
-    for phase in phases:
-        if (iteration + 1) % phase.every:
-            continue
+    due = [phase for phase in phases if (iteration + 1) % phase.every == 0]
+    for place, phase in enumerate(due):
         if phase.fresh:
             drawn += train.batch
             batch = order.batch(dataset, drawn, state.images, share, job.world.device)
-        losses |= update(state, nets, phase, batch, job)
+        later = takewhile(lambda p: not p.fresh, due[place + 1 :])
+        kept = {name for p in later for name in p.trains} & set(phase.keeps)
+        losses |= update(state, nets, phase, batch, job, tuple(kept))
     keep = train.ema ** (train.batch / 16)
     for name, net in state.ema.items():
         torch._foreach_lerp_(

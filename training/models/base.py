@@ -1,7 +1,7 @@
 """The whole contract between a model and the loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,8 @@ class Batch:
     position: float  # of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, 3, size, size) images of the target's domain
     latent: Tensor | None = None  # (n, latent)
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    # what a phase made of this batch and a later phase of the same step takes again
 
 
 class Phase(NamedTuple):
@@ -37,6 +39,8 @@ class Phase(NamedTuple):
     every: int = 1  # run once in this many iterations
     fresh: bool = False  # draw a new batch for this phase
     start: float = 0.0  # first schedule position (of the images after warm-up) at which it runs
+    keeps: tuple[str, ...] = ()  # left unfrozen where a later phase of the batch trains them, so
+    # that what it shares has their graph; its own loss must be detached from them
 
 
 class Optim(NamedTuple):

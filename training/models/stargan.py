@@ -102,7 +102,7 @@ class StarGAN:
 
     def phases(self, space: LabelSpace) -> list[Phase]:
         return [
-            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space)),
+            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keeps=("G",)),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
 
@@ -150,15 +150,22 @@ class StarGAN:
             loss = F.mse_loss(logits, labels, reduction="sum")
         return loss / len(logits)
 
+    def fake(self, nets: Nets, batch: Batch) -> Tensor:
+        """G(x, c), made once a step: D's update leaves G as it is."""
+        made = batch.shared.get("fake")
+        learns = next(nets["G"].parameters()).requires_grad
+        if made is None or (learns and not made.requires_grad):
+            made = batch.shared["fake"] = nets["G"](batch.image, batch.target)
+        return made
+
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
 
-        The fake has no graph and its label output is unused; real and fake share one pass of D,
-        which has no norm and so treats rows alone.
+        The fake has a graph only where G's step follows on the same batch; its label output is
+        unused; real and fake share one pass of D, which has no norm and so treats rows alone.
         """
         x = batch.image
-        with torch.no_grad():
-            fake = nets["G"](x, batch.target)
+        fake = self.fake(nets, batch).detach()
         src, cls = nets["D"](torch.cat([x, fake]))
         n = len(x)
 
@@ -179,7 +186,7 @@ class StarGAN:
 
         L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
         """
-        fake = nets["G"](batch.image, batch.target)
+        fake = self.fake(nets, batch)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
         return {
