@@ -16,6 +16,7 @@ help:  ## this list
 
 setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 
+# Some packages ship files for other Pythons; that these do not compile here harms nothing.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -29,7 +29,7 @@ from training.loop import Job, advance, build_state
 from training.models.base import Batch
 from training.models.stargan import StarGAN
 from training.presets import CELEBA
-from training.tracking import Tracker
+from training.tracker import Tracker
 
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import training.tracker
 from training import tracking
 from training.spool import Spool
-from training.tracking import Tracker
+from training.tracker import Tracker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
@@ -167,7 +168,7 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+        monkeypatch.setattr(training.tracker, "PATIENCE", 1.0)
         tracker = start(place / "t")
         begin = time.monotonic()
         for step in range(1000):
@@ -177,7 +178,7 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
     assert "1001 records did not reach" in report
     assert f"deliver {place / 't'}" in report
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    tracking.main(["deliver", str(place / "t")])
+    training.tracker.main(["deliver", str(place / "t")])
     assert "everything has arrived" in capsys.readouterr().out
     run_id = json.loads((place / "t" / "run.json").read_text())["run_id"]
     assert len(history(run_id, "loss")) == 1000
@@ -219,8 +220,8 @@ def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
     place: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
-    monkeypatch.setattr(tracking, "INTERVAL", 0.1)
-    monkeypatch.setattr(tracking, "BACKOFF", 1.0)
+    monkeypatch.setattr(training.tracker, "INTERVAL", 0.1)
+    monkeypatch.setattr(training.tracker, "BACKOFF", 1.0)
     tracker = start(place / "t")
     tracker.metrics({"loss": 0.0}, 0)
     for _ in range(300):

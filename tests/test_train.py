@@ -75,7 +75,7 @@ def test_another_seed_gives_another_model(binary: Path, tmp_path: Path) -> None:
 def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
     from training.distributed import World
     from training.loop import Job, build_state, update
-    from training.tracking import Tracker
+    from training.tracker import Tracker
 
     faces = Faces.open(joint, "train")
     world = World(0, 1, torch.device("cpu"))
@@ -102,7 +102,7 @@ def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
 def test_what_phases_share_changes_the_work_and_no_number(name: str, joint: Path) -> None:
     from training.distributed import World
     from training.loop import Job, advance, build_state
-    from training.tracking import Tracker
+    from training.tracker import Tracker
 
     faces = Faces.open(joint, "train")
     world = World(0, 1, torch.device("cpu"))

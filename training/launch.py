@@ -4,7 +4,6 @@ python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out m
     --replicates replicates.json
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from training import cli
 from training.config import to_json
 from training.presets import parse, resolve
 from training.store import Manifest
+from training.train import options
 
 
 def launch(
@@ -78,20 +78,9 @@ def _torchrun(nproc: int, arguments: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.launch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("dataset", type=Path, help='manifest of kind "dataset"')
-    parser.add_argument("--model", default="stargan")
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
+    parser = options("launch", __doc__)
     parser.add_argument("--nproc", type=int, default=1, help="processes")
     parser.add_argument("--seeds", type=int, default=1, help="models, of seeds one apart")
-    parser.add_argument("--init", default="", help="start from the networks of this model")
-    parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
-    parser.add_argument("--out", type=Path, required=True, help="the first seed's manifest")
     parser.add_argument("--replicates", type=Path, help="manifest of the other seeds' models")
     args = parser.parse_args(argv)
     config = resolve(args.model, args.preset, parse(args.set))

@@ -31,7 +31,7 @@ from training.files import write_bytes, write_json
 from training.models.base import Batch, Losses, Model, Nets, Phase
 from training.pictures import grid
 from training.progress import Progress
-from training.tracking import Tracker
+from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
 STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on

@@ -22,10 +22,11 @@ from training.store import Manifest
 log = logging.getLogger(__name__)
 
 
-def main(argv: list[str] | None = None) -> None:
+def options(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """What to train, and on what: the options of this program and of the launcher."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.train",
-        description=__doc__,
+        prog=f"python -m training.{prog}",
+        description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -33,12 +34,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="stargan")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
+    parser.add_argument("--init", default="", help="start from the networks of this model")
+    parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
+    parser.add_argument("--out", type=Path, required=True, help="manifest of the (first) model")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = options("train", __doc__)
     parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--folder", dest="run", type=Path, help="of this run's checkpoints")
-    parser.add_argument("--init", default="", help="start from the networks of this model manifest")
-    parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
-    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
     args = parser.parse_args(argv)
     preset = resolve(args.model, args.preset, parse(args.set))
     train(
@@ -81,7 +87,7 @@ def train(
     from training.distributed import world
     from training.loop import STOPPED, Job, StoppedError, build_state, fit, resume
     from training.precision import use_bf16
-    from training.tracking import Tracker
+    from training.tracker import Tracker
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     manifest = Manifest.read(dataset, "dataset")
