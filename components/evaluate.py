@@ -11,7 +11,7 @@ def evaluate(
     eval_config: str, compare: str, code_hash: str, out: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML], metrics: dsl.Output[dsl.Metrics],
 ) -> None:  # fmt: skip
-    """Score every edit on the test split; write metrics, pictures and the report."""
+    """Score every edit on held-out images; write metrics, pictures and the report."""
     from pathlib import Path
 
     from training.evaluate import evaluate

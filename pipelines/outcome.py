@@ -68,7 +68,7 @@ def summary(run: LocalRun) -> str:
     files = collect(run)
     metrics = read_json(run.report / "metrics.json")
     grids = [path for path in files if path.suffix == ".png"]
-    lines = ["", "metrics on the test split", table(metrics), ""]
+    lines = ["", "metrics on held-out images", table(metrics), ""]
     lines.append(verdict(read_json(run.report / "register.json"),
                          read_json(run.report / "promote.json")))  # fmt: skip
     lines += [f"pictures  {path}" for path in grids]

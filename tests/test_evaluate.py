@@ -270,6 +270,21 @@ def test_identity_follows_images_judge_and_number_of_images(binary: Path, frozen
     assert first == identity(data, words, EvalConfig(limit=4, min_success=0.9))
     assert first != identity(data, words, EvalConfig(limit=5))
     assert first != identity(data, data, EvalConfig(limit=4))
+    assert first != identity(data, words, EvalConfig(limit=4, eval_split="val"))
+
+
+def test_settings_can_be_chosen_without_a_look_at_the_test_split(
+    binary: Path, frozen: Frozen, tmp_path: Path
+) -> None:
+    path, config = (
+        model(binary, tmp_path / "model.json"),
+        EvalConfig(bootstrap=50, eval_split="val"),
+    )
+    outs = [tmp_path / name for name in ("v.json", "v.html", "v.metrics.json")]
+    made = evaluate(path, binary, frozen[0], to_json(config), *outs)
+    scored = set(pd.read_parquet(made.local("scores.parquet"))["file"])
+    rows = pd.read_parquet(Manifest.read(binary).local("labels.parquet"))
+    assert scored == set(rows.loc[rows["split"] == "val", "file"])
 
 
 def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ With more than one data set, set the labels of one, leave the others 0, and set 
 Raw data {{ lineage.data_md5 }} (revision {{ lineage.revision }}), dataset manifest
 {{ lineage.dataset }}.
 
-## Measured on the test split
+## Measured on held-out images
 
 Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
 

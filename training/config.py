@@ -71,7 +71,8 @@ class JudgeConfig:
 class EvalConfig:
     """What evaluation scores and what promotion asks for."""
 
-    limit: int = 2_000  # test images of each data set
+    limit: int = 2_000  # images of each data set
+    eval_split: Literal["test", "val"] = "test"  # val: to choose settings without seeing the test
     inception: str = ""  # PATH@SHA256 of TorchScript Inception weights for a true FID
     bootstrap: int = 1_000
     min_success: float = 0.5  # floor of the mean single-edit success

@@ -87,12 +87,12 @@ def evaluate(
     words = Manifest.read(judge, "judge")
     frozen = load_judge(words, store)
     frozen.require()
-    faces = Faces.open(data, "test", store)
+    faces = Faces.open(data, config.eval_split, store)
     translator = load_translator(trained, store)
     distances = Distances(frozen, config.inception)
     table = score(translator, faces, frozen, config, hook=distances.see)
     numbers, tasks = summarise(table, config)
-    far = distances.table(faces, _spare(data, store))
+    far = distances.table(faces, _spare(data, config, store))
     numbers |= _frechet_numbers(far, distances.kinds)
     numbers |= cost(translator, faces, config, frozen.device)
     for i, labels in enumerate(frozen.space.sets):
@@ -110,6 +110,7 @@ def evaluate(
         "identity": identity(data, words, config, store),
         "judge": words.digest,
         "dataset": data.digest,
+        "split": config.eval_split,
         "model": trained.digest,
     }
     details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
@@ -126,7 +127,7 @@ def identity(
     dataset: Manifest, judge: Manifest, config: EvalConfig, store: Store | None = None
 ) -> str:
     """Hex sha256 that two scores must share to be comparable: images, judge, tasks, protocol."""
-    faces = Faces.open(dataset, "test", store)
+    faces = Faces.open(dataset, config.eval_split, store)
     asked = []
     for i, part in enumerate(faces.parts):
         rows = spread(len(part), config.limit)
@@ -135,8 +136,10 @@ def identity(
     return sha256_bytes(canonical_json([faces.digest, judge.digest, asked, PROTOCOL]))
 
 
-def _spare(data: Manifest, store: Store) -> Faces | None:
+def _spare(data: Manifest, config: EvalConfig, store: Store) -> Faces | None:
     """Validation images, which swell the real side of the distances; not every data set has any."""
+    if config.eval_split == "val":
+        return None
     try:
         return Faces.open(data, "val", store)
     except ValueError:

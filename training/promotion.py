@@ -71,7 +71,7 @@ class Contest:
 
         judge = load_judge(self.judge, self.store)
         judge.require()
-        faces = Faces.open(self.dataset, "test", self.store)
+        faces = Faces.open(self.dataset, self.config.eval_split, self.store)
         return score(translator_from_files(dict(files)), faces, judge, self.config)
 
     def fits(self, files: Mapping[str, Path]) -> bool:

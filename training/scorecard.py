@@ -153,7 +153,7 @@ def _quality(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
     parts = [
         heading("Reconstruction (E3)"),
         table(["", "PSNR, dB", "SSIM 7×7 uniform", "SSIM Gaussian σ 1.5"], rows,
-              "uint8 images, mean over the test images; PSNR is cut at 100 dB"),
+              "uint8 images, mean over the scored images; PSNR is cut at 100 dB"),
         heading("Distance from real faces of the target domain (E4)"),
     ]  # fmt: skip
     far = details["domains"]
@@ -273,7 +273,7 @@ def scorecard(
         ["images a second, batch 1", f"{numbers['images_per_second_1']:.1f}"],
         ["images a second, batch 16", f"{numbers['images_per_second_16']:.1f}"],
     ]
-    origin = [[k, details[k]] for k in ("identity", "judge", "dataset", "model")]
+    origin = [[k, details[k]] for k in ("identity", "split", "judge", "dataset", "model")]
     parts = [
         *_verdict(numbers, details),
         *gallery("samples"),
