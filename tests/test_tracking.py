@@ -73,6 +73,8 @@ def test_a_training_is_a_child_of_the_pipeline_run(place: Path) -> None:
     note.unlink()
     assert tracker.close() == ""
     run = tracking.client().get_run(tracker.run_id)
+    experiment = tracking.client().get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     parent = run.data.tags[tracking.PARENT]
     assert parent == tracking.parent_run("faces")
     assert tracking.client().get_run(parent).data.tags["pipeline_run"] == "run-1"

@@ -25,6 +25,7 @@ from training.files import write_json
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 EXPERIMENT = "stargan"
 PARENT = "mlflow.parentRunId"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on chats
 
 
 def mlflow() -> Any:
@@ -90,7 +91,7 @@ def experiment_id(name: str = EXPERIMENT) -> str:
         # A server decides itself where artifacts lie.
         local = None if uri().startswith("http") else (_runs() / "mlartifacts").as_uri()
         try:
-            return str(api.create_experiment(name, artifact_location=local))
+            return str(api.create_experiment(name, artifact_location=local, tags=KIND))
         except errors.MlflowException:  # another process was first
             found = api.get_experiment_by_name(name)
             if found is None:
