@@ -16,12 +16,12 @@ help:  ## this list
 
 setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 
-# Some packages ship files for other Pythons; that these do not compile here harms nothing.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
+# Bytecode is made afterwards, on all cores; a package's files for other Pythons may fail to compile.
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
 	touch $@
@@ -36,7 +36,7 @@ demo-long: setup  ## the same for up to an hour: gender, age and expressions as 
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
 
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup  ## format, rules and types
 	$(BIN)/ruff format --check .
