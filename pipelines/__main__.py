@@ -3,12 +3,13 @@
     python -m pipelines run preset=demo seed=1              on this machine
     python -m pipelines run preset=demo batch=8 --dry-run   only say what would be run
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
+    python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines release --steps R --train R -o F    the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
-Exit codes: 0 done, 1 a step failed, 2 a mistake in the call, 130 stopped by Ctrl-C, 143 by
-SIGTERM.
+Exit codes: 0 done, 1 a step failed (or the run that was waited for), 2 a mistake in the call, 130
+stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import argparse
@@ -16,12 +17,11 @@ import dataclasses
 import json
 import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines import compiled
+from pipelines import compiled, watch
 from training import cli
 
 LOCAL = "none, a local environment"
@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     two.add_argument("-e", "--experiment-name", default="stargan")
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
     two.add_argument("--dry-run", action="store_true", help="print the line and end")
+    two.add_argument("-w", "--wait", action="store_true", help="follow the run; 1 if it fails")
     for sub in (one, two):
         sub.add_argument("pairs", nargs="*", metavar="key=value")
     three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
@@ -144,8 +145,9 @@ def main(argv: list[str] | None = None) -> None:
         command = submit_command(args.experiment_name, arguments, args.package_file)
         print(shlex.join(command), flush=True)
         if not args.dry_run:
-            tool = [str(Path(sys.executable).with_name(command[0])), *command[1:]]
-            raise SystemExit(subprocess.run(tool, check=False).returncode)
+            made = watch.submit(command)
+            print(f"run       {made}\npage      {watch.link(made)}", flush=True)
+            raise SystemExit(watch.wait(made) if args.wait else 0)
     else:
         known = compiled.parameters()
         arguments = parse(args.pairs, known)

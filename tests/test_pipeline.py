@@ -22,7 +22,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb2
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
 from pipelines import __main__ as program
-from pipelines import compiled
+from pipelines import compiled, watch
 from pipelines.local import StepError
 from training.config import Config
 
@@ -284,13 +284,17 @@ class Server(BaseHTTPRequestHandler):
     """Health, experiments and runs of the Kubeflow Pipelines API; remembers the created run."""
 
     runs: list[dict[str, Any]]
+    later: list[dict[str, Any]]  # what the run looks like at each further look, the last for good
     NOW = "2026-11-01T00:00:00Z"
 
     def experiment(self) -> dict[str, str]:
         return {"experiment_id": "e1", "display_name": "faces", "created_at": self.NOW}
 
     def created(self) -> dict[str, Any]:
-        return {**self.runs[-1], "run_id": "r1", "state": "PENDING", "created_at": self.NOW}
+        made = {**self.runs[-1], "run_id": "r1", "state": "PENDING", "created_at": self.NOW}
+        if self.command == "GET" and self.later:
+            made |= self.later.pop(0) if len(self.later) > 1 else self.later[0]
+        return made
 
     def answer(self, value: dict[str, Any]) -> None:
         body = json.dumps(value).encode()
@@ -321,9 +325,15 @@ class Server(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def later() -> list[dict[str, Any]]:
+    """What the server's run looks like, look by look."""
+    return []
+
+
+@pytest.fixture
+def server(later: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     runs: list[dict[str, Any]] = []
-    handler = type("Handler", (Server,), {"runs": runs})
+    handler = type("Handler", (Server,), {"runs": runs, "later": later})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", runs
@@ -368,3 +378,62 @@ def test_submit_refuses_unknown_keys_before_anything_is_sent(
     done = submit(server[0], "epochs=3")
     assert (done.returncode, server[1]) == (2, [])
     assert "unknown key 'epochs'" in done.stderr
+
+
+def task(name: str, state: str, message: str = "") -> dict[str, Any]:
+    return {"display_name": name, "state": state, "error": {"code": 2, "message": message}}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("end", "code"), [("SUCCEEDED", 0), ("SKIPPED", 0), ("FAILED", 1), ("CANCELED", 1)]
+)
+def test_submit_waits_for_the_end_and_exits_by_it(
+    server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]], end: str, code: int
+) -> None:
+    """Failed tasks are named with their reason; the run's page is printed at once."""
+    failed = end == "FAILED"
+    last = task("train", end, "out of memory" if failed else "")
+    later += [
+        {"state": "PENDING"},
+        {"state": "RUNNING", "run_details": {"task_details": [task("pull", "RUNNING")]}},
+        {"state": end, "run_details": {"task_details": [task("pull", "SUCCEEDED"), last]}},
+    ]
+    done = submit(server[0], "--wait", "preset=smoke")
+    assert done.returncode == code, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"page      {server[0]}/#/runs/details/r1" in lines
+    assert lines[lines.index(f"run {end}") - 2 : lines.index(f"run {end}")] == [
+        "pull: SUCCEEDED",
+        f"train: {end}",
+    ]
+    assert ("failed: train: out of memory" in lines) == failed
+
+
+def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
+    from kfp_server_api import ApiException, V2beta1Run
+
+    answers: list[Any] = [OSError("refused"), ApiException(status=503), V2beta1Run(state="FAILED")]
+    told: list[str] = []
+
+    def look() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert watch.follow(look, told.append, every=0.0) is False
+    assert [line for line in told if "asking again" in line] == told[:2]
+    answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
+    with pytest.raises(ApiException):
+        watch.follow(look, told.append, every=0.0)
+    answers[:] = [OSError("refused")] * 4
+    with pytest.raises(OSError, match="refused"):
+        watch.follow(look, told.append, every=0.001, patience=0.002)
+
+
+def test_submit_without_a_server_says_which_address_it_tried() -> None:
+    done = submit("http://127.0.0.1:9", "preset=smoke")
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
