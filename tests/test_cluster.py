@@ -1,0 +1,176 @@
+"""What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import kubernetes_validate
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from components.images import STEPS_IMAGE
+from training.store import Store
+
+K8S = Path(__file__).parents[1] / "k8s"
+OVERLAYS = ("dev", "prod")
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed; it builds the overlays")
+    command = ["kubectl", "kustomize", str(K8S / "overlays" / request.param)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return list(yaml.safe_load_all(built))
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Name and pod specification of everything that runs."""
+    for found in objects:
+        spec = found.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "containers" in spec.get("template", {}).get("spec", {}):
+            yield found["metadata"]["name"], spec["template"]["spec"]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod["containers"], *pod.get("initContainers", ())]
+
+
+def named(objects: list[Object], kind: str) -> set[str]:
+    return {found["metadata"]["name"] for found in objects if found["kind"] == kind}
+
+
+def test_every_object_is_valid_for_a_current_kubernetes(objects: list[Object]) -> None:
+    for found in objects:
+        kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_everything_stands_in_the_namespace(objects: list[Object]) -> None:
+    for found in objects:
+        if found["kind"] != "Namespace":
+            assert found["metadata"]["namespace"] == "stargan", found["metadata"]["name"]
+
+
+def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+    """Kubernetes' Pod Security Standards, profile restricted; plus a read-only root, no token."""
+    (space,) = (found for found in objects if found["kind"] == "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral",
+               "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+    for name, pod in pods(objects):
+        assert pod["automountServiceAccountToken"] is False, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+        for volume in pod.get("volumes", ()):
+            assert volume.keys() - {"name"} <= allowed, (name, volume)
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert not any("hostPort" in port for port in container.get("ports", ())), name
+
+
+def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        for container in pod["containers"]:
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+            assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
+
+
+def test_no_secret_is_part_of_what_is_built(objects: list[Object]) -> None:
+    assert not named(objects, "Secret")
+    for template in yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()):
+        assert not any(value.strip() for value in template["stringData"].values())
+
+
+def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
+    """Secrets with their keys, config maps, accounts, claims."""
+    templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
+    secrets = {t["metadata"]["name"]: set(t["stringData"]) for t in templates}
+    maps, claims = named(objects, "ConfigMap"), named(objects, "PersistentVolumeClaim")
+    for name, pod in pods(objects):
+        account = pod.get("serviceAccountName", "default")
+        assert account == "default" or account in named(objects, "ServiceAccount"), name
+        for volume in pod.get("volumes", ()):
+            for item in volume.get("secret", {}).get("items", ()):
+                assert item["key"] in secrets[volume["secret"]["secretName"]], name
+            if claim := volume.get("persistentVolumeClaim"):
+                assert claim["claimName"] in claims, name
+        for container in containers(pod):
+            for source in container.get("envFrom", ()):
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in maps, name
+                else:
+                    assert source["secretRef"]["name"] in secrets, name
+            for variable in container.get("env", ()):
+                if key := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    assert key["key"] in secrets[key["name"]], (name, key)
+
+
+def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Object]) -> None:
+    """And the server lets its own name in: MLflow refuses hosts that it was not told."""
+    services = {
+        found["metadata"]["name"]: {port["port"] for port in found["spec"]["ports"]}
+        for found in objects
+        if found["kind"] == "Service"
+    }
+    (settings,) = (found["data"] for found in objects if found["kind"] == "ConfigMap")
+    for key in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"):
+        address = urlparse(settings[key])
+        assert address.hostname
+        if "." not in address.hostname:
+            assert address.port in services[address.hostname], key
+    ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
+    variables = {v["name"]: v.get("value", "") for v in server["containers"][0]["env"]}
+    host = urlparse(settings["MLFLOW_TRACKING_URI"]).netloc
+    assert host in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+
+
+def test_traffic_is_closed_by_default_and_opened_for_each_server(objects: list[Object]) -> None:
+    policies = {f["metadata"]["name"]: f["spec"] for f in objects if f["kind"] == "NetworkPolicy"}
+    closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert policies["closed"] == closed
+    for name in named(objects, "Service"):
+        chosen = {"matchLabels": {"app.kubernetes.io/name": name}}
+        assert any(
+            spec["podSelector"] == chosen and spec.get("ingress") for spec in policies.values()
+        ), name
+        if name != "mlflow":
+            assert any(
+                peer.get("podSelector") == chosen
+                for spec in policies.values()
+                for rule in spec.get("egress", ())
+                for peer in rule.get("to", ())
+            ), name
+
+
+def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
+    ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
+    assert server["containers"][0]["image"] == STEPS_IMAGE
+
+
+def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
+    (role,) = (found for found in objects if found["kind"] == "Role")
+    for rule in role["rules"]:
+        assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+        if rule["resources"] != ["trainjobs"]:
+            assert not {"create", "delete", "patch", "update"} & set(rule["verbs"])
+    assert not named(objects, "ClusterRole")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_store_understands_the_clusters_address(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = K8S / ("overlays/prod" if overlay == "prod" else "base") / "environment.yaml"
+    uri = yaml.safe_load(path.read_text())["data"]["STORE_URI"]
+    assert Store(uri).uri.rstrip("/") == uri
