@@ -4,8 +4,9 @@ kfp 2.17.0's own cache names an input artifact by its path, so a step that ran a
 everything after it; it trusts any output file that exists; and two runs at once would do the same
 work twice. Here
 
-- a key holds the bytes of the input artifacts, the arguments and the component's source, and not
-  the image, since locally the code is the working tree (steps take its hash as an argument);
+- a key holds the content of the input artifacts (of a manifest, its digest), the arguments and the
+  component's source, and not the image, since locally the code is the working tree (steps take its
+  hash as an argument);
 - a hit needs every output file with the bytes it had, and for a manifest every stored file, too;
 - the first of two runs that need the same result makes it, the second waits for it.
 
@@ -47,7 +48,8 @@ def is_manifest(path: Path) -> bool:
 def content(value: Any) -> Any:
     """What an argument contributes to a key: an artifact its bytes, anything else itself."""
     if isinstance(value, dsl.Artifact):
-        return {"artifact": digest(Path(value.uri))}
+        path = Path(value.uri)
+        return {"artifact": Manifest.read(path).digest if is_manifest(path) else digest(path)}
     if isinstance(value, list):
         return [content(item) for item in value]
     if isinstance(value, dict):

@@ -114,6 +114,26 @@ def test_a_model_no_better_than_a_copied_input_did_not_learn() -> None:
     assert decide(None, scores(0.6), config, copy=scores(0.1)).promoted
 
 
+def test_one_person_leaves_no_interval() -> None:
+    """Every draw over one person is the same, so that any rise would seem certain."""
+    alone = [scores(share).assign(identity="p0") for share in (0.6, 0.7)]
+    verdict = decide(*alone, CONFIG)
+    assert failed(verdict) == ["people"]
+    assert "celeba: 1 person in the test part" in verdict.reason
+    assert failed(decide(None, alone[1], CONFIG, copy=scores(0.1).assign(identity="p0"))) == [
+        "people"
+    ]
+
+
+def test_a_model_that_paints_whatever_was_asked_did_not_learn() -> None:
+    """Its edits are no better than its own output for the labels that the image has."""
+    table = scores(0.7)
+    assert decide(None, table, CONFIG, copy=scores(0.1), blind=scores(0.2)).promoted
+    verdict = decide(None, table, CONFIG, copy=scores(0.1), blind=table)
+    assert failed(verdict) == ["learned"]
+    assert "its own output for unchanged labels" in verdict.reason
+
+
 def test_the_rise_must_exceed_the_spread_over_seeds() -> None:
     old, new = scores(0.7), scores(0.8)
     assert decide(old, new, CONFIG, seeds=[scores(0.79), scores(0.81)]).promoted

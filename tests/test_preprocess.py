@@ -259,7 +259,9 @@ def test_own_folders_and_csv_with_pngs(tmp_path: Path, store: Store, go: Callabl
             image.save(tmp_path / "own" / kind / f"{i}.png")
     shutil.copytree(tmp_path / "own", tmp_path / "listed" / "images")
     rows = [f"images/{k}/{i}.png,{i % 2},{i // 2}" for k in ("cats", "dogs") for i in range(20)]
-    (tmp_path / "listed" / "labels.csv").write_text("file,Young,identity\n" + "\n".join(rows))
+    head = "file,Young,identity,camera"  # a label of the user's own, not RaFD's
+    rows = [f"{row},{i % 2}" for i, row in enumerate(rows)]
+    (tmp_path / "listed" / "labels.csv").write_text("\n".join([head, *rows]))
     config = DataConfig(size=32, attributes=("Young",))
     path = raw(tmp_path, store, own="folders", listed="csv")
     manifest = go(path, config)

@@ -82,12 +82,12 @@ def test_a_verified_copy_is_used(project: Path, pushed: Any, drawing: Drawing) -
     assert [entry.name for entry in manifest.entries] == ["celeba-00000.tar"]
     assert manifest.meta == {
         "datasets": [{"name": "celeba", "kind": "celeba"}],
-        "revision": "data.dvc",
         "md5": pushed.facts[0],
         "nfiles": 13,
         "source": "dvc",
         "note": "",
     }
+    assert manifest.about == {"revision": "data.dvc"}
     assert Manifest.read(Path("runs") / "raw.json", "raw") == manifest
     assert drawing.count == 0
     assert leftovers() == []

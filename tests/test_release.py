@@ -357,7 +357,7 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
                 "dataset": "celeba", "index": images, "identity": [f"p{i // 2}" for i in images],
                 "task": ["Black_Hair", "Male"] * 80, "single": True, "changed": True,
                 "success": (images * 7 % 80 < 80 * success[seed]).astype(float),
-                "copy_success": (images == 0).astype(float),
+                "copy_success": (images == 0).astype(float), "blind_success": 0.0,
                 "preservation": 0.9, "identity_cosine": 0.8, "self_psnr": 22.0,
             }
         )  # fmt: skip
@@ -448,6 +448,15 @@ def test_rollback_gives_the_alias_to_the_champion_before(judged: Any) -> None:
     with pytest.raises(ValueError, match="no earlier champion"):
         promotion.rollback("stargan", "once more")
     assert [m["kind"] for m in registry.history("stargan")] == ["promote"] * 3 + ["rollback"] * 2
+
+
+def test_rollbacks_lead_back_through_a_champion_that_came_twice(judged: Any) -> None:
+    for seed in (0, 1, 4):
+        judged(seed)
+    for before, to in (("3", "1"), ("1", "3")):
+        registry.move("stargan", before, to, "promote", "again")
+    ends = [promotion.rollback("stargan", "back") for _ in range(4)]
+    assert ends == ["1", "3", "2", "1"]
 
 
 def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(judged: Any) -> None:

@@ -190,6 +190,26 @@ def test_without_a_lock_the_installed_versions_count(
     assert lock_hash() != with_lock
 
 
+def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
+    """So that overwritten weights miss the cache, and are refused where a run began with others."""
+    from training.checkpoint import CheckpointError, model_files
+    from training.store import Manifest
+
+    def write(text: str) -> None:
+        (clone / "G.safetensors").write_text(text)
+        Manifest.build("model", {"nets/G.safetensors": clone / "G.safetensors"}, {}).write(path)
+
+    path = clone / "model.json"
+    write("one")
+    first = run(clone, init="model.json").init
+    assert first == run(clone, init="model.json").init
+    assert model_files(first)["nets/G.safetensors"].read_text() == "one"
+    write("two")
+    assert run(clone, init="model.json").init != first
+    with pytest.raises(CheckpointError, match="changed since this run began"):
+        model_files(first)
+
+
 def test_an_image_says_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOURCE_REVISION", "abc-dirty")
     assert git_state() == ("abc", True)

@@ -278,6 +278,15 @@ def test_a_broken_csv_is_refused(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_named_folder_is_not_exchanged_for_another() -> None:
+    """cats/1.jpg is missing: dogs/1.jpg is another picture; another ending is the same one."""
+    text = b"file,smile,hat\ncats/1.jpg,1,0\ndogs/2.jpg,0,1\n"
+    files = {"labels.csv": text, "dogs/1.jpg": b"", "dogs/2.png": b"", "x/2.png": b""}
+    source = read_source("csv", Memory(files), CSV)
+    assert "dogs/1.jpg" not in source.frame.loc[source.frame["smile"] == 1, "file"].tolist()
+    assert source.frame.loc[source.frame["hat"] == 1, "file"].tolist() == ["dogs/2.png"]
+
+
 def test_several_csv_files_need_a_labels_csv() -> None:
     with pytest.raises(SourceError, match=r"no labels\.csv \(one of a\.csv, b\.csv\)"):
         frame(Memory({"a.csv": b"file", "b.csv": b"file", "a.jpg": b""}), "csv", CSV)

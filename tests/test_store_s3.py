@@ -101,6 +101,18 @@ def test_altered_bytes_are_refused_and_not_kept(bucket: str, source: Path, s3: A
     assert Store().local(Store().put(source)).read_bytes() == source.read_bytes()
 
 
+def test_the_bytes_themselves_are_asked_for(bucket: str, source: Path, s3: Any) -> None:
+    """An object of the same size and metadata with other bytes passes `has`, not `holds`."""
+    store = Store()
+    entry = store.put(source)
+    assert store.holds(entry)
+    where = {"Bucket": bucket, "Key": object_key(entry)}
+    s3.client().put_object(**where, Body=b"x" * entry.size, Metadata={"sha256": entry.sha256})
+    assert store.has(entry)
+    assert not store.holds(entry)
+    assert not list(Path(store.root).glob("check-*"))
+
+
 def test_a_reference_is_set_once(bucket: str) -> None:
     store = Store()
     assert store.reference("judges/a") is None

@@ -130,6 +130,21 @@ def test_the_parent_is_closed_with_the_runs_state_and_none_is_made_for_it(place:
     assert tracking.client().get_run(parent).info.status == "FAILED"
 
 
+def test_further_seeds_are_children_of_the_injected_run(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = tracking.client()
+    where = tracking.experiment_id("platform")
+    parent = api.create_run(where).info.run_id
+    step = api.create_run(where, tags={tracking.PARENT: parent}).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", step)
+    monkeypatch.setenv("RUN_AS_CHILD", "1")
+    tracker = start(place / "t")
+    assert tracker.close() == ""
+    assert tracker.run_id != step
+    assert api.get_run(tracker.run_id).data.tags[tracking.PARENT] == step
+
+
 def test_a_run_that_the_platform_injects_is_joined(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,53 @@ def test_another_seed_gives_another_model(binary: Path, tmp_path: Path) -> None:
     assert weights(go(binary, tmp_path / "a")) != weights(go(binary, tmp_path / "b", other))
 
 
+def test_other_code_trains_in_another_folder(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was trained before a mend would be published as the mended code's."""
+    monkeypatch.chdir(tmp_path)
+    texts = (to_json(SMALL["stargan"]), to_json(replace(QUICK, images=16)))
+    for code in ("a", "b", "b"):
+        monkeypatch.setattr("training.train.code_hash", lambda code=code: code * 64)
+        train(binary, tmp_path / "model.json", "stargan", *texts)
+    runs = [read_json(p / "config.json")["code"] for p in (tmp_path / "runs/train").iterdir()]
+    assert sorted(runs) == ["a" * 64, "b" * 64]
+
+
+def test_two_trainings_never_share_a_folder(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr("training.train.ELSEWHERE", 0.1)
+    (tmp_path / "run").mkdir()
+    with (
+        FileLock(tmp_path / "run" / ".lock"),
+        pytest.raises(ValueError, match="another process trains there"),
+    ):
+        go(binary, tmp_path / "run")
+
+
+def test_the_schedule_counts_what_the_phases_draw() -> None:
+    """Against a plain count, with a warm-up that draws once and phases that draw again."""
+    from training.loop import Schedule
+    from training.models.base import Phase
+
+    def loss(*_: Any) -> Any:
+        raise AssertionError
+
+    for sets, every, warmup in itertools.product((1, 2, 3), (1, 2, 5), (0, 8, 24, 50)):
+        phases = [Phase("a", (), loss), Phase("b", (), loss, every, fresh=True)]
+        schedule, seen, drawn = Schedule(phases, sets, 4, warmup), 0, [0] * sets
+        warm = -(-warmup // (4 * sets))
+        for step in range(60):
+            iteration, dataset = divmod(step, sets)
+            assert (schedule.images(step), schedule.drawn(iteration)) == (seen, drawn[dataset])
+            again = iteration >= warm and (iteration + 1) % every == 0
+            drawn[dataset] += 8 if again else 4
+            seen += 8 if again else 4
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
     from training.distributed import World
@@ -329,45 +376,71 @@ def test_sigterm_saves_and_the_same_command_goes_on(binary: Path, tmp_path: Path
     assert weights(tmp_path / "cut.json") == weights(whole)
 
 
-KILLER = """
-import os, sys, training.files as files
-at, count = int(sys.argv.pop(1)), [0]
-def around(name):
+SWEEP = """
+import json, os, pathlib, sys, training.files as files
+places, arguments = json.loads(sys.argv[1]), sys.argv[2:]
+count = [0]
+
+def around(name, kill):
     true = getattr(files, name)
     def call(*args):
         for moment in (0, 1):
             count[0] += 1
-            if count[0] == at: os._exit(9)
+            if count[0] == kill: os._exit(9)
             if moment == 0: out = true(*args)
         return out
     setattr(files, name, call)
-for name in ("fsync", "rename"): around(name)
-import training.checkpoint, training.train as t
-t.main(sys.argv[1:])
-print("WRITES", count[0])
+
+def tear(kill):  # half of the bytes, then death
+    true = pathlib.Path.write_bytes
+    def call(path, data):
+        count[0] += 1
+        if count[0] == kill:
+            true(path, data[: len(data) // 2])
+            os._exit(9)
+        return true(path, data)
+    pathlib.Path.write_bytes = call
+
+import training.checkpoint, training.loop, training.train as train
+
+def attempt(folder, kill):
+    pid = os.fork()  # the imports are paid for once
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for name in ("fsync", "rename"): around(name, kill)
+    tear(kill)
+    train.main([*arguments, "--folder", folder, "--out", folder + ".json"])
+    os.write(2, f"MOMENTS {count[0]}\\n".encode())
+    os._exit(0)
+
+for kill, folder in enumerate(places):
+    first = attempt(folder, kill) if kill else 0
+    print(kill, first, attempt(folder, 0), flush=True)
 """
 
 
 @pytest.mark.slow
-def test_killed_before_and_after_every_write_ends_the_same(binary: Path, tmp_path: Path) -> None:
-    """The kill comes before and after each fsync and rename of a short run, one by one."""
-    whole = go(binary, tmp_path / "whole")
+def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_path: Path) -> None:
+    """One short run a moment: killed before and after each fsync and rename, and in each write."""
+    short = to_json(replace(QUICK, images=24, decay_images=8, warmup_images=8, sample_images=24))
+    line = command(binary, tmp_path / "unused")[3:]
+    line[line.index("--train-config") + 1] = short
+    for option in ("--folder", "--out"):
+        del line[line.index(option) : line.index(option) + 2]
 
-    def start(at: int, run: Path) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-c", KILLER, str(at), *command(binary, run)[3:]]
-        return subprocess.run(line, env=environment(), capture_output=True, text=True)
+    def sweep(count: int) -> subprocess.CompletedProcess[str]:
+        folders = json.dumps([str(tmp_path / f"at{i}") for i in range(count)])
+        run = [sys.executable, "-c", SWEEP, folders, *line]
+        return subprocess.run(run, env=environment(), capture_output=True, text=True)
 
-    total = int(start(0, tmp_path / "count").stdout.split("WRITES")[1])
-    assert total > 40
-    # A prime stride visits writes of every kind; CI's budget does not allow all of them.
-    for at in range(1, total + 1, max(1, total // 12)):
-        run = tmp_path / f"at{at}"
-        assert start(at, run).returncode == 9
-        assert (
-            subprocess.run(command(binary, run), env=environment(), capture_output=True).returncode
-            == 0
-        )
-        assert weights(tmp_path / f"at{at}.json") == weights(whole)
+    moments = int(sweep(1).stderr.split("MOMENTS")[1].split()[0])
+    assert moments > 60
+    shutil.rmtree(tmp_path / "at0")
+    ends = [row.split() for row in sweep(moments + 1).stdout.splitlines() if row[:1].isdigit()]
+    assert [row for row in ends if row[1:] != ["9", "0"]] == [["0", "0", "0"]]
+    assert len(ends) == moments + 1
+    whole = weights(tmp_path / "at0.json")
+    assert all(weights(tmp_path / f"at{i}.json") == whole for i in range(moments + 1))
 
 
 @pytest.mark.slow
@@ -391,6 +464,30 @@ def test_more_processes_give_the_losses_and_weights_of_one(
         one, many = load_file(tmp_path / "one" / path), load_file(run / path)
         for key in (k for k in one if k.endswith("/exp_avg")):
             assert (many[key] - one[key]).abs().max() < 0.02 * one[key].abs().max(), key
+
+
+@pytest.mark.slow
+def test_a_stopped_launch_saves_and_leaves_nobody_behind(binary: Path, tmp_path: Path) -> None:
+    """The signal comes to the launcher alone, as Kubernetes sends it; exit code 143."""
+    import psutil
+
+    line = [
+        sys.executable, "-m", "training.launch", str(binary), "--preset", "smoke", "--experiment",
+        "", "--set", "images=1000000;d_repeat_num=3", "--out", str(tmp_path / "model.json"),
+    ]  # fmt: skip
+    process = subprocess.Popen(line, env=environment(), cwd=tmp_path)
+    found: list[Path] = []
+    while not found and process.poll() is None:
+        found = list(tmp_path.glob("runs/train/*/log.jsonl"))
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    saved = checkpoint.latest(found[0].parent / "checkpoints")
+    assert saved is not None
+    assert int(saved.name) % 320 != 0  # not one that was due: it was saved for the signal
+    assert not (tmp_path / "model.json").exists()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from training.presets import model_from_json
 from training.store import Manifest, Store
 
 log = logging.getLogger(__name__)
+PINNED = "@sha256:"  # between a path and the digest of what lay there
 Optimisers = dict[str, torch.optim.Adam]
 
 
@@ -238,12 +239,23 @@ def translator_from_files(files: dict[str, Path]) -> Translator:
     return Translator(model, nets, space, config["size"], config)
 
 
+def model_digest(path: Path) -> str:
+    """Hex sha256 that names a model manifest's or a checkpoint folder's content."""
+    if path.is_dir():
+        return sha256_file(path / "manifest.json")
+    return Manifest.read(path, "model").digest
+
+
 def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
     """Name -> path of a model's files, checked by their digests.
 
-    `source` is a model manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS.
+    `source` is a model manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS; a path may end
+    in `@sha256:<digest>`, which must be the digest of what lies there (ValueError otherwise).
     """
-    path = Path(source)
+    name, _, digest = source.partition(PINNED)
+    path = Path(name)
+    if digest and model_digest(path) != digest:
+        raise CheckpointError(f"{path}: changed since this run began; start the run again")
     if path.is_dir():
         verify(path)
         return weight_files(path)

@@ -42,11 +42,13 @@ def decide(
     config: EvalConfig,
     seeds: Sequence[pd.DataFrame] = (),
     copy: pd.DataFrame | None = None,
+    blind: pd.DataFrame | None = None,
 ) -> Verdict:
     """Judge `challenger` against `champion` (None: there is none, and the floors suffice).
 
     Floors: mean single-edit success and self-reconstruction, and, where the scores of the
-    translator that copies its input are given, more success than those beyond the interval.
+    translator that copies its input are given (and of the model's own output for unchanged labels,
+    `blind`), more success than those beyond the interval.
     Superiority: the mean single-edit success rises by `min_effect`, which covers seed noise, and
     the 95 % interval of the paired difference, drawn over identities, lies above 0. `seeds` are
     tables of the challenger's recipe trained from other seeds; given, the rise must also exceed
@@ -54,16 +56,20 @@ def decide(
     self-reconstruction and the worst task. Margins are asked of the point estimates: on a small
     test set an interval as wide as the margin would refuse every model.
 
-    A table that lacks a column, has no rows or holds a value that is not finite is refused.
+    An interval needs at least two people a data set: with one, every draw is the same. A table
+    that lacks a column, has no rows or holds a value that is not finite is refused.
     """
-    tables = {"challenger": challenger, "champion": champion, "copy": copy}
+    tables = {"challenger": challenger, "champion": champion, "copy": copy, "blind": blind}
     tables |= {f"seed {i + 1}": table for i, table in enumerate(seeds)}
     for name, table in tables.items():
         if table is not None and (fault := _fault(table, challenger)):
             return Verdict(False, f"refused: {name}: {fault}")
     checks = _floors(challenger, config)
-    if copy is not None:
-        checks.append(_learned(challenger, copy, config))
+    if copy is not None or blind is not None or champion is not None:
+        checks.append(_crowd(challenger))
+    for floor, of in ((copy, "a copied input"), (blind, "its own output for unchanged labels")):
+        if floor is not None:
+            checks.append(_learned(challenger, floor, of, config))
     if champion is not None:
         checks += _superior(champion, challenger, config, seeds)
         checks += _losses(champion, challenger, config)
@@ -154,10 +160,19 @@ def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
     ]  # fmt: skip
 
 
-def _learned(table: pd.DataFrame, copy: pd.DataFrame, config: EvalConfig) -> Check:
-    lower = _lower(table, copy, config)
+def _crowd(table: pd.DataFrame) -> Check:
+    rows = _edits(table)
+    people = pd.Series(_people(rows)).groupby(rows["dataset"].to_numpy()).nunique()
+    least = int(people.min())
+    return Check("people", least, 2, least >= 2,
+                 f"{people.idxmin()}: {least} person in the test part leaves no interval; "
+                 "score more people (data.test_share)")  # fmt: skip
+
+
+def _learned(table: pd.DataFrame, floor: pd.DataFrame, of: str, config: EvalConfig) -> Check:
+    lower = _lower(table, floor, config)
     return Check("learned", lower, 0.0, lower > 0,
-                 "did not learn: its edits are not above those of a copied input "
+                 f"did not learn: its edits are not above those of {of} "
                  f"(lower end of the rise {lower:.3f})")  # fmt: skip
 
 

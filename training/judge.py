@@ -64,16 +64,21 @@ class Judge:
 
     def require(self) -> None:
         """Raise ValueError unless every data set's clean accuracy reaches the stated floor."""
-        floor = self.facts["config"]["floor"]
-        for fact in self.facts["datasets"]:
-            if fact["accuracy"] < floor:
-                rates = {n: v["accuracy"] for n, v in fact["labels"].items()}
-                worst = min(rates, key=lambda n: rates[n])
-                raise ValueError(
-                    f"judge of {fact['name']}: clean test accuracy {fact['accuracy']:.3f} (worst "
-                    f"{worst}, {rates[worst]:.3f}) is below its floor {floor}; train it longer "
-                    "(judge.images) or state a lower floor (judge.floor)"
-                )
+        require(self.facts)
+
+
+def require(facts: dict[str, Any]) -> None:
+    """Raise ValueError unless every data set's clean accuracy reaches the floor that is stated."""
+    floor = facts["config"]["floor"]
+    for fact in facts["datasets"]:
+        if fact["accuracy"] < floor:
+            rates = {n: v["accuracy"] for n, v in fact["labels"].items()}
+            worst = min(rates, key=lambda n: rates[n])
+            raise ValueError(
+                f"judge of {fact['name']}: clean test accuracy {fact['accuracy']:.3f} (worst "
+                f"{worst}, {rates[worst]:.3f}) is below its floor {floor}; train it longer "
+                "(judge.images) or state a lower floor (judge.floor)"
+            )
 
 
 def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
@@ -97,7 +102,8 @@ def judge(
     dataset: manifest of kind "dataset"; judge_config: JSON of JudgeConfig, "" for its defaults;
     out: where the manifest of kind "judge" is written. Judges whose bytes were lost are trained
     again and accepted only if the same bytes come out, since every older score rests on them
-    (ValueError otherwise).
+    (ValueError otherwise). Judges below their floor are kept, and refused with a ValueError before
+    anybody trains for days.
     """
     store, config = store or Store(), from_json(JudgeConfig, judge_config)
     source = Manifest.read(dataset, "dataset")
@@ -108,13 +114,13 @@ def judge(
         manifest = Manifest.read(out, "judge")
         if manifest.intact(store):
             sys.stdout.write(f"judge {name[:12]} stands; nothing is trained\n")
-            return manifest
+            return _good(manifest, store)
     made = _make(source, config, store)
     made.write(out, store)
     entry = store.put(out, "manifest.json")
     stands = store.refer(f"judges/{name}", f"{entry.sha256} {entry.size}")
     if stands == f"{entry.sha256} {entry.size}":
-        return made
+        return _good(made, store)
     if standing:
         out.unlink()
         raise ValueError(
@@ -122,6 +128,11 @@ def judge(
             f"thread count); restore them, or delete the store's refs/judges/{name} to begin anew"
         )
     return judge(dataset, judge_config, judge_hash, out, store)  # another process came first
+
+
+def _good(made: Manifest, store: Store) -> Manifest:
+    require(read_json(made.local("judge.json", store)))
+    return made
 
 
 def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest:

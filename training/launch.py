@@ -4,18 +4,26 @@ python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out m
     --replicates replicates.json
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import psutil
 
 from training import cli
 from training.config import to_json
 from training.presets import parse, resolve
 from training.store import Manifest
-from training.train import options
+from training.train import STOPPED, options
+
+NOTICE = 2.0  # s for torchrun to have had the signal that reached us
+GRACE = 60.0  # s for its processes to save and end
 
 
 def launch(
@@ -52,7 +60,9 @@ def launch(
                 "--model", model, "--model-config", model_config, "--train-config", settings,
                 "--init", init, "--experiment", experiment, "--preset", preset,
             ]  # fmt: skip
-            _torchrun(nproc, [str(dataset), "--out", str(made), *options])
+            # A run that the platform injects is the first seed's; the others are its children.
+            environment = {} if first else {"RUN_AS_CHILD": "1"}
+            _torchrun(nproc, [str(dataset), "--out", str(made), *options], environment)
             if not first:
                 others.append(seed)
                 entries += [
@@ -63,7 +73,8 @@ def launch(
         Manifest("replicates", tuple(entries), {"seeds": others}).write(replicates)
 
 
-def _torchrun(nproc: int, arguments: list[str]) -> None:
+def _torchrun(nproc: int, arguments: list[str], environment: dict[str, str]) -> None:
+    """Train under torchrun; a SIGTERM saves the state and ends with SystemExit(143)."""
     restarts = "3" if nproc > 1 else "0"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -71,10 +82,37 @@ def _torchrun(nproc: int, arguments: list[str]) -> None:
         "-m", "training.train", *arguments,
     ]  # fmt: skip
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    code = subprocess.run(command, env=environment, check=False).returncode
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, **environment}
+    asked: list[float] = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
+    try:
+        with subprocess.Popen(command, env=environment) as process:
+            code = _follow(process, asked)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if asked:
+        raise SystemExit(STOPPED)
     if code:
         raise ValueError(f"training ended with exit code {code}; its last lines say why")
+
+
+def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
+    """Wait for torchrun and, once it is `asked` to stop, for what it started; its exit code.
+
+    A signal to the whole group reaches torchrun by itself, and a second one would cut its own
+    shutdown short; so it is passed on only where torchrun has not ended after `NOTICE`.
+    """
+    workers: list[psutil.Process] = []
+    while process.poll() is None:
+        if asked and not workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                workers = psutil.Process(process.pid).children(recursive=True)
+        if asked and time.monotonic() - asked[0] > NOTICE:
+            process.terminate()
+            process.wait()
+        time.sleep(0.1)
+    psutil.wait_procs(workers, timeout=GRACE)
+    return process.returncode
 
 
 def main(argv: list[str] | None = None) -> None:

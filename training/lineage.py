@@ -156,7 +156,7 @@ def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
     return [
         f"data altered or gone: {entry.name} ({entry.sha256}) in {store.uri}"
         for entry in dataset.entries
-        if not store.has(entry)
+        if not store.holds(entry)
     ]
 
 

@@ -34,7 +34,6 @@ from training.progress import Progress
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
-STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
 SAMPLES = 4  # held-out faces of each data set in the sample grids
 VALIDATION = 64  # held-out faces of each data set in the validation score
 
@@ -62,15 +61,20 @@ class Job:
 
 
 class Schedule:
-    """Which data set and which of its images a step draws: a function of the step alone."""
+    """Which data set and which of its images a step draws: a function of the step alone.
 
-    def __init__(self, phases: list[Phase], sets: int, batch: int) -> None:
+    In the first `warm` iterations only the warm-up's phases run, which draw nothing more.
+    """
+
+    def __init__(self, phases: list[Phase], sets: int, batch: int, warmup_images: int = 0) -> None:
         self.fresh = [p.every for p in phases if p.fresh]
         self.sets, self.batch = sets, batch
+        self.warm = math.ceil(warmup_images / (batch * sets))
 
     def drawn(self, iteration: int) -> int:
         """Images of one data set drawn before `iteration`."""
-        return self.batch * (iteration + sum(iteration // every for every in self.fresh))
+        past = (max(iteration, self.warm) // every - self.warm // every for every in self.fresh)
+        return self.batch * (iteration + sum(past))
 
     def images(self, step: int) -> int:
         """Images of all data sets drawn before `step` (sets alternate within an iteration)."""
@@ -156,7 +160,7 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
     """One step: draw one data set's batch, run the phases that are due, move the averages."""
     train, sets = job.train, len(job.faces.space.sets)
     iteration, dataset = divmod(state.step, sets)
-    schedule = Schedule(phases, sets, train.batch)
+    schedule = Schedule(job.model.phases(job.faces.space), sets, train.batch, train.warmup_images)
     drawn, share = schedule.drawn(iteration), job.world.share(train.batch)
     scale = job.model.lr_scale(state.images, train.images, train.decay_images)
     for name, setting in job.model.optim().items():
@@ -251,13 +255,20 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
     """Checkpoint (rank 0), prune, and the best by the validation score beside it."""
     folder = job.run / "checkpoints"
     score = validation_score(state, job)
-    better = math.isfinite(score) and (state.best is None or score > state.best)
+    better = state.best is None or score > state.best
     if better:
         state.best = score
+    if not math.isfinite(score):
+        good = checkpoint.latest(folder)
+        raise NonFiniteError(
+            f"the validation score is not finite after {state.images} images; last good "
+            f"checkpoint: {good or 'none'}; lower the learning rate or train in fp32, then start "
+            "again"
+        )
     if job.world.rank == 0:
-        checkpoint.save(folder, state, job.config, space)
-        if better:
+        if better:  # first, or a kill in between would lose it
             checkpoint.write_best(folder, state, job.config, space)
+        checkpoint.save(folder, state, job.config, space)
         checkpoint.prune(folder, job.train.keep)
         job.tracker.metrics({"validation/score": score}, step=state.images)
     job.world.wait()
@@ -269,6 +280,7 @@ def _record(state: State, job: Job, means: dict[str, float], rate: float) -> Non
     facts = {
         **means,
         "lr_scale": scale,
+        **{f"lr/{name}": setting.lr * scale for name, setting in job.model.optim().items()},
         "images_per_second": rate,
         "memory_mib": psutil.Process().memory_info().rss / 2**20,
     }
@@ -295,6 +307,8 @@ def resume(state: State, job: Job) -> bool:
         return False
     config = json.loads((Path(path) / "config.json").read_text())
     checkpoint.check_config(config, job.config, Path(path))
+    if config.get("code") != job.config.get("code"):
+        log.warning("%s was written by other code; its first part is not this code's", path)
     checkpoint.load(Path(path), state)
     log.info("going on from %s", path)
     return True
@@ -312,13 +326,14 @@ def fit(job: Job, state: State) -> Path:
     nets = job.world.wrap(state.nets)
     order = Order(job.faces, train.seed, train.batch, flip=train.flip, length=train.images)
     warmup, phases = job.model.warmup(space), job.model.phases(space)
+    warm = Schedule(phases, len(space.sets), train.batch, train.warmup_images).warm
     meter, clock, since = Meter(), time.monotonic(), state.images
     progress = Progress("train", train.images, "images", state.images)
     last = job.run / "checkpoints" / f"{state.images:012d}"
     with stop_on_sigterm() as stop, progress:
         while state.images < train.images:
             before = state.images
-            active = warmup if before < train.warmup_images else phases
+            active = warmup if state.step // len(space.sets) < warm else phases
             meter.add(advance(state, nets, order, job, active), before)
             now, done = state.images, state.images >= train.images
             stopping = job.world.any(stop[0])

@@ -116,7 +116,7 @@ def promote(
         if not verdict.promoted:
             break
         try:
-            kind = "override" if override else "promote"
+            kind = "override" if verdict.reason.startswith("override: ") else "promote"
             registry.move(name, champion, number, kind, verdict.reason)
             break
         except registry.OvertakenError as error:
@@ -185,6 +185,7 @@ def _gate(
         contest.config,
         _replicated(contest, replicates, challenger) if replicates else (),
         table.assign(success=table["copy_success"]),
+        table.assign(success=table["blind_success"]),
     )
 
 

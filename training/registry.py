@@ -11,7 +11,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def add(
 ) -> tuple[Any, bool]:
     """Make a logged model a version, unless one of this content came first: (version, made)."""
     api, errors = tracking.client(), tracking.mlflow().exceptions
-    with lock(name):
+    with lock(name) as held:
         if known := with_content(name, content):
             api.delete_logged_model(model_id)
             return known, False
@@ -103,6 +103,7 @@ def add(
         except errors.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        held()
         with tracking.as_default():
             source = f"models:/{model_id}"
             made = api.create_model_version(
@@ -133,8 +134,9 @@ def lock(name: str) -> Iterator[Callable[[], None]]:
     TimeoutError where another process keeps it.
     """
     key, token = f"{name}.lock", f"{socket.gethostname()} {uuid.uuid4().hex}"
-    end = time.monotonic() + PATIENCE
+    end, seen = time.monotonic() + PATIENCE, ("", 0.0)
     while not _claim(key, token):
+        seen = _watch(key, seen)
         if time.monotonic() > end:
             raise TimeoutError(f"{name}: another process is changing it; try again later")
         time.sleep(0.2)
@@ -151,7 +153,7 @@ def lock(name: str) -> Iterator[Callable[[], None]]:
 
 
 def _claim(key: str, token: str) -> bool:
-    """Try to take the lock; one whose holder died is thrown away."""
+    """Try to take the lock."""
     api, errors = tracking.client(), tracking.mlflow().exceptions
     try:
         api.create_registered_model(key, tags={"holder": token})
@@ -159,14 +161,21 @@ def _claim(key: str, token: str) -> bool:
     except errors.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    try:
-        made = api.get_registered_model(key)
-        if time.time() - made.creation_timestamp / 1000 > STALE:
-            api.delete_registered_model(key)
-    except errors.MlflowException as error:
-        if not _missing(error):  # released just now
-            raise
     return False
+
+
+def _watch(key: str, seen: tuple[str, float]) -> tuple[str, float]:
+    """Who holds the lock and since when we see that; one held too long is thrown away.
+
+    The age is by our own clock, since the server's may go otherwise.
+    """
+    holder = _holder(key)
+    if not holder or holder != seen[0]:
+        return holder, time.monotonic()
+    if time.monotonic() - seen[1] > STALE and _holder(key) == holder:
+        with suppress(tracking.mlflow().exceptions.MlflowException):  # another was quicker
+            tracking.client().delete_registered_model(key)
+    return seen
 
 
 def _holder(key: str) -> str:
@@ -194,7 +203,7 @@ def previous(name: str) -> str:
     stack: list[str] = []
     for move in history(name):
         if move["kind"] == "rollback" and move["to"] in stack:
-            del stack[stack.index(move["to"]) + 1 :]
+            del stack[len(stack) - stack[::-1].index(move["to"]) :]
         elif move["to"]:
             stack.append(move["to"])
     if len(stack) < 2:

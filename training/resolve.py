@@ -32,7 +32,7 @@ class Resolved(NamedTuple):
     eval_config: str
     judge_hash: str  # names the judge before it exists
     datasets: str  # name:kind, comma-separated
-    init: str  # as asked for; an alias of the registry as the version that it is now
+    init: str  # as asked for, pinned: an alias by its version of now, a path by its digest
     compare: str  # likewise
 
 
@@ -43,8 +43,12 @@ def judge_hash(config: Config, data_md5: str) -> str:
 
 
 def pin(reference: str) -> str:
-    """NAME@ALIAS as NAME/VERSION, since an alias moves; anything else as it is."""
-    if "@" not in reference or Path(reference).exists():
+    """NAME@ALIAS as NAME/VERSION, since an alias moves; a path with its digest, since files do."""
+    if Path(reference).exists() and reference:
+        from training.checkpoint import PINNED, model_digest
+
+        return f"{reference}{PINNED}{model_digest(Path(reference))}"
+    if "@" not in reference:
         return reference
     from training import registry  # brings MLflow, which few runs need here
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from filelock import FileLock
 
@@ -61,15 +60,15 @@ class Store:
     """
 
     def __new__(cls, uri: str = "") -> "Store":
-        s3 = urlparse(uri or store_uri()).scheme == "s3"
+        s3 = (uri or store_uri()).startswith("s3://")
         return super().__new__(S3Store if s3 else cls)
 
     def __init__(self, uri: str = "") -> None:
         uri = uri or store_uri()
-        parts = urlparse(uri)
-        if parts.scheme != "file":
+        if not uri.startswith("file:///"):
             raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
-        self.uri, self.root = uri, Path(parts.path)
+        # Not through urlparse, which cuts a path at "#" and "?".
+        self.uri, self.root = uri, Path(uri.removeprefix("file://"))
 
     def path(self, sha256: str) -> Path:
         """Where the bytes lie, or would lie, on this machine."""
@@ -99,6 +98,10 @@ class Store:
             and path.stat().st_size == entry.size
             and sha256_file(path) == entry.sha256
         )
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the stored bytes, read whole, are what their name says."""
+        return self.has(entry)
 
     def local(self, entry: Entry) -> Path:
         """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
@@ -149,6 +152,18 @@ class S3Store(Store):
         if not self.has(entry):
             self.bucket.upload(_key(entry.sha256), source, entry.sha256)
         return entry
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the stored object is these bytes; it is read whole."""
+        path = self.root / f"check-{entry.sha256}"
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._download(entry, path)
+        except StoreError:
+            return False
+        finally:
+            path.unlink(missing_ok=True)
+        return True
 
     def has(self, entry: Entry) -> bool:
         """Whether an object of this size, stored as this sha256, stands; bytes are not read."""
@@ -210,6 +225,7 @@ class Manifest:
     kind: str
     entries: tuple[Entry, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # told with it, no part of what it is
 
     @classmethod
     def build(
@@ -221,11 +237,12 @@ class Manifest:
         rows: Mapping[str, int] | None = None,
         keep: Iterable[Entry] = (),
         store: Store | None = None,
+        about: dict[str, Any] | None = None,
     ) -> "Manifest":
         """Store `files` (name within the manifest -> path) and list them after `keep`'s entries."""
         store, rows = store or Store(), rows or {}
         new = tuple(store.put(path, name, rows.get(name, 0)) for name, path in files.items())
-        return cls(kind, (*keep, *new), meta)
+        return cls(kind, (*keep, *new), meta, about or {})
 
     @property
     def digest(self) -> str:
@@ -242,7 +259,7 @@ class Manifest:
         store = store or Store()
         for entry in content["entries"]:
             entry["uri"] = f"{store.uri}/{_key(entry['sha256'])}"
-        write_json(path, {**content, "digest": self.digest})
+        write_json(path, {**content, "about": self.about, "digest": self.digest})
 
     @classmethod
     def read(cls, path: Path, kind: str = "") -> "Manifest":
@@ -252,7 +269,7 @@ class Manifest:
             raise ValueError(f"{path}: not a manifest of schema {SCHEMA}")
         names = ("name", "sha256", "size", "rows")
         entries = tuple(Entry(**{n: e[n] for n in names}) for e in content["entries"])
-        manifest = cls(content["kind"], entries, content["meta"])
+        manifest = cls(content["kind"], entries, content["meta"], content.get("about", {}))
         if manifest.digest != content["digest"]:
             raise ValueError(f"{path}: altered since it was written; run the step again")
         if kind and manifest.kind != kind:

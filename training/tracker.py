@@ -128,7 +128,8 @@ class Delivery(threading.Thread):
         api, entities, plan = client(), mlflow().entities, self.plan
         if not plan["run_id"]:
             step, parent = injected()
-            if step and parent:  # the platform's run for this very step
+            child = os.environ.get("RUN_AS_CHILD")  # one of several models of a step
+            if step and parent and not child:  # the platform's run for this very step
                 self._remember(run_id=step, joined=True)
             else:
                 self._remember(run_id=self._child(step or parent_run(plan["experiment"])))

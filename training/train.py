@@ -11,15 +11,24 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from training.config import TrainConfig, from_json, to_json
+from training.data.versions import short_md5
 from training.files import canonical_json, sha256_bytes
 from training.presets import model_from_json, parse, resolve
+from training.source import code_hash
 from training.store import Manifest
 
 log = logging.getLogger(__name__)
+STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
+RESIDENT = 16 << 30  # bytes; smaller data sets are kept on the GPU whole
+ELSEWHERE = 30.0  # s to wait for a process that still trains in the folder
 
 
 def options(prog: str, doc: str | None) -> argparse.ArgumentParser:
@@ -85,7 +94,7 @@ def train(
     from training import checkpoint
     from training.data.dataset import Faces
     from training.distributed import world
-    from training.loop import STOPPED, Job, StoppedError, build_state, fit, resume
+    from training.loop import Job, StoppedError, build_state, fit, resume
     from training.precision import use_bf16
     from training.tracker import Tracker
 
@@ -93,9 +102,13 @@ def train(
     manifest = Manifest.read(dataset, "dataset")
     settings = from_json(TrainConfig, train_config)
     network = model_from_json(model, json.loads(model_config))
-    run = run or run_folder(manifest, model, model_config, train_config, init)
-    with world() as here:
+    code = code_hash()
+    run = run or run_folder(manifest, model, model_config, train_config, init, code)
+    with world() as here, _alone(run, here.rank):
         faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
+        if here.device.type == "cuda" and sum(part.bytes for part in faces.parts) < RESIDENT:
+            for part in faces.parts:
+                part.move(here.device)
         config: dict[str, Any] = {
             "name": model,
             "preset": preset,
@@ -105,6 +118,7 @@ def train(
             "data_digest": manifest.digest,
             "data": manifest.meta.get("data", {}),
             "init": init,
+            "code": code,
         }
         tracker = Tracker()
         if here.rank == 0 and experiment:
@@ -115,8 +129,8 @@ def train(
                 {"role": "training", "dataset": manifest.digest},
                 {
                     "name": "+".join(labels.name for labels in faces.space.sets),
-                    "digest": str(manifest.meta.get("md5") or manifest.digest)[:36],
-                    "source": str(manifest.meta.get("origin") or dataset),
+                    "digest": short_md5(str(manifest.meta.get("md5") or manifest.digest[:36])),
+                    "source": str(dataset),
                 },
                 folder=run / "tracking",
             )
@@ -140,6 +154,22 @@ def train(
         if here.rank == 0:
             _publish(last, run, out, manifest, tracker.run_id, settings.seed)
         here.wait()
+
+
+@contextmanager
+def _alone(run: Path, rank: int) -> Iterator[None]:
+    """Rank 0 holds the run's folder, so that no second training writes the same checkpoints."""
+    if rank:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run / ".lock", timeout=ELSEWHERE):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"{run}: another process trains there; wait for it, or name another --folder"
+        ) from error
 
 
 def _publish(

@@ -111,6 +111,7 @@ class Images:
         self.folder = f"{beside.rpartition('/')[0]}/" if "/" in beside else ""
         self.names: dict[str, str] = {}
         self.stems: dict[str, str] = {}
+        self.ends = {_stem(image): image for image in reversed(images)}  # whole paths
         for image in images:
             name = image.rpartition("/")[2]
             self.names.setdefault(name, image)
@@ -120,7 +121,10 @@ class Images:
         for path in (file, f"{self.folder}{file}"):
             if path in self.paths:
                 return path
-        name = file.rpartition("/")[2]
+        if "/" in file:  # a folder was named: the same name in another one is another picture
+            ends = [self.ends.get(_stem(path), "") for path in (file, f"{self.folder}{file}")]
+            return ends[0] or ends[1]
+        name = file
         return self.names.get(name) or self.stems.get(_stem(name), "")
 
 

@@ -76,6 +76,7 @@ def preprocess(
             entries += made
             facts.append(fact)
         meta = {"data": json.loads(to_json(config)), "source": manifest.digest, "datasets": facts}
+        meta["md5"] = manifest.meta.get("md5", "")
         result = Manifest("images", tuple(entries), meta)
         result.write(out, store)
         shutil.rmtree(work)
@@ -101,7 +102,7 @@ class Job:
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], dict[str, Any]]:
         """Every shard and the Parquet file, and the facts of the data set for the manifest."""
         frame, by = plan(
-            read_source(self.kind, self.tree, self.config).frame, self.name, self.config
+            read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
         )
         asked = frame.index[frame["reason"] == ""]
         entries = []
@@ -149,7 +150,9 @@ class Job:
         return self.store.put(path, path.name, len(frame))
 
 
-def plan(source: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.DataFrame, str]:
+def plan(
+    source: pd.DataFrame, name: str, kind: str, config: DataConfig
+) -> tuple[pd.DataFrame, str]:
     """The source's rows with the columns of `COLUMNS`, splits and reasons not to use a row.
 
     The split comes before the limit, so a short run uses a part of the long run's splits; `limit`
@@ -159,7 +162,7 @@ def plan(source: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.DataFr
     frame = frame.assign(sha256="", shard="", row=-1, split="", reason="")
     frame["row"] = frame["row"].astype("int32")
     for column, wanted in (("camera", config.cameras), ("gaze", config.gazes)):
-        if column in frame:
+        if kind == "rafd" and column in frame:
             off = ~frame[column].isin(wanted) & (frame["reason"] == "")
             frame.loc[off, "reason"] = column + " not selected: " + frame.loc[off, column]
     asked = frame["reason"] == ""

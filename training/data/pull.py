@@ -81,13 +81,13 @@ def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifes
         found = list(sources.values())
         meta = {
             "datasets": [{"name": name, "kind": kind} for name, kind in kinds],
-            "revision": revision,
             "md5": md5,
             "nfiles": sum(source.nfiles for source in found),
             "source": found[0].origin,
             "note": "; ".join(source.note for source in found if source.note),
         }
-        manifest = Manifest.build("raw", shards, meta)
+        # The same data under another revision are the same data.
+        manifest = Manifest.build("raw", shards, meta, about={"revision": revision})
     manifest.write(out)
     return manifest
 

@@ -94,7 +94,9 @@ def validate(
     if docs:
         with whole_folder(Path(docs)) as pages:
             write_docs(context, pages)
-    write_bytes(report, render(outcomes, trees, config, manifest.meta).encode())
+    write_bytes(
+        report, render(outcomes, trees, config, {**manifest.meta, **manifest.about}).encode()
+    )
     _refuse(outcomes, report)
 
 

@@ -38,7 +38,6 @@ class Phase(NamedTuple):
     loss: Callable[[Nets, Batch], Losses]
     every: int = 1  # run once in this many iterations
     fresh: bool = False  # draw a new batch for this phase
-    start: float = 0.0  # first schedule position (of the images after warm-up) at which it runs
     keeps: tuple[str, ...] = ()  # left unfrozen where a later phase of the batch trains them, so
     # that what it shares has their graph; its own loss must be detached from them
 
