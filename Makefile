@@ -16,10 +16,12 @@ help:  ## this list
 
 setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 
+# The environment takes its pip from the caller's: Debian keeps venv's own in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
 # Bytecode is made afterwards, on all cores; a package's files for other Pythons may fail to compile.
 $(VENV)/ready: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --without-pip --clear $(VENV)
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile pip
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -47,10 +49,11 @@ compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
 ui: setup  ## MLflow on the runs of this machine, http://127.0.0.1:5000
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
 
 bench: setup  ## our step and our preprocessing against plain ones
 	for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
 
-clean:  ## delete what runs have written; data and environment stay
+clean:  ## delete what runs have written, the local registry and DVC remote too; ./data stays
 	rm -rf runs

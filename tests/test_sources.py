@@ -282,9 +282,11 @@ def test_a_named_folder_is_not_exchanged_for_another() -> None:
     """cats/1.jpg is missing: dogs/1.jpg is another picture; another ending is the same one."""
     text = b"file,smile,hat\ncats/1.jpg,1,0\ndogs/2.jpg,0,1\n"
     files = {"labels.csv": text, "dogs/1.jpg": b"", "dogs/2.png": b"", "x/2.png": b""}
-    source = read_source("csv", Memory(files), CSV)
-    assert "dogs/1.jpg" not in source.frame.loc[source.frame["smile"] == 1, "file"].tolist()
-    assert source.frame.loc[source.frame["hat"] == 1, "file"].tolist() == ["dogs/2.png"]
+    with pytest.raises(SourceError, match=r"1 rows without an image, line 2 \(cats/1\.jpg\)"):
+        read_source("csv", Memory(files), CSV)
+    files = {"labels.csv": text, "cats/1.jpg": b"", "dogs/2.png": b""}
+    got = read_source("csv", Memory(files), CSV).frame
+    assert got["file"].tolist() == ["cats/1.jpg", "dogs/2.png"]
 
 
 def test_several_csv_files_need_a_labels_csv() -> None:

@@ -86,6 +86,27 @@ def test_raw_faces_become_a_promoted_model(place: Place, first: str) -> None:
         assert Path(path).stat().st_size > 1_000, path
 
 
+def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(
+    place: Place, first: str
+) -> None:
+    """What the loop itself logs: losses, rates, memory, throughput, grids, the data's digest."""
+    from mlflow import MlflowClient
+
+    api = MlflowClient(f"sqlite:///{place.folder / 'runs' / 'mlflow.db'}")
+    (where,) = [e.experiment_id for e in api.search_experiments() if e.name == "stargan"]
+    parents = [r for r in api.search_runs([where]) if r.data.tags.get("role") == "pipeline"]
+    oldest = min(parents, key=lambda run: run.info.start_time)
+    wanted = f"tags.`mlflow.parentRunId` = '{oldest.info.run_id}'"
+    (child,) = api.search_runs([where], wanted)
+    assert child.info.status == "FINISHED"
+    series = {"d/gp", "g/rec", "lr/G", "lr/D", "images_per_second", "memory_mib"}
+    assert series <= child.data.metrics.keys()
+    assert len(api.get_metric_history(child.info.run_id, "g/rec")) > 1
+    assert any("samples-celeba" in f.path for f in api.list_artifacts(child.info.run_id, "images"))
+    (data,) = child.inputs.dataset_inputs
+    assert data.dataset.digest.endswith(".dir")
+
+
 def test_again_is_quick_and_registers_nothing(place: Place, first: str) -> None:
     start = time.monotonic()
     said = place.run()

@@ -67,7 +67,7 @@ _ROWS = (
         _DEMO,
         preset="demo-joint",
         data=replace(_DEMO.data, datasets=_JOINT),
-        train=replace(_DEMO.train, images=9_000, decay_images=3_400),
+        train=replace(_DEMO.train, images=8_000, decay_images=3_000),
         judge=_JOINT_JUDGE,
         eval=replace(_DEMO.eval, min_success=0.3),  # eight of its thirteen edits begin at 1/8
     ),
@@ -78,12 +78,12 @@ _ROWS = (
         judge=_JOINT_JUDGE,
         train=replace(
             _DEMO.train,
-            images=54_000,
-            decay_images=27_000,
+            images=48_000,
+            decay_images=24_000,
             warmup_images=4_000,
             ema=0.995,
-            sample_images=5_400,
-            checkpoint_images=5_400,
+            sample_images=6_000,
+            checkpoint_images=6_000,
         ),
     ),
     replace(
