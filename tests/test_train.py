@@ -219,6 +219,19 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(binary: Path, tmp_pat
     assert weights(go(binary, tmp_path / "cut")) == weights(whole)
 
 
+def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: Path) -> None:
+    """As that of the uninterrupted one, whatever a kill left behind."""
+    go(binary, tmp_path / "whole")
+    run = tmp_path / "cut"
+    go(binary, run)
+    for folder in checkpoint.saved(run / "checkpoints")[-2:]:
+        shutil.rmtree(folder)
+    with (run / "log.jsonl").open("a") as stream:
+        stream.write('{"images": 6')
+    go(binary, run)
+    assert losses(run) == losses(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("lost", ["optim", "ema", "step"])
 def test_a_resume_that_forgets_something_is_not_bit_equal(
     lost: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

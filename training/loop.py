@@ -292,6 +292,20 @@ def _record(state: State, job: Job, means: dict[str, float], rate: float) -> Non
     job.tracker.metrics(facts, step=state.images)
 
 
+def _forget_after(log_file: Path, images: int) -> None:
+    """Drop rows that a resumed run will write again, and a line cut short by a kill."""
+    kept = []
+    for line in log_file.read_text().splitlines() if log_file.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["images"] <= images:
+            kept.append(f"{line}\n")
+    if kept or log_file.is_file():
+        write_bytes(log_file, "".join(kept).encode())
+
+
 def _sample(state: State, job: Job) -> None:
     nets = {**state.nets, **state.ema}
     for name, picture in sample_grids(job.model, nets, job.held_out, job.world.device).items():
@@ -323,6 +337,7 @@ def fit(job: Job, state: State) -> Path:
     if job.world.rank == 0:
         job.run.mkdir(parents=True, exist_ok=True)
         write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
+        _forget_after(job.run / "log.jsonl", state.images)
     nets = job.world.wrap(state.nets)
     order = Order(job.faces, train.seed, train.batch, flip=train.flip, length=train.images)
     warmup, phases = job.model.warmup(space), job.model.phases(space)

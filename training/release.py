@@ -11,6 +11,7 @@ lineage record and load the weights with this package.
 """
 
 import argparse
+import io
 import json
 import math
 import sys
@@ -211,7 +212,12 @@ def translate(reference: str, face: Path, asked: list[str], out: Path) -> None:
     pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
     image = to_float(pixels.view(1, translator.size, translator.size, 3))
     edited = to_uint8(translator(image, label, label))[0].numpy()
-    Image.fromarray(edited).save(out)
+    kind = Image.registered_extensions().get(out.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{out}: a picture's ending is needed, as .png")
+    buffer = io.BytesIO()
+    Image.fromarray(edited).save(buffer, kind)
+    write_bytes(out, buffer.getvalue())
 
 
 def _show(name: str) -> str:
