@@ -148,6 +148,18 @@ def test_the_users_own_folder_is_hashed(clone: Path, tmp_path: Path) -> None:
         run(clone, raw=str(raw / "none"))
 
 
+def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
+    """`#` and `?` end a path where a URI parser reads it: another folder would be taken."""
+    from training.data.versions import raw_folder
+    from training.store import Store
+
+    for name in ("set#1", "set?a", "a b", "100%25"):
+        (tmp_path / name).mkdir()
+        assert raw_folder(str(tmp_path / name), "mine", True) == tmp_path / name
+        assert raw_folder(f"file://{tmp_path / name}", "mine", True) == tmp_path / name
+        assert Store(f"file://{tmp_path / name}").root == tmp_path / name
+
+
 def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
     """The length of a run does not matter to it; the data, their cut and its own settings do."""
     name = run(clone).judge_hash
