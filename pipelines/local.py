@@ -18,12 +18,13 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import kfp
+import psutil
 from kfp import components, dsl, local
 from kfp.local import cache, logging_utils, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
@@ -156,16 +157,31 @@ def say(line: str) -> None:
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
-    """Ask a step and its workers to save and end; after `GRACE` seconds, make them."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """Ask a step and its workers to save and end; after `GRACE` seconds, make them.
+
+    The step's shell ends at once and torchrun's workers have sessions of their own, so everything
+    that it started is waited for: with our end of its pipe gone, a worker's next line kills it.
+    """
+    try:
+        own = psutil.Process(process.pid)
+        started = [own, *own.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGTERM)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return
+    end = time.monotonic() + GRACE
+    while (alive := [p for p in started if _lives(p)]) and time.monotonic() < end:
+        process.poll()
+        time.sleep(0.1)
+    for one in alive:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def cause(lines: list[str]) -> str:

@@ -278,6 +278,54 @@ def test_a_stopped_run_can_be_run_again(
     assert ran() == ["middle", "sink"]
 
 
+WORKER = """
+import signal, sys, time, pathlib
+def save(*_):
+    for _ in range(3):  # a line that nobody reads must not cut the saving short
+        print("saving", flush=True)
+        time.sleep(0.3)
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("asleep").touch()
+time.sleep(100)
+"""
+AGENT = f"""
+import signal, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", {WORKER!r}], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
+sys.exit(worker.wait())
+"""
+
+
+def test_stopping_a_step_waits_for_workers_that_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under kfp and torchrun: a shell that dies at once, an agent, a worker in its session."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agent.py").write_text(AGENT)
+    with subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} agent.py; true"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not Path("asleep").exists():
+            time.sleep(0.05)
+        local.stop(process)
+        assert Path("saved").exists()
+
+
+def test_what_does_not_stop_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GRACE", 0.5)
+    monkeypatch.chdir(tmp_path)
+    deaf = "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN); "
+    deaf += "pathlib.Path('asleep').touch(); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True) as process:
+        while not Path("asleep").exists():
+            time.sleep(0.05)
+        local.stop(process)  # type: ignore[arg-type]
+        assert process.wait(5) == -signal.SIGKILL
+
+
 def sleepers(folder: Path) -> list[str]:
     """Component processes that still run in `folder`."""
     found = []
