@@ -294,15 +294,34 @@ def test_a_loss_that_is_not_finite_names_term_moment_and_checkpoint(
     true, calls = StarGAN.g_loss, []
 
     def broken(self: StarGAN, nets: Any, batch: Any, space: Any) -> Any:
-        calls.append(1)
+        calls.append(torch.is_grad_enabled())  # not in validation
         terms = true(self, nets, batch, space)
-        return {**terms, "rec": terms["rec"] * float("nan")} if len(calls) > 4 else terms
+        return (
+            {**terms, "rec": terms["rec"] * float("nan")} if calls[-1] and sum(calls) > 2 else terms
+        )
 
     monkeypatch.setattr(StarGAN, "g_loss", broken)
     with pytest.raises(
         NonFiniteError, match=r"g/rec is not finite after \d+ images; last good .*0000"
     ):
         go(binary, tmp_path / "run")
+
+
+def test_weights_that_broke_in_the_last_step_are_not_saved(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses were finite; what the step made of the weights is not."""
+    from training.loop import NonFiniteError
+
+    true = StarGAN.validate
+
+    def broken(self: StarGAN, nets: Any, batch: Any, space: Any) -> Any:
+        return true(self, nets, batch, space) * float("nan")
+
+    monkeypatch.setattr(StarGAN, "validate", broken)
+    with pytest.raises(NonFiniteError, match=r"validation score .* after 16 images; .* none"):
+        go(binary, tmp_path / "other")
+    assert not checkpoint.saved(tmp_path / "other" / "checkpoints")
 
 
 def test_warm_start_begins_with_the_given_networks(binary: Path, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_raw_faces_become_a_promoted_model(place: Place, first: str) -> None:
         assert Path(path).stat().st_size > 1_000, path
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, of MLflow's doing
 def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(
     place: Place, first: str
 ) -> None:

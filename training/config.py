@@ -77,6 +77,7 @@ class EvalConfig:
     bootstrap: int = 1_000
     min_success: float = 0.5  # floor of the mean single-edit success
     min_psnr: float = 15.0  # floor of the self-reconstruction, dB
+    must_learn: bool = True  # a model that did not clear a copied input never becomes champion
     min_effect: float = 0.02  # of mean single-edit success, over seed noise
     margin_identity: float = 0.05
     margin_preservation: float = 0.05

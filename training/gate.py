@@ -48,7 +48,7 @@ def decide(
 
     Floors: mean single-edit success and self-reconstruction, and, where the scores of the
     translator that copies its input are given (and of the model's own output for unchanged labels,
-    `blind`), more success than those beyond the interval.
+    `blind`), more success than those beyond the interval (unless `must_learn` is off).
     Superiority: the mean single-edit success rises by `min_effect`, which covers seed noise, and
     the 95 % interval of the paired difference, drawn over identities, lies above 0. `seeds` are
     tables of the challenger's recipe trained from other seeds; given, the rise must also exceed
@@ -65,10 +65,11 @@ def decide(
         if table is not None and (fault := _fault(table, challenger)):
             return Verdict(False, f"refused: {name}: {fault}")
     checks = _floors(challenger, config)
-    if copy is not None or blind is not None or champion is not None:
+    floors = config.must_learn and (copy is not None or blind is not None)
+    if floors or champion is not None:
         checks.append(_crowd(challenger))
     for floor, of in ((copy, "a copied input"), (blind, "its own output for unchanged labels")):
-        if floor is not None:
+        if floor is not None and config.must_learn:
             checks.append(_learned(challenger, floor, of, config))
     if champion is not None:
         checks += _superior(champion, challenger, config, seeds)
