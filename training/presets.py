@@ -67,7 +67,7 @@ _ROWS = (
         _DEMO,
         preset="demo-joint",
         data=replace(_DEMO.data, datasets=_JOINT),
-        train=replace(_DEMO.train, images=8_000, decay_images=3_000),
+        train=replace(_DEMO.train, images=6_400, decay_images=2_400),
         judge=_JOINT_JUDGE,
         eval=replace(_DEMO.eval, min_success=0.3),  # eight of its thirteen edits begin at 1/8
     ),
