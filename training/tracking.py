@@ -48,11 +48,6 @@ def _runs() -> Path:
     return Path.cwd() / "runs"
 
 
-def ui_command() -> str:
-    """The one line that shows the runs in a browser, or the server's address."""
-    return uri() if uri().startswith("http") else f"mlflow ui --backend-store-uri {uri()}"
-
-
 def client() -> Any:
     """An MlflowClient for `uri()`. Raises ValueError where tracking is off."""
     if uri() == "off":
