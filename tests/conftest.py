@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,3 +288,20 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
     running = MlflowServer(tmp_path / "server")
     yield running
     running.kill()
+
+
+@pytest.fixture(scope="session")
+def run_pipeline() -> Callable[..., str]:
+    """Run the pipeline in a folder, as a user does; gives what it said."""
+
+    def run(folder: Path, *pairs: str, code: int = 0) -> str:
+        names = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", "run", *pairs],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={k: v for k, v in os.environ.items() if k not in names},
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout[-6000:]
+        return done.stdout
+
+    return run

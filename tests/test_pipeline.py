@@ -277,6 +277,24 @@ def test_a_failed_run_ends_with_1_and_names_step_and_cause(
     assert (tmp_path / "report/r/validate.html").read_text() == "<html>why</html>"
 
 
+@pytest.mark.timeout(120)
+def test_a_default_changed_in_the_yaml_changes_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The compiled file alone decides: no default hides in the program that runs it."""
+    text = compiled.PACKAGE.read_text()
+    assert text.count("defaultValue: demo\n") == 1
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(text.replace("defaultValue: demo\n", "defaultValue: dome\n"))
+    monkeypatch.setattr(compiled, "PACKAGE", edited)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        program.run({})
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert "step resolve failed: ValueError: unknown preset 'dome' of stargan; known: demo," in said
+
+
 # Submitting, with the real `kfp` program against a server that speaks as much as it needs.
 
 
