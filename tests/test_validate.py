@@ -394,13 +394,24 @@ def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
     files = {f"{bad}/1.jpg": picture(130, 130), "cat/<b>.jpg": b"no picture"}
     manifest, store = raw(tmp_path, own=("folders", files))
     with pytest.raises(ValidationError, match="image_format"):
-        validate(manifest, "", tmp_path / "report.html", None, store=store)
+        validate(manifest, "", tmp_path / "report.html", tmp_path / "docs", store=store)
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;.jpg" in page
     assert "&lt;img src=x" in page
     assert "<b>" not in page
     assert "<img src=x" not in page
-    assert not (tmp_path / "docs").exists()
+    assert not [path for path in (tmp_path / "docs").rglob("*.html") if bad in path.read_text()]
+
+
+def test_values_are_escaped_in_great_expectations_own_pages(tmp_path: Path) -> None:
+    bad = "<img src=x onerror=alert(1)>"
+    files = {"a.jpg": picture(130, 130), "labels.csv": f"file,Male\na.jpg,{bad}\n".encode()}
+    manifest, store = raw(tmp_path, own=("csv", files))
+    with pytest.raises(ValidationError, match="label_values"):
+        validate(manifest, "", tmp_path / "report.html", tmp_path / "docs", store=store)
+    pages = [path.read_text() for path in (tmp_path / "docs").rglob("*.html")]
+    assert not [page for page in pages if bad in page]
+    assert [page for page in pages if "&lt;img src=x onerror=alert(1)&gt;" in page]
 
 
 def test_good_data_passes_and_the_same_report_is_written_again(tmp_path: Path) -> None:

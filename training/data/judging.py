@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -101,18 +100,6 @@ def judge(
             meta = result.expectation_config.meta
             results[meta["rule"]].append((checks[meta["n"]], result))
     return [_finding(rule, frames[rule.frame], results[rule.name]) for rule in rules]
-
-
-def write_docs(context: Any, docs: Path) -> None:
-    """Write Great Expectations' own pages about everything that the context has judged."""
-    store = {
-        "class_name": "TupleFilesystemStoreBackend",
-        "base_directory": str(docs.resolve()),
-    }
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
-    context.add_data_docs_site(site_name="docs", site_config=site)
-    context.build_data_docs(site_names=["docs"])
 
 
 def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) -> Finding:

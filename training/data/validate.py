@@ -19,7 +19,7 @@ from training.data.expectations import rules
 from training.data.facts import frames
 from training.data.gather import Facts, gather
 from training.data.images import image_facts
-from training.data.judging import Finding, judge, open_context, write_docs
+from training.data.judging import Finding, judge, open_context
 from training.data.tree import Tree, open_raw
 from training.data.validate_report import render
 from training.files import whole_folder, write_bytes
@@ -92,6 +92,8 @@ def validate(
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
     if docs:
+        from training.data.docs_pages import write_docs
+
         with whole_folder(Path(docs)) as pages:
             write_docs(context, pages)
     write_bytes(
