@@ -38,7 +38,7 @@ demo-long: setup  ## the same for up to an hour: gender, age and expressions as 
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
 
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## format, rules and types
 	$(BIN)/ruff format --check .
