@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long test lint compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long lock test lint compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,10 +19,10 @@ setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 # The environment takes its pip from the caller's: Debian keeps venv's own in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
 # Bytecode is made afterwards, on all cores; a package's files for other Pythons may fail to compile.
-$(VENV)/ready: requirements.lock pyproject.toml
+$(VENV)/ready: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv --without-pip --clear $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile pip
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
@@ -36,6 +36,16 @@ demo-joint: setup  ## the same on two data sets with the mask vector
 
 demo-long: setup  ## the same for up to an hour: gender, age and expressions as well
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
+
+# requirements.lock is what runs (the images, the code hash), requirements-dev.lock that and the
+# tools. torch stays outside, so that each machine takes its own build; what it needs is inside.
+UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | \
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --overrides <(echo "torch; python_version < '3'") pyproject.toml -
+
+lock:  ## both lock files anew; needs uv
+	$(UV_COMPILE) --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
 
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)

