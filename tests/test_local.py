@@ -261,6 +261,8 @@ def test_a_stopped_run_can_be_run_again(
     """SIGTERM and Ctrl-C reach the step's own processes; after kill -9 nothing stays locked."""
     code = "import signal, sys; from pathlib import Path; from pipelines.local import execute; "
     code += "signal.signal(15, lambda *_: sys.exit(143)); "
+    # A shell starts what runs in the background with Ctrl-C ignored.
+    code += "signal.signal(2, signal.default_int_handler); "
     code += "execute({'fail': 'sleep'}, Path(sys.argv[1]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(package)],

@@ -648,6 +648,7 @@ def test_a_lock_whose_holder_died_is_broken_after_its_time(
     monkeypatch.setattr(registry, "PATIENCE", 0.3)
     with pytest.raises(TimeoutError, match="another process"):
         registry.move("stargan", None, "1", "promote", "waits for the lock")
+    monkeypatch.setattr(registry, "PATIENCE", 60.0)
     monkeypatch.setattr(registry, "STALE", 0.0)
     with registry.lock("stargan") as held:
         held()
