@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long lock test lint compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long lock image sbom test lint compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,15 @@ lint: setup  ## format, rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
+
+image:  ## the two images, by docker, podman or buildah; settings in components/image.sh
+	components/image.sh steps stargan-steps:0.1.0
+	components/image.sh train stargan-train:0.1.0
+
+sbom: setup  ## what runs in the images, as CycloneDX: runs/sbom.json
+	mkdir -p runs
+	{ cat requirements.lock; echo '$(TORCH)'; } | \
+		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml -o runs/sbom.json -
 
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile

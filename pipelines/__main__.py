@@ -2,6 +2,7 @@
 
     python -m pipelines run preset=demo seed=1              on this machine
     python -m pipelines run preset=demo batch=8 --dry-run   only say what would be run
+    python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines compile                             after a change of the pipeline
@@ -79,14 +80,15 @@ def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) ->
     return json.dumps(shown, indent=1, sort_keys=True)
 
 
-def run(arguments: dict[str, Any]) -> None:
-    from pipelines import outcome
+def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
+    from pipelines import containers, outcome
     from pipelines.local import StepError, execute
 
     # So that a stopped run stops its step, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    image = containers.described() if in_containers else LOCAL
     try:
-        done = execute({"image": LOCAL, **arguments}, compiled.PACKAGE)
+        done = execute({"image": image, **arguments}, compiled.PACKAGE, in_containers=in_containers)
     except StepError as error:
         found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
         sys.stderr.write(f"\nerror: {error}\n{found}")
@@ -122,6 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run on this machine")
     one.add_argument("--dry-run", action="store_true", help="print the configuration and end")
+    one.add_argument("--containers", action="store_true", help="each step in its image")
     two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
     two.add_argument("-e", "--experiment-name", default="stargan")
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
@@ -154,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.dry_run:
             print(describe(arguments, known))
         else:
-            run(arguments)
+            run(arguments, args.containers)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Every file of a run lies under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
 what later runs may reuse, `report/<run>/` each step's log and what a person wants to look at.
-kfp is steered at four module attributes of exactly `KFP`; another version is refused, since a
+kfp is steered at five module attributes of exactly `KFP`; another version is refused, since a
 silent change there could bring a wrong result back from the cache.
 """
 
@@ -17,7 +17,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,11 @@ from typing import Any
 import kfp
 import psutil
 from kfp import components, dsl, local
-from kfp.local import cache, logging_utils, subprocess_task_handler
+from kfp.local import cache, docker_task_handler, logging_utils, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
+from pipelines import containers
 from pipelines.cache import ContentCache
 
 KFP = "2.17.0"
@@ -102,36 +103,44 @@ class LocalRun:
         self.outputs[name] = outputs
         return outputs, status
 
-    def stream(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """In the place of kfp's `run_local_subprocess`: live lines, a log, a clean stop."""
+    def follow(self, lines: Iterable[str]) -> None:
+        """Show a step's lines as they come, and keep them in its log."""
         self.streamed = True
         self.report.mkdir(parents=True, exist_ok=True)
-        log = self.report / f"{self.current}.log"
         quiet = Quiet()
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
-        # A session of its own: stopping the step then reaches its workers too.
-        with (
-            log.open("w") as copy,
-            subprocess.Popen(
-                full_command, env=environment, text=True, errors="replace", bufsize=1,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            ) as process,
-        ):  # fmt: skip
-            try:
-                for line in process.stdout or ():
-                    copy.write(line)
-                    copy.flush()
-                    if text := quiet(line):
-                        self.tail.append(text)
-                        say(f"  {text}")
-                code = process.wait()
-            except BaseException:
-                stop(process)
-                raise
+        with (self.report / f"{self.current}.log").open("w") as copy:
+            for line in lines:
+                copy.write(line)
+                copy.flush()
+                if text := quiet(line):
+                    self.tail.append(text)
+                    say(f"  {text}")
+
+    def ended(self, code: int) -> int:
+        """The exit code of a step; a signal's is put into words."""
         if code < 0 or code > 128:
             number = -code if code < 0 else code - 128
             self.tail.append(f"ended by signal {number} ({signal.strsignal(number)})")
         return code
+
+    def stream(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """In the place of kfp's `run_local_subprocess`: live lines, a log, a clean stop."""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
+        # A session of its own: stopping the step then reaches its workers too.
+        with subprocess.Popen(
+            full_command, env=environment, text=True, errors="replace", bufsize=1,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                self.follow(process.stdout or ())
+                return self.ended(process.wait())
+            except BaseException:
+                stop(process)
+                raise
+
+    def contain(self, *arguments: Any, **settings: Any) -> int:
+        """In the place of kfp's `run_docker_container`, likewise."""
+        return self.ended(containers.run_in(self.follow)(*arguments, **settings))
 
 
 _execute = task_executor.execute_single_task
@@ -211,6 +220,7 @@ def steered(run: LocalRun) -> Iterator[None]:
         (cache, "LocalCache", ContentCache),
         (task_executor, "execute_single_task", run.step),
         (subprocess_task_handler, "run_local_subprocess", run.stream),
+        (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in places]
@@ -243,10 +253,17 @@ def surroundings(run: LocalRun) -> Iterator[None]:
                     os.environ[name] = value
 
 
-def execute(arguments: Mapping[str, Any], package: Path, root: Path | None = None) -> LocalRun:
+def execute(
+    arguments: Mapping[str, Any],
+    package: Path,
+    root: Path | None = None,
+    *,
+    in_containers: bool = False,
+) -> LocalRun:
     """Run `package` (compiled YAML) with `arguments`; outputs go under `root` (default ./runs).
 
-    Raises StepError as soon as a step has failed and the exit handler has run.
+    The steps are subprocesses in this environment, or containers of their images. Raises StepError
+    as soon as a step has failed and the exit handler has run.
     """
     if kfp.__version__ != KFP:
         raise RuntimeError(f"kfp {kfp.__version__} is installed; the local runner knows {KFP} only")
@@ -260,7 +277,9 @@ def execute(arguments: Mapping[str, Any], package: Path, root: Path | None = Non
         steps=len(spec.deployment_spec["executors"]),
     )
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=containers.runner(root, str(arguments.get("raw", "")))
+        if in_containers
+        else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root / "kfp"),
         workspace_root=str(root / "kfp" / f"workspace-{run.id}"),  # kfp deletes it at the end
         raise_on_error=True,

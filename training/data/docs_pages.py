@@ -24,12 +24,12 @@ def escaped(value: Any) -> Any:
 class Renderer(ValidationResultsPageRenderer):
     """The page of one validation."""
 
-    def render(self, validation_results: Any) -> Any:
+    def render(self, validation_results: Any, suite_parameters: Any = None) -> Any:
         for found in validation_results.results:
             found.result = escaped(found.result)
             found.expectation_config.kwargs = escaped(found.expectation_config.kwargs)
             found.exception_info = escaped(found.exception_info)
-        return super().render(validation_results)
+        return super().render(validation_results, suite_parameters)
 
 
 def write_docs(context: Any, docs: Path) -> None:
