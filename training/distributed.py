@@ -20,6 +20,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local: int = 0  # rank among the processes of this machine
 
     def share(self, batch: int) -> slice:
         """This rank's rows of a global batch; sizes differ by one where it does not divide."""
@@ -59,9 +60,14 @@ class World:
         """Rank 0's text, on every rank."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        return str(box[0])
+        # As bytes: torch's own way to send an object unpickles it.
+        mine = torch.frombuffer(bytearray(value.encode() or b"\0"), dtype=torch.uint8)
+        length = torch.tensor(len(mine), device=self.device)
+        dist.broadcast(length, src=0)
+        sent = mine if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+        sent = sent.to(self.device)
+        dist.broadcast(sent, src=0)
+        return bytes(sent.tolist()).decode().rstrip("\0")
 
     def wait(self) -> None:
         if self.size > 1:
@@ -84,18 +90,15 @@ def world() -> Iterator[World]:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); alone without."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if cuda
-        else torch.device("cpu")
-    )
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
         dist.init_process_group("nccl" if cuda else "gloo")
     try:
-        yield World(rank, size, device)
+        yield World(rank, size, device, local)
     finally:
         if size > 1:
             dist.destroy_process_group()

@@ -28,9 +28,11 @@ from training.data.dataset import Faces, Order, to_float, to_uint8
 from training.data.labels import LabelSpace
 from training.distributed import World, freeze
 from training.files import write_bytes, write_json
+from training.mirror import Mirror
 from training.models.base import Batch, Losses, Model, Nets, Phase
 from training.pictures import grid
 from training.progress import Progress
+from training.s3 import RemoteError
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Job:
     config: dict[str, Any]  # resolved; travels with every checkpoint
     world: World
     tracker: Tracker
+    mirror: Mirror | None = None  # of the checkpoints, in an object store
 
 
 class Schedule:
@@ -271,8 +274,18 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
         checkpoint.save(folder, state, job.config, space)
         checkpoint.prune(folder, job.train.keep)
         job.tracker.metrics({"validation/score": score}, step=state.images)
+        if job.mirror:
+            _copy(job.mirror, folder / f"{state.images:012d}")
     job.world.wait()
     return folder / f"{state.images:012d}"
+
+
+def _copy(mirror: Mirror, path: Path) -> None:
+    """Copy a checkpoint to the store; one that cannot be reached does not stop training."""
+    try:
+        mirror.push(path)
+    except RemoteError as error:
+        log.warning("checkpoint %s stays on this machine for now: %s", path.name, error)
 
 
 def _record(state: State, job: Job, means: dict[str, float], rate: float) -> None:
@@ -314,11 +327,18 @@ def _sample(state: State, job: Job) -> None:
 
 
 def resume(state: State, job: Job) -> bool:
-    """Load the newest whole checkpoint of the run folder, the same on every rank."""
-    found = checkpoint.latest(job.run / "checkpoints") if job.world.rank == 0 else None
-    path = job.world.agree(str(found or ""))
+    """Load the newest whole checkpoint of the run, from its folder or its mirror, on every rank."""
+    folder, mirror = job.run / "checkpoints", job.mirror
+    path = ""
+    if job.world.rank == 0:
+        path = str((_newest(mirror, folder) if mirror else checkpoint.latest(folder)) or "")
+    path = job.world.agree(path)
     if not path:
         return False
+    elsewhere = job.world.rank and not job.world.local and not Path(path).is_dir()
+    if elsewhere and mirror and (entry := mirror.newest()):  # not rank 0's machine
+        mirror.fetch(entry, folder)
+    job.world.wait()
     config = json.loads((Path(path) / "config.json").read_text())
     checkpoint.check_config(config, job.config, Path(path))
     if config.get("code") != job.config.get("code"):
@@ -326,6 +346,16 @@ def resume(state: State, job: Job) -> bool:
     checkpoint.load(Path(path), state)
     log.info("going on from %s", path)
     return True
+
+
+def _newest(mirror: Mirror, folder: Path) -> Path | None:
+    """The run's newest checkpoint, here and in the store; the run's writer is now this process."""
+    entry, found = mirror.claim(), checkpoint.latest(folder)
+    if found and int(found.name) >= entry.images:
+        if int(found.name) > entry.images:
+            mirror.push(found)
+        return found
+    return mirror.fetch(entry, folder) if entry.folder else None
 
 
 def fit(job: Job, state: State) -> Path:

@@ -78,12 +78,12 @@ _ROWS = (
         judge=_JOINT_JUDGE,
         train=replace(
             _DEMO.train,
-            images=48_000,
-            decay_images=24_000,
-            warmup_images=4_000,
+            images=32_000,
+            decay_images=16_000,
+            warmup_images=3_000,
             ema=0.995,
-            sample_images=6_000,
-            checkpoint_images=6_000,
+            sample_images=4_000,
+            checkpoint_images=4_000,
         ),
     ),
     replace(

@@ -147,6 +147,25 @@ class Bucket:
                 raise disk_full(target, error) from error
             raise
 
+    def folders(self, key: str) -> list[str]:
+        """The names between `key` and the next slash of the objects below it."""
+        where = {"Bucket": self.name, "Prefix": self.prefix + key, "Delimiter": "/"}
+        with explained(f"{self.url}/{key}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(**where)
+            found = [row["Prefix"] for page in pages for row in page.get("CommonPrefixes", ())]
+        return [name.rstrip("/").rpartition("/")[2] for name in found]
+
+    def delete(self, key: str) -> None:
+        """Delete every object whose key begins with `key`."""
+        with explained(f"{self.url}/{key}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=self.prefix + key
+            )
+            for page in pages:
+                rows = [{"Key": row["Key"]} for row in page.get("Contents", ())]
+                if rows:
+                    self.client.delete_objects(Bucket=self.name, Delete={"Objects": rows})
+
     def create(self, key: str, data: bytes) -> bool:
         """Write a small object unless it stands; whether this call wrote it. One writer wins."""
         from botocore.exceptions import ClientError

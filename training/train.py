@@ -95,6 +95,7 @@ def train(
     from training.data.dataset import Faces
     from training.distributed import world
     from training.loop import Job, StoppedError, build_state, fit, resume
+    from training.mirror import mirror
     from training.precision import use_bf16
     from training.tracker import Tracker
 
@@ -103,7 +104,8 @@ def train(
     settings = from_json(TrainConfig, train_config)
     network = model_from_json(model, json.loads(model_config))
     code = code_hash()
-    run = run or run_folder(manifest, model, model_config, train_config, init, code)
+    own = run_folder(manifest, model, model_config, train_config, init, code)
+    run = run or own
     with world() as here, _alone(run, here.rank):
         faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
         if here.device.type == "cuda" and sum(part.bytes for part in faces.parts) < RESIDENT:
@@ -134,7 +136,8 @@ def train(
                 },
                 folder=run / "tracking",
             )
-        job = Job(network, settings, faces, held_out, run, config, here, tracker)
+        copies = mirror(own.name, settings.keep)
+        job = Job(network, settings, faces, held_out, run, config, here, tracker, copies)
         state = build_state(job)
         if not resume(state, job):
             state.extra["bf16"] = use_bf16(settings.precision, here)
