@@ -8,7 +8,8 @@ from components.images import TRAIN_IMAGE
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
 def train(
     dataset: dsl.Input[dsl.Dataset], model: str, preset: str, model_config: str,
-    train_config: str, nproc: int, seeds: int, init: str, experiment: str, code_hash: str,
+    train_config: str, nproc: int, seeds: int, init: str, experiment: str, launcher: str,
+    nodes: int, queue: str, accelerator: str, code_hash: str,
     out: dsl.Output[dsl.Model], replicates: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
     """Train one model a seed on `nproc` processes; what was interrupted goes on from there."""
@@ -19,5 +20,6 @@ def train(
     launch(
         Path(dataset.path), Path(out.path), model, model_config, train_config,
         nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
-        replicates=Path(replicates.path),
+        replicates=Path(replicates.path), launcher=launcher, nodes=nodes, queue=queue,
+        accelerator=accelerator,
     )  # fmt: skip

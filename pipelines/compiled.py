@@ -1,5 +1,6 @@
 """The compiled pipeline: written, read for its parameters, pinned to image digests."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,13 @@ from training.config import convert
 from training.files import write_bytes
 
 PACKAGE = Path(__file__).with_name("stargan.yaml")
-KINDS = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool}
+KINDS = {
+    "STRUCT": dict,
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": float,
+    "BOOLEAN": bool,
+}
 DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 
 
@@ -51,7 +58,22 @@ def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
 
 def check(known: dict[str, Parameter], values: dict[str, str]) -> dict[str, Any]:
     """`values` as the parameters' types. Raises ValueError for an ill-typed one."""
-    return {name: convert(known[name].kind, text, name) for name, text in values.items()}
+    return {
+        name: _struct(text, name)
+        if known[name].kind is dict
+        else convert(known[name].kind, text, name)
+        for name, text in values.items()
+    }
+
+
+def _struct(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f'{name}={text!r}: a JSON object is needed, {{"label": "value"}}')
+    return value
 
 
 def pin(steps: str, train: str, path: Path, package: Path = PACKAGE) -> None:

@@ -3,7 +3,7 @@
 python -m pipelines compile     writes stargan.yaml beside this file
 """
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 
 from components.evaluate import evaluate
 from components.images import TRAIN_IMAGE
@@ -17,8 +17,7 @@ from components.resolve import resolve
 from components.train import train
 from components.unify_labels import unify_labels
 from components.validate import validate
-
-RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
+from pipelines import cluster
 
 
 @dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")
@@ -33,6 +32,12 @@ def stargan(
     compare: str = "",
     nproc: int = 1,
     seeds: int = 1,
+    launcher: str = "local",
+    nodes: int = 1,
+    queue: str = "",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: int = 0,
+    node_selector: dict = {},  # noqa: B006 - kfp reads it as the default of the parameter
     name: str = "stargan",
     experiment: str = "stargan",
     override: str = "",
@@ -49,9 +54,15 @@ def stargan(
         overrides: `key=value;key=value` on top of the preset.
         init: model manifest or registered version to start from; empty means from scratch.
         compare: likewise, to set beside the new one in the report (the paper's Fig. 6).
-        nproc: training processes.
+        nproc: training processes, of each node.
         seeds: models to train, of seeds one apart; the first is registered, the spread of all
             tells the gate how much chance there is in a rise.
+        launcher: `local` trains in the step's pod, `trainjob` on `nodes` pods of a TrainJob.
+        nodes: of a TrainJob, each with `nproc` accelerators.
+        queue: Kueue's local queue for a TrainJob; empty means none.
+        accelerator: the resource's name.
+        accelerators: of the training step's own pod; 0 trains on CPUs.
+        node_selector: labels of the nodes that the training step may run on, as JSON.
         name: the registered model.
         experiment: of MLflow.
         override: a reason to promote against the gate; recorded.
@@ -78,7 +89,8 @@ def stargan(
         trained = train(
             **faces, model=model, preset=preset, model_config=what["model_config"],
             train_config=what["train_config"], nproc=nproc, seeds=seeds, init=what["init"],
-            experiment=experiment, **code,
+            experiment=experiment, launcher=launcher, nodes=nodes, queue=queue,
+            accelerator=accelerator, **code,
         ).after(judged)  # fmt: skip
         scored = evaluate(
             model=trained.outputs["out"], judge=judged.outputs["out"], **faces,
@@ -93,6 +105,9 @@ def stargan(
             replicates=trained.outputs["replicates"], eval_config=what["eval_config"],
             override=override,
         ).set_caching_options(False)  # fmt: skip
-    # Through the pod's label and not an argument, which would make every run new to the cache.
-    for task in (trained, version, verdict, ended):
-        kubernetes.use_field_path_as_env(task, "PIPELINE_RUN_ID", RUN_LABEL)
+    cluster.reached(
+        start, pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
+    )
+    cluster.sized(pulled, valid, images, unified, judged, scored, verdict)
+    cluster.accelerated(trained, accelerator, accelerators, node_selector)
+    cluster.known(trained, version, verdict, ended)

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from training import cli
+from training import cli, trainjob
 from training.config import to_json
 from training.presets import parse, resolve
 from training.store import Manifest
 from training.train import STOPPED, options
+from training.trainjob import Request, Shape
 
+LAUNCHERS = ("local", "trainjob")
 NOTICE = 2.0  # s for torchrun to have had the signal that reached us
 GRACE = 60.0  # s for its processes to save and end
 
@@ -39,16 +41,26 @@ def launch(
     experiment: str = "stargan",
     preset: str = "demo",
     replicates: Path | None = None,
+    launcher: str = "local",
+    nodes: int = 1,
+    queue: str = "",
+    accelerator: str = "nvidia.com/gpu",
 ) -> None:
     """Train `seeds` models, of the config's seed and those after it, on `nproc` processes each.
+
+    `launcher`: "local", or "trainjob" for a Kubeflow TrainJob on `nodes` nodes of `nproc` processes
+    and accelerators each, in Kueue's `queue` if one is named.
 
     The first seed's manifest goes to `out`, the others' files to one of kind "replicates"
     (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for numbers below 1, and
     with the exit code where training does not end well.
     """
-    for name, number in (("nproc", nproc), ("seeds", seeds)):
+    if launcher not in LAUNCHERS:
+        raise ValueError(f"launcher={launcher}: {' or '.join(LAUNCHERS)} is needed")
+    for name, number in (("nproc", nproc), ("seeds", seeds), ("nodes", nodes)):
         if number < 1:
             raise ValueError(f"{name}={number}: at least 1 is needed")
+    shape = Shape(nodes, nproc, accelerator, nproc, queue=queue)
     config = json.loads(train_config)
     entries, others = [], []
     with tempfile.TemporaryDirectory() as temporary:
@@ -56,13 +68,14 @@ def launch(
             first = seed == config["seed"]
             made = out if first else Path(temporary) / f"{seed}.json"
             settings = json.dumps({**config, "seed": seed}, sort_keys=True)
-            options = [
-                "--model", model, "--model-config", model_config, "--train-config", settings,
-                "--init", init, "--experiment", experiment, "--preset", preset,
-            ]  # fmt: skip
-            # A run that the platform injects is the first seed's; the others are its children.
-            environment = {} if first else {"RUN_AS_CHILD": "1"}
-            _torchrun(nproc, [str(dataset), "--out", str(made), *options], environment)
+            request = Request(
+                dataset.read_text(), model, model_config, settings, init, experiment, preset,
+                os.environ.get("PIPELINE_RUN_ID", ""), child=not first,
+            )  # fmt: skip
+            if launcher == "local":
+                _torchrun(nproc, dataset, request, made, Path(temporary))
+            else:
+                trainjob.launch(request, shape, made)
             if not first:
                 others.append(seed)
                 entries += [
@@ -73,16 +86,20 @@ def launch(
         Manifest("replicates", tuple(entries), {"seeds": others}).write(replicates)
 
 
-def _torchrun(nproc: int, arguments: list[str], environment: dict[str, str]) -> None:
+def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path) -> None:
     """Train under torchrun; a SIGTERM saves the state and ends with SystemExit(143)."""
     restarts = "3" if nproc > 1 else "0"
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--log-dir", str(logs),
         "--nproc-per-node", str(nproc), "--max-restarts", restarts,
-        "-m", "training.train", *arguments,
+        "-m", "training.train", str(dataset), "--out", str(out), "--model", request.model,
+        "--model-config", request.model_config, "--train-config", request.train_config,
+        "--init", request.init, "--experiment", request.experiment, "--preset", request.preset,
     ]  # fmt: skip
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, **environment}
+    # A run that the platform injects is the first seed's; the others are its children.
+    child = {"RUN_AS_CHILD": "1"} if request.child else {}
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, **child}
     asked: list[float] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
     try:
@@ -118,6 +135,9 @@ def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
 def main(argv: list[str] | None = None) -> None:
     parser = options("launch", __doc__)
     parser.add_argument("--nproc", type=int, default=1, help="processes")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local")
+    parser.add_argument("--nodes", type=int, default=1, help="of a TrainJob")
+    parser.add_argument("--queue", default="", help="Kueue's local queue, for a TrainJob")
     parser.add_argument("--seeds", type=int, default=1, help="models, of seeds one apart")
     parser.add_argument("--replicates", type=Path, help="manifest of the other seeds' models")
     args = parser.parse_args(argv)
@@ -134,6 +154,9 @@ def main(argv: list[str] | None = None) -> None:
         experiment=args.experiment,
         preset=args.preset,
         replicates=args.replicates,
+        launcher=args.launcher,
+        nodes=args.nodes,
+        queue=args.queue,
     )
 
 

@@ -1,0 +1,404 @@
+"""The launcher against a Kubernetes API that keeps state and has its bad days; and its objects."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from kubeflow_trainer_api.models import TrainerV1alpha1TrainingRuntime, TrainerV1alpha1TrainJob
+
+from training import cluster, trainjob
+from training.store import Store
+from training.trainjob import Request, Shape, launch, manifest
+
+JOBS = Path(__file__).parents[1] / "k8s" / "jobs"
+REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.1.0")
+PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
+Phase = Callable[["Api", dict[str, Any]], None]
+
+
+class Api:
+    """Jobs and pods as the operator would leave them; `faults` are answered first."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: list[dict[str, Any]] = []
+        self.log = ""
+        self.faults: list[int] = []  # a status, or 0: hang up
+        self.later: list[Phase] = []  # what the operator does at each further look
+        self.made: list[dict[str, Any]] = []
+        self.deleted: list[str] = []
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if found := PATH.fullmatch(path.partition("?")[0]):
+            return self.trainjob(method, found[1], body)
+        if path.endswith("/log?timestamps=True") or "/log?" in path:
+            return 200, self.log
+        if "/pods/launcher" in path:
+            owner = {
+                "apiVersion": "argoproj.io/v1alpha1",
+                "kind": "Workflow",
+                "name": "w",
+                "uid": "u",
+            }
+            return 200, {"metadata": {"name": "launcher", "ownerReferences": [owner]}}
+        return 200, {"items": self.pods}
+
+    def trainjob(self, method: str, name: str, body: bytes) -> tuple[int, Any]:
+        if method == "POST":
+            job = json.loads(body)
+            name = job["metadata"]["name"]
+            if name in self.jobs:
+                return 409, {"message": "exists"}
+            self.jobs[name] = job
+            self.made.append(job)
+            return 201, job
+        if name not in self.jobs:
+            return 404, {"message": "not found"}
+        if method == "DELETE":
+            self.deleted.append(name)
+            self.jobs.pop(name)
+            return 200, {}
+        if self.later:
+            self.later.pop(0)(self, self.jobs[name])
+        return 200, self.jobs[name]
+
+
+def serve(api: Api) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if api.faults:
+                status, value = api.faults.pop(0), {"message": "a bad day"}
+                if not status:
+                    self.connection.close()
+                    return
+            else:
+                status, value = api.answer(self.command, self.path, body)
+            data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture
+def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """A cluster that KUBECONFIG reaches."""
+    api = Api()
+    server = serve(api)
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": f"http://127.0.0.1:{server.server_port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "faces"}}],
+        "users": [{"name": "u", "user": {}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(trainjob, "POLL", 0.02)
+    yield api
+    server.shutdown()
+    server.server_close()
+
+
+def shape() -> Shape:
+    """A template of the user's, since the store here is a folder."""
+    return replace(SHAPE, template=str(JOBS / "trainjob.yaml"))
+
+
+def pod(number: int, phase: str, **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": f"j-node-0-{number}"}, "status": {"phase": phase, **status}}
+
+
+def condition(kind: str, message: str = "") -> Phase:
+    def change(api: Api, job: dict[str, Any]) -> None:
+        job["status"] = {
+            "conditions": [{"type": kind, "status": "True", "reason": kind, "message": message}]
+        }
+
+    return change
+
+
+def runs(api: Api, job: dict[str, Any]) -> None:
+    api.pods = [pod(n, "Running") for n in range(3)]
+    api.log += "2026-11-01T00:00:01Z train: 8/16 images\n"
+
+
+def ends(api: Api, job: dict[str, Any]) -> None:
+    """The pods have trained: the model stands in the store."""
+    api.log += "2026-11-01T00:00:02Z train: 16/16 images\n"
+    Store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
+    condition("Complete")(api, job)
+
+
+def test_a_job_is_made_followed_and_its_model_handed_on(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line of rank 0 once; a second call finds the model and starts nothing."""
+    api.later = [runs, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    said = capsys.readouterr().out
+    assert said.count("train: 8/16 images") == 1
+    assert said.count("train: 16/16 images") == 1
+    assert f"{REQUEST.name}: running on 3 nodes" in said
+    launch(REQUEST, shape(), tmp_path / "again.json")
+    assert len(api.made) == 1
+    assert (tmp_path / "again.json").read_text() == '{"the": "model"}'
+
+
+def test_the_job_is_what_was_asked_for(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.later = [ends]
+    asked = replace(REQUEST, pipeline_run="run-7")
+    wanted = replace(shape(), queue="faces", deadline=60, image="")
+    launch(asked, wanted, tmp_path / "model.json")
+    (job,) = api.made
+    job.pop("status")
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    assert job["metadata"]["name"] == REQUEST.name == asked.name
+    labels = job["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "faces"
+    assert labels["stargan/pipeline-run"] == "run-7"
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Workflow", "u")
+    spec = job["spec"]
+    assert (spec["activeDeadlineSeconds"], spec["trainer"]["numNodes"]) == (60, 3)
+    assert spec["trainer"]["numProcPerNode"] == 2
+    assert spec["trainer"]["image"] == "registry.example/stargan-train@sha256:0"
+    assert spec["trainer"]["args"] == ["work", REQUEST.name]
+    assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        ("trainjob.yaml", TrainerV1alpha1TrainJob),
+        ("runtime.yaml", TrainerV1alpha1TrainingRuntime),
+    ],
+)
+def test_the_trainer_s_files_keep_the_official_model(file: str, model: Any) -> None:
+    """Nothing is lost on the way through it, so that no field is of our own making."""
+    given = yaml.safe_load((JOBS / file).read_text())
+    assert kept(given, model.from_dict(given).to_dict()) == []
+
+
+def test_the_pytorchjob_keeps_the_official_model() -> None:
+    from kubeflow.training.api_client import ApiClient
+
+    given = yaml.safe_load((JOBS / "pytorchjob.yaml").read_text())
+    client = ApiClient()
+    answer = SimpleNamespace(data=json.dumps(given))
+    made = client.sanitize_for_serialization(client.deserialize(answer, "KubeflowOrgV1PyTorchJob"))
+    assert kept(given, made) == []
+    elastic = given["spec"]["elasticPolicy"]
+    replicas = given["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]
+    assert elastic["minReplicas"] <= replicas <= elastic["maxReplicas"]
+
+
+def kept(given: Any, back: Any, path: str = "") -> list[str]:
+    """The paths of what `given` holds and `back` does not."""
+    if isinstance(given, dict):
+        return [p for k, v in given.items() for p in kept(v, (back or {}).get(k), f"{path}/{k}")]
+    if isinstance(given, list):
+        rows = back or [None] * len(given)
+        return [p for n, v in enumerate(given) for p in kept(v, rows[n], f"{path}/{n}")]
+    return [] if str(given) == str(back) else [path]
+
+
+def test_pods_of_all_three_kinds_are_restricted_and_have_no_token() -> None:
+    runtime, job = (
+        yaml.safe_load((JOBS / name).read_text()) for name in ("runtime.yaml", "pytorchjob.yaml")
+    )
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pods = [
+        node["template"]["spec"]["template"]["spec"],
+        job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"],
+    ]
+    for found in pods:
+        assert found["automountServiceAccountToken"] is False
+        assert found["securityContext"]["runAsNonRoot"] is True
+        for container in found["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"]
+
+
+def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -> None:
+    api.later = [runs, condition("Failed", "node 1 was lost")]
+    with pytest.raises(ValueError, match="Failed: node 1 was lost"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Path) -> None:
+    api.later = [condition("Failed")]
+    with pytest.raises(ValueError, match="failed"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    api.later = [lambda api, job: None, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (len(api.made), api.deleted) == (2, [REQUEST.name])
+
+
+def test_queued_is_not_stuck(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
+    monkeypatch.setattr(trainjob, "STUCK", 0.2)
+
+    def queue(api: Api, job: dict[str, Any]) -> None:
+        job["spec"]["suspend"] = True
+
+    def leave(api: Api, job: dict[str, Any]) -> None:
+        job["spec"]["suspend"] = False
+
+    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 10, leave, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert "queued: suspended until its queue has room" in capsys.readouterr().out
+
+    why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes have a GPU"}]  # fmt: skip
+
+    def pending(api: Api, job: dict[str, Any]) -> None:
+        api.pods = [pod(0, "Running"), pod(1, "Pending", conditions=why)]
+
+    api.later = [pending]
+    other = replace(REQUEST, preset="other")
+    with pytest.raises(
+        ValueError, match=r"stuck .* 1 of 2 pods run .*0/3 nodes have a GPU.*deleted"
+    ):
+        launch(other, shape(), tmp_path / "model.json")
+    assert api.deleted == [other.name]
+
+
+@pytest.mark.parametrize("faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502]])
+def test_what_may_heal_is_asked_again(api: Api, tmp_path: Path, faults: list[int]) -> None:
+    api.faults, api.later = list(faults), [runs, ends]
+    if faults == [409]:  # somebody made the job first: it is followed
+        api.faults = []
+        api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+
+
+def test_a_no_is_final_and_names_the_mend(api: Api, tmp_path: Path) -> None:
+    api.faults = [403]
+    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\): a bad day; give .* role"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+
+
+def test_an_api_that_stays_away_is_named(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    api.faults = [503] * 50
+    with pytest.raises(cluster.ClusterError, match="API does not answer"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+
+
+def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// one"):
+        launch(REQUEST, SHAPE, tmp_path / "model.json")
+
+
+def test_another_request_is_another_job() -> None:
+    assert replace(REQUEST, train_config='{"seed": 1}').name != REQUEST.name
+    assert replace(REQUEST, pipeline_run="b", experiment="c").name == REQUEST.name
+    assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
+
+
+def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
+    """The launcher as a process of its own."""
+    code = (
+        "import sys; from dataclasses import replace; from pathlib import Path;"
+        "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
+        "launch(Request('{}', 'stargan', '{}', '{}'), Shape(template=sys.argv[1]), Path('m.json'))"
+    )
+    command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
+    return subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
+
+
+def until(done: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stage", ["made", "running"])
+def test_a_stopped_launcher_leaves_no_job(api: Api, tmp_path: Path, stage: str) -> None:
+    api.later = [runs] if stage == "running" else []
+    process = start(api, tmp_path)
+    until(lambda: api.pods if stage == "running" else api.made)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+@pytest.mark.parametrize("stage", ["made", "running"])
+def test_a_launcher_that_died_finds_its_job_again(api: Api, tmp_path: Path, stage: str) -> None:
+    api.later = [runs] if stage == "running" else []
+    process = start(api, tmp_path)
+    until(lambda: api.pods if stage == "running" else api.made)
+    process.kill()
+    process.wait(60)
+    api.later = [runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (len(api.made), api.deleted) == (1, [])
+
+
+def test_the_work_in_the_pods_is_a_training(
+    api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the job's command does, really: the model that the launcher hands on loads."""
+    from training.checkpoint import load_translator
+    from training.config import to_json
+    from training.presets import resolve
+
+    config = resolve("stargan", "smoke", {
+        "images": 16, "decay_images": 8, "warmup_images": 8, "conv_dim": 4, "d_conv_dim": 4,
+        "d_repeat_num": 2, "repeat_num": 1,
+    })  # fmt: skip
+    request = replace(REQUEST, dataset=binary.read_text(), model_config=to_json(config.model),
+                      train_config=to_json(config.train))  # fmt: skip
+
+    def work(api: Api, job: dict[str, Any]) -> None:
+        command, arguments = (job["spec"]["trainer"][key] for key in ("command", "args"))
+        assert command == ["torchrun", "-m", "training.trainjob"]
+        made = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *command[1:],
+             *arguments],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        api.log = "".join(f"2026-11-01T00:00:0{n} {x}\n" for n, x in enumerate(made.stderr[-400:]))
+        condition("Complete" if made.returncode == 0 else "Failed", made.stderr[-2000:])(api, job)
+
+    api.later = [work]
+    launch(request, shape(), tmp_path / "model.json")
+    assert load_translator(tmp_path / "model.json").size == 16

@@ -1,0 +1,167 @@
+"""Kubernetes: everything that talks to its API. TrainJobs of Kubeflow Trainer v2, pods, logs.
+
+The address comes from the pod's service account or from KUBECONFIG; the namespace from the same, or
+from POD_NAMESPACE. Whatever may heal (no answer, 429, 5xx) is asked again for `PATIENCE` seconds.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+MAIN = "main"  # Argo's name for the container that runs a step
+PATIENCE = 600.0  # s that the API may be away
+STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+T = TypeVar("T")
+
+
+class ClusterError(ValueError):
+    """The API refuses a request, or does not answer for too long."""
+
+
+def _namespace(contexts: Any) -> str:
+    if name := os.environ.get("POD_NAMESPACE"):
+        return name
+    if ACCOUNT.is_file():
+        return ACCOUNT.read_text().strip()
+    return str(contexts["context"].get("namespace") or "default") if contexts else "default"
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, stops: Sequence[int] = ()) -> None:
+        """`stops`: fills when this process is told to end; nothing is asked twice from then on."""
+        from kubernetes import client, config
+
+        active, self.stops = None, stops
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            try:
+                files = os.environ.get("KUBECONFIG")  # the client reads it once, when imported
+                config.load_kube_config(files)
+                active = config.list_kube_config_contexts(files)[1]
+            except config.ConfigException as error:
+                raise ClusterError(
+                    f"no cluster here: {error}; run inside a pod, or set KUBECONFIG"
+                ) from error
+        self.namespace = _namespace(active)
+        self.objects, self.core = client.CustomObjectsApi(), client.CoreV1Api()
+        self.where = {
+            "group": GROUP, "version": VERSION, "plural": PLURAL, "namespace": self.namespace,
+        }  # fmt: skip
+
+    def create(self, job: dict[str, Any]) -> bool:
+        """Create a TrainJob; False where one of its name stands already."""
+        name = job["metadata"]["name"]
+        try:
+            self._ask(name, lambda: self.objects.create_namespaced_custom_object(
+                **self.where, body=job))  # fmt: skip
+        except _StandsError:
+            return False
+        return True
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """A TrainJob as it stands, or None."""
+        try:
+            found: dict[str, Any] = self._ask(name, lambda: (
+                self.objects.get_namespaced_custom_object(**self.where, name=name)))  # fmt: skip
+        except _AbsentError:
+            return None
+        return found
+
+    def delete(self, name: str) -> None:
+        """Delete a TrainJob and its pods; one that is gone is no mistake."""
+        try:
+            self._ask(name, lambda: self.objects.delete_namespaced_custom_object(
+                **self.where, name=name, propagation_policy="Foreground"))  # fmt: skip
+        except _AbsentError:
+            return
+
+    def pods(self, job: str) -> list[Any]:
+        """The pods of a TrainJob, by name; the first is that of rank 0."""
+        found = self._ask(job, lambda: self.core.list_namespaced_pod(
+            self.namespace, label_selector=f"{STEP}={job}"))  # fmt: skip
+        return sorted(found.items, key=lambda pod: str(pod.metadata.name))
+
+    def itself(self) -> tuple[list[dict[str, Any]], str]:
+        """For what this pod makes: owner references (those of the pod: its workflow), its image."""
+        pod = os.environ.get("POD_NAME", "")
+        if not pod:
+            return [], ""
+        found = self._ask(pod, lambda: self.core.read_namespaced_pod(pod, self.namespace))
+        owners = [
+            {
+                "apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name,
+                "uid": owner.uid, "controller": False, "blockOwnerDeletion": False,
+            }
+            for owner in found.metadata.owner_references or ()
+        ]  # fmt: skip
+        images = [c.image for c in found.spec.containers if c.name == MAIN]
+        return owners, images[0] if images else ""
+
+    def logs(self, pod: str, since: str) -> Iterator[tuple[str, str]]:
+        """(time, line) of a pod's output that is newer than `since`, until the stream ends.
+
+        A stream that breaks, or a pod that has no log yet, ends it; ask again with the last time.
+        """
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            stream = self.core.read_namespaced_pod_log(
+                pod, self.namespace, follow=False, timestamps=True, _preload_content=False
+            )
+            for raw in stream.data.splitlines():
+                moment, _, line = raw.decode(errors="replace").partition(" ")
+                if moment > since:
+                    yield moment, line
+        except (ApiException, HTTPError):
+            return
+
+    def _ask(self, what: str, request: Callable[[], T]) -> T:
+        """The answer; asked again with growing pauses where that may help."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        end, pause = time.monotonic() + PATIENCE, 0.5
+        while True:
+            try:
+                return request()
+            except ApiException as error:
+                if error.status == 404:
+                    raise _AbsentError from error
+                if error.status == 409:
+                    raise _StandsError from error
+                if error.status and error.status != 429 and error.status < 500:
+                    raise ClusterError(_refused(what, self.namespace, error)) from error
+                last: Exception = error
+            except HTTPError as error:
+                last = error
+            if self.stops or time.monotonic() + pause > end:
+                message = f"{what}: the Kubernetes API does not answer ({last}); try again later"
+                raise ClusterError(message) from last
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
+
+
+class _AbsentError(Exception):
+    pass
+
+
+class _StandsError(Exception):
+    pass
+
+
+def _refused(what: str, namespace: str, error: Any) -> str:
+    try:
+        why = json.loads(error.body)["message"]
+    except (TypeError, ValueError, KeyError):
+        why = error.reason
+    hint = "; give the account the role in k8s/base/accounts.yaml" if error.status == 403 else ""
+    return f"{namespace}/{what}: refused by Kubernetes ({error.status}): {why}{hint}"

@@ -1,0 +1,298 @@
+"""Training on several nodes: a Kubeflow TrainJob made, followed and cleaned up by its launcher.
+
+    python -m training.trainjob start request.json model.json   what the pipeline's step does
+    torchrun -m training.trainjob work NAME                     what the job's pods run
+
+What is to be trained goes through the store (`refs/jobs/<name>/request`), as does the result
+(`refs/jobs/<name>/model`); a job's name is the hash of its request, so that a launcher that died
+finds its job again, and the same training is never started twice.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from training import cli
+from training.cluster import Cluster
+from training.data.versions import project_root
+from training.files import canonical_json, sha256_bytes, write_bytes
+from training.source import git_state
+from training.store import Store
+from training.train import STOPPED, train
+
+log = logging.getLogger(__name__)
+POLL = 5.0  # s between looks at the job
+STUCK = 1800.0  # s that a job may be neither queued nor running
+
+
+@dataclass(frozen=True)
+class Request:
+    """One training, whole: what `training.train.train` takes."""
+
+    dataset: str  # the manifest's text
+    model: str
+    model_config: str
+    train_config: str
+    init: str = ""
+    experiment: str = ""
+    preset: str = ""
+    pipeline_run: str = ""
+    child: bool = False  # one of several models of a run
+
+    @property
+    def name(self) -> str:
+        """The job's name; who asks, and from which run, is no part of what is trained."""
+        asker = ("experiment", "pipeline_run", "child")
+        what = {k: v for k, v in asdict(self).items() if k not in asker}
+        return f"train-{sha256_bytes(canonical_json(what))[:16]}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where and how large a job runs."""
+
+    nodes: int = 2
+    nproc: int = 1  # processes a node
+    accelerator: str = "nvidia.com/gpu"
+    accelerators: int = 1  # a node
+    image: str = ""  # empty: the one that this process runs in, else the template's
+    deadline: int = 172_800  # s
+    queue: str = ""  # a Kueue LocalQueue
+    template: str = ""  # a YAML file; empty: k8s/jobs/trainjob.yaml
+
+
+def manifest(
+    request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
+) -> dict[str, Any]:
+    """The TrainJob for `request`: the template with its blanks filled in."""
+    path = Path(shape.template or project_root() / "k8s" / "jobs" / "trainjob.yaml")
+    job: dict[str, Any] = yaml.safe_load(path.read_text())
+    commit, dirty = git_state()
+    head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
+    head["name"] = request.name
+    head["ownerReferences"] = owner
+    head["labels"] |= {
+        "stargan/model": request.model,
+        "stargan/commit": f"{commit}{'-dirty' if dirty else ''}",
+        "stargan/pipeline-run": request.pipeline_run[:63] or "none",
+    }
+    if shape.queue:
+        head["labels"]["kueue.x-k8s.io/queue-name"] = shape.queue
+    spec["activeDeadlineSeconds"] = shape.deadline
+    trainer |= {
+        "args": ["work", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
+    }  # fmt: skip
+    if image:
+        trainer["image"] = image
+    limits = trainer["resourcesPerNode"]["limits"]
+    limits.pop("nvidia.com/gpu", None)
+    if shape.accelerator and shape.accelerators:
+        limits[shape.accelerator] = str(shape.accelerators)
+    return job
+
+
+def launch(request: Request, shape: Shape, out: Path) -> None:
+    """Have `request` trained by a TrainJob and write the model's manifest to `out`.
+
+    Goes on with the job of this name where one stands. SIGTERM deletes the job and ends with
+    SystemExit(143). Raises ValueError with the cause where the job fails, or cannot start.
+    """
+    store = Store()
+    if not store.uri.startswith("s3://") and not shape.template:
+        raise ValueError(
+            f"STORE_URI={store.uri}: other nodes cannot read it; set an s3:// one, or name a "
+            "template whose pods mount that folder"
+        )
+    name = request.name
+    store.refer(f"jobs/{name}/request", canonical_json(asdict(request)).decode())
+    if store.reference(f"jobs/{name}/model") is None:
+        stops: list[int] = []
+        cluster = Cluster(stops)
+        before = signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+        try:
+            owner, own = cluster.itself()
+            _start(cluster, manifest(request, shape, owner, shape.image or own), stops)
+            _follow(cluster, name, shape.deadline, stops)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if stops:
+                cluster.delete(name)
+                say(f"{name} deleted")
+        if stops:
+            raise SystemExit(STOPPED)
+    made = store.reference(f"jobs/{name}/model")
+    if made is None:
+        raise ValueError(f"{name}: the job ended without a model; its log says why")
+    write_bytes(out, made.encode())
+
+
+def _start(cluster: Cluster, job: dict[str, Any], stops: list[int]) -> None:
+    """Create the job, or join the one that stands; one that failed before makes way."""
+    name = job["metadata"]["name"]
+    while not stops and not cluster.create(job):
+        standing = cluster.get(name)
+        if standing and not _condition(standing, "Failed") and not _leaving(standing):
+            say(f"{name} stands already; following it")
+            return
+        if standing and not _leaving(standing):
+            say(f"{name} failed before; starting it again, from its last checkpoint")
+            cluster.delete(name)
+        time.sleep(min(POLL, 1.0))
+    say(f"{name} created: {job['spec']['trainer']['numNodes']} nodes")
+
+
+class Watch:
+    """A job under way: what was last seen of it, and since when it has not moved."""
+
+    def __init__(self, cluster: Cluster, name: str, deadline: int) -> None:
+        self.cluster, self.name, self.deadline = cluster, name, deadline
+        self.said, self.state = "", ""  # time of the last line of rank 0's log; the job's state
+        self.idle = self.began = time.monotonic()
+
+    def look(self) -> bool:
+        """Tell what is new; whether the job is done. Raises ValueError where it cannot end well."""
+        job = self.cluster.get(self.name)
+        if job is None or _leaving(job):
+            raise ValueError(f"{self.name}: somebody deleted the job; run the step again")
+        pods = self.cluster.pods(self.name)
+        if pods:
+            for moment, line in self.cluster.logs(pods[0].metadata.name, self.said):
+                self.said = moment
+                say(line)
+        if failed := _condition(job, "Failed"):
+            why = f"{failed.get('reason')}: {failed.get('message')}"
+            raise ValueError(f"{self.name} failed: {why}")
+        state, moving = describe(job, pods)
+        if state != self.state:
+            self.state = state
+            say(f"{self.name}: {state}")
+        self.idle = time.monotonic() if moving else self.idle
+        return bool(_condition(job, "Complete"))
+
+    def overdue(self) -> str:
+        """Why the job should not be waited for any longer, or the empty text."""
+        now = time.monotonic()
+        if now - self.idle > STUCK:
+            return f"stuck for {STUCK / 60:.0f} min ({self.state})"
+        # The job's own deadline comes first; it starts to count when the job does.
+        if now - self.began > self.deadline + STUCK and not self.state.startswith("queued"):
+            return f"not ended {self.deadline} s after its start"
+        return ""
+
+
+def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> None:
+    """Wait for the job's end, with what it does and what rank 0 says."""
+    watch = Watch(cluster, name, deadline)
+    while not stops and not watch.look():
+        if why := watch.overdue():
+            cluster.delete(name)
+            raise ValueError(f"{name}: {why}; job deleted")
+        end = time.monotonic() + POLL
+        while not stops and time.monotonic() < end:
+            time.sleep(min(0.1, POLL))
+
+
+def _condition(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The condition of this type that holds, or an empty one."""
+    for found in job.get("status", {}).get("conditions", ()):
+        if found["type"] == kind and found["status"] == "True":
+            return dict(found)
+    return {}
+
+
+def _leaving(job: Mapping[str, Any]) -> bool:
+    return bool(job["metadata"].get("deletionTimestamp"))
+
+
+def describe(job: Mapping[str, Any], pods: list[Any]) -> tuple[str, bool]:
+    """What the job does, for a person; and whether it is in good order (queued, or running)."""
+    if job["spec"].get("suspend") or _condition(job, "Suspended"):
+        return "queued: suspended until its queue has room", True
+    if not pods:
+        return "waiting: no pods yet", False
+    phases = [pod.status.phase for pod in pods]
+    if all(phase in ("Running", "Succeeded") for phase in phases):
+        return f"running on {len(pods)} nodes", True
+    reasons = []
+    for pod in pods:
+        reasons += [
+            f"{found.reason}: {found.message}"
+            for found in pod.status.conditions or ()
+            if found.type == "PodScheduled" and found.status == "False"
+        ]
+        for found in pod.status.container_statuses or ():
+            waiting = found.state and found.state.waiting
+            if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
+                reasons.append(f"{waiting.reason}: {waiting.message}")
+    started = sum(phase in ("Running", "Succeeded") for phase in phases)
+    why = f" ({'; '.join(sorted(set(reasons)))})" if reasons else ""
+    return f"waiting: {started} of {len(pods)} pods run{why}", False
+
+
+def work(name: str) -> None:
+    """In a job's pod, under torchrun: train what the request says; rank 0 stores the result."""
+    store = Store()
+    text = store.reference(f"jobs/{name}/request")
+    if text is None:
+        raise ValueError(f"{store.uri}: no request {name}; start it with the launcher")
+    request = Request(**json.loads(text))
+    if request.pipeline_run:
+        os.environ["PIPELINE_RUN_ID"] = request.pipeline_run
+    if request.child:
+        os.environ["RUN_AS_CHILD"] = "1"
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset, out = Path(temporary) / "dataset.json", Path(temporary) / "model.json"
+        dataset.write_text(request.dataset)
+        train(
+            dataset, out, request.model, request.model_config, request.train_config,
+            init=request.init, experiment=request.experiment, preset=request.preset,
+        )  # fmt: skip
+        if out.is_file():  # rank 0
+            store.refer(f"jobs/{name}/model", out.read_text())
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.trainjob", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("start", help="make the job and follow it")
+    one.add_argument("request", type=Path, help="JSON with the fields of a request")
+    one.add_argument("out", type=Path, help='manifest of kind "model"')
+    one.add_argument("--nodes", type=int, default=Shape.nodes)
+    one.add_argument("--nproc", type=int, default=Shape.nproc, help="processes a node")
+    one.add_argument("--accelerators", type=int, default=Shape.accelerators, help="a node")
+    one.add_argument("--image", default="")
+    one.add_argument("--queue", default="", help="Kueue's local queue")
+    two = commands.add_parser("work", help="in the job's pods, under torchrun")
+    two.add_argument("name")
+    args = parser.parse_args(argv)
+    if args.command == "work":
+        work(args.name)
+        return
+    shape = Shape(
+        nodes=args.nodes, nproc=args.nproc, accelerators=args.accelerators, image=args.image,
+        queue=args.queue,
+    )  # fmt: skip
+    launch(Request(**json.loads(args.request.read_text())), shape, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
