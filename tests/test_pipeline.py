@@ -163,9 +163,57 @@ def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> Non
 def test_the_run_s_name_reaches_the_steps_by_their_pod(documents: list[dict[str, Any]]) -> None:
     """An argument would make every run new to the cache."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    label = [{"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
+    label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     steps = {"exec-train", "exec-register", "exec-promote", "exec-report-status"}
-    assert {n for n, e in executors.items() if e["fieldPathAsEnv"] == label} == steps
+    assert {n for n, e in executors.items() if label in e.get("fieldPathAsEnv", ())} == steps
+
+
+def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
+    """What Kubernetes adds to a step."""
+    return dict(
+        documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+    )
+
+
+def test_the_training_asks_for_accelerators_memory_and_time(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """Kind and number are parameters; what NCCL shares lies in memory; a lost pod comes again."""
+    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
+    assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    given = settings(documents, "train")
+    memory = {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "dshm"}
+    assert memory in given["emptyDirMounts"]
+    tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert given["tolerations"] == [tolerated]
+    assert "node_selector" in json.dumps(given["nodeSelector"])
+    assert int(given["activeDeadlineSeconds"]) == 3 * 86_400
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
+    documents: list[dict[str, Any]],
+) -> None:
+    """The names, and their keys, are those of k8s/."""
+    given = yaml.safe_load_all((ROOT / "k8s" / "secrets.example.yaml").read_text())
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in given}
+    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    for step in [*LINE, "report-status"]:
+        found = settings(documents, step)
+        for row in found["secretAsEnv"]:
+            keys = {pair["secretKey"] for pair in row["keyToEnv"]}
+            assert keys <= secrets[row["secretName"]].keys(), step
+        (row,) = found["configMapAsEnv"]
+        assert row["configMapName"] == addresses["metadata"]["name"]
+        assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
+
+
+@pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
+def test_a_node_selector_is_a_json_object(bad: str) -> None:
+    assert arguments('node_selector={"pool": "gpu"}')["node_selector"] == {"pool": "gpu"}
+    with pytest.raises(ValueError, match="a JSON object is needed"):
+        arguments(f"node_selector={bad}")
 
 
 def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
@@ -264,7 +312,7 @@ def test_a_failed_run_ends_with_1_and_names_step_and_cause(
     run = local.LocalRun("r", tmp_path, 11, failure="step validate failed: ValueError: 3 torn")
     run.folders["validate"] = folder
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise StepError(run)
 
     monkeypatch.setattr(local, "execute", fail)

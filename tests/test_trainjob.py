@@ -48,13 +48,13 @@ class Api:
         if path.endswith("/log?timestamps=True") or "/log?" in path:
             return 200, self.log
         if "/pods/launcher" in path:
-            owner = {
-                "apiVersion": "argoproj.io/v1alpha1",
-                "kind": "Workflow",
-                "name": "w",
-                "uid": "u",
+            owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w",
+                     "uid": "u"}  # fmt: skip
+            main = {"name": "main", "image": "registry.example/stargan-train@sha256:0"}
+            return 200, {
+                "metadata": {"name": "launcher", "ownerReferences": [owner]},
+                "spec": {"containers": [{"name": "wait", "image": "argo"}, main]},
             }
-            return 200, {"metadata": {"name": "launcher", "ownerReferences": [owner]}}
         return 200, {"items": self.pods}
 
     def trainjob(self, method: str, name: str, body: bytes) -> tuple[int, Any]:
