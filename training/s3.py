@@ -1,14 +1,18 @@
 """S3 objects through boto3, with errors that name the cause and its mend.
 
 The environment gives endpoint and credentials: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION.
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION; and S3_PATIENCE, for how many seconds (60) a server that
+does not answer, or answers that it is busy, is asked again with growing pauses.
 """
 
 import errno
-from collections.abc import Iterator, Mapping
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlparse
 
 Code = Literal[
@@ -51,11 +55,36 @@ def explained(what: str) -> Iterator[None]:
     except aws.ClientError as error:
         raise _refusal(what, error) from error
     except (aws.BotoCoreError, S3UploadFailedError) as error:
+        if isinstance(error.__context__, aws.ClientError):  # what a managed upload met
+            raise _refusal(what, error.__context__) from error
         raise RemoteError("failed", f"{what}: {error}") from error
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def patient(request: F) -> F:
+    """`request`, asked again while the server is away, for S3_PATIENCE seconds."""
+
+    @functools.wraps(request)
+    def ask(*arguments: Any, **named: Any) -> Any:
+        end, pause = time.monotonic() + float(os.environ.get("S3_PATIENCE", "60")), 0.5
+        while True:
+            try:
+                return request(*arguments, **named)
+            except RemoteError as error:
+                if error.code != "unreachable" or time.monotonic() + pause > end:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+    return cast(F, ask)
 
 
 def _refusal(what: str, error: Any) -> RemoteError:
     code = str(error.response.get("Error", {}).get("Code", ""))
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        return RemoteError("unreachable", f"{what}: the S3 server fails ({code}); see its log")
     if code in _WRONG:
         return RemoteError(
             "wrong-credentials",
@@ -97,12 +126,14 @@ class Bucket:
     def _where(self, key: str) -> dict[str, str]:
         return {"Bucket": self.name, "Key": self.prefix + key}
 
+    @patient
     def read(self, key: str) -> bytes:
         """All bytes of a small object. Raises RemoteError, "missing-object" where it is not."""
         with explained(f"{self.url}/{key}"):
             data: bytes = self.client.get_object(**self._where(key))["Body"].read()
         return data
 
+    @patient
     def head(self, key: str) -> dict[str, Any] | None:
         """Size and metadata of an object, or None where it is not; a missing bucket raises."""
         try:
@@ -120,6 +151,7 @@ class Bucket:
         found = self.head(key)
         return None if found is None else int(found["ContentLength"])
 
+    @patient
     def check(self) -> None:
         """Raise RemoteError unless the bucket is there and these credentials may see it."""
         try:
@@ -131,12 +163,14 @@ class Bucket:
                 raise RemoteError("missing-bucket", message) from error
             raise
 
+    @patient
     def upload(self, key: str, source: Path, sha256: str) -> None:
         """Store a file of any size; the server checks what arrives, its digest is kept beside."""
         extra = {"Metadata": {"sha256": sha256}, "ChecksumAlgorithm": "SHA256"}
         with explained(f"{self.url}/{key}"):
             self.client.upload_file(str(source), self.name, self.prefix + key, ExtraArgs=extra)
 
+    @patient
     def download(self, key: str, target: Path) -> None:
         """Fetch an object of any size into a file."""
         try:
@@ -147,6 +181,7 @@ class Bucket:
                 raise disk_full(target, error) from error
             raise
 
+    @patient
     def folders(self, key: str) -> list[str]:
         """The names between `key` and the next slash of the objects below it."""
         where = {"Bucket": self.name, "Prefix": self.prefix + key, "Delimiter": "/"}
@@ -155,6 +190,7 @@ class Bucket:
             found = [row["Prefix"] for page in pages for row in page.get("CommonPrefixes", ())]
         return [name.rstrip("/").rpartition("/")[2] for name in found]
 
+    @patient
     def delete(self, key: str) -> None:
         """Delete every object whose key begins with `key`."""
         with explained(f"{self.url}/{key}"):
@@ -166,6 +202,7 @@ class Bucket:
                 if rows:
                     self.client.delete_objects(Bucket=self.name, Delete={"Objects": rows})
 
+    @patient
     def create(self, key: str, data: bytes) -> bool:
         """Write a small object unless it stands; whether this call wrote it. One writer wins."""
         from botocore.exceptions import ClientError
