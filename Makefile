@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long lock image sbom test lint compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long lock stack stack-down image sbom test lint compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,8 +28,14 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
 	touch $@
 
-demo: setup  ## raw faces to a promoted model on this machine, minutes; ARGS="key=value"
-	$(BIN)/python -m pipelines run $(ARGS)
+# STACK=1: the data come from S3 by DVC, the store is S3, runs and models are on the MLflow server.
+ifdef STACK
+ON_STACK = eval "$$($(BIN)/python -m pipelines.stack up)" && $(BIN)/python -m training.data push && \
+	export DRAW_DEMO=0 &&
+endif
+
+demo: setup  ## raw faces to a promoted model on this machine, minutes; ARGS="key=value", STACK=1
+	$(ON_STACK) $(BIN)/python -m pipelines run $(ARGS)
 
 demo-joint: setup  ## the same on two data sets with the mask vector
 	$(BIN)/python -m pipelines run preset=demo-joint name=stargan-joint $(ARGS)
@@ -54,6 +60,12 @@ lint: setup  ## format, rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
+
+stack: setup  ## S3, Postgres and MLflow on loopback; prints the exports that a shell needs
+	@$(BIN)/python -m pipelines.stack up
+
+stack-down: setup  ## stop what `make stack` started; the data stay in runs/stack
+	@$(BIN)/python -m pipelines.stack down
 
 image:  ## the two images, by docker, podman or buildah; settings in components/image.sh
 	components/image.sh steps stargan-steps:0.1.0

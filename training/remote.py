@@ -198,6 +198,33 @@ def pull(
         shutil.rmtree(work, ignore_errors=True)
 
 
+def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bool]:
+    """Put a folder's version into the remote unless it is there whole: (md5, whether it was sent).
+
+    Raises RemoteError.
+    """
+    remote = configured(url, root)
+    md5, _ = tree_md5(folder)
+    try:
+        files = listing(remote, md5)
+        if all(remote.objects.size(key(found)) is not None for found in set(files.values())):
+            return md5, False
+    except RemoteError as error:
+        if error.code not in ("missing-object", "missing-remote"):
+            raise
+    with tempfile.TemporaryDirectory(prefix=".push.", dir=folder.absolute().parent) as temporary:
+        work = Path(temporary)
+        _write_project(work, remote, md5)
+        (work / "data.dvc").unlink()
+        shutil.copytree(folder, work / "data", copy_function=os.link)
+        dvc("add", "--quiet", "data", cwd=work)
+        dvc("push", "--quiet", cwd=work)
+        for path in folder.rglob("*"):  # DVC leaves what it links to read-only
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    listing(remote, md5)
+    return md5, True
+
+
 def _fetch(work: Path, remote: Remote, files: Mapping[str, str], size: int) -> None:
     """DVC's pull, again as long as each time brings more: a server may have been away a while."""
     before, have = -1, -1
@@ -285,10 +312,10 @@ def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> Re
     )
 
 
-def dvc(*arguments: str) -> None:
-    """Run a DVC command in the working folder. Raises ValueError with what DVC said."""
+def dvc(*arguments: str, cwd: Path | None = None) -> None:
+    """Run a DVC command in a folder (here). Raises ValueError with what DVC said."""
     command = [sys.executable, "-m", "dvc", *arguments]
     env = dict(os.environ, DVC_NO_ANALYTICS="1")
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise ValueError(f"dvc {' '.join(arguments)}: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Programs around the raw data: python -m training.data {draw,pin,fetch,adopt} …"""
+"""Programs around the raw data: python -m training.data {draw,pin,push,fetch,adopt} …"""
 
 import argparse
 from pathlib import Path
@@ -37,6 +37,19 @@ def pin_demo() -> None:
     print("  git add data.dvc data.pixels && git commit -m 'Data: drawn demo faces'\n  dvc push")
 
 
+def push_demo() -> None:
+    """Put the demo's faces, drawn if they are not here, into the configured remote."""
+    wanted = pin(DEMO)
+    if wanted is None:
+        raise ValueError(f"no {DEMO}.dvc here; run this in a clone of the project")
+    if not Path(DEMO).is_dir():
+        draw(Path(DEMO))
+    if remote.tree_md5(Path(DEMO))[0] != wanted.md5:
+        raise ValueError(f"./{DEMO} is not what {DEMO}.dvc pins; delete it and run this again")
+    md5, sent = remote.push(Path(DEMO))
+    print(f"{md5}: {'sent to' if sent else 'stands in'} the remote")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Draw and pin the demo's faces; find, check and version real data sets."""
     parser = argparse.ArgumentParser(prog="python -m training.data", description=main.__doc__)
@@ -44,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     one = commands.add_parser("draw", help="draw the demo's faces")
     one.add_argument("out", type=Path, nargs="?", default=Path(DEMO), help="default: ./data")
     commands.add_parser("pin", help="draw the demo's faces anew and write data.dvc, data.pixels")
+    commands.add_parser("push", help="put the demo's faces into the remote")
     one = commands.add_parser("fetch", help="say where and under which terms a data set is had")
     one.add_argument("name", help=" or ".join(TERMS))
     one = commands.add_parser("adopt", help="check a download and version it as NAME.dvc")
@@ -58,6 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         draw(args.out)
     elif args.command == "pin":
         pin_demo()
+    elif args.command == "push":
+        push_demo()
     elif args.command == "fetch":
         fetch(args.name)
     else:
