@@ -9,7 +9,7 @@ from components.images import TRAIN_IMAGE
 def train(
     dataset: dsl.Input[dsl.Dataset], model: str, preset: str, model_config: str,
     train_config: str, nproc: int, seeds: int, init: str, experiment: str, launcher: str,
-    nodes: int, queue: str, accelerator: str, code_hash: str,
+    nodes: int, queue: str, accelerator: str, accelerators: int, code_hash: str,
     out: dsl.Output[dsl.Model], replicates: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
     """Train one model a seed on `nproc` processes; what was interrupted goes on from there."""
@@ -21,5 +21,5 @@ def train(
         Path(dataset.path), Path(out.path), model, model_config, train_config,
         nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
         replicates=Path(replicates.path), launcher=launcher, nodes=nodes, queue=queue,
-        accelerator=accelerator,
+        accelerator=accelerator, accelerators=accelerators,
     )  # fmt: skip

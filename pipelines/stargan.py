@@ -90,7 +90,7 @@ def stargan(
             **faces, model=model, preset=preset, model_config=what["model_config"],
             train_config=what["train_config"], nproc=nproc, seeds=seeds, init=what["init"],
             experiment=experiment, launcher=launcher, nodes=nodes, queue=queue,
-            accelerator=accelerator, **code,
+            accelerator=accelerator, accelerators=accelerators, **code,
         ).after(judged)  # fmt: skip
         scored = evaluate(
             model=trained.outputs["out"], judge=judged.outputs["out"], **faces,

@@ -326,12 +326,14 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
 def run_pipeline() -> Callable[..., str]:
     """Run the pipeline in a folder, as a user does; gives what it said."""
 
-    def run(folder: Path, *pairs: str, code: int = 0) -> str:
+    def run(
+        folder: Path, *pairs: str, code: int = 0, environment: dict[str, str] | None = None
+    ) -> str:
         names = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
         done = subprocess.run(
             [sys.executable, "-m", "pipelines", "run", *pairs],
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={k: v for k, v in os.environ.items() if k not in names},
+            env={k: v for k, v in os.environ.items() if k not in names} | (environment or {}),
         )  # fmt: skip
         assert done.returncode == code, done.stdout[-6000:]
         return done.stdout

@@ -182,6 +182,11 @@ def test_the_training_asks_for_accelerators_memory_and_time(
     wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
     assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    # kfp hands a parameter that only a resource uses not through the exit handler.
+    inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
+    assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
+        inner.keys()
+    )
     given = settings(documents, "train")
     memory = {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "dshm"}
     assert memory in given["emptyDirMounts"]

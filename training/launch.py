@@ -45,11 +45,12 @@ def launch(
     nodes: int = 1,
     queue: str = "",
     accelerator: str = "nvidia.com/gpu",
+    accelerators: int = 0,
 ) -> None:
     """Train `seeds` models, of the config's seed and those after it, on `nproc` processes each.
 
     `launcher`: "local", or "trainjob" for a Kubeflow TrainJob on `nodes` nodes of `nproc` processes
-    and accelerators each, in Kueue's `queue` if one is named.
+    and accelerators each, in Kueue's `queue` if one is named. `accelerators` are those of this pod.
 
     The first seed's manifest goes to `out`, the others' files to one of kind "replicates"
     (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for numbers below 1, and
@@ -60,6 +61,13 @@ def launch(
     for name, number in (("nproc", nproc), ("seeds", seeds), ("nodes", nodes)):
         if number < 1:
             raise ValueError(f"{name}={number}: at least 1 is needed")
+    if launcher == "trainjob" and accelerators:
+        raise ValueError(
+            f"accelerators={accelerators}: this pod only starts a TrainJob, whose pods have nproc "
+            "each; set accelerators=0"
+        )
+    if accelerators and nproc > accelerators:
+        raise ValueError(f"nproc={nproc}: one for each of {accelerators} accelerators at most")
     shape = Shape(nodes, nproc, accelerator, nproc, queue=queue)
     config = json.loads(train_config)
     entries, others = [], []
