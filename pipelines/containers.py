@@ -36,7 +36,10 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
 
     root.mkdir(parents=True, exist_ok=True)
     folder, owner = Path.cwd(), root.stat()
-    (folder / "runs").mkdir(exist_ok=True)
+    for made in (folder / "runs", root / "kfp"):
+        if not made.exists():
+            made.mkdir()
+            os.chown(made, owner.st_uid, owner.st_gid)
     places = {root: False, folder / "runs": False, folder / "data": True}
     if raw and "://" not in raw:
         places.setdefault(Path(raw).resolve(), True)
