@@ -162,7 +162,7 @@ def averages(nets: Nets, names: tuple[str, ...]) -> Nets:
 
 def check_config(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """Refuse to go on with a run under other settings (how often to log or save may change)."""
-    free = {"log_images", "sample_images", "checkpoint_images", "keep"}
+    free = {"log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour"}
     differing = []
     for section in ("model", "train", "data_digest", "name", "size"):
         old, new = stored.get(section), wanted.get(section)

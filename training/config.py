@@ -53,6 +53,7 @@ class TrainConfig:
     sample_images: int = 160_000
     checkpoint_images: int = 160_000
     keep: int = 2  # last checkpoints kept, beside the best
+    price_per_hour: float = 0.0  # of all that trains, in any currency; 0 = not known
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,7 @@ from training.models.base import Batch, Losses, Model, Nets, Phase
 from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
+from training.telemetry import Exporter, Telemetry, exporter
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Job:
     world: World
     tracker: Tracker
     mirror: Mirror | None = None  # of the checkpoints, in an object store
+    clock: Telemetry = field(default_factory=Telemetry)
 
 
 class Schedule:
@@ -169,13 +171,15 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
     for name, setting in job.model.optim().items():
         for group in state.optim[name].param_groups:
             group["lr"] = setting.lr * scale
-    batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+    with job.clock.waiting():
+        batch = order.batch(dataset, drawn, state.images, share, job.world.device)
     losses: Losses = {}
     due = [phase for phase in phases if (iteration + 1) % phase.every == 0]
     for place, phase in enumerate(due):
         if phase.fresh:
             drawn += train.batch
-            batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+            with job.clock.waiting():
+                batch = order.batch(dataset, drawn, state.images, share, job.world.device)
         later = takewhile(lambda p: not p.fresh, due[place + 1 :])
         kept = {name for p in later for name in p.trains} & set(phase.keeps)
         losses |= update(state, nets, phase, batch, job, tuple(kept))
@@ -288,13 +292,16 @@ def _copy(mirror: Mirror, path: Path) -> None:
         log.warning("checkpoint %s stays on this machine for now: %s", path.name, error)
 
 
-def _record(state: State, job: Job, means: dict[str, float], rate: float) -> None:
+def _record(
+    state: State, job: Job, means: dict[str, float], rate: float, shown: Exporter | None
+) -> None:
     scale = job.model.lr_scale(state.images, job.train.images, job.train.decay_images)
     facts = {
         **means,
         "lr_scale": scale,
         **{f"lr/{name}": setting.lr * scale for name, setting in job.model.optim().items()},
         "images_per_second": rate,
+        **job.clock.take(job.train.price_per_hour),
         "memory_mib": psutil.Process().memory_info().rss / 2**20,
     }
     if job.world.device.type == "cuda":
@@ -303,6 +310,8 @@ def _record(state: State, job: Job, means: dict[str, float], rate: float) -> Non
     with (job.run / "log.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     job.tracker.metrics(facts, step=state.images)
+    if shown:
+        shown.show({**facts, "images": state.images, "length": job.train.images})
 
 
 def _forget_after(log_file: Path, images: int) -> None:
@@ -375,7 +384,7 @@ def fit(job: Job, state: State) -> Path:
     meter, clock, since = Meter(), time.monotonic(), state.images
     progress = Progress("train", train.images, "images", state.images)
     last = job.run / "checkpoints" / f"{state.images:012d}"
-    with stop_on_sigterm() as stop, progress:
+    with exporter(job.world.rank) as shown, stop_on_sigterm() as stop, progress:
         while state.images < train.images:
             before = state.images
             active = warmup if state.step // len(space.sets) < warm else phases
@@ -388,13 +397,14 @@ def fit(job: Job, state: State) -> Path:
                 rate = (now - since) / max(time.monotonic() - clock, 1e-9)
                 clock, since = time.monotonic(), now
                 if job.world.rank == 0:
-                    _record(state, job, means, rate)
+                    _record(state, job, means, rate, shown)
             if job.world.rank == 0:
                 progress.step(now - before)
                 if done or _due(before, now, train.sample_images):
                     _sample(state, job)
             if saving:
-                last = _save(state, job, space)
+                with job.clock.stalling():
+                    last = _save(state, job, space)
             if stopping and not done:
                 raise StoppedError(f"stopped after {now} images; the same command goes on")
     return last

@@ -1,0 +1,71 @@
+"""What a training tells of its time, in its log and to Prometheus."""
+
+import json
+import socket
+import threading
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from training.config import to_json
+from training.presets import resolve
+from training.telemetry import Exporter, Telemetry
+from training.train import train
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        rows = answer.read().decode().splitlines()
+    return {row.rpartition(" ")[0]: float(row.rpartition(" ")[2]) for row in rows if row[0] != "#"}
+
+
+def test_a_training_answers_prometheus_and_logs_its_waits(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, seen = free_port(), {}
+    monkeypatch.setenv("METRICS_PORT", str(port))
+    config = resolve("stargan", "smoke", {
+        "images": 64, "decay_images": 16, "warmup_images": 8, "log_images": 16,
+        "checkpoint_images": 32, "sample_images": 64, "conv_dim": 4, "d_conv_dim": 4,
+        "d_repeat_num": 2, "repeat_num": 1, "price_per_hour": 3600.0,
+    })  # fmt: skip
+    monkeypatch.setattr("training.loop._sample", lambda *_: seen.update(read(port)))
+    train(binary, tmp_path / "m.json", "stargan", to_json(config.model), to_json(config.train),
+          run=tmp_path / "run")  # fmt: skip
+    assert (seen["stargan_images"], seen["stargan_length"]) == (64.0, 64.0)
+    assert seen["stargan_images_per_second"] > 0
+    assert {'stargan_loss{term="g/rec"}', 'stargan_loss{term="d/gp"}'} <= seen.keys()
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(0 < row["data_wait_share"] < 1 for row in rows)
+    assert all(a["cost"] < b["cost"] for a, b in pairwise(rows))
+    assert [row["checkpoint_seconds"] > 0 for row in rows] == [False, False, True, False]
+    assert not [t for t in threading.enumerate() if "serve_forever" in repr(t)]
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        with pytest.raises(ValueError, match=r"METRICS_PORT=.*in use; name another"):
+            Exporter(other.getsockname()[1])
+
+
+def test_the_shares_are_of_the_time_since_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 3.0, 4.0, 10.0, 20.0])
+    monkeypatch.setattr("training.telemetry.time.monotonic", lambda: next(times))
+    clock = Telemetry()
+    with clock.waiting():
+        pass
+    with clock.stalling():
+        pass
+    assert clock.take(price=360.0) == {
+        "data_wait_share": 0.1, "checkpoint_seconds": 6.0, "cost": 2.0,
+    }  # fmt: skip

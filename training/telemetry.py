@@ -1,0 +1,91 @@
+"""Where a training's time goes: for its log and MLflow, and for Prometheus where a port is named.
+
+METRICS_PORT: the port on which rank 0 answers Prometheus; none by default.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class Telemetry:
+    """Seconds spent on waiting for data and on writing checkpoints since the last `take`."""
+
+    def __init__(self) -> None:
+        self.waited = self.stalled = 0.0
+        self.began = self.since = time.monotonic()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time in which a step waits for its batch."""
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    @contextmanager
+    def stalling(self) -> Iterator[None]:
+        """Time in which training stands still for a checkpoint."""
+        start = time.monotonic()
+        yield
+        self.stalled += time.monotonic() - start
+
+    def take(self, price: float = 0.0) -> dict[str, float]:
+        """The shares since the last call, and what this start has cost at `price` an hour."""
+        now = time.monotonic()
+        facts = {
+            "data_wait_share": self.waited / max(now - self.since, 1e-9),
+            "checkpoint_seconds": self.stalled,
+        }
+        if price:
+            facts["cost"] = price * (now - self.began) / 3600
+        self.waited, self.stalled, self.since = 0.0, 0.0, now
+        return facts
+
+
+class Exporter:
+    """The last facts of a training, as gauges that Prometheus reads."""
+
+    def __init__(self, port: int) -> None:
+        """Raises ValueError where the port is taken."""
+        from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+        registry = CollectorRegistry()
+        names = ("images", "length", "images_per_second", "data_wait_share", "checkpoint_seconds",
+                 "memory_mib", "gpu_memory_mib", "lr_scale", "cost")  # fmt: skip
+        self.gauges = {n: Gauge(f"stargan_{n}", f"training: {n}", registry=registry) for n in names}
+        self.moment = Gauge("stargan_logged_at", "when this was written, s", registry=registry)
+        self.losses = Gauge("stargan_loss", "mean of a loss term", ["term"], registry=registry)
+        try:
+            self.server, self.thread = start_http_server(port, registry=registry)
+        except OSError as error:
+            raise ValueError(f"METRICS_PORT={port}: {error.strerror}; name another") from error
+
+    def show(self, facts: Mapping[str, float]) -> None:
+        for name, value in facts.items():
+            if name in self.gauges:
+                self.gauges[name].set(value)
+            elif "/" in name and not name.startswith("lr/"):
+                self.losses.labels(term=name).set(value)
+        self.moment.set(time.time())
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@contextmanager
+def exporter(rank: int) -> Iterator[Exporter | None]:
+    """Rank 0's exporter, where the environment names a port."""
+    port = os.environ.get("METRICS_PORT", "")
+    if rank or not port:
+        yield None
+        return
+    if not port.isdigit():
+        raise ValueError(f"METRICS_PORT={port}: a port's number is needed")
+    found = Exporter(int(port))
+    try:
+        yield found
+    finally:
+        found.close()
