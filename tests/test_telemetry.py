@@ -1,6 +1,7 @@
 """What a training tells of its time, in its log and to Prometheus."""
 
 import json
+import re
 import socket
 import threading
 import urllib.request
@@ -8,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from training.config import to_json
 from training.presets import resolve
@@ -69,3 +71,21 @@ def test_the_shares_are_of_the_time_since_the_last_look(monkeypatch: pytest.Monk
     assert clock.take(price=360.0) == {
         "data_wait_share": 0.1, "checkpoint_seconds": 6.0, "cost": 2.0,
     }  # fmt: skip
+
+
+def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
+    """And the pods that are watched open the port that they are watched at."""
+    folder = Path(__file__).parents[1] / "k8s"
+    exporter = Exporter(0)
+    known = {*(f"stargan_{name}" for name in exporter.gauges), "stargan_logged_at", "stargan_loss"}
+    exporter.close()
+    monitor, rules = yaml.safe_load_all((folder / "monitoring" / "alerts.yaml").read_text())
+    panels = json.loads((folder / "monitoring" / "dashboard.json").read_text())["panels"]
+    said = [target["expr"] for panel in panels for target in panel["targets"]]
+    said += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert {name for text in said for name in re.findall(r"stargan_\w+", text)} <= known
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for name in ("runtime.yaml", "pytorchjob.yaml"):
+        text = (folder / "jobs" / name).read_text()
+        assert f'{{ name: METRICS_PORT, value: "{endpoint["targetPort"]}" }}' in text
+        assert f"containerPort: {endpoint['targetPort']}" in text
