@@ -174,3 +174,13 @@ def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match="no files to pack"):
         pack(Folder(tmp_path / "raw"), tmp_path / "out", "own")
+
+
+def test_a_folder_that_was_written_whole_has_the_usual_permissions(tmp_path: Path) -> None:
+    """A container's user, say, must be able to read what another user drew."""
+    from training.files import whole_folder
+
+    (tmp_path / "usual").mkdir()
+    with whole_folder(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -66,6 +66,12 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error}); delete it and run again") from error
 
 
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes `path`'s place, whole, when the block ends well."""
@@ -76,6 +82,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for entry in sorted(temporary.rglob("*")):
             fsync(entry)
         fsync(temporary)
+        temporary.chmod(0o777 & ~_umask())  # not mkdtemp's 0700: other users may have to read it
         if path.exists():
             shutil.rmtree(path)
         rename(temporary, path)
