@@ -25,13 +25,17 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_PATIENCE", "60")
 
 
-def away(weed: Any, seconds: float, when: Callable[[], bool]) -> threading.Thread:
-    """Kill the server as soon as `when` holds, and start it again after some seconds."""
+def away(
+    weed: Any, seconds: float, when: Callable[[], bool], until: Callable[[], bool] = lambda: True
+) -> threading.Thread:
+    """Kill the server as soon as `when` holds; start it some seconds after `until` does."""
 
     def run() -> None:
         while not when():
             time.sleep(0.01)
         weed.kill()
+        while not until():
+            time.sleep(0.01)
         time.sleep(seconds)
         weed.start()
 
@@ -99,10 +103,11 @@ def test_training_goes_on_without_its_store_and_copies_later(
     })  # fmt: skip
     monkeypatch.setenv("S3_PATIENCE", "0")
 
-    def half() -> bool:
-        return any(tmp_path.glob(f"runs/train/*/checkpoints/{120:012d}"))
+    def passed(images: int) -> bool:
+        return any(tmp_path.glob(f"runs/train/*/checkpoints/{images:012d}"))
 
-    back = away(weed, 1.0, half)
+    # The checkpoints of 160 and 200 images come while it is away.
+    back = away(weed, 0.0, lambda: passed(120), lambda: passed(240))
 
     def finish(*arguments: Any) -> None:
         back.join()

@@ -50,7 +50,7 @@ def weights(manifest: Path) -> dict[str, str]:
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    keys = ("images_per_second", "memory_mib")
+    keys = ("images_per_second", "memory_mib", "data_wait_share", "checkpoint_seconds")  # of time
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in keys} for line in lines]
 

@@ -182,6 +182,25 @@ class Bucket:
             raise
 
     @patient
+    def objects(self, key: str) -> dict[str, int]:
+        """Key -> bytes of every object whose key begins with `key`."""
+        where = {"Bucket": self.name, "Prefix": self.prefix + key}
+        with explained(f"{self.url}/{key}"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(**where)
+            return {
+                row["Key"].removeprefix(self.prefix): int(row["Size"])
+                for page in pages
+                for row in page.get("Contents", ())
+            }
+
+    @patient
+    def copy(self, key: str, source: "Bucket", old: str) -> None:
+        """Copy another bucket's object, of any size, without its bytes coming here."""
+        with explained(f"{self.url}/{key}"):
+            where = {"Bucket": source.name, "Key": source.prefix + old}
+            self.client.copy(where, self.name, self.prefix + key, SourceClient=source.client)
+
+    @patient
     def folders(self, key: str) -> list[str]:
         """The names between `key` and the next slash of the objects below it."""
         where = {"Bucket": self.name, "Prefix": self.prefix + key, "Delimiter": "/"}
