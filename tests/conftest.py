@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -339,3 +340,21 @@ def run_pipeline() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Any]:
+    """`make stack`'s servers, in a folder that Postgres' own user can reach."""
+    from pipelines.stack import Stack
+
+    folder = Path(tempfile.mkdtemp(prefix="stack-"))
+    folder.chmod(0o755)
+    made = Stack(folder / "stack")
+    for word in ("up", "down"):
+        command = [sys.executable, "-m", "pipelines.stack", word, "--folder", str(made.folder)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stderr
+        if word == "up":
+            made.load()
+            yield made
+    shutil.rmtree(folder)

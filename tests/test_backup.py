@@ -2,12 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
@@ -33,24 +30,6 @@ runs = mlflow.search_runs(experiment_names=["faces"], output_format="list")
 print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load_text(
     f"{r.info.artifact_uri}/note.txt")] for r in runs}))
 """
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="stack-"))
-    folder.chmod(0o755)  # Postgres has a user of its own
-    made = Stack(folder / "stack")
-    serve(made, "up")
-    made.load()
-    yield made
-    serve(made, "down")
-    shutil.rmtree(folder)
-
-
-def serve(stack: Stack, word: str) -> None:
-    command = [sys.executable, "-m", "pipelines.stack", word, "--folder", str(stack.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
 
 
 def client(stack: Stack, code: str, *arguments: str) -> str:

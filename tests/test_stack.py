@@ -2,13 +2,10 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -20,19 +17,6 @@ from pipelines.stack import SERVERS, Stack
 
 READ = (".json", ".ini", ".log", ".pid")
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """In a folder that Postgres' user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="stack-"))
-    folder.chmod(0o755)
-    made = Stack(folder / "stack")
-    program(made, "up")
-    made.load()
-    yield made
-    program(made, "down")
-    shutil.rmtree(folder)
 
 
 def program(stack: Stack, command: str) -> str:

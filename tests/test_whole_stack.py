@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,20 +18,6 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 SHORT = ["preset=smoke", "size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=32",
          "judge.images=128"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    folder = Path(tempfile.mkdtemp(prefix="stack-"))
-    folder.chmod(0o755)  # Postgres has a user of its own
-    command = [sys.executable, "-m", "pipelines.stack", "up", "--folder", str(folder / "stack")]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    made = Stack(folder / "stack")
-    made.load()
-    yield made
-    subprocess.run([*command[:3], "down", *command[4:]], check=True, capture_output=True)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
