@@ -30,7 +30,7 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 
 # STACK=1: the data come from S3 by DVC, the store is S3, runs and models are on the MLflow server.
 ifdef STACK
-ON_STACK = eval "$$($(BIN)/python -m pipelines.stack up)" && $(BIN)/python -m training.data push && \
+ON_STACK = exports=$$($(BIN)/python -m pipelines.stack up) && eval "$$exports" && $(BIN)/python -m training.data push && \
 	export DRAW_DEMO=0 &&
 endif
 
