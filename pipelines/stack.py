@@ -58,7 +58,7 @@ class Stack:
         """Ports and passwords of a new stack."""
         names = ("master", "volume", "filer", "s3", "admin", "postgres", "mlflow")
         self.settings = {
-            **dict(zip(names, _ports(len(names)), strict=True)),
+            **dict(zip(names, free_ports(len(names)), strict=True)),
             "access_key": secrets.token_hex(10),
             **{
                 name: secrets.token_urlsafe(24)
@@ -284,7 +284,7 @@ def _postgres(program: str) -> str:
     return found
 
 
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ports on loopback, whose port + 10000 is free as well: SeaweedFS speaks gRPC there."""
     found: list[int] = []
     port = 21000 + os.getpid() % 9000

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A server that a test has stopped is not waited for, but where the test starts it again.
 os.environ.setdefault("S3_PATIENCE", "0")
 
+from pipelines.stack import free_ports
 from training.data.labels import LabelSet, LabelSpace
 from training.files import write_json
 from training.store import Manifest
@@ -41,22 +42,6 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no genuine sample data at {path}; set SHARED_DATA")
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that are free together with port + 10000, where SeaweedFS speaks gRPC."""
-    found: list[int] = []
-    for port in range(21000 + os.getpid() % 5000, 31000):
-        try:
-            for number in (port, port + 10000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no free ports")
 
 
 @dataclass(frozen=True)
