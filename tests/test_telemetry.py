@@ -13,7 +13,8 @@ import yaml  # type: ignore[import-untyped]
 
 from training.config import to_json
 from training.presets import resolve
-from training.telemetry import Exporter, Telemetry
+from training.store import Manifest
+from training.telemetry import Exporter, Telemetry, summed
 from training.train import train
 
 
@@ -50,6 +51,27 @@ def test_a_training_answers_prometheus_and_logs_its_waits(
     assert all(a["cost"] < b["cost"] for a, b in pairwise(rows))
     assert [row["checkpoint_seconds"] > 0 for row in rows] == [False, False, True, False]
     assert not [t for t in threading.enumerate() if "serve_forever" in repr(t)]
+    took = Manifest.read(tmp_path / "m.json", "model").about["training"]
+    assert took["images"] == 64
+    assert took["cost"] == pytest.approx(took["seconds"])  # at 3,600 an hour
+    assert took["checkpoint_seconds"] == pytest.approx(sum(r["checkpoint_seconds"] for r in rows))
+    assert took["memory_mib"] == max(row["memory_mib"] for row in rows)
+
+
+def test_a_log_is_summed_by_time(tmp_path: Path) -> None:
+    """100 images in 10 s, then 100 in 40 s: 4 a second, and shares weigh by their seconds."""
+    log = tmp_path / "log.jsonl"
+    same = {"checkpoint_seconds": 1.5, "memory_mib": 7.0}
+    rows = [
+        {"images": 100, "images_per_second": 10.0, "data_wait_share": 0.5, "gpu_utilisation": 90.0},
+        {"images": 200, "images_per_second": 2.5, "data_wait_share": 0.1, "gpu_utilisation": 40.0},
+    ]
+    log.write_text("".join(f"{json.dumps(same | row)}\n" for row in rows))
+    assert summed(log, price=72.0) == pytest.approx({
+        "seconds": 50.0, "images": 200, "images_per_second": 4.0, "data_wait_share": 0.18,
+        "checkpoint_seconds": 3.0, "memory_mib": 7.0, "gpu_utilisation": 50.0, "cost": 1.0,
+    })  # fmt: skip
+    assert summed(tmp_path / "absent") == {}
 
 
 def test_a_taken_port_is_named() -> None:

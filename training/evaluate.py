@@ -114,6 +114,7 @@ def evaluate(
         "model": trained.digest,
     }
     details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
+    details["training"] = trained.about.get("training", {})
     page = scorecard(_finite(numbers), details, pictures, translator.config)
     manifest = _write(meta, numbers, details, table, pictures, page, store)
     _keep_scores(trained, table, meta["identity"], store)

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from training.models.base import Batch, Losses, Model, Nets, Phase
 from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
-from training.telemetry import Exporter, Telemetry, exporter
+from training.telemetry import Exporter, Telemetry, exporter, usage
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -302,10 +301,8 @@ def _record(
         **{f"lr/{name}": setting.lr * scale for name, setting in job.model.optim().items()},
         "images_per_second": rate,
         **job.clock.take(job.train.price_per_hour),
-        "memory_mib": psutil.Process().memory_info().rss / 2**20,
+        **usage(job.world.device),
     }
-    if job.world.device.type == "cuda":
-        facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     line = {"images": state.images, **{k: round(v, 6) for k, v in facts.items()}}
     with (job.run / "log.jsonl").open("a") as stream:
         stream.write(json.dumps(line) + "\n")

@@ -250,6 +250,23 @@ def _judges(details: dict[str, Any]) -> list[Markup]:
     return parts
 
 
+def _training(took: dict[str, float]) -> list[Markup]:
+    """What the training took, where its manifest tells."""
+    shown = {
+        "seconds": ("time", lambda v: f"{v / 60:.1f} min"),
+        "images": ("images seen", lambda v: f"{v:,.0f}"),
+        "images_per_second": ("images a second", lambda v: f"{v:.1f}"),
+        "data_wait_share": ("waiting for data", percent),
+        "checkpoint_seconds": ("standing still for checkpoints", lambda v: f"{v:.1f} s"),
+        "memory_mib": ("memory of rank 0, peak", lambda v: f"{v:,.0f} MiB"),
+        "gpu_memory_mib": ("GPU memory, peak", lambda v: f"{v:,.0f} MiB"),
+        "gpu_utilisation": ("GPU busy", lambda v: f"{v:.0f} %"),
+        "cost": ("cost at train.price_per_hour", lambda v: f"{v:.2f}"),
+    }
+    rows = [[word, show(took[name])] for name, (word, show) in shown.items() if name in took]
+    return [heading("Training"), table(["", ""], rows)] if rows else []
+
+
 def scorecard(
     numbers: dict[str, float],
     details: dict[str, Any],
@@ -286,6 +303,7 @@ def scorecard(
         *gallery("worst"),
         heading("Cost (E7)"),
         table(["", ""], cost, "fp32; the median of repeated calls on the machine that evaluated"),
+        *_training(details["training"]),
         *_judges(details),
         heading("What was evaluated"),
         table(["", "sha256"], origin, "Scores compare only where the first of these is the same"),

@@ -3,10 +3,18 @@
 METRICS_PORT: the port on which rank 0 answers Prometheus; none by default.
 """
 
+import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -43,6 +51,63 @@ class Telemetry:
         return facts
 
 
+def usage(device: torch.device) -> dict[str, float]:
+    """This process's memory and, on a GPU, its peak memory and how busy the device is (%)."""
+    facts = {"memory_mib": psutil.Process().memory_info().rss / 2**20}
+    if device.type == "cuda":
+        facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+        if (busy := _busy(device)) is not None:
+            facts["gpu_utilisation"] = busy
+    return facts
+
+
+def _busy(device: torch.device) -> float | None:
+    """Per cent of the last sample period with a kernel running; None where the driver is silent."""
+    import pynvml  # type: ignore[import-untyped]
+
+    try:
+        return float(torch.cuda.utilization(device))
+    except pynvml.NVMLError as error:
+        log.warning("GPU utilisation is not logged: %s", error)
+        return None
+
+
+def summed(path: Path, price: float = 0.0) -> dict[str, float]:
+    """What a training took, from its log.jsonl: of the parts that count, not of those redone.
+
+    seconds, images, images_per_second, data_wait_share, checkpoint_seconds, peak memory, mean GPU
+    utilisation (%) where there is one, and the cost at `price` an hour. Empty without a log.
+    """
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    spans = []
+    before = 0.0
+    for row in rows:
+        spans.append((row["images"] - before) / row["images_per_second"])
+        before = row["images"]
+    seconds = sum(spans)
+    if not seconds:
+        return {}
+
+    def mean(name: str) -> float:
+        return sum(row[name] * span for row, span in zip(rows, spans, strict=True)) / seconds
+
+    facts = {
+        "seconds": seconds,
+        "images": before,
+        "images_per_second": before / seconds,
+        "data_wait_share": mean("data_wait_share"),
+        "checkpoint_seconds": sum(row["checkpoint_seconds"] for row in rows),
+    }
+    for name in ("memory_mib", "gpu_memory_mib"):
+        if known := [row[name] for row in rows if name in row]:
+            facts[name] = max(known)
+    if all("gpu_utilisation" in row for row in rows):
+        facts["gpu_utilisation"] = mean("gpu_utilisation")
+    if price:
+        facts["cost"] = price * seconds / 3600
+    return facts
+
+
 class Exporter:
     """The last facts of a training, as gauges that Prometheus reads."""
 
@@ -52,7 +117,7 @@ class Exporter:
 
         registry = CollectorRegistry()
         names = ("images", "length", "images_per_second", "data_wait_share", "checkpoint_seconds",
-                 "memory_mib", "gpu_memory_mib", "lr_scale", "cost")  # fmt: skip
+                 "memory_mib", "gpu_memory_mib", "gpu_utilisation", "lr_scale", "cost")  # fmt: skip
         self.gauges = {n: Gauge(f"stargan_{n}", f"training: {n}", registry=registry) for n in names}
         self.moment = Gauge("stargan_logged_at", "when this was written, s", registry=registry)
         self.losses = Gauge("stargan_loss", "mean of a loss term", ["term"], registry=registry)

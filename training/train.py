@@ -97,6 +97,7 @@ def train(
     from training.loop import Job, StoppedError, build_state, fit, resume
     from training.mirror import mirror
     from training.precision import use_bf16
+    from training.telemetry import summed
     from training.tracker import Tracker
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -155,7 +156,8 @@ def train(
         if undelivered := tracker.close("FINISHED"):
             log.warning("%s", undelivered)
         if here.rank == 0:
-            _publish(last, run, out, manifest, tracker.run_id, settings.seed)
+            took = summed(run / "log.jsonl", settings.price_per_hour)
+            _publish(last, run, out, manifest, tracker.run_id, settings.seed, took)
         here.wait()
 
 
@@ -176,7 +178,13 @@ def _alone(run: Path, rank: int) -> Iterator[None]:
 
 
 def _publish(
-    last: Path, run: Path, out: Path, dataset: Manifest, mlflow_run: str, seed: int
+    last: Path,
+    run: Path,
+    out: Path,
+    dataset: Manifest,
+    mlflow_run: str,
+    seed: int,
+    took: dict[str, float],
 ) -> None:
     """Put the last checkpoint and the last sample grids into the store and write the manifest."""
     from training import checkpoint
@@ -195,7 +203,7 @@ def _publish(
         "dataset": dataset.digest,
         "mlflow_run": mlflow_run,
     }
-    Manifest.build("model", files, meta).write(out)
+    Manifest.build("model", files, meta, about={"training": took}).write(out)
 
 
 if __name__ == "__main__":
