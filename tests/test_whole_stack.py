@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.stack import Stack
+from pipelines.stack import SERVERS, Stack
 from training import remote
 from training.s3 import Bucket
+from training.store import Manifest
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -67,6 +70,83 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
         env={**os.environ, "DATABASE": stack.database("mlflow")}, capture_output=True, text=True,
     )  # fmt: skip
     assert database.stdout == "searched\n", database.stdout + database.stderr
+
+
+def release(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
+    """Exit code and word of `python -m training.release` with what the run above made."""
+    done = subprocess.run(
+        [sys.executable, "-m", "training.release", *words], cwd=place, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **stack.exports(), **more},
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def manifests(place: Path) -> list[str]:
+    """The model's, its evaluation's and the data's."""
+    found = {}
+    for path in place.glob("runs/**/*"):
+        if path.is_file() and path.read_bytes()[:200].lstrip().startswith(b"{"):
+            try:
+                found[Manifest.read(path).kind] = str(path)
+            except (ValueError, KeyError, AttributeError):
+                continue
+    return [found[kind] for kind in ("model", "evaluation", "dataset")]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
+    stack: Stack, place: Path, name: str
+) -> None:
+    """Killed as it begins, back some seconds later: one version, whole."""
+    gone = stack.process(name)
+    assert gone
+    gone.kill()
+    gone.wait(30)
+
+    def back() -> None:
+        time.sleep(12.0)
+        stack.up()
+
+    again = threading.Thread(target=back)
+    again.start()
+    given = ["register", *manifests(place), "--name", f"after-{name}", "--out", f"{name}.json"]
+    code, said = release(stack, place, *given)
+    again.join()
+    assert code == 0, said
+    assert json.loads((place / f"{name}.json").read_text())["version"] == "1"
+    code, said = release(stack, place, "verify", f"after-{name}/1")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
+    stack: Stack, place: Path, name: str
+) -> None:
+    """The same command again, when it is back, registers one whole version."""
+    gone = stack.process(name)
+    assert gone
+    gone.kill()
+    gone.wait(30)
+    given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
+    few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
+    code, said = release(stack, place, *given, **few)
+    stack.up()
+    assert code == 2, said
+    assert f"127.0.0.1:{stack.settings['s3' if name == 's3' else 'mlflow']}" in said
+    assert "Traceback" not in said
+    assert release(stack, place, "show", f"without-{name}")[1].count("\n") <= 1
+    code, said = release(stack, place, *given)
+    assert code == 0, said
+    assert release(stack, place, "verify", f"without-{name}/1")[0] == 0
+
+
+def test_a_wrong_password_is_named(stack: Stack, place: Path) -> None:
+    given = ["register", *manifests(place), "--name", "denied", "--out", "denied.json"]
+    code, said = release(stack, place, *given, MLFLOW_TRACKING_PASSWORD="wrong")
+    assert code == 2, said
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
+    assert "Traceback" not in said
 
 
 DUMP = """

@@ -84,6 +84,7 @@ class Contest:
         )
 
 
+@tracking.answered()
 def promote(
     version: Path,
     dataset: Path,

@@ -28,6 +28,7 @@ from training.lineage import MODEL, Lineage, registered_files, verify
 from training.store import Manifest, Store
 
 
+@tracking.answered()
 def register(
     model: Path,
     evaluation: Path,
@@ -273,6 +274,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@tracking.answered()
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     if args.command == "register":

@@ -57,6 +57,31 @@ def client() -> Any:
     return mlflow().MlflowClient(uri(), uri())
 
 
+class TrackingError(ValueError):
+    """MLflow's server cannot be reached, does not let us in, or fails."""
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """A server that fails a request, after MLflow's own retries, is named with the mend."""
+    try:
+        yield
+    except (OSError, mlflow().exceptions.MlflowException) as error:
+        import requests
+
+        text = " ".join(str(error).split())
+        if not isinstance(error, requests.RequestException) and "API request to" not in text:
+            raise
+        where = re.sub(r"//[^/@]*@", "//", uri())
+        if re.search(r"error code 40[13]|\b40[13] Client Error", text):
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        else:
+            mend = "start it and what it stores to, or set MLFLOW_TRACKING_URI"
+        raise TrackingError(
+            f"MLflow at {where}: {text[:300]}; {mend}, then run this again"
+        ) from error
+
+
 @contextmanager
 def as_default() -> Iterator[None]:
     """MLflow's global address is `uri()` meanwhile: parts of it know no other."""
