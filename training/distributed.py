@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -87,7 +88,11 @@ def bare(net: nn.Module) -> nn.Module:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); alone without."""
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); alone without.
+
+    COLLECTIVE_TIMEOUT: seconds after which a peer that does not answer is given up (600), longer
+    than rank 0 needs for a checkpoint and its copy.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -96,7 +101,8 @@ def world() -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        patience = timedelta(seconds=float(os.environ.get("COLLECTIVE_TIMEOUT", "600")))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
     try:
         yield World(rank, size, device, local)
     finally:

@@ -26,6 +26,8 @@ from training.trainjob import Request, Shape
 LAUNCHERS = ("local", "trainjob")
 NOTICE = 2.0  # s for torchrun to have had the signal that reached us
 GRACE = 60.0  # s for its processes to save and end
+# Restarted processes otherwise find their peers' old addresses (pytorch issue 135712).
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def launch(
@@ -107,7 +109,7 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
     # A run that the platform injects is the first seed's; the others are its children.
     child = {"RUN_AS_CHILD": "1"} if request.child else {}
-    environment = {"OMP_NUM_THREADS": threads, **os.environ, **child}
+    environment = {"OMP_NUM_THREADS": threads, **OWN_STORE, **os.environ, **child}
     asked: list[float] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
     try:

@@ -7,6 +7,7 @@ does not answer, or answers that it is busy, is asked again with growing pauses.
 
 import errno
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -109,6 +110,7 @@ class Bucket:
         if parts.scheme != "s3" or not parts.netloc:
             raise ValueError(f"{url}: s3://bucket/prefix is needed")
         options = options or {}
+        logging.getLogger("botocore").setLevel(logging.WARNING)  # it names its sources at INFO
         self.url, self.name = url.rstrip("/"), parts.netloc
         self.prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         with explained(self.url):
