@@ -12,6 +12,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from components.images import STEPS_IMAGE
+from pipelines.compiled import DIGEST
 from training.store import Store
 
 K8S = Path(__file__).parents[1] / "k8s"
@@ -157,6 +158,25 @@ def test_traffic_is_closed_by_default_and_opened_for_each_server(objects: list[O
 def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
     ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
     assert server["containers"][0]["image"] == STEPS_IMAGE
+
+
+def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
+    """As docs/operate.md writes it: three names are all that runs."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed; it builds the overlays")
+    shutil.copytree(K8S, tmp_path / "k8s")
+    guide = (K8S.parent / "docs" / "operate.md").read_text()
+    written = guide.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "k8s/overlays/mine").mkdir()
+    path = tmp_path / "k8s/overlays/mine/kustomization.yaml"
+    path.write_text(written.replace("sha256:…", f"sha256:{'a' * 64}"))
+    command = ["kubectl", "kustomize", str(path.parent)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {
+        c["image"] for _, pod in pods(list(yaml.safe_load_all(built))) for c in containers(pod)
+    }
+    assert len(found) == 2  # steps, Postgres
+    assert all(DIGEST.fullmatch(image) for image in found), found
 
 
 def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
