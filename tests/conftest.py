@@ -226,6 +226,13 @@ def joint(store: Path, tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "joint.json", sets)
 
 
+@pytest.fixture
+def classes(store: Path, tmp_path: Path) -> Path:
+    """One data set: three classes."""
+    sets = (LabelSet("rafd", "onehot", ("angry", "happy", "sad")),)
+    return make_dataset(tmp_path / "classes.json", sets)
+
+
 def dvc(*arguments: str, cwd: Path) -> None:
     """Run DVC as a user does."""
     command = [sys.executable, "-m", "dvc", *arguments]

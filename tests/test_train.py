@@ -22,13 +22,30 @@ from training.data.dataset import Faces, Order, generator
 from training.files import read_json, sha256_file
 from training.launch import launch
 from training.models import MODELS
+from training.models.attgan import AttGAN
+from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+from training.models.stgan import STGAN
 from training.store import Manifest
 from training.train import train
 
+_ATTGAN: dict[str, Any] = {
+    "dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8, "n_critic": 2, "averages": True,
+}  # fmt: skip
 SMALL = {
+    "attgan": AttGAN(**_ATTGAN),
+    "stgan": STGAN(**_ATTGAN, shortcut_layers=1, inject_layers=1),
+    "starganv2": StarGANv2(dim=4, max_dim=8, hidden=8),
+    "ganimation": GANimation(
+        conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2, averages=True
+    ),
     "stargan": StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2),
 }
+# The label spaces that a model takes, the richest last.
+TAKES = dict.fromkeys(MODELS, ("binary", "joint")) | {"starganv2": ("classes",)}
+CASES = [(name, which) for name in MODELS for which in TAKES[name]]
+RICHEST = [(name, TAKES[name][-1]) for name in MODELS]
 QUICK = TrainConfig(
     images=64, decay_images=32, warmup_images=16, batch=8, log_images=8, sample_images=64,
     checkpoint_images=16, precision="fp32", ema=0.9, keep=9,
@@ -55,8 +72,7 @@ def losses(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k not in keys} for line in lines]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("which", ["binary", "joint"])
+@pytest.mark.parametrize(("name", "which"), CASES)
 def test_two_runs_with_the_same_seed_are_bit_equal(
     name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -64,6 +80,13 @@ def test_two_runs_with_the_same_seed_are_bit_equal(
     first, second = go(dataset, tmp_path / "a", name=name), go(dataset, tmp_path / "b", name=name)
     assert weights(first) == weights(second)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_a_label_space_that_a_model_does_not_take_is_refused_in_words(
+    joint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"celeba: binary, rafd: onehot: .* one data set whose"):
+        go(joint, tmp_path / "run", name="starganv2")
 
 
 def test_another_seed_gives_another_model(binary: Path, tmp_path: Path) -> None:
@@ -118,18 +141,25 @@ def test_the_schedule_counts_what_the_phases_draw() -> None:
             seen += 8 if again else 4
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
+def order_of(name: str, faces: Faces) -> Order:
+    references = getattr(SMALL[name], "references", 0)
+    return Order(faces, 0, QUICK.batch, flip=True, length=QUICK.images, references=references)
+
+
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_every_phase_moves_only_its_networks(
+    name: str, which: str, request: pytest.FixtureRequest
+) -> None:
     from training.distributed import World
     from training.loop import Job, build_state, update
     from training.tracker import Tracker
 
-    faces = Faces.open(joint, "train")
+    faces = Faces.open(request.getfixturevalue(which), "train")
     world = World(0, 1, torch.device("cpu"))
     job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
-    order = Order(faces, 0, QUICK.batch, flip=True, length=QUICK.images)
+    order = order_of(name, faces)
     state = build_state(job)
-    for dataset in range(2):
+    for dataset in range(len(faces.parts)):
         batch = order.batch(dataset, 0, 0, slice(0, 8), world.device)
         for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
             before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
@@ -145,16 +175,18 @@ def test_every_phase_moves_only_its_networks(name: str, joint: Path) -> None:
             assert moved == set(phase.trains)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_what_phases_share_changes_the_work_and_no_number(name: str, joint: Path) -> None:
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_what_phases_share_changes_the_work_and_no_number(
+    name: str, which: str, request: pytest.FixtureRequest
+) -> None:
     from training.distributed import World
     from training.loop import Job, advance, build_state
     from training.tracker import Tracker
 
-    faces = Faces.open(joint, "train")
+    faces = Faces.open(request.getfixturevalue(which), "train")
     world = World(0, 1, torch.device("cpu"))
     job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
-    order = Order(faces, 0, QUICK.batch, flip=True, length=QUICK.images)
+    order = order_of(name, faces)
     results, passes = [], []
     for sharing in (True, False):
         state, calls = build_state(job), [0]
@@ -211,12 +243,16 @@ def test_random_streams_differ_by_key() -> None:
     assert len({tuple(s) for s in streams}) == 3
 
 
-def test_resume_gives_the_weights_of_the_uninterrupted_run(binary: Path, tmp_path: Path) -> None:
-    whole = go(binary, tmp_path / "whole")
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_resume_gives_the_weights_of_the_uninterrupted_run(
+    name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dataset = request.getfixturevalue(which)
+    whole = go(dataset, tmp_path / "whole", name=name)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for path in checkpoint.saved(tmp_path / "cut" / "checkpoints")[:-1]:
         shutil.rmtree(path)
-    assert weights(go(binary, tmp_path / "cut")) == weights(whole)
+    assert weights(go(dataset, tmp_path / "cut", name=name)) == weights(whole)
 
 
 def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: Path) -> None:
@@ -350,17 +386,17 @@ def test_length_is_counted_over_all_data_sets(joint: Path, tmp_path: Path) -> No
     assert (state["images"], state["step"]) == (64, 8)
 
 
-def command(dataset: Path, run: Path) -> list[str]:
+def command(dataset: Path, run: Path, name: str = "stargan") -> list[str]:
     return [
-        sys.executable, "-m", "training.train", str(dataset), "--model", "stargan",
-        "--model-config", to_json(SMALL["stargan"]), "--train-config", to_json(QUICK),
+        sys.executable, "-m", "training.train", str(dataset), "--model", name,
+        "--model-config", to_json(SMALL[name]), "--train-config", to_json(QUICK),
         "--folder", str(run), "--experiment", "", "--out", str(run.parent / f"{run.name}.json"),
     ]  # fmt: skip
 
 
-def torchrun(processes: int, dataset: Path, run: Path) -> list[str]:
+def torchrun(processes: int, dataset: Path, run: Path, name: str = "stargan") -> list[str]:
     head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    return [*head, str(processes), *command(dataset, run)[1:]]
+    return [*head, str(processes), *command(dataset, run, name)[1:]]
 
 
 def environment() -> dict[str, str]:
@@ -482,23 +518,29 @@ def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "which", "processes"), [*((*case, 3) for case in RICHEST), ("stargan", "joint", 2)]
+)
 def test_more_processes_give_the_losses_and_weights_of_one(
-    processes: int, joint: Path, tmp_path: Path
+    name: str, which: str, processes: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """3 does not divide the global batch of 8: local means are weighted by their counts."""
-    go(joint, tmp_path / "one")
+    dataset = request.getfixturevalue(which)
+    go(dataset, tmp_path / "one", name=name)
     run = tmp_path / "many"
     subprocess.run(
-        torchrun(processes, joint, run), env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True
+        torchrun(processes, dataset, run, name=name),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
     )
     for one, many in zip(losses(tmp_path / "one"), losses(run), strict=True):
         assert one.keys() == many.keys()
         for key, value in one.items():
             assert many[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
     # Adam's first moment is a sum of gradients; weights would amplify rounding where it is near 0.
-    for net in ("G", "D"):
-        path = Path("checkpoints") / f"{64:012d}" / "optim" / f"{net}.safetensors"
+    last = checkpoint.saved(run / "checkpoints")[0].name
+    for net in SMALL[name].optim():
+        path = Path("checkpoints") / last / "optim" / f"{net}.safetensors"
         one, many = load_file(tmp_path / "one" / path), load_file(run / path)
         for key in (k for k in one if k.endswith("/exp_avg")):
             assert (many[key] - one[key]).abs().max() < 0.02 * one[key].abs().max(), key

@@ -175,3 +175,23 @@ def test_a_label_that_cannot_be_learned_is_refused(make: Callable) -> None:
 
 def test_the_same_input_gives_the_same_bytes(make: Callable) -> None:
     assert make(celeba_celeba=celeba()).digest == make(celeba_celeba=celeba()).digest
+
+
+def test_attributes_can_be_classes(tmp_path: Path, make: Callable) -> None:
+    """Of several the one that an image has, the others left out; of one, whether it has it."""
+    hair = np.array([[1, -1], [-1, 1], [1, 1], [-1, -1]] * 3, np.int8)
+    source = frame(**{"Black_Hair": hair[:, 0], "Blond_Hair": hair[:, 1]})
+    config = DataConfig(domains=("Black_Hair", "Blond_Hair"))
+    labels, values = read_labels("celeba", "celeba", source, config)
+    assert labels == LabelSet("celeba", "onehot", ("Black_Hair", "Blond_Hair"))
+    assert values[:2].tolist() == [[1, 0], [0, 1]]
+    assert np.isnan(values[2:4]).all()
+    labels, values = read_labels("celeba", "celeba", source, DataConfig(domains=("Black_Hair",)))
+    assert labels.names == ("not Black_Hair", "Black_Hair")
+    assert values[:4].tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+    manifest = make(config, celeba_celeba=source)
+    rows = table(manifest, tmp_path)
+    assert sorted(set(rows["file"])) == ["000.jpg", "001.jpg", "004.jpg", "005.jpg", "008.jpg",
+                                         "009.jpg"]  # fmt: skip
+    with pytest.raises(UnifyError, match='no attribute "Hat"'):
+        read_labels("celeba", "celeba", source, DataConfig(domains=("Hat",)))

@@ -28,6 +28,9 @@ class DataConfig:
     cameras: tuple[str, ...] = ("045", "090", "135")
     gazes: tuple[str, ...] = ("frontal", "left", "right")
     attributes: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+    # attributes as classes instead: of several, the one that an image has (others are left out);
+    # of one, whether it has it
+    domains: tuple[str, ...] = ()
     # official: CelebA's partition; identity: by person; paper: random images (2,000 or 10 % test)
     split: Literal["official", "identity", "paper"] = "official"
     test_share: float = 0.1  # of identities, where no official partition exists

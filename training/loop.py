@@ -187,6 +187,8 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
         torch._foreach_lerp_(
             list(net.parameters()), [p.detach() for p in state.nets[name].parameters()], 1 - keep
         )
+        for mine, its in zip(net.buffers(), state.nets[name].buffers(), strict=True):
+            mine.copy_(its)
     state.step += 1
     state.images = schedule.images(state.step)
     return losses
@@ -194,6 +196,19 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
 
 def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
     raise ValueError(f"validation draws no noise, but {name} was asked for")
+
+
+@contextmanager
+def still(nets: Nets) -> Iterator[Nets]:
+    """The networks as they translate: nothing that they remember moves, and no process waits."""
+    before = {name: net.training for name, net in nets.items()}
+    for net in nets.values():
+        net.eval()
+    try:
+        yield nets
+    finally:
+        for name, net in nets.items():
+            net.train(before[name])
 
 
 @torch.no_grad()
@@ -212,7 +227,8 @@ def validation_score(state: State, job: Job) -> float:
             _no_noise,
             1.0,
         )
-        scores.append(job.model.validate({**state.nets, **state.ema}, batch, space))
+        with still({**state.nets, **state.ema}) as nets:
+            scores.append(job.model.validate(nets, batch, space))
     return float(torch.stack(scores).mean())
 
 
@@ -232,7 +248,9 @@ def sample_grids(
         columns = [images.cpu().numpy()]
         for task in tasks:
             target = held_out.space.encode(task.target, index).to(device)
-            columns.append(to_uint8(model.translate(nets, x, source, target)).cpu().numpy())
+            with still(nets):
+                edited = model.translate(nets, x, source, target)
+            columns.append(to_uint8(edited).cpu().numpy())
         rows = [[column[i] for column in columns] for i in range(count)]
         grids[part.name] = grid(rows, ["input", *(t.name for t in tasks)])
     return grids
@@ -375,7 +393,14 @@ def fit(job: Job, state: State) -> Path:
         write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
         _forget_after(job.run / "log.jsonl", state.images)
     nets = job.world.wrap(state.nets)
-    order = Order(job.faces, train.seed, train.batch, flip=train.flip, length=train.images)
+    order = Order(
+        job.faces,
+        train.seed,
+        train.batch,
+        flip=train.flip,
+        length=train.images,
+        references=getattr(job.model, "references", 0),
+    )
     warmup, phases = job.model.warmup(space), job.model.phases(space)
     warm = Schedule(phases, len(space.sets), train.batch, train.warmup_images).warm
     meter, clock, since = Meter(), time.monotonic(), state.images

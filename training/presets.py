@@ -9,11 +9,25 @@ from dataclasses import replace
 from typing import Any
 
 from training.config import Config, DataConfig, EvalConfig, JudgeConfig, TrainConfig, build
+from training.data.units import UNITS
 from training.models import MODELS
+from training.models.attgan import AttGAN
+from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+from training.models.stgan import STGAN
 
 # 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3).
 CELEBA, RAFD = 4_012_000, 868_400
+# AttGAN's 60 epochs of 182,000; STGAN's 200 of 947 cycles of six batches of 32.
+ATTGAN, STGAN_ = 10_920_000, 36_364_800
+# GANimation's 30 epochs of 200,000.
+EMOTIONET = 6_000_000
+# The attributes of AttGAN and STGAN.
+THIRTEEN = (
+    "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
+    "Male", "Mouth_Slightly_Open", "Mustache", "No_Beard", "Pale_Skin", "Young",
+)  # fmt: skip
 # The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
 REPOSITORY = 3_200_000
 
@@ -61,8 +75,64 @@ def _row(preset: str, length: int, size: int = 128, **data: Any) -> Config:
 _JOINT = ("celeba", "rafd")
 # Eight expressions of few people take more and smaller steps than hair colours do.
 _JOINT_JUDGE = JudgeConfig(images=(3_200, 6_400), batch=16)
+_SMALL_ATTGAN: dict[str, Any] = {
+    "dim": 32, "layers": 4, "d_dim": 32, "d_layers": 4, "d_fc": 256, "n_critic": 1, "lr": 5e-4,
+    "bn_momentum": 0.02, "averages": True,
+}  # fmt: skip
+
+
+def _demo(name: str, model: Any, attributes: tuple[str, ...] = (), **train: Any) -> Config:
+    """The demo with another model, on the same faces and judged alike."""
+    data = replace(_DEMO.data, attributes=attributes) if attributes else _DEMO.data
+    return replace(_DEMO, name=name, model=model, data=data, train=replace(_DEMO.train, **train))
+
+
+_SMOKE = replace(
+    _DEMO,
+    preset="smoke",
+    data=replace(_DEMO.data, limit=300),
+    train=replace(
+        _DEMO.train,
+        images=640,
+        decay_images=320,
+        warmup_images=160,
+        log_images=160,
+        sample_images=320,
+        checkpoint_images=320,
+    ),
+    judge=replace(_DEMO.judge, images=(1_000,), floor=0.0),
+    eval=replace(
+        _DEMO.eval, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0, must_learn=False
+    ),
+)
+
+
+def _smoke(row: Config) -> Config:
+    """The fewest images that go through every step."""
+    data = replace(_SMOKE.data, attributes=row.data.attributes, domains=row.data.domains)
+    return replace(_SMOKE, name=row.name, model=row.model, data=data)
+
+
+_OTHERS = (
+    _demo("attgan", AttGAN(**_SMALL_ATTGAN)),
+    _demo("stgan", STGAN(**_SMALL_ATTGAN, shortcut_layers=3, inject_layers=3)),
+    _demo(
+        "ganimation",
+        GANimation(
+            conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
+            d_lr=8e-4, averages=True,
+        ),
+        UNITS,
+    ),
+    replace(
+        _demo("starganv2", StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4), ema=0.99),
+        data=replace(_DEMO.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
+    ),
+)  # fmt: skip
 _ROWS = (
     _DEMO,
+    *_OTHERS,
+    *map(_smoke, _OTHERS),
     replace(
         _DEMO,
         preset="demo-joint",
@@ -86,24 +156,7 @@ _ROWS = (
             checkpoint_images=4_000,
         ),
     ),
-    replace(
-        _DEMO,
-        preset="smoke",
-        data=replace(_DEMO.data, limit=300),
-        train=replace(
-            _DEMO.train,
-            images=640,
-            decay_images=320,
-            warmup_images=160,
-            log_images=160,
-            sample_images=320,
-            checkpoint_images=320,
-        ),
-        judge=replace(_DEMO.judge, images=(1_000,), floor=0.0),
-        eval=replace(
-            _DEMO.eval, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0, must_learn=False
-        ),
-    ),
+    _SMOKE,
     _row("celeba-128", CELEBA),
     _row("celeba-256", CELEBA, 256),
     _row("rafd-128", RAFD, datasets=("rafd",)),
@@ -113,6 +166,41 @@ _ROWS = (
     replace(
         _row("celeba-128-repo", REPOSITORY, split="paper", interpolation="bilinear"),
         model=StarGAN(fidelity="repo"),
+    ),
+    Config(
+        "attgan",
+        "celeba-128",
+        DataConfig(celeba_crop=170, interpolation="bilinear", attributes=THIRTEEN),
+        TrainConfig(images=ATTGAN, decay_images=ATTGAN // 2, batch=32, ema=0.0),
+        model=AttGAN(),
+    ),
+    Config(
+        "stgan",
+        "celeba-128",
+        DataConfig(celeba_crop=170, attributes=THIRTEEN),
+        TrainConfig(images=STGAN_, decay_images=STGAN_ // 2, batch=32, ema=0.0, flip=False),
+        model=STGAN(),
+    ),
+    Config(
+        "starganv2",
+        "celeba-hq",
+        DataConfig(datasets=("celeba",), size=256, domains=("Male",)),
+        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
+        model=StarGANv2(),
+    ),
+    Config(
+        "starganv2",
+        "afhq",
+        DataConfig(datasets=("afhq:folders",), size=256),
+        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
+        model=StarGANv2(lambda_ds=2.0),
+    ),
+    Config(
+        "ganimation",
+        "units-128",
+        DataConfig(attributes=UNITS),
+        TrainConfig(images=EMOTIONET, decay_images=EMOTIONET // 3, batch=25, ema=0.0),
+        model=GANimation(),
     ),
 )
 PRESETS = {(row.name, row.preset): row for row in _ROWS}

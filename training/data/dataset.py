@@ -109,11 +109,14 @@ class Faces:
 class Order:
     """Which rows the k-th batch of each data set holds: one permutation an epoch, without end."""
 
-    def __init__(self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int) -> None:
+    def __init__(
+        self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int, references: int = 0
+    ) -> None:
         for part in faces.parts:
             if not len(part):
                 raise ValueError(f"{part.name}: no training image")
         self.faces, self.seed, self.size, self.flip, self.length = faces, seed, batch, flip, length
+        self.references = references
         self._epochs: dict[int, tuple[int, Tensor]] = {}
 
     def rows(self, dataset: int, start: int) -> Tensor:
@@ -141,12 +144,18 @@ class Order:
         rows = self.rows(dataset, drawn)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
-        targets = labels[order]
-        image = to_float(part.images(rows[local]).to(device, non_blocking=True))
-        if self.flip:
-            coin = torch.rand(self.size, generator=generator(self.seed, "flip", dataset, drawn))
-            mirrored = (coin[local] < 0.5).to(device)[:, None, None, None]
-            image = torch.where(mirrored, image.flip(3), image)
+        targets, reference = labels[order], None
+        if self.references:
+            shown = self.shown(dataset, drawn)
+            targets = part.labels[shown[:, 0]]
+            reference = torch.stack(
+                [
+                    self._images(part, shown[:, k], dataset, drawn, local, device, f"reference{k}")
+                    for k in range(self.references)
+                ],
+                1,
+            )
+        image = self._images(part, rows, dataset, drawn, local, device)
 
         def noise(name: str, shape: tuple[int, ...]) -> Tensor:
             stream = generator(self.seed, "noise", name, dataset, drawn)
@@ -159,4 +168,32 @@ class Order:
             dataset,
             noise,
             min(1.0, seen / self.length),
+            reference,
         )
+
+    def shown(self, dataset: int, drawn: int) -> Tensor:
+        """Rows (batch, references): a class each, every class as likely, and images of it.
+
+        Drawn anew for each batch (the reference code pairs the images once for a whole run).
+        """
+        classes = self.faces.parts[dataset].labels.argmax(1)
+        stream = generator(self.seed, "reference", dataset, drawn)
+        members = [(classes == c).nonzero()[:, 0] for c in classes.unique()]
+        chosen = torch.randint(len(members), (self.size,), generator=stream)
+        dice = torch.rand((self.size, self.references), generator=stream)
+        return torch.stack(
+            [members[c][(d * len(members[c])).long()] for c, d in zip(chosen, dice, strict=True)]
+        )
+
+    def _images(
+        self, part: Part, rows: Tensor, dataset: int, drawn: int, local: slice,
+        device: torch.device, what: str = "",
+    ) -> Tensor:  # fmt: skip
+        """Images `rows[local]` in [-1, 1], each mirrored with probability ½."""
+        image = to_float(part.images(rows[local]).to(device, non_blocking=True))
+        if not self.flip:
+            return image
+        keys: list[int | str] = ["flip", dataset, drawn, *([what] if what else [])]
+        coin = torch.rand(self.size, generator=generator(self.seed, *keys))
+        mirrored = (coin[local] < 0.5).to(device)[:, None, None, None]
+        return torch.where(mirrored, image.flip(3), image)

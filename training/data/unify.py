@@ -38,7 +38,8 @@ def unify(images: Path, data_config: str, out: Path, *, store: Store | None = No
     `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary,
     hair colours exclude each other; rafd's expressions and folders' classes are one-hot in
     alphabetical order. Where every asked attribute is an action unit (AU12), they are continuous,
-    intensity / 5, and images without a measurement are left out. `labels.parquet` has a row a kept
+    intensity / 5, and images without a measurement are left out. Attributes named as `domains` are
+    one class; images with none of them, or several, are left out. `labels.parquet` has a row a kept
     image, in the data sets' and the source's order: dataset, shard, row, split, identity, file,
     sha256, label (list of float32: its own data set's labels, in [0, 1]).
 
@@ -79,12 +80,14 @@ def read_labels(
 ) -> tuple[LabelSet, np.ndarray]:
     """The label set of one data set and its labels, float32 (rows of `frame`, labels).
 
-    An intensity that was not measured is NaN.
+    An intensity that was not measured is NaN, as are the classes of an image without just one.
     """
-    if kind != "folders" and all(AU.fullmatch(a) for a in config.attributes):
+    if kind != "folders" and not config.domains and all(AU.fullmatch(a) for a in config.attributes):
         return _continuous(name, frame, config.attributes)
     if kind in CLASS:
         return _onehot(name, frame, CLASS[kind])
+    if config.domains:
+        return _domains(name, frame, config.domains)
     return _binary(name, frame, config.attributes)
 
 
@@ -114,6 +117,19 @@ def _binary(
     labels = LabelSet(name, "binary", attributes, (hair,) if len(hair) > 1 else ())
     columns = [_zero_one(name, frame, attribute) for attribute in attributes]
     return labels, np.stack(columns, 1).astype(np.float32)
+
+
+def _domains(
+    name: str, frame: pd.DataFrame, attributes: tuple[str, ...]
+) -> tuple[LabelSet, np.ndarray]:
+    """One class of binary attributes; one attribute gives itself and its absence."""
+    _check_known(name, frame, attributes)
+    values = np.stack([_zero_one(name, frame, a) for a in attributes], 1).astype(np.float32)
+    if len(attributes) == 1:
+        names = (f"not {attributes[0]}", attributes[0])
+        return LabelSet(name, "onehot", names), np.concatenate([1 - values, values], 1)
+    values[values.sum(1) != 1] = np.nan
+    return LabelSet(name, "onehot", attributes), values
 
 
 def _zero_one(name: str, frame: pd.DataFrame, attribute: str) -> np.ndarray:

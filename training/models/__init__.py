@@ -1,7 +1,17 @@
 """Every model by name. A new one: its file and one line here."""
 
-from training.models.stargan import StarGAN
+from typing import Any
 
-MODELS = {
+from training.models.attgan import AttGAN
+from training.models.ganimation import GANimation
+from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+from training.models.stgan import STGAN
+
+MODELS: dict[str, type[Any]] = {
+    "attgan": AttGAN,
+    "ganimation": GANimation,
     "stargan": StarGAN,
+    "starganv2": StarGANv2,
+    "stgan": STGAN,
 }

@@ -24,8 +24,7 @@ class Batch:
     noise: Callable[[str, tuple[int, ...]], Tensor]
     # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
     position: float  # of the schedule: 0 at the first image, 1 at the last
-    reference: Tensor | None = None  # (n, 3, size, size) images of the target's domain
-    latent: Tensor | None = None  # (n, latent)
+    reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
     shared: dict[str, Tensor] = field(default_factory=dict)
     # what a phase made of this batch and a later phase of the same step takes again
 
@@ -51,7 +50,11 @@ class Optim(NamedTuple):
 
 
 class Model(Protocol):
-    """A stateless frozen dataclass whose fields are the paper's numbers."""
+    """A stateless frozen dataclass whose fields are the paper's numbers.
+
+    One with a field `references` asks for that many images of the target's class in each row of a
+    batch; the target's class is then drawn for itself.
+    """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...
 

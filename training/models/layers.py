@@ -1,9 +1,14 @@
 """Blocks and penalties of the papers, in their notation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
 
 
 def autocast_off(tensor: Tensor) -> torch.autocast:
@@ -20,6 +25,103 @@ def norm(channels: int) -> nn.GroupNorm:
     The reference tracks running statistics that are wrong at test time (models.md 1.5 no. 6).
     """
     return nn.GroupNorm(channels, channels)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        out = value.clone()
+        dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        out = grad.clone()
+        dist.all_reduce(out)
+        return out
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm over the whole global batch; torch's SyncBatchNorm refuses the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if not (self.training and apart):
+            return super().forward(x)
+        with autocast_off(x):
+            x = x.float()
+            count = _AllReduce.apply(x.new_full((1,), x.numel() / x.shape[1]))
+            mean = (_AllReduce.apply(x.sum((0, 2, 3))) / count)[:, None, None]
+            spread = _AllReduce.apply((x - mean).square().sum((0, 2, 3)))
+            self._remember(mean.flatten().detach(), (spread / (count - 1)).detach())
+            scale = (self.weight * (spread / count + self.eps).rsqrt())[:, None, None]
+            return (x - mean) * scale + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            if running is not None:
+                running.lerp_(value, self.momentum or 0.0)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+class Signed(nn.Module):
+    """c̃ (n, dim_g) with each known label in [-1, 1] instead of [0, 1], and unknown ones at 0."""
+
+    known: Tensor
+
+    def __init__(self, space: LabelSpace) -> None:
+        super().__init__()
+        self.dim_d = space.dim_d
+        known = torch.zeros(len(space.sets), space.dim_d)
+        for index in range(len(space.sets)):
+            known[index, space.slice(index)] = 1.0
+        self.register_buffer("known", known, persistent=False)
+
+    def forward(self, c: Tensor) -> Tensor:
+        labels, mask = c[:, : self.dim_d], c[:, self.dim_d :]
+        known = mask @ self.known if len(self.known) > 1 else self.known
+        return torch.cat([(2 * labels - 1) * known, mask], 1)
+
+    def edited(self, source: Tensor, target: Tensor) -> Tensor:
+        """Which columns of c̃ are known labels that change: (n, dim_g), bool."""
+        return (
+            (source != target)
+            & (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
+            & (self(target) != 0)
+        )
+
+
+def tiled(labels: Tensor, like: Tensor) -> Tensor:
+    """(n, c) as planes of the height and width of `like`."""
+    return labels[:, :, None, None].to(like.dtype).expand(-1, -1, *like.shape[2:])
+
+
+def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
+    """Mean over the batch and the labels of the current data set's own part.
+
+    Binary: cross entropy; one-hot: softmax cross entropy; continuous: squared error.
+    """
+    part = space.slice(dataset)
+    logits, labels = logits[:, part], labels[:, part]
+    kind = space.sets[dataset].kind
+    if kind == "binary":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    if kind == "onehot":
+        return F.cross_entropy(logits, labels.argmax(1))
+    return F.mse_loss(logits, labels)
+
+
+def xavier(net: nn.Module) -> None:
+    """Xavier uniform weights and zero biases for every convolution and linear layer."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class Residual(nn.Module):

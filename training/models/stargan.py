@@ -13,7 +13,26 @@ from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
 from training.models.base import Batch, Losses, Nets, Optim, Phase
-from training.models.layers import Residual, autocast_off, gradient_penalty, norm
+from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
+
+
+def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
+    """G's layers before the last: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
+        norm(dim),
+        nn.ReLU(inplace=True),
+    ]
+    for _ in range(2):
+        layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
+        dim *= 2
+        layers += [norm(dim), nn.ReLU(inplace=True)]
+    layers += [Residual(dim) for _ in range(repeat)]
+    for _ in range(2):
+        layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
+        dim //= 2
+        layers += [norm(dim), nn.ReLU(inplace=True)]
+    return layers
 
 
 class Generator(nn.Module):
@@ -24,26 +43,12 @@ class Generator(nn.Module):
 
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
-            nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
-            norm(dim),
-            nn.ReLU(inplace=True),
-        ]
-        for _ in range(2):
-            layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
-            dim *= 2
-            layers += [norm(dim), nn.ReLU(inplace=True)]
-        layers += [Residual(dim) for _ in range(repeat)]
-        for _ in range(2):
-            layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
-            dim //= 2
-            layers += [norm(dim), nn.ReLU(inplace=True)]
+        layers = trunk(labels, dim, repeat)
         layers += [nn.Conv2d(dim, 3, 7, 1, 3, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        planes = c[:, :, None, None].to(x.dtype).expand(-1, -1, *x.shape[2:])
-        return self.main(torch.cat([x, planes], 1)).float()
+        return self.main(torch.cat([x, tiled(c, x)], 1)).float()
 
 
 class Discriminator(nn.Module):

@@ -1,0 +1,151 @@
+"""StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data.dataset import Faces, Order
+from training.data.labels import LabelSet, LabelSpace
+from training.models.base import Batch
+from training.models.starganv2 import StarGANv2, StyledBlock, normal
+
+SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
+
+
+def space(count: int) -> LabelSpace:
+    return LabelSpace((LabelSet("faces", "onehot", tuple(f"d{i}" for i in range(count))),))
+
+
+@pytest.mark.parametrize(
+    ("size", "domains", "golden"),
+    [
+        (128, 2, {"G": 33_632_003, "F": 2_438_272, "E": 20_799_744, "D": 20_735_106}),
+        (256, 3, {"G": 33_892_995, "F": 3_259_072, "E": 20_949_760, "D": 20_852_803}),
+    ],
+)
+def test_parameter_counts_are_the_golden_ones(
+    size: int, domains: int, golden: dict[str, int]
+) -> None:
+    with torch.device("meta"):
+        nets = StarGANv2().networks(space(domains), size)
+    assert {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()} == golden
+
+
+def test_what_it_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="size=96: a power of two"):
+        StarGANv2().networks(space(2), 96)
+    binary = LabelSpace((LabelSet("celeba", "binary", ("Male",)),))
+    with pytest.raises(ValueError, match=r"data\.domains"):
+        StarGANv2().networks(binary, 64)
+
+
+def test_a_styled_block_is_the_papers() -> None:
+    torch.manual_seed(0)
+    block: Any = StyledBlock(4, 2, grow=True)
+    x, s = torch.randn(3, 4, 5, 5), torch.randn(3, 64)
+
+    def adain(x: Tensor, layer: Any) -> Tensor:
+        gamma, beta = layer.affine(s)[..., None, None].split(x.shape[1], 1)
+        mean, var = x.mean((2, 3), keepdim=True), x.var((2, 3), unbiased=False, keepdim=True)
+        return (1 + gamma) * (x - mean) / (var + 1e-5).sqrt() + beta
+
+    def leaky(x: Tensor) -> Tensor:
+        return torch.maximum(x, 0.2 * x)
+
+    def grown(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    h = block.conv1(grown(leaky(adain(x, block.norm1))))
+    h = block.conv2(leaky(adain(h, block.norm2)))
+    expected = (h + block.short(grown(x))) / math.sqrt(2)
+    torch.testing.assert_close(block(x, s), expected)
+
+
+def setup() -> tuple[dict[str, Any], Batch, dict[str, Tensor]]:
+    torch.manual_seed(4)
+    noises = {"z0": torch.rand(4, 16), "z1": torch.rand(4, 16)}
+    y, target = torch.eye(3)[[0, 1, 2, 2]], torch.eye(3)[[1, 1, 0, 2]]
+    batch = Batch(
+        torch.rand(4, 3, 16, 16) * 2 - 1, y, target, 0, lambda name, shape: noises[name], 0.25,
+        torch.rand(4, 2, 3, 16, 16) * 2 - 1,
+    )  # fmt: skip
+    return SMALL.networks(space(3), 16), batch, noises
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_every_loss_term_is_the_papers(latent: bool) -> None:
+    nets, batch, noises = setup()
+    g, f, e, d = (nets[n] for n in "GFED")
+    x, y, t = batch.image, torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 0, 2])
+    assert batch.reference is not None
+    if latent:
+        quantile = torch.distributions.Normal(0.0, 1.0).icdf
+        s, s2 = f(quantile(noises["z0"]), t), f(quantile(noises["z1"]), t)
+    else:
+        s, s2 = e(batch.reference[:, 0], t), e(batch.reference[:, 1], t)
+    fake, other = g(x, s), g(x, s2)
+
+    def bce(score: Tensor, truth: float) -> Tensor:
+        return F.binary_cross_entropy(score.sigmoid(), torch.full_like(score, truth))
+
+    real = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(d(real, y).sum(), real)
+    expected = {
+        "real": bce(d(x, y), 1),
+        "fake": bce(d(fake, t), 0),
+        "r1": 2 * 0.5 * slope.pow(2).sum() / 4,
+    }
+    close(SMALL.d_loss(nets, batch, latent=latent), expected)
+    expected = {
+        "adv": bce(d(fake, t), 1),
+        "sty": 3 * (e(fake, t) - s).abs().mean(),
+        "ds": -5 * 0.75 * (fake - other).abs().mean(),  # a quarter of the schedule is over
+        "cyc": 7 * (x - g(fake, e(x, y))).abs().mean(),
+    }
+    close(SMALL.g_loss(nets, batch, latent=latent), expected)
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_normal() -> None:
+    u = torch.linspace(0.001, 0.999, 99)
+    torch.testing.assert_close(normal(u), torch.distributions.Normal(0.0, 1.0).icdf(u))
+    assert torch.isfinite(normal(torch.tensor([0.0, 1 - 2**-24]))).all()
+
+
+def test_f_learns_slower_and_averages_start_from_the_same_weights() -> None:
+    """1e-6 against 1e-4, β (0, 0.99), weight decay 1e-4; EMA is copied after initialisation."""
+    optim = StarGANv2().optim()
+    assert {n: o.lr for n, o in optim.items()} == {"G": 1e-4, "E": 1e-4, "D": 1e-4, "F": 1e-6}
+    assert {(o.betas, o.weight_decay) for o in optim.values()} == {((0.0, 0.99), 1e-4)}
+
+
+def test_references_show_the_targets_class_at_any_world_size(classes: Path) -> None:
+    """Each class is as likely; rows and images do not depend on who asks for them."""
+    faces = Faces.open(classes, "train")
+    order = Order(faces, 3, 8, flip=True, length=64, references=2)
+    device = torch.device("cpu")
+    batch = order.batch(0, 16, 16, slice(0, 8), device)
+    assert batch.reference is not None
+    assert batch.reference.shape == (8, 2, 3, 16, 16)
+    halves = [order.batch(0, 16, 16, part, device) for part in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(torch.cat([h.reference for h in halves if h.reference is not None]),
+                       batch.reference)  # fmt: skip
+    rows = order.shown(0, 16)
+    labels = faces.parts[0].labels
+    assert torch.equal(labels[rows[:, 0]], labels[rows[:, 1]])
+    assert torch.equal(faces.space.encode(labels[rows[:, 0]], 0), batch.target)
+    seen = torch.cat([labels[order.shown(0, 8 * i)[:, 0]] for i in range(200)]).mean(0)
+    assert (seen - 1 / 3).abs().max() < 0.04
+    plain = Order(faces, 3, 8, flip=True, length=64).batch(0, 16, 16, slice(0, 8), device)
+    assert torch.equal(plain.image, batch.image)
+    assert plain.reference is None

@@ -1,0 +1,322 @@
+"""StarGAN v2 (Choi et al., CVPR 2020, arXiv 1912.01865).
+
+G is told a style code s, either F(z, y) of a latent z or E(x, y) of a reference picture x, for a
+domain y; F, E and D have a branch a domain. Domains are the classes of one data set.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import Batch, Losses, Nets, Optim, Phase
+from training.models.layers import autocast_off, norm
+
+LATENT, STYLE = 16, 64  # widths of z and s
+
+
+class ResBlock(nn.Module):
+    """Pre-activation, variance kept by 1/√2; `shrink` averages 2×2 pixels."""
+
+    def __init__(self, inputs: int, outputs: int, *, normed: bool, shrink: bool) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.norm1, self.norm2 = (norm(inputs) if normed else nn.Identity() for _ in range(2))
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        plain = inputs == outputs
+        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.leaky_relu(self.norm1(x), 0.2))
+        short = self.short(x)
+        if self.shrink:
+            h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
+        h = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
+        return (h + short) / math.sqrt(2)
+
+
+class AdaIN(nn.Module):
+    """(1 + γ(s))·IN(x) + β(s)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(STYLE, 2 * channels)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        gamma, beta = self.affine(s)[:, :, None, None].chunk(2, 1)
+        return (1 + gamma) * F.instance_norm(x) + beta
+
+
+class StyledBlock(nn.Module):
+    """A residual block whose norms read the style; `grow` repeats each pixel 2×2."""
+
+    def __init__(self, inputs: int, outputs: int, *, grow: bool) -> None:
+        super().__init__()
+        self.grow = grow
+        self.norm1, self.norm2 = AdaIN(inputs), AdaIN(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        plain = inputs == outputs
+        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def _grown(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.grow else x
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
+        h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
+        return (h + self.short(self._grown(x))) / math.sqrt(2)
+
+
+def widths(dim: int, most: int, count: int) -> list[int]:
+    """dim, 2·dim, … of `count` halvings, `most` at most."""
+    return [min(dim << i, most) for i in range(count + 1)]
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded."""
+
+    def __init__(self, size: int, dim: int, most: int) -> None:
+        super().__init__()
+        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4))  # down to 16 px
+        steps = list(pairwise(plan))
+        self.enter = nn.Conv2d(3, dim, 3, 1, 1)
+        self.encode = nn.Sequential(
+            *(ResBlock(a, b, normed=True, shrink=True) for a, b in steps),
+            *(ResBlock(plan[-1], plan[-1], normed=True, shrink=False) for _ in range(2)),
+        )
+        self.decode = nn.ModuleList(
+            [
+                *(StyledBlock(plan[-1], plan[-1], grow=False) for _ in range(2)),
+                *(StyledBlock(b, a, grow=True) for a, b in reversed(steps)),
+            ]
+        )
+        self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        h = self.encode(self.enter(x))
+        for block in self.decode:
+            h = block(h, s)
+        return self.leave(h).float()
+
+
+class Mapping(nn.Module):
+    """F: latent (n, 16) and domain (n,) -> style (n, 64)."""
+
+    def __init__(self, domains: int, hidden: int) -> None:
+        super().__init__()
+        shared: list[nn.Module] = []
+        for inputs in (LATENT, hidden, hidden, hidden):
+            shared += [nn.Linear(inputs, hidden), nn.ReLU()]
+        self.shared = nn.Sequential(*shared)
+        self.own = nn.ModuleList()
+        for _ in range(domains):
+            layers: list[nn.Module] = []
+            for _ in range(3):
+                layers += [nn.Linear(hidden, hidden), nn.ReLU()]
+            self.own.append(nn.Sequential(*layers, nn.Linear(hidden, STYLE)))
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.shared(z)
+        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+
+
+def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
+    """The trunk of E and D: (n, 3, s, s) -> (n, width, 1, 1); and the width."""
+    plan = widths(dim, most, size.bit_length() - 1 - 2)  # down to 4 px
+    layers: list[nn.Module] = [nn.Conv2d(3, dim, 3, 1, 1)]
+    layers += [ResBlock(a, b, normed=False, shrink=True) for a, b in pairwise(plan)]
+    layers += [nn.LeakyReLU(0.2), nn.Conv2d(plan[-1], plan[-1], 4), nn.LeakyReLU(0.2)]
+    return layers, plan[-1]
+
+
+class StyleEncoder(nn.Module):
+    """E: picture and its domain -> style (n, 64)."""
+
+    def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
+        super().__init__()
+        layers, width = _shrink(size, dim, most)
+        self.main = nn.Sequential(*layers)
+        self.own = nn.ModuleList(nn.Linear(width, STYLE) for _ in range(domains))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.main(x).flatten(1)
+        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+
+
+class Discriminator(nn.Module):
+    """D: picture and domain -> the logit (n,) of that domain's branch."""
+
+    def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
+        super().__init__()
+        layers, width = _shrink(size, dim, most)
+        self.main = nn.Sequential(*layers)
+        self.own = nn.Conv2d(width, domains, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.main(x)
+        with autocast_off(h):
+            return self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+
+
+@dataclass(frozen=True)
+class StarGANv2:
+    """The paper's numbers. Without its high-pass skips (w_hpf = 0), which need landmarks."""
+
+    dim: int = 0  # of the first layer; 0: 2^14 / size
+    max_dim: int = 512
+    hidden: int = 512  # of F
+    lambda_reg: float = 1.0
+    lambda_sty: float = 1.0
+    lambda_ds: float = 1.0  # at the start; 2 for AFHQ
+    lambda_cyc: float = 1.0
+    ds_share: float = 1.0  # of the schedule, over which λ_ds falls to 0
+    lr: float = 1e-4
+    f_lr: float = 1e-6
+    beta1: float = 0.0
+    beta2: float = 0.99
+    weight_decay: float = 1e-4
+
+    references: int = 2  # pictures of the target's domain in each row of a batch
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G, F, E, D; He-normal weights, biases 0.
+
+        Raises ValueError unless the size is a power of two from 16 px and the label space is one
+        data set of classes.
+        """
+        if size < 16 or size & (size - 1):
+            raise ValueError(f"size={size}: a power of two, at least 16, is needed")
+        if len(space.sets) != 1 or space.sets[0].kind != "onehot":
+            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
+            raise ValueError(
+                f"{kinds}: StarGAN v2 takes one data set whose images fall into classes; take "
+                "folders or rafd, or make classes of attributes with data.domains"
+            )
+        dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
+        nets: Nets = {
+            "G": Generator(size, dim, self.max_dim),
+            "F": Mapping(domains, self.hidden),
+            "E": StyleEncoder(size, dim, self.max_dim, domains),
+            "D": Discriminator(size, dim, self.max_dim, domains),
+        }
+        for net in nets.values():
+            for layer in net.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        return nets
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        """D and G each once with a latent's style and once with a reference's, on one batch."""
+        return [
+            Phase("d_latent", ("D",), lambda nets, batch: self.d_loss(nets, batch, latent=True)),
+            Phase(
+                "d_reference", ("D",), lambda nets, batch: self.d_loss(nets, batch, latent=False)
+            ),
+            Phase(
+                "g_latent",
+                ("G", "F", "E"),
+                lambda nets, batch: self.g_loss(nets, batch, latent=True),
+            ),
+            Phase(
+                "g_reference", ("G",), lambda nets, batch: self.g_loss(nets, batch, latent=False)
+            ),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: G and E learn to copy a picture by its own style."""
+        return [Phase("warmup", ("G", "E"), self.copy_loss)]
+
+    def optim(self) -> dict[str, Optim]:
+        betas = (self.beta1, self.beta2)
+        slow = Optim(self.f_lr, betas, self.weight_decay)
+        return {**dict.fromkeys("GED", Optim(self.lr, betas, self.weight_decay)), "F": slow}
+
+    def averaged(self) -> tuple[str, ...]:
+        return ("G", "F", "E")
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, as published; a `decay` that is asked for is linear to 0."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def style(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
+        """The first (0) or second (1) style of the target's domain."""
+        y = batch.target.argmax(1)
+        if latent:
+            return nets["F"](normal(batch.noise(f"z{place}", (LATENT,))), y)
+        if batch.reference is None:
+            raise ValueError("StarGAN v2 trains on batches with references")
+        return nets["E"](batch.reference[:, place], y)
+
+    def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
+        """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
+        with torch.no_grad():
+            fake = nets["G"](batch.image, self.style(nets, batch, 0, latent=latent))
+        with autocast_off(batch.image):
+            x = batch.image.detach().requires_grad_(True)
+            real = nets["D"](x, batch.source.argmax(1))
+            (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+        r1 = slope.square().flatten(1).sum(1).mean() / 2
+        return {
+            "real": F.softplus(-real).mean(),
+            "fake": F.softplus(nets["D"](fake, batch.target.argmax(1))).mean(),
+            "r1": self.lambda_reg * r1,
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
+        """L_adv + λ_sty·L_sty − λ_ds·L_ds + λ_cyc·L_cyc (eqs 1–5).
+
+        L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
+        """
+        x, y = batch.image, batch.target.argmax(1)
+        s = self.style(nets, batch, 0, latent=latent)
+        fake = nets["G"](x, s)
+        with torch.no_grad():
+            other = nets["G"](x, self.style(nets, batch, 1, latent=latent))
+        own = nets["E"](x, batch.source.argmax(1))
+        weight = self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
+        return {
+            "adv": F.softplus(-nets["D"](fake, y)).mean(),
+            "sty": self.lambda_sty * F.l1_loss(nets["E"](fake, y), s),
+            "ds": -weight * F.l1_loss(fake, other),
+            "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
+        }
+
+    def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """λ_cyc·‖x − G(x, E(x))‖₁."""
+        own = nets["E"](batch.image, batch.source.argmax(1))
+        return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, own), batch.image)}
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed latent's style."""
+        x, y = batch.image, batch.target.argmax(1)
+        s = nets["F"](fixed(x), y)
+        fake = nets["G"](x, s)
+        back = nets["G"](fake, nets["E"](x, batch.source.argmax(1)))
+        lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
+        return -(lost + self.lambda_cyc * F.l1_loss(back, x))
+
+    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """G(x, F(z, y)) of one fixed z; where the domain stays, the picture, G(x, E(x, y))."""
+        y = target.argmax(1)
+        stays = (source.argmax(1) == y)[:, None]
+        s = torch.where(stays, nets["E"](image, y), nets["F"](fixed(image), y))
+        return nets["G"](image, s).clamp(-1, 1)
+
+
+def normal(uniform: Tensor) -> Tensor:
+    """Standard normal numbers of uniform ones in [0, 1)."""
+    return math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+
+
+def fixed(like: Tensor, seed: int = 0) -> Tensor:
+    """One latent (n, 16), the same for every picture, of `seed`."""
+    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
+    return z.to(like.device).expand(len(like), -1)
