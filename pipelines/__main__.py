@@ -5,6 +5,7 @@
     python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
+    python -m pipelines compare models=stargan,stgan        one page for several models
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines release --steps R --train R -o F    the same, pinned to image digests
 
@@ -23,48 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import compiled, watch
+from pipelines.arguments import LOCAL, parse
 from training import cli
-
-LOCAL = "none, a local environment"
-
-
-def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, Any]:
-    """`key=value` texts as arguments of the pipeline; fields of the preset go to `overrides`.
-
-    Raises ValueError, with the known keys, for an unknown, repeated or ill-typed one.
-    """
-    given: dict[str, str] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise ValueError(f"{pair!r}: key=value is needed")
-        if key in given:
-            raise ValueError(f"{key} is given twice")
-        given[key] = value
-    fields = {key: given.pop(key) for key in list(given) if key not in known}
-    arguments = compiled.check(known, given)
-    if fields or arguments.keys() & {"model", "preset", "overrides"}:
-        arguments |= fold(fields, {k: p.default for k, p in known.items()} | arguments)
-    return arguments
-
-
-def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
-    """`overrides` with `fields` added, checked against the preset that they change."""
-    from training import presets
-
-    config = presets.resolve(arguments["model"], arguments["preset"])
-    overrides = presets.parse(arguments["overrides"])
-    for key, value in fields.items():
-        try:
-            section, name = presets.locate(config, key)
-        except ValueError as error:
-            raise ValueError(f"{error}; parameters: {', '.join(sorted(arguments))}") from error
-        if ";" in value:
-            raise ValueError(f"{key}={value!r}: a value cannot hold a semicolon")
-        overrides[f"{section}.{name}"] = value
-    presets.resolve(arguments["model"], arguments["preset"], overrides)
-    text = ";".join(f"{key}={value}" for key, value in overrides.items())
-    return {"overrides": text} if text else {}
 
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
@@ -99,6 +60,21 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
     print(outcome.summary(done))
 
 
+def compare(pairs: list[str]) -> None:
+    from pipelines import compare as comparison
+    from pipelines.local import StepError
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        print(f"report    {comparison.compare(pairs)}")
+    except StepError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        raise SystemExit(130) from None
+
+
 def quoted(value: Any) -> str:
     """A value as `kfp run submit` reads it: as JSON first, else as text."""
     if not isinstance(value, str):
@@ -130,7 +106,8 @@ def main(argv: list[str] | None = None) -> None:
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
     two.add_argument("--dry-run", action="store_true", help="print the line and end")
     two.add_argument("-w", "--wait", action="store_true", help="follow the run; 1 if it fails")
-    for sub in (one, two):
+    five = commands.add_parser("compare", help="several models under one budget, on one page")
+    for sub in (one, two, five):
         sub.add_argument("pairs", nargs="*", metavar="key=value")
     three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
     three.add_argument("-o", "--output", type=Path, default=compiled.PACKAGE)
@@ -143,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
         compiled.write(args.output)
     elif args.command == "release":
         compiled.pin(args.steps, args.train, args.output)
+    elif args.command == "compare":
+        compare(args.pairs)
     elif args.command == "submit":
         arguments = parse(args.pairs, compiled.parameters(args.package_file))
         command = submit_command(args.experiment_name, arguments, args.package_file)

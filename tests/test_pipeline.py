@@ -23,6 +23,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb2
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
 from pipelines import __main__ as program
 from pipelines import compiled, watch
+from pipelines.arguments import parse
 from pipelines.local import StepError
 from training.config import Config
 
@@ -245,7 +246,7 @@ def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None
 
 
 def arguments(*pairs: str) -> dict[str, Any]:
-    return program.parse(list(pairs), compiled.parameters())
+    return parse(list(pairs), compiled.parameters())
 
 
 def test_parameters_get_their_types_and_fields_become_overrides() -> None:

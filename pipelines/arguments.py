@@ -1,0 +1,46 @@
+"""A run's `key=value` texts as arguments of the compiled pipeline."""
+
+from typing import Any
+
+from pipelines import compiled
+
+LOCAL = "none, a local environment"  # the image of a run without one
+
+
+def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, Any]:
+    """`key=value` texts as arguments of the pipeline; fields of the preset go to `overrides`.
+
+    Raises ValueError, with the known keys, for an unknown, repeated or ill-typed one.
+    """
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise ValueError(f"{pair!r}: key=value is needed")
+        if key in given:
+            raise ValueError(f"{key} is given twice")
+        given[key] = value
+    fields = {key: given.pop(key) for key in list(given) if key not in known}
+    arguments = compiled.check(known, given)
+    if fields or arguments.keys() & {"model", "preset", "overrides"}:
+        arguments |= fold(fields, {k: p.default for k, p in known.items()} | arguments)
+    return arguments
+
+
+def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """`overrides` with `fields` added, checked against the preset that they change."""
+    from training import presets
+
+    config = presets.resolve(arguments["model"], arguments["preset"])
+    overrides = presets.parse(arguments["overrides"])
+    for key, value in fields.items():
+        try:
+            section, name = presets.locate(config, key)
+        except ValueError as error:
+            raise ValueError(f"{error}; parameters: {', '.join(sorted(arguments))}") from error
+        if ";" in value:
+            raise ValueError(f"{key}={value!r}: a value cannot hold a semicolon")
+        overrides[f"{section}.{name}"] = value
+    presets.resolve(arguments["model"], arguments["preset"], overrides)
+    text = ";".join(f"{key}={value}" for key, value in overrides.items())
+    return {"overrides": text} if text else {}

@@ -1,0 +1,235 @@
+"""Models side by side: one page from what each run's evaluation says, and from the models.
+
+    python -m training.compare --run stargan model.json evaluation.json dataset.json \\
+        --run attgan model.json evaluation.json dataset.json --title "2,000 images each" --out P
+
+Scores compare only where the evaluation's identity (images, judge, tasks, protocol) is the same;
+models of another one stand in a table of their own.
+"""
+
+import argparse
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pandas as pd
+import torch
+from markupsafe import Markup
+
+from training import cli
+from training.checkpoint import load_translator
+from training.config import EvalConfig
+from training.data.dataset import Faces, to_float
+from training.files import read_json, write_bytes
+from training.pictures import grid
+from training.report import heading, note, page, paragraph, picture, table
+from training.score import run, space_of, spread
+from training.scorecard import percent
+from training.store import Manifest
+from training.summary import summarise
+
+WALL = 3  # faces on the picture wall
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained and evaluated model; those of one name are seeds of one system."""
+
+    name: str
+    model: Manifest
+    evaluation: Manifest
+    dataset: Manifest
+
+    @classmethod
+    def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "Entry":
+        """Raises ValueError where the three are not of one run."""
+        found = cls(
+            name,
+            Manifest.read(model, "model"),
+            Manifest.read(evaluation, "evaluation"),
+            Manifest.read(dataset, "dataset"),
+        )
+        said = (found.evaluation.meta["model"], found.evaluation.meta["dataset"])
+        if said != (found.model.digest, found.dataset.digest):
+            raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
+        return found
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return dict(read_json(self.evaluation.local("metrics.json")))
+
+    @property
+    def minutes(self) -> float:
+        return float(self.model.about.get("training", {}).get("seconds", float("nan"))) / 60
+
+
+def _system(entries: Sequence[Entry]) -> dict[str, Any]:
+    """One system's numbers: means over its seeds; the interval draws people over all of them."""
+    numbers = [entry.numbers for entry in entries]
+    means = {k: mean(n[k] for n in numbers) for k in numbers[0] if all(k in n for n in numbers)}
+    scores = pd.concat(
+        [pd.read_parquet(e.evaluation.local("scores.parquet")) for e in entries], ignore_index=True
+    )
+    pooled, _ = summarise(scores, EvalConfig())
+    return {
+        **means,
+        "success_low": pooled["success_low"],
+        "success_high": pooled["success_high"],
+        "learned": all(n["learned"] == 1 for n in numbers),
+        "minutes": mean(entry.minutes for entry in entries),
+        "images": mean(float(entry.model.meta["images"]) for entry in entries),
+        "spread": [n["success_mean"] for n in numbers],
+    }
+
+
+def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries whose scores compare, in the order given."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.evaluation.meta["identity"], []).append(entry)
+    return list(found.values())
+
+
+def _names(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def _overview(systems: dict[str, dict[str, Any]]) -> Markup:
+    """In the shape of StarGAN's Table 3 and STGAN's: error, reconstruction, size, cost."""
+    headers = ["model", "single edits succeed", "95 % interval", "error", "worst edit",
+               "others preserved", "identity", "PSNR, dB", "SSIM", "parameters", "GMAC",
+               "images/s", "trained on", "minutes"]  # fmt: skip
+    rows = []
+    for name, n in systems.items():
+        seeds = [f"{100 * value:.1f}" for value in n["spread"]]
+        success = percent(n["success_mean"]) + (f" ({', '.join(seeds)})" if len(seeds) > 1 else "")
+        rows.append(
+            [
+                name if n["learned"] else f"{name} (did not learn)", success,
+                f"{100 * n['success_low']:.1f} – {100 * n['success_high']:.1f} %",
+                percent(1 - n["success_mean"]), percent(n["success_worst"]),
+                percent(n["preservation_mean"]), f"{n['identity_cosine']:.3f}",
+                f"{n['self_psnr']:.2f}", f"{n['self_ssim']:.3f}", f"{n['parameters'] / 1e6:.2f} M",
+                f"{n['gmac']:.2f}", f"{n['images_per_second_16']:.0f}", f"{n['images']:,.0f}",
+                f"{n['minutes']:.1f}",
+            ]
+        )  # fmt: skip
+    return table(headers, rows)
+
+
+def _tasks(names: dict[str, list[Entry]]) -> Markup:
+    """Success of every edit by every model, as STGAN's attribute table has it."""
+    columns = {}
+    for name, entries in names.items():
+        details = [read_json(e.evaluation.local("details.json"))["tasks"] for e in entries]
+        columns[name] = {
+            f"{t['dataset']} {t['task']}": mean(seed[i]["success"] for seed in details)
+            for i, t in enumerate(details[0])
+        }
+    tasks = next(iter(columns.values()))
+    rows = [[task, *(percent(column[task]) for column in columns.values())] for task in tasks]
+    return table(["edit", *columns], rows)
+
+
+@torch.no_grad()
+def wall(names: dict[str, list[Entry]]) -> bytes:
+    """PNG: the same held-out faces under the same single edits, a row a model (its first seed)."""
+    first = next(iter(names.values()))[0]
+    faces = Faces.open(first.dataset, first.evaluation.meta["split"])
+    part = faces.parts[0]
+    chosen = spread(len(part), WALL)
+    labels, before = part.labels[chosen], part.images(chosen)
+    tasks = [task for task in faces.space.tasks(labels, 0) if task.single]
+    x = to_float(before)
+    rows: list[list[Any]] = [[] for _ in range(WALL * len(names))]
+    for place, (_, entries) in enumerate(names.items()):
+        translator = load_translator(entries[0].model)
+        space = space_of(translator, faces)
+        mine = space.index(part.name)
+        source = space.encode(labels, mine)
+        columns = [before] + [
+            run(translator, x, source, space.encode(task.target, mine)) for task in tasks
+        ]
+        for i in range(len(chosen)):
+            rows[i * len(names) + place] = [column[i].numpy() for column in columns]
+    return grid(rows, ["input", *(task.name for task in tasks)], list(names) * len(chosen))
+
+
+def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
+    """PNG: success against parameters, training minutes and GMAC, a mark a model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(10.5, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(plot)
+    shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC a translation", 1.0),
+             ("minutes", "minutes of training", 1.0))  # fmt: skip
+    for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
+        for name, n in systems.items():
+            at, high = n[key] / unit, 100 * n["success_mean"]
+            errors = [[100 * max(0.0, n["success_mean"] - n["success_low"])],
+                      [100 * max(0.0, n["success_high"] - n["success_mean"])]]  # fmt: skip
+            axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
+            axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
+        axes.set_xlabel(title, fontsize=9)
+        axes.set_ylim(0, 104)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.25)
+        axes.grid(color="#e1e4ea")
+        axes.set_axisbelow(True)
+    plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)
+    out = io.BytesIO()
+    plot.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def report(entries: Sequence[Entry], title: str, remark: str = "") -> str:
+    """The page: tables, picture wall and cost of every group of models whose scores compare."""
+    parts: list[Markup | str] = [note(remark, "warn")] if remark else []
+    groups = _groups(entries)
+    for group in groups:
+        names = _names(group)
+        systems = {name: _system(found) for name, found in names.items()}
+        sets = "+".join(part["name"] for part in group[0].dataset.meta.get("datasets", []))
+        if len(groups) > 1:
+            parts.append(heading(f"{', '.join(names)} on {sets or 'their data'}"))
+        copied = mean(n["copy_success_mean"] for n in systems.values())
+        parts += [
+            _overview(systems),
+            paragraph(
+                f"Success by the same frozen judge on the same held-out images; a copied input "
+                f"scores {percent(copied)}. Intervals draw whole people. PSNR and SSIM are of the "
+                "self-reconstruction, on uint8. Parameters are of what translates."
+            ),
+            picture(wall(names), "The same held-out faces under the same edits, a row a model."),
+            _tasks(names),
+            picture(cost_plot(systems), "Quality against cost."),
+        ]
+    return page(title, parts, "judged by one protocol")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--run", nargs=4, action="append", required=True, dest="runs",
+        metavar=("NAME", "MODEL", "EVALUATION", "DATASET"), help="one seed of one model",
+    )  # fmt: skip
+    parser.add_argument("--title", default="Models compared")
+    parser.add_argument("--remark", default="", help="what to know before reading the numbers")
+    parser.add_argument("--out", type=Path, required=True, help="the HTML to write")
+    args = parser.parse_args(argv)
+    entries = [Entry.read(name, *map(Path, rest)) for name, *rest in args.runs]
+    write_bytes(args.out, report(entries, args.title, args.remark).encode())
+
+
+if __name__ == "__main__":
+    cli.run(main)
