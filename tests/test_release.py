@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from training import bundle, lineage, promotion, registry, release, tracking
+from training import bundle, lineage, promotion, registry, release, tracking, translate
 from training.checkpoint import load_translator, translator_from_files
 from training.config import EvalConfig, JudgeConfig, to_json
 from training.data.dataset import Faces, to_float
 from training.files import read_json, write_json
-from training.lineage import LineageError
+from training.lineage import LineageError, registered_files
 from training.models.stargan import StarGAN
 from training.resolve import pin
 from training.store import Manifest, Store
@@ -171,7 +171,7 @@ def test_manifests_of_different_runs_are_refused(binary: Path) -> None:
 def test_a_version_loads_for_us_as_it_was_trained(joint: Path) -> None:
     """Through the store, checked, and without running what lies in the registry."""
     register(joint)
-    files = release.registered_files("stargan/1")
+    files = registered_files("stargan/1")
     assert sorted(files) == [
         "config.json", "ema/G.safetensors", "label_space.json", "nets/D.safetensors",
         "nets/G.safetensors",
@@ -253,7 +253,7 @@ def test_others_load_a_version_without_this_project(binary: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mlartifacts" in done.stdout.split("code from", 1)[1].splitlines()[0]
     assert done.stdout.count("refused") == 7
-    translator = release.translator_from("stargan/1")
+    translator = translator_from_files(registered_files("stargan/1"))
     label = torch.tensor([[1.0, 0.0, 0.0]])
     ours = translator(to_float(torch.from_numpy(pixels)[None]), label, label)
     np.testing.assert_allclose(np.load(away / "edited.npy"), ours.numpy(), atol=1e-5)
@@ -300,7 +300,7 @@ def test_one_changed_byte_in_the_registry_is_found_and_named(binary: Path) -> No
         with pytest.raises(LineageError, match=f"stargan version 1: .*{says}"):
             release.verify("stargan/1")
         with pytest.raises(LineageError, match=says):
-            release.registered_files("stargan/1")
+            registered_files("stargan/1")
         flip_byte(registered_folder() / name)
 
 
@@ -566,7 +566,7 @@ def test_a_server_in_another_process_serves_the_same_registry(
     assert not register(judged.dataset, 1)["created"]
     assert promotion.rollback("stargan", "over HTTP") == "1"
     assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
-    assert "ema/G.safetensors" in release.registered_files("stargan@champion")
+    assert "ema/G.safetensors" in registered_files("stargan@champion")
     weights = sorted((mlflow_server.folder / "served").rglob("ema/G.safetensors"))
     for path in weights:
         flip_byte(path)
@@ -671,13 +671,17 @@ def test_the_program_shows_versions_history_and_translates(
     face = judged.dataset.parent / "face.png"
     Image.fromarray(np.full((40, 30, 3), 128, np.uint8)).save(face)
     edited = judged.dataset.parent / "edited.png"
-    release.main(["translate", "stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
+    translate.main(["stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
     with Image.open(edited) as picture:
         assert picture.size == (16, 16)
     with pytest.raises(ValueError, match="made with another code"):
         release.main(["verify", "stargan@champion", "--here"])
     with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
-        release.main(["translate", "stargan@champion", str(face), str(edited), "Beard"])
+        translate.main(["stargan@champion", str(face), str(edited), "Beard"])
+    with pytest.raises(ValueError, match="stargan takes no seed; it takes labels"):
+        translate.main(["stargan@champion", str(face), str(edited), "Male", "--seed", "3"])
+    with pytest.raises(ValueError, match=r"Male=2: a number between 0 and 1"):
+        translate.main(["stargan@champion", str(face), str(edited), "Male=2"])
     assert registry.champion("stargan") == "1"
 
 

@@ -65,13 +65,20 @@ def label_names(space: LabelSpace) -> list[str]:
 
 
 def save(
-    folder: Path, files: Mapping[str, Path], space: LabelSpace, size: int, facts: dict[str, Any]
+    folder: Path,
+    files: Mapping[str, Path],
+    space: LabelSpace,
+    size: int,
+    facts: dict[str, Any],
+    *,
+    source: bool = False,
 ) -> None:
     """Write the pyfunc into the new `folder`.
 
     `files` are a model's weights, config.json and label_space.json by name. The signature is
-    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32; the input example is a
-    plain grey image, nobody's face. `facts` go into MLmodel's metadata beside the label names.
+    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32, and with `source` the
+    labels that the image has; the input example is a plain grey image, nobody's face. `facts` go
+    into MLmodel's metadata beside the label names.
     """
     import numpy as np
 
@@ -82,11 +89,15 @@ def save(
     kind = np.dtype("float32")
     shape = (-1, 3, size, size)
     image, label = TensorSpec(kind, shape, "image"), TensorSpec(kind, (-1, space.dim_g), "label")
-    signature = ModelSignature(Schema([image, label]), Schema([TensorSpec(kind, shape)]))
+    more = [TensorSpec(kind, (-1, space.dim_g), "source")] if source else []
+    signature = ModelSignature(Schema([image, label, *more]), Schema([TensorSpec(kind, shape)]))
     example = np.zeros((1, space.dim_g), kind)
     example[0, 0] = 1
     if len(space.sets) > 1:
         example[0, space.dim_d] = 1
+    given = {"image": np.zeros((1, 3, size, size), kind), "label": example}
+    if source:
+        given["source"] = example
     with tempfile.TemporaryDirectory() as temporary:
         code, model = Path(temporary) / HERE.name, Path(temporary) / "model"
         for path in modules(HERE / "portable.py"):
@@ -105,7 +116,7 @@ def save(
                 artifacts={"model": str(model)},
                 code_paths=[str(code)],
                 signature=signature,
-                input_example={"image": np.zeros((1, 3, size, size), kind), "label": example},
+                input_example=given,
                 pip_requirements=requirements(),
                 metadata={"label_names": label_names(space), **facts},
             )

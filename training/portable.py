@@ -6,7 +6,8 @@ It travels inside the model, with the few modules that it imports and the weight
     edited = model.predict({"image": image, "label": label})
 
 `image` is float32 (n, 3, H, W) in [-1, 1], `label` float32 (n, c) holds the labels asked for, in
-the order of the model's metadata; the answer is float32 (n, 3, H, W) in [-1, 1]. Our own programs
+the order of the model's metadata, and, where the model's signature has it, `source` those that the
+images show; the answer is float32 (n, 3, H, W) in [-1, 1]. Our own programs
 never run it: they load the checked weights with the installed package (`training.release`).
 """
 
@@ -46,14 +47,15 @@ class PortableTranslator(PythonModel):
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Translate; MLflow has checked names, shapes and types by the signature."""
         image, label = (np.asarray(model_input[k], np.float32) for k in ("image", "label"))
+        source = np.asarray(model_input["source"], np.float32) if "source" in model_input else None
         if len(image) != len(label):
             raise ValueError(f"{len(image)} images and {len(label)} labels; one label an image")
         if not (np.isfinite(image).all() and np.abs(image).max(initial=0) <= 1):
             raise ValueError("image: values between -1 and 1 are needed")
         x, c = self.torch.from_numpy(image.copy()), self.torch.from_numpy(label.copy())
         with self.torch.inference_mode():
-            # The source labels are not part of the interface; this model does not look at them.
-            return np.asarray(self.model.translate(self.nets, x, c, c).numpy(), np.float32)
+            known = None if source is None else self.torch.from_numpy(source.copy())
+            return np.asarray(self.model.translate(self.nets, x, known, c).numpy(), np.float32)
 
 
 mlflow.models.set_model(PortableTranslator())

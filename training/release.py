@@ -4,14 +4,12 @@
     python -m training.release promote version.json DATASET JUDGE --out verdict.json
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
-    python -m training.release translate stargan@champion face.png edited.png Blond_Hair
 
 These programs never run code out of the registry: they check every file against the version's
 lineage record and load the weights with this package.
 """
 
 import argparse
-import io
 import json
 import math
 import sys
@@ -24,7 +22,7 @@ from typing import Any
 from training import cli, lineage, registry, tracking
 from training.data.versions import short_md5
 from training.files import read_json, sha256_bytes, write_bytes, write_json
-from training.lineage import MODEL, Lineage, registered_files, verify
+from training.lineage import MODEL, Lineage, verify
 from training.store import Manifest, Store
 
 
@@ -62,7 +60,14 @@ def register(
         _log_evaluation(run_id, scored, data, data_md5, metrics)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "pyfunc"
-            bundle.save(folder, files, _space(files), config["size"], {"content": record.content})
+            bundle.save(
+                folder,
+                files,
+                _space(files),
+                config["size"],
+                {"content": record.content},
+                source=_reads_source(config["name"]),
+            )
             card = _release_files(folder, name, record, metrics, (trained, scored, data))
             record = replace(record, files=lineage.digests(folder))
             tags = {**record.tags(), "lineage": lineage.write(folder, record)}
@@ -102,6 +107,13 @@ def _metrics(values: Any) -> dict[str, float]:
         what = f"{', '.join(bad)} not finite" if bad else "success_mean is missing"
         raise ValueError(f"metrics.json: {what}; a model is registered with whole metrics only")
     return {k: float(v) for k, v in values.items()}
+
+
+def _reads_source(name: str) -> bool:
+    """Whether the model edits better when told which labels a picture has."""
+    from training.models import MODELS
+
+    return getattr(MODELS[name], "reads_source", False)
 
 
 def _space(files: Mapping[str, Path]) -> Any:
@@ -176,51 +188,6 @@ def _log_evaluation(
     tracking.log_dataset(run_id, names, short_md5(data_md5) if data_md5 else data.digest, data_md5)
 
 
-def translator_from(reference: str) -> Any:
-    """The verified translator (`training.models.base.Translator`) of a version."""
-    from training.checkpoint import translator_from_files
-
-    return translator_from_files(registered_files(reference))
-
-
-def translate(reference: str, face: Path, asked: list[str], out: Path) -> None:
-    """Show the face in the picture `face` with the labels `asked` set, all others not.
-
-    The version is verified first. The picture is cut to a square and resized to the model's size.
-    """
-    import torch
-    from PIL import Image, ImageOps
-
-    from training.bundle import label_names
-    from training.data.dataset import to_float, to_uint8
-
-    translator = translator_from(reference)
-    names = label_names(translator.space)[: translator.space.dim_d]
-    label = torch.zeros(1, translator.space.dim_g)
-    for text in asked:
-        hits = [i for i, name in enumerate(names) if text in (name, name.partition("/")[2])]
-        if len(hits) != 1:
-            raise ValueError(f"{text!r}: name one of the model's labels: {', '.join(names)}")
-        label[0, hits[0]] = 1
-    sets = {name.partition("/")[0] for name, on in zip(names, label[0], strict=False) if on}
-    if len(sets) > 1:
-        raise ValueError(f"{', '.join(asked)}: the labels asked for are of {len(sets)} data sets")
-    if len(translator.space.sets) > 1:
-        known = translator.space.index(sets.pop()) if sets else 0
-        label[0, translator.space.dim_d + known] = 1
-    with Image.open(face) as picture:
-        square = ImageOps.fit(picture.convert("RGB"), (translator.size, translator.size))
-    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    image = to_float(pixels.view(1, translator.size, translator.size, 3))
-    edited = to_uint8(translator(image, label, label))[0].numpy()
-    kind = Image.registered_extensions().get(out.suffix.lower())
-    if kind is None:
-        raise ValueError(f"{out}: a picture's ending is needed, as .png")
-    buffer = io.BytesIO()
-    Image.fromarray(edited).save(buffer, kind)
-    write_bytes(out, buffer.getvalue())
-
-
 def _show(name: str) -> str:
     """One line a version: number, alias, content, data and when it was judged."""
     lines, champion = [], registry.champion(name)
@@ -266,11 +233,6 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     four.add_argument("reference", help="NAME@champion or NAME/VERSION")
     four.add_argument("--no-data", action="store_true", help="leave the training data out")
     four.add_argument("--here", action="store_true", help="code and lock must be those here")
-    five = commands.add_parser("translate", help="edit a picture with a verified version")
-    five.add_argument("reference", help="NAME@champion or NAME/VERSION")
-    five.add_argument("face", type=Path)
-    five.add_argument("out", type=Path)
-    five.add_argument("labels", nargs="*", help="what the face is to have; all else it has not")
     return parser.parse_args(argv)
 
 
@@ -298,16 +260,13 @@ def main(argv: list[str] | None = None) -> None:
         text = "\n".join(json.dumps(move) for move in moves) or f"{args.name}: no champion yet"
     elif args.command == "show":
         text = _show(args.name)
-    elif args.command == "verify":
+    else:
         record = verify(args.reference, data=not args.no_data)
         others = lineage.differences(record)
         if args.here and others:
             raise ValueError(f"{args.reference}: made with another {' and '.join(others)}")
         text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
         text += "".join(f"\nnote: made with another {other}" for other in others)
-    else:
-        translate(args.reference, args.face, args.labels, args.out)
-        text = f"synthetic image written to {args.out}"
     sys.stdout.write(f"{text}\n")
 
 

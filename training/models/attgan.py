@@ -7,13 +7,14 @@ critic D and the attribute classifier C.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import (
     BatchNorm,
     Signed,
@@ -101,7 +102,7 @@ class Generator(nn.Module):
     def forward(
         self,
         x: Tensor,
-        source: Tensor,
+        source: Tensor | None,
         target: Tensor,
         intensity: float = 1.0,
         *,
@@ -110,6 +111,8 @@ class Generator(nn.Module):
         """G(x, b), and with `both` G(x, a) from the same latent; edited labels × `intensity`."""
         features = self.encoder(x)
         b = self.strength * self.signed(target)
+        if source is None:
+            return self.decoder(features, b)
         edited = self.signed.edited(source, target)
         fake = self.decoder(features, torch.where(edited, intensity * b, b))
         if not both:
@@ -168,6 +171,9 @@ class AttGAN:
     beta2: float = 0.999
     bn_momentum: float = 0.001
     averages: bool = False  # keep a moving average of G, which the paper does not
+
+    takes: ClassVar[tuple[str, ...]] = ("intensity",)
+    reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D for images of side `size`, a multiple of 2^layers (ValueError)."""
@@ -261,6 +267,9 @@ class AttGAN:
         losses = self.g_loss(nets, batch, space)
         return -(losses["cls"] + losses["rec"])
 
-    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """G(x, b) with each label that changes at `test_int` times its strength in training."""
-        return nets["G"](image, source, target, self.test_int)
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(x, b) with each label that is known to change at `test_int` times its strength."""
+        intensity = self.test_int if ask.intensity is None else ask.intensity
+        return nets["G"](image, source, target, intensity)

@@ -1,7 +1,7 @@
 """The whole contract between a model and the loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -49,6 +49,18 @@ class Optim(NamedTuple):
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True)
+class Ask:
+    """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
+
+    intensity: float | None = None  # factor on a label that changes; 1 is that of training
+    seed: int | None = None  # of the latent
+    reference: Tensor | None = None  # (n, 3, s, s) pictures whose style is taken
+
+
+PLAIN = Ask()
+
+
 class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
@@ -78,8 +90,14 @@ class Model(Protocol):
         """Score (scalar, higher is better) by which the best checkpoint is kept."""
         ...
 
-    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """(n, 3, s, s) in [-1, 1] with labels c̃ `source` shown with labels c̃ `target`."""
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """(n, 3, s, s) in [-1, 1] with labels c̃ `source` (None: not known) shown with `target`.
+
+        A model that edits worse without the source says so by a class attribute `reads_source`;
+        the fields of `ask` that it heeds are named in its class attribute `takes`.
+        """
         ...
 
 
@@ -94,9 +112,21 @@ class Translator:
     config: dict[str, Any]
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g)."""
-        return self.model.translate(self.nets, image, source, target)
+    def __call__(
+        self, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g).
+
+        Raises ValueError, with what the model takes, for an ask that it does not heed.
+        """
+        given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
+        takes = getattr(self.model, "takes", ())
+        if wrong := [name for name in given if name not in takes]:
+            raise ValueError(
+                f"{self.config['name']} takes no {', '.join(wrong)}; it takes "
+                f"{', '.join(('labels', *takes))}"
+            )
+        return self.model.translate(self.nets, image, source, target, ask)
 
 
 class CopyInput:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import gradient_penalty, label_loss, tiled
 from training.models.stargan import Discriminator, trunk
 
@@ -172,6 +172,8 @@ class GANimation:
         wrong = label_loss(cls, batch.target, batch.dataset, space)
         return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
 
-    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
         """A∘I + (1 − A)∘C at the target's intensities."""
         return nets["G"](image, target)[0]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
 
 
@@ -211,6 +211,8 @@ class StarGAN:
         losses = self.g_loss(nets, batch, space)
         return -(losses["cls"] + losses["rec"])
 
-    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
         """G(x, c); StarGAN does not look at the source labels."""
         return nets["G"](image, target)

@@ -7,13 +7,14 @@ domain y; F, E and D have a branch a domain. Domains are the classes of one data
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import autocast_off, norm
 
 LATENT, STYLE = 16, 64  # widths of z and s
@@ -182,7 +183,8 @@ class StarGANv2:
     beta2: float = 0.99
     weight_decay: float = 1e-4
 
-    references: int = 2  # pictures of the target's domain in each row of a batch
+    takes: ClassVar[tuple[str, ...]] = ("seed", "reference")
+    references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G, F, E, D; He-normal weights, biases 0.
@@ -303,11 +305,20 @@ class StarGANv2:
         lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
         return -(lost + self.lambda_cyc * F.l1_loss(back, x))
 
-    def translate(self, nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """G(x, F(z, y)) of one fixed z; where the domain stays, the picture, G(x, E(x, y))."""
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(x, F(z, y)) with the z of a seed, or G(x, E(x_ref, y)).
+
+        Unasked, it is the same z for all, and the picture's own style where the domain stays.
+        """
         y = target.argmax(1)
-        stays = (source.argmax(1) == y)[:, None]
-        s = torch.where(stays, nets["E"](image, y), nets["F"](fixed(image), y))
+        if ask.reference is not None:
+            return nets["G"](image, nets["E"](ask.reference, y)).clamp(-1, 1)
+        s = nets["F"](fixed(image, ask.seed or 0), y)
+        if source is not None and ask.seed is None:
+            stays = (source.argmax(1) == y)[:, None]
+            s = torch.where(stays, nets["E"](image, y), s)
         return nets["G"](image, s).clamp(-1, 1)
 
 

@@ -48,12 +48,15 @@ class Generator(nn.Module):
         self.encoder, self.decoder, self.stu = encoder, decoder, units
         self.kept, self.signed = kept, Signed(space)
 
-    def difference(self, source: Tensor, target: Tensor, intensity: float) -> Tensor:
-        """½(intensity·b − a) of labels at ±1 where they differ and both are known, else 0.
+    def difference(self, source: Tensor | None, target: Tensor, intensity: float) -> Tensor:
+        """½(intensity·b − a) of labels at ±1 where they differ and the target's is known, else 0.
 
-        With several data sets the target's mask stands beside it.
+        An unknown a is 0. With several data sets the target's mask stands beside it.
         """
-        a, b, d = self.signed(source), self.signed(target), self.signed.dim_d
+        b, d = self.signed(target), self.signed.dim_d
+        if source is None:
+            return torch.cat([0.5 * b[:, :d], target[:, d:]], 1)
+        a = self.signed(source)
         edited = self.signed.edited(source, target)
         diff = torch.where(edited, 0.5 * (intensity * b - a), 0.0)
         return torch.cat([diff[:, :d], target[:, d:]], 1)
@@ -61,7 +64,7 @@ class Generator(nn.Module):
     def forward(
         self,
         x: Tensor,
-        source: Tensor,
+        source: Tensor | None,
         target: Tensor,
         intensity: float = 1.0,
         *,
@@ -70,7 +73,7 @@ class Generator(nn.Module):
         """G(x, b − a), and with `both` G(x, 0) from the same latent."""
         features = self.encoder(x)
         fake = self._decode(features, self.difference(source, target, intensity))
-        if not both:
+        if not both or source is None:
             return fake
         return fake, self._decode(features, self.difference(source, source, 1.0))
 
