@@ -40,7 +40,11 @@ model = mlflow.pyfunc.load_model("models:/{{ name }}@champion")
 face = Image.open("face.png").convert("RGB").resize(({{ config.size }}, {{ config.size }}))
 image = np.asarray(face, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
 label = np.array([[{{ example }}]], np.float32)  # {{ code_labels }}
-out = model.predict({"image": image, "label": label})[0].transpose(1, 2, 0)
+{% if source %}
+source = np.zeros_like(label)  # what the face shows already, in the same order
+{% endif %}
+given = {"image": image, "label": label{{ ', "source": source' if source }}}
+out = model.predict(given)[0].transpose(1, 2, 0)
 Image.fromarray(((out + 1) * 127.5).round().clip(0, 255).astype(np.uint8)).save("edited.png")
 ```
 
@@ -109,8 +113,13 @@ def card(
     metrics: Mapping[str, float],
     kinds: Mapping[str, str],
     counts: Mapping[tuple[str, str], int],
+    *,
+    source: bool = False,
 ) -> str:
-    """Markdown. `kinds`: layout of each data set; `counts`: images by (data set, split)."""
+    """Markdown. `kinds`: layout of each data set; `counts`: images by (data set, split).
+
+    `source`: whether the model is told the labels that a face has already.
+    """
     example = [1.0] + [0.0] * (space.dim_g - 1)
     if len(space.sets) > 1:
         example[space.dim_d] = 1.0
@@ -129,6 +138,7 @@ def card(
         code_labels=", ".join(label_names(space)).replace("`", "").replace("\n", " "),
         example=", ".join(f"{value:g}" for value in example),
         masked=len(space.sets) > 1,
+        source=source,
         data=data,
         metrics=sorted(metrics.items()),
         licences=terms,

@@ -168,7 +168,8 @@ def _release_files(
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
     kinds = {str(d["name"]): str(d["kind"]) for d in data.meta.get("datasets", [])}
     config = read_json(files["config.json"])
-    text = card(name, config, _space(files), record, metrics, kinds, counts)
+    source = _reads_source(config["name"])
+    text = card(name, config, _space(files), record, metrics, kinds, counts, source=source)
     write_bytes(folder / "README.md", text.encode())
     write_bytes(folder / lineage.LOCK, lineage.lock_bytes())
     write_json(folder / "release/metrics.json", metrics)
