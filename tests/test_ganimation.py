@@ -107,3 +107,13 @@ def test_labels_that_are_no_intensities_get_no_noise() -> None:
     target = torch.tensor([[0.0, 1.0]])
     batch = Batch(torch.zeros(1, 3, 16, 16), target, target, 0, lambda *_: 1 / 0, 0.0)  # type: ignore[arg-type,return-value]
     assert SMALL.wanted(batch, space) is target
+
+
+@pytest.mark.parametrize(("logit", "said"), [(9.0, "near 1"), (-9.0, "near 0"), (0.0, "")])
+def test_a_saturated_mask_is_a_symptom(logit: float, said: str) -> None:
+    _, nets, batch, _ = setup()
+    g: Any = nets["G"]
+    g.attention.forward = lambda h: torch.full((4, 1, 16, 16), logit)
+    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    assert found.bad == bool(said)
+    assert not said or said in found.says

@@ -149,3 +149,13 @@ def test_references_show_the_targets_class_at_any_world_size(classes: Path) -> N
     plain = Order(faces, 3, 8, flip=True, length=64).batch(0, 16, 16, slice(0, 8), device)
     assert torch.equal(plain.image, batch.image)
     assert plain.reference is None
+
+
+def test_latents_that_give_one_picture_are_a_symptom() -> None:
+    nets, batch, _ = setup()
+    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    assert not found.bad
+    nets["F"].forward = lambda z, y: torch.zeros(len(z), 64)
+    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    assert found.value == 0
+    assert found.bad

@@ -32,6 +32,7 @@ from training.score import Translate, View, copies, run, score, space_of, spread
 from training.scorecard import scorecard
 from training.store import Manifest, Store
 from training.summary import Numbers, key, summarise
+from training.symptoms import symptoms
 
 
 def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
@@ -114,6 +115,9 @@ def evaluate(
         "model": trained.digest,
     }
     details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
+    signs = symptoms(translator.model, translator.nets, faces, frozen.device)
+    numbers |= {f"symptom_{s.name}": s.value for s in signs}
+    details["symptoms"] = [f"{s.name} {s.value:.3g}: {s.says}" for s in signs if s.bad]
     details["training"] = trained.about.get("training", {})
     page = scorecard(_finite(numbers), details, pictures, translator.config)
     manifest = _write(meta, numbers, details, table, pictures, page, store)

@@ -32,6 +32,7 @@ from training.models.base import Batch, Losses, Model, Nets, Phase
 from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
+from training.symptoms import symptoms
 from training.telemetry import Exporter, Telemetry, exporter, usage
 from training.tracker import Tracker
 
@@ -294,7 +295,13 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
             checkpoint.write_best(folder, state, job.config, space)
         checkpoint.save(folder, state, job.config, space)
         checkpoint.prune(folder, job.train.keep)
-        job.tracker.metrics({"validation/score": score}, step=state.images)
+        with still({**state.nets, **state.ema}) as nets:
+            signs = symptoms(job.model, nets, job.held_out, job.world.device)
+        for sign in signs:
+            if sign.bad:
+                log.warning("after %d images: %s %.3g: %s", state.images, *sign[:2], sign.says)
+        facts = {"validation/score": score, **{f"symptom/{s.name}": s.value for s in signs}}
+        job.tracker.metrics(facts, step=state.images)
         if job.mirror:
             _copy(job.mirror, folder / f"{state.images:012d}")
     job.world.wait()

@@ -293,6 +293,7 @@ def scorecard(
     origin = [[k, details[k]] for k in ("identity", "split", "judge", "dataset", "model")]
     parts = [
         *_verdict(numbers, details),
+        *(note(text, "bad") for text in details["symptoms"]),
         *gallery("samples"),
         *_edits(details, ceilings),
         *_quality(numbers, details),

@@ -49,6 +49,20 @@ class Optim(NamedTuple):
     weight_decay: float = 0.0
 
 
+class Symptom(NamedTuple):
+    """A number that tells a known way of going wrong, and the range in which all is well."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    says: str  # what a value outside means
+
+    @property
+    def bad(self) -> bool:
+        return not self.low <= self.value <= self.high
+
+
 @dataclass(frozen=True)
 class Ask:
     """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
@@ -96,7 +110,8 @@ class Model(Protocol):
         """(n, 3, s, s) in [-1, 1] with labels c̃ `source` (None: not known) shown with `target`.
 
         A model that edits worse without the source says so by a class attribute `reads_source`;
-        the fields of `ask` that it heeds are named in its class attribute `takes`.
+        the fields of `ask` that it heeds are named in its class attribute `takes`. One with known
+        ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom.
         """
         ...
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
 from training.models.layers import gradient_penalty, label_loss, tiled
 from training.models.stargan import Discriminator, trunk
 
@@ -171,6 +171,14 @@ class GANimation:
         back, _ = nets["G"](fake, batch.source)
         wrong = label_loss(cls, batch.target, batch.dataset, space)
         return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
+
+    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+        """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew."""
+        mask = nets["G"](image, target)[1]
+        says = "the mask is near 1: the output is the input" if mask.mean() > 0.5 else (
+            "the mask is near 0: the whole picture is painted"
+        )  # fmt: skip
+        return [Symptom("attention", float(mask.mean()), 0.05, 0.98, says)]
 
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
 from training.models.layers import autocast_off, norm
 
 LATENT, STYLE = 16, 64  # widths of z and s
@@ -304,6 +304,14 @@ class StarGANv2:
         back = nets["G"](fake, nets["E"](x, batch.source.argmax(1)))
         lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
         return -(lost + self.lambda_cyc * F.l1_loss(back, x))
+
+    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+        """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
+        y = target.argmax(1)
+        first, second = (nets["G"](image, nets["F"](fixed(image, seed), y)) for seed in (0, 1))
+        apart = float((first - second).abs().mean())
+        says = "two latents give the same picture: the mapping has collapsed"
+        return [Symptom("diversity", apart, 0.01, 2.0, says)]
 
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
