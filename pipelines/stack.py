@@ -8,6 +8,7 @@ which only its owner can read. Postgres comes from Debian's package, SeaweedFS f
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pwd
@@ -108,6 +109,7 @@ class Stack:
                 for one in left:
                     one.kill()
                 say(f"{name} stopped")
+            self.sweep(name)
             (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def process(self, name: str) -> psutil.Process | None:
@@ -120,9 +122,24 @@ class Stack:
             return None
         return process if same else None
 
+    def sweep(self, name: str) -> None:
+        """Kill what a server that was itself killed has left: processes of its session."""
+        try:
+            leader = int((self.folder / f"{name}.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        if psutil.pid_exists(leader):  # it was not killed, or the number is another's by now
+            return
+        for process in psutil.process_iter():
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(process.pid) == leader:
+                    process.kill()
+                    process.wait(10)
+
     def start(
         self, name: str, command: list[str], environment: dict[str, str], user: str = ""
     ) -> None:
+        self.sweep(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env={**os.environ, **environment}, stdout=log, stderr=log,

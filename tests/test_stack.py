@@ -97,11 +97,14 @@ def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) 
     python = sys.executable
     made = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    killed = stack.process("postgres")
-    assert killed
-    killed.kill()
-    killed.wait(30)
-    program(stack, "up")
+    for name in ("postgres", "mlflow"):
+        killed = stack.process(name)
+        assert killed
+        workers = killed.children(recursive=True)
+        killed.kill()
+        killed.wait(30)
+        program(stack, "up")
+        assert not [worker for worker in workers if worker.is_running()]
     program(stack, "down")
     assert all(stack.process(name) is None for name in SERVERS)
     program(stack, "up")

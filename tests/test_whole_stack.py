@@ -94,6 +94,15 @@ def manifests(place: Path) -> list[str]:
     return [found[kind] for kind in ("model", "evaluation", "dataset")]
 
 
+def kill(stack: Stack, name: str) -> None:
+    """The server and its workers at once."""
+    gone = stack.process(name)
+    assert gone
+    for process in [*gone.children(recursive=True), gone]:
+        process.kill()
+    gone.wait(30)
+
+
 def up(stack: Stack) -> None:
     """As `make stack` does, in a process of its own."""
     command = [sys.executable, "-m", "pipelines.stack", "up", "--folder", str(stack.folder)]
@@ -105,10 +114,7 @@ def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
     stack: Stack, place: Path, name: str
 ) -> None:
     """Killed as it begins, back some seconds later: one version, whole."""
-    gone = stack.process(name)
-    assert gone
-    gone.kill()
-    gone.wait(30)
+    kill(stack, name)
 
     def back() -> None:
         time.sleep(12.0)
@@ -130,10 +136,7 @@ def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
     stack: Stack, place: Path, name: str
 ) -> None:
     """The same command again, when it is back, registers one whole version."""
-    gone = stack.process(name)
-    assert gone
-    gone.kill()
-    gone.wait(30)
+    kill(stack, name)
     given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
     few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
     code, said = release(stack, place, *given, **few)
