@@ -124,7 +124,7 @@ def test_latents_are_normal() -> None:
 
 def test_f_learns_slower_and_averages_start_from_the_same_weights() -> None:
     """1e-6 against 1e-4, β (0, 0.99), weight decay 1e-4; EMA is copied after initialisation."""
-    optim = StarGANv2().optim()
+    optim = StarGANv2().optim(space(2))
     assert {n: o.lr for n, o in optim.items()} == {"G": 1e-4, "E": 1e-4, "D": 1e-4, "F": 1e-6}
     assert {(o.betas, o.weight_decay) for o in optim.values()} == {((0.0, 0.99), 1e-4)}
 

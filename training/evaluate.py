@@ -41,19 +41,24 @@ def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.
     The median of 50 calls (of 8 where under 1,000 images are scored, as in the demo).
     """
     nets = getattr(translator, "nets", {})
-    space = space_of(translator, faces)
-    labels = space.encode(faces.parts[0].labels[:1], space.index(faces.parts[0].name))
-    x = to_float(faces.parts[0].images([0]).to(device))
-    used = macs(nets, lambda: run(translator, x, labels, labels))
+    space, part = space_of(translator, faces), faces.parts[0]
+    mine = space.index(part.name)
+    labels = space.encode(part.labels[:1], mine)
+    edits = [task for task in faces.space.tasks(part.labels[:1], 0) if task.changed[0]]
+    target = space.encode(edits[0].target if edits else part.labels[:1], mine)
+    x = to_float(part.images([0]).to(device))
+    used = macs(nets, lambda: run(translator, x, labels, target))
+    whole = getattr(getattr(translator, "model", None), "deployed", None)
+    names = whole(nets) if whole else [n for n, count in used.items() if count]
     out = {
-        "parameters": float(sum(parameters(nets[n]) for n, count in used.items() if count)),
+        "parameters": float(sum(parameters(nets[n]) for n in names)),
         "parameters_total": float(sum(parameters(net) for net in nets.values())),
         "gmac": sum(used.values()) / 1e9,
     }
     repeats = 50 if not 0 < config.limit < 1000 else 8
     for n in (1, 16):
-        many, c = x.expand(n, -1, -1, -1), labels.expand(n, -1)
-        rate = throughput(lambda: run(translator, many, c, c), n, repeats, device)  # noqa: B023
+        many, a, b = (t.expand(n, *t.shape[1:]) for t in (x, labels, target))
+        rate = throughput(lambda: run(translator, many, a, b), n, repeats, device)  # noqa: B023
         out[f"images_per_second_{n}"] = rate
     return out
 

@@ -131,8 +131,8 @@ def build_state(job: Job) -> State:
     for net in nets.values():
         # Batches come as (n, H, W, 3) bytes; convolutions in that order were 1.2 times as fast.
         net.to(job.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = job.model.averaged() if job.train.ema else ()
-    settings = job.model.optim()
+    averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
+    settings = job.model.optim(job.faces.space)
     optim = {
         name: torch.optim.Adam(
             net.parameters(),
@@ -168,18 +168,25 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
     schedule = Schedule(job.model.phases(job.faces.space), sets, train.batch, train.warmup_images)
     drawn, share = schedule.drawn(iteration), job.world.share(train.batch)
     scale = job.model.lr_scale(state.images, train.images, train.decay_images)
-    for name, setting in job.model.optim().items():
+    for name, setting in job.model.optim(job.faces.space).items():
         for group in state.optim[name].param_groups:
             group["lr"] = setting.lr * scale
-    with job.clock.waiting():
-        batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+    turns = 1 + max((phase.turn for phase in phases), default=0)
+    turn = iteration % max(1, turns)
+
+    def draw() -> Batch:
+        with job.clock.waiting():
+            look = getattr(job.model, "sides", None)
+            sides = look(job.faces.parts[dataset].labels, job.faces.space, turn) if look else None
+            return order.batch(dataset, drawn, state.images, share, job.world.device, sides)
+
+    batch = draw()
     losses: Losses = {}
-    due = [phase for phase in phases if (iteration + 1) % phase.every == 0]
+    due = [p for p in phases if (iteration + 1) % p.every == 0 and p.turn in (-1, turn)]
     for place, phase in enumerate(due):
         if phase.fresh:
             drawn += train.batch
-            with job.clock.waiting():
-                batch = order.batch(dataset, drawn, state.images, share, job.world.device)
+            batch = draw()
         later = takewhile(lambda p: not p.fresh, due[place + 1 :])
         kept = {name for p in later for name in p.trains} & set(phase.keeps)
         losses |= update(state, nets, phase, batch, job, tuple(kept))
@@ -323,7 +330,7 @@ def _record(
     facts = {
         **means,
         "lr_scale": scale,
-        **{f"lr/{name}": setting.lr * scale for name, setting in job.model.optim().items()},
+        **{f"lr/{n}": s.lr * scale for n, s in job.model.optim(job.faces.space).items()},
         "images_per_second": rate,
         **job.clock.take(job.train.price_per_hour),
         **usage(job.world.device),

@@ -12,6 +12,7 @@ from training.config import Config, DataConfig, EvalConfig, JudgeConfig, TrainCo
 from training.data.units import UNITS
 from training.models import MODELS
 from training.models.attgan import AttGAN
+from training.models.cyclegan import CycleGAN
 from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -124,6 +125,11 @@ _OTHERS = (
         ),
         UNITS,
     ),
+    _demo(
+        "cyclegan",
+        CycleGAN(dim=16, blocks=3, d_dim=16, d_layers=2, lr=8e-4, averages=True),
+        batch=2,
+    ),
     replace(
         _demo("starganv2", StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4), ema=0.99),
         data=replace(_DEMO.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
@@ -180,6 +186,13 @@ _ROWS = (
         DataConfig(celeba_crop=170, attributes=THIRTEEN),
         TrainConfig(images=STGAN_, decay_images=STGAN_ // 2, batch=32, ema=0.0, flip=False),
         model=STGAN(),
+    ),
+    Config(  # the length of StarGAN for each of five pairs
+        "cyclegan",
+        "celeba-128",
+        DataConfig(),
+        TrainConfig(images=5 * CELEBA, decay_images=5 * CELEBA // 2, batch=1, ema=0.0),
+        model=CycleGAN(),
     ),
     Config(
         "starganv2",

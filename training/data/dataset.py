@@ -133,25 +133,35 @@ class Order:
         return torch.cat(out)
 
     def batch(
-        self, dataset: int, drawn: int, seen: int, local: slice, device: torch.device
+        self,
+        dataset: int,
+        drawn: int,
+        seen: int,
+        local: slice,
+        device: torch.device,
+        sides: tuple[Tensor, Tensor] | None = None,
     ) -> Batch:
         """Rows `local` of the global batch that follows `drawn` images of this data set.
 
-        `seen` counts the images of all data sets before it. Targets are a permutation of the
-        global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
+        With `sides`, two (n,) bools, images are drawn from the first and references from the
+        second. `seen` counts the images of all data sets before it. Targets are a permutation of
+        the global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
         """
         part, space = self.faces.parts[dataset], self.faces.space
-        rows = self.rows(dataset, drawn)
+        rows = (
+            self._any_of(sides[0], "first", dataset, drawn) if sides else self.rows(dataset, drawn)
+        )
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
         targets, reference = labels[order], None
-        if self.references:
-            shown = self.shown(dataset, drawn)
+        if sides or self.references:
+            second = self._any_of(sides[1], "second", dataset, drawn)[:, None] if sides else None
+            shown = self.shown(dataset, drawn) if second is None else second
             targets = part.labels[shown[:, 0]]
             reference = torch.stack(
                 [
                     self._images(part, shown[:, k], dataset, drawn, local, device, f"reference{k}")
-                    for k in range(self.references)
+                    for k in range(shown.shape[1])
                 ],
                 1,
             )
@@ -170,6 +180,17 @@ class Order:
             min(1.0, seen / self.length),
             reference,
         )
+
+    def _any_of(self, side: Tensor, what: str, dataset: int, drawn: int) -> Tensor:
+        """Rows (batch,) at random of those that `side` allows; ValueError where it allows none."""
+        members = side.nonzero()[:, 0]
+        if not len(members):
+            name = self.faces.parts[dataset].name
+            raise ValueError(
+                f"{name}: no training image on one side of a pair; leave the label out"
+            )
+        stream = generator(self.seed, what, dataset, drawn)
+        return members[torch.randint(len(members), (self.size,), generator=stream)]
 
     def shown(self, dataset: int, drawn: int) -> Tensor:
         """Rows (batch, references): a class each, every class as likely, and images of it.

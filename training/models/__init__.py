@@ -3,6 +3,7 @@
 from typing import Any
 
 from training.models.attgan import AttGAN
+from training.models.cyclegan import CycleGAN
 from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -10,6 +11,7 @@ from training.models.stgan import STGAN
 
 MODELS: dict[str, type[Any]] = {
     "attgan": AttGAN,
+    "cyclegan": CycleGAN,
     "ganimation": GANimation,
     "stargan": StarGAN,
     "starganv2": StarGANv2,

@@ -221,10 +221,10 @@ class AttGAN:
         """Not in the paper: G alone, on its reconstruction."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
-    def optim(self) -> dict[str, Optim]:
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
         return dict.fromkeys("GD", Optim(self.lr, (self.beta1, self.beta2)))
 
-    def averaged(self) -> tuple[str, ...]:
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return ("G",) if self.averages else ()
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:

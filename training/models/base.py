@@ -39,6 +39,7 @@ class Phase(NamedTuple):
     fresh: bool = False  # draw a new batch for this phase
     keeps: tuple[str, ...] = ()  # left unfrozen where a later phase of the batch trains them, so
     # that what it shares has their graph; its own loss must be detached from them
+    turn: int = -1  # run in this turn only; phases with turns take them in rotation
 
 
 class Optim(NamedTuple):
@@ -78,8 +79,11 @@ PLAIN = Ask()
 class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
-    One with a field `references` asks for that many images of the target's class in each row of a
-    batch; the target's class is then drawn for itself.
+    One with a class attribute `references` asks for that many images of the target's class in each
+    row of a batch; the target's class is then drawn for itself. One with a method
+    `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference of
+    the second in each row. One with a method `deployed(nets)` names the networks that translation
+    needs where one edit does not use them all.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...
@@ -90,9 +94,9 @@ class Model(Protocol):
         """Phases of the optional reconstruction-only warm-up."""
         ...
 
-    def optim(self) -> dict[str, Optim]: ...
+    def optim(self, space: LabelSpace) -> dict[str, Optim]: ...
 
-    def averaged(self) -> tuple[str, ...]:
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         """Networks of which a moving average is kept, and used to translate."""
         ...
 

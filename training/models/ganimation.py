@@ -95,11 +95,11 @@ class GANimation:
         """Not in the paper: the colours alone learn to copy, before the mask can hide them."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
-    def optim(self) -> dict[str, Optim]:
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
         betas = (self.beta1, self.beta2)
         return {"G": Optim(self.g_lr, betas), "D": Optim(self.d_lr, betas)}
 
-    def averaged(self) -> tuple[str, ...]:
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return ("G",) if self.averages else ()
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:

@@ -115,11 +115,11 @@ class StarGAN:
         """Not in the paper: G first learns to copy, so that early edits have a face to work on."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
-    def optim(self) -> dict[str, Optim]:
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
         betas = (self.beta1, self.beta2)
         return {"G": Optim(self.g_lr, betas), "D": Optim(self.d_lr, betas)}
 
-    def averaged(self) -> tuple[str, ...]:
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         """The paper keeps no average; ours only changes which weights are shown."""
         return ("G",)
 

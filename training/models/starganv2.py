@@ -236,12 +236,12 @@ class StarGANv2:
         """Not in the paper: G and E learn to copy a picture by its own style."""
         return [Phase("warmup", ("G", "E"), self.copy_loss)]
 
-    def optim(self) -> dict[str, Optim]:
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
         betas = (self.beta1, self.beta2)
         slow = Optim(self.f_lr, betas, self.weight_decay)
         return {**dict.fromkeys("GED", Optim(self.lr, betas, self.weight_decay)), "F": slow}
 
-    def averaged(self) -> tuple[str, ...]:
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return ("G", "F", "E")
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
@@ -325,8 +325,9 @@ class StarGANv2:
             return nets["G"](image, nets["E"](ask.reference, y)).clamp(-1, 1)
         s = nets["F"](fixed(image, ask.seed or 0), y)
         if source is not None and ask.seed is None:
-            stays = (source.argmax(1) == y)[:, None]
-            s = torch.where(stays, nets["E"](image, y), s)
+            stays = source.argmax(1) == y
+            if stays.any():
+                s = torch.where(stays[:, None], nets["E"](image, y), s)
         return nets["G"](image, s).clamp(-1, 1)
 
 
