@@ -12,7 +12,8 @@ from torch import Tensor
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.models.base import Batch
-from training.models.starganv2 import StarGANv2, StyledBlock, normal
+from training.models.layers import normal
+from training.models.starganv2 import StarGANv2, StyledBlock
 
 SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
 

@@ -24,7 +24,9 @@ from training.launch import launch
 from training.models import MODELS
 from training.models.attgan import AttGAN
 from training.models.cyclegan import CycleGAN
+from training.models.diat import DIAT
 from training.models.ganimation import GANimation
+from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -38,6 +40,8 @@ SMALL = {
     "attgan": AttGAN(**_ATTGAN),
     "stgan": STGAN(**_ATTGAN, shortcut_layers=1, inject_layers=1),
     "cyclegan": CycleGAN(dim=4, blocks=1, d_dim=4, d_layers=1, averages=True),
+    "diat": DIAT(dim=4, blocks=1, d_dim=4, d_repeat_num=2, n_critic=1, averages=True),
+    "icgan": IcGAN(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8),
     "starganv2": StarGANv2(dim=4, max_dim=8, hidden=8),
     "ganimation": GANimation(
         conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2, averages=True
@@ -48,6 +52,7 @@ SMALL = {
 TAKES = dict.fromkeys(MODELS, ("binary", "joint")) | {
     "starganv2": ("classes",),
     "cyclegan": ("classes", "binary"),
+    "diat": ("classes", "binary"),
 }
 CASES = [(name, which) for name in MODELS for which in TAKES[name]]
 RICHEST = [(name, TAKES[name][-1]) for name in MODELS]

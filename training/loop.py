@@ -172,7 +172,8 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
         for group in state.optim[name].param_groups:
             group["lr"] = setting.lr * scale
     turns = 1 + max((phase.turn for phase in phases), default=0)
-    turn = iteration % max(1, turns)
+    rounds, turn = divmod(iteration, max(1, turns))
+    place = state.images / train.images
 
     def draw() -> Batch:
         with job.clock.waiting():
@@ -182,7 +183,11 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
 
     batch = draw()
     losses: Losses = {}
-    due = [p for p in phases if (iteration + 1) % p.every == 0 and p.turn in (-1, turn)]
+    due = [
+        p
+        for p in phases
+        if (rounds + 1) % p.every == 0 and p.turn in (-1, turn) and p.span[0] <= place < p.span[1]
+    ]
     for place, phase in enumerate(due):
         if phase.fresh:
             drawn += train.batch

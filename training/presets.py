@@ -13,7 +13,9 @@ from training.data.units import UNITS
 from training.models import MODELS
 from training.models.attgan import AttGAN
 from training.models.cyclegan import CycleGAN
+from training.models.diat import DIAT
 from training.models.ganimation import GANimation
+from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -130,6 +132,19 @@ _OTHERS = (
         CycleGAN(dim=16, blocks=3, d_dim=16, d_layers=2, lr=8e-4, averages=True),
         batch=2,
     ),
+    _demo(
+        "diat",
+        DIAT(dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True),
+        batch=2,
+    ),
+    _demo(
+        "icgan",
+        IcGAN(dim=32, e_dim=16, z_hidden=512, y_hidden=128),
+        batch=8,
+        warmup_images=0,
+        decay_images=0,
+        ema=0.0,
+    ),
     replace(
         _demo("starganv2", StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4), ema=0.99),
         data=replace(_DEMO.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
@@ -193,6 +208,20 @@ _ROWS = (
         DataConfig(),
         TrainConfig(images=5 * CELEBA, decay_images=5 * CELEBA // 2, batch=1, ema=0.0),
         model=CycleGAN(),
+    ),
+    Config(
+        "diat",
+        "celeba-128",
+        DataConfig(),
+        TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0),
+        model=DIAT(),
+    ),
+    Config(
+        "icgan",
+        "celeba-64",
+        DataConfig(size=64),
+        TrainConfig(images=40 * 182_637, decay_images=0, batch=64, ema=0.0),
+        model=IcGAN(),
     ),
     Config(
         "starganv2",

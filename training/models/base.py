@@ -39,7 +39,8 @@ class Phase(NamedTuple):
     fresh: bool = False  # draw a new batch for this phase
     keeps: tuple[str, ...] = ()  # left unfrozen where a later phase of the batch trains them, so
     # that what it shares has their graph; its own loss must be detached from them
-    turn: int = -1  # run in this turn only; phases with turns take them in rotation
+    turn: int = -1  # run in this turn only; turns rotate, and `every` counts their rounds
+    span: tuple[float, float] = (0.0, 1.0)  # share of the images in which it runs: a stage
 
 
 class Optim(NamedTuple):

@@ -228,22 +228,30 @@ class CycleGAN:
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
         """Each pair that the edit crosses, one after the other; ValueError without the source."""
-        if source is None:
-            raise ValueError(
-                "CycleGAN goes from one domain to another: say which labels the picture has"
-            )
-        out = image.clone()
-        for k in range(sum(name.startswith("Gab") for name in nets)):
-            pair = cast(Pair, nets[f"Gab{k}"].pair)
-            (from_a, from_b), (to_a, to_b) = split(source, pair), split(target, pair)
-            for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
-                if rows.any():
-                    out[rows] = nets[f"{name}{k}"](out[rows])
-        return out
+        count = sum(name.startswith("Gab") for name in nets)
+        pairs = [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
+        return chained(nets, pairs, image, source, target)
+
+
+def chained(
+    nets: Nets, pairs: list[Pair], image: Tensor, source: Tensor | None, target: Tensor
+) -> Tensor:
+    """The nets Gab<k> and Gba<k> of each pair that an edit crosses, one after the other."""
+    if source is None:
+        raise ValueError(
+            "networks of pairs go from one domain to another: say which labels the picture has"
+        )
+    out = image.clone()
+    for k, pair in enumerate(pairs):
+        (from_a, from_b), (to_a, to_b) = split(source, pair), split(target, pair)
+        for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
+            if rows.any():
+                out[rows] = nets[f"{name}{k}"](out[rows])
+    return out
 
 
 def two(batch: Batch) -> tuple[Tensor, Tensor]:
     """The pair's images: of its first and of its second domain."""
     if batch.reference is None:
-        raise ValueError("CycleGAN trains on batches of two domains")
+        raise ValueError("a pair trains on batches of two domains")
     return batch.image, batch.reference[:, 0]

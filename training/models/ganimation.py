@@ -172,6 +172,7 @@ class GANimation:
         wrong = label_loss(cls, batch.target, batch.dataset, space)
         return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
 
+    @torch.no_grad()
     def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
         """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew."""
         mask = nets["G"](image, target)[1]

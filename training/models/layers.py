@@ -1,5 +1,6 @@
 """Blocks and penalties of the papers, in their notation."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,11 @@ class Signed(nn.Module):
             & (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
             & (self(target) != 0)
         )
+
+
+def normal(uniform: Tensor) -> Tensor:
+    """Standard normal numbers of uniform ones in [0, 1)."""
+    return math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
 def tiled(labels: Tensor, like: Tensor) -> Tensor:

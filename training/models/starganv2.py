@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
 from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
-from training.models.layers import autocast_off, norm
+from training.models.layers import autocast_off, norm, normal
 
 LATENT, STYLE = 16, 64  # widths of z and s
 
@@ -305,6 +305,7 @@ class StarGANv2:
         lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
         return -(lost + self.lambda_cyc * F.l1_loss(back, x))
 
+    @torch.no_grad()
     def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
         """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
         y = target.argmax(1)
@@ -329,11 +330,6 @@ class StarGANv2:
             if stays.any():
                 s = torch.where(stays[:, None], nets["E"](image, y), s)
         return nets["G"](image, s).clamp(-1, 1)
-
-
-def normal(uniform: Tensor) -> Tensor:
-    """Standard normal numbers of uniform ones in [0, 1)."""
-    return math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
 def fixed(like: Tensor, seed: int = 0) -> Tensor:
