@@ -10,6 +10,7 @@ python -m training.evaluate MODEL DATASET JUDGE --out O --report R.html --metric
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,16 @@ from training.files import canonical_json, read_json, sha256_bytes, write_bytes,
 from training.gallery import Figure, compared, facts, masks, samples, worst
 from training.judge import Judge, load_judge
 from training.metrics import macs, parameters, throughput
-from training.models.base import Translator
+from training.models.base import Ask, Translator
 from training.protocol import PROTOCOL
 from training.score import Translate, View, copies, run, score, space_of, spread, views
 from training.scorecard import scorecard
 from training.store import Manifest, Store
 from training.summary import Numbers, key, summarise
 from training.symptoms import symptoms
+
+INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
+SWEPT = 64  # images of each data set at each intensity
 
 
 def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
@@ -120,6 +124,7 @@ def evaluate(
         "model": trained.digest,
     }
     details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
+    details["sweep"] = sweep(translator, faces, frozen, config)
     signs = symptoms(translator.model, translator.nets, faces, frozen.device)
     numbers |= {f"symptom_{s.name}": s.value for s in signs}
     details["symptoms"] = [f"{s.name} {s.value:.3g}: {s.says}" for s in signs if s.bad]
@@ -131,6 +136,26 @@ def evaluate(
     write_bytes(report, page.encode())
     write_json(metrics, numbers)
     return manifest
+
+
+def sweep(
+    translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
+) -> list[dict[str, float]]:
+    """Success and its price at intensities inside and beyond those of training.
+
+    Of a model that takes an intensity; on at most 64 images of each data set.
+    """
+    if "intensity" not in getattr(translator.model, "takes", ()):
+        return []
+    few = replace(config, limit=min(config.limit or SWEPT, SWEPT))
+    rows = []
+    for intensity in INTENSITIES:
+        asked = replace(translator, ask=Ask(intensity=intensity))
+        table = score(asked, faces, judge, few, what=f"intensity {intensity:g}")
+        numbers = summarise(table, few)[0]
+        chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine")
+        rows.append({"intensity": intensity, **{k: numbers[k] for k in chosen}})
+    return rows
 
 
 def identity(

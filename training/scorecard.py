@@ -216,6 +216,25 @@ def _compared(facts: dict[str, Any]) -> Markup:
     return table(headers, rows, f"Two models on {facts['dataset']}")
 
 
+def _sweep(rows: Sequence[dict[str, float]]) -> list[Markup]:
+    if not rows:
+        return []
+    headers = ["intensity", "single edits succeed", "worst edit", "others preserved", "identity"]
+    cells = [
+        [f"{r['intensity']:g}", percent(r["success_mean"]), percent(r["success_worst"]),
+         percent(r["preservation_mean"]), f"{r['identity_cosine']:.3f}"]
+        for r in rows
+    ]  # fmt: skip
+    return [
+        heading("Test intensity"),
+        paragraph(
+            "The factor on a label that changes; 1 is what training asks for. The published "
+            "numbers of AttGAN and STGAN need about 2."
+        ),
+        table(headers, cells),
+    ]
+
+
 def _judges(details: dict[str, Any]) -> list[Markup]:
     facts = details["judge_facts"]
     rows = []
@@ -297,6 +316,7 @@ def scorecard(
         *gallery("samples"),
         *_edits(details, ceilings),
         *_quality(numbers, details),
+        *_sweep(details["sweep"]),
         *gallery("fig7"),
         *_masks(details["masks"]),
         *gallery("fig6"),

@@ -11,6 +11,7 @@ The version is verified first; no code out of the registry is run.
 import argparse
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,8 +88,8 @@ def translate(
     target = label(translator.space, asked)
     source = None if has is None else label(translator.space, has)
     shown = None if style is None else square(style, translator.size)
-    ask = Ask(intensity, seed, shown)
-    edited = translator(square(face, translator.size), source, target, ask)
+    translator = replace(translator, ask=Ask(intensity, seed, shown))
+    edited = translator(square(face, translator.size), source, target)
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(edited)[0].numpy()).save(buffer, kind)
     write_bytes(out, buffer.getvalue())

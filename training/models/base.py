@@ -130,15 +130,15 @@ class Translator:
     space: LabelSpace
     size: int
     config: dict[str, Any]
+    ask: Ask = PLAIN
 
     @torch.no_grad()
-    def __call__(
-        self, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
-    ) -> Tensor:
+    def __call__(self, image: Tensor, source: Tensor | None, target: Tensor) -> Tensor:
         """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g).
 
         Raises ValueError, with what the model takes, for an ask that it does not heed.
         """
+        ask = self.ask
         given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
         takes = getattr(self.model, "takes", ())
         if wrong := [name for name in given if name not in takes]:
