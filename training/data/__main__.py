@@ -56,6 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("draw", help="draw the demo's faces")
     one.add_argument("out", type=Path, nargs="?", default=Path(DEMO), help="default: ./data")
+    one = commands.add_parser("scenes", help="draw landscapes in seasons: not faces")
+    one.add_argument("out", type=Path, nargs="?", default=Path("scenes"), help="default: ./scenes")
+    one.add_argument("--seasons", default="summer,winter", help="of spring,summer,autumn,winter")
+    one.add_argument("--count", type=int, default=300, help="pictures of each")
     commands.add_parser("pin", help="draw the demo's faces anew and write data.dvc, data.pixels")
     commands.add_parser("push", help="put the demo's faces into the remote")
     one = commands.add_parser("fetch", help="say where and under which terms a data set is had")
@@ -70,6 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.command == "draw":
         draw(args.out)
+    elif args.command == "scenes":
+        from training.data import scenes
+
+        count = scenes.draw(args.out, tuple(args.seasons.split(",")), args.count)
+        print(f"drew {count} pictures into {args.out}")
     elif args.command == "pin":
         pin_demo()
     elif args.command == "push":
