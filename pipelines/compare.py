@@ -45,19 +45,20 @@ def compare(pairs: list[str], root: Path | None = None) -> Path:
     preset = given.setdefault("preset", "demo")
     if unknown := [name for name in models if name not in MODELS]:
         raise ValueError(f"unknown model {', '.join(unknown)}; known: {', '.join(MODELS)}")
-    entries: list[Entry] = []
-    for model in models:
+    asked: list[tuple[str, int, dict[str, Any]]] = []
+    for model in models:  # all of it is checked before anything runs
+        settings = budgeted(model, preset, images) | given
+        own = {"model": model, "name": f"compare-{model}", "experiment": "compare"}
         for seed in range(seeds):
-            settings = budgeted(model, preset, images) | given
-            own = {"model": model, "name": f"compare-{model}", "experiment": "compare"}
-            words = [
-                f"{key}={value}" for key, value in {**own, **settings, "train.seed": seed}.items()
-            ]
-            say(f"\ncompare: {model}, seed {seed}")
-            arguments: dict[str, Any] = parse(words, compiled.parameters())
-            done = execute({"image": LOCAL, **arguments}, compiled.PACKAGE, root)
-            files = (done.file(step, "out") for step in ("train", "evaluate", "unify-labels"))
-            entries.append(Entry.read(model, *files))
+            words = {**own, **settings, "train.seed": seed}
+            arguments = parse([f"{k}={v}" for k, v in words.items()], compiled.parameters())
+            asked.append((model, seed, {"image": LOCAL, **arguments}))
+    entries: list[Entry] = []
+    for model, seed, arguments in asked:
+        say(f"\ncompare: {model}, seed {seed}")
+        done = execute(arguments, compiled.PACKAGE, root)
+        files = (done.file(step, "out") for step in ("train", "evaluate", "unify-labels"))
+        entries.append(Entry.read(model, *files))
     budget = f"{images:,} images each" if images else f"the lengths of preset {preset}"
     many = "one seed" if seeds == 1 else f"{seeds} seeds"
     remark = (
