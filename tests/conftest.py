@@ -151,7 +151,7 @@ def weed(make_weed: Callable[..., Weed], monkeypatch: pytest.MonkeyPatch) -> Wee
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    client, end = server.client(), time.monotonic() + 60
+    client, end = server.client(), time.monotonic() + 180
     while True:
         try:
             client.put_object(Bucket="ready", Key="x", Body=b"1")

@@ -557,7 +557,8 @@ def test_more_processes_give_the_losses_and_weights_of_one(
         path = Path("checkpoints") / last / "optim" / f"{net}.safetensors"
         one, many = load_file(tmp_path / "one" / path), load_file(run / path)
         for key in (k for k in one if k.endswith("/exp_avg")):
-            assert (many[key] - one[key]).abs().max() < 0.02 * one[key].abs().max(), key
+            # A bias that a norm or a difference cancels has no gradient but rounding.
+            assert (many[key] - one[key]).abs().max() < max(0.02 * one[key].abs().max(), 1e-6), key
 
 
 @pytest.mark.slow

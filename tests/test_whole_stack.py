@@ -1,5 +1,6 @@
 """The whole pipeline on real servers: S3 with keys, MLflow with passwords on Postgres."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.stack import SERVERS, Stack
@@ -99,7 +101,8 @@ def kill(stack: Stack, name: str) -> None:
     gone = stack.process(name)
     assert gone
     for process in [*gone.children(recursive=True), gone]:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # one may end because another has
+            process.kill()
     gone.wait(30)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from training.config import Config, DataConfig, EvalConfig, JudgeConfig, TrainConfig, build
-from training.data.units import UNITS
+from training.data.labels import UNITS
 from training.models import MODELS
 from training.models.attgan import AttGAN
 from training.models.cyclegan import CycleGAN

@@ -15,6 +15,10 @@ from torch import Tensor
 Kind = Literal["binary", "onehot", "continuous"]
 # Attributes of which a face has at most one; CelebA's names.
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+# OpenFace's action units: GANimation's 17, in its order.
+UNITS = tuple(
+    f"AU{number:02}" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
+)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from training.data.labels import UNITS
 from training.data.tables import FILE_COLUMNS, sniff
 
-NUMBERS = ("01", "02", "04", "05", "06", "07", "09", "10", "12", "14", "15", "17", "20", "23", "25",
-           "26", "45")  # fmt: skip
-UNITS = tuple(f"AU{number}" for number in NUMBERS)  # GANimation's 17, in its order
 CONFIDENCE = 0.88  # below it the authors drop a face
 HIGHEST = 5.0  # intensities lie in 0 … 5
 
