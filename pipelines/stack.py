@@ -304,7 +304,7 @@ def _postgres(program: str) -> str:
 def free_ports(count: int) -> list[int]:
     """Free ports on loopback, whose port + 10000 is free as well: SeaweedFS speaks gRPC there."""
     found: list[int] = []
-    port = 21000 + os.getpid() % 9000
+    port = 21000 + secrets.randbelow(9000)  # two that start at once do not look at the same ones
     while len(found) < count:
         port += 1
         try:
