@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 
 # Tiny networks are slower on many threads; must stand before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +28,10 @@ from pipelines.stack import free_ports
 from training.data.labels import LabelSet, LabelSpace
 from training.files import write_json
 from training.store import Manifest
+
+# How long one example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

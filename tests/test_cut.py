@@ -159,7 +159,7 @@ def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(["JPEG", "PNG"]), st.data())
 def test_damaged_bytes_give_an_image_or_a_reason(kind: str, draw: st.DataObject) -> None:
     data = bytearray(encode(picture(50, 60), kind))

@@ -191,19 +191,19 @@ tables = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(tables)
 def test_no_model_replaces_itself(table: Any) -> None:
     assert not decide(table, table, CONFIG).promoted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tables, tables)
 def test_two_models_never_replace_each_other(a: Any, b: Any) -> None:
     assert not (decide(a, b, CONFIG).promoted and decide(b, a, CONFIG).promoted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tables, tables)
 def test_a_promoted_challenger_breaks_no_condition(a: Any, b: Any) -> None:
     """Recomputed here from the tables alone."""
@@ -221,7 +221,7 @@ def test_a_promoted_challenger_breaks_no_condition(a: Any, b: Any) -> None:
     assert verdict.promoted == all(check.passed for check in verdict.checks)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(tables, tables, st.randoms(use_true_random=False))
 def test_the_order_of_rows_changes_nothing(a: Any, b: Any, random: Any) -> None:
     def shuffled(table: Any) -> Any:
@@ -231,7 +231,7 @@ def test_the_order_of_rows_changes_nothing(a: Any, b: Any, random: Any) -> None:
     assert (one.promoted, failed(one)) == (other.promoted, failed(other))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(tables, st.sampled_from(["preservation", "identity_cosine", "self_psnr"]))
 def test_a_challenger_that_is_worse_elsewhere_is_never_helped_by_it(a: Any, metric: str) -> None:
     good = a.assign(success=1.0)

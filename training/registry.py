@@ -159,7 +159,8 @@ def _claim(key: str, token: str) -> bool:
         api.create_registered_model(key, tags={"holder": token})
         return True
     except errors.MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # "Does not exist": it was there and gone again before MLflow could describe it.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not _missing(error):
             raise
     return False
 
