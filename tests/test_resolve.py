@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import training.source
 from training.data.versions import data_version, pinned, short_md5, split_md5
@@ -117,6 +118,15 @@ def test_mlflow_has_room_for_the_version_of_several_sources() -> None:
 def test_an_adopted_set_says_its_kind(clone: Path) -> None:
     (clone / "pets.dvc").write_text(pin_text(OWN, "raw/pets", "folders"))
     assert run(clone, datasets="pets").datasets == "pets:folders"
+
+
+def test_elsewhere_the_demos_pin_is_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image, where steps work in a folder without `.dvc` files."""
+    monkeypatch.chdir(tmp_path)
+    pinned = yaml.safe_load((Path(__file__).parents[1] / "data.dvc").read_text())["outs"][0]["md5"]
+    assert run(tmp_path).data_md5 == pinned
 
 
 def test_a_set_that_nothing_pins_is_refused(clone: Path) -> None:

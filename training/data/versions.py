@@ -53,11 +53,11 @@ class Pin:
 
 
 def project_root() -> Path:
-    """The folder of the `.dvc` files: the working folder if it has any, else the package's."""
+    """The folder of the `.dvc` files: the working folder if it has any, else the project's."""
     here = Path.cwd()
     if (here / ".dvc").is_dir() or any(here.glob("*.dvc")):
         return here
-    return Path(__file__).resolve().parents[1]
+    return Path(__file__).resolve().parents[2]
 
 
 def git(root: Path, *arguments: str) -> str:
