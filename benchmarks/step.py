@@ -22,31 +22,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from training.config import TrainConfig
-from training.data.dataset import Faces, Order, Part
+from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.distributed import World
 from training.loop import Job, advance, build_state
 from training.models.base import Batch
 from training.models.stargan import StarGAN
+from training.pace import Noise
 from training.presets import CELEBA
 from training.tracker import Tracker
 
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
-
-
-class Noise(Part):
-    """Random images in memory: the step is timed, not the disk."""
-
-    def __init__(self, count: int, size: int, device: torch.device) -> None:
-        stream = torch.Generator().manual_seed(0)
-        self.name = "celeba"
-        self.labels = torch.randint(0, 2, (count, len(NAMES)), generator=stream).float()
-        pixels = torch.randint(0, 256, (count, size, size, 3), generator=stream)
-        self._resident = pixels.to(torch.uint8).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def plainly(net: nn.Module) -> nn.Module:
@@ -111,7 +98,9 @@ class Plain:
 
 
 def make_job(size: int, batch: int, device: torch.device) -> Job:
-    part = Noise(max(64, 2 * batch), size, device)
+    rows = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (max(64, 2 * batch), len(NAMES)), generator=rows).float()
+    part = Noise("celeba", labels.numpy(), size, device)
     faces = Faces("train", SPACE, size, [part])
     train = TrainConfig(images=10**9, decay_images=0, batch=batch, precision="fp32")
     return Job(StarGAN(), train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
