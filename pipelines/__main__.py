@@ -66,13 +66,16 @@ def compare(pairs: list[str]) -> None:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        print(f"report    {comparison.compare(pairs)}")
+        page, failed = comparison.compare(pairs)
     except StepError as error:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same command goes on from here\n")
         raise SystemExit(130) from None
+    print("".join(f"failed    {line}\n" for line in failed) + f"report    {page}")
+    if failed:
+        raise SystemExit(1)
 
 
 def quoted(value: Any) -> str:

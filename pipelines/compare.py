@@ -1,22 +1,95 @@
 """Train, evaluate and register several models under one budget; one page sets them side by side.
 
 python -m pipelines compare models=stargan,attgan,stgan images=2000 seeds=2
+python -m pipelines compare models=stgan,stgan:use_stu=false,attgan minutes=3
 """
 
+import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines import compiled
 from pipelines.arguments import LOCAL, parse
-from pipelines.local import execute, say
+from pipelines.local import StepError, execute, say
 from training import presets
-from training.compare import Entry, report
-from training.files import write_bytes
+from training.compare import Entry, record, report
+from training.config import Config, to_json
+from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.models import MODELS
 
 LENGTHS = ("decay_images", "warmup_images", "log_images", "sample_images", "checkpoint_images")
-SMOKE = 2_000  # images; a budget below says of itself that it is a smoke test
+SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a budget below says of itself that it is a smoke test
+OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
+
+
+class Asked(NamedTuple):
+    """One system of the comparison; `settings` are those that only it has."""
+
+    label: str  # as it was asked for: its name on the page
+    model: str
+    settings: dict[str, str]
+
+
+def asked(text: str) -> list[Asked]:
+    """Systems, comma-separated, each `model` or `model:key=value:…` (a list's items joined by +).
+
+    Raises ValueError for an unknown model, a setting without a value, or one asked for twice.
+    """
+    found: list[Asked] = []
+    for label in filter(None, (word.strip() for word in text.split(","))):
+        model, *pairs = label.split(":")
+        if model not in MODELS:
+            raise ValueError(f"unknown model {model}; known: {', '.join(MODELS)}")
+        if wrong := [pair for pair in pairs if "=" not in pair]:
+            raise ValueError(f"{label}: {wrong[0]!r} is no key=value")
+        settings = dict(pair.split("=", 1) for pair in pairs)
+        found.append(Asked(label, model, {k: v.replace("+", ",") for k, v in settings.items()}))
+    labels = [one.label for one in found]
+    if not found or len(set(labels)) < len(labels):
+        raise ValueError(f"models={text}: one or more are needed, each once")
+    return found
+
+
+def _number(given: dict[str, str], name: str, default: float) -> float:
+    try:
+        number = float(type(default)(given.get(name, default)))
+    except ValueError as error:
+        raise ValueError(f"{name}={given[name]}: a number is needed") from error
+    if name in given and not 0 < number < float("inf"):
+        raise ValueError(f"{name}={given[name]}: more than 0 is needed")
+    return number
+
+
+class Budget(NamedTuple):
+    """What each system may use to train; 0 and 0.0 mean the preset's own length."""
+
+    images: int
+    minutes: float
+    seeds: int
+
+    @classmethod
+    def read(cls, given: dict[str, str]) -> "Budget":
+        """Raises ValueError for a number below what makes sense, or both images and minutes."""
+        images, minutes, seeds = (
+            _number(given, name, default)
+            for name, default in (("images", 0), ("minutes", 0.0), ("seeds", 1))
+        )
+        if images and minutes:
+            raise ValueError("images and minutes: a comparison has one budget; give one of them")
+        return cls(int(images), minutes, int(seeds))
+
+    def says(self, preset: str) -> str:
+        length = f"the lengths of preset {preset}"
+        if self.images:
+            length = f"{self.images:,} images each"
+        elif self.minutes:
+            length = f"{self.minutes:g} minutes of training each"
+        return f"{length}, {'one seed' if self.seeds == 1 else f'{self.seeds} seeds'}"
+
+    def smoke(self, preset: str) -> bool:
+        few = 0 < self.images < SMOKE_IMAGES or 0 < self.minutes < SMOKE_MINUTES
+        return preset == "smoke" or few
 
 
 def budgeted(model: str, preset: str, images: int) -> dict[str, str]:
@@ -31,42 +104,87 @@ def budgeted(model: str, preset: str, images: int) -> dict[str, str]:
     }
 
 
-def compare(pairs: list[str], root: Path | None = None) -> Path:
-    """Run every model and seed, each through the whole pipeline; returns the page.
+def timed(one: Asked, config: Config, minutes: float, root: Path) -> int:
+    """Images that `minutes` of training come to; measured once, so that a run can go on."""
+    from training.pace import machine, pace
 
-    `pairs` are `key=value`: models (names, comma-separated; all by default), images (of each
-    system; the preset's own by default), seeds (1), preset (demo), and whatever the pipeline and
-    the presets know. What is done already comes from the cache, so that the same command goes on
-    where it stopped.
+    what = [machine(), to_json(config)]
+    note = root / "pace" / f"{sha256_bytes(canonical_json(what))[:16]}.json"
+    if not note.is_file():
+        say(f"compare: measuring how fast {one.label} trains")
+        write_json(note, {"images_per_second": pace(config), "machine": what[0]})
+    rate = float(read_json(note)["images_per_second"])
+    return max(int(rate * 60 * minutes) // 100 * 100, 10 * config.train.batch)
+
+
+def planned(given: dict[str, str], root: Path) -> list[tuple[Asked, int, dict[str, Any]]]:
+    """(system, seed, the pipeline's arguments) of every run; all is checked before one begins."""
+    budget, preset = Budget.read(given), given.get("preset", "demo")
+    known = compiled.parameters()
+    shared = {key: value for key, value in given.items() if key not in OWN}
+    systems: list[tuple[Asked, dict[str, Any], Config]] = []
+    for one in asked(given.get("models", ",".join(MODELS))):
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", one.label)
+        own = {"model": one.model, "name": f"compare-{name}", "experiment": "compare",
+               "preset": preset, **shared, **one.settings}  # fmt: skip
+        fields = {key: value for key, value in own.items() if key not in known}
+        if own.get("datasets"):
+            fields["data.datasets"] = own["datasets"]
+        parse([f"{key}={value}" for key, value in own.items()], known)
+        systems.append((one, own, presets.resolve(one.model, preset, fields)))
+    plan = []
+    for one, own, config in systems:
+        images = budget.images
+        if budget.minutes:
+            images = timed(one, config, budget.minutes, root)
+        whole = {**budgeted(one.model, preset, images), **own}
+        for seed in range(budget.seeds):
+            pairs = [f"{key}={value}" for key, value in {**whole, "train.seed": seed}.items()]
+            plan.append((one, seed, {"image": LOCAL, **parse(pairs, known)}))
+    return plan
+
+
+def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]]:
+    """Run every system and seed, each through the whole pipeline; returns the page, what failed.
+
+    `pairs` are `key=value`: models (see `asked`; all by default), images or minutes (of training,
+    each system; the preset's own length by default), seeds (1), preset (demo), and whatever the
+    pipeline and the presets know. What is done already comes from the cache, so that the same
+    command goes on where it stopped. A system that fails stands on the page as such; raises
+    StepError where all do.
     """
-    given = dict(pair.partition("=")[::2] for pair in pairs)
-    models = [name for name in given.pop("models", ",".join(MODELS)).split(",") if name]
-    images, seeds = int(given.pop("images", "0")), int(given.pop("seeds", "1"))
-    preset = given.setdefault("preset", "demo")
-    if unknown := [name for name in models if name not in MODELS]:
-        raise ValueError(f"unknown model {', '.join(unknown)}; known: {', '.join(MODELS)}")
-    asked: list[tuple[str, int, dict[str, Any]]] = []
-    for model in models:  # all of it is checked before anything runs
-        settings = budgeted(model, preset, images) | given
-        own = {"model": model, "name": f"compare-{model}", "experiment": "compare"}
-        for seed in range(seeds):
-            words = {**own, **settings, "train.seed": seed}
-            arguments = parse([f"{k}={v}" for k, v in words.items()], compiled.parameters())
-            asked.append((model, seed, {"image": LOCAL, **arguments}))
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or key in given:
+            raise ValueError(f"{pair!r}: {'given twice' if sign else 'key=value is needed'}")
+        given[key] = value
+    runs = root or Path("runs").resolve()
+    preset, budget = given.get("preset", "demo"), Budget.read(given)
     entries: list[Entry] = []
-    for model, seed, arguments in asked:
-        say(f"\ncompare: {model}, seed {seed}")
-        done = execute(arguments, compiled.PACKAGE, root)
+    failed: list[str] = []
+    last: StepError | None = None
+    for one, seed, arguments in planned(given, runs):
+        say(f"\ncompare: {one.label}, seed {seed}")
+        try:
+            done = execute(arguments, compiled.PACKAGE, root)
+        except StepError as error:
+            failed.append(f"{one.label}, seed {seed}: {error}")
+            say(f"compare: {failed[-1]}")
+            last = error
+            continue
         files = (done.file(step, "out") for step in ("train", "evaluate", "unify-labels"))
-        entries.append(Entry.read(model, *files))
-    budget = f"{images:,} images each" if images else f"the lengths of preset {preset}"
-    many = "one seed" if seeds == 1 else f"{seeds} seeds"
+        entries.append(Entry.read(one.label, *files))
+    if last and not entries:
+        raise last
     remark = (
-        f"A smoke test: {budget}, {many}. It shows that every model runs, not which is better."
-        if preset == "smoke" or 0 < images < SMOKE
+        f"A smoke test: {budget.says(preset)}. It shows that every model runs, not which is better."
+        if budget.smoke(preset)
         else ""
     )
-    out = done.root / "report" / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.html"
-    title = f"{', '.join(models)}: {budget}, {many}"
-    write_bytes(out, report(entries, title, remark).encode())
-    return out
+    out = runs / "report" / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.html"
+    labels = dict.fromkeys(entry.name for entry in entries)
+    title = f"{', '.join(labels)}: {budget.says(preset)}"
+    write_bytes(out, report(entries, title, remark, failed).encode())
+    record(entries, out, {"budget": budget.says(preset), "preset": preset})
+    return out, failed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.compare import budgeted
+from pipelines.compare import Budget, asked, budgeted, planned
 from training import presets
 from training.compare import Entry
 from training.files import read_json
@@ -44,19 +44,88 @@ def test_models_end_on_one_page_and_go_on_from_the_cache(place: Path) -> None:
     """Same judge and data for those of one label space; a smoke test says of itself that it is."""
     said = compare(place, "models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
     assert "unknown key 'd_repeat_num'" in said  # of one of the two only
-    said = compare(place, "models=attgan,stgan", "d_layers=3", "layers=3", *SHORT,
-                   "shortcut_layers=2", "inject_layers=2")  # fmt: skip
-    assert said.count("judge: from cache") == 1
+    settings = ("d_layers=3", "layers=3", *SHORT, "shortcut_layers=2", "inject_layers=2")
+    models = "models=attgan,attgan:shortcut_layers=0,stgan"
+    said = compare(place, models, *settings)
+    assert said.count("judge: from cache") == 2
     (page,) = (place / "runs" / "report").glob("compare-*.html")
     text = page.read_text()
     assert "A smoke test: 64 images each, one seed" in text
     assert text.count("data:image/png;base64") == 2
-    assert len(re.findall(r"<th[^>]*>(?:attgan|stgan)</th>", text)) == 2
+    assert len(re.findall(r"<th[^>]*>(?:attgan|attgan:shortcut_layers=0|stgan)</th>", text)) == 3
     assert "did not learn" in text
+    assert "cores" in text
     assert not re.search(r"<script|https?://", text)
-    again = compare(place, "models=attgan,stgan", "d_layers=3", "layers=3", *SHORT,
-                    "shortcut_layers=2", "inject_layers=2")  # fmt: skip
-    assert again.count("train: from cache") == 2
+    again = compare(place, models, *settings)
+    assert again.count("train: from cache") == 3
+    assert logged(place) == [{"attgan", "attgan:shortcut_layers=0", "stgan"}] * 2
+
+
+def logged(place: Path) -> list[set[str]]:
+    """The systems whose success each comparison's run in MLflow tells."""
+    import mlflow
+
+    api = mlflow.MlflowClient(f"sqlite:///{place / 'runs' / 'mlflow.db'}")
+    where = api.get_experiment_by_name("compare").experiment_id
+    runs = api.search_runs([where], "tags.role = 'comparison'")
+    return [
+        {m.removesuffix("/success_mean") for m in run.data.metrics if m.endswith("/success_mean")}
+        for run in runs
+    ]
+
+
+def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(place: Path) -> None:
+    """The judge of what nobody can see is refused; one label space more is judged well enough."""
+    said = compare(place, "models=stargan:judge.floor=1.0,stargan", *SHORT, code=1)
+    assert re.search(r"failed +stargan:judge.floor=1.0, seed 0: step judge failed", said)
+    page = max((place / "runs" / "report").glob("compare-*.html"))
+    assert "Failed: stargan:judge.floor=1.0, seed 0" in page.read_text()
+
+
+def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
+    plain, other = asked("stgan, starganv2:domains=Black_Hair+Blond_Hair")
+    assert (plain.label, plain.model, plain.settings) == ("stgan", "stgan", {})
+    assert other.settings == {"domains": "Black_Hair,Blond_Hair"}
+    for text, said in (("", "one or more"), ("stgan,stgan", "each once"), ("a", "unknown model a"),
+                       ("stgan:x", "'x' is no key=value")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            asked(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"images": "0"}, "more than 0"), ({"minutes": "nan"}, "more than 0"),
+     ({"seeds": "many"}, "a number"), ({"images": "9", "minutes": "1"}, "one budget")],
+)  # fmt: skip
+def test_a_budget_without_sense_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Budget.read(given)
+
+
+def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is measured and kept, so that the same command goes on with the same length."""
+    monkeypatch.setattr("training.pace.pace", lambda config: 10.0)
+    given = {"models": "stargan", "minutes": "2", "preset": "smoke"}
+    ((one, seed, arguments),) = planned(given, tmp_path)
+    assert (one.label, seed) == ("stargan", 0)
+    assert "train.images=1200" in arguments["overrides"]
+    monkeypatch.setattr("training.pace.pace", lambda config: 99.0)
+    assert planned(given, tmp_path)[0][2] == arguments
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_models_pace_can_be_measured(name: str) -> None:
+    from training.pace import pace
+
+    config = presets.resolve(name, "smoke", {"size": "32", "batch": "2"} | SMALLER.get(name, {}))
+    assert 0 < pace(config, 0.05) < 1e6
+
+
+# At 32 px the smoke presets' networks have a stride too many.
+SMALLER: dict[str, dict[str, str]] = {
+    "attgan": {"layers": "3", "d_layers": "3", "shortcut_layers": "1", "inject_layers": "1"},
+    "stgan": {"layers": "3", "d_layers": "3", "shortcut_layers": "2", "inject_layers": "2"},
+}
 
 
 def test_a_budget_stretches_every_length_of_the_preset() -> None:

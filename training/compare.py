@@ -9,29 +9,33 @@ models of another one stand in a table of their own.
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from markupsafe import Markup
 
-from training import cli
+from training import cli, tracking
 from training.checkpoint import load_translator
-from training.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.files import read_json, write_bytes
+from training.metrics import bootstrap
+from training.pace import machine
 from training.pictures import grid
 from training.report import heading, note, page, paragraph, picture, table
-from training.score import run, space_of, spread
+from training.score import position, run, space_of, spread
 from training.scorecard import percent
 from training.store import Manifest
-from training.summary import summarise
+from training.summary import clusters
 
 WALL = 3  # faces on the picture wall
+DRAWS = 1_000  # of the bootstrap
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,46 @@ class Entry:
         return float(self.model.about.get("training", {}).get("seconds", float("nan"))) / 60
 
 
+def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Bootstrap draws of E1, E2, E3 and E6 of one seed; the same people are drawn for each seed."""
+    edits = table[table["single"] & table["changed"]]
+    images = table.drop_duplicates(["dataset", "index"])
+    guarded = edits[edits["others"] > 0]
+    wanted = {
+        "success_mean": (edits, "success", edits["dataset"] + "/" + edits["task"]),
+        "preservation_mean": (guarded, "preservation", guarded["dataset"] + "/" + guarded["task"]),
+        "identity_cosine": (edits, "identity_cosine", edits["single"]),
+        "self_psnr": (images, "self_psnr", images["dataset"].eq("")),
+        "self_ssim": (images, "self_ssim", images["dataset"].eq("")),
+    }
+    return {
+        name: bootstrap(rows[[column]].to_numpy(float), groups.to_numpy(), clusters(rows), DRAWS)
+        for name, (rows, column, groups) in wanted.items()
+        if len(rows)
+    }
+
+
+def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, tuple[float, float]]:
+    """95 % intervals of a system's means: people are drawn whole and, where several, seeds too."""
+    seeds = [_draws(table) for table in tables]
+    chosen = np.random.default_rng(0).integers(len(seeds), size=(DRAWS, len(seeds)))
+    out = {}
+    for name in seeds[0]:
+        values = np.stack([draws[name][:, 0] for draws in seeds], 1)
+        means = np.take_along_axis(values, chosen, 1).mean(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        out[name] = (float(low), float(high))
+    return out
+
+
 def _system(entries: Sequence[Entry]) -> dict[str, Any]:
-    """One system's numbers: means over its seeds; the interval draws people over all of them."""
+    """One system's numbers: means over its seeds, and their intervals."""
     numbers = [entry.numbers for entry in entries]
     means = {k: mean(n[k] for n in numbers) for k in numbers[0] if all(k in n for n in numbers)}
-    scores = pd.concat(
-        [pd.read_parquet(e.evaluation.local("scores.parquet")) for e in entries], ignore_index=True
-    )
-    pooled, _ = summarise(scores, EvalConfig())
+    tables = [pd.read_parquet(e.evaluation.local("scores.parquet")) for e in entries]
     return {
         **means,
-        "success_low": pooled["success_low"],
-        "success_high": pooled["success_high"],
+        "intervals": intervals(tables),
         "learned": all(n["learned"] == 1 for n in numbers),
         "minutes": mean(entry.minutes for entry in entries),
         "images": mean(float(entry.model.meta["images"]) for entry in entries),
@@ -100,21 +132,34 @@ def _names(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
+def _of(n: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
+    """A mean with its interval, as a cell."""
+    if name not in n["intervals"]:
+        return "–"
+    low, high = n["intervals"][name]
+    return f"{show(n[name])} [{show(low)} – {show(high)}]"
+
+
 def _quality(systems: dict[str, dict[str, Any]]) -> Markup:
     """In the shape of StarGAN's Table 3 and STGAN's: errors and reconstruction."""
-    headers = ["model", "learned", "single edits succeed", "95 % interval", "error", "worst edit",
-               "others preserved", "identity", "PSNR, dB", "SSIM"]  # fmt: skip
+    headers = ["model", "learned", "single edits succeed, %", "error, %", "worst edit, %",
+               "others preserved, %", "identity", "PSNR, dB", "SSIM"]  # fmt: skip
     rows = []
+
+    def hundredths(value: float) -> str:
+        return f"{100 * value:.1f}"
+
     for name, n in systems.items():
-        seeds = [f"{100 * value:.1f}" for value in n["spread"]]
-        success = percent(n["success_mean"]) + (f" ({', '.join(seeds)})" if len(seeds) > 1 else "")
+        seeds = [hundredths(value) for value in n["spread"]]
+        success = _of(n, "success_mean", hundredths)
         rows.append(
             [
-                name, "yes" if n["learned"] else "did not learn", success,
-                f"{100 * n['success_low']:.1f} – {100 * n['success_high']:.1f} %",
-                percent(1 - n["success_mean"]), percent(n["success_worst"]),
-                percent(n["preservation_mean"]), f"{n['identity_cosine']:.3f}",
-                f"{n['self_psnr']:.2f}", f"{n['self_ssim']:.3f}",
+                name, "yes" if n["learned"] else "did not learn",
+                success + (f"; seeds {', '.join(seeds)}" if len(seeds) > 1 else ""),
+                hundredths(1 - n["success_mean"]), hundredths(n["success_worst"]),
+                _of(n, "preservation_mean", hundredths),
+                _of(n, "identity_cosine", "{:.3f}".format), _of(n, "self_psnr", "{:.2f}".format),
+                _of(n, "self_ssim", "{:.3f}".format),
             ]
         )  # fmt: skip
     return table(headers, rows)
@@ -122,10 +167,11 @@ def _quality(systems: dict[str, dict[str, Any]]) -> Markup:
 
 def _cost(systems: dict[str, dict[str, Any]]) -> Markup:
     """What each takes: to keep, to use, to train."""
-    headers = ["model", "parameters, million", "GMAC", "images/s, batch 16",
-               "images trained on", "minutes of training"]  # fmt: skip
+    headers = ["model", "parameters × networks, million", "in training, million", "GMAC",
+               "images/s, batch 16", "images trained on", "minutes of training"]  # fmt: skip
     rows = [
-        [name, f"{n['parameters'] / 1e6:.2f}", f"{n['gmac']:.2f}",
+        [name, f"{n['parameters'] / n['models'] / 1e6:.2f} × {n['models']:.0f}",
+         f"{n['parameters_total'] / 1e6:.2f}", f"{n['gmac']:.2f}",
          f"{n['images_per_second_16']:.0f}", f"{n['images']:,.0f}", f"{n['minutes']:.1f}"]
         for name, n in systems.items()
     ]  # fmt: skip
@@ -160,7 +206,7 @@ def wall(names: dict[str, list[Entry]]) -> bytes:
     for place, (_, entries) in enumerate(names.items()):
         translator = load_translator(entries[0].model)
         space = space_of(translator, faces)
-        mine = space.index(part.name)
+        mine = position(space, faces.space.sets[0])
         source = space.encode(labels, mine)
         columns = [before] + [
             run(translator, x, source, space.encode(task.target, mine)) for task in tasks
@@ -182,8 +228,8 @@ def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
     for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
         for name, n in systems.items():
             at, high = n[key] / unit, 100 * n["success_mean"]
-            errors = [[100 * max(0.0, n["success_mean"] - n["success_low"])],
-                      [100 * max(0.0, n["success_high"] - n["success_mean"])]]  # fmt: skip
+            ends = n["intervals"]["success_mean"]
+            errors = [[max(0.0, high - 100 * ends[0])], [max(0.0, 100 * ends[1] - high)]]
             axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
             axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
         axes.set_xlabel(title, fontsize=9)
@@ -198,9 +244,12 @@ def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
     return out.getvalue()
 
 
-def report(entries: Sequence[Entry], title: str, remark: str = "") -> str:
+def report(
+    entries: Sequence[Entry], title: str, remark: str = "", failed: Sequence[str] = ()
+) -> str:
     """The page: tables, picture wall and cost of every group of models whose scores compare."""
     parts: list[Markup | str] = [note(remark, "warn")] if remark else []
+    parts += [note(f"Failed: {line}", "bad") for line in failed]
     groups = _groups(entries)
     for group in groups:
         names = _names(group)
@@ -213,10 +262,11 @@ def report(entries: Sequence[Entry], title: str, remark: str = "") -> str:
             _quality(systems),
             paragraph(
                 f"Success by the same frozen judge on the same held-out images; a copied input "
-                f"scores {percent(copied)}. Intervals draw whole people. PSNR and SSIM are of the "
+                f"scores {percent(copied)}. In brackets 95 % intervals, which draw whole people "
+                "and, where there are several, seeds. PSNR and SSIM are of the "
                 "self-reconstruction, on uint8."
             ),
-            picture(wall(names), "The same held-out faces under the same edits, a row a model."),
+            picture(wall(names), "The same held-out images under the same edits, a row a model."),
             _tasks(names),
             _cost(systems),
             picture(
@@ -224,7 +274,25 @@ def report(entries: Sequence[Entry], title: str, remark: str = "") -> str:
                 "Quality against cost; parameters are of all that translation needs.",
             ),
         ]
-    return page(title, parts, "judged by one protocol")
+    return page(title, parts, f"judged by one protocol; {date.today():%Y-%m-%d}, {machine()}")
+
+
+def record(entries: Sequence[Entry], page: Path, facts: Mapping[str, str]) -> None:
+    """One run of MLflow for the whole comparison: every system's numbers, and the page."""
+    if tracking.uri() == "off":
+        return
+    chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine", "self_psnr",
+              "self_ssim", "parameters", "gmac", "minutes", "images", "learned")  # fmt: skip
+    numbers = {
+        f"{name}/{key}": float(system[key])
+        for name, found in _names(entries).items()
+        for system in [_system(found)]
+        for key in chosen
+    }
+    tracking.log_run(
+        "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
+        numbers, {page.name: page},
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

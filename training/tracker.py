@@ -150,6 +150,9 @@ class Delivery(threading.Thread):
         api = client()
         where = api.get_run(parent).info.experiment_id
         tags = {PARENT: parent, "role": "training", "mlflow.user": user()}
+        for name in ("model", "preset"):  # so that whole pipeline runs can be told apart
+            if name in self.plan["tags"]:
+                api.set_tag(parent, name, self.plan["tags"][name])
         return str(api.create_run(where, tags=tags, run_name=self.plan["name"]).info.run_id)
 
     def _send(self, records: list[dict[str, Any]]) -> None:

@@ -204,6 +204,22 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, P
             api.log_artifacts(run_id, folder)
 
 
+def log_run(
+    experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, str],
+    metrics: Mapping[str, float], files: Mapping[str, Path],
+) -> str:  # fmt: skip
+    """A finished run of its own, with everything that is known of it; returns its id."""
+    api, entities = client(), mlflow().entities
+    made = api.create_run(
+        experiment_id(experiment), tags={"mlflow.user": user(), **tags}, run_name=name
+    )
+    run_id = str(made.info.run_id)
+    api.log_batch(run_id, params=[entities.Param(safe_name(k), v) for k, v in params.items()])
+    log_results(run_id, metrics, files)
+    api.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
 def experiment_of(run_id: str) -> str:
     """The name of a run's experiment, or the usual one where the run is not known here."""
     api, errors = client(), mlflow().exceptions

@@ -129,7 +129,12 @@ def train(
                 experiment,
                 f"train {model} seed {settings.seed}",
                 {**config["model"], **config["train"], "size": faces.size},
-                {"role": "training", "dataset": manifest.digest},
+                {
+                    "role": "training",
+                    "dataset": manifest.digest,
+                    "model": model,
+                    "preset": preset or "none",
+                },
                 {
                     "name": "+".join(labels.name for labels in faces.space.sets),
                     "digest": short_md5(str(manifest.meta.get("md5") or manifest.digest[:36])),
