@@ -1,6 +1,8 @@
 """Evaluation on toy data, where colours show the labels and a perfect editor can be written."""
 
 import json
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,17 @@ from torch import Tensor
 
 from training.checkpoint import as_dict
 from training.config import EvalConfig, JudgeConfig, to_json
-from training.data.dataset import Faces, to_float, to_uint8
+from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
-from training.distances import Distances, load_inception
+from training.distances import Distances, load_weights
+from training.diversity import diversity
 from training.evaluate import evaluate, identity, summarise
 from training.evaluate import main as evaluate_main
 from training.files import canonical_json, sha256_bytes, sha256_file, write_json
 from training.judge import Judge, judge, load_judge
+from training.judge_fit import _clean
 from training.metrics import PSNR_CAP
-from training.models.base import CopyInput
+from training.models.base import PLAIN, Ask, CopyInput, Translator
 from training.models.stargan import StarGAN
 from training.score import copies, margin, score
 from training.store import Entry, Manifest, Store
@@ -181,6 +185,130 @@ def test_an_edit_that_spoils_another_label_loses_preservation(scene: tuple[Faces
     hair = table[table["task"].isin(["Black_Hair", "Blond_Hair"]) & table["changed"]]
     assert hair["success"].mean() > 0.9
     assert hair["preservation"].mean() < 0.1
+
+
+def test_a_model_of_other_data_with_the_same_labels_is_scored_alike(
+    scene: tuple[Faces, Judge],
+) -> None:
+    """Transfer: what the model was trained on has another name."""
+    faces, words = scene
+    labels = replace(faces.space.sets[0], name="elsewhere")
+    other = LabelSpace((LabelSet("rafd", "onehot", ("a", "b")), labels))
+    own = score(Painter(faces.space, faces.size), faces, words, EvalConfig())
+    there = score(Painter(other, faces.size), faces, words, EvalConfig())
+    assert there["success"].equals(own["success"])
+    wrong = LabelSpace((replace(labels, names=("X", *labels.names[1:]), groups=()),))
+    with pytest.raises(ValueError, match="the model knows other labels than the data set's binary"):
+        score(Painter(wrong, faces.size), faces, words, EvalConfig())
+
+
+class Toy:
+    """A model in name: brightens by the seed or takes the reference, and says what it takes."""
+
+    takes = ("seed", "reference")
+
+    def translate(
+        self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        if ask.reference is not None:
+            return ask.reference
+        return (image + 0.1 * (ask.seed or 0)).clamp(-1, 1)
+
+
+def toy(faces: Faces, model: object) -> Translator:
+    return Translator(model, {}, faces.space, faces.size, {"name": "toy"})  # type: ignore[arg-type]
+
+
+def test_styles_that_make_no_difference_have_no_diversity(scene: tuple[Faces, Judge]) -> None:
+    faces, words = scene
+
+    class Deaf(Toy):
+        def translate(self, nets: object, image: Tensor, *rest: object) -> Tensor:
+            return image
+
+    rows, _ = diversity(toy(faces, Deaf()), faces, words, EvalConfig(limit=4))
+    assert {row["way"] for row in rows} == {"latent", "reference"}
+    assert all(row["apart"] == row["from_input"] == 0 for row in rows)
+    rows, seen = diversity(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
+    assert all(row["apart"] > 0 and row["distance"] == "diversity_vgg" for row in rows)
+    assert set(seen) == {"latent", "reference"}
+    assert diversity(toy(faces, object()), faces, words, EvalConfig(limit=4)) == ([], {})
+
+
+def test_lpips_is_named_only_where_its_weights_are_given(
+    scene: tuple[Faces, Judge], tmp_path: Path
+) -> None:
+    faces, words = scene
+
+    class Plain(torch.nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).abs().mean((1, 2, 3))
+
+    path = tmp_path / "lpips.pt"
+    torch.jit.script(Plain()).save(str(path))
+    config = EvalConfig(limit=4, lpips=f"{path}@{sha256_file(path)}")
+    rows, _ = diversity(toy(faces, Toy()), faces, words, config)
+    assert {row["distance"] for row in rows} == {"lpips"}
+    with pytest.raises(ValueError, match="fetch the file again"):
+        diversity(toy(faces, Toy()), faces, words, replace(config, lpips=f"{path}@{'0' * 64}"))
+
+
+def test_the_way_back_takes_the_inputs_own_style(scene: tuple[Faces, Judge]) -> None:
+    """A model that copies its reference comes back to the input itself: its cycle is exact."""
+    faces, words = scene
+    table = score(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
+    assert (table["cycle_psnr"].dropna() == PSNR_CAP).all()
+
+
+def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
+    scene: tuple[Faces, Judge],
+) -> None:
+    faces, words = scene
+
+    class Pairs(Toy):
+        takes = ()
+
+        def reconstruct(self, nets: object, image: Tensor, source: Tensor) -> Tensor:
+            return -image
+
+    table = score(toy(faces, Pairs()), faces, words, EvalConfig(limit=4))
+    assert (table["self_psnr"] < 20).all()
+
+
+def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
+    units: Path, tmp_path: Path
+) -> None:
+    """Beside the copied input's; a label outside the edit that is moved is seen, too."""
+    path = tmp_path / "judge.json"
+    judge(units, JUDGE.replace("0.7", "0.0"), "", path)
+    words, faces = load_judge(path), Faces.open(units, "test")
+    numbers, tasks = summarise(
+        score(Painter(faces.space, faces.size), faces, words, EvalConfig()),
+        EvalConfig(bootstrap=50),
+    )
+    assert numbers["error_mean"] < 0.5 * numbers["copy_error_mean"]
+    assert numbers["error_low"] <= numbers["error_mean"] <= numbers["error_high"]
+    assert all(task["error_others"] < task["copy_error"] for task in tasks)
+    assert words.facts["datasets"][0]["error"] < 0.25
+
+
+def test_a_judge_that_always_says_zero_is_half_right(units: Path) -> None:
+    """Most intensities are small: plain accuracy would call it good."""
+    part, labels = Faces.open(units, "test").parts[0], Faces.open(units, "test").space.sets[0]
+    rare = replace_labels(part, part.labels * (part.labels > 0.8))
+
+    class Zero(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), len(labels.names))
+
+    facts = _clean(Zero(), rare, labels, torch.device("cpu"))  # type: ignore[arg-type]
+    assert facts["accuracy"] == pytest.approx(0.5)
+
+
+def replace_labels(part: Part, labels: Tensor) -> Part:
+    other = copy(part)
+    other.labels = labels
+    return other
 
 
 def test_success_asks_for_the_whole_group() -> None:
@@ -360,9 +488,9 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
     torch.jit.save(torch.jit.script(Net()), str(path))
     digest = sha256_file(path)
     with pytest.raises(ValueError, match="not 0000"):
-        load_inception(f"{path}@{'0' * 64}")
+        load_weights("inception", f"{path}@{'0' * 64}")
     with pytest.raises(ValueError, match="PATH@SHA256"):
-        load_inception(str(path))
+        load_weights("inception", str(path))
     faces, (_, words) = Faces.open(binary, "train"), frozen
     far = Distances(words, f"{path}@{digest}")
     score(CopyInput(), faces, words, EvalConfig(), hook=far.see)

@@ -78,6 +78,7 @@ class EvalConfig:
     limit: int = 2_000  # images of each data set
     eval_split: Literal["test", "val"] = "test"  # val: to choose settings without seeing the test
     inception: str = ""  # PATH@SHA256 of TorchScript Inception weights for a true FID
+    lpips: str = ""  # PATH@SHA256 of TorchScript LPIPS, for models with a latent or reference
     bootstrap: int = 1_000
     min_success: float = 0.5  # floor of the mean single-edit success
     min_psnr: float = 15.0  # floor of the self-reconstruction, dB

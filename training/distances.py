@@ -24,14 +24,15 @@ LEAST = 8  # images; fewer say nothing
 CHUNK = 64
 
 
-def load_inception(setting: str) -> torch.nn.Module:
+def load_weights(key: str, setting: str) -> torch.nn.Module:
     """TorchScript weights from PATH@SHA256; loaded only if the checksum is the file's (ValueError).
 
-    Called with uint8 (n, 3, H, W), and return_features=True where it takes that; gives (n, d).
+    `inception` is called with uint8 (n, 3, H, W), and return_features=True where it takes that, and
+    gives (n, d); `lpips` with two batches (n, 3, H, W) in [-1, 1], and gives n distances.
     """
     path, _, wanted = setting.rpartition("@")
     if not path or len(wanted) != 64:
-        raise ValueError(f"inception={setting}: PATH@SHA256 is needed")
+        raise ValueError(f"{key}={setting}: PATH@SHA256 is needed")
     found = sha256_file(Path(path))
     if found != wanted.lower():
         raise ValueError(f"{path}: sha256 {found}, not {wanted}; fetch the file again")
@@ -67,7 +68,7 @@ class Distances:
 
     def __init__(self, judge: Judge, inception: str = "") -> None:
         self.judge = judge
-        self.inception = load_inception(inception) if inception else None
+        self.inception = load_weights("inception", inception) if inception else None
         self.kinds = ["frechet_vgg", *(["fid"] if inception else [])]
         self.edited: dict[tuple[int, str], dict[str, list[np.ndarray]]] = defaultdict(
             lambda: defaultdict(list)

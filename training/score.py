@@ -22,6 +22,7 @@ from training.progress import Progress
 
 BATCH = 32
 CYCLE = ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")
+INTENSITY = ("error", "error_others", "copy_error")
 Translate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -80,10 +81,10 @@ def views(
     for i, labels in enumerate(faces.space.sets):
         if only and labels.name not in only:
             continue
-        for who, other in (("the model", space), ("the judge", judge.space)):
-            if other.sets[other.index(labels.name)] != labels:
-                raise ValueError(f"{labels.name}: {who} knows other labels than the data set")
-        mine = space.index(labels.name)
+        mine, judged = (
+            position(other, labels, who)
+            for who, other in (("the model", space), ("the judge", judge.space))
+        )
         part = faces.parts[i]
         rows = spread(len(part), config.limit)
         source = part.labels[rows]
@@ -91,7 +92,7 @@ def views(
             View(
                 labels,
                 i,
-                judge.space.index(labels.name),
+                judged,
                 lambda c, mine=mine: space.encode(c, mine),  # type: ignore[misc]
                 rows,
                 source,
@@ -99,6 +100,18 @@ def views(
             )
         )
     return out
+
+
+def position(space: LabelSpace, labels: LabelSet, who: str = "the model") -> int:
+    """Where `who` has the data set's labels. Raises ValueError where it knows others."""
+    found = space.matching(labels)
+    if found is None:
+        known = "; ".join(f"{s.name}: {s.kind} {', '.join(s.names)}" for s in space.sets)
+        raise ValueError(
+            f"{labels.name}: {who} knows other labels than the data set's {labels.kind} "
+            f"{', '.join(labels.names)} (it knows {known})"
+        )
+    return found
 
 
 def place(translator: Translate, device: torch.device) -> None:
@@ -133,7 +146,9 @@ def score(
     without any editing), preservation (share of the labels outside that are judged as they are on
     the input; 1 where there is none), others (their number), identity_cosine, self_psnr dB,
     self_ssim, self_ssim_gaussian of G(x, c_org), and cycle_* of G(G(x, c), c_org), NaN where the
-    task is a combination or changes nothing.
+    task is a combination or changes nothing. Of continuous labels (NaN elsewhere): error, mean
+    distance of the judged intensities from those asked for; error_others, of the labels outside
+    the edit from the input's; copy_error, of the input's from those asked for.
     Raises ValueError where a score is not finite.
     """
     place(translator, judge.device)
@@ -146,7 +161,7 @@ def score(
                 tables.append(_score_batch(translator, faces, judge, view, here, hook))
                 progress.step(here.stop - here.start)
     table = pd.concat(tables, ignore_index=True)
-    numbers = table.drop(columns=list(CYCLE)).select_dtypes("number")
+    numbers = table.drop(columns=[*CYCLE, *INTENSITY]).select_dtypes("number")
     bad = [str(c) for c in numbers if not np.isfinite(numbers[c]).all()]
     if bad:
         raise ValueError(f"scores are not finite: {', '.join(bad)}; the model is broken")
@@ -167,7 +182,7 @@ def _score_batch(
     original = view.encode(view.source[here])
     own = run(translator, x, original, original)
     seen = Seen(judge, view, x)
-    own_scores = _quality("self", before, own)
+    own_scores = _quality("self", before, _reconstructed(translator, x, original, own))
     own_logits = judge.predict(view.judged, to_float(own)).cpu()
     out = []
     for task in view.tasks:
@@ -196,13 +211,19 @@ def _score_batch(
             hook(view, here, task, after, features)
         cycle = changed if task.single else torch.zeros_like(changed)
         if cycle.any():
-            back = run(
-                translator, y[cycle.to(y.device)], view.encode(target)[cycle], original[cycle]
-            )
+            home = getattr(translator, "back", lambda _: translator)(x[cycle.to(x.device)])
+            back = run(home, y[cycle.to(y.device)], view.encode(target)[cycle], original[cycle])
             for name, values in _quality("cycle", before[cycle], back).items():
                 table.loc[cycle.numpy(), name] = values
         out.append(table)
     return pd.concat(out, ignore_index=True)
+
+
+def _reconstructed(translator: Translate, x: Tensor, source: Tensor, own: Tensor) -> Tensor:
+    """What E3 compares with the input: `own`, or what the model has in its place."""
+    if not hasattr(getattr(translator, "model", None), "reconstruct"):
+        return own
+    return to_uint8(translator.reconstruct(x, source.to(x.device)))  # type: ignore[attr-defined]
 
 
 def _quality(prefix: str, before: Tensor, after: Tensor) -> dict[str, Any]:
@@ -240,7 +261,16 @@ class Seen:
         copied = margin(labels.kind, self.logits, target, edited)
         vectors = self.judge.embed(self.view.judged, features)
         cosine = (vectors * self.vectors).sum(1).cpu()
+        errors: dict[str, Any] = dict.fromkeys(INTENSITY, float("nan"))
+        if labels.kind == "continuous":
+            moved = (
+                (logits - self.logits).abs()[:, others].mean(1) if others else torch.zeros(len(y))
+            )
+            far = {"error": logits - target, "copy_error": self.logits - target}
+            errors = {k: v.abs()[:, edited].mean(1).double().numpy() for k, v in far.items()}
+            errors["error_others"] = moved.double().numpy()
         return {
+            **errors,
             "success": (margins > 0).double().numpy(),
             "copy_success": (copied > 0).double().numpy(),
             "margin": margins.double().numpy(),

@@ -52,7 +52,7 @@ def bars(tasks: Sequence[dict[str, Any]], ceilings: Sequence[float]) -> bytes:
     copied = [t["copy_success"] for t in tasks][::-1]
     axes.scatter(copied, places, marker="D", s=22, color="#c98a11", zorder=4, label="copied input")
     axes.scatter(ceilings[::-1], places, marker="|", s=110, color="#2c8a4b", zorder=4,
-                 label="judge's accuracy on real faces")  # fmt: skip
+                 label="judge's accuracy on real images")  # fmt: skip
     axes.set_yticks(places, names, fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)
@@ -125,7 +125,7 @@ def _edits(details: dict[str, Any], ceilings: dict[str, float]) -> list[Markup]:
                 f"{t['identity_cosine']:.3f}", t["images"], t["people"],
             ]
         )  # fmt: skip
-    headers = ["data", "task", "success", "95 % interval", "copied input", "judge on real faces",
+    headers = ["data", "task", "success", "95 % interval", "copied input", "judge on real images",
                "others preserved", "identity", "images", "people"]  # fmt: skip
     return [
         heading("Every task (E1, E2, E6)"),
@@ -137,7 +137,7 @@ def _edits(details: dict[str, Any], ceilings: dict[str, float]) -> list[Markup]:
         picture(
             bars(details["tasks"], tops),
             "Pale: combinations. Success can pass the mark: a model may draw labels more plainly "
-            "than real faces show them.",
+            "than real images show them.",
         ),
         table(headers, rows),
     ]
@@ -154,39 +154,93 @@ def _quality(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
         heading("Reconstruction (E3)"),
         table(["", "PSNR, dB", "SSIM 7×7 uniform", "SSIM Gaussian σ 1.5"], rows,
               "uint8 images, mean over the scored images; PSNR is cut at 100 dB"),
-        heading("Distance from real faces of the target domain (E4)"),
+        heading("Distance from real images of the target domain (E4)"),
     ]  # fmt: skip
     far = details["domains"]
     known = {row["dataset"] for row in far}
-    lacking = [d for d in dict.fromkeys(t["dataset"] for t in details["tasks"]) if d not in known]
+    kinds = {f["name"]: f["kind"] for f in details["judge_facts"]["datasets"]}
+    lacking = [
+        d
+        for d in dict.fromkeys(t["dataset"] for t in details["tasks"])
+        if d not in known and kinds[d] != "continuous"  # intensities make no domains
+    ]
     if lacking:
         few = f"{', '.join(lacking)}: too few test images for a Fréchet distance (8 a side)."
         parts.append(note(few, "warn"))
     if not far:
         return parts
-    kinds = [k for k in FREE if k in far[0]]
-    headers = [
-        "data",
-        "domain",
-        *(h for k in kinds for h in (FREE[k], "its floor")),
-        "images a side",
-    ]
-    rows_far = [
-        [
-            r["dataset"],
-            r["domain"],
-            *(v for k in kinds for v in (r[k], r[f"{k}_floor"])),
-            r["images"],
-        ]
-        for r in far
-    ]
     return [
         *parts,
         paragraph(
-            "On the features of the second judge, so comparable only under the same judge and "
-            "number of images; not a FID. The floor is real against real at the same number."
+            "The VGG judge's distance is on the second judge's features, so comparable only under "
+            "the same judge and number of images; it is not a FID. The floor is real against real "
+            "at the same number."
         ),
-        table(headers, rows_far),
+        _distances(far),
+    ]
+
+
+def _distances(far: Sequence[dict[str, Any]]) -> Markup:
+    """Each domain's distances beside their floors; and the way of asking, where there are ways."""
+    kinds = [k for k in FREE if k in far[0]]
+    ways = ["way"] if "way" in far[0] else []
+    headers = [*ways, "data", "domain", *(h for k in kinds for h in (FREE[k], "its floor"))]
+    rows = [
+        [*(r[k] for k in (*ways, "dataset", "domain")),
+         *(v for k in kinds for v in (r[k], r[f"{k}_floor"])), r["images"]]
+        for r in far
+    ]  # fmt: skip
+    return table([*headers, "images a side"], rows)
+
+
+def _diversity(details: dict[str, Any]) -> list[Markup]:
+    """E5, and E4 over many styles, of a model that takes a latent or a reference."""
+    rows = details["diversity"]
+    if not rows:
+        return []
+    name = rows[0]["distance"]
+    word = "LPIPS" if name == "lpips" else "distance of the second judge's features, no LPIPS"
+    headers = ["style by", "data", "domain", "outputs apart", "from the input", "images"]
+    cells = [
+        [r["way"], r["dataset"], r["domain"], f"{r['apart']:.3f}", f"{r['from_input']:.3f}",
+         r["images"]]
+        for r in rows
+    ]  # fmt: skip
+    parts = [
+        heading("Diversity (E5)"),
+        paragraph(
+            f"Ten outputs of each input, the mean of their 45 pairs: {word}. 0 would be one "
+            "picture whatever the style."
+        ),
+        table(headers, cells),
+    ]
+    if details["styles"]:
+        parts += [paragraph("Fréchet distances of all those outputs (E4):"),
+                  _distances(details["styles"])]  # fmt: skip
+    return parts
+
+
+def _intensities(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]:
+    """How far judged intensities are from those asked for, where labels are continuous."""
+    rows = [
+        [t["dataset"], t["task"], f"{t['error']:.3f}", f"{t['copy_error']:.3f}",
+         f"{t['error_others']:.3f}"]
+        for t in details["tasks"]
+        if "error" in t
+    ]  # fmt: skip
+    if not rows:
+        return []
+    floors = [v for k, v in numbers.items() if k.startswith("judge_error")]
+    low, high = numbers["error_low"], numbers["error_high"]
+    return [
+        heading("Intensities"),
+        paragraph(
+            f"Mean distance of the judged intensity (0 to 1) from the one asked for: "
+            f"{numbers['error_mean']:.3f} [{low:.3f} – {high:.3f}]; of a copied input "
+            f"{numbers['copy_error_mean']:.3f}; the judge's own error on real images "
+            f"{', '.join(f'{v:.3f}' for v in floors)}."
+        ),
+        table(["data", "label", "error", "copied input", "others moved by"], rows),
     ]
 
 
@@ -216,7 +270,8 @@ def _compared(facts: dict[str, Any]) -> Markup:
     return table(headers, rows, f"Two models on {facts['dataset']}")
 
 
-def _sweep(rows: Sequence[dict[str, float]]) -> list[Markup]:
+def _sweep(rows: Sequence[dict[str, float]], own: float | None) -> list[Markup]:
+    at = "at the model's own" if own is None else f"at {own:g}"
     if not rows:
         return []
     headers = ["intensity", "single edits succeed", "worst edit", "others preserved", "identity"]
@@ -228,8 +283,8 @@ def _sweep(rows: Sequence[dict[str, float]]) -> list[Markup]:
     return [
         heading("Test intensity"),
         paragraph(
-            "The factor on a label that changes; 1 is what training asks for. The published "
-            "numbers of AttGAN and STGAN need about 2."
+            "The factor on a label that changes; 1 is what training asks for, published numbers "
+            f"may use more. Everything else on this page is {at}."
         ),
         table(headers, cells),
     ]
@@ -294,7 +349,7 @@ def scorecard(
 ) -> str:
     """HTML of an evaluation: flat metrics, details.json, the pictures, the model's config."""
     ceilings = {f["name"]: f["accuracy"] for f in details["judge_facts"]["datasets"]}
-    shown = {"samples": "Held-out faces", "fig7": "Proper and wrong mask (Fig. 7)",
+    shown = {"samples": "Held-out images", "fig7": "Proper and wrong mask (Fig. 7)",
              "worst": "Worst edits", "fig6": "Two models (Fig. 6)"}  # fmt: skip
     groups = {k: [p for p in pictures if p.name.startswith(k)] for k in shown}
 
@@ -316,7 +371,9 @@ def scorecard(
         *gallery("samples"),
         *_edits(details, ceilings),
         *_quality(numbers, details),
-        *_sweep(details["sweep"]),
+        *_intensities(numbers, details),
+        *_diversity(details),
+        *_sweep(details["sweep"], config.get("model", {}).get("test_int")),
         *gallery("fig7"),
         *_masks(details["masks"]),
         *gallery("fig6"),
@@ -331,5 +388,5 @@ def scorecard(
     ]
     name, preset = config.get("name", "model"), config.get("preset", "")
     return page(
-        f"Evaluation of {name} {preset}".strip(), parts, "on held-out faces, by a frozen judge"
+        f"Evaluation of {name} {preset}".strip(), parts, "on held-out images, by a frozen judge"
     )

@@ -8,6 +8,7 @@ import pandas as pd
 
 from training.config import EvalConfig
 from training.metrics import bootstrap, proportion_interval
+from training.score import INTENSITY
 
 Numbers = dict[str, float]
 
@@ -48,6 +49,7 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[dict[str, Any]]:
                 "preservation": float(rows["preservation"].mean()),
                 "others": int(rows["others"].iloc[0]),
                 "identity_cosine": float(rows["identity_cosine"].mean()),
+                **{k: float(rows[k].mean()) for k in INTENSITY if rows[k].notna().all()},
             }
         )
     return out
@@ -91,6 +93,16 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[di
         out[name] = float(images[name].mean())
     for name in ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian"):
         out[name] = float(edits[name].mean())
+    measured = edits[edits["error"].notna()]
+    for name in INTENSITY if len(measured) else ():
+        out[f"{name}_mean"] = float(np.mean([t[name] for t in singles if name in t]))
+    if len(measured):
+        rows = measured[["error"]].to_numpy(float)
+        groups = (measured["dataset"] + "/" + measured["task"]).to_numpy(str)
+        low, high = np.percentile(
+            bootstrap(rows, groups, clusters(measured), config.bootstrap), [2.5, 97.5]
+        )
+        out |= {"error_low": float(low), "error_high": float(high)}
     combined = [t["success"] for t in tasks if not t["single"]]
     if combined:
         out["success_combined"] = float(np.mean(combined))

@@ -6,7 +6,7 @@ A discriminator's label head has no mask.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -85,6 +85,15 @@ class LabelSpace:
         if name not in names:
             raise ValueError(f"unknown data set {name!r}; this label space has {', '.join(names)}")
         return names.index(name)
+
+    def matching(self, labels: LabelSet) -> int | None:
+        """Position of the set of these labels; of another name where none has its own.
+
+        So that a model can be applied to other data than it was trained on.
+        """
+        same = [i for i, s in enumerate(self.sets) if replace(s, name=labels.name) == labels]
+        own = [i for i in same if self.sets[i].name == labels.name]
+        return next(iter(own or same), None)
 
     def slice(self, dataset: int) -> slice:
         """Where the data set's labels stand, in c̃ and in the discriminator's head alike."""

@@ -1,7 +1,7 @@
 """The whole contract between a model and the loop."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -84,7 +84,8 @@ class Model(Protocol):
     row of a batch; the target's class is then drawn for itself. One with a method
     `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference of
     the second in each row. One with a method `deployed(nets)` names the networks that translation
-    needs where one edit does not use them all.
+    needs where one edit does not use them all. One without a way to be asked for what is there has
+    a method `reconstruct(nets, image, source)`.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...
@@ -147,6 +148,18 @@ class Translator:
                 f"{', '.join(('labels', *takes))}"
             )
         return self.model.translate(self.nets, image, source, target, ask)
+
+    def reconstruct(self, image: Tensor, source: Tensor) -> Tensor:
+        """G(x, c_org), or the model's own `reconstruct` where no network takes what is there."""
+        own = getattr(self.model, "reconstruct", None)
+        with torch.no_grad():
+            return own(self.nets, image, source) if own else self(image, source, source)
+
+    def back(self, image: Tensor) -> "Translator":
+        """The way back to `image`: with its own style where the model takes a reference."""
+        if "reference" not in getattr(self.model, "takes", ()):
+            return self
+        return replace(self, ask=Ask(reference=image))
 
 
 class CopyInput:

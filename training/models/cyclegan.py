@@ -228,9 +228,16 @@ class CycleGAN:
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
         """Each pair that the edit crosses, one after the other; ValueError without the source."""
-        count = sum(name.startswith("Gab") for name in nets)
-        pairs = [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
-        return chained(nets, pairs, image, source, target)
+        return chained(nets, kept(nets), image, source, target)
+
+    def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
+        return identities(nets, kept(nets), image, source)
+
+
+def kept(nets: Nets) -> list[Pair]:
+    """The pairs of networks Gab<k>, in order."""
+    count = sum(name.startswith("Gab") for name in nets)
+    return [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
 
 
 def chained(
@@ -247,6 +254,21 @@ def chained(
         for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
             if rows.any():
                 out[rows] = nets[f"{name}{k}"](out[rows])
+    return out
+
+
+def identities(nets: Nets, pairs: list[Pair], image: Tensor, source: Tensor) -> Tensor:
+    """Each image by the first network that leads to a domain it is in already: G_ab(b).
+
+    A chain from its labels to themselves crosses no pair and would be a copy.
+    """
+    out, left = image.clone(), torch.ones(len(image), dtype=torch.bool, device=image.device)
+    for k, pair in enumerate(pairs):
+        in_a, in_b = split(source, pair)
+        for name, rows in (("Gab", in_b & left), ("Gba", in_a & left)):
+            if rows.any():
+                out[rows] = nets[f"{name}{k}"](image[rows])
+        left &= ~(in_a | in_b)
     return out
 
 

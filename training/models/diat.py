@@ -8,7 +8,7 @@ that comes with the data.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
 from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
-from training.models.cyclegan import Generator, Pair, chained, pairs_of, split, two
+from training.models.cyclegan import (
+    Generator,
+    Pair,
+    chained,
+    identities,
+    kept,
+    pairs_of,
+    split,
+    two,
+)  # fmt: skip
 from training.models.layers import autocast_off, gradient_penalty
 
 
@@ -156,6 +165,7 @@ class DIAT:
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
         """Each direction that the edit takes, in turn; ValueError without the source."""
-        count = sum(name.startswith("Gab") for name in nets)
-        pairs = [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
-        return chained(nets, pairs, image, source, target)
+        return chained(nets, kept(nets), image, source, target)
+
+    def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
+        return identities(nets, kept(nets), image, source)

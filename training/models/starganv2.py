@@ -305,6 +305,10 @@ class StarGANv2:
         lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
         return -(lost + self.lambda_cyc * F.l1_loss(back, x))
 
+    def deployed(self, nets: Nets) -> list[str]:
+        """What translation needs in all: F for a latent, E for a reference."""
+        return ["G", "F", "E"]
+
     @torch.no_grad()
     def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
         """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
