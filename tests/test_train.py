@@ -50,6 +50,8 @@ SMALL = {
 }
 # The label spaces that a model takes, the richest last.
 TAKES = dict.fromkeys(MODELS, ("binary", "joint")) | {
+    "stargan": ("binary", "units", "joint"),
+    "ganimation": ("joint", "units"),
     "starganv2": ("classes",),
     "cyclegan": ("classes", "binary"),
     "diat": ("classes", "binary"),
