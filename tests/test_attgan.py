@@ -1,5 +1,6 @@
 """AttGAN and STGAN against their papers: sizes, conditions, loss terms, written a second time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ def count(net: torch.nn.Module) -> int:
         (AttGAN(), 256, 43_459_203, 145_382_286),
         (AttGAN(dim=48, d_dim=48, d_fc=512), 384, 24_508_899, 119_526_574),
         (STGAN(), 128, 74_998_771, 44_718_990),
+        (STGAN(dim=48, stu_dim=64, d_dim=48, d_fc=512), 384, 52_040_019, 119_526_574),
     ],
 )
 def test_parameter_counts_are_the_golden_ones(model: AttGAN, size: int, g: int, d: int) -> None:
@@ -40,12 +42,44 @@ def test_parameter_counts_are_the_golden_ones(model: AttGAN, size: int, g: int, 
     assert (count(nets["G"]), count(nets["D"])) == (g, d)
 
 
-def test_stgans_parts_have_the_golden_counts() -> None:
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        (STGAN(), (11_148_160, 30_145_280, 33_705_331)),
+        (STGAN(dim=48, stu_dim=64), (6_272_160, 25_698_048, 20_069_811)),
+    ],
+)
+def test_stgans_parts_have_the_golden_counts(model: STGAN, parts: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        g: Any = STGAN().networks(LabelSpace((THIRTEEN,)), 128)["G"]
-    assert (count(g.encoder), count(g.stu), count(g.decoder)) == (
-        11_148_160, 30_145_280, 33_705_331,
-    )  # fmt: skip
+        g: Any = model.generator(LabelSpace((THIRTEEN,)))
+    assert (count(g.encoder), count(g.stu), count(g.decoder)) == parts
+
+
+@pytest.mark.parametrize(
+    ("more", "units"),
+    [({"use_stu": False}, 0), ({"stu_state": "gru"}, 2), ({"stu_state": "direct"}, 2),
+     ({"stu_dim": 2}, 2)],
+)  # fmt: skip
+def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int) -> None:
+    """The ablations of the skip connections, from the weights of the published form."""
+    space = LabelSpace((CELEBA,))
+    torch.manual_seed(1)
+    nets: dict[str, Any] = STGAN_.networks(space, 16)
+    variant = replace(STGAN_, **more)
+    torch.manual_seed(1)
+    other: dict[str, Any] = variant.networks(space, 16)
+    assert len(other["G"].stu) == units
+    if "stu_state" in more:
+        other["G"].load_state_dict(nets["G"].state_dict())
+    batch = batch_of(space, 0)
+    plain, found = (n["G"](batch.image, batch.source, batch.target) for n in (nets, other))
+    assert not torch.allclose(plain, found)
+    terms = variant.g_loss(other, batch, space)
+    torch.stack(list(terms.values())).sum().backward()
+    slopes = [p.grad for p in other["G"].parameters()]
+    idle = [n for n, p in other["G"].named_parameters() if p.grad is None]
+    assert not idle
+    assert all(torch.isfinite(slope).all() for slope in slopes)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,9 @@ def test_genuine_celeba_reaches_the_registry(
 ) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "celeba").symlink_to(shared_data / "celeba")
-    shows(run_pipeline(tmp_path, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"])
+    shows(
+        run_pipeline(tmp_path, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"]
+    )
 
 
 def shows(said: str, edits: list[str]) -> None:

@@ -47,8 +47,8 @@ class Facts:
     labels: one row a label row (or image, where names are the labels): line in the file or 0, file
     as written, image (the name in the tree; "" where none fits), inside (whether `file` stays in
     the data folder), identity and part ("" unknown, None where their table has no such row), then
-    label columns as text. `needed` are the label columns that the configuration asks for, `measured`
-    the action units that it does, which openface.csv has.
+    label columns as text. Of what the configuration asks for, `needed` are label columns and
+    `measured` the action units of openface.csv.
     """
 
     kind: str

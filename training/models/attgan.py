@@ -56,16 +56,19 @@ class Decoder(nn.Module):
     """Features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     The first `shortcut` layers' outputs are joined by the encoder's features of their size, the
-    first `inject` layers' by the labels; the latent always is.
+    first `inject` layers' by the labels; the latent always is. `joined` is the width of the widest
+    features, halved from one to the next.
     """
 
     def __init__(
-        self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float
-    ) -> None:
+        self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float,
+        joined: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shortcut, self.inject = shortcut, inject
         self.layers = nn.ModuleList()
         channels = (dim << (layers - 1)) + labels
+        joined = joined or dim << (layers - 2)
         for i in range(1, layers):
             out = dim << (layers - i)
             self.layers.append(
@@ -75,7 +78,9 @@ class Decoder(nn.Module):
                     nn.ReLU(inplace=True),
                 )
             )
-            channels = out + (out // 2 if i <= shortcut else 0) + (labels if i <= inject else 0)
+            channels = (
+                out + (joined >> (i - 1) if i <= shortcut else 0) + (labels if i <= inject else 0)
+            )
         self.layers.append(nn.Sequential(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()))
 
     def forward(self, features: list[Tensor], labels: Tensor) -> Tensor:

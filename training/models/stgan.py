@@ -22,11 +22,11 @@ class STU(nn.Module):
     is the state, with the difference vector beside it, at this size.
     """
 
-    def __init__(self, below: int, labels: int, channels: int) -> None:
+    def __init__(self, below: int, labels: int, beside: int, channels: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(below + labels, channels, 4, 2, 1)
         self.reset, self.update, self.hidden = (
-            nn.Conv2d(2 * channels, channels, 3, 1, 1) for _ in range(3)
+            nn.Conv2d(beside + channels, channels, 3, 1, 1) for _ in range(3)
         )
 
     def forward(self, f: Tensor, state: Tensor, labels: Tensor, kept: str) -> tuple[Tensor, Tensor]:
@@ -90,6 +90,7 @@ class STGAN(AttGAN):
 
     shortcut_layers: int = 4
     inject_layers: int = 4
+    stu_dim: int = 0  # of the outermost unit; 0: dim, as published but at 384 px (48, units 64)
     use_stu: bool = True  # off: plain skip connections, the paper's ablation
     # what a unit hands on as state: r∘ŝ as published, f' (a GRU), or ŝ
     stu_state: Literal["stu", "gru", "direct"] = "stu"
@@ -97,13 +98,16 @@ class STGAN(AttGAN):
 
     def generator(self, space: LabelSpace) -> nn.Module:
         dim, layers = self.dim, self.layers
+        own = (self.stu_dim or dim) if self.use_stu else dim
         encoder = Encoder(dim, layers, self.bn_momentum)
         decoder = Decoder(
-            space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum
-        )
-        widths = [dim << (layers - 1 - i) for i in range(layers)]
-        count = self.shortcut_layers if self.use_stu else 0
-        units = nn.ModuleList(STU(widths[i], space.dim_g, widths[i + 1]) for i in range(count))
+            space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum,
+            own << (layers - 2),
+        )  # fmt: skip
+        units, below = nn.ModuleList(), dim << (layers - 1)
+        for i in range(2, 2 + (self.shortcut_layers if self.use_stu else 0)):
+            units.append(STU(below, space.dim_g, dim << (layers - i), own << (layers - i)))
+            below = own << (layers - i)
         return Generator(space, encoder, decoder, units, self.stu_state)
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
