@@ -31,6 +31,12 @@ THIRTEEN = (
     "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
     "Male", "Mouth_Slightly_Open", "Mustache", "No_Beard", "Pale_Skin", "Young",
 )  # fmt: skip
+# IcGAN's.
+EIGHTEEN = (
+    "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
+    "Gray_Hair", "Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Mustache", "Pale_Skin",
+    "Receding_Hairline", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Hat",
+)  # fmt: skip
 # The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
 REPOSITORY = 3_200_000
 
@@ -198,7 +204,8 @@ _ROWS = (
     Config(
         "stgan",
         "celeba-128",
-        DataConfig(celeba_crop=170, attributes=THIRTEEN),
+        # Called central, the published square is at (3, 26), not (4, 24).
+        DataConfig(celeba_crop=170, celeba_shift=(-1, 2), attributes=THIRTEEN),
         TrainConfig(images=STGAN_, decay_images=STGAN_ // 2, batch=32, ema=0.0, flip=False),
         model=STGAN(),
     ),
@@ -219,14 +226,15 @@ _ROWS = (
     Config(
         "icgan",
         "celeba-64",
-        DataConfig(size=64),
+        # x 30 to 168, y 40 to 178
+        DataConfig(size=64, celeba_crop=138, celeba_shift=(10, 0), attributes=EIGHTEEN),
         TrainConfig(images=40 * 182_637, decay_images=0, batch=64, ema=0.0),
         model=IcGAN(),
     ),
     Config(
         "starganv2",
         "celeba-hq",
-        DataConfig(datasets=("celeba",), size=256, domains=("Male",)),
+        DataConfig(datasets=("celeba-hq:folders",), size=256),  # folders female/ and male/
         TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
         model=StarGANv2(),
     ),
