@@ -251,6 +251,30 @@ def test_targets_are_a_permutation_of_the_batch_labels(joint: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("which", ["joint", "classes", "units"])
+def test_strange_labels_are_another_images_at_any_world_size(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """Also in a batch whose images are all alike."""
+    faces, cpu = Faces.open(request.getfixturevalue(which), "train"), torch.device("cpu")
+    for index, part in enumerate(faces.parts):
+        for alike in (False, True):
+            if alike:
+                part.labels[:20] = part.labels[0]
+                part.labels[20] = part.labels[20:][(part.labels[20:] != part.labels[0]).any(1)][0]
+            order = Order(faces, 5, 8, flip=True, length=64)
+            known = {tuple(row) for row in faces.space.encode(part.labels, index).tolist()}
+            for start in (0, 8, 24):
+                whole = order.batch(index, start, 0, slice(0, 8), cpu)
+                assert whole.strange is not None
+                assert (whole.strange != whole.source).any(1).all()
+                assert {tuple(row) for row in whole.strange.tolist()} <= known
+                pieces = [order.batch(index, start, 0, s, cpu).strange
+                          for s in (slice(0, 3), slice(3, 8))]  # fmt: skip
+                joined = torch.cat([piece for piece in pieces if piece is not None])
+                assert torch.equal(joined, whole.strange)
+
+
 def test_random_streams_differ_by_key() -> None:
     streams = [
         torch.rand(4, generator=generator(0, *k)).tolist() for k in (("a", 1), ("a", 2), ("b", 1))

@@ -25,6 +25,7 @@ class Batch:
     # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
     position: float  # of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
+    strange: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
     shared: dict[str, Tensor] = field(default_factory=dict)
     # what a phase made of this batch and a later phase of the same step takes again
 
@@ -81,10 +82,10 @@ class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
     One with a class attribute `references` asks for that many images of the target's class in each
-    row of a batch; the target's class is then drawn for itself. One with a method
-    `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference of
-    the second in each row. One with a method `deployed(nets)` names the networks that translation
-    needs where one edit does not use them all.
+    row of a batch; source and target classes are then drawn evenly, each for itself. One with a
+    method `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference
+    of the second in each row. One with a method `deployed(nets)` names the networks that
+    translation needs where one edit does not use them all.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...

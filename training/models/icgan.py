@@ -133,16 +133,16 @@ class IcGAN:
         return normal(batch.noise("z", (self.latent,)))
 
     def d_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """BCE: real with its labels 1; with others', and G(z, y') with y', half of 0 each."""
+        """BCE: real with its labels 1; with another's, and G(z, y') with y', half of 0 each."""
         x, y = batch.image, batch.source
-        same = (batch.target == y).all(1, keepdim=True)
-        wrong = torch.where(same, 1 - y, batch.target)  # never its own
+        if batch.strange is None:
+            raise ValueError("IcGAN trains on batches with another image's labels")
         with torch.no_grad():
             fake = nets["G"](self.z(batch), batch.target)
         d = nets["D"]
         return {
             "real": F.softplus(-d(x, y)).mean(),
-            "wrong": 0.5 * F.softplus(d(x, wrong)).mean(),
+            "wrong": 0.5 * F.softplus(d(x, batch.strange)).mean(),
             "fake": 0.5 * F.softplus(d(fake, batch.target)).mean(),
         }
 
