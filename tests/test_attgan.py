@@ -235,6 +235,23 @@ def test_the_difference_is_published_at_one_and_a_half_at_test() -> None:
     assert g.difference(a, b, 2.0).tolist() == [[-1.5, 1.5, 0]]
 
 
+def test_only_the_label_that_is_asked_for_is_intensified() -> None:
+    """Blond hair comes at 2, black hair goes as in training; a flip off is asked for, too."""
+    hair = LabelSet("celeba", "binary", CELEBA.names, (CELEBA.names[:2],))
+    space = LabelSpace((hair, RAFD))
+    a = space.encode(torch.tensor([[1.0, 0, 1], [0, 1, 1]]), 0)
+    b = space.encode(torch.tensor([[0.0, 1, 1], [0, 1, 0]]), 0)
+    g: Any = STGAN_.generator(space)
+    assert g.difference(a, b, 2.0)[:, :3].tolist() == [[-1, 1.5, 0], [0, 0, -1.5]]
+    told: list[Tensor] = []
+    g = ATTGAN.generator(space)
+    g.decoder.forward = lambda features, labels: told.append(labels)
+    g(torch.zeros(2, 3, 16, 16), a, b, 2.0)
+    assert told[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
+    angry, happy = (space.encode(row[None], 1) for row in torch.eye(2))
+    assert g.signed.asked(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
+
+
 def test_schedules_are_the_published_ones() -> None:
     assert [AttGAN().lr_scale(i, 60, 30) for i in (0, 30, 45, 60)] == [1, 1, 0.5, 0]
     assert [STGAN().lr_scale(i, 200, 100) for i in (0, 99, 100, 199)] == [1, 1, 0.1, 0.1]

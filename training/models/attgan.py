@@ -113,13 +113,13 @@ class Generator(nn.Module):
         *,
         both: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """G(x, b), and with `both` G(x, a) from the same latent; edited labels × `intensity`."""
+        """G(x, b), and with `both` G(x, a) from the same latent; labels asked for × `intensity`."""
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
             return self.decoder(features, b)
-        edited = self.signed.edited(source, target)
-        fake = self.decoder(features, torch.where(edited, intensity * b, b))
+        asked = self.signed.asked(source, target)
+        fake = self.decoder(features, torch.where(asked, intensity * b, b))
         if not both:
             return fake
         return fake, self.decoder(features, self.strength * self.signed(source))
@@ -275,6 +275,6 @@ class AttGAN:
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
-        """G(x, b) with each label that is known to change at `test_int` times its strength."""
+        """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
         intensity = self.test_int if ask.intensity is None else ask.intensity
         return nets["G"](image, source, target, intensity)

@@ -49,16 +49,18 @@ class Generator(nn.Module):
         self.kept, self.signed = kept, Signed(space)
 
     def difference(self, source: Tensor | None, target: Tensor, intensity: float) -> Tensor:
-        """½(intensity·b − a) of labels at ±1 where they differ and the target's is known, else 0.
+        """½(b − a) of labels at ±1 where they differ and the target's is known, else 0.
 
-        An unknown a is 0. With several data sets the target's mask stands beside it.
+        b of the labels asked for is times `intensity`. An unknown a is 0. With several data sets
+        the target's mask stands beside it.
         """
         b, d = self.signed(target), self.signed.dim_d
         if source is None:
             return torch.cat([0.5 * b[:, :d], target[:, d:]], 1)
         a = self.signed(source)
         edited = self.signed.edited(source, target)
-        diff = torch.where(edited, 0.5 * (intensity * b - a), 0.0)
+        b = torch.where(self.signed.asked(source, target), intensity * b, b)
+        diff = torch.where(edited, 0.5 * (b - a), 0.0)
         return torch.cat([diff[:, :d], target[:, d:]], 1)
 
     def forward(
