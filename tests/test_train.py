@@ -252,7 +252,7 @@ def test_targets_are_a_permutation_of_the_batch_labels(joint: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["joint", "classes", "units"])
-def test_strange_labels_are_another_images_at_any_world_size(
+def test_other_labels_are_another_images_at_any_world_size(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     """Also in a batch whose images are all alike."""
@@ -266,13 +266,13 @@ def test_strange_labels_are_another_images_at_any_world_size(
             known = {tuple(row) for row in faces.space.encode(part.labels, index).tolist()}
             for start in (0, 8, 24):
                 whole = order.batch(index, start, 0, slice(0, 8), cpu)
-                assert whole.strange is not None
-                assert (whole.strange != whole.source).any(1).all()
-                assert {tuple(row) for row in whole.strange.tolist()} <= known
-                pieces = [order.batch(index, start, 0, s, cpu).strange
+                assert whole.other is not None
+                assert (whole.other != whole.source).any(1).all()
+                assert {tuple(row) for row in whole.other.tolist()} <= known
+                pieces = [order.batch(index, start, 0, s, cpu).other
                           for s in (slice(0, 3), slice(3, 8))]  # fmt: skip
                 joined = torch.cat([piece for piece in pieces if piece is not None])
-                assert torch.equal(joined, whole.strange)
+                assert torch.equal(joined, whole.other)
 
 
 def test_random_streams_differ_by_key() -> None:

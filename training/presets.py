@@ -20,9 +20,11 @@ from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
 
-# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3).
+# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3). Of
+# the official split's 162,770 images it is 24.6 epochs.
 CELEBA, RAFD = 4_012_000, 868_400
-# AttGAN's 60 epochs of 182,000; STGAN's 200 of 947 cycles of six batches of 32.
+# AttGAN's 60 epochs of 182,000; STGAN's 200 of 947 cycles of six batches of 32. Both count the
+# images of their split by index; of the official one they are 67 and 223 epochs.
 ATTGAN, STGAN_ = 10_920_000, 36_364_800
 # GANimation's 30 epochs of 200,000.
 EMOTIONET = 6_000_000
@@ -194,6 +196,8 @@ _ROWS = (
         _row("celeba-128-repo", REPOSITORY, split="paper", interpolation="bilinear"),
         model=StarGAN(fidelity="repo"),
     ),
+    # The TensorFlow code's length, rate and mirroring on the PyTorch port's square: the former's
+    # pictures are aligned anew and cropped at random (143 to 128 px), which ours are not.
     Config(
         "attgan",
         "celeba-128",
@@ -222,6 +226,20 @@ _ROWS = (
         DataConfig(),
         TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0),
         model=DIAT(),
+    ),
+    Config(  # neutral and each of the seven others
+        "cyclegan",
+        "rafd-128",
+        DataConfig(datasets=("rafd",)),
+        TrainConfig(images=7 * RAFD, decay_images=7 * RAFD // 2, batch=1, ema=0.0),
+        model=CycleGAN(hub="neutral"),
+    ),
+    Config(
+        "diat",
+        "rafd-128",
+        DataConfig(datasets=("rafd",)),
+        TrainConfig(images=14 * RAFD, decay_images=7 * RAFD, ema=0.0),
+        model=DIAT(hub="neutral"),
     ),
     Config(
         "icgan",

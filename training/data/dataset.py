@@ -175,7 +175,7 @@ class Order:
             noise,
             min(1.0, seen / self.length),
             reference,
-            space.encode(self._strange(part, labels)[local], dataset).to(device),
+            space.encode(self._others(part, labels)[local], dataset).to(device),
         )
 
     def _chosen(
@@ -205,7 +205,7 @@ class Order:
         return members[torch.randint(len(members), (self.size,), generator=stream)]
 
     @staticmethod
-    def _strange(part: Part, labels: Tensor) -> Tensor:
+    def _others(part: Part, labels: Tensor) -> Tensor:
         """Labels (batch, k) of the next other image in the batch that has not the row's own.
 
         Where all in the batch are alike they are those of the data set's first image that differs.

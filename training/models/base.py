@@ -25,7 +25,7 @@ class Batch:
     # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
     position: float  # of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
-    strange: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
+    other: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
     shared: dict[str, Tensor] = field(default_factory=dict)
     # what a phase made of this batch and a later phase of the same step takes again
 

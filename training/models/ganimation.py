@@ -111,7 +111,7 @@ class GANimation:
         if space.sets[batch.dataset].kind != "continuous":
             return batch.target
         part = space.slice(batch.dataset)
-        wanted = batch.target.clone()
+        wanted = (batch.target if batch.other is None else batch.other).clone()
         width = part.stop - part.start
         wanted[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
         return wanted

@@ -135,14 +135,14 @@ class IcGAN:
     def d_loss(self, nets: Nets, batch: Batch) -> Losses:
         """BCE: real with its labels 1; with another's, and G(z, y') with y', half of 0 each."""
         x, y = batch.image, batch.source
-        if batch.strange is None:
+        if batch.other is None:
             raise ValueError("IcGAN trains on batches with another image's labels")
         with torch.no_grad():
             fake = nets["G"](self.z(batch), batch.target)
         d = nets["D"]
         return {
             "real": F.softplus(-d(x, y)).mean(),
-            "wrong": 0.5 * F.softplus(d(x, batch.strange)).mean(),
+            "wrong": 0.5 * F.softplus(d(x, batch.other)).mean(),
             "fake": 0.5 * F.softplus(d(fake, batch.target)).mean(),
         }
 
@@ -152,7 +152,10 @@ class IcGAN:
         return {"fake": F.softplus(-nets["D"](fake, batch.target)).mean()}
 
     def z_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest."""
+        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest.
+
+        Its norms keep the averages of its training; the published code takes 100 passes anew.
+        """
         z, g = self.z(batch), nets["G"]
         g.eval()
         with torch.no_grad():
