@@ -170,7 +170,7 @@ def test_every_phase_moves_only_its_networks(
     world = World(0, 1, torch.device("cpu"))
     job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
     order = order_of(name, faces)
-    state = build_state(job)
+    state, logged = build_state(job), set()
     for dataset in range(len(faces.parts)):
         look = getattr(job.model, "sides", None)
         for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
@@ -180,6 +180,7 @@ def test_every_phase_moves_only_its_networks(
             before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
             terms = update(state, state.nets, phase, batch, job)
             assert all(torch.isfinite(v) for v in terms.values())
+            logged |= terms.keys()
             moved = {
                 n
                 for n, net in state.nets.items()
@@ -188,6 +189,7 @@ def test_every_phase_moves_only_its_networks(
                 )
             }
             assert moved == set(phase.trains)
+    assert {term for terms in job.model.adversarial.terms for term in terms} <= logged
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)

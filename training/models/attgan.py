@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import (
     BatchNorm,
     Signed,
@@ -178,6 +178,7 @@ class AttGAN:
     averages: bool = False  # keep a moving average of G, which the paper does not
 
     takes: ClassVar[tuple[str, ...]] = ("intensity",)
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified
 
     def networks(self, space: LabelSpace, size: int) -> Nets:

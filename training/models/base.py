@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,13 @@ class Symptom(NamedTuple):
         return not self.low <= self.value <= self.high
 
 
+class Adversarial(NamedTuple):
+    """A model's adversarial loss: its form, and the logged terms of D that make it up."""
+
+    form: Literal["wgan", "gan", "lsgan"]  # −E[D(x)] + E[D(G)]; cross entropies; ½ squares
+    terms: tuple[tuple[str, ...], ...]  # of each D
+
+
 @dataclass(frozen=True)
 class Ask:
     """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
@@ -85,7 +92,8 @@ class Model(Protocol):
     row of a batch; source and target classes are then drawn evenly, each for itself. One with a
     method `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference
     of the second in each row. One with a method `deployed(nets)` names the networks that
-    translation needs where one edit does not use them all.
+    translation needs where one edit does not use them all. One with a class attribute `adversarial`
+    has the balance of D and G watched.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...

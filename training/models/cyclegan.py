@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 
 
 class Pair(NamedTuple):
@@ -125,6 +125,9 @@ class CycleGAN:
     averages: bool = False  # keep moving averages, which the paper does not
     hub: str = ""  # pairs of this class alone: StarGAN's comparison on RaFD has neutral's seven
 
+    adversarial: ClassVar[Adversarial] = Adversarial(
+        "lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))
+    )
     reads_source: ClassVar[bool] = True
 
     def pairs(self, space: LabelSpace) -> list[Pair]:

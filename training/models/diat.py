@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.cyclegan import Generator, Pair, chained, pairs_of, split, two
 from training.models.layers import autocast_off, gradient_penalty
 
@@ -59,6 +59,7 @@ class DIAT:
     # those back are ours, for edits between the others
     hub: str = ""
 
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True
 
     def pairs(self, space: LabelSpace) -> list[Pair]:

@@ -5,13 +5,14 @@ edit is G(Ez(x), y) with other labels y in [-1, 1].
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
 
 
@@ -83,6 +84,8 @@ class IcGAN:
     e_beta1: float = 0.1
     beta2: float = 0.999
     gan_share: float = 0.625  # of the images, before the encoders' turn: 25 epochs of 25 + 15
+
+    adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G, D, Ez, Ey; weights from N(0, 0.02), norms' from N(1, 0.02), biases 0."""
