@@ -186,6 +186,8 @@ def make_dataset(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: 
         width, shard = len(labels.names), f"{labels.name}-00000.npy"
         if labels.kind == "onehot":
             values = np.eye(width)[np.arange(count) % width]
+        elif labels.kind == "continuous":
+            values = random.rand(count, width)
         else:
             values = random.randint(0, 2, (count, width))
         images = random.randint(90, 160, (count, size, size, 3))
@@ -236,6 +238,13 @@ def classes(store: Path, tmp_path: Path) -> Path:
     """One data set: three classes."""
     sets = (LabelSet("rafd", "onehot", ("angry", "happy", "sad")),)
     return make_dataset(tmp_path / "classes.json", sets)
+
+
+@pytest.fixture
+def units(store: Path, tmp_path: Path) -> Path:
+    """One data set: two intensities."""
+    sets = (LabelSet("celeba", "continuous", ("AU06", "AU12")),)
+    return make_dataset(tmp_path / "units.json", sets)
 
 
 def dvc(*arguments: str, cwd: Path) -> None:

@@ -1,5 +1,6 @@
 """AttGAN and STGAN against their papers: sizes, conditions, loss terms, written a second time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ def count(net: torch.nn.Module) -> int:
         (AttGAN(), 256, 43_459_203, 145_382_286),
         (AttGAN(dim=48, d_dim=48, d_fc=512), 384, 24_508_899, 119_526_574),
         (STGAN(), 128, 74_998_771, 44_718_990),
+        (STGAN(dim=48, stu_dim=64, d_dim=48, d_fc=512), 384, 52_040_019, 119_526_574),
     ],
 )
 def test_parameter_counts_are_the_golden_ones(model: AttGAN, size: int, g: int, d: int) -> None:
@@ -40,12 +42,44 @@ def test_parameter_counts_are_the_golden_ones(model: AttGAN, size: int, g: int, 
     assert (count(nets["G"]), count(nets["D"])) == (g, d)
 
 
-def test_stgans_parts_have_the_golden_counts() -> None:
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        (STGAN(), (11_148_160, 30_145_280, 33_705_331)),
+        (STGAN(dim=48, stu_dim=64), (6_272_160, 25_698_048, 20_069_811)),
+    ],
+)
+def test_stgans_parts_have_the_golden_counts(model: STGAN, parts: tuple[int, ...]) -> None:
     with torch.device("meta"):
-        g: Any = STGAN().networks(LabelSpace((THIRTEEN,)), 128)["G"]
-    assert (count(g.encoder), count(g.stu), count(g.decoder)) == (
-        11_148_160, 30_145_280, 33_705_331,
-    )  # fmt: skip
+        g: Any = model.generator(LabelSpace((THIRTEEN,)))
+    assert (count(g.encoder), count(g.stu), count(g.decoder)) == parts
+
+
+@pytest.mark.parametrize(
+    ("more", "units"),
+    [({"use_stu": False}, 0), ({"stu_state": "gru"}, 2), ({"stu_state": "direct"}, 2),
+     ({"stu_dim": 2}, 2)],
+)  # fmt: skip
+def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int) -> None:
+    """The ablations of the skip connections, from the weights of the published form."""
+    space = LabelSpace((CELEBA,))
+    torch.manual_seed(1)
+    nets: dict[str, Any] = STGAN_.networks(space, 16)
+    variant = replace(STGAN_, **more)
+    torch.manual_seed(1)
+    other: dict[str, Any] = variant.networks(space, 16)
+    assert len(other["G"].stu) == units
+    if "stu_state" in more:
+        other["G"].load_state_dict(nets["G"].state_dict())
+    batch = batch_of(space, 0)
+    plain, found = (n["G"](batch.image, batch.source, batch.target) for n in (nets, other))
+    assert not torch.allclose(plain, found)
+    terms = variant.g_loss(other, batch, space)
+    torch.stack(list(terms.values())).sum().backward()
+    slopes = [p.grad for p in other["G"].parameters()]
+    idle = [n for n, p in other["G"].named_parameters() if p.grad is None]
+    assert not idle
+    assert all(torch.isfinite(slope).all() for slope in slopes)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +233,23 @@ def test_the_difference_is_published_at_one_and_a_half_at_test() -> None:
     a, b = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]])
     assert g.difference(a, b, 1.0).tolist() == [[-1, 1, 0]]
     assert g.difference(a, b, 2.0).tolist() == [[-1.5, 1.5, 0]]
+
+
+def test_only_the_label_that_is_asked_for_is_intensified() -> None:
+    """Blond hair comes at 2, black hair goes as in training; a flip off is asked for, too."""
+    hair = LabelSet("celeba", "binary", CELEBA.names, (CELEBA.names[:2],))
+    space = LabelSpace((hair, RAFD))
+    a = space.encode(torch.tensor([[1.0, 0, 1], [0, 1, 1]]), 0)
+    b = space.encode(torch.tensor([[0.0, 1, 1], [0, 1, 0]]), 0)
+    g: Any = STGAN_.generator(space)
+    assert g.difference(a, b, 2.0)[:, :3].tolist() == [[-1, 1.5, 0], [0, 0, -1.5]]
+    told: list[Tensor] = []
+    g = ATTGAN.generator(space)
+    g.decoder.forward = lambda features, labels: told.append(labels)
+    g(torch.zeros(2, 3, 16, 16), a, b, 2.0)
+    assert told[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
+    angry, happy = (space.encode(row[None], 1) for row in torch.eye(2))
+    assert g.signed.asked(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
 
 
 def test_schedules_are_the_published_ones() -> None:

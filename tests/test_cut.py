@@ -79,6 +79,11 @@ def test_the_squares_of_the_genuine_sizes() -> None:
     config = DataConfig(rafd_crop=256, rafd_centre=(340, 440))
     assert box("celeba", 178, 218, config) == (0, 20, 178, 198)
     assert box("celeba", 178, 218, DataConfig(celeba_crop=170)) == (4, 24, 174, 194)
+    stgan = DataConfig(celeba_crop=170, celeba_shift=(-1, 2))  # published as (h 26, w 3)
+    assert box("celeba", 178, 218, stgan) == (3, 26, 173, 196)
+    icgan = DataConfig(celeba_crop=138, celeba_shift=(10, 0))  # published as x 30:168, y 40:178
+    assert box("celeba", 178, 218, icgan) == (30, 40, 168, 178)
+    assert box("celeba", 356, 436, icgan) == (60, 80, 336, 356)
     assert box("rafd", 681, 1024, config) == (212, 312, 468, 568)
     assert box("folders", 300, 200, config) == (50, 0, 250, 200)
 

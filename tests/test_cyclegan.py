@@ -1,5 +1,6 @@
 """CycleGAN against the paper: sizes, loss terms written a second time, pairs and their chain."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,42 @@ def test_edits_of_several_attributes_are_chained() -> None:
     assert out.amax((1, 2, 3)).tolist() == [2, 0]
     with pytest.raises(ValueError, match="say which labels the picture has"):
         SMALL.translate(nets, x, None, target)
+
+
+def test_with_a_hub_edits_between_the_others_go_through_it() -> None:
+    """RaFD's neutral and seven others: happy to sad is happy to neutral to sad."""
+    names = ("angry", "happy", "neutral", "sad")
+    space = LabelSpace((LabelSet("rafd", "onehot", names),))
+    model = replace(SMALL, hub="neutral")
+    assert [p.name for p in model.pairs(space)] == ["neutral-angry", "neutral-happy", "neutral-sad"]
+    nets: dict[str, Any] = model.networks(space, 16)
+    for name, net in nets.items():
+        net.forward = lambda x, name=name: x * 10 + 1 + int(name[-1]) + 5 * ("ba" in name)
+    _, happy, neutral, sad = torch.eye(4)
+    source, target = (
+        torch.stack([happy, neutral, happy, sad]),
+        torch.stack([sad, sad, neutral, sad]),
+    )
+    out = model.translate(nets, torch.zeros(4, 3, 16, 16), source, target)
+    assert out.amax((1, 2, 3)).tolist() == [73, 3, 7, 0]  # Gba1 then Gab2; Gab2; Gba1; none
+    with pytest.raises(ValueError, match=r"hub='bored': one of the classes is needed \(angry, "):
+        replace(SMALL, hub="bored").pairs(space)
+
+
+def test_d_learns_from_the_fakes_of_gs_step() -> None:
+    """As published; G's forward is paid for once."""
+    nets: dict[str, Any] = SMALL.networks(GENDER, 16)
+    a, b, none = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.zeros(2, 2)
+    batch = Batch(a, none, none, 0, lambda *_: none, 0.0, b[:, None])
+    fakes = {"a": nets["Gba0"](b), "b": nets["Gab0"](a)}
+    SMALL.g_loss(nets, batch, 0)
+    with torch.no_grad():
+        for name in ("Gab0", "Gba0"):
+            next(nets[name].parameters()).add_(1)  # G's step
+    found = SMALL.d_loss(nets, batch, 0)
+    for side in "ab":
+        score = nets[f"D{side}0"](fakes[side])
+        torch.testing.assert_close(found[f"{side}_fake"], (score**2).mean() / 2)
 
 
 def test_a_batch_shows_both_sides_of_its_pair(binary: Path) -> None:

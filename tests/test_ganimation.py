@@ -28,8 +28,8 @@ def setup() -> tuple[LabelSpace, Any, Batch, dict[str, Tensor]]:
     noises = {"alpha": torch.rand(4, 1, 1, 1), "y_g": torch.rand(4, 17)}
     labels = torch.rand(4, 17)
     batch = Batch(
-        torch.rand(4, 3, 16, 16) * 2 - 1, labels, labels[[1, 2, 3, 0]], 0,
-        lambda name, shape: noises[name], 0.0,
+        torch.rand(4, 3, 16, 16) * 2 - 1, labels, labels[[0, 2, 3, 1]], 0,
+        lambda name, shape: noises[name], 0.0, other=labels[[1, 2, 3, 0]],
     )  # fmt: skip
     return space, SMALL.networks(space, 16), batch, noises
 
@@ -45,7 +45,8 @@ def test_every_loss_term_is_the_papers() -> None:
     space, nets, batch, noises = setup()
     g, d = nets["G"], nets["D"]
     x, y_r = batch.image, batch.source
-    y_g = batch.target + 0.2 * noises["y_g"] - 0.1
+    assert batch.other is not None
+    y_g = batch.other + 0.2 * noises["y_g"] - 0.1
     fake, mask = masked(g, x, y_g)
     back, again = masked(g, fake, y_r)
     alpha = noises["alpha"]

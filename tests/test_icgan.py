@@ -65,10 +65,9 @@ def test_every_loss_term_is_the_papers() -> None:
     z = torch.distributions.Normal(0.0, 1.0).icdf(u)
     torch.testing.assert_close(normal(u), z)
     y = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
-    other = y[[1, 0, 2, 3]]  # the last two get their own
+    other, wrong = y[[1, 0, 2, 3]], y[[2, 0, 1, 1]]
     x = torch.rand(4, 3, 16, 16) * 2 - 1
-    batch = Batch(x, y, other, 0, lambda name, shape: u, 0.0)
-    wrong = torch.tensor([[0.0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
+    batch = Batch(x, y, other, 0, lambda name, shape: u, 0.0, other=wrong)
 
     def bce(score: Tensor, truth: float) -> Tensor:
         return F.binary_cross_entropy(score.sigmoid(), torch.full_like(score, truth))

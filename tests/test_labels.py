@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.data.labels import HAIR, LabelSet, LabelSpace
+from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
 
-NAMES = (*HAIR, "Male", "Young", "Smiling", "Eyeglasses")
+RIVALS = ("Bald", "Bangs", "Receding_Hairline", "Straight_Hair", "Wavy_Hair")
+NAMES = (*HAIR, "Male", "Young", "Smiling", "Eyeglasses", *RIVALS)
 
 
 @st.composite
@@ -18,7 +19,10 @@ def label_sets(draw: st.DrawFn, name: str = "a") -> LabelSet:
     names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=2, unique=True)))
     kind = draw(st.sampled_from(["binary", "onehot", "continuous"]))
     hair = tuple(n for n in names if n in HAIR)
-    return LabelSet(name, kind, names, (hair,) if kind == "binary" and len(hair) > 1 else ())
+    if kind != "binary":
+        return LabelSet(name, kind, names)
+    conflicts = tuple(pair for pair in CONFLICTS if set(pair) <= set(names))
+    return LabelSet(name, kind, names, (hair,) if len(hair) > 1 else (), conflicts)
 
 
 @st.composite
@@ -45,6 +49,9 @@ def labelled(draw: st.DrawFn) -> tuple[LabelSpace, int, Tensor]:
             row[places] = 0
             if (chosen := draw(st.sampled_from([None, *places]))) is not None:
                 row[chosen] = 1
+        for first, second in part.conflicts:
+            if row[part.names.index(first)]:
+                row[part.names.index(second)] = 0
     return space, index, labels
 
 
@@ -93,7 +100,7 @@ def test_tasks_keep_groups_exclusive_and_say_who_changes(
         assert task.changed.tolist() == [
             s != t for s, t in zip(labels.tolist(), task.target.tolist(), strict=True)
         ]
-        for group in part.groups:
+        for group in (*part.groups, *part.conflicts):
             assert (task.target[:, [part.names.index(n) for n in group]].sum(1) <= 1).all()
         if part.kind == "onehot":
             assert (task.target.sum(1) == 1).all()
@@ -110,9 +117,28 @@ def test_an_edit_leaves_every_other_label_alone(case: tuple[LabelSpace, int, Ten
             assert torch.equal(task.target[:, others], labels[:, others])
         if task.single:
             wanted = task.target[:, part.names.index(task.name)]
-            flips = part.kind == "binary" and len(part.group(task.name)) == 1
+            flips = part.kind == "binary" and not any(task.name in g for g in part.groups)
             column = labels[:, part.names.index(task.name)]
             assert torch.equal(wanted, 1 - column if flips else torch.ones(len(labels)))
+
+
+def test_bangs_and_a_bald_head_exclude_each_other_and_come_off_alone() -> None:
+    """AttGAN's rules (models of the family, 2.2), switched on and off."""
+    names = ("Bald", "Bangs", "Receding_Hairline", "Male")
+    part = LabelSet("celeba", "binary", names, (), CONFLICTS[:2])
+    labels = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0]])
+    tasks = {t.name: t for t in LabelSpace((part,)).tasks(labels, 0)}
+    assert tasks["Bald"].target.tolist() == [[1, 0, 0, 1], [0, 0, 1, 0]]
+    assert tasks["Bangs"].target.tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
+    assert tasks["Receding_Hairline"].target.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0]]
+    assert tasks["Male"].target.tolist() == [[0, 1, 0, 0], [1, 0, 1, 1]]
+
+
+def test_a_space_written_before_conflicts_is_read() -> None:
+    old = {"sets": [{"name": "a", "kind": "binary", "names": ["x", "y"], "groups": [["x", "y"]]}]}
+    space = LabelSpace.from_json(old)
+    assert space.sets == (LabelSet("a", "binary", ("x", "y"), (("x", "y"),)),)
+    assert space.to_json() == old
 
 
 def test_the_papers_combinations_change_hair_gender_and_age_together() -> None:

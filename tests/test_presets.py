@@ -4,6 +4,13 @@ import pytest
 import torch
 
 from training import precision, presets
+from training.config import Config
+from training.data.faces import SEED, celeba_jobs, rafd_jobs
+from training.data.labels import LabelSpace
+from training.data.sources import read_source
+from training.data.split import assign, first
+from training.data.unify import _check_trained, read_labels
+from training.data.versions import split_datasets
 from training.distributed import World
 from training.models.stargan import StarGAN
 
@@ -45,6 +52,57 @@ def test_presets_for_two_cores_warm_up_and_end_with_a_falling_rate(name: str) ->
     assert 0 < config.train.warmup_images < config.train.images - config.train.decay_images
     networks = config.model
     assert 64 % (1 << networks.d_repeat_num) == 0
+
+
+class Unpainted:
+    """The drawn faces' label files, and names for pictures."""
+
+    def __init__(self, kind: str) -> None:
+        jobs, tables = celeba_jobs(400, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
+        self.files = {**dict.fromkeys((job.name for job in jobs), b""), **tables}
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def size(self, name: str) -> int:
+        return len(self.files[name])
+
+
+@pytest.fixture(scope="module")
+def unpainted() -> dict[str, Unpainted]:
+    return {kind: Unpainted(kind) for kind in ("celeba", "rafd")}
+
+
+DRAWN = [key for key in presets.PRESETS if key[1].startswith(("demo", "smoke"))]
+
+
+def space_of(config: Config, trees: dict[str, Unpainted]) -> LabelSpace:
+    """The label space of drawn faces, as gathering and unifying make it, refusals included."""
+    sets = []
+    for name, kind in split_datasets(config.data.datasets):
+        table = read_source(kind, trees[kind], config.data).frame
+        split, _ = assign(table, name, config.data)
+        table = table.assign(split=split, reason="")
+        table = table[first(split, config.data.limit or len(table))].reset_index(drop=True)
+        labels, values = read_labels(name, kind, table, config.data)
+        known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
+        _check_trained(labels, known)
+        sets.append(labels)
+    return LabelSpace(tuple(sets))
+
+
+@pytest.mark.parametrize(("name", "preset"), DRAWN)
+def test_every_preset_for_two_cores_fits_the_drawn_faces(
+    name: str, preset: str, unpainted: dict[str, Unpainted]
+) -> None:
+    """Each label is in the drawn files and varies; the model builds networks for what they give."""
+    config = presets.resolve(name, preset)
+    with torch.device("meta"):
+        nets = config.model.networks(space_of(config, unpainted), config.data.size)
+    assert nets.keys() == config.model.optim(space_of(config, unpainted)).keys()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -353,6 +353,35 @@ def test_a_broken_openface_file_is_refused(data: bytes, message: str) -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["celeba", "rafd", "csv"])
+def test_units_that_are_asked_for_come_from_openface(kind: str) -> None:
+    """And no label column is asked for; without the file the refusal says what to do."""
+    tree = {"celeba": celeba(), "csv": Memory({"labels.csv": b"file,age\na.jpg,3\n", "a.jpg": b""}),
+            "rafd": Memory({"Rafd090_01_Kid_male_sad_left.jpg": b""})}[kind]  # fmt: skip
+    config = DataConfig(attributes=UNITS[:2])
+    with pytest.raises(
+        SourceError, match=r"AU01, AU02 are asked for and there is no openface\.csv"
+    ):
+        frame(tree, kind, config)
+    count = sum(name.endswith("jpg") for name in tree.files)
+    tree.files["openface.csv"] = _units([_row(i + 1) for i in range(count)])
+    assert frame(tree, kind, config)["AU02"].tolist() == [1.01 + i for i in range(count)]
+
+
+@pytest.mark.parametrize(("domains", "wrong"), [(("smile",), ""), (("smile", "beard"), "beard")])
+def test_domains_are_the_columns_that_an_own_csv_needs(
+    domains: tuple[str, ...], wrong: str
+) -> None:
+    """The attributes of the preset, which the file lacks, are not asked for."""
+    files = {"labels.csv": b"file,smile\na.jpg,1\nb.jpg,0\n", "a.jpg": b"", "b.jpg": b""}
+    config = DataConfig(domains=domains)
+    if not wrong:
+        assert frame(Memory(files), "csv", config)["smile"].tolist() == [1, -1]
+        return
+    with pytest.raises(SourceError, match="no label column beard"):
+        frame(Memory(files), "csv", config)
+
+
 def test_genuine_celeba_is_read(shared_data: Path) -> None:
     got = read_source("celeba", Folder(shared_data / "celeba"), DataConfig()).frame
     assert got["part"].value_counts().to_dict() == {"train": 1100, "val": 200, "test": 200}

@@ -50,6 +50,8 @@ SMALL = {
 }
 # The label spaces that a model takes, the richest last.
 TAKES = dict.fromkeys(MODELS, ("binary", "joint")) | {
+    "stargan": ("binary", "units", "joint"),
+    "ganimation": ("joint", "units"),
     "starganv2": ("classes",),
     "cyclegan": ("classes", "binary"),
     "diat": ("classes", "binary"),
@@ -168,7 +170,7 @@ def test_every_phase_moves_only_its_networks(
     world = World(0, 1, torch.device("cpu"))
     job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
     order = order_of(name, faces)
-    state = build_state(job)
+    state, logged = build_state(job), set()
     for dataset in range(len(faces.parts)):
         look = getattr(job.model, "sides", None)
         for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
@@ -178,6 +180,7 @@ def test_every_phase_moves_only_its_networks(
             before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
             terms = update(state, state.nets, phase, batch, job)
             assert all(torch.isfinite(v) for v in terms.values())
+            logged |= terms.keys()
             moved = {
                 n
                 for n, net in state.nets.items()
@@ -186,6 +189,7 @@ def test_every_phase_moves_only_its_networks(
                 )
             }
             assert moved == set(phase.trains)
+    assert {term for terms in job.model.adversarial.terms for term in terms} <= logged
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)
@@ -247,6 +251,30 @@ def test_targets_are_a_permutation_of_the_batch_labels(joint: Path) -> None:
         assert sorted(map(tuple, batch.source.tolist())) == sorted(
             map(tuple, batch.target.tolist())
         )
+
+
+@pytest.mark.parametrize("which", ["joint", "classes", "units"])
+def test_other_labels_are_another_images_at_any_world_size(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """Also in a batch whose images are all alike."""
+    faces, cpu = Faces.open(request.getfixturevalue(which), "train"), torch.device("cpu")
+    for index, part in enumerate(faces.parts):
+        for alike in (False, True):
+            if alike:
+                part.labels[:20] = part.labels[0]
+                part.labels[20] = part.labels[20:][(part.labels[20:] != part.labels[0]).any(1)][0]
+            order = Order(faces, 5, 8, flip=True, length=64)
+            known = {tuple(row) for row in faces.space.encode(part.labels, index).tolist()}
+            for start in (0, 8, 24):
+                whole = order.batch(index, start, 0, slice(0, 8), cpu)
+                assert whole.other is not None
+                assert (whole.other != whole.source).any(1).all()
+                assert {tuple(row) for row in whole.other.tolist()} <= known
+                pieces = [order.batch(index, start, 0, s, cpu).other
+                          for s in (slice(0, 3), slice(3, 8))]  # fmt: skip
+                joined = torch.cat([piece for piece in pieces if piece is not None])
+                assert torch.equal(joined, whole.other)
 
 
 def test_random_streams_differ_by_key() -> None:

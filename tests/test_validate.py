@@ -105,7 +105,10 @@ def own() -> Files:
 
 
 MAKE = {"celeba": celeba, "faces": faces, "rafd": rafd, "folders": folders, "csv": own}
-CONFIG = {"csv": DataConfig(attributes=("smile", "hat"))}
+CONFIG = {
+    "csv": DataConfig(attributes=("smile", "hat")),
+    "faces": DataConfig(attributes=UNITS),
+}
 LABELS = "list_attr_celeba.txt"
 FIRST = "img_align_celeba/000001.jpg"
 
@@ -188,7 +191,11 @@ VIEW = "Rafd045_01_Caucasian_female_angry_frontal"
 CUT_LABELS = edit(LABELS, "6\r\n", "8\r\n")
 # Expectation -> (kind, what breaks it alone, what the message must show).
 FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
-    "label_file_found": [("celeba", drop(LABELS), LABELS), ("csv", drop("labels.csv"), "csv")],
+    "label_file_found": [
+        ("celeba", drop(LABELS), LABELS),
+        ("csv", drop("labels.csv"), "csv"),
+        ("faces", drop("openface.csv"), "openface.csv"),
+    ],
     "label_file_format": [
         ("celeba", put(LABELS, HTML), "web page"),
         ("celeba", put(LABELS, LFS), "git-lfs pointer"),

@@ -23,6 +23,7 @@ class DataConfig:
     size: int = 128  # side of the square training image, px
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"  # always antialiased
     celeba_crop: int = 178  # side of the centre square, px; 178 StarGAN, 170 AttGAN/STGAN
+    celeba_shift: tuple[int, int] = (0, 0)  # of that square, px right and down at 178x218
     rafd_crop: int = 256  # side of the square around the face at 681x1024, px
     rafd_centre: tuple[int, int] = (340, 440)  # its centre (x, y), px
     cameras: tuple[str, ...] = ("045", "090", "135")

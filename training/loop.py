@@ -28,11 +28,11 @@ from training.data.labels import LabelSpace
 from training.distributed import World, freeze
 from training.files import write_bytes, write_json
 from training.mirror import Mirror
-from training.models.base import Batch, Losses, Model, Nets, Phase
+from training.models.base import Batch, Losses, Model, Nets, Phase, Symptom
 from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
-from training.symptoms import symptoms
+from training.symptoms import balance, symptoms
 from training.telemetry import Exporter, Telemetry, exporter, usage
 from training.tracker import Tracker
 
@@ -309,15 +309,20 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
         checkpoint.prune(folder, job.train.keep)
         with still({**state.nets, **state.ema}) as nets:
             signs = symptoms(job.model, nets, job.held_out, job.world.device)
-        for sign in signs:
-            if sign.bad:
-                log.warning("after %d images: %s %.3g: %s", state.images, *sign[:2], sign.says)
-        facts = {"validation/score": score, **{f"symptom/{s.name}": s.value for s in signs}}
+        facts = {"validation/score": score, **_watch(signs, state.images)}
         job.tracker.metrics(facts, step=state.images)
         if job.mirror:
             _copy(job.mirror, folder / f"{state.images:012d}")
     job.world.wait()
     return folder / f"{state.images:012d}"
+
+
+def _watch(signs: list[Symptom], images: int) -> dict[str, float]:
+    """The signs by their names in the log, with a warning for each that is bad."""
+    for sign in signs:
+        if sign.bad:
+            log.warning("after %d images: %s %.3g: %s", images, *sign[:2], sign.says)
+    return {f"symptom/{sign.name}": sign.value for sign in signs}
 
 
 def _copy(mirror: Mirror, path: Path) -> None:
@@ -334,6 +339,7 @@ def _record(
     scale = job.model.lr_scale(state.images, job.train.images, job.train.decay_images)
     facts = {
         **means,
+        **_watch(balance(job.model, means, job.faces.size), state.images),
         "lr_scale": scale,
         **{f"lr/{n}": s.lr * scale for n, s in job.model.optim(job.faces.space).items()},
         "images_per_second": rate,

@@ -20,9 +20,11 @@ from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
 
-# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3).
+# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3). Of
+# the official split's 162,770 images it is 24.6 epochs.
 CELEBA, RAFD = 4_012_000, 868_400
-# AttGAN's 60 epochs of 182,000; STGAN's 200 of 947 cycles of six batches of 32.
+# AttGAN's 60 epochs of 182,000; STGAN's 200 of 947 cycles of six batches of 32. Both count the
+# images of their split by index; of the official one they are 67 and 223 epochs.
 ATTGAN, STGAN_ = 10_920_000, 36_364_800
 # GANimation's 30 epochs of 200,000.
 EMOTIONET = 6_000_000
@@ -30,6 +32,12 @@ EMOTIONET = 6_000_000
 THIRTEEN = (
     "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
     "Male", "Mouth_Slightly_Open", "Mustache", "No_Beard", "Pale_Skin", "Young",
+)  # fmt: skip
+# IcGAN's.
+EIGHTEEN = (
+    "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
+    "Gray_Hair", "Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Mustache", "Pale_Skin",
+    "Receding_Hairline", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Hat",
 )  # fmt: skip
 # The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
 REPOSITORY = 3_200_000
@@ -125,7 +133,7 @@ _OTHERS = (
             conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
             d_lr=8e-4, averages=True,
         ),
-        UNITS,
+        UNITS[:-1],  # the drawn faces never blink (AU45)
     ),
     _demo(
         "cyclegan",
@@ -188,6 +196,8 @@ _ROWS = (
         _row("celeba-128-repo", REPOSITORY, split="paper", interpolation="bilinear"),
         model=StarGAN(fidelity="repo"),
     ),
+    # The TensorFlow code's length, rate and mirroring on the PyTorch port's square: the former's
+    # pictures are aligned anew and cropped at random (143 to 128 px), which ours are not.
     Config(
         "attgan",
         "celeba-128",
@@ -198,7 +208,8 @@ _ROWS = (
     Config(
         "stgan",
         "celeba-128",
-        DataConfig(celeba_crop=170, attributes=THIRTEEN),
+        # Called central, the published square is at (3, 26), not (4, 24).
+        DataConfig(celeba_crop=170, celeba_shift=(-1, 2), attributes=THIRTEEN),
         TrainConfig(images=STGAN_, decay_images=STGAN_ // 2, batch=32, ema=0.0, flip=False),
         model=STGAN(),
     ),
@@ -216,17 +227,32 @@ _ROWS = (
         TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0),
         model=DIAT(),
     ),
+    Config(  # neutral and each of the seven others
+        "cyclegan",
+        "rafd-128",
+        DataConfig(datasets=("rafd",)),
+        TrainConfig(images=7 * RAFD, decay_images=7 * RAFD // 2, batch=1, ema=0.0),
+        model=CycleGAN(hub="neutral"),
+    ),
+    Config(
+        "diat",
+        "rafd-128",
+        DataConfig(datasets=("rafd",)),
+        TrainConfig(images=14 * RAFD, decay_images=7 * RAFD, ema=0.0),
+        model=DIAT(hub="neutral"),
+    ),
     Config(
         "icgan",
         "celeba-64",
-        DataConfig(size=64),
+        # x 30 to 168, y 40 to 178
+        DataConfig(size=64, celeba_crop=138, celeba_shift=(10, 0), attributes=EIGHTEEN),
         TrainConfig(images=40 * 182_637, decay_images=0, batch=64, ema=0.0),
         model=IcGAN(),
     ),
     Config(
         "starganv2",
         "celeba-hq",
-        DataConfig(datasets=("celeba",), size=256, domains=("Male",)),
+        DataConfig(datasets=("celeba-hq:folders",), size=256),  # folders female/ and male/
         TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
         model=StarGANv2(),
     ),

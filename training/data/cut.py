@@ -47,15 +47,18 @@ class UnusableError(ValueError):
 def box(kind: str, width: int, height: int, config: DataConfig) -> Box:
     """The square to cut out of an image of `width` x `height` px.
 
-    celeba: the centre square of `celeba_crop` px at 178x218; rafd: `rafd_crop` px around
-    `rafd_centre` at 681x1024. At another size both scale with the image (the factor is the smaller
-    of the two sides' ratios), so that a copy of another resolution shows the same part of the
-    face; at the genuine size they are exact. Everything else: the largest centre square. A square
-    that would leave the image is moved, then shrunk, into it.
+    celeba: the centre square of `celeba_crop` px, moved by `celeba_shift`, at 178x218; rafd:
+    `rafd_crop` px around `rafd_centre` at 681x1024. At another size both scale with the image (the
+    factor is the smaller of the two sides' ratios), so that a copy of another resolution shows the
+    same part of the face; at the genuine size they are exact. Everything else: the largest centre
+    square. A square that would leave the image is moved, then shrunk, into it.
     """
     if kind == "celeba":
         side = _scaled(config.celeba_crop, width, height, CELEBA)
-        x, y = width / 2, height / 2
+        scale = min(width / CELEBA[0], height / CELEBA[1])
+        x, y = (
+            n / 2 + scale * s for n, s in zip((width, height), config.celeba_shift, strict=True)
+        )
     elif kind == "rafd":
         side = _scaled(config.rafd_crop, width, height, RAFD)
         x, y = (

@@ -148,15 +148,11 @@ class Order:
         the global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
         """
         part, space = self.faces.parts[dataset], self.faces.space
-        rows = (
-            self._any_of(sides[0], "first", dataset, drawn) if sides else self.rows(dataset, drawn)
-        )
+        rows, shown = self._chosen(dataset, drawn, sides)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
         targets, reference = labels[order], None
-        if sides or self.references:
-            second = self._any_of(sides[1], "second", dataset, drawn)[:, None] if sides else None
-            shown = self.shown(dataset, drawn) if second is None else second
+        if shown is not None:
             targets = part.labels[shown[:, 0]]
             reference = torch.stack(
                 [
@@ -179,7 +175,23 @@ class Order:
             noise,
             min(1.0, seen / self.length),
             reference,
+            space.encode(self._others(part, labels)[local], dataset).to(device),
         )
+
+    def _chosen(
+        self, dataset: int, drawn: int, sides: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows (batch,) of the images, and (batch, k) of their references where these are asked."""
+        if sides:
+            first, second = (
+                self._any_of(side, what, dataset, drawn)
+                for side, what in zip(sides, ("first", "second"), strict=True)
+            )
+            return first, second[:, None]
+        if self.references:
+            rows = self.balanced(dataset, drawn, "source", 1)[:, 0]
+            return rows, self.balanced(dataset, drawn, "reference", self.references)
+        return self.rows(dataset, drawn), None
 
     def _any_of(self, side: Tensor, what: str, dataset: int, drawn: int) -> Tensor:
         """Rows (batch,) at random of those that `side` allows; ValueError where it allows none."""
@@ -192,16 +204,30 @@ class Order:
         stream = generator(self.seed, what, dataset, drawn)
         return members[torch.randint(len(members), (self.size,), generator=stream)]
 
-    def shown(self, dataset: int, drawn: int) -> Tensor:
-        """Rows (batch, references): a class each, every class as likely, and images of it.
+    @staticmethod
+    def _others(part: Part, labels: Tensor) -> Tensor:
+        """Labels (batch, k) of the next other image in the batch that has not the row's own.
+
+        Where all in the batch are alike they are those of the data set's first image that differs.
+        """
+        count = len(labels)
+        differs = (labels[:, None] != labels[None]).any(2)
+        ahead = (torch.arange(count)[None] - torch.arange(count)[:, None]) % count
+        found = labels[torch.where(differs, ahead, count).argmin(1)]
+        for row in (~differs.any(1)).nonzero()[:, 0]:
+            found[row] = part.labels[int((part.labels != labels[row]).any(1).int().argmax())]
+        return found
+
+    def balanced(self, dataset: int, drawn: int, what: str, count: int) -> Tensor:
+        """Rows (batch, count): a class each, every class as likely, and `count` images of it.
 
         Drawn anew for each batch (the reference code pairs the images once for a whole run).
         """
         classes = self.faces.parts[dataset].labels.argmax(1)
-        stream = generator(self.seed, "reference", dataset, drawn)
+        stream = generator(self.seed, what, dataset, drawn)
         members = [(classes == c).nonzero()[:, 0] for c in classes.unique()]
         chosen = torch.randint(len(members), (self.size,), generator=stream)
-        dice = torch.rand((self.size, self.references), generator=stream)
+        dice = torch.rand((self.size, count), generator=stream)
         return torch.stack(
             [members[c][(d * len(members[c])).long()] for c, d in zip(chosen, dice, strict=True)]
         )

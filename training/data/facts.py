@@ -59,6 +59,8 @@ def _tables(facts: Facts) -> dict[str, pd.DataFrame]:
     if facts.units is not None:
         units = facts.units
         tables.append((units.name, units.name, units.format, True))
+    elif facts.measured:
+        tables.append(("openface.csv", None, None, True))
     columns = ["table", "file", "format", "final_newline"]
     out = {"tables": pd.DataFrame(tables, columns=columns)}
     readable = [table for table in facts.tables.values() if table.format in TABLES]

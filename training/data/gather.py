@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from training.config import DataConfig
+from training.data.labels import UNITS
 from training.data.tables import PICTURES, TABLES, Table, read_table
 from training.data.tree import Tree, check_name
 from training.data.units import Units, read_units
@@ -46,7 +47,8 @@ class Facts:
     labels: one row a label row (or image, where names are the labels): line in the file or 0, file
     as written, image (the name in the tree; "" where none fits), inside (whether `file` stays in
     the data folder), identity and part ("" unknown, None where their table has no such row), then
-    label columns as text. `needed` are the label columns that the configuration asks for.
+    label columns as text. Of what the configuration asks for, `needed` are label columns and
+    `measured` the action units of openface.csv.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class Facts:
     checked: tuple[str, ...] = ()  # label columns whose values must be binary
     units: Units | None = None
     notes: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
 
     @property
     def domain(self) -> tuple[str, ...]:
@@ -79,7 +82,14 @@ def gather(kind: str, tree: Tree, config: DataConfig) -> Facts:
         raise ValueError(
             f"unknown kind of data set {kind!r}; one of {', '.join(SOURCES)} is needed"
         )
-    return SOURCES[kind](tree, config)
+    asked = () if kind == "folders" or config.domains else config.attributes
+    measured = tuple(name for name in asked if name in UNITS)
+    return replace(SOURCES[kind](tree, config), measured=measured)
+
+
+def _needed(config: DataConfig) -> tuple[str, ...]:
+    """The columns of the label table that are asked for; action units are in openface.csv."""
+    return tuple(n for n in config.domains or config.attributes if n not in UNITS)
 
 
 def pictures(names: Iterable[str]) -> list[str]:
@@ -171,7 +181,7 @@ def _celeba(tree: Tree, config: DataConfig) -> Facts:
         if t.line_end != "CRLF" or not t.final_newline or t.format != "text"
     ]
     return Facts(
-        "celeba", images, labels, tables, "", config.attributes, present, units, tuple(notes)
+        "celeba", images, labels, tables, "", _needed(config), present, units, tuple(notes)
     )
 
 
@@ -220,12 +230,11 @@ def _csv(tree: Tree, config: DataConfig) -> Facts:
         del labels["split"]
     columns = [c for c in labels.columns if c in table.columns and c not in RESERVED]
     binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}
-    checked = tuple(c for c in columns if c in binary or c in config.attributes)
+    needed = _needed(config)
+    checked = tuple(c for c in columns if c in binary or c in needed)
     left = [c for c in columns if c not in checked]
     notes = (f"{file}: not 0/1 or -1/1, left out: {', '.join(left)}",) if left else ()
-    return Facts(
-        "csv", images, labels, {"labels": table}, "", config.attributes, checked, units, notes
-    )
+    return Facts("csv", images, labels, {"labels": table}, "", needed, checked, units, notes)
 
 
 SOURCES: dict[str, Reader] = {"celeba": _celeba, "rafd": _rafd, "folders": _folders, "csv": _csv}

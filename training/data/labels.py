@@ -15,6 +15,8 @@ from torch import Tensor
 Kind = Literal["binary", "onehot", "continuous"]
 # Attributes of which a face has at most one; CelebA's names.
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+# Attributes that a face has not both of: AttGAN's rules for the labels that it edits.
+CONFLICTS = (("Bald", "Bangs"), ("Receding_Hairline", "Bangs"), ("Straight_Hair", "Wavy_Hair"))
 # OpenFace's action units: GANimation's 17, in its order.
 UNITS = tuple(
     f"AU{number:02}" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
@@ -23,26 +25,32 @@ UNITS = tuple(
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of one data set: `groups` lists names of which at most one may be 1."""
+    """The labels of one data set: `groups` lists names of which at most one may be 1.
+
+    So do `conflicts`, of two; but an edit of a group's member switches it on, any other flips.
+    """
 
     name: str
     kind: Kind
     names: tuple[str, ...]
     groups: tuple[tuple[str, ...], ...] = ()
+    conflicts: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
             raise ValueError(f"{self.name}: label names must be present and unique: {self.names}")
-        unknown = {n for group in self.groups for n in group} - set(self.names)
+        unknown = {n for group in self.exclusive for n in group} - set(self.names)
         if unknown:
             raise ValueError(f"{self.name}: a group names unknown labels {sorted(unknown)}")
 
+    @property
+    def exclusive(self) -> tuple[tuple[str, ...], ...]:
+        return (*self.groups, *self.conflicts)
+
     def group(self, name: str) -> tuple[int, ...]:
-        """Positions that exclude each other with `name`, itself included."""
-        for group in self.groups:
-            if name in group:
-                return tuple(self.names.index(n) for n in group)
-        return (self.names.index(name),)
+        """Positions of `name` and of what cannot be 1 beside it: those that its edit may move."""
+        beside = [n for names in self.exclusive if name in names for n in names]
+        return tuple(self.names.index(n) for n in dict.fromkeys([*beside, name]))
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ class LabelSpace:
                     "kind": s.kind,
                     "names": list(s.names),
                     "groups": [list(g) for g in s.groups],
+                    **({"conflicts": [list(c) for c in s.conflicts]} if s.conflicts else {}),
                 }
                 for s in self.sets
             ]
@@ -150,7 +159,11 @@ class LabelSpace:
         return cls(
             tuple(
                 LabelSet(
-                    s["name"], s["kind"], tuple(s["names"]), tuple(tuple(g) for g in s["groups"])
+                    s["name"],
+                    s["kind"],
+                    tuple(s["names"]),
+                    tuple(tuple(g) for g in s["groups"]),
+                    tuple(tuple(c) for c in s.get("conflicts", ())),
                 )
                 for s in value["sets"]
             )
@@ -169,12 +182,13 @@ def _switch_on(labels: Tensor, part: LabelSet, name: str) -> Tensor:
 
 
 def edit(labels: Tensor, part: LabelSet, name: str) -> Tensor:
-    """Switch `name` on (and its group off) if it belongs to a group, else flip it."""
-    if len(part.group(name)) > 1:
+    """Switch `name` on if it belongs to a group, else flip it; once on, what it excludes is off."""
+    if any(name in group for group in part.groups):
         return _switch_on(labels, part, name)
-    out = labels.clone()
-    out[:, part.names.index(name)] = 1 - out[:, part.names.index(name)]
-    return out
+    flipped = labels.clone()
+    at = part.names.index(name)
+    flipped[:, at] = 1 - flipped[:, at]
+    return torch.where(flipped[:, at, None] == 1, _switch_on(labels, part, name), flipped)
 
 
 def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Tensor:

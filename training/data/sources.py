@@ -147,4 +147,10 @@ def _value_problem(facts: Facts) -> str:
 
 
 def _units_problem(facts: Facts) -> str:
+    if facts.measured and facts.units is None:
+        return (
+            f"{facts.kind}: {', '.join(facts.measured)} are asked for and there is no "
+            "openface.csv; run OpenFace with -aus on the images and put its CSV beside them, or "
+            "pass attributes="
+        )
     return facts.units.problem() if facts.units is not None else ""

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from training.cli import run
 from training.config import DataConfig, from_json
-from training.data.labels import HAIR, LabelSet, LabelSpace
+from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
 from training.files import write_bytes, write_json
 from training.store import Manifest, Store
 
@@ -36,12 +36,13 @@ def unify(images: Path, data_config: str, out: Path, *, store: Store | None = No
     """Write and return a manifest of kind "dataset": the images' files, and two more.
 
     `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary,
-    hair colours exclude each other; rafd's expressions and folders' classes are one-hot in
-    alphabetical order. Where every asked attribute is an action unit (AU12), they are continuous,
-    intensity / 5, and images without a measurement are left out. Attributes named as `domains` are
-    one class; images with none of them, or several, are left out. `labels.parquet` has a row a kept
-    image, in the data sets' and the source's order: dataset, shard, row, split, identity, file,
-    sha256, label (list of float32: its own data set's labels, in [0, 1]).
+    hair colours exclude each other, as do AttGAN's conflicts; rafd's expressions and folders'
+    classes are one-hot in alphabetical order. Where every asked attribute is an action unit (AU12),
+    they are continuous, intensity / 5, and images without a measurement are left out. Attributes
+    named as `domains` are one class; images with none of them, or several, are left out.
+    `labels.parquet` has a row a kept image, in the data sets' and the source's order: dataset,
+    shard, row, split, identity, file, sha256, label (list of float32: its own data set's labels,
+    in [0, 1]).
 
     Raises UnifyError for an attribute that the source lacks, a value outside its domain (with file
     and row) and a class or attribute without a training image.
@@ -114,7 +115,8 @@ def _binary(
 ) -> tuple[LabelSet, np.ndarray]:
     _check_known(name, frame, attributes)
     hair = tuple(n for n in attributes if n in HAIR)
-    labels = LabelSet(name, "binary", attributes, (hair,) if len(hair) > 1 else ())
+    conflicts = tuple(pair for pair in CONFLICTS if set(pair) <= set(attributes))
+    labels = LabelSet(name, "binary", attributes, (hair,) if len(hair) > 1 else (), conflicts)
     columns = [_zero_one(name, frame, attribute) for attribute in attributes]
     return labels, np.stack(columns, 1).astype(np.float32)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import (
     BatchNorm,
     Signed,
@@ -56,16 +56,19 @@ class Decoder(nn.Module):
     """Features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     The first `shortcut` layers' outputs are joined by the encoder's features of their size, the
-    first `inject` layers' by the labels; the latent always is.
+    first `inject` layers' by the labels; the latent always is. `joined` is the width of the widest
+    features, halved from one to the next.
     """
 
     def __init__(
-        self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float
-    ) -> None:
+        self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float,
+        joined: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.shortcut, self.inject = shortcut, inject
         self.layers = nn.ModuleList()
         channels = (dim << (layers - 1)) + labels
+        joined = joined or dim << (layers - 2)
         for i in range(1, layers):
             out = dim << (layers - i)
             self.layers.append(
@@ -75,7 +78,9 @@ class Decoder(nn.Module):
                     nn.ReLU(inplace=True),
                 )
             )
-            channels = out + (out // 2 if i <= shortcut else 0) + (labels if i <= inject else 0)
+            channels = (
+                out + (joined >> (i - 1) if i <= shortcut else 0) + (labels if i <= inject else 0)
+            )
         self.layers.append(nn.Sequential(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()))
 
     def forward(self, features: list[Tensor], labels: Tensor) -> Tensor:
@@ -108,13 +113,13 @@ class Generator(nn.Module):
         *,
         both: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """G(x, b), and with `both` G(x, a) from the same latent; edited labels × `intensity`."""
+        """G(x, b), and with `both` G(x, a) from the same latent; labels asked for × `intensity`."""
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
             return self.decoder(features, b)
-        edited = self.signed.edited(source, target)
-        fake = self.decoder(features, torch.where(edited, intensity * b, b))
+        asked = self.signed.asked(source, target)
+        fake = self.decoder(features, torch.where(asked, intensity * b, b))
         if not both:
             return fake
         return fake, self.decoder(features, self.strength * self.signed(source))
@@ -173,6 +178,7 @@ class AttGAN:
     averages: bool = False  # keep a moving average of G, which the paper does not
 
     takes: ClassVar[tuple[str, ...]] = ("intensity",)
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
@@ -270,6 +276,6 @@ class AttGAN:
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
-        """G(x, b) with each label that is known to change at `test_int` times its strength."""
+        """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
         intensity = self.test_int if ask.intensity is None else ask.intensity
         return nets["G"](image, source, target, intensity)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Batch:
     # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
     position: float  # of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
+    other: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
     shared: dict[str, Tensor] = field(default_factory=dict)
     # what a phase made of this batch and a later phase of the same step takes again
 
@@ -65,6 +66,13 @@ class Symptom(NamedTuple):
         return not self.low <= self.value <= self.high
 
 
+class Adversarial(NamedTuple):
+    """A model's adversarial loss: its form, and the logged terms of D that make it up."""
+
+    form: Literal["wgan", "gan", "lsgan"]  # −E[D(x)] + E[D(G)]; cross entropies; ½ squares
+    terms: tuple[tuple[str, ...], ...]  # of each D
+
+
 @dataclass(frozen=True)
 class Ask:
     """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
@@ -81,11 +89,12 @@ class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
     One with a class attribute `references` asks for that many images of the target's class in each
-    row of a batch; the target's class is then drawn for itself. One with a method
-    `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference of
-    the second in each row. One with a method `deployed(nets)` names the networks that translation
-    needs where one edit does not use them all. One without a way to be asked for what is there has
-    a method `reconstruct(nets, image, source)`.
+    row of a batch; source and target classes are then drawn evenly, each for itself. One with a
+    method `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference
+    of the second in each row. One with a method `deployed(nets)` names the networks that
+    translation needs where one edit does not use them all. One without a way to be asked for what
+    is there has a method `reconstruct(nets, image, source)`. One with a class attribute
+    `adversarial` has the balance of D and G watched.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...

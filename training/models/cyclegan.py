@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 
 
 class Pair(NamedTuple):
@@ -23,14 +23,24 @@ class Pair(NamedTuple):
     name: str
     a: int
     b: int
+    hub: bool = False  # edits between its label `b` and the other such pairs' go through `a`
 
 
-def pairs_of(labels: LabelSet) -> list[Pair]:
-    """Every two labels that exclude each other, and each other attribute with its absence."""
+def pairs_of(labels: LabelSet, hub: str = "") -> list[Pair]:
+    """Every two labels that exclude each other, and each other attribute with its absence.
+
+    Of the labels that exclude `hub`, only its own pairs. ValueError where nothing does.
+    """
     names, out = labels.names, []
     groups = [names] if labels.kind == "onehot" else list(labels.groups)
+    if hub and not any(hub in group for group in groups):
+        known = ", ".join(name for group in groups for name in group)
+        raise ValueError(f"hub={hub!r}: one of the classes is needed ({known or 'there are none'})")
     for group in groups:
-        out += [Pair(f"{x}-{y}", names.index(x), names.index(y)) for x, y in combinations(group, 2)]
+        couples = list(combinations(group, 2))
+        if hub in group:
+            couples = [(hub, y) for y in group if y != hub]
+        out += [Pair(f"{x}-{y}", names.index(x), names.index(y), hub in group) for x, y in couples]
     grouped = {name for group in groups for name in group}
     return out + [Pair(n, names.index(n), -1) for n in names if n not in grouped]
 
@@ -113,7 +123,11 @@ class CycleGAN:
     beta1: float = 0.5
     beta2: float = 0.999
     averages: bool = False  # keep moving averages, which the paper does not
+    hub: str = ""  # pairs of this class alone: StarGAN's comparison on RaFD has neutral's seven
 
+    adversarial: ClassVar[Adversarial] = Adversarial(
+        "lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))
+    )
     reads_source: ClassVar[bool] = True
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
@@ -124,7 +138,7 @@ class CycleGAN:
                 f"{kinds}: CycleGAN takes one data set of classes or attributes, whose pairs it "
                 "trains"
             )
-        return pairs_of(space.sets[0])
+        return pairs_of(space.sets[0], self.hub)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G_ab, G_ba, D_a, D_b of each pair; weights from N(0, 0.02), biases 0."""
@@ -189,6 +203,7 @@ class CycleGAN:
         a, b = two(batch)
         ab, ba = nets[f"Gab{k}"], nets[f"Gba{k}"]
         fake_b, fake_a = ab(a), ba(b)
+        batch.shared.update(a=fake_a.detach(), b=fake_b.detach())
         return {
             "gan_ab": (nets[f"Db{k}"](fake_b) - 1).square().mean(),
             "gan_ba": (nets[f"Da{k}"](fake_a) - 1).square().mean(),
@@ -197,13 +212,14 @@ class CycleGAN:
         }
 
     def d_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on fakes made after G's step."""
+        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of G's own step."""
         a, b = two(batch)
         out = {}
-        with torch.no_grad():
-            fakes = {"a": nets[f"Gba{k}"](b), "b": nets[f"Gab{k}"](a)}
+        if not batch.shared:
+            with torch.no_grad():
+                batch.shared.update(a=nets[f"Gba{k}"](b), b=nets[f"Gab{k}"](a))
         for side, real in (("a", a), ("b", b)):
-            d, fake = nets[f"D{side}{k}"], fakes[side]
+            d, fake = nets[f"D{side}{k}"], batch.shared[side]
             out[f"{side}_real"] = 0.5 * (d(real) - 1).square().mean()
             out[f"{side}_fake"] = 0.5 * d(fake).square().mean()
         return out
@@ -243,17 +259,28 @@ def kept(nets: Nets) -> list[Pair]:
 def chained(
     nets: Nets, pairs: list[Pair], image: Tensor, source: Tensor | None, target: Tensor
 ) -> Tensor:
-    """The nets Gab<k> and Gba<k> of each pair that an edit crosses, one after the other."""
+    """The nets Gab<k> and Gba<k> of each pair that an edit crosses, one after the other.
+
+    Where pairs have a hub, an edit goes to it and from there on.
+    """
     if source is None:
         raise ValueError(
             "networks of pairs go from one domain to another: say which labels the picture has"
         )
-    out = image.clone()
-    for k, pair in enumerate(pairs):
-        (from_a, from_b), (to_a, to_b) = split(source, pair), split(target, pair)
-        for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
-            if rows.any():
-                out[rows] = nets[f"{name}{k}"](out[rows])
+    out, between = image.clone(), target
+    if hubs := [pair for pair in pairs if pair.hub]:
+        members = [hubs[0].a, *(pair.b for pair in hubs)]
+        at_hub = torch.zeros_like(target[:, members])
+        at_hub[:, 0] = 1
+        moves = (source[:, members] != target[:, members]).any(1, keepdim=True)
+        between = target.clone()
+        between[:, members] = torch.where(moves, at_hub, target[:, members])
+    for start, end in ((source, between), (between, target)):
+        for k, pair in enumerate(pairs):
+            (from_a, from_b), (to_a, to_b) = split(start, pair), split(end, pair)
+            for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
+                if rows.any():
+                    out[rows] = nets[f"{name}{k}"](out[rows])
     return out
 
 

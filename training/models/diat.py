@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.cyclegan import (
     Generator,
     Pair,
@@ -64,7 +64,11 @@ class DIAT:
     beta1: float = 0.5
     beta2: float = 0.999
     averages: bool = False  # keep moving averages, which the paper does not
+    # pairs of this class alone; StarGAN's table counts the 7 directions that leave RaFD's neutral,
+    # those back are ours, for edits between the others
+    hub: str = ""
 
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
@@ -74,7 +78,7 @@ class DIAT:
             raise ValueError(
                 f"{kinds}: DIAT takes one data set of classes or attributes, whose pairs it trains"
             )
-        return pairs_of(space.sets[0])
+        return pairs_of(space.sets[0], self.hub)
 
     def directions(self, space: LabelSpace) -> list[str]:
         """ab0, ba0, ab1, …: what a network's name ends in; a turn each."""

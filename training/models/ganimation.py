@@ -5,13 +5,14 @@ moves is painted. Conditions are intensities in [0, 1], the paper's 17 action un
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
 from training.models.layers import gradient_penalty, label_loss, tiled
 from training.models.stargan import Discriminator, trunk
 
@@ -65,6 +66,8 @@ class GANimation:
     beta2: float = 0.999
     averages: bool = False  # keep a moving average of G, which the paper does not
 
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D; Conv weights from N(0, 0.02), biases 0. Raises ValueError as StarGAN does."""
         if size % (1 << self.d_repeat_num) or size % 4:
@@ -111,7 +114,7 @@ class GANimation:
         if space.sets[batch.dataset].kind != "continuous":
             return batch.target
         part = space.slice(batch.dataset)
-        wanted = batch.target.clone()
+        wanted = (batch.target if batch.other is None else batch.other).clone()
         width = part.stop - part.start
         wanted[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
         return wanted

@@ -5,13 +5,14 @@ edit is G(Ez(x), y) with other labels y in [-1, 1].
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
 
 
@@ -84,6 +85,8 @@ class IcGAN:
     beta2: float = 0.999
     gan_share: float = 0.625  # of the images, before the encoders' turn: 25 epochs of 25 + 15
 
+    adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G, D, Ez, Ey; weights from N(0, 0.02), norms' from N(1, 0.02), biases 0."""
         if size < 16 or size & (size - 1):
@@ -133,16 +136,16 @@ class IcGAN:
         return normal(batch.noise("z", (self.latent,)))
 
     def d_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """BCE: real with its labels 1; with others', and G(z, y') with y', half of 0 each."""
+        """BCE: real with its labels 1; with another's, and G(z, y') with y', half of 0 each."""
         x, y = batch.image, batch.source
-        same = (batch.target == y).all(1, keepdim=True)
-        wrong = torch.where(same, 1 - y, batch.target)  # never its own
+        if batch.other is None:
+            raise ValueError("IcGAN trains on batches with another image's labels")
         with torch.no_grad():
             fake = nets["G"](self.z(batch), batch.target)
         d = nets["D"]
         return {
             "real": F.softplus(-d(x, y)).mean(),
-            "wrong": 0.5 * F.softplus(d(x, wrong)).mean(),
+            "wrong": 0.5 * F.softplus(d(x, batch.other)).mean(),
             "fake": 0.5 * F.softplus(d(fake, batch.target)).mean(),
         }
 
@@ -152,7 +155,10 @@ class IcGAN:
         return {"fake": F.softplus(-nets["D"](fake, batch.target)).mean()}
 
     def z_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest."""
+        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest.
+
+        Its norms keep the averages of its training; the published code takes 100 passes anew.
+        """
         z, g = self.z(batch), nets["G"]
         g.eval()
         with torch.no_grad():

@@ -73,14 +73,21 @@ class Signed(nn.Module):
     """c̃ (n, dim_g) with each known label in [-1, 1] instead of [0, 1], and unknown ones at 0."""
 
     known: Tensor
+    beside: Tensor  # which labels cannot be 1 beside a label
 
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
         self.dim_d = space.dim_d
         known = torch.zeros(len(space.sets), space.dim_d)
-        for index in range(len(space.sets)):
+        beside = torch.zeros(space.dim_d, space.dim_d)
+        for index, part in enumerate(space.sets):
             known[index, space.slice(index)] = 1.0
+            for i, name in enumerate(part.names):
+                others = range(len(part.names)) if part.kind == "onehot" else part.group(name)
+                start = space.slice(index).start
+                beside[start + i, [start + j for j in others if j != i]] = 1.0
         self.register_buffer("known", known, persistent=False)
+        self.register_buffer("beside", beside, persistent=False)
 
     def forward(self, c: Tensor) -> Tensor:
         labels, mask = c[:, : self.dim_d], c[:, self.dim_d :]
@@ -94,6 +101,13 @@ class Signed(nn.Module):
             & (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
             & (self(target) != 0)
         )
+
+    def asked(self, source: Tensor, target: Tensor) -> Tensor:
+        """The changed labels but those that only make room: Black_Hair, where Blond_Hair comes."""
+        changed, d = self.edited(source, target), self.dim_d
+        comes = (changed & (target > source))[:, :d].float()
+        room = F.pad((comes @ self.beside) > 0, (0, target.shape[1] - d))
+        return changed & ~(room & (target < source))
 
 
 def normal(uniform: Tensor) -> Tensor:

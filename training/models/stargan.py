@@ -5,14 +5,14 @@ head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
 from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
 
 
@@ -92,6 +92,8 @@ class StarGAN:
     fidelity: Literal["paper", "repo"] = "paper"
     # the penalty's slope is that of the patches' sum (as published) or of their mean
     gp_patches: Literal["sum", "mean"] = "sum"
+
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D for images of side `size`, a multiple of 2^d_repeat_num (ValueError)."""

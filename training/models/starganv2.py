@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
 from training.models.layers import autocast_off, norm, normal
 
 LATENT, STYLE = 16, 64  # widths of z and s
@@ -184,6 +184,9 @@ class StarGANv2:
     weight_decay: float = 1e-4
 
     takes: ClassVar[tuple[str, ...]] = ("seed", "reference")
+    adversarial: ClassVar[Adversarial] = Adversarial(
+        "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
+    )
     references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
 
     def networks(self, space: LabelSpace, size: int) -> Nets:

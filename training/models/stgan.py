@@ -22,11 +22,11 @@ class STU(nn.Module):
     is the state, with the difference vector beside it, at this size.
     """
 
-    def __init__(self, below: int, labels: int, channels: int) -> None:
+    def __init__(self, below: int, labels: int, beside: int, channels: int) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(below + labels, channels, 4, 2, 1)
         self.reset, self.update, self.hidden = (
-            nn.Conv2d(2 * channels, channels, 3, 1, 1) for _ in range(3)
+            nn.Conv2d(beside + channels, channels, 3, 1, 1) for _ in range(3)
         )
 
     def forward(self, f: Tensor, state: Tensor, labels: Tensor, kept: str) -> tuple[Tensor, Tensor]:
@@ -49,16 +49,18 @@ class Generator(nn.Module):
         self.kept, self.signed = kept, Signed(space)
 
     def difference(self, source: Tensor | None, target: Tensor, intensity: float) -> Tensor:
-        """½(intensity·b − a) of labels at ±1 where they differ and the target's is known, else 0.
+        """½(b − a) of labels at ±1 where they differ and the target's is known, else 0.
 
-        An unknown a is 0. With several data sets the target's mask stands beside it.
+        b of the labels asked for is times `intensity`. An unknown a is 0. With several data sets
+        the target's mask stands beside it.
         """
         b, d = self.signed(target), self.signed.dim_d
         if source is None:
             return torch.cat([0.5 * b[:, :d], target[:, d:]], 1)
         a = self.signed(source)
         edited = self.signed.edited(source, target)
-        diff = torch.where(edited, 0.5 * (intensity * b - a), 0.0)
+        b = torch.where(self.signed.asked(source, target), intensity * b, b)
+        diff = torch.where(edited, 0.5 * (b - a), 0.0)
         return torch.cat([diff[:, :d], target[:, d:]], 1)
 
     def forward(
@@ -90,6 +92,7 @@ class STGAN(AttGAN):
 
     shortcut_layers: int = 4
     inject_layers: int = 4
+    stu_dim: int = 0  # of the outermost unit; 0: dim, as published but at 384 px (48, units 64)
     use_stu: bool = True  # off: plain skip connections, the paper's ablation
     # what a unit hands on as state: r∘ŝ as published, f' (a GRU), or ŝ
     stu_state: Literal["stu", "gru", "direct"] = "stu"
@@ -97,13 +100,16 @@ class STGAN(AttGAN):
 
     def generator(self, space: LabelSpace) -> nn.Module:
         dim, layers = self.dim, self.layers
+        own = (self.stu_dim or dim) if self.use_stu else dim
         encoder = Encoder(dim, layers, self.bn_momentum)
         decoder = Decoder(
-            space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum
-        )
-        widths = [dim << (layers - 1 - i) for i in range(layers)]
-        count = self.shortcut_layers if self.use_stu else 0
-        units = nn.ModuleList(STU(widths[i], space.dim_g, widths[i + 1]) for i in range(count))
+            space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum,
+            own << (layers - 2),
+        )  # fmt: skip
+        units, below = nn.ModuleList(), dim << (layers - 1)
+        for i in range(2, 2 + (self.shortcut_layers if self.use_stu else 0)):
+            units.append(STU(below, space.dim_g, dim << (layers - i), own << (layers - i)))
+            below = own << (layers - i)
         return Generator(space, encoder, decoder, units, self.stu_state)
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
