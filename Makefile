@@ -9,7 +9,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long lock stack stack-down image sbom test lint compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test lint compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ demo-joint: setup  ## the same on two data sets with the mask vector
 
 demo-long: setup  ## the same for up to an hour: gender, age and expressions as well
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
+
+compare: setup  ## every model under one small budget, on one page; ARGS="models=… images=… seeds=…"
+	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=2)
 
 # requirements.lock is what runs (the images, the code hash), requirements-dev.lock that and the
 # tools. torch stays outside, so that each machine takes its own build; what it needs is inside.

@@ -27,6 +27,18 @@ def test_parameter_counts_are_the_golden_ones(blocks: int, g: int) -> None:
     assert counts == {"Gab0": g, "Gba0": g, "Da0": 2_764_737, "Db0": 2_764_737}
 
 
+def test_self_reconstruction_is_a_network_that_leads_where_the_picture_is() -> None:
+    """A chain to its own labels would be a copy, which nobody could tell from a perfect model."""
+    nets = SMALL.networks(LabelSpace((CELEBA,)), 32)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    own = torch.tensor([[0.0, 1, 0, 0, 1], [0, 0, 0, 1, 0]])  # blond; neither colour, male
+    with torch.no_grad():
+        back = SMALL.reconstruct(nets, x, own)
+        assert torch.equal(back[:1], nets["Gab0"](x[:1]))
+        assert torch.equal(back[1:], nets["Gba3"](x[1:]))
+        assert torch.equal(SMALL.translate(nets, x, own, own), x)
+
+
 def test_the_critic_scores_patches_of_70_px() -> None:
     d = CycleGAN().networks(GENDER, 128)["Da0"]
     assert d(torch.zeros(1, 3, 128, 128)).shape == (1, 1, 14, 14)

@@ -25,11 +25,13 @@ EXPRESSIONS = ["angry", "contemptuous", "disgusted", "fearful", "happy", "neutra
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn faces in both layouts; the same as folders by hair colour and with a CSV."""
+    from training.data import scenes
     from training.data.faces import draw_celeba, draw_rafd
 
     root = tmp_path_factory.mktemp("raw")
     draw_celeba(root / "celeba", 160)
     draw_rafd(root / "rafd", 6)
+    scenes.draw(root / "scenes", ("summer", "winter"), 40)
     table = pd.read_csv(root / "celeba/list_attr_celeba.txt", sep=r"\s+", skiprows=1)
     images = root / "celeba" / "img_align_celeba"
     for name in CLASSES:
@@ -59,8 +61,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["model=starganv2", "domains=Male", "datasets=mine:csv", "raw={raw}/own/mine"],
             ["not Male", "Male"],
         ),
+        (["model=cyclegan", "datasets=scenes:folders", "raw={raw}/scenes"], ["summer", "winter"]),
     ],
-    ids=["rafd", "folders-and-csv", "action-units", "one-attribute-as-classes"],
+    ids=["rafd", "folders-and-csv", "action-units", "one-attribute-as-classes", "no-faces"],
 )
 def test_every_kind_of_data_reaches_the_registry(
     raw: Path, tmp_path: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]

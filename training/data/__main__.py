@@ -1,4 +1,4 @@
-"""Programs around the raw data: python -m training.data {draw,pin,push,fetch,adopt} …"""
+"""Programs around the raw data: python -m training.data {draw,scenes,pin,push,fetch,adopt} …"""
 
 import argparse
 from pathlib import Path
