@@ -13,8 +13,9 @@ from pipelines import compiled
 from pipelines.arguments import LOCAL, parse
 from pipelines.local import StepError, execute, say
 from training import presets
-from training.compare import Entry, record, report
+from training.compare import record, report
 from training.config import Config, to_json
+from training.entry import Entry
 from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.models import MODELS
 

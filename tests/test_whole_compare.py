@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.compare import Budget, asked, budgeted, planned
 from training import presets
-from training.compare import Entry
+from training.entry import Entry
 from training.files import read_json
 from training.models import MODELS
 

@@ -8,9 +8,7 @@ models of another one stand in a table of their own.
 """
 
 import argparse
-import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import mean
@@ -18,56 +16,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from markupsafe import Markup
 
 from training import cli, tracking
-from training.checkpoint import load_translator
-from training.data.dataset import Faces, to_float
+from training.entry import Entry, grouped, named
 from training.files import read_json, write_bytes
 from training.metrics import bootstrap
 from training.pace import machine
-from training.pictures import grid
 from training.report import heading, note, page, paragraph, picture, table
-from training.score import position, run, space_of, spread
 from training.scorecard import percent
-from training.store import Manifest
 from training.summary import clusters
+from training.wall import across, cost_plot, wall
 
-WALL = 3  # faces on the picture wall
 DRAWS = 1_000  # of the bootstrap
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One trained and evaluated model; those of one name are seeds of one system."""
-
-    name: str
-    model: Manifest
-    evaluation: Manifest
-    dataset: Manifest
-
-    @classmethod
-    def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "Entry":
-        """Raises ValueError where the three are not of one run."""
-        found = cls(
-            name,
-            Manifest.read(model, "model"),
-            Manifest.read(evaluation, "evaluation"),
-            Manifest.read(dataset, "dataset"),
-        )
-        said = (found.evaluation.meta["model"], found.evaluation.meta["dataset"])
-        if said != (found.model.digest, found.dataset.digest):
-            raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
-        return found
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        return dict(read_json(self.evaluation.local("metrics.json")))
-
-    @property
-    def minutes(self) -> float:
-        return float(self.model.about.get("training", {}).get("seconds", float("nan"))) / 60
 
 
 def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -115,21 +76,6 @@ def _system(entries: Sequence[Entry]) -> dict[str, Any]:
         "images": mean(float(entry.model.meta["images"]) for entry in entries),
         "spread": [n["success_mean"] for n in numbers],
     }
-
-
-def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries whose scores compare, in the order given."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.evaluation.meta["identity"], []).append(entry)
-    return list(found.values())
-
-
-def _names(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.name, []).append(entry)
-    return found
 
 
 def _of(n: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
@@ -192,67 +138,15 @@ def _tasks(names: dict[str, list[Entry]]) -> Markup:
     return table(["edit", *columns], rows)
 
 
-@torch.no_grad()
-def wall(names: dict[str, list[Entry]]) -> bytes:
-    """PNG: the same held-out faces under the same single edits, a row a model (its first seed)."""
-    first = next(iter(names.values()))[0]
-    faces = Faces.open(first.dataset, first.evaluation.meta["split"])
-    part = faces.parts[0]
-    chosen = spread(len(part), WALL)
-    labels, before = part.labels[chosen], part.images(chosen)
-    tasks = [task for task in faces.space.tasks(labels, 0) if task.single]
-    x = to_float(before)
-    rows: list[list[Any]] = [[] for _ in range(WALL * len(names))]
-    for place, (_, entries) in enumerate(names.items()):
-        translator = load_translator(entries[0].model)
-        space = space_of(translator, faces)
-        mine = position(space, faces.space.sets[0])
-        source = space.encode(labels, mine)
-        columns = [before] + [
-            run(translator, x, source, space.encode(task.target, mine)) for task in tasks
-        ]
-        for i in range(len(chosen)):
-            rows[i * len(names) + place] = [column[i].numpy() for column in columns]
-    return grid(rows, ["input", *(task.name for task in tasks)], list(names) * len(chosen))
-
-
-def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
-    """PNG: success against parameters, training minutes and GMAC, a mark a model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    plot = Figure(figsize=(10.5, 3.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(plot)
-    shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC a translation", 1.0),
-             ("minutes", "minutes of training", 1.0))  # fmt: skip
-    for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
-        for name, n in systems.items():
-            at, high = n[key] / unit, 100 * n["success_mean"]
-            ends = n["intervals"]["success_mean"]
-            errors = [[max(0.0, high - 100 * ends[0])], [max(0.0, 100 * ends[1] - high)]]
-            axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
-            axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
-        axes.set_xlabel(title, fontsize=9)
-        axes.set_ylim(0, 104)
-        axes.set_xlim(left=0)
-        axes.margins(x=0.25)
-        axes.grid(color="#e1e4ea")
-        axes.set_axisbelow(True)
-    plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)
-    out = io.BytesIO()
-    plot.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
 def report(
     entries: Sequence[Entry], title: str, remark: str = "", failed: Sequence[str] = ()
 ) -> str:
     """The page: tables, picture wall and cost of every group of models whose scores compare."""
     parts: list[Markup | str] = [note(remark, "warn")] if remark else []
     parts += [note(f"Failed: {line}", "bad") for line in failed]
-    groups = _groups(entries)
+    groups = grouped(entries)
     for group in groups:
-        names = _names(group)
+        names = named(group)
         systems = {name: _system(found) for name, found in names.items()}
         sets = "+".join(part["name"] for part in group[0].dataset.meta.get("datasets", []))
         if len(groups) > 1:
@@ -274,6 +168,9 @@ def report(
                 "Quality against cost; parameters are of all that translation needs.",
             ),
         ]
+    if mixed := across(groups):
+        text = "The same held-out images under the edits that models of several label spaces know."
+        parts += [heading("Across label spaces"), picture(wall(mixed), text)]
     return page(title, parts, f"judged by one protocol; {date.today():%Y-%m-%d}, {machine()}")
 
 
@@ -285,7 +182,7 @@ def record(entries: Sequence[Entry], page: Path, facts: Mapping[str, str]) -> No
               "self_ssim", "parameters", "gmac", "minutes", "images", "learned")  # fmt: skip
     numbers = {
         f"{name}/{key}": float(system[key])
-        for name, found in _names(entries).items()
+        for name, found in named(entries).items()
         for system in [_system(found)]
         for key in chosen
     }

@@ -1,0 +1,60 @@
+"""The comparison's numbers, on hand-made score tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training.compare import intervals
+from training.config import EvalConfig
+from training.summary import summarise
+
+
+def scores(success: float, people: int = 20) -> pd.DataFrame:
+    """Two tasks of 2 images each of `people`; a share of the edits succeeds."""
+    stream = np.random.default_rng(0)
+    count = 2 * people
+    rows = []
+    for task in ("Male", "Young"):
+        hits = (stream.random(count) < success).astype(float)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "dataset": "celeba", "index": range(count), "task": task, "single": True,
+                    "identity": [f"p{i // 2}" for i in range(count)], "changed": True,
+                    "success": hits, "copy_success": 0.0, "blind_success": 0.0,
+                    "preservation": stream.random(count), "others": 1,
+                    "identity_cosine": stream.random(count),
+                    **{k: stream.random(count) for k in ("self_psnr", "self_ssim",
+                       "self_ssim_gaussian", "cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")},
+                    **dict.fromkeys(("error", "error_others", "copy_error"), float("nan")),
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_of_one_seed_the_interval_is_the_evaluations() -> None:
+    table = scores(0.6)
+    numbers, _ = summarise(table, EvalConfig())
+    low, high = intervals([table])["success_mean"]
+    assert (low, high) == pytest.approx((numbers["success_low"], numbers["success_high"]))
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    """Drawing people alone would call the mean of two far apart seeds certain."""
+    same = intervals([scores(0.5), scores(0.5)])["success_mean"]
+    apart = intervals([scores(0.1), scores(0.9)])["success_mean"]
+    assert apart[0] < 0.2 < 0.8 < apart[1]
+    assert apart[1] - apart[0] > 2 * (same[1] - same[0])
+
+
+def test_every_mean_lies_in_its_interval() -> None:
+    table = scores(0.6)
+    found = intervals([table])
+    assert set(found) == {"success_mean", "preservation_mean", "identity_cosine", "self_psnr",
+                          "self_ssim"}  # fmt: skip
+    images = table.drop_duplicates("index")
+    for name, values in (("self_psnr", images["self_psnr"]), ("success_mean", table["success"]),
+                         ("identity_cosine", table["identity_cosine"])):  # fmt: skip
+        low, high = found[name]
+        assert low < values.mean() < high

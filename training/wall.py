@@ -1,0 +1,97 @@
+"""Pictures of a comparison: the same images by every model, and quality against cost."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from training.checkpoint import load_translator
+from training.data.dataset import Faces, to_float
+from training.data.labels import Task
+from training.entry import Entry, named
+from training.pictures import grid
+from training.score import position, run, space_of, spread
+
+WALL = 3  # images on the picture wall
+
+
+def _held_out(entry: Entry) -> Faces:
+    return Faces.open(entry.dataset, entry.evaluation.meta["split"])
+
+
+def _singles(faces: Faces, rows: list[int]) -> dict[str, Task]:
+    """The single edits of the first data set, of these rows."""
+    tasks = faces.space.tasks(faces.parts[0].labels[rows], 0)
+    return {task.name: task for task in tasks if task.single}
+
+
+@torch.no_grad()
+def wall(names: dict[str, list[Entry]]) -> bytes:
+    """PNG: the same held-out images under the same single edits, a row a model (its first seed).
+
+    The images and edits are those that every model's data have, by file and by name; no edit in
+    common raises ValueError.
+    """
+    opened = {name: _held_out(found[0]) for name, found in names.items()}
+    files = [faces.parts[0].files for faces in opened.values()]
+    shared = [file for file in files[0] if all(file in other for other in files[1:])]
+    chosen = [shared[i] for i in spread(len(shared), WALL)]
+    edits = [list(_singles(faces, [0])) for faces in opened.values()]
+    asked = [name for name in edits[0] if all(name in other for other in edits[1:])]
+    if not asked or not chosen:
+        raise ValueError(f"{', '.join(names)}: no edit or no image in common")
+    rows: list[list[Any]] = [[] for _ in range(len(chosen) * len(names))]
+    for place, (name, faces) in enumerate(opened.items()):
+        part, translator = faces.parts[0], load_translator(names[name][0].model)
+        mine = [part.files.index(file) for file in chosen]
+        space = space_of(translator, faces)
+        where = position(space, faces.space.sets[0])
+        before, tasks = part.images(mine), _singles(faces, mine)
+        x, source = to_float(before), space.encode(part.labels[mine], where)
+        columns = [before] + [
+            run(translator, x, source, space.encode(tasks[edit].target, where)) for edit in asked
+        ]
+        for i in range(len(chosen)):
+            rows[i * len(names) + place] = [column[i].numpy() for column in columns]
+    return grid(rows, ["input", *asked], list(names) * len(chosen))
+
+
+def across(groups: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
+    """Models of several groups that share edits with those of the first; empty where none does."""
+    known = [set(_singles(_held_out(group[0]), [0])) for group in groups]
+    sizes = [_held_out(group[0]).size for group in groups]
+    near = [
+        group
+        for group, edits, size in zip(groups, known, sizes, strict=True)
+        if edits & known[0] and size == sizes[0]
+    ]
+    return named([entry for group in near for entry in group]) if len(near) > 1 else {}
+
+
+def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
+    """PNG: success against parameters, training minutes and GMAC, a mark a model."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    plot = Figure(figsize=(10.5, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(plot)
+    shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC a translation", 1.0),
+             ("minutes", "minutes of training", 1.0))  # fmt: skip
+    for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
+        for name, n in systems.items():
+            at, high = n[key] / unit, 100 * n["success_mean"]
+            ends = n["intervals"]["success_mean"]
+            errors = [[max(0.0, high - 100 * ends[0])], [max(0.0, 100 * ends[1] - high)]]
+            axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
+            axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
+        axes.set_xlabel(title, fontsize=9)
+        axes.set_ylim(0, 104)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.25)
+        axes.grid(color="#e1e4ea")
+        axes.set_axisbelow(True)
+    plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)
+    out = io.BytesIO()
+    plot.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
