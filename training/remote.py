@@ -2,7 +2,7 @@
 
 DVC moves the bytes. Its own `pull` words every cause alike and, without `verify`, delivers altered
 bytes with exit code 0; so the listing is checked before, each object and the whole after. Nothing
-else in this project knows DVC. Publishing is plain `dvc push` in a clone.
+else in this project knows DVC.
 
 The remote comes from DVC_REMOTE_URL (s3://bucket/prefix or a folder) or .dvc/config.
 """

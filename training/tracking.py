@@ -1,4 +1,4 @@
-"""Runs, metrics and pictures in MLflow; no other module of this project imports it.
+"""Runs, metrics and pictures in MLflow. Only portable.py, which leaves with a model, has it too.
 
 The address is MLFLOW_TRACKING_URI: a server, an SQLite file, or `off`. Unset, it is the file
 runs/mlflow.db with artifacts in runs/mlartifacts. One pipeline run is one parent run, found by the
