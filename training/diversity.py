@@ -50,11 +50,11 @@ class Apart:
 
 
 def _asks(way: str, faces: Faces, view: View, task: Task) -> list[Ask]:
-    """Ten ways to ask for a task's target: latents, or held-out images that show it."""
+    """Ten ways to ask for a task's target: latents, or held-out images that show its label."""
     if way == "latent":
         return [Ask(seed=i) for i in range(OUTPUTS)]
-    part = faces.parts[view.dataset]
-    shown = (part.labels == task.target[0]).all(1).nonzero().flatten()
+    part, at = faces.parts[view.dataset], [view.labels.names.index(n) for n in task.edits]
+    shown = (part.labels[:, at] == task.target[0, at]).all(1).nonzero().flatten()
     order = torch.randperm(len(shown), generator=generator(0, "style", task.name))[:OUTPUTS]
     if len(order) < 2:
         return []
