@@ -22,44 +22,107 @@ from training import cli, tracking
 from training.bundle import label_names
 from training.checkpoint import translator_from_files
 from training.data.dataset import to_float, to_uint8
-from training.data.labels import LabelSpace
+from training.data.labels import LabelSet, LabelSpace
 from training.files import write_bytes
 from training.lineage import registered_files
 from training.models.base import Ask
 
 
-def label(space: LabelSpace, asked: list[str]) -> Tensor:
-    """c̃ (1, dim_g) of `name`, `set/name` or `name=value` (in [0, 1]); all else is 0.
+def read(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
+    """The data set that `name`, `set/name` or `name=value` are of, and the values by name.
 
-    Raises ValueError for an unknown name, a value outside, or labels of two data sets.
+    Raises ValueError for a name that is unknown or given twice, labels of no or two data sets,
+    two that exclude each other, and a value that the labels cannot have.
     """
-    names = label_names(space)[: space.dim_d]
-    out = torch.zeros(1, space.dim_g)
-    sets = set()
-    for text in asked:
+    known = [(i, name) for i, part in enumerate(space.sets) for name in part.names]
+    values: dict[str, float] = {}
+    sets = set() if texts or len(space.sets) > 1 else {0}
+    for text in texts:
         name, _, value = text.partition("=")
-        hits = [i for i, known in enumerate(names) if name in (known, known.partition("/")[2])]
+        hits = [(i, n) for i, n in known if name in (n, f"{space.sets[i].name}/{n}")]
         if len(hits) != 1:
-            raise ValueError(f"{name!r}: name one of the model's labels: {', '.join(names)}")
-        try:
-            amount = float(value or 1)
-        except ValueError:
-            amount = -1.0
-        if not 0 <= amount <= 1:
-            raise ValueError(f"{text}: a number between 0 and 1 is needed")
-        out[0, hits[0]] = amount
-        sets.add(names[hits[0]].partition("/")[0])
-    if len(sets) > 1:
-        raise ValueError(f"{', '.join(asked)}: the labels asked for are of {len(sets)} data sets")
-    if len(space.sets) > 1:
-        out[0, space.dim_d + (space.index(sets.pop()) if sets else 0)] = 1
+            names = ", ".join(label_names(space)[: space.dim_d])
+            raise ValueError(f"{name!r}: name one of the model's labels: {names}")
+        ((index, name),) = hits
+        if name in values:
+            raise ValueError(f"{name}: given twice; leave one out")
+        values[name] = _amount(text, value, space.sets[index])
+        sets.add(index)
+    if len(sets) != 1:
+        raise ValueError(
+            f"{', '.join(texts) or 'no label'}: of {len(sets)} data sets; name labels of one of "
+            f"{', '.join(part.name for part in space.sets)}"
+        )
+    index = sets.pop()
+    part = space.sets[index]
+    for group in [part.names] if part.kind == "onehot" else part.groups:
+        if len(both := [name for name in group if values.get(name)]) > 1:
+            raise ValueError(f"{', '.join(both)}: a picture has one of these at most; name one")
+    return index, values
+
+
+def _amount(text: str, value: str, part: LabelSet) -> float:
+    try:
+        amount = float(value or 1)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount <= 1:
+        raise ValueError(f"{text}: a number between 0 and 1 is needed")
+    if part.kind == "onehot" and amount != 1:
+        raise ValueError(f"{text}: a class is had whole; name the one that is wanted")
+    if part.kind == "binary" and amount not in (0, 1):
+        raise ValueError(f"{text}: {part.name} knows on and off; NAME or NAME=0 is needed")
+    return amount
+
+
+def _switched(part: LabelSet, row: Tensor, values: dict[str, float]) -> Tensor:
+    """Labels (k,) with `values`; what comes on switches off what it excludes."""
+    out = row.clone()
+    for name, value in values.items():
+        if value:
+            out[list(range(len(out)) if part.kind == "onehot" else part.group(name))] = 0
+        out[part.names.index(name)] = value
     return out
 
 
+def labels(
+    space: LabelSpace, asked: list[str], has: list[str] | None, *, reads: bool
+) -> tuple[Tensor | None, Tensor]:
+    """c̃ (1, dim_g) of what a picture has (None: not said) and of what it is to have.
+
+    The edit starts from `has`, else from labels that all are off. `reads`: whether the model looks
+    at the first; where it does not, a `has` that changes nothing is refused too (ValueError).
+    """
+    before = None if has is None else read(space, has)
+    index, wanted = read(space, asked) if asked or before is None else (before[0], {})
+    part = space.sets[index]
+    shown, source = torch.zeros(len(part.names)), None
+    if before is not None:
+        own = space.sets[before[0]]
+        row = _switched(own, torch.zeros(len(own.names)), before[1])
+        _require_class(own, row)
+        source = space.encode(row[None], before[0])
+        if before[0] == index:
+            shown = row
+        if not reads and (before[0] != index or part.kind == "onehot"):
+            raise ValueError(
+                f"{', '.join(has or ())}: the model does not look at what a picture has already, "
+                "and the target takes nothing from it; leave it out"
+            )
+    target = _switched(part, shown, wanted)
+    _require_class(part, target)
+    return source, space.encode(target[None], index)
+
+
+def _require_class(part: LabelSet, row: Tensor) -> None:
+    if part.kind == "onehot" and not row.any():
+        raise ValueError(f"{part.name}: no class is named; name one of {', '.join(part.names)}")
+
+
 def square(path: Path, size: int) -> Tensor:
-    """A picture cut to its central square: (1, 3, size, size) in [-1, 1]."""
+    """A picture, upright, cut to its central square: (1, 3, size, size) in [-1, 1]."""
     with Image.open(path) as picture:
-        fitted = ImageOps.fit(picture.convert("RGB"), (size, size))
+        fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (size, size))
     pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
     return to_float(pixels.view(1, size, size, 3))
 
@@ -78,15 +141,15 @@ def translate(
 ) -> None:
     """Write `face` as NAME@ALIAS or NAME/VERSION shows it with the labels `asked` to `out`.
 
-    `has` are the labels that the face shows already, for models that read them. Raises ValueError
-    in words for what the model does not know or take.
+    `has` are the labels that the face shows already, from which the edit starts; else all but what
+    is asked for is off. Raises ValueError in words for what the model does not know or take.
     """
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind is None:
         raise ValueError(f"{out}: a picture's ending is needed, as .png")
     translator = translator_from_files(registered_files(reference))
-    target = label(translator.space, asked)
-    source = None if has is None else label(translator.space, has)
+    reads = getattr(translator.model, "reads_source", False)
+    source, target = labels(translator.space, asked, has, reads=reads)
     shown = None if style is None else square(style, translator.size)
     translator = replace(translator, ask=Ask(intensity, seed, shown))
     edited = translator(square(face, translator.size), source, target)
@@ -103,8 +166,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("version", help="NAME@champion or NAME/VERSION")
     parser.add_argument("face", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("labels", nargs="*", help="what it is to have, NAME or NAME=0.7; else not")
-    parser.add_argument("--has", action="append", help="a label that the face shows already")
+    parser.add_argument(
+        "labels", nargs="*", help="what it is to have: NAME, NAME=0 for not, AU12=0.7"
+    )
+    parser.add_argument(
+        "--has", action="append",
+        help="a label that the picture shows already (NAME=0: not), once for each: the edit starts "
+        "from these; without any it starts from all off, and whatever is not named is removed",
+    )  # fmt: skip
     parser.add_argument("--intensity", type=float, help="of what changes; 1 is that of training")
     parser.add_argument("--seed", type=int, help="another style of the same domain")
     parser.add_argument("--reference", type=Path, help="a picture whose style is taken")

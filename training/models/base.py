@@ -77,6 +77,22 @@ class Ask:
 PLAIN = Ask()
 
 
+def check_ask(model: Any, name: str, source: Tensor | None, ask: Ask) -> None:
+    """Raises ValueError, with what the model takes, for an ask that it would not heed."""
+    given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
+    takes = getattr(model, "takes", ())
+    if wrong := [what for what in given if what not in takes]:
+        raise ValueError(
+            f"{name} takes no {', '.join(wrong)}; it takes {', '.join(('labels', *takes))}"
+        )
+    if ask.intensity is not None and source is None:
+        raise ValueError(
+            "intensity: a factor on labels that change; say what the picture has already (--has)"
+        )
+    if ask.seed is not None and ask.reference is not None:
+        raise ValueError("seed and reference: a style comes from one of them; leave one out")
+
+
 class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
@@ -138,15 +154,8 @@ class Translator:
 
         Raises ValueError, with what the model takes, for an ask that it does not heed.
         """
-        ask = self.ask
-        given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
-        takes = getattr(self.model, "takes", ())
-        if wrong := [name for name in given if name not in takes]:
-            raise ValueError(
-                f"{self.config['name']} takes no {', '.join(wrong)}; it takes "
-                f"{', '.join(('labels', *takes))}"
-            )
-        return self.model.translate(self.nets, image, source, target, ask)
+        check_ask(self.model, self.config["name"], source, self.ask)
+        return self.model.translate(self.nets, image, source, target, self.ask)
 
 
 class CopyInput:
