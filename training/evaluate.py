@@ -24,7 +24,7 @@ from training.config import EvalConfig, from_json
 from training.data.dataset import Faces, to_float
 from training.distances import Distances
 from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
-from training.gallery import Figure, compared, facts, masks, samples, worst
+from training.gallery import Figure, compared, facts, masks, own, samples, worst
 from training.judge import Judge, load_judge
 from training.metrics import macs, parameters, throughput
 from training.models.base import Ask, Translator
@@ -125,7 +125,7 @@ def evaluate(
     }
     details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
     details["sweep"] = sweep(translator, faces, frozen, config)
-    signs = symptoms(translator.model, translator.nets, faces, frozen.device)
+    signs = symptoms(translator.model, translator.nets, faces, translator.space, frozen.device)
     numbers |= {f"symptom_{s.name}": s.value for s in signs}
     details["symptoms"] = [f"{s.name} {s.value:.3g}: {s.says}" for s in signs if s.bad]
     details["training"] = trained.about.get("training", {})
@@ -202,6 +202,7 @@ def _pictures(
     config: EvalConfig,
 ) -> tuple[list[Figure], dict[str, Any]]:
     pictures = [samples(translator, faces, view, judge.device) for view in asked]
+    pictures += [f for view in asked for f in own(translator, faces, view, judge.device)]
     grids, results = masks(translator, faces, judge, asked, config)
     failures = [worst(translator, faces, view, table, judge.device) for view in asked]
     return [*pictures, *grids, *(f for f in failures if f)], {"masks": [facts(r) for r in results]}

@@ -65,6 +65,16 @@ class Symptom(NamedTuple):
         return not self.low <= self.value <= self.high
 
 
+class Picture(NamedTuple):
+    """Images (rows, columns, 3, s, s) in [-1, 1] by which a model shows what it does."""
+
+    images: Tensor
+    columns: tuple[str, ...]
+    says: str  # the caption
+    rows: tuple[str, ...] = ()
+    moves: bool = False  # the rows are frames, shown one after the other
+
+
 @dataclass(frozen=True)
 class Ask:
     """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
@@ -100,7 +110,8 @@ class Model(Protocol):
     row of a batch; the target's class is then drawn for itself. One with a method
     `sides(labels, space, turn)` -> two (n,) bools gets images of the first and one reference of
     the second in each row. One with a method `deployed(nets)` names the networks that translation
-    needs where one edit does not use them all.
+    needs where one edit does not use them all. One with a method `shows(nets, batch, space)` ->
+    {name: Picture} draws itself best on held-out images, beside the grid of edits that all have.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...
@@ -132,7 +143,9 @@ class Model(Protocol):
 
         A model that edits worse without the source says so by a class attribute `reads_source`;
         the fields of `ask` that it heeds are named in its class attribute `takes`. One with known
-        ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom.
+        ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom. One
+        whose edit is A∘image + (1 − A)∘C has a method `painted`, with the arguments of this one,
+        -> (A (n, 1, s, s), C): a larger picture then keeps its own pixels where A is 1.
         """
         ...
 
@@ -156,6 +169,35 @@ class Translator:
         """
         check_ask(self.model, self.config["name"], source, self.ask)
         return self.model.translate(self.nets, image, source, target, self.ask)
+
+    @torch.no_grad()
+    def painted(
+        self, image: Tensor, source: Tensor | None, target: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """What is kept of the image (None: the model does not say) and what is put in its place."""
+        check_ask(self.model, self.config["name"], source, self.ask)
+        paint = getattr(self.model, "painted", None)
+        if paint is None:
+            return None, self(image, source, target)
+        kept: tuple[Tensor, Tensor] = paint(self.nets, image, source, target, self.ask)
+        return kept
+
+
+def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
+    """Each single edit on one image that it changes, another one each time.
+
+    Names, images, and c̃ of what they have and of what is asked for.
+    """
+    labels = batch.source[:, space.slice(batch.dataset)]
+    names, rows, targets = [], [], []
+    for task in space.tasks(labels, batch.dataset):
+        if task.single and task.changed.any():
+            fit = task.changed.nonzero()[:, 0].tolist()
+            rows.append(fit[len(rows) % len(fit)])
+            names.append(task.name)
+            targets.append(task.target[rows[-1]])
+    target = space.encode(torch.stack(targets), batch.dataset) if rows else batch.target[:0]
+    return tuple(names), batch.image[rows], batch.source[rows], target
 
 
 class CopyInput:

@@ -14,7 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import (
+    PLAIN,
+    Ask,
+    Batch,
+    Losses,
+    Model,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    examples,
+)
 
 
 class Pair(NamedTuple):
@@ -231,6 +242,19 @@ class CycleGAN:
         count = sum(name.startswith("Gab") for name in nets)
         pairs = [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
         return chained(nets, pairs, image, source, target)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        return there_and_back(self, nets, batch, space)
+
+
+def there_and_back(model: Model, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    """Single edits, and the networks of the other direction on what came out."""
+    names, x, source, target = examples(batch, space)
+    there = model.translate(nets, x, source, target)
+    back = model.translate(nets, there, target, source)
+    says = "Single edits, and the way back from what came out."
+    columns = ("input", "edited", "back")
+    return {"cycle": Picture(torch.stack([x, there, back], 1), columns, says, names)}
 
 
 def chained(

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase
-from training.models.cyclegan import Generator, Pair, chained, pairs_of, split, two
+from training.models.base import PLAIN, Ask, Batch, Losses, Nets, Optim, Phase, Picture
+from training.models.cyclegan import Generator, Pair, chained, pairs_of, split, there_and_back, two
 from training.models.layers import autocast_off, gradient_penalty
 
 
@@ -159,3 +159,6 @@ class DIAT:
         count = sum(name.startswith("Gab") for name in nets)
         pairs = [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
         return chained(nets, pairs, image, source, target)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        return there_and_back(self, nets, batch, space)
