@@ -80,7 +80,7 @@ def direct(
 ) -> np.ndarray:
     """The same edit by the model itself, of c̃ written out."""
     translator = translator_from_files(saved(tmp_path / name, name, *models[name]))
-    image = translate.square(tmp_path / "face.png", 16)
+    image = translate.square(translate.upright(tmp_path / "face.png"), 16)
     c = [None if v is None else torch.tensor([v], dtype=torch.float32) for v in (source, target)]
     return to_uint8(dataclasses.replace(translator, ask=ask)(image, *c))[0].numpy()  # type: ignore[arg-type]
 
@@ -194,5 +194,48 @@ def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
-    seen = to_uint8(translate.square(tmp_path / "photo.png", 16))[0].numpy()
+    seen = np.asarray(translate.upright(tmp_path / "photo.png"))
     assert np.array_equal(seen, np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize(("name", "typed"), [("ganimation", "AU12=0.8"), ("stargan", "Male")])
+def test_a_whole_picture_is_edited_within_its_box_alone(
+    name: str, typed: str, edit: Edit, tmp_path: Path
+) -> None:
+    """Through the attention of a model that has one, else with soft edges."""
+    wide = np.random.RandomState(5).randint(0, 256, (40, 64, 3), np.uint8)
+    edit(name, typed)
+    Image.fromarray(wide).save(tmp_path / "face.png")
+    out = edit(name, typed, "--box", "8,4,40,36")
+    inside = np.zeros((40, 64), bool)
+    inside[4:36, 8:40] = True
+    assert np.array_equal(out[~inside], wide[~inside])
+    assert (out[inside] != wide[inside]).mean() > 0.5
+
+
+def test_the_box_is_edited_as_a_picture_of_its_own_is(edit: Edit, tmp_path: Path) -> None:
+    """In its middle, where nothing fades, at the model's own size."""
+    face = np.asarray(Image.open(tmp_path / "face.png"))
+    alone = edit("stargan", "Male")
+    wide = np.full((30, 40, 3), 90, np.uint8)
+    wide[5:21, 10:26] = face
+    Image.fromarray(wide).save(tmp_path / "face.png")
+    out = edit("stargan", "Male", "--box", "10,5,26,21")
+    middle = (slice(3, 13), slice(3, 13))
+    assert np.array_equal(out[5:21, 10:26][middle], alone[middle])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--box", "0,0,17,9"], "within the picture's 16x16 px"),
+        (["--box", "1,2"], "a box is LEFT,TOP,RIGHT,BOTTOM"),
+        (["--find"], "no face found; say where it is with --box"),
+    ],
+)
+def test_a_place_that_cannot_be_edited_is_refused_in_words(
+    more: list[str], says: str, edit: Edit, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        edit("stargan", "Male", *more)
+    assert not (tmp_path / "out.png").exists()
