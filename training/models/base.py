@@ -189,7 +189,9 @@ def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, 
     Names, images, and c̃ of what they have and of what is asked for.
     """
     labels = batch.source[:, space.slice(batch.dataset)]
-    names, rows, targets = [], [], []
+    names: list[str] = []
+    rows: list[int] = []
+    targets: list[Tensor] = []
     for task in space.tasks(labels, batch.dataset):
         if task.single and task.changed.any():
             fit = task.changed.nonzero()[:, 0].tolist()
