@@ -20,8 +20,10 @@ def symptoms(
     model without the method has none. The networks are to be at rest (eval).
     """
     look = getattr(model, "symptoms", None)
+    if look is None:
+        return []
     found: list[Symptom] = []
-    for part in faces.parts if look else ():
+    for part in faces.parts:
         batch = held_out(part, list(range(min(IMAGES, len(part)))), space, device)
         ending = f"_{part.name}" if len(faces.parts) > 1 else ""
         signs: list[Symptom] = look(nets, batch.image, batch.target)
