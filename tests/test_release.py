@@ -231,6 +231,10 @@ STRANGER = """
             print("refused", name, type(error).__name__)
         else:
             raise SystemExit(f"{name} was taken")
+    try:
+        model.predict({"image": image, "label": label}, params={"seed": 7})
+    except Exception as error:
+        print("says", error)
 """
 
 
@@ -253,10 +257,99 @@ def test_others_load_a_version_without_this_project(binary: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mlartifacts" in done.stdout.split("code from", 1)[1].splitlines()[0]
     assert done.stdout.count("refused") == 7
+    assert "says stargan takes no seed; it takes labels" in done.stdout
     translator = translator_from_files(registered_files("stargan/1"))
     label = torch.tensor([[1.0, 0.0, 0.0]])
     ours = translator(to_float(torch.from_numpy(pixels)[None]), label, label)
     np.testing.assert_allclose(np.load(away / "edited.npy"), ours.numpy(), atol=1e-5)
+
+
+OTHERS = """
+    import sys, warnings
+    warnings.simplefilter("ignore")
+    sys.path[:] = [p for p in sys.path if p != ROOT]
+    import mlflow, numpy as np
+    attgan, v2 = (mlflow.pyfunc.load_model(name) for name in ("attgan", "starganv2"))
+    import training
+    assert not training.__file__.startswith(ROOT), training.__file__
+    image = np.random.RandomState(0).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    on, off = (np.array([row, row], np.float32) for row in ([1, 0, 0], [0, 1, 0]))
+    given = {"image": image, "label": on, "source": off}
+    style = {"reference": image[1].ravel().tolist()}
+    np.savez(
+        "out.npz", image=image,
+        plain=attgan.predict(given), half=attgan.predict(given, params={"intensity": 0.5}),
+        latent=v2.predict({"image": image, "label": on}),
+        seven=v2.predict({"image": image, "label": on}, params={"seed": 7}),
+        style=v2.predict({"image": image, "label": on}, params=style),
+    )
+    for model, params in ((attgan, style), (v2, {"intensity": 1.5}), (v2, style | {"seed": 7}),
+                          (v2, {"reference": [0.5]}), (v2, {"reference": [2.0] * 768})):
+        try:
+            model.predict(given, params=params)
+        except Exception as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_others_ask_for_what_a_model_takes_beside_labels(
+    binary: Path, classes: Path, tmp_path: Path
+) -> None:
+    """In a process without this project: as the model itself does; the rest is refused in words."""
+    from training.models.attgan import AttGAN
+    from training.models.base import Ask
+    from training.models.starganv2 import StarGANv2
+
+    small = {
+        "attgan": (AttGAN(dim=4, layers=2, d_dim=4, d_layers=2, d_fc=8), binary),
+        "starganv2": (StarGANv2(dim=4, max_dim=8, hidden=8), classes),
+    }
+    nets = {}
+    for name, (model, dataset) in small.items():
+        space, root = Faces.open(dataset, "test").space, tmp_path / "files" / name
+        nets[name] = model.networks(space, 16)
+        files = {}
+        for net, module in nets[name].items():
+            files[f"nets/{net}.safetensors"] = root / f"{net}.safetensors"
+            root.mkdir(parents=True, exist_ok=True)
+            save_file(module.state_dict(), root / f"{net}.safetensors")
+            module.eval()
+        config = {"name": name, "size": 16, "model": dataclasses.asdict(model)}
+        for file, value in (("config.json", config), ("label_space.json", space.to_json())):
+            write_json(root / file, value)
+            files[file] = root / file
+        reads = getattr(model, "reads_source", False)
+        bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
+    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        "attgan takes no reference; it takes labels, intensity",
+        "starganv2 takes no intensity; it takes labels, seed, reference",
+        "seed and reference: a style comes from one of them; leave one out",
+        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, is needed",
+        "reference: values between -1 and 1 are needed",
+    ]
+    made = np.load(tmp_path / "out.npz")
+    x = torch.from_numpy(made["image"])
+    on, off = (torch.tensor([row, row]) for row in ([1.0, 0, 0], [0, 1.0, 0]))
+    style = Ask(reference=x[1:].expand_as(x))
+    for key, name, ask in (
+        ("plain", "attgan", Ask()), ("half", "attgan", Ask(intensity=0.5)),
+        ("latent", "starganv2", Ask()), ("seven", "starganv2", Ask(seed=7)),
+        ("style", "starganv2", style),
+    ):  # fmt: skip
+        source = off if name == "attgan" else None
+        with torch.no_grad():
+            ours = small[name][0].translate(nets[name], x, source, on, ask)
+        np.testing.assert_allclose(made[key], ours.numpy(), atol=1e-5)
+    assert np.abs(made["plain"] - made["half"]).max() > 1e-3
+    assert np.abs(made["latent"] - made["seven"]).max() > 1e-3
 
 
 def test_what_travels_with_a_model_is_what_it_needs() -> None:

@@ -149,7 +149,7 @@ def test_seeds_enter_the_verdict_and_another_model_the_report(place: Place, firs
     made = max(place.folder.glob("runs/kfp/*/train/replicates"), key=lambda p: p.stat().st_mtime)
     assert json.loads(made.read_text())["meta"] == {"seeds": [3]}
     page = (place.report(said) / "evaluate.html").read_text()
-    assert "Fig. 6: the same held-out faces of celeba" in page
+    assert "Fig. 6: the same held-out images of celeba" in page
     assert champion(place) == ("3" if verdict["promoted"] else "2")
 
 

@@ -77,20 +77,28 @@ def save(
 
     `files` are a model's weights, config.json and label_space.json by name. The signature is
     image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32, and with `source` the
-    labels that the image has; the input example is a plain grey image, nobody's face. `facts` go
-    into MLmodel's metadata beside the label names.
+    labels that the image has, and as params what some models take beside labels. The input example
+    is a plain grey image, nobody's face. `facts` go into MLmodel's metadata beside the label names.
     """
     import numpy as np
 
     mlflow = tracking.mlflow()
     from mlflow.models.signature import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
     kind = np.dtype("float32")
     shape = (-1, 3, size, size)
     image, label = TensorSpec(kind, shape, "image"), TensorSpec(kind, (-1, space.dim_g), "label")
     more = [TensorSpec(kind, (-1, space.dim_g), "source")] if source else []
-    signature = ModelSignature(Schema([image, label, *more]), Schema([TensorSpec(kind, shape)]))
+    # Of every model, since MLflow drops what is not declared: one that does not take it says so.
+    params = [
+        ParamSpec("intensity", "double", None),
+        ParamSpec("seed", "long", None),
+        ParamSpec("reference", "double", [], (-1,)),  # a tensor could not be left out
+    ]
+    signature = ModelSignature(
+        Schema([image, label, *more]), Schema([TensorSpec(kind, shape)]), ParamSchema(params)
+    )
     example = np.zeros((1, space.dim_g), kind)
     example[0, 0] = 1
     if len(space.sets) > 1:

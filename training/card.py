@@ -1,6 +1,6 @@
 """The model card: what a registered model is, can and must not be used for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -19,11 +19,18 @@ LICENCES = {
     "csv": "The user's own pictures: their rights and the consent of the people shown apply.",
 }
 
+# How a model is asked for more than labels, by the name of what it takes.
+TAKES = {
+    "intensity": '`{"intensity": 1.5}`, a factor on labels that change',
+    "seed": '`{"seed": 7}`, another style',
+    "reference": '`{"reference": other.ravel().tolist()}`, the style of another image',
+}
+
 # autoescape is off: the card is Markdown, and names go through `_plain`
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(  # noqa: S701
     """# {{ name }}: {{ config.name }}, preset {{ config.preset }}
 
-Translates a face image of {{ config.size }}×{{ config.size }} px to asked-for labels.
+Translates an image of {{ config.size }}×{{ config.size }} px to asked-for labels.
 **Its outputs are synthetic images: they show nobody as they are. Mark them as such wherever they
 are shown.**
 
@@ -31,17 +38,17 @@ are shown.**
 
 For demonstrations and research on image translation. Not for identifying, judging or deceiving
 people, not for deciding anything about them, and not for editing anybody's picture without their
-consent. The labels are those of the data set, binary and of doubtful meaning for real people.
+consent. The labels are those of the data set and of doubtful meaning for real people.
 
 ```python
 import mlflow, numpy as np
 from PIL import Image
 model = mlflow.pyfunc.load_model("models:/{{ name }}@champion")
-face = Image.open("face.png").convert("RGB").resize(({{ config.size }}, {{ config.size }}))
-image = np.asarray(face, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+picture = Image.open("image.png").convert("RGB").resize(({{ config.size }}, {{ config.size }}))
+image = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
 label = np.array([[{{ example }}]], np.float32)  # {{ code_labels }}
 {% if source %}
-source = np.zeros_like(label)  # what the face shows already, in the same order
+source = np.zeros_like(label)  # what the image shows already, in the same order
 {% endif %}
 given = {"image": image, "label": label{{ ', "source": source' if source }}}
 out = model.predict(given)[0].transpose(1, 2, 0)
@@ -49,6 +56,9 @@ Image.fromarray(((out + 1) * 127.5).round().clip(0, 255).astype(np.uint8)).save(
 ```
 
 Labels, in order: {{ labels | join(", ") }}.
+{% if takes %}
+`predict(given, params={…})` takes, too, {{ takes | join("; ") }}.
+{% endif %}
 {% if masked %}
 With more than one data set, set the labels of one, leave the others 0, and set its mask to 1.
 {% endif %}
@@ -76,11 +86,12 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
 
 ## Limits
 
-- Faces from other sources, poses, crops or lighting than the training data are edited worse.
+- Images from other sources, poses, crops or lighting than the training data are edited worse.
 - Labels that go together in the data (age and hair colour, say) change together.
 - Success is what a classifier sees; a painted-on colour can pass it. Look at the worst attribute,
   preservation and the pictures, too.
-- The share of people in the data is not that of any population; quality differs between groups.
+- People, where the data shows them, are not shown in their shares of any population; quality
+  differs between groups.
 
 ## Licence note
 
@@ -115,10 +126,11 @@ def card(
     counts: Mapping[tuple[str, str], int],
     *,
     source: bool = False,
+    takes: Sequence[str] = (),
 ) -> str:
     """Markdown. `kinds`: layout of each data set; `counts`: images by (data set, split).
 
-    `source`: whether the model is told the labels that a face has already.
+    `source`: whether the model is told the labels that an image has already; `takes`: what else.
     """
     example = [1.0] + [0.0] * (space.dim_g - 1)
     if len(space.sets) > 1:
@@ -139,6 +151,7 @@ def card(
         example=", ".join(f"{value:g}" for value in example),
         masked=len(space.sets) > 1,
         source=source,
+        takes=[TAKES[name] for name in takes],
         data=data,
         metrics=sorted(metrics.items()),
         licences=terms,

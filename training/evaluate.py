@@ -26,7 +26,7 @@ from training.data.labels import LabelSpace
 from training.distances import Distances
 from training.diversity import diversity
 from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
-from training.gallery import Figure, compared, facts, masks, samples, worst
+from training.gallery import Figure, compared, facts, masks, own, samples, worst
 from training.judge import Judge, load_judge
 from training.metrics import macs, parameters, throughput
 from training.models.base import Ask, Translator
@@ -174,7 +174,7 @@ def evaluate(
     for row in details["sweep"]:
         at = f"at_{row['intensity']:g}"
         numbers |= {key(k, at): row[k] for k in ("success_mean", "preservation_mean")}
-    signs = symptoms(translator.model, translator.nets, faces, frozen.device)
+    signs = symptoms(translator.model, translator.nets, faces, translator.space, frozen.device)
     numbers |= {f"symptom_{s.name}": s.value for s in signs}
     details |= {"diversity": apart, "styles": far_styles}
     details["symptoms"] = [f"{s.name} {s.value:.3g}: {s.says}" for s in signs if s.bad]
@@ -263,6 +263,7 @@ def _pictures(
     config: EvalConfig,
 ) -> tuple[list[Figure], dict[str, Any]]:
     pictures = [samples(translator, faces, view, judge.device) for view in asked]
+    pictures += [f for view in asked for f in own(translator, faces, view, judge.device)]
     grids, results = masks(translator, faces, judge, asked, config)
     failures = [worst(translator, faces, view, table, judge.device) for view in asked]
     return [*pictures, *grids, *(f for f in failures if f)], {"masks": [facts(r) for r in results]}

@@ -14,6 +14,7 @@ from training.judge import Judge
 from training.metrics import Interval, proportion_interval
 from training.pictures import grid
 from training.score import Translate, View, run, space_of, spread
+from training.showing import SHOWN, held_out, shown
 
 FACES = 6  # rows of a grid
 WORST = 12  # edits in the gallery
@@ -50,7 +51,7 @@ def _cells(images: Tensor) -> list[np.ndarray]:
 
 
 def samples(translator: Translate, faces: Faces, view: View, device: torch.device) -> Figure:
-    """Held-out faces, always the same ones, down; every target across."""
+    """Held-out images, always the same ones, down; every target across."""
     chosen = spread(len(view.rows), FACES)
     part = faces.parts[view.dataset]
     before = part.images([view.rows[i] for i in chosen])
@@ -62,12 +63,24 @@ def samples(translator: Translate, faces: Faces, view: View, device: torch.devic
     titles = ["input", "reconstructed", *(task.name for task in view.tasks)]
     rows = [list(row) for row in zip(*columns, strict=True)]
     caption = (
-        f"{view.labels.name}: held-out faces and every edit. Hair colours are switched on, other "
+        f"{view.labels.name}: held-out images and every edit. Hair colours are switched on, other "
         "attributes flipped; H, G, A in combinations are hair, gender, age."
         if view.labels.kind == "binary"
-        else f"{view.labels.name}: held-out faces and every target."
+        else f"{view.labels.name}: held-out images and every target."
     )
     return Figure(f"samples_{view.labels.name}.png", grid(rows, titles), caption)
+
+
+def own(translator: Translate, faces: Faces, view: View, device: torch.device) -> list[Figure]:
+    """What the model shows of itself, on the same held-out images each time."""
+    model, space = getattr(translator, "model", None), space_of(translator, faces)
+    rows = [view.rows[i] for i in spread(len(view.rows), SHOWN)]
+    batch = held_out(faces.parts[view.dataset], rows, space, device)
+    nets = getattr(translator, "nets", {})
+    return [
+        Figure(f"samples_{view.labels.name}_{name}.png", png, f"{view.labels.name}: {says}")
+        for name, (png, says) in (shown(model, nets, batch, space) if model else {}).items()
+    ]
 
 
 def worst(
@@ -198,7 +211,9 @@ def compared(
         blocks.append([list(row) for row in zip(*columns, strict=True)])
     rows = [row for pair in zip(*blocks, strict=True) for row in pair]
     titles = ["input", *(task.name for task in mine.tasks)]
-    caption = f"Fig. 6: the same held-out faces of {mine.labels.name} by {names[0]} and {names[1]}."
+    caption = (
+        f"Fig. 6: the same held-out images of {mine.labels.name} by {names[0]} and {names[1]}."
+    )
     return Figure(
         f"fig6_{mine.labels.name}.png", grid(rows, titles, list(names) * len(chosen)), caption
     )

@@ -32,13 +32,14 @@ from training.models.base import Batch, Losses, Model, Nets, Phase, Symptom
 from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
+from training.showing import SHOWN, held_out, shown
 from training.symptoms import balance, symptoms
 from training.telemetry import Exporter, Telemetry, exporter, usage
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
-SAMPLES = 4  # held-out faces of each data set in the sample grids
-VALIDATION = 64  # held-out faces of each data set in the validation score
+SAMPLES = 4  # held-out images of each data set in the sample grids
+VALIDATION = 64  # held-out images of each data set in the validation score
 
 
 class NonFiniteError(ValueError):
@@ -207,10 +208,6 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
     return losses
 
 
-def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
-    raise ValueError(f"validation draws no noise, but {name} was asked for")
-
-
 @contextmanager
 def still(nets: Nets) -> Iterator[Nets]:
     """The networks as they translate: nothing that they remember moves, and no process waits."""
@@ -226,47 +223,46 @@ def still(nets: Nets) -> Iterator[Nets]:
 
 @torch.no_grad()
 def validation_score(state: State, job: Job) -> float:
-    """Mean of the model's own score over held-out faces of every data set."""
-    scores = []
-    for index, part in enumerate(job.held_out.parts):
+    """Mean of the model's own score over held-out images of every data set."""
+    scores, space = [], job.held_out.space
+    for part in job.held_out.parts:
         rows = list(range(min(VALIDATION, len(part))))
-        labels = part.labels[rows]
-        space = job.held_out.space
-        batch = Batch(
-            to_float(part.images(rows)).to(job.world.device),
-            space.encode(labels, index).to(job.world.device),
-            space.encode(labels.roll(1, 0), index).to(job.world.device),
-            index,
-            _no_noise,
-            1.0,
-        )
+        batch = held_out(part, rows, space, job.world.device)
         with still({**state.nets, **state.ema}) as nets:
             scores.append(job.model.validate(nets, batch, space))
     return float(torch.stack(scores).mean())
 
 
 @torch.no_grad()
-def sample_grids(
-    model: Model, nets: Nets, held_out: Faces, device: torch.device
-) -> dict[str, bytes]:
-    """PNG a data set: fixed held-out faces (rows) under every single edit (columns)."""
-    grids = {}
-    for index, part in enumerate(held_out.parts):
-        count = min(SAMPLES, len(part))
-        chosen = [int(i * len(part) / count) for i in range(count)]
+def sample_grids(model: Model, nets: Nets, faces: Faces, device: torch.device) -> dict[str, bytes]:
+    """PNG a data set: fixed held-out images (rows) under every single edit (columns).
+
+    Beside it, as DATASET-NAME, what the model shows of itself.
+    """
+    grids, space = {}, faces.space
+    for index, part in enumerate(faces.parts):
+        chosen = _apart(len(part), SAMPLES)
         labels, images = part.labels[chosen], part.images(chosen)
         x = to_float(images).to(device)
-        source = held_out.space.encode(labels, index).to(device)
-        tasks = [t for t in held_out.space.tasks(labels, index) if t.single]
+        source = space.encode(labels, index).to(device)
+        tasks = [t for t in space.tasks(labels, index) if t.single]
         columns = [images.cpu().numpy()]
-        for task in tasks:
-            target = held_out.space.encode(task.target, index).to(device)
-            with still(nets):
-                edited = model.translate(nets, x, source, target)
-            columns.append(to_uint8(edited).cpu().numpy())
-        rows = [[column[i] for column in columns] for i in range(count)]
+        with still(nets):
+            for task in tasks:
+                target = space.encode(task.target, index).to(device)
+                columns.append(to_uint8(model.translate(nets, x, source, target)).cpu().numpy())
+            batch = held_out(part, _apart(len(part), SHOWN), space, device)
+            own = shown(model, nets, batch, space)
+        rows = [[column[i] for column in columns] for i in range(len(chosen))]
         grids[part.name] = grid(rows, ["input", *(t.name for t in tasks)])
+        grids |= {f"{part.name}-{name}": png for name, (png, _) in own.items()}
     return grids
+
+
+def _apart(count: int, most: int) -> list[int]:
+    """At most `most` of `count` rows, evenly apart."""
+    most = min(most, count)
+    return [int(i * count / most) for i in range(most)]
 
 
 @contextmanager
@@ -308,7 +304,7 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
         checkpoint.save(folder, state, job.config, space)
         checkpoint.prune(folder, job.train.keep)
         with still({**state.nets, **state.ema}) as nets:
-            signs = symptoms(job.model, nets, job.held_out, job.world.device)
+            signs = symptoms(job.model, nets, job.held_out, space, job.world.device)
         facts = {"validation/score": score, **_watch(signs, state.images)}
         job.tracker.metrics(facts, step=state.images)
         if job.mirror:

@@ -1,4 +1,4 @@
-"""Labelled grids of images as PNG, drawn with Pillow's built-in font."""
+"""Labelled grids of images as PNG, still or moving, drawn with Pillow's built-in font."""
 
 import io
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4  # px between images
 INK = (29, 35, 48)
+FRAME, HELD = 120, 900  # ms that a frame of a moving picture stands; the first and the last
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -43,6 +44,32 @@ def grid(
     smaller, so that a small image stays crisp. Rows may be of different length. No image at all,
     or one that is not uint8 RGB, raises ValueError.
     """
+    out = io.BytesIO()
+    _sheet(rows, col_titles, row_titles, cell).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def animated(
+    frames: Sequence[Sequence[Sequence[np.ndarray]]],
+    col_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    cell: int = 0,
+) -> bytes:
+    """PNG that moves (APNG), without end: grids as `grid` takes them, the first and last held."""
+    first, *rest = (_sheet(rows, col_titles, row_titles, cell) for rows in frames)
+    times = [FRAME] * (len(rest) + 1)
+    times[0] = times[-1] = HELD
+    out = io.BytesIO()
+    first.save(out, "PNG", save_all=True, append_images=rest, duration=times, loop=0)
+    return out.getvalue()
+
+
+def _sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    col_titles: Sequence[str],
+    row_titles: Sequence[str],
+    cell: int,
+) -> Image.Image:
     images = [image for row in rows for image in row]
     if not images:
         raise ValueError("a grid needs at least one image")
@@ -79,6 +106,4 @@ def grid(
         for j, image in enumerate(row):
             picture = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (side + j * (width + GAP), y))
-    out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    return sheet

@@ -116,6 +116,13 @@ def _reads_source(name: str) -> bool:
     return getattr(MODELS[name], "reads_source", False)
 
 
+def _takes(name: str) -> tuple[str, ...]:
+    """What the model heeds beside labels."""
+    from training.models import MODELS
+
+    return getattr(MODELS[name], "takes", ())
+
+
 def _space(files: Mapping[str, Path]) -> Any:
     from training.data.labels import LabelSpace
 
@@ -168,8 +175,10 @@ def _release_files(
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
     kinds = {str(d["name"]): str(d["kind"]) for d in data.meta.get("datasets", [])}
     config = read_json(files["config.json"])
-    source = _reads_source(config["name"])
-    text = card(name, config, _space(files), record, metrics, kinds, counts, source=source)
+    source, takes = _reads_source(config["name"]), _takes(config["name"])
+    text = card(
+        name, config, _space(files), record, metrics, kinds, counts, source=source, takes=takes
+    )
     write_bytes(folder / "README.md", text.encode())
     write_bytes(folder / lineage.LOCK, lineage.lock_bytes())
     write_json(folder / "release/metrics.json", metrics)

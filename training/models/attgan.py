@@ -14,7 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    examples,
+)  # fmt: skip
 from training.models.layers import (
     BatchNorm,
     Signed,
@@ -27,6 +38,7 @@ from training.models.layers import (
 )
 
 EPS = 1e-3  # of the batch norms, as published
+INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # that are shown
 
 
 class Encoder(nn.Module):
@@ -279,3 +291,11 @@ class AttGAN:
         """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
         intensity = self.test_int if ask.intensity is None else ask.intensity
         return nets["G"](image, source, target, intensity)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Single edits at intensities inside and beyond that of training."""
+        names, x, source, target = examples(batch, space)
+        made = [self.translate(nets, x, source, target, Ask(intensity=i)) for i in INTENSITIES]
+        says = "Single edits by the factor on the label that changes; 1 is that of training."
+        columns = ("input", *(f"{i:g}" for i in INTENSITIES))
+        return {"intensity": Picture(torch.stack([x, *made], 1), columns, says, names)}

@@ -73,6 +73,16 @@ class Adversarial(NamedTuple):
     terms: tuple[tuple[str, ...], ...]  # of each D
 
 
+class Picture(NamedTuple):
+    """Images (rows, columns, 3, s, s) in [-1, 1] by which a model shows what it does."""
+
+    images: Tensor
+    columns: tuple[str, ...]
+    says: str  # the caption
+    rows: tuple[str, ...] = ()
+    moves: bool = False  # the rows are frames, shown one after the other
+
+
 @dataclass(frozen=True)
 class Ask:
     """How an edit is asked for, beside its labels; a model names what it `takes` of these."""
@@ -85,6 +95,22 @@ class Ask:
 PLAIN = Ask()
 
 
+def check_ask(model: Any, name: str, source: Tensor | None, ask: Ask) -> None:
+    """Raises ValueError, with what the model takes, for an ask that it would not heed."""
+    given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
+    takes = getattr(model, "takes", ())
+    if wrong := [what for what in given if what not in takes]:
+        raise ValueError(
+            f"{name} takes no {', '.join(wrong)}; it takes {', '.join(('labels', *takes))}"
+        )
+    if ask.intensity is not None and source is None:
+        raise ValueError(
+            "intensity: a factor on labels that change; say what the picture has already (--has)"
+        )
+    if ask.seed is not None and ask.reference is not None:
+        raise ValueError("seed and reference: a style comes from one of them; leave one out")
+
+
 class Model(Protocol):
     """A stateless frozen dataclass whose fields are the paper's numbers.
 
@@ -94,7 +120,8 @@ class Model(Protocol):
     of the second in each row. One with a method `deployed(nets)` names the networks that
     translation needs where one edit does not use them all. One without a way to be asked for what
     is there has a method `reconstruct(nets, image, source)`. One with a class attribute
-    `adversarial` has the balance of D and G watched.
+    `adversarial` has the balance of D and G watched. One with a method `shows(nets, batch, space)`
+    -> {name: Picture} draws itself best on held-out images, beside the grid of edits of all.
     """
 
     def networks(self, space: LabelSpace, size: int) -> Nets: ...
@@ -126,7 +153,9 @@ class Model(Protocol):
 
         A model that edits worse without the source says so by a class attribute `reads_source`;
         the fields of `ask` that it heeds are named in its class attribute `takes`. One with known
-        ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom.
+        ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom. One
+        whose edit is A∘image + (1 − A)∘C has a method `painted`, with the arguments of this one,
+        -> (A (n, 1, s, s), C): a larger picture then keeps its own pixels where A is 1.
         """
         ...
 
@@ -148,15 +177,20 @@ class Translator:
 
         Raises ValueError, with what the model takes, for an ask that it does not heed.
         """
-        ask = self.ask
-        given = [f.name for f in fields(Ask) if getattr(ask, f.name) is not None]
-        takes = getattr(self.model, "takes", ())
-        if wrong := [name for name in given if name not in takes]:
-            raise ValueError(
-                f"{self.config['name']} takes no {', '.join(wrong)}; it takes "
-                f"{', '.join(('labels', *takes))}"
-            )
-        return self.model.translate(self.nets, image, source, target, ask)
+        check_ask(self.model, self.config["name"], source, self.ask)
+        return self.model.translate(self.nets, image, source, target, self.ask)
+
+    @torch.no_grad()
+    def painted(
+        self, image: Tensor, source: Tensor | None, target: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """What is kept of the image (None: the model does not say) and what is put in its place."""
+        check_ask(self.model, self.config["name"], source, self.ask)
+        paint = getattr(self.model, "painted", None)
+        if paint is None:
+            return None, self(image, source, target)
+        kept: tuple[Tensor, Tensor] = paint(self.nets, image, source, target, self.ask)
+        return kept
 
     def reconstruct(self, image: Tensor, source: Tensor) -> Tensor:
         """G(x, c_org), or the model's own `reconstruct` where no network takes what is there."""
@@ -169,6 +203,25 @@ class Translator:
         if "reference" not in getattr(self.model, "takes", ()):
             return self
         return replace(self, ask=Ask(reference=image))
+
+
+def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
+    """Each single edit on one image that it changes, another one each time.
+
+    Names, images, and c̃ of what they have and of what is asked for.
+    """
+    labels = batch.source[:, space.slice(batch.dataset)]
+    names: list[str] = []
+    rows: list[int] = []
+    targets: list[Tensor] = []
+    for task in space.tasks(labels, batch.dataset):
+        if task.single and task.changed.any():
+            fit = task.changed.nonzero()[:, 0].tolist()
+            rows.append(fit[len(rows) % len(fit)])
+            names.append(task.name)
+            targets.append(task.target[rows[-1]])
+    target = space.encode(torch.stack(targets), batch.dataset) if rows else batch.target[:0]
+    return tuple(names), batch.image[rows], batch.source[rows], target
 
 
 class CopyInput:

@@ -14,7 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Model,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    examples,
+)  # fmt: skip
 
 
 class Pair(NamedTuple):
@@ -249,11 +261,24 @@ class CycleGAN:
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
         return identities(nets, kept(nets), image, source)
 
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        return there_and_back(self, nets, batch, space)
+
 
 def kept(nets: Nets) -> list[Pair]:
     """The pairs of networks Gab<k>, in order."""
     count = sum(name.startswith("Gab") for name in nets)
     return [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
+
+
+def there_and_back(model: Model, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    """Single edits, and the networks of the other direction on what came out."""
+    names, x, source, target = examples(batch, space)
+    there = model.translate(nets, x, source, target)
+    back = model.translate(nets, there, target, source)
+    says = "Single edits, and the way back from what came out."
+    columns = ("input", "edited", "back")
+    return {"cycle": Picture(torch.stack([x, there, back], 1), columns, says, names)}
 
 
 def chained(

@@ -15,7 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+)  # fmt: skip
 from training.models.cyclegan import (
     Generator,
     Pair,
@@ -24,6 +34,7 @@ from training.models.cyclegan import (
     kept,
     pairs_of,
     split,
+    there_and_back,
     two,
 )  # fmt: skip
 from training.models.layers import autocast_off, gradient_penalty
@@ -173,3 +184,6 @@ class DIAT:
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
         return identities(nets, kept(nets), image, source)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        return there_and_back(self, nets, batch, space)

@@ -12,9 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    Symptom,
+)  # fmt: skip
 from training.models.layers import gradient_penalty, label_loss, tiled
 from training.models.stargan import Discriminator, trunk
+
+STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # of a label that is swept
+FRAMES = 13  # of an interpolation
 
 
 class Generator(nn.Module):
@@ -30,9 +44,13 @@ class Generator(nn.Module):
         self.attention = nn.Conv2d(dim, 1, 7, 1, 3, bias=False)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mask, colours = self.maps(x, c)
+        return mask * x + (1 - mask) * colours, mask
+
+    def maps(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask A and the colours C (n, 3, s, s) in [-1, 1]."""
         h = self.main(torch.cat([x, tiled(c, x)], 1))
-        mask = torch.sigmoid(self.attention(h)).float()
-        return mask * x + (1 - mask) * torch.tanh(self.colour(h)).float(), mask
+        return torch.sigmoid(self.attention(h)).float(), torch.tanh(self.colour(h)).float()
 
 
 def total_variation(mask: Tensor) -> Tensor:
@@ -189,3 +207,42 @@ class GANimation:
     ) -> Tensor:
         """A∘I + (1 − A)∘C at the target's intensities."""
         return nets["G"](image, target)[0]
+
+    def painted(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> tuple[Tensor, Tensor]:
+        """The mask A and the colours C."""
+        maps: tuple[Tensor, Tensor] = nets["G"].maps(image, target)  # type: ignore[operator]
+        return maps
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Each label alone from 0 to 1, what G paints and where, and the way to another image's."""
+        part, x, source = space.slice(batch.dataset), batch.image[:4], batch.source[:4]
+        names = space.sets[batch.dataset].names
+        one, rows = x[:1].expand(len(STEPS), -1, -1, -1), []
+        for k in range(part.start, part.stop):
+            c = source[:1].repeat(len(STEPS), 1)  # the first image's own labels, but for one
+            c[:, k] = torch.tensor(STEPS)
+            rows.append(torch.cat([x[:1], self.translate(nets, one, None, c)]))
+        target = batch.target[:4]
+        mask, colours = self.painted(nets, x, source, target)
+        whole = self.translate(nets, x, source, target)
+        parts = torch.stack([x, (2 * mask - 1).expand_as(x), colours, whole], 1)
+        way = [
+            self.translate(nets, x, source, torch.lerp(source, target, t))
+            for t in torch.linspace(0, 1, FRAMES).tolist()
+        ]
+        return {
+            "sweep": Picture(
+                torch.stack(rows), ("input", "0", "1/3", "2/3", "1"),
+                "Each label alone, from 0 to 1; the others as the image has them.", names,
+            ),
+            "attention": Picture(
+                parts, ("input", "attention", "colours", "edited"),
+                "What is painted and where: the edit is the input where the attention is white, "
+                "the colours where it is black.",
+            ),
+            "interpolation": Picture(
+                torch.stack(way), (), "From each image's own labels to another image's.", moves=True
+            ),
+        }  # fmt: skip

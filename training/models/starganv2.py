@@ -14,7 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    Symptom,
+)  # fmt: skip
 from training.models.layers import autocast_off, norm, normal
 
 LATENT, STYLE = 16, 64  # widths of z and s
@@ -337,6 +348,25 @@ class StarGANv2:
             if stays.any():
                 s = torch.where(stays[:, None], nets["E"](image, y), s)
         return nets["G"](image, s).clamp(-1, 1)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Of each domain: images in the styles of three latents and of up to three references."""
+        x, out = batch.image[:4], {}
+        for k, name in enumerate(space.sets[batch.dataset].names):
+            target = torch.zeros_like(batch.target[:4])
+            target[:, k] = 1
+            styles = [Ask(seed=seed) for seed in range(3)]
+            shown = batch.image[batch.source[:, k] > 0.5][:3]
+            styles += [Ask(reference=one.expand_as(x)) for one in shown]
+            made = [self.translate(nets, x, None, target, style) for style in styles]
+            white = torch.ones_like(x[:1])
+            top = torch.cat([white.expand(4, -1, -1, -1), shown])
+            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(shown)]
+            columns = ("input", *(f"{name}, {title}" for title in titles))
+            says = f"{name}: styles of latents, and of the held-out images in the first row."
+            images = torch.cat([top[None], torch.stack([x, *made], 1)])
+            out[f"styles_{k + 1}"] = Picture(images, columns, says)
+        return out
 
 
 def fixed(like: Tensor, seed: int = 0) -> Tensor:
