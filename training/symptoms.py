@@ -47,9 +47,11 @@ def balance(model: Model, means: Mapping[str, float], size: int) -> list[Symptom
     a share of the greatest that two pictures of `size` px have, which a slope of 1 allows.
     """
     adversarial = getattr(model, "adversarial", None)
+    if adversarial is None:
+        return []
     sums = [
         sum(means[name] for name in names)
-        for names in (adversarial.terms if adversarial else ())
+        for names in adversarial.terms
         if all(name in means for name in names)
     ]
     if not sums:
