@@ -97,6 +97,15 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(podman: dict[str, s
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
 
 
+def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
+    """From its template, wherever the step runs."""
+    code = (
+        "from training.trainjob import *;"
+        "print(manifest(Request('{}', 'stargan', '{}', '{}'), Shape(nodes=3), [])['kind'])"
+    )
+    assert inside(podman, "python", "-c", code, flags=("-w", "/tmp")).split() == ["TrainJob"]
+
+
 def test_no_compiler_and_no_cache_is_left(podman: dict[str, str]) -> None:
     script = "command -v gcc cc make git; ls -A /root/.cache /tmp /mnt 2>/dev/null; true"
     left = inside(podman, "sh", "-c", script, flags=("--user", "0"))

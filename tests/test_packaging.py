@@ -48,6 +48,20 @@ def test_the_wheel_has_every_module_and_the_pipeline(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
 
 
+def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
+    """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
+    from training.trainjob import TEMPLATE
+
+    folder = TEMPLATE.parent.relative_to(ROOT).as_posix()
+    assert f"!{folder}" in (ROOT / ".dockerignore").read_text().splitlines()
+    stages = (ROOT / "components" / "Containerfile").read_text().split("\nFROM ")
+    for name in ("steps", "train"):
+        (packages,) = [s for s in stages if f" AS {name}-packages\n" in s]
+        (image,) = [s for s in stages if f" AS {name}\n" in s]
+        assert f"COPY {folder} {folder}\n" in packages, name
+        assert f"COPY --from={name}-packages /app /app\n" in image
+
+
 @pytest.mark.parametrize(
     ("file", "line", "refused"),
     [

@@ -25,7 +25,6 @@ import yaml  # type: ignore[import-untyped]
 
 from training import cli
 from training.cluster import Cluster
-from training.data.versions import project_root
 from training.files import canonical_json, sha256_bytes, write_bytes
 from training.source import git_state
 from training.store import Store
@@ -34,6 +33,7 @@ from training.train import STOPPED, train
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
 STUCK = 1800.0  # s that a job may be neither queued nor running
+TEMPLATE = Path(__file__).resolve().parents[1] / "k8s" / "jobs" / "trainjob.yaml"
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def manifest(
     request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
 ) -> dict[str, Any]:
     """The TrainJob for `request`: the template with its blanks filled in."""
-    path = Path(shape.template or project_root() / "k8s" / "jobs" / "trainjob.yaml")
-    job: dict[str, Any] = yaml.safe_load(path.read_text())
+    job: dict[str, Any] = yaml.safe_load(Path(shape.template or TEMPLATE).read_text())
     commit, dirty = git_state()
     head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
     head["name"] = request.name
