@@ -21,12 +21,14 @@ DAY = 86_400  # s
 
 
 def reached(*tasks: Any) -> None:
-    """Steps that read or write data and runs: addresses and secrets as environment variables."""
+    """Steps that read or write data and runs: addresses, secrets, a cache."""
     for task in tasks:
         same = {name: name for name in ADDRESSES}
         kubernetes.use_config_map_as_env(task, "stargan-environment", same, optional=True)
         for secret, names in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {n: n for n in names}, optional=True)
+        # Where NODE_CACHE points; the images' user can make no folder at the root.
+        kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
 def sized(*tasks: Any) -> None:
@@ -34,7 +36,6 @@ def sized(*tasks: Any) -> None:
     for task in tasks:
         task.set_cpu_request("2").set_memory_request("4Gi").set_memory_limit("16Gi")
         task.set_retry(2, backoff_duration="30s")
-        kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
 def accelerated(task: Any, kind: Any, count: Any, nodes: Any) -> None:
@@ -47,7 +48,6 @@ def accelerated(task: Any, kind: Any, count: Any, nodes: Any) -> None:
     kubernetes.add_node_selector_json(task, nodes)
     # Kubernetes' own 64 MiB end NCCL and data loaders with a bus error.
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
-    kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
 def known(*tasks: Any) -> None:

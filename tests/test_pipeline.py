@@ -215,6 +215,20 @@ def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
         assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
 
 
+def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
+    """The images' user can make no folder at the root."""
+    place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    place = place["data"]["NODE_CACHE"]
+    told = set()
+    for step in [*LINE, "report-status"]:
+        given = settings(documents, step)
+        keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
+        if "NODE_CACHE" in keys:
+            told.add(step)
+            assert place in {mount["mountPath"] for mount in given["emptyDirMounts"]}, step
+    assert "register" in told
+
+
 @pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
 def test_a_node_selector_is_a_json_object(bad: str) -> None:
     assert arguments('node_selector={"pool": "gpu"}')["node_selector"] == {"pool": "gpu"}
