@@ -1,7 +1,7 @@
 """Training on several nodes: a Kubeflow TrainJob made, followed and cleaned up by its launcher.
 
     python -m training.trainjob start request.json model.json   what the pipeline's step does
-    torchrun -m training.trainjob work NAME                     what the job's pods run
+    python -m torch.distributed.run -m training.trainjob work NAME    what the job's pods run
 
 What is to be trained goes through the store (`refs/jobs/<name>/request`), as does the result
 (`refs/jobs/<name>/model`); a job's name is the hash of its request, so that a launcher that died
