@@ -340,8 +340,22 @@ def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
 
 def test_another_request_is_another_job() -> None:
     assert replace(REQUEST, train_config='{"seed": 1}').name != REQUEST.name
+    assert replace(REQUEST, code="other").name != REQUEST.name
     assert replace(REQUEST, pipeline_run="b", experiment="c").name == REQUEST.name
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
+
+
+def test_a_model_of_other_code_is_not_taken_for_this_one_s(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same settings after a change of the sources: a job of its own."""
+    fields = ("{}", "stargan", "{}", "{}")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "old.json")
+    monkeypatch.setattr("training.source.lock_hash", lambda: "another")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "new.json")
+    assert len({job["metadata"]["name"] for job in api.made}) == 2
 
 
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:

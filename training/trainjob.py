@@ -5,7 +5,7 @@
 
 What is to be trained goes through the store (`refs/jobs/<name>/request`), as does the result
 (`refs/jobs/<name>/model`); a job's name is the hash of its request, so that a launcher that died
-finds its job again, and the same training is never started twice.
+finds its job again, and the same training is never started twice. Other code is another training.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import yaml  # type: ignore[import-untyped]
 from training import cli
 from training.cluster import Cluster
 from training.files import canonical_json, sha256_bytes, write_bytes
-from training.source import git_state
+from training.source import code_hash, git_state
 from training.store import Store
 from training.train import STOPPED, train
 
@@ -49,6 +49,7 @@ class Request:
     preset: str = ""
     pipeline_run: str = ""
     child: bool = False  # one of several models of a run
+    code: str = field(default_factory=code_hash)
 
     @property
     def name(self) -> str:
