@@ -38,6 +38,7 @@ class Api:
         self.pods: list[dict[str, Any]] = []
         self.log = ""
         self.faults: list[int] = []  # a status, or 0: hang up
+        self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
@@ -81,8 +82,8 @@ def serve(api: Api) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if api.faults:
-                status, value = api.faults.pop(0), {"message": "a bad day"}
+            if faults := api.faults or (self.command == "DELETE" and api.parting):
+                status, value = faults.pop(0), {"message": "a bad day"}
                 if not status:
                     self.connection.close()
                     return
@@ -377,10 +378,27 @@ def until(done: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("stage", ["made", "running"])
-def test_a_stopped_launcher_leaves_no_job(api: Api, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("faults", [[], [500], [429, 0]])
+def test_a_stopped_launcher_leaves_no_job(
+    api: Api, tmp_path: Path, stage: str, faults: list[int]
+) -> None:
+    """Even where the API has a bad moment just then."""
     api.later = [runs] if stage == "running" else []
+    api.parting = list(faults)
     process = start(api, tmp_path)
     until(lambda: api.pods if stage == "running" else api.made)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
+    api: Api, tmp_path: Path
+) -> None:
+    process = start(api, tmp_path)
+    until(lambda: api.made)
+    api.faults = [503] * 5
+    until(lambda: len(api.faults) < 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})

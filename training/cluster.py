@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be away
+PARTING = 20.0  # s of it for the deletion by a process that ends; Kubernetes grants it 30
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, stops: Sequence[int] = ()) -> None:
-        """`stops`: fills when this process is told to end; nothing is asked twice from then on."""
+        """`stops`: fills when this process is told to end; from then on only `delete` asks twice."""
         from kubernetes import client, config
 
         active, self.stops = None, stops
@@ -79,7 +80,8 @@ class Cluster:
         """Delete a TrainJob and its pods; one that is gone is no mistake."""
         try:
             self._ask(name, lambda: self.objects.delete_namespaced_custom_object(
-                **self.where, name=name, propagation_policy="Foreground"))  # fmt: skip
+                **self.where, name=name, propagation_policy="Foreground"),
+                parting=PARTING)  # fmt: skip
         except _AbsentError:
             return
 
@@ -124,12 +126,15 @@ class Cluster:
         except (ApiException, HTTPError):
             return
 
-    def _ask(self, what: str, request: Callable[[], T]) -> T:
-        """The answer; asked again with growing pauses where that may help."""
+    def _ask(self, what: str, request: Callable[[], T], parting: float = 0.0) -> T:
+        """The answer; asked again with growing pauses where that may help.
+
+        `parting`: for how many seconds even by a process that was told to end.
+        """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        end, pause = time.monotonic() + PATIENCE, 0.5
+        start, pause = time.monotonic(), 0.5
         while True:
             try:
                 return request()
@@ -143,10 +148,13 @@ class Cluster:
                 last: Exception = error
             except HTTPError as error:
                 last = error
-            if self.stops or time.monotonic() + pause > end:
+            patience = parting if self.stops else PATIENCE
+            if time.monotonic() + pause - start > patience:
                 message = f"{what}: the Kubernetes API does not answer ({last}); try again later"
                 raise ClusterError(message) from last
-            time.sleep(pause)
+            wake, told = time.monotonic() + pause, bool(self.stops)
+            while time.monotonic() < wake and bool(self.stops) == told:
+                time.sleep(0.1)
             pause = min(2 * pause, 30.0)
 
 

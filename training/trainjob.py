@@ -125,12 +125,12 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
             _start(cluster, manifest(request, shape, owner, shape.image or own), stops)
             _follow(cluster, name, shape.deadline, stops)
         finally:
-            signal.signal(signal.SIGTERM, before)
             if stops:
                 cluster.delete(name)
                 say(f"{name} deleted")
-        if stops:
-            raise SystemExit(STOPPED)
+            signal.signal(signal.SIGTERM, before)
+            if stops:
+                raise SystemExit(STOPPED)
     made = store.reference(f"jobs/{name}/model")
     if made is None:
         raise ValueError(f"{name}: the job ended without a model; its log says why")
