@@ -38,6 +38,7 @@ class Api:
         self.pods: list[dict[str, Any]] = []
         self.log = ""
         self.faults: list[int] = []  # a status, or 0: hang up
+        self.said = "a bad day"
         self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
         self.made: list[dict[str, Any]] = []
@@ -83,7 +84,7 @@ def serve(api: Api) -> ThreadingHTTPServer:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if faults := api.faults or (self.command == "DELETE" and api.parting):
-                status, value = faults.pop(0), {"message": "a bad day"}
+                status, value = faults.pop(0), {"message": api.said}
                 if not status:
                     self.connection.close()
                     return
@@ -319,10 +320,33 @@ def test_what_may_heal_is_asked_again(api: Api, tmp_path: Path, faults: list[int
     assert (tmp_path / "model.json").is_file()
 
 
-def test_a_no_is_final_and_names_the_mend(api: Api, tmp_path: Path) -> None:
-    api.faults = [403]
-    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\): a bad day; give .* role"):
+ROLE, QUOTA = "give the account the role", "ask for less"
+
+
+@pytest.mark.parametrize(
+    ("said", "mends"),
+    [
+        ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
+        ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
+        ('admission webhook "trainer" denied the request: runtimeRef stargan: not found', []),
+    ],
+)
+def test_a_no_is_final_and_names_the_mend(
+    api: Api, tmp_path: Path, said: str, mends: list[str]
+) -> None:
+    api.faults, api.said = [403], said
+    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
         launch(REQUEST, shape(), tmp_path / "model.json")
+    assert said in str(refused.value)
+    assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
+
+
+def test_a_cluster_without_the_trainer_is_named_with_the_mend(api: Api, tmp_path: Path) -> None:
+    """A kind that nobody installed is answered like a job that is not there."""
+    api.faults = [404]
+    with pytest.raises(cluster.ClusterError, match=r"knows no trainjobs.*install Kubeflow Trainer"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert api.made == []
 
 
 def test_an_api_that_stays_away_is_named(

@@ -36,7 +36,7 @@ class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, stops: Sequence[int] = ()) -> None:
-        """`stops`: fills when this process is told to end; from then on only `delete` asks twice."""
+        """`stops`: fills when this process is told to end; only `delete` then still asks twice."""
         from kubernetes import client, config
 
         active, self.stops = None, stops
@@ -65,6 +65,11 @@ class Cluster:
                 **self.where, body=job))  # fmt: skip
         except _StandsError:
             return False
+        except _AbsentError as error:  # the kind, not the job
+            raise ClusterError(
+                f"{self.namespace}/{name}: this cluster knows no {PLURAL}.{GROUP}; install "
+                "Kubeflow Trainer 2.3 or later, then k8s/jobs/runtime.yaml; or set launcher=local"
+            ) from error
         return True
 
     def get(self, name: str) -> dict[str, Any] | None:
@@ -168,8 +173,12 @@ class _StandsError(Exception):
 
 def _refused(what: str, namespace: str, error: Any) -> str:
     try:
-        why = json.loads(error.body)["message"]
+        why = str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        why = error.reason
-    hint = "; give the account the role in k8s/base/accounts.yaml" if error.status == 403 else ""
+        why = str(error.reason)
+    hint = ""
+    if "exceeded quota" in why:
+        hint = "; ask for less, wait for others to end, or have k8s/base/quota.yaml raised"
+    elif error.status == 403 and "admission webhook" not in why:
+        hint = "; give the account the role in k8s/base/accounts.yaml"
     return f"{namespace}/{what}: refused by Kubernetes ({error.status}): {why}{hint}"
