@@ -41,13 +41,16 @@ class Api:
         self.said = "a bad day"
         self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
+        self.ages: list[int | None] = []  # s of log that were asked for
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         if found := PATH.fullmatch(path.partition("?")[0]):
             return self.trainjob(method, found[1], body)
-        if path.endswith("/log?timestamps=True") or "/log?" in path:
+        if "/log?" in path:
+            age = re.search(r"sinceSeconds=(\d+)", path)
+            self.ages.append(int(age[1]) if age else None)
             return 200, self.log
         if "/pods/launcher" in path:
             owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w",
@@ -168,6 +171,8 @@ def test_a_job_is_made_followed_and_its_model_handed_on(
     assert said.count("train: 8/16 images") == 1
     assert said.count("train: 16/16 images") == 1
     assert f"{REQUEST.name}: running on 3 nodes" in said
+    assert api.ages[0] is None
+    assert all(age and age < 60 for age in api.ages[1:])  # not the whole log each time
     launch(REQUEST, shape(), tmp_path / "again.json")
     assert len(api.made) == 1
     assert (tmp_path / "again.json").read_text() == '{"the": "model"}'

@@ -112,18 +112,20 @@ class Cluster:
         images = [c.image for c in found.spec.containers if c.name == MAIN]
         return owners, images[0] if images else ""
 
-    def logs(self, pod: str, since: str) -> Iterator[tuple[str, str]]:
+    def logs(self, pod: str, since: str, age: int | None = None) -> Iterator[tuple[str, str]]:
         """(time, line) of a pod's output that is newer than `since`, until the stream ends.
 
-        A stream that breaks, or a pod that has no log yet, ends it; ask again with the last time.
+        Only lines of the last `age` seconds come over the network. A stream that breaks, or a pod
+        that has no log yet, ends it; ask again with the last time.
         """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             stream = self.core.read_namespaced_pod_log(
-                pod, self.namespace, follow=False, timestamps=True, _preload_content=False
-            )
+                pod, self.namespace, follow=False, timestamps=True, _preload_content=False,
+                **({"since_seconds": age} if age else {}),
+            )  # fmt: skip
             for raw in stream.data.splitlines():
                 moment, _, line = raw.decode(errors="replace").partition(" ")
                 if moment > since:

@@ -11,6 +11,7 @@ finds its job again, and the same training is never started twice. Other code is
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from training.train import STOPPED, train
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
 STUCK = 1800.0  # s that a job may be neither queued nor running
+OVERLAP = 10.0  # s of log that are read again, for lines that came late
 TEMPLATE = Path(__file__).resolve().parents[1] / "k8s" / "jobs" / "trainjob.yaml"
 
 
@@ -158,6 +160,7 @@ class Watch:
     def __init__(self, cluster: Cluster, name: str, deadline: int) -> None:
         self.cluster, self.name, self.deadline = cluster, name, deadline
         self.said, self.state = "", ""  # time of the last line of rank 0's log; the job's state
+        self.heard: float | None = None  # when that line came
         self.idle = self.began = time.monotonic()
 
     def look(self) -> bool:
@@ -167,9 +170,7 @@ class Watch:
             raise ValueError(f"{self.name}: somebody deleted the job; run the step again")
         pods = self.cluster.pods(self.name)
         if pods:
-            for moment, line in self.cluster.logs(pods[0].metadata.name, self.said):
-                self.said = moment
-                say(line)
+            self._listen(pods[0].metadata.name)
         if failed := _condition(job, "Failed"):
             why = f"{failed.get('reason')}: {failed.get('message')}"
             raise ValueError(f"{self.name} failed: {why}")
@@ -179,6 +180,15 @@ class Watch:
             say(f"{self.name}: {state}")
         self.idle = time.monotonic() if moving else self.idle
         return bool(_condition(job, "Complete"))
+
+    def _listen(self, pod: str) -> None:
+        """Say what is new in a pod's log."""
+        now = time.monotonic()
+        # By this machine's clock, since the nodes' may be another; what comes twice is left out.
+        age = None if self.heard is None else math.ceil(now - self.heard + OVERLAP)
+        for moment, line in self.cluster.logs(pod, self.said, age):
+            self.said, self.heard = moment, now
+            say(line)
 
     def overdue(self) -> str:
         """Why the job should not be waited for any longer, or the empty text."""
