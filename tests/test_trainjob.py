@@ -30,6 +30,15 @@ PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjo
 Phase = Callable[["Api", dict[str, Any]], None]
 
 
+def right(method: str, path: str) -> tuple[str, str, str]:
+    """(API group, resource, verb) that a request needs."""
+    group, _, rest = path.partition("/namespaces/faces/")
+    kind, *name = rest.split("/")
+    verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete"}[method]
+    group = group.split("/")[2] if group.startswith("/apis/") else ""
+    return group, "/".join([kind, *name[1:]]), verb
+
+
 class Api:
     """Jobs and pods as the operator would leave them; `faults` are answered first."""
 
@@ -41,11 +50,13 @@ class Api:
         self.said = "a bad day"
         self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
+        self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
         self.ages: list[int | None] = []  # s of log that were asked for
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        self.asked.add(right(method, path.partition("?")[0]))
         if found := PATH.fullmatch(path.partition("?")[0]):
             return self.trainjob(method, found[1], body)
         if "/log?" in path:
@@ -282,6 +293,27 @@ def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Pa
     api.later = [lambda api, job: None, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert (len(api.made), api.deleted) == (2, [REQUEST.name])
+
+
+def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that failed, its deletion, another with its pods and their logs."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    condition("Failed")(api, api.jobs[REQUEST.name])
+    api.later = [lambda *_: None, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    accounts = yaml.safe_load_all((JOBS.parent / "base" / "accounts.yaml").read_text())
+    (rules,) = (one["rules"] for one in accounts if one["kind"] == "Role")
+    granted = {
+        (group, kind, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert api.asked == granted
 
 
 def test_queued_is_not_stuck(
