@@ -57,26 +57,45 @@ def test_everything_stands_in_the_namespace(objects: list[Object]) -> None:
             assert found["metadata"]["namespace"] == "stargan", found["metadata"]["name"]
 
 
-def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+def restricted(name: str, pod: Object) -> None:
     """Kubernetes' Pod Security Standards, profile restricted; plus a read-only root, no token."""
-    (space,) = (found for found in objects if found["kind"] == "Namespace")
-    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral",
                "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+    assert pod["automountServiceAccountToken"] is False, name
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+    assert pod["securityContext"]["runAsNonRoot"] is True, name
+    assert pod["securityContext"]["runAsUser"] > 0, name
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+    for volume in pod.get("volumes", ()):
+        assert volume.keys() - {"name"} <= allowed, (name, volume)
+    for container in containers(pod):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert not any("hostPort" in port for port in container.get("ports", ())), name
+
+
+def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+    (space,) = (found for found in objects if found["kind"] == "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, pod in pods(objects):
-        assert pod["automountServiceAccountToken"] is False, name
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["runAsUser"] > 0, name
-        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
-        for volume in pod.get("volumes", ()):
-            assert volume.keys() - {"name"} <= allowed, (name, volume)
+        restricted(name, pod)
+
+
+def test_the_pods_of_jobs_keep_it_too_and_share_memory() -> None:
+    runtime, job = (
+        yaml.safe_load((K8S / "jobs" / name).read_text())
+        for name in ("runtime.yaml", "pytorchjob.yaml")
+    )
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    for name, pod in (
+        ("runtime", node["template"]["spec"]["template"]["spec"]),
+        ("pytorchjob", job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]),
+    ):
+        restricted(name, pod)
         for container in containers(pod):
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False, name
-            assert context["capabilities"] == {"drop": ["ALL"]}, name
-            assert context["readOnlyRootFilesystem"] is True, name
-            assert not any("hostPort" in port for port in container.get("ports", ())), name
+            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"], name
 
 
 def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object]) -> None:

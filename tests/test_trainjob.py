@@ -250,24 +250,6 @@ def kept(given: Any, back: Any, path: str = "") -> list[str]:
     return [] if str(given) == str(back) else [path]
 
 
-def test_pods_of_all_three_kinds_are_restricted_and_have_no_token() -> None:
-    runtime, job = (
-        yaml.safe_load((JOBS / name).read_text()) for name in ("runtime.yaml", "pytorchjob.yaml")
-    )
-    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    pods = [
-        node["template"]["spec"]["template"]["spec"],
-        job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"],
-    ]
-    for found in pods:
-        assert found["automountServiceAccountToken"] is False
-        assert found["securityContext"]["runAsNonRoot"] is True
-        for container in found["containers"]:
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"]
-
-
 def test_the_pods_train_with_the_python_that_has_the_packages() -> None:
     """`torchrun` on the training image's PATH starts its base's Python, which has only torch."""
     job, elastic = (
