@@ -1,5 +1,7 @@
 """What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -124,6 +126,8 @@ def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
         for volume in pod.get("volumes", ()):
             for item in volume.get("secret", {}).get("items", ()):
                 assert item["key"] in secrets[volume["secret"]["secretName"]], name
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in maps, name
             if claim := volume.get("persistentVolumeClaim"):
                 assert claim["claimName"] in claims, name
         for container in containers(pod):
@@ -144,7 +148,8 @@ def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Ob
         for found in objects
         if found["kind"] == "Service"
     }
-    (settings,) = (found["data"] for found in objects if found["kind"] == "ConfigMap")
+    maps = {f["metadata"]["name"]: f["data"] for f in objects if f["kind"] == "ConfigMap"}
+    settings = maps["stargan-environment"]
     for key in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"):
         address = urlparse(settings[key])
         assert address.hostname
@@ -177,6 +182,33 @@ def test_traffic_is_closed_by_default_and_opened_for_each_server(objects: list[O
 def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
     ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
     assert server["containers"][0]["image"] == STEPS_IMAGE
+
+
+def test_every_image_names_its_version(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        for container in containers(pod):
+            _, _, tag = container["image"].rpartition("/")[2].partition(":")
+            assert tag not in ("", "latest"), (name, container["image"])
+
+
+def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
+    objects: list[Object],
+) -> None:
+    """Of the overlay dev; elsewhere they are somebody else's."""
+    if not named(objects, "StatefulSet"):
+        return
+    servers = {name: pod["containers"][0] for name, pod in pods(objects)}
+    (made,) = (v["value"] for v in servers["seaweedfs"]["env"] if v["name"] == "S3_BUCKET")
+    used = set(re.findall(r"s3://([\w-]+)", json.dumps(objects)))
+    assert used == set(made.split(","))
+    (scripts,) = (
+        found["data"]
+        for found in objects
+        if found["kind"] == "ConfigMap" and found["metadata"]["name"] == "postgres-databases"
+    )
+    assert list(scripts.values()) == ["CREATE DATABASE mlflow_auth;"]
+    mounted = {mount["mountPath"] for mount in servers["postgres"]["volumeMounts"]}
+    assert "/docker-entrypoint-initdb.d" in mounted  # where the image looks for them
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
