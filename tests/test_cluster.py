@@ -116,10 +116,17 @@ def test_no_secret_is_part_of_what_is_built(objects: list[Object]) -> None:
 
 
 def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
-    """Secrets with their keys, config maps, accounts, claims."""
+    """Secrets with their keys, config maps, accounts."""
     templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
     secrets = {t["metadata"]["name"]: set(t["stringData"]) for t in templates}
-    maps, claims = named(objects, "ConfigMap"), named(objects, "PersistentVolumeClaim")
+    maps = named(objects, "ConfigMap")
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for _, pod in pods(objects)
+        for volume in pod.get("volumes", ())
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims == named(objects, "PersistentVolumeClaim")  # and none that nothing mounts
     for name, pod in pods(objects):
         account = pod.get("serviceAccountName", "default")
         assert account == "default" or account in named(objects, "ServiceAccount"), name
@@ -128,8 +135,6 @@ def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
                 assert item["key"] in secrets[volume["secret"]["secretName"]], name
             if "configMap" in volume:
                 assert volume["configMap"]["name"] in maps, name
-            if claim := volume.get("persistentVolumeClaim"):
-                assert claim["claimName"] in claims, name
         for container in containers(pod):
             for source in container.get("envFrom", ()):
                 if "configMapRef" in source:
