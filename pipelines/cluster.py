@@ -18,15 +18,20 @@ SECRETS = {
     "stargan-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
 DAY = 86_400  # s
+USER = 10_001  # of the images
 
 
 def reached(*tasks: Any) -> None:
-    """Steps that read or write data and runs: addresses, secrets, a cache."""
+    """Steps that read or write data and runs: addresses, secrets, a cache, no root."""
     for task in tasks:
         same = {name: name for name in ADDRESSES}
         kubernetes.use_config_map_as_env(task, "stargan-environment", same, optional=True)
         for secret, names in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {n: n for n in names}, optional=True)
+        # A namespace that keeps the restricted standard refuses pods that do not say so.
+        kubernetes.set_security_context(
+            task, run_as_user=USER, run_as_group=USER, run_as_non_root=True
+        )
         # Where NODE_CACHE points; the images' user can make no folder at the root.
         kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 

@@ -28,6 +28,7 @@ from pipelines.local import StepError
 from training.config import Config
 
 ROOT = Path(__file__).parents[1]
+CONTAINERFILE = ROOT / "components" / "Containerfile"
 LINE = ["resolve", "pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate",
         "register", "promote"]  # fmt: skip
 DIGEST = "registry.example/stargan@sha256:" + "0" * 64
@@ -213,6 +214,15 @@ def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
         (row,) = found["configMapAsEnv"]
         assert row["configMapName"] == addresses["metadata"]["name"]
         assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
+
+
+def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
+    """As the images' own user; a restricted namespace refuses pods that do not say so."""
+    users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
+    ((user, group),) = users
+    wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
+    for step in [*LINE, "report-status"]:
+        assert settings(documents, step)["securityContext"] == wanted, step
 
 
 def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
