@@ -11,7 +11,7 @@ from kfp import kubernetes
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
     "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "MLFLOW_TRACKING_URI",
-    "NODE_CACHE", "STORE_URI",
+    "METRICS_PORT", "NODE_CACHE", "STORE_URI",
 )  # fmt: skip
 SECRETS = {
     "stargan-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -53,6 +53,8 @@ def accelerated(task: Any, kind: Any, count: Any, nodes: Any) -> None:
     kubernetes.add_node_selector_json(task, nodes)
     # Kubernetes' own 64 MiB end NCCL and data loaders with a bus error.
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+    # By which k8s/ finds trainers: for Prometheus, and among each other.
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", "trainer")
 
 
 def known(*tasks: Any) -> None:
