@@ -243,6 +243,18 @@ def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
     assert all(DIGEST.fullmatch(image) for image in found), found
 
 
+def test_the_accounts_that_steps_run_under_have_the_launcher_s_role(
+    objects: list[Object],
+) -> None:
+    """Kubeflow's own: of a profile, and of an installation without profiles."""
+    (bound,) = (found for found in objects if found["kind"] == "RoleBinding")
+    assert bound["roleRef"]["name"] in named(objects, "Role")
+    assert [(one["name"], one["namespace"]) for one in bound["subjects"]] == [
+        ("default-editor", "stargan"),
+        ("pipeline-runner", "stargan"),
+    ]
+
+
 def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
     (role,) = (found for found in objects if found["kind"] == "Role")
     for rule in role["rules"]:

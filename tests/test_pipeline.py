@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -381,6 +382,7 @@ class Server(BaseHTTPRequestHandler):
 
     runs: list[dict[str, Any]]
     later: list[dict[str, Any]]  # what the run looks like at each further look, the last for good
+    asked: list[str]  # paths with their queries
     NOW = "2026-11-01T00:00:00Z"
 
     def experiment(self) -> dict[str, str]:
@@ -401,6 +403,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         path = self.path.split("?")[0]
         if path.endswith("/healthz"):
             self.answer({"multi_user": False})
@@ -427,9 +430,15 @@ def later() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def server(later: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def asked() -> list[str]:
+    """Paths with their queries, as the server was asked for them."""
+    return []
+
+
+@pytest.fixture
+def server(later: list[dict[str, Any]], asked: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     runs: list[dict[str, Any]] = []
-    handler = type("Handler", (Server,), {"runs": runs, "later": later})
+    handler = type("Handler", (Server,), {"runs": runs, "later": later, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", runs
@@ -465,6 +474,19 @@ def test_submit_sends_the_committed_pipeline(
     assert run["pipeline_spec"] == {"pipeline_spec": documents[0], "platform_spec": documents[1]}
     assert run["experiment_id"] == "e1"
     assert done.stdout.startswith("kfp run submit -e faces -f pipelines/stargan.yaml ")
+
+
+@pytest.mark.server
+def test_submit_hands_the_run_to_a_profile_s_namespace(
+    server: tuple[str, list[dict[str, Any]]], asked: list[str]
+) -> None:
+    """The experiment is looked up there; the run is its experiment's."""
+    done = submit(server[0], "--namespace", "faces", "preset=smoke")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("kfp --namespace faces run submit ")
+    (looked,) = [path for path in asked if "/experiments?" in path]
+    assert parse_qs(urlparse(looked).query)["namespace"] == ["faces"]
+    assert len(server[1]) == 1
 
 
 @pytest.mark.server
