@@ -382,6 +382,15 @@ def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
         launch(REQUEST, SHAPE, tmp_path / "model.json")
 
 
+def test_a_job_made_again_is_another_launch() -> None:
+    """So that it may take a run over that others have had meanwhile."""
+    one, other = (
+        {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
+        for _ in range(2)
+    )
+    assert one["LAUNCH_ID"] != other["LAUNCH_ID"]
+
+
 def test_another_request_is_another_job() -> None:
     assert replace(REQUEST, train_config='{"seed": 1}').name != REQUEST.name
     assert replace(REQUEST, code="other").name != REQUEST.name

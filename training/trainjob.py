@@ -27,6 +27,7 @@ import yaml  # type: ignore[import-untyped]
 from training import cli
 from training.cluster import Cluster
 from training.files import canonical_json, sha256_bytes, write_bytes
+from training.mirror import new_launch
 from training.source import code_hash, git_state
 from training.store import Store
 from training.train import STOPPED, train
@@ -94,6 +95,8 @@ def manifest(
     spec["activeDeadlineSeconds"] = shape.deadline
     trainer |= {
         "args": ["work", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
+        # The job's, whichever of its pods is rank 0.
+        "env": [*trainer.get("env", ()), {"name": "LAUNCH_ID", "value": new_launch()}],
     }  # fmt: skip
     if image:
         trainer["image"] = image
