@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -436,7 +437,9 @@ def asked() -> list[str]:
 
 
 @pytest.fixture
-def server(later: list[dict[str, Any]], asked: list[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def server(
+    later: list[dict[str, Any]], asked: list[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     runs: list[dict[str, Any]] = []
     handler = type("Handler", (Server,), {"runs": runs, "later": later, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
@@ -487,6 +490,28 @@ def test_submit_hands_the_run_to_a_profile_s_namespace(
     (looked,) = [path for path in asked if "/experiments?" in path]
     assert parse_qs(urlparse(looked).query)["namespace"] == ["faces"]
     assert len(server[1]) == 1
+
+
+@pytest.mark.server
+def test_the_documented_kfp_lines_are_understood_by_the_real_program(
+    server: tuple[str, list[dict[str, Any]]],
+) -> None:
+    """Those of README and guide; a run pinned to digests is submitted like the committed one."""
+    pages = ((ROOT / name).read_text().replace("\\\n", " ") for name in ("README.md",
+             "docs/operate.md"))  # fmt: skip
+    lines = [line for page in pages for line in re.findall(r"^kfp .*", page, re.MULTILINE)]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words[words.index("-f") + 1] = str(compiled.PACKAGE)
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+            capture_output=True, text=True, timeout=120,
+            env={**os.environ, "KF_PIPELINES_ENDPOINT": server[0]},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sent = server[1][-1]["runtime_config"]["parameters"]
+        assert (sent["preset"], sent["nproc"]) == ("celeba-128", 4)
 
 
 @pytest.mark.server
