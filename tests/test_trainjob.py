@@ -302,7 +302,7 @@ def test_queued_is_not_stuck(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
-    monkeypatch.setattr(trainjob, "STUCK", 0.2)
+    monkeypatch.setattr(trainjob, "STUCK", 1.0)
 
     def queue(api: Api, job: dict[str, Any]) -> None:
         job["spec"]["suspend"] = True
@@ -310,7 +310,7 @@ def test_queued_is_not_stuck(
     def leave(api: Api, job: dict[str, Any]) -> None:
         job["spec"]["suspend"] = False
 
-    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 10, leave, runs, ends]
+    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 30, leave, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert "queued: suspended until its queue has room" in capsys.readouterr().out
 
