@@ -89,10 +89,13 @@ def quoted(value: Any) -> str:
     return json.dumps(value)
 
 
-def submit_command(experiment: str, arguments: dict[str, Any], package: Path) -> list[str]:
-    """The line that hands the compiled pipeline to Kubeflow."""
+def submit_command(
+    experiment: str, arguments: dict[str, Any], package: Path, namespace: str = ""
+) -> list[str]:
+    """The line that hands the compiled pipeline to Kubeflow, to a profile's `namespace`."""
     pairs = [f"{name}={quoted(value)}" for name, value in arguments.items()]
-    return ["kfp", "run", "submit", "-e", experiment, "-f", str(package), *pairs]
+    where = ["--namespace", namespace] if namespace else []
+    return ["kfp", *where, "run", "submit", "-e", experiment, "-f", str(package), *pairs]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
     two.add_argument("-e", "--experiment-name", default="stargan")
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
+    two.add_argument("-n", "--namespace", default="", help="the profile's, where there are any")
     two.add_argument("--dry-run", action="store_true", help="print the line and end")
     two.add_argument("-w", "--wait", action="store_true", help="follow the run; 1 if it fails")
     five = commands.add_parser("compare", help="several models under one budget, on one page")
@@ -127,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         compare(args.pairs)
     elif args.command == "submit":
         arguments = parse(args.pairs, compiled.parameters(args.package_file))
-        command = submit_command(args.experiment_name, arguments, args.package_file)
+        command = submit_command(args.experiment_name, arguments, args.package_file, args.namespace)
         print(shlex.join(command), flush=True)
         if not args.dry_run:
             made = watch.submit(command)

@@ -11,22 +11,29 @@ from kfp import kubernetes
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
     "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "MLFLOW_TRACKING_URI",
-    "NODE_CACHE", "STORE_URI",
+    "METRICS_PORT", "NODE_CACHE", "STORE_URI",
 )  # fmt: skip
 SECRETS = {
     "stargan-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "stargan-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
 DAY = 86_400  # s
+USER = 10_001  # of the images
 
 
 def reached(*tasks: Any) -> None:
-    """Steps that read or write data and runs: addresses and secrets as environment variables."""
+    """Steps that read or write data and runs: addresses, secrets, a cache, no root."""
     for task in tasks:
         same = {name: name for name in ADDRESSES}
         kubernetes.use_config_map_as_env(task, "stargan-environment", same, optional=True)
         for secret, names in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {n: n for n in names}, optional=True)
+        # A namespace that keeps the restricted standard refuses pods that do not say so.
+        kubernetes.set_security_context(
+            task, run_as_user=USER, run_as_group=USER, run_as_non_root=True
+        )
+        # Where NODE_CACHE points; the images' user can make no folder at the root.
+        kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
 def sized(*tasks: Any) -> None:
@@ -34,7 +41,6 @@ def sized(*tasks: Any) -> None:
     for task in tasks:
         task.set_cpu_request("2").set_memory_request("4Gi").set_memory_limit("16Gi")
         task.set_retry(2, backoff_duration="30s")
-        kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
 def accelerated(task: Any, kind: Any, count: Any, nodes: Any) -> None:
@@ -47,7 +53,8 @@ def accelerated(task: Any, kind: Any, count: Any, nodes: Any) -> None:
     kubernetes.add_node_selector_json(task, nodes)
     # Kubernetes' own 64 MiB end NCCL and data loaders with a bus error.
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
-    kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
+    # By which k8s/ finds trainers: for Prometheus, and among each other.
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", "trainer")
 
 
 def known(*tasks: Any) -> None:

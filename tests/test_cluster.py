@@ -1,5 +1,7 @@
 """What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -57,26 +59,45 @@ def test_everything_stands_in_the_namespace(objects: list[Object]) -> None:
             assert found["metadata"]["namespace"] == "stargan", found["metadata"]["name"]
 
 
-def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+def restricted(name: str, pod: Object) -> None:
     """Kubernetes' Pod Security Standards, profile restricted; plus a read-only root, no token."""
-    (space,) = (found for found in objects if found["kind"] == "Namespace")
-    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral",
                "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+    assert pod["automountServiceAccountToken"] is False, name
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+    assert pod["securityContext"]["runAsNonRoot"] is True, name
+    assert pod["securityContext"]["runAsUser"] > 0, name
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+    for volume in pod.get("volumes", ()):
+        assert volume.keys() - {"name"} <= allowed, (name, volume)
+    for container in containers(pod):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert not any("hostPort" in port for port in container.get("ports", ())), name
+
+
+def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+    (space,) = (found for found in objects if found["kind"] == "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, pod in pods(objects):
-        assert pod["automountServiceAccountToken"] is False, name
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
-        assert pod["securityContext"]["runAsNonRoot"] is True, name
-        assert pod["securityContext"]["runAsUser"] > 0, name
-        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
-        for volume in pod.get("volumes", ()):
-            assert volume.keys() - {"name"} <= allowed, (name, volume)
+        restricted(name, pod)
+
+
+def test_the_pods_of_jobs_keep_it_too_and_share_memory() -> None:
+    runtime, job = (
+        yaml.safe_load((K8S / "jobs" / name).read_text())
+        for name in ("runtime.yaml", "pytorchjob.yaml")
+    )
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    for name, pod in (
+        ("runtime", node["template"]["spec"]["template"]["spec"]),
+        ("pytorchjob", job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]),
+    ):
+        restricted(name, pod)
         for container in containers(pod):
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False, name
-            assert context["capabilities"] == {"drop": ["ALL"]}, name
-            assert context["readOnlyRootFilesystem"] is True, name
-            assert not any("hostPort" in port for port in container.get("ports", ())), name
+            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"], name
 
 
 def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object]) -> None:
@@ -95,18 +116,25 @@ def test_no_secret_is_part_of_what_is_built(objects: list[Object]) -> None:
 
 
 def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
-    """Secrets with their keys, config maps, accounts, claims."""
+    """Secrets with their keys, config maps, accounts."""
     templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
     secrets = {t["metadata"]["name"]: set(t["stringData"]) for t in templates}
-    maps, claims = named(objects, "ConfigMap"), named(objects, "PersistentVolumeClaim")
+    maps = named(objects, "ConfigMap")
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for _, pod in pods(objects)
+        for volume in pod.get("volumes", ())
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims == named(objects, "PersistentVolumeClaim")  # and none that nothing mounts
     for name, pod in pods(objects):
         account = pod.get("serviceAccountName", "default")
         assert account == "default" or account in named(objects, "ServiceAccount"), name
         for volume in pod.get("volumes", ()):
             for item in volume.get("secret", {}).get("items", ()):
                 assert item["key"] in secrets[volume["secret"]["secretName"]], name
-            if claim := volume.get("persistentVolumeClaim"):
-                assert claim["claimName"] in claims, name
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in maps, name
         for container in containers(pod):
             for source in container.get("envFrom", ()):
                 if "configMapRef" in source:
@@ -125,7 +153,8 @@ def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Ob
         for found in objects
         if found["kind"] == "Service"
     }
-    (settings,) = (found["data"] for found in objects if found["kind"] == "ConfigMap")
+    maps = {f["metadata"]["name"]: f["data"] for f in objects if f["kind"] == "ConfigMap"}
+    settings = maps["stargan-environment"]
     for key in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"):
         address = urlparse(settings[key])
         assert address.hostname
@@ -160,6 +189,41 @@ def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
     assert server["containers"][0]["image"] == STEPS_IMAGE
 
 
+def test_every_image_names_its_version(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        for container in containers(pod):
+            _, _, tag = container["image"].rpartition("/")[2].partition(":")
+            assert tag not in ("", "latest"), (name, container["image"])
+
+
+def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
+    objects: list[Object],
+) -> None:
+    """Of the overlay dev; elsewhere they are somebody else's."""
+    if not named(objects, "StatefulSet"):
+        return
+    servers = {name: pod["containers"][0] for name, pod in pods(objects)}
+    (made,) = (v["value"] for v in servers["seaweedfs"]["env"] if v["name"] == "S3_BUCKET")
+    used = set(re.findall(r"s3://([\w-]+)", json.dumps(objects)))
+    assert used == set(made.split(","))
+    (scripts,) = (
+        found["data"]
+        for found in objects
+        if found["kind"] == "ConfigMap" and found["metadata"]["name"] == "postgres-databases"
+    )
+    assert list(scripts.values()) == ["CREATE DATABASE mlflow_auth;"]
+    mounted = {mount["mountPath"] for mount in servers["postgres"]["volumeMounts"]}
+    assert "/docker-entrypoint-initdb.d" in mounted  # where the image looks for them
+
+
+def test_the_guide_asks_for_no_more_than_the_quota_allows(objects: list[Object]) -> None:
+    (quota,) = (found["spec"]["hard"] for found in objects if found["kind"] == "ResourceQuota")
+    guide = (K8S.parent / "docs" / "operate.md").read_text()
+    asked = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
+    asked += [int(n) for n in re.findall(r"accelerators=(\d+)", guide)]
+    assert 0 < max(asked) <= int(quota["requests.nvidia.com/gpu"])
+
+
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
     """As docs/operate.md writes it: three names are all that runs."""
     if not shutil.which("kubectl"):
@@ -177,6 +241,18 @@ def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
     }
     assert len(found) == 2  # steps, Postgres
     assert all(DIGEST.fullmatch(image) for image in found), found
+
+
+def test_the_accounts_that_steps_run_under_have_the_launcher_s_role(
+    objects: list[Object],
+) -> None:
+    """Kubeflow's own: of a profile, and of an installation without profiles."""
+    (bound,) = (found for found in objects if found["kind"] == "RoleBinding")
+    assert bound["roleRef"]["name"] in named(objects, "Role")
+    assert [(one["name"], one["namespace"]) for one in bound["subjects"]] == [
+        ("default-editor", "stargan"),
+        ("pipeline-runner", "stargan"),
+    ]
 
 
 def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:

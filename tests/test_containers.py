@@ -20,7 +20,7 @@ USER = 10001  # the images' own
 SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
          "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
          "checkpoint_images=96", "judge.images=128"]  # fmt: skip
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(720)]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,15 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(podman: dict[str, s
     names = inside(podman, "python", "-m", "pip", "list", "--format=freeze")
     assert "kfp==2.17.0" in names
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
+
+
+def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
+    """From its template, wherever the step runs."""
+    code = (
+        "from training.trainjob import *;"
+        "print(manifest(Request('{}', 'stargan', '{}', '{}'), Shape(nodes=3), [])['kind'])"
+    )
+    assert inside(podman, "python", "-c", code, flags=("-w", "/tmp")).split() == ["TrainJob"]
 
 
 def test_no_compiler_and_no_cache_is_left(podman: dict[str, str]) -> None:

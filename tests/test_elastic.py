@@ -269,6 +269,7 @@ def test_a_host_that_is_cut_off_writes_no_more(
     here = cluster("net", images=960, nodes="1:2", address=networks)
     here.environment = {
         "GLOO_SOCKET_IFNAME": "net0", "COLLECTIVE_TIMEOUT": "10", "S3_PATIENCE": "60",
+        "LAUNCH_ID": "faces",  # one for both hosts, as the TrainJob has it
     }  # fmt: skip
     hosts = [here.host(space, (space, address)) for space, address in SPACES]
 
@@ -290,6 +291,7 @@ def test_a_host_that_is_cut_off_writes_no_more(
     found = entries(mirror)
     owners = [owner for owner, _ in itertools.groupby(entry.owner for entry in found)]
     assert len(owners) == len(set(owners)) >= 2  # who was replaced never writes again
+    assert {(entry.launch, *entry.overtaken) for entry in found} == {("faces",)}
     assert [e.generation for e in found] == sorted(e.generation for e in found)
     counts = [e.images for e in found]
     assert counts == sorted(counts)

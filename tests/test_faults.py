@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,60 @@ def test_a_server_that_stays_away_is_named(weed: Any, monkeypatch: pytest.Monkey
     with pytest.raises(RemoteError, match=r"does not answer.*AWS_ENDPOINT_URL_S3"):
         bucket.read("a")
     assert time.monotonic() - start > 1.0
+
+
+@pytest.fixture
+def torn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """An S3 server that hangs up within a body as often as the list's only number says."""
+    left, body = [0], b"x" * 3000
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            torn, left[0] = left[0] > 0, left[0] - 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+            self.wfile.write(body[:1000] if torn else body)
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        yield left
+        server.shutdown()
+
+
+def test_bodies_that_break_off_are_asked_for_again(torn: list[int], tmp_path: Path) -> None:
+    """Even where boto3 has asked as often as it does by itself."""
+    torn[0] = 6
+    Bucket("s3://files").download("a", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"x" * 3000
+    torn[0] = 2
+    assert Bucket("s3://files").read("a") == b"x" * 3000
+
+
+def test_bodies_that_always_break_off_are_an_unreachable_server(
+    torn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_PATIENCE", "0")
+    torn[0] = 1000
+    with pytest.raises(RemoteError, match="does not answer") as broken:
+        Bucket("s3://files").download("a", tmp_path / "file")
+    assert broken.value.code == "unreachable"
+    with pytest.raises(RemoteError, match="does not answer"):
+        Bucket("s3://files").read("a")
+    assert not (tmp_path / "file").exists()
 
 
 def test_a_pull_outlives_its_server(weed: Any, tmp_path: Path, pushed: Any) -> None:

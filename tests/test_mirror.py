@@ -78,6 +78,33 @@ def test_who_was_overtaken_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
     assert (path / "nets" / "G.safetensors").read_text() == "new 16"
 
 
+def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its restarted processes neither; a new launch can."""
+
+    def trainer(launch: str) -> Mirror:
+        monkeypatch.setenv("LAUNCH_ID", launch)
+        return Mirror("r", bucket=bucket)
+
+    first = trainer("first")
+    first.claim()
+    assert trainer("first").claim().generation == 2  # a process started again
+    second = trainer("second")
+    second.claim()
+    second.push(saved(tmp_path, 8))
+    for again in (first, trainer("first")):
+        with pytest.raises(FencedError, match=r"checkpoints/r: launch second has taken .* first "):
+            again.claim()
+        with pytest.raises(FencedError, match="launch second has taken"):
+            again.push(saved(tmp_path, 16))
+    second.push(saved(tmp_path, 16))
+    third = trainer("third").claim()
+    assert (third.images, third.overtaken) == (16, ["first", "second"])
+    with pytest.raises(FencedError, match="launch third has taken"):
+        trainer("second").claim()
+
+
 def test_overtaken_between_the_files_and_the_log_is_overtaken(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

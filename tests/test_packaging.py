@@ -1,7 +1,9 @@
 """The three packages are ours, ship whole, and import in one direction."""
 
 import importlib.metadata
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -46,6 +48,38 @@ def test_the_wheel_has_every_module_and_the_pipeline(tmp_path: Path) -> None:
     assert here <= names
     assert "pipelines/stargan.yaml" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
+
+
+def test_make_sbom_lists_the_lock_and_torch(tmp_path: Path) -> None:
+    """As CycloneDX, with versions and the names that scanners know."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    bin_ = Path(sys.executable).parent
+    command = ["make", "-o", "setup", "sbom", f"BIN={bin_}", "TORCH=torch==2.13.0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "runs" / "sbom.json").read_text())
+    assert made["bomFormat"] == "CycloneDX"
+    listed = {part["purl"].partition("?")[0] for part in made["components"]}
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
+    assert {f"pkg:pypi/{name}@{version}" for name, version in pins} <= listed
+    assert "pkg:pypi/torch@2.13.0" in listed
+    assert any(purl.startswith("pkg:pypi/boto3@") for purl in listed)
+
+
+def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
+    """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
+    from training.trainjob import TEMPLATE
+
+    folder = TEMPLATE.parent.relative_to(ROOT).as_posix()
+    assert f"!{folder}" in (ROOT / ".dockerignore").read_text().splitlines()
+    stages = (ROOT / "components" / "Containerfile").read_text().split("\nFROM ")
+    for name in ("steps", "train"):
+        (packages,) = [s for s in stages if f" AS {name}-packages\n" in s]
+        (image,) = [s for s in stages if f" AS {name}\n" in s]
+        assert f"COPY {folder} {folder}\n" in packages, name
+        assert f"COPY --from={name}-packages /app /app\n" in image
 
 
 @pytest.mark.parametrize(

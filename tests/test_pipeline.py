@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -28,6 +30,7 @@ from pipelines.local import StepError
 from training.config import Config
 
 ROOT = Path(__file__).parents[1]
+CONTAINERFILE = ROOT / "components" / "Containerfile"
 LINE = ["resolve", "pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate",
         "register", "promote"]  # fmt: skip
 DIGEST = "registry.example/stargan@sha256:" + "0" * 64
@@ -215,6 +218,29 @@ def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
         assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
 
 
+def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
+    """As the images' own user; a restricted namespace refuses pods that do not say so."""
+    users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
+    ((user, group),) = users
+    wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
+    for step in [*LINE, "report-status"]:
+        assert settings(documents, step)["securityContext"] == wanted, step
+
+
+def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
+    """The images' user can make no folder at the root."""
+    place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    place = place["data"]["NODE_CACHE"]
+    told = set()
+    for step in [*LINE, "report-status"]:
+        given = settings(documents, step)
+        keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
+        if "NODE_CACHE" in keys:
+            told.add(step)
+            assert place in {mount["mountPath"] for mount in given["emptyDirMounts"]}, step
+    assert "register" in told
+
+
 @pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
 def test_a_node_selector_is_a_json_object(bad: str) -> None:
     assert arguments('node_selector={"pool": "gpu"}')["node_selector"] == {"pool": "gpu"}
@@ -357,6 +383,7 @@ class Server(BaseHTTPRequestHandler):
 
     runs: list[dict[str, Any]]
     later: list[dict[str, Any]]  # what the run looks like at each further look, the last for good
+    asked: list[str]  # paths with their queries
     NOW = "2026-11-01T00:00:00Z"
 
     def experiment(self) -> dict[str, str]:
@@ -377,6 +404,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         path = self.path.split("?")[0]
         if path.endswith("/healthz"):
             self.answer({"multi_user": False})
@@ -403,9 +431,17 @@ def later() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def server(later: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def asked() -> list[str]:
+    """Paths with their queries, as the server was asked for them."""
+    return []
+
+
+@pytest.fixture
+def server(
+    later: list[dict[str, Any]], asked: list[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     runs: list[dict[str, Any]] = []
-    handler = type("Handler", (Server,), {"runs": runs, "later": later})
+    handler = type("Handler", (Server,), {"runs": runs, "later": later, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", runs
@@ -441,6 +477,41 @@ def test_submit_sends_the_committed_pipeline(
     assert run["pipeline_spec"] == {"pipeline_spec": documents[0], "platform_spec": documents[1]}
     assert run["experiment_id"] == "e1"
     assert done.stdout.startswith("kfp run submit -e faces -f pipelines/stargan.yaml ")
+
+
+@pytest.mark.server
+def test_submit_hands_the_run_to_a_profile_s_namespace(
+    server: tuple[str, list[dict[str, Any]]], asked: list[str]
+) -> None:
+    """The experiment is looked up there; the run is its experiment's."""
+    done = submit(server[0], "--namespace", "faces", "preset=smoke")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("kfp --namespace faces run submit ")
+    (looked,) = [path for path in asked if "/experiments?" in path]
+    assert parse_qs(urlparse(looked).query)["namespace"] == ["faces"]
+    assert len(server[1]) == 1
+
+
+@pytest.mark.server
+def test_the_documented_kfp_lines_are_understood_by_the_real_program(
+    server: tuple[str, list[dict[str, Any]]],
+) -> None:
+    """Those of README and guide; a run pinned to digests is submitted like the committed one."""
+    pages = ((ROOT / name).read_text().replace("\\\n", " ") for name in ("README.md",
+             "docs/operate.md"))  # fmt: skip
+    lines = [line for page in pages for line in re.findall(r"^kfp .*", page, re.MULTILINE)]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words[words.index("-f") + 1] = str(compiled.PACKAGE)
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+            capture_output=True, text=True, timeout=120,
+            env={**os.environ, "KF_PIPELINES_ENDPOINT": server[0]},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sent = server[1][-1]["runtime_config"]["parameters"]
+        assert (sent["preset"], sent["nproc"]) == ("celeba-128", 4)
 
 
 @pytest.mark.server

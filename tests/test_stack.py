@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlparse
 
 import boto3
 import psutil
@@ -38,15 +39,18 @@ def client(stack: Stack, secret: str = "") -> object:
     )  # fmt: skip
 
 
-def experiments(stack: Stack, password: str = "") -> int:
-    """The status of MLflow's answer."""
+def experiments(stack: Stack, password: str = "", host: str = "") -> int:
+    """The status of MLflow's answer; `host`: what the request's header says instead."""
     import base64
 
     given = stack.exports()
     word = f"admin:{password or given['MLFLOW_TRACKING_PASSWORD']}".encode()
     request = urllib.request.Request(
         f"{given['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1",
-        headers={"Authorization": f"Basic {base64.b64encode(word).decode()}"},
+        headers={
+            "Authorization": f"Basic {base64.b64encode(word).decode()}",
+            **({"Host": host} if host else {}),
+        },
     )
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -65,6 +69,12 @@ def test_all_three_take_their_passwords_and_no_others(stack: Stack) -> None:
     where = {"host": "127.0.0.1", "port": stack.settings["postgres"], "user": "stargan"}
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(dbname="mlflow", password="wrong", **where)
+
+
+def test_mlflow_answers_to_its_own_name_alone(stack: Stack) -> None:
+    """A page that makes a browser think it is this server (DNS rebinding) gets nothing."""
+    own = urlparse(stack.exports()["MLFLOW_TRACKING_URI"]).netloc
+    assert [experiments(stack, host=name) for name in (own, "evil.example")] == [200, 403]
 
 
 def test_no_secret_is_readable_by_others_or_seen_in_the_process_list(stack: Stack) -> None:

@@ -52,12 +52,15 @@ def test_bytes_come_back(bucket: str, source: Path, tmp_path: Path) -> None:
     assert f'"uri": "s3://{bucket}/prefix/sha256/' in (tmp_path / "m.json").read_text()
 
 
-def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path) -> None:
+def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> None:
+    """32 MiB are four of boto3's parts, which the object's tag counts."""
     path = tmp_path / "large"
     path.write_bytes(bytes(range(256)) * 2**17)
     entry = Store().put(path)
     assert Store().has(entry)
     assert Store().local(entry).read_bytes() == path.read_bytes()
+    tag = s3.client().head_object(Bucket=bucket, Key=object_key(entry))["ETag"]
+    assert tag.strip('"').endswith("-4")
 
 
 def test_bytes_that_stand_are_not_sent_again(bucket: str, source: Path, s3: Any) -> None:

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from pipelines.compiled import PACKAGE
+from training import cluster
 from training.config import to_json
 from training.presets import resolve
 from training.store import Manifest
 from training.telemetry import Exporter, Telemetry, summed
 from training.train import train
+from training.trainjob import Request
+
+MONITORING = Path(__file__).parents[1] / "k8s" / "monitoring"
 
 
 def free_port() -> int:
@@ -95,19 +100,57 @@ def test_the_shares_are_of_the_time_since_the_last_look(monkeypatch: pytest.Monk
     }  # fmt: skip
 
 
+def test_no_alert_waits_for_a_number_that_is_never_exported() -> None:
+    """A loss that is not finite ends training before it is shown: the failed job is watched."""
+    _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
+    alerts = {rule["alert"]: rule["expr"] for g in rules["spec"]["groups"] for rule in g["rules"]}
+    assert "stargan_loss" not in "".join(alerts.values())
+    names = re.findall(r'job_name=~"([^"]+)"', alerts["TrainingFailed"])
+    request = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+    assert [bool(re.fullmatch(name, f"{request.name}-node-0")) for name in names] == [True]
+
+
 def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
-    """And the pods that are watched open the port that they are watched at."""
-    folder = Path(__file__).parents[1] / "k8s"
     exporter = Exporter(0)
     known = {*(f"stargan_{name}" for name in exporter.gauges), "stargan_logged_at", "stargan_loss"}
     exporter.close()
-    monitor, rules = yaml.safe_load_all((folder / "monitoring" / "alerts.yaml").read_text())
-    panels = json.loads((folder / "monitoring" / "dashboard.json").read_text())["panels"]
+    _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     said = [target["expr"] for panel in panels for target in panel["targets"]]
     said += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
-    assert {name for text in said for name in re.findall(r"stargan_\w+", text)} <= known
+    watched = {name for text in said for name in re.findall(r"stargan_\w+", text)}
+    assert watched <= known
+    # What is left out says how training goes, not how it fares.
+    assert known - watched == {"stargan_lr_scale"}
+
+
+def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
+    """In a pipeline's step and in jobs: the label, the container's name, the port."""
+    monitor, _ = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    for name in ("runtime.yaml", "pytorchjob.yaml"):
-        text = (folder / "jobs" / name).read_text()
-        assert f'{{ name: METRICS_PORT, value: "{endpoint["targetPort"]}" }}' in text
-        assert f"containerPort: {endpoint['targetPort']}" in text
+    keep, address = endpoint["relabelings"]
+    k8s = MONITORING.parent
+    port = yaml.safe_load((k8s / "base" / "environment.yaml").read_text())["data"]["METRICS_PORT"]
+    assert address["replacement"] == f"$1:{port}"
+    label = monitor["spec"]["selector"]["matchLabels"]
+
+    _, platform = yaml.safe_load_all(PACKAGE.read_text())
+    step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    told = [pair["configMapKey"] for row in step["configMapAsEnv"] for pair in row["keyToEnv"]]
+    found = [(step["podMetadata"]["labels"], cluster.MAIN, "METRICS_PORT" in told)]
+    runtime, job = (
+        yaml.safe_load((k8s / "jobs" / name).read_text())["spec"]
+        for name in ("runtime.yaml", "pytorchjob.yaml")
+    )
+    (node,) = runtime["template"]["spec"]["replicatedJobs"]
+    worker = job["pytorchReplicaSpecs"]["Worker"]["template"]
+    for template in (node["template"]["spec"]["template"], worker):
+        (container,) = template["spec"]["containers"]
+        told = [source.get("configMapRef", {}).get("name") for source in container["envFrom"]]
+        found.append(
+            (template["metadata"]["labels"], container["name"], "stargan-environment" in told)
+        )
+    for labels, name, knows in found:
+        assert label.items() <= labels.items(), name
+        assert re.fullmatch(keep["regex"], name)
+        assert knows, name

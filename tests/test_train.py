@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from training import checkpoint
+from training import launch as launching
 from training.config import TrainConfig, to_json
 from training.data.dataset import Faces, Order, generator
 from training.files import read_json, sha256_file
@@ -32,6 +33,7 @@ from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
 from training.store import Manifest
 from training.train import train
+from training.trainjob import Request
 
 _ATTGAN: dict[str, Any] = {
     "dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8, "n_critic": 2, "averages": True,
@@ -593,6 +595,35 @@ def test_more_processes_give_the_losses_and_weights_of_one(
 
 
 @pytest.mark.slow
+def test_each_launch_tells_its_processes_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which the store knows a restarted process from a rival; a shell's would be everybody's."""
+    seen = []
+
+    class Torchrun:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            seen.append(env["LAUNCH_ID"])
+
+        def __enter__(self) -> "Torchrun":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setenv("LAUNCH_ID", "the shell's")
+    monkeypatch.setattr("training.launch.subprocess.Popen", Torchrun)
+    request = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+    for _ in range(2):
+        launching._torchrun(1, tmp_path / "d.json", request, tmp_path / "m.json", tmp_path)
+    assert len({"the shell's", *seen}) == 3
+
+
 def test_a_stopped_launch_saves_and_leaves_nobody_behind(binary: Path, tmp_path: Path) -> None:
     """The signal comes to the launcher alone, as Kubernetes sends it; exit code 143."""
     import psutil

@@ -30,6 +30,15 @@ PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjo
 Phase = Callable[["Api", dict[str, Any]], None]
 
 
+def right(method: str, path: str) -> tuple[str, str, str]:
+    """(API group, resource, verb) that a request needs."""
+    group, _, rest = path.partition("/namespaces/faces/")
+    kind, *name = rest.split("/")
+    verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete"}[method]
+    group = group.split("/")[2] if group.startswith("/apis/") else ""
+    return group, "/".join([kind, *name[1:]]), verb
+
+
 class Api:
     """Jobs and pods as the operator would leave them; `faults` are answered first."""
 
@@ -38,14 +47,21 @@ class Api:
         self.pods: list[dict[str, Any]] = []
         self.log = ""
         self.faults: list[int] = []  # a status, or 0: hang up
+        self.said = "a bad day"
+        self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
+        self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
+        self.ages: list[int | None] = []  # s of log that were asked for
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        self.asked.add(right(method, path.partition("?")[0]))
         if found := PATH.fullmatch(path.partition("?")[0]):
             return self.trainjob(method, found[1], body)
-        if path.endswith("/log?timestamps=True") or "/log?" in path:
+        if "/log?" in path:
+            age = re.search(r"sinceSeconds=(\d+)", path)
+            self.ages.append(int(age[1]) if age else None)
             return 200, self.log
         if "/pods/launcher" in path:
             owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w",
@@ -81,8 +97,8 @@ def serve(api: Api) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if api.faults:
-                status, value = api.faults.pop(0), {"message": "a bad day"}
+            if faults := api.faults or (self.command == "DELETE" and api.parting):
+                status, value = faults.pop(0), {"message": api.said}
                 if not status:
                     self.connection.close()
                     return
@@ -166,6 +182,8 @@ def test_a_job_is_made_followed_and_its_model_handed_on(
     assert said.count("train: 8/16 images") == 1
     assert said.count("train: 16/16 images") == 1
     assert f"{REQUEST.name}: running on 3 nodes" in said
+    assert api.ages[0] is None
+    assert all(age and age < 60 for age in api.ages[1:])  # not the whole log each time
     launch(REQUEST, shape(), tmp_path / "again.json")
     assert len(api.made) == 1
     assert (tmp_path / "again.json").read_text() == '{"the": "model"}'
@@ -232,22 +250,15 @@ def kept(given: Any, back: Any, path: str = "") -> list[str]:
     return [] if str(given) == str(back) else [path]
 
 
-def test_pods_of_all_three_kinds_are_restricted_and_have_no_token() -> None:
-    runtime, job = (
-        yaml.safe_load((JOBS / name).read_text()) for name in ("runtime.yaml", "pytorchjob.yaml")
+def test_the_pods_train_with_the_python_that_has_the_packages() -> None:
+    """`torchrun` on the training image's PATH starts its base's Python, which has only torch."""
+    job, elastic = (
+        yaml.safe_load((JOBS / name).read_text())["spec"]
+        for name in ("trainjob.yaml", "pytorchjob.yaml")
     )
-    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    pods = [
-        node["template"]["spec"]["template"]["spec"],
-        job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"],
-    ]
-    for found in pods:
-        assert found["automountServiceAccountToken"] is False
-        assert found["securityContext"]["runAsNonRoot"] is True
-        for container in found["containers"]:
-            assert container["securityContext"]["readOnlyRootFilesystem"] is True
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"]
+    (container,) = elastic["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
+    for command in (job["trainer"]["command"], container["command"]):
+        assert command == ["python", "-m", "torch.distributed.run", "-m", "training.trainjob"]
 
 
 def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -> None:
@@ -266,11 +277,32 @@ def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Pa
     assert (len(api.made), api.deleted) == (2, [REQUEST.name])
 
 
+def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that failed, its deletion, another with its pods and their logs."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    condition("Failed")(api, api.jobs[REQUEST.name])
+    api.later = [lambda *_: None, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    accounts = yaml.safe_load_all((JOBS.parent / "base" / "accounts.yaml").read_text())
+    (rules,) = (one["rules"] for one in accounts if one["kind"] == "Role")
+    granted = {
+        (group, kind, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert api.asked == granted
+
+
 def test_queued_is_not_stuck(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
-    monkeypatch.setattr(trainjob, "STUCK", 0.2)
+    monkeypatch.setattr(trainjob, "STUCK", 1.0)
 
     def queue(api: Api, job: dict[str, Any]) -> None:
         job["spec"]["suspend"] = True
@@ -278,7 +310,7 @@ def test_queued_is_not_stuck(
     def leave(api: Api, job: dict[str, Any]) -> None:
         job["spec"]["suspend"] = False
 
-    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 10, leave, runs, ends]
+    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 30, leave, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert "queued: suspended until its queue has room" in capsys.readouterr().out
 
@@ -307,10 +339,33 @@ def test_what_may_heal_is_asked_again(api: Api, tmp_path: Path, faults: list[int
     assert (tmp_path / "model.json").is_file()
 
 
-def test_a_no_is_final_and_names_the_mend(api: Api, tmp_path: Path) -> None:
-    api.faults = [403]
-    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\): a bad day; give .* role"):
+ROLE, QUOTA = "give the account the role", "ask for less"
+
+
+@pytest.mark.parametrize(
+    ("said", "mends"),
+    [
+        ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
+        ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
+        ('admission webhook "trainer" denied the request: runtimeRef stargan: not found', []),
+    ],
+)
+def test_a_no_is_final_and_names_the_mend(
+    api: Api, tmp_path: Path, said: str, mends: list[str]
+) -> None:
+    api.faults, api.said = [403], said
+    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
         launch(REQUEST, shape(), tmp_path / "model.json")
+    assert said in str(refused.value)
+    assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
+
+
+def test_a_cluster_without_the_trainer_is_named_with_the_mend(api: Api, tmp_path: Path) -> None:
+    """A kind that nobody installed is answered like a job that is not there."""
+    api.faults = [404]
+    with pytest.raises(cluster.ClusterError, match=r"knows no trainjobs.*install Kubeflow Trainer"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert api.made == []
 
 
 def test_an_api_that_stays_away_is_named(
@@ -327,10 +382,33 @@ def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
         launch(REQUEST, SHAPE, tmp_path / "model.json")
 
 
+def test_a_job_made_again_is_another_launch() -> None:
+    """So that it may take a run over that others have had meanwhile."""
+    one, other = (
+        {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
+        for _ in range(2)
+    )
+    assert one["LAUNCH_ID"] != other["LAUNCH_ID"]
+
+
 def test_another_request_is_another_job() -> None:
     assert replace(REQUEST, train_config='{"seed": 1}').name != REQUEST.name
+    assert replace(REQUEST, code="other").name != REQUEST.name
     assert replace(REQUEST, pipeline_run="b", experiment="c").name == REQUEST.name
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
+
+
+def test_a_model_of_other_code_is_not_taken_for_this_one_s(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same settings after a change of the sources: a job of its own."""
+    fields = ("{}", "stargan", "{}", "{}")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "old.json")
+    monkeypatch.setattr("training.source.lock_hash", lambda: "another")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "new.json")
+    assert len({job["metadata"]["name"] for job in api.made}) == 2
 
 
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
@@ -352,10 +430,27 @@ def until(done: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("stage", ["made", "running"])
-def test_a_stopped_launcher_leaves_no_job(api: Api, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize("faults", [[], [500], [429, 0]])
+def test_a_stopped_launcher_leaves_no_job(
+    api: Api, tmp_path: Path, stage: str, faults: list[int]
+) -> None:
+    """Even where the API has a bad moment just then."""
     api.later = [runs] if stage == "running" else []
+    api.parting = list(faults)
     process = start(api, tmp_path)
     until(lambda: api.pods if stage == "running" else api.made)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
+    api: Api, tmp_path: Path
+) -> None:
+    process = start(api, tmp_path)
+    until(lambda: api.made)
+    api.faults = [503] * 5
+    until(lambda: len(api.faults) < 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
@@ -390,11 +485,11 @@ def test_the_work_in_the_pods_is_a_training(
 
     def work(api: Api, job: dict[str, Any]) -> None:
         command, arguments = (job["spec"]["trainer"][key] for key in ("command", "args"))
-        assert command == ["torchrun", "-m", "training.trainjob"]
+        assert command[0] == "python"
         made = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *command[1:],
-             *arguments],
+            [sys.executable, *command[1:], *arguments],
             cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PET_NPROC_PER_NODE": "2"},  # as the operator says it
         )  # fmt: skip
         api.log = "".join(f"2026-11-01T00:00:0{n} {x}\n" for n, x in enumerate(made.stderr[-400:]))
         condition("Complete" if made.returncode == 0 else "Failed", made.stderr[-2000:])(api, job)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be away
+PARTING = 20.0  # s of it for the deletion by a process that ends; Kubernetes grants it 30
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Cluster:
     """One namespace of a cluster."""
 
     def __init__(self, stops: Sequence[int] = ()) -> None:
-        """`stops`: fills when this process is told to end; nothing is asked twice from then on."""
+        """`stops`: fills when this process is told to end; only `delete` then still asks twice."""
         from kubernetes import client, config
 
         active, self.stops = None, stops
@@ -64,6 +65,11 @@ class Cluster:
                 **self.where, body=job))  # fmt: skip
         except _StandsError:
             return False
+        except _AbsentError as error:  # the kind, not the job
+            raise ClusterError(
+                f"{self.namespace}/{name}: this cluster knows no {PLURAL}.{GROUP}; install "
+                "Kubeflow Trainer 2.3 or later, then k8s/jobs/runtime.yaml; or set launcher=local"
+            ) from error
         return True
 
     def get(self, name: str) -> dict[str, Any] | None:
@@ -79,7 +85,8 @@ class Cluster:
         """Delete a TrainJob and its pods; one that is gone is no mistake."""
         try:
             self._ask(name, lambda: self.objects.delete_namespaced_custom_object(
-                **self.where, name=name, propagation_policy="Foreground"))  # fmt: skip
+                **self.where, name=name, propagation_policy="Foreground"),
+                parting=PARTING)  # fmt: skip
         except _AbsentError:
             return
 
@@ -105,18 +112,20 @@ class Cluster:
         images = [c.image for c in found.spec.containers if c.name == MAIN]
         return owners, images[0] if images else ""
 
-    def logs(self, pod: str, since: str) -> Iterator[tuple[str, str]]:
+    def logs(self, pod: str, since: str, age: int | None = None) -> Iterator[tuple[str, str]]:
         """(time, line) of a pod's output that is newer than `since`, until the stream ends.
 
-        A stream that breaks, or a pod that has no log yet, ends it; ask again with the last time.
+        Only lines of the last `age` seconds come over the network. A stream that breaks, or a pod
+        that has no log yet, ends it; ask again with the last time.
         """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             stream = self.core.read_namespaced_pod_log(
-                pod, self.namespace, follow=False, timestamps=True, _preload_content=False
-            )
+                pod, self.namespace, follow=False, timestamps=True, _preload_content=False,
+                **({"since_seconds": age} if age else {}),
+            )  # fmt: skip
             for raw in stream.data.splitlines():
                 moment, _, line = raw.decode(errors="replace").partition(" ")
                 if moment > since:
@@ -124,12 +133,15 @@ class Cluster:
         except (ApiException, HTTPError):
             return
 
-    def _ask(self, what: str, request: Callable[[], T]) -> T:
-        """The answer; asked again with growing pauses where that may help."""
+    def _ask(self, what: str, request: Callable[[], T], parting: float = 0.0) -> T:
+        """The answer; asked again with growing pauses where that may help.
+
+        `parting`: for how many seconds even by a process that was told to end.
+        """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        end, pause = time.monotonic() + PATIENCE, 0.5
+        start, pause = time.monotonic(), 0.5
         while True:
             try:
                 return request()
@@ -143,10 +155,13 @@ class Cluster:
                 last: Exception = error
             except HTTPError as error:
                 last = error
-            if self.stops or time.monotonic() + pause > end:
+            patience = parting if self.stops else PATIENCE
+            if time.monotonic() + pause - start > patience:
                 message = f"{what}: the Kubernetes API does not answer ({last}); try again later"
                 raise ClusterError(message) from last
-            time.sleep(pause)
+            wake, told = time.monotonic() + pause, bool(self.stops)
+            while time.monotonic() < wake and bool(self.stops) == told:
+                time.sleep(0.1)
             pause = min(2 * pause, 30.0)
 
 
@@ -160,8 +175,12 @@ class _StandsError(Exception):
 
 def _refused(what: str, namespace: str, error: Any) -> str:
     try:
-        why = json.loads(error.body)["message"]
+        why = str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        why = error.reason
-    hint = "; give the account the role in k8s/base/accounts.yaml" if error.status == 403 else ""
+        why = str(error.reason)
+    hint = ""
+    if "exceeded quota" in why:
+        hint = "; ask for less, wait for others to end, or have k8s/base/quota.yaml raised"
+    elif error.status == 403 and "admission webhook" not in why:
+        hint = "; give the account the role in k8s/base/accounts.yaml"
     return f"{namespace}/{what}: refused by Kubernetes ({error.status}): {why}{hint}"

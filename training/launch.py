@@ -18,6 +18,7 @@ import psutil
 
 from training import cli, trainjob
 from training.config import to_json
+from training.mirror import new_launch
 from training.presets import parse, resolve
 from training.store import Manifest
 from training.train import STOPPED, options
@@ -109,7 +110,8 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
     # A run that the platform injects is the first seed's; the others are its children.
     child = {"RUN_AS_CHILD": "1"} if request.child else {}
-    environment = {"OMP_NUM_THREADS": threads, **OWN_STORE, **os.environ, **child}
+    launch = {"LAUNCH_ID": new_launch()}  # its restarted processes are no rivals of each other
+    environment = {"OMP_NUM_THREADS": threads, **OWN_STORE, **os.environ, **child, **launch}
     asked: list[float] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
     try:

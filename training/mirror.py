@@ -6,10 +6,16 @@ s3://…/checkpoints/<run>/<images>-<generation>/<file>  that checkpoint's files
 The log's entries are written once each (conditional put): who finds the next one taken is no longer
 the run's writer. A trainer that starts takes over by writing an entry of a higher generation, so
 that one that was cut off, and comes back, cannot write over its successor's work.
+
+LAUNCH_ID names the launch that a trainer belongs to (the launchers set it): its processes, however
+often they start again, may follow each other. A launch that another has overtaken writes no more,
+lest the two take turns; only a new launch may take over.
 """
 
 import json
 import logging
+import os
+import socket
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,10 +36,17 @@ class Entry:
     """What stands in the run's log: the writer, and the newest checkpoint's files by sha256."""
 
     generation: int
-    owner: str
+    owner: str  # one a claim, so that no two claims are alike
     images: int = -1  # of the newest checkpoint; -1: none yet
     folder: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    launch: str = ""  # the writer's
+    overtaken: list[str] = field(default_factory=list)  # launches before it
+
+
+def new_launch() -> str:
+    """A name for a launch: where it began, and what tells it from all others."""
+    return f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
 
 
 class Mirror:
@@ -42,7 +55,9 @@ class Mirror:
     def __init__(self, run: str, keep: int = 2, bucket: Bucket | None = None) -> None:
         self.bucket = bucket or Bucket(store_uri())
         self.run, self.keep = f"checkpoints/{run}", keep
-        self.number, self.entry = -1, Entry(0, "")
+        self.number, self.entry = -1, Entry(0, "")  # of the log, as it was last read
+        self.owner = ""  # what this one's own entries say, once it is the writer
+        self.launch = os.environ.get("LAUNCH_ID") or new_launch()
 
     def newest(self) -> Entry | None:
         """The last entry of the log, or None where the run has none; it is read anew."""
@@ -55,22 +70,34 @@ class Mirror:
         self.number = low
         if low < 0:
             return None
-        self.entry = Entry(**json.loads(self.bucket.read(self._log(low))))
+        self.entry = self._read(low)
         return self.entry
 
     def claim(self) -> Entry:
-        """Become the run's writer; returns the entry that says so, with the newest checkpoint."""
+        """Become the run's writer; returns the entry that says so, with the newest checkpoint.
+
+        Raises FencedError where another launch has overtaken this one's.
+        """
         owner = uuid.uuid4().hex
         while True:
             before = self.newest() or Entry(0, "")
-            mine = replace(before, generation=before.generation + 1, owner=owner)
+            if self.launch in before.overtaken:
+                raise self._fenced(before)
+            passed = [before.launch] if before.launch not in ("", self.launch) else []
+            mine = replace(
+                before, generation=before.generation + 1, owner=owner, launch=self.launch,
+                overtaken=[*before.overtaken, *passed],
+            )  # fmt: skip
             if self._write(mine):
+                self.owner = owner
                 return mine
 
     def push(self, checkpoint: Path) -> None:
         """Copy a checkpoint's folder. Raises FencedError where another process is the writer."""
+        if not self.owner or self.entry.owner != self.owner:
+            raise self._fenced(self.entry)
         if self._stands(self.number + 1):
-            raise self._fenced()
+            raise self._fenced(self._read(self.number + 1))
         files = {
             path.relative_to(checkpoint).as_posix(): sha256_file(path)
             for path in sorted(checkpoint.rglob("*"))
@@ -81,7 +108,7 @@ class Mirror:
             self.bucket.upload(f"{self.run}/{folder}/{name}", checkpoint / name, digest)
         made = replace(self.entry, images=int(checkpoint.name), folder=folder, files=files)
         if not self._write(made):
-            raise self._fenced()
+            raise self._fenced(self._read(self.number + 1))
         others = sorted(set(self.bucket.folders(f"{self.run}/")) - {folder, "log"})
         for old in others[: len(others) - self.keep + 1]:
             self.bucket.delete(f"{self.run}/{old}/")
@@ -106,6 +133,9 @@ class Mirror:
     def _log(self, number: int) -> str:
         return f"{self.run}/log/{number:08d}"
 
+    def _read(self, number: int) -> Entry:
+        return Entry(**json.loads(self.bucket.read(self._log(number))))
+
     def _stands(self, number: int) -> bool:
         return self.bucket.size(self._log(number)) is not None
 
@@ -119,10 +149,10 @@ class Mirror:
         self.number, self.entry = self.number + 1, entry
         return True
 
-    def _fenced(self) -> FencedError:
+    def _fenced(self, writer: Entry) -> FencedError:
         return FencedError(
-            f"{self.bucket.url}/{self.run}: another process has taken this run over; "
-            "this one ends without writing"
+            f"{self.bucket.url}/{self.run}: launch {writer.launch} has taken this run over "
+            f"(generation {writer.generation}); launch {self.launch} ends without writing"
         )
 
 

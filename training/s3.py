@@ -43,14 +43,16 @@ def disk_full(where: Path, error: OSError) -> RemoteError:
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn what boto3 raises in the block into a RemoteError about `what`."""
-    from boto3.exceptions import S3UploadFailedError
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
     from botocore import exceptions as aws
 
     try:
         yield
     except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
         raise RemoteError("no-credentials", f"{what}: no credentials; {_KEYS}") from error
-    except (aws.HTTPClientError, aws.ConnectionError) as error:
+    except (
+        aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, RetriesExceededError,
+    ) as error:  # fmt: skip
         message = f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3"
         raise RemoteError("unreachable", message) from error
     except aws.ClientError as error:

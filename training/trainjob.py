@@ -1,23 +1,24 @@
 """Training on several nodes: a Kubeflow TrainJob made, followed and cleaned up by its launcher.
 
     python -m training.trainjob start request.json model.json   what the pipeline's step does
-    torchrun -m training.trainjob work NAME                     what the job's pods run
+    python -m torch.distributed.run -m training.trainjob work NAME    what the job's pods run
 
 What is to be trained goes through the store (`refs/jobs/<name>/request`), as does the result
 (`refs/jobs/<name>/model`); a job's name is the hash of its request, so that a launcher that died
-finds its job again, and the same training is never started twice.
+finds its job again, and the same training is never started twice. Other code is another training.
 """
 
 import argparse
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,17 @@ import yaml  # type: ignore[import-untyped]
 
 from training import cli
 from training.cluster import Cluster
-from training.data.versions import project_root
 from training.files import canonical_json, sha256_bytes, write_bytes
-from training.source import git_state
+from training.mirror import new_launch
+from training.source import code_hash, git_state
 from training.store import Store
 from training.train import STOPPED, train
 
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
 STUCK = 1800.0  # s that a job may be neither queued nor running
+OVERLAP = 10.0  # s of log that are read again, for lines that came late
+TEMPLATE = Path(__file__).resolve().parents[1] / "k8s" / "jobs" / "trainjob.yaml"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Request:
     preset: str = ""
     pipeline_run: str = ""
     child: bool = False  # one of several models of a run
+    code: str = field(default_factory=code_hash)
 
     @property
     def name(self) -> str:
@@ -76,8 +80,7 @@ def manifest(
     request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
 ) -> dict[str, Any]:
     """The TrainJob for `request`: the template with its blanks filled in."""
-    path = Path(shape.template or project_root() / "k8s" / "jobs" / "trainjob.yaml")
-    job: dict[str, Any] = yaml.safe_load(path.read_text())
+    job: dict[str, Any] = yaml.safe_load(Path(shape.template or TEMPLATE).read_text())
     commit, dirty = git_state()
     head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
     head["name"] = request.name
@@ -92,6 +95,8 @@ def manifest(
     spec["activeDeadlineSeconds"] = shape.deadline
     trainer |= {
         "args": ["work", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
+        # The job's, whichever of its pods is rank 0.
+        "env": [*trainer.get("env", ()), {"name": "LAUNCH_ID", "value": new_launch()}],
     }  # fmt: skip
     if image:
         trainer["image"] = image
@@ -125,12 +130,12 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
             _start(cluster, manifest(request, shape, owner, shape.image or own), stops)
             _follow(cluster, name, shape.deadline, stops)
         finally:
-            signal.signal(signal.SIGTERM, before)
             if stops:
                 cluster.delete(name)
                 say(f"{name} deleted")
-        if stops:
-            raise SystemExit(STOPPED)
+            signal.signal(signal.SIGTERM, before)
+            if stops:
+                raise SystemExit(STOPPED)
     made = store.reference(f"jobs/{name}/model")
     if made is None:
         raise ValueError(f"{name}: the job ended without a model; its log says why")
@@ -158,6 +163,7 @@ class Watch:
     def __init__(self, cluster: Cluster, name: str, deadline: int) -> None:
         self.cluster, self.name, self.deadline = cluster, name, deadline
         self.said, self.state = "", ""  # time of the last line of rank 0's log; the job's state
+        self.heard: float | None = None  # when that line came
         self.idle = self.began = time.monotonic()
 
     def look(self) -> bool:
@@ -167,9 +173,7 @@ class Watch:
             raise ValueError(f"{self.name}: somebody deleted the job; run the step again")
         pods = self.cluster.pods(self.name)
         if pods:
-            for moment, line in self.cluster.logs(pods[0].metadata.name, self.said):
-                self.said = moment
-                say(line)
+            self._listen(pods[0].metadata.name)
         if failed := _condition(job, "Failed"):
             why = f"{failed.get('reason')}: {failed.get('message')}"
             raise ValueError(f"{self.name} failed: {why}")
@@ -179,6 +183,15 @@ class Watch:
             say(f"{self.name}: {state}")
         self.idle = time.monotonic() if moving else self.idle
         return bool(_condition(job, "Complete"))
+
+    def _listen(self, pod: str) -> None:
+        """Say what is new in a pod's log."""
+        now = time.monotonic()
+        # By this machine's clock, since the nodes' may be another; what comes twice is left out.
+        age = None if self.heard is None else math.ceil(now - self.heard + OVERLAP)
+        for moment, line in self.cluster.logs(pod, self.said, age):
+            self.said, self.heard = moment, now
+            say(line)
 
     def overdue(self) -> str:
         """Why the job should not be waited for any longer, or the empty text."""
