@@ -1,6 +1,7 @@
 """StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,40 @@ def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes:
         assert batch.reference is not None
         pairs += batch.source.T @ batch.target
     assert (pairs / pairs.sum() - 1 / 9).abs().max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("more", "without"),
+    [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, "")],
+)
+def test_the_ablations_build_and_learn_without_what_they_leave_out(
+    more: dict[str, Any], without: str
+) -> None:
+    """Its term is 0 and costs no pass; every network still learns."""
+    model = replace(SMALL, **more)
+    _, batch, _ = setup()
+    nets: dict[str, Any] = model.networks(space(3), 16)
+    calls = [0]
+    nets["G"].register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    for phase in model.phases(space(3)):
+        for net in nets.values():
+            net.zero_grad()
+        terms = phase.loss(nets, batch)
+        assert not without or without not in terms or float(terms[without]) == 0
+        torch.stack(list(terms.values())).sum().backward()
+        for name in phase.trains:
+            slopes = [p.grad for p in nets[name].parameters() if p.grad is not None]
+            assert any(slope.any() for slope in slopes), (phase.name, name)
+    assert calls[0] == (2 * 3 + 2 if without != "ds" else 2 * 2 + 2)
+
+
+def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
+    """One affine map of z and the domain for all domains: far fewer weights than F's."""
+    torch.manual_seed(0)
+    f: Any = replace(SMALL, style="latent").networks(space(3), 16)["F"]
+    z, y = torch.randn(4, 16), torch.tensor([0, 1, 2, 2])
+    w, b = f.affine.weight, f.affine.bias
+    torch.testing.assert_close(f(z, y), z @ w[:, :16].T + w[:, 16:].T[y] + b)
 
 
 def test_latents_that_give_one_picture_are_a_symptom() -> None:

@@ -7,7 +7,7 @@ domain y; F, E and D have a branch a domain. Domains are the classes of one data
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,17 @@ class Mapping(nn.Module):
         return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
 
 
+class SharedMap(nn.Module):
+    """F of the ablation without style codes: z and the domain, one affine map for all domains."""
+
+    def __init__(self, domains: int) -> None:
+        super().__init__()
+        self.domains, self.affine = domains, nn.Linear(LATENT + domains, STYLE)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.affine(torch.cat([z, F.one_hot(y, self.domains).to(z.dtype)], 1)).float()
+
+
 def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
     """The trunk of E and D: (n, 3, s, s) -> (n, width, 1, 1); and the width."""
     plan = widths(dim, most, size.bit_length() - 1 - 2)  # down to 4 px
@@ -167,11 +178,17 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class StarGANv2:
-    """The paper's numbers. Without its high-pass skips (w_hpf = 0), which need landmarks."""
+    """The paper's numbers. Without its high-pass skips (w_hpf = 0), which need landmarks.
+
+    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), and with
+    style = latent it is D (z in the place of style codes); lambda_reg = 0 takes R1 away, part of C.
+    A is StarGAN on the same domains; B and C, StarGAN's G with this D, are not among the switches.
+    """
 
     dim: int = 0  # of the first layer; 0: 2^14 / size
     max_dim: int = 512
     hidden: int = 512  # of F
+    style: Literal["code", "latent"] = "code"  # latent: z itself, by one map for all domains
     lambda_reg: float = 1.0
     lambda_sty: float = 1.0
     lambda_ds: float = 1.0  # at the start; 2 for AFHQ
@@ -206,7 +223,7 @@ class StarGANv2:
         dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
         nets: Nets = {
             "G": Generator(size, dim, self.max_dim),
-            "F": Mapping(domains, self.hidden),
+            "F": Mapping(domains, self.hidden) if self.style == "code" else SharedMap(domains),
             "E": StyleEncoder(size, dim, self.max_dim, domains),
             "D": Discriminator(size, dim, self.max_dim, domains),
         }
@@ -251,7 +268,7 @@ class StarGANv2:
         """Constant, as published; a `decay` that is asked for is linear to 0."""
         return min(1.0, (length - images) / decay) if decay else 1.0
 
-    def style(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
+    def told(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
         if latent:
@@ -263,12 +280,14 @@ class StarGANv2:
     def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
         """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
         with torch.no_grad():
-            fake = nets["G"](batch.image, self.style(nets, batch, 0, latent=latent))
+            fake = nets["G"](batch.image, self.told(nets, batch, 0, latent=latent))
         with autocast_off(batch.image):
             x = batch.image.detach().requires_grad_(True)
             real = nets["D"](x, batch.source.argmax(1))
-            (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
-        r1 = slope.square().flatten(1).sum(1).mean() / 2
+            r1 = real.new_zeros(())
+            if self.lambda_reg:
+                (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+                r1 = slope.square().flatten(1).sum(1).mean() / 2
         return {
             "real": F.softplus(-real).mean(),
             "fake": F.softplus(nets["D"](fake, batch.target.argmax(1))).mean(),
@@ -281,16 +300,19 @@ class StarGANv2:
         L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
         """
         x, y = batch.image, batch.target.argmax(1)
-        s = self.style(nets, batch, 0, latent=latent)
+        s = self.told(nets, batch, 0, latent=latent)
         fake = nets["G"](x, s)
-        with torch.no_grad():
-            other = nets["G"](x, self.style(nets, batch, 1, latent=latent))
         own = nets["E"](x, batch.source.argmax(1))
         weight = self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
+        apart = fake.new_zeros(())
+        if weight:
+            with torch.no_grad():
+                other = nets["G"](x, self.told(nets, batch, 1, latent=latent))
+            apart = F.l1_loss(fake, other)
         return {
             "adv": F.softplus(-nets["D"](fake, y)).mean(),
             "sty": self.lambda_sty * F.l1_loss(nets["E"](fake, y), s),
-            "ds": -weight * F.l1_loss(fake, other),
+            "ds": -weight * apart,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
         }
 
