@@ -80,6 +80,12 @@ def test_presets_of_the_other_papers() -> None:
             )  # fmt: skip
             assert train.warmup_images == 0
     assert found == OTHERS
+    crops = {key: presets.PRESETS[key].train.crop for key in OTHERS}
+    assert {key: crop for key, crop in crops.items() if crop != "none"} == {
+        ("attgan", "celeba-128"): "shift", ("cyclegan", "celeba-128"): "shift",
+        ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
+        ("starganv2", "afhq"): "zoom",
+    }  # fmt: skip
     assert presets.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
     assert presets.resolve("starganv2", "celeba-hq").model == StarGANv2()
     assert presets.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)
