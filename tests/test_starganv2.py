@@ -1,5 +1,6 @@
 """StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
+from training.files import sha256_file
 from training.models.base import Batch
 from training.models.layers import normal
-from training.models.starganv2 import StarGANv2, StyledBlock
+from training.models.starganv2 import Generator, StarGANv2, StyledBlock
 
 SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
 
@@ -36,6 +38,68 @@ def test_parameter_counts_are_the_golden_ones(
     with torch.device("meta"):
         nets = StarGANv2().networks(space(domains), size)
     assert {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()} == golden
+
+
+@pytest.mark.parametrize(("size", "golden"), [(256, 43_467_395), (128, 43_206_403)])
+def test_with_high_pass_skips_g_has_the_golden_count(size: int, golden: int) -> None:
+    """Less the 1×1 convolutions that the published code holds for skips which its blocks have not.
+
+    At 256 px they lead from 128 to 64 channels and so on up to 512, at 128 px from 256.
+    """
+    with torch.device("meta"):
+        net = Generator(size, 2**14 // size, 512, 1.0)
+    unused = sum(a * 2 * a for a in (64, 128, 256) if a >= 2**14 // size)
+    assert sum(p.numel() for p in net.parameters()) == golden - unused
+
+
+class Halves(nn.Module):
+    """A stand-in for a landmark network: the left half is kept at 32 px, the lower one above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.zeros(x.shape[0], 2, x.shape[2], x.shape[3])
+        maps[:, 0, :, : x.shape[3] // 2] = 1
+        maps[:, 1, x.shape[2] // 2 :] = 1
+        return maps
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
+    """hpf(m∘h) of the encoder's input at 32 and 64 px, by a sum over neighbours."""
+    path = tmp_path / "marks.pt"
+    torch.jit.script(Halves()).save(str(path))
+    model = replace(SMALL, w_hpf=2.0, landmarks=f"{path}@{sha256_file(path)}")
+    torch.manual_seed(0)
+    g: Any = model.networks(space(2), 64)["G"]
+    assert not [name for name in g.state_dict() if "landmark" in name]
+    assert copy.deepcopy(g).landmarks is g.landmarks
+    x, s = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 64)
+    h, seen = g.enter(x), {}
+    for block in g.encode:
+        seen[h.shape[2]] = h
+        h = block(h)
+    assert h.shape[2] == 8
+    for block in g.decode:
+        short = block.norm1(h, s)
+        h = block.conv2(F.leaky_relu(block.norm2(block.conv1(
+            block._grown(F.leaky_relu(short, 0.2))), s), 0.2))  # fmt: skip
+        if h.shape[2] in (32, 64):
+            kept, side = seen[h.shape[2]].clone(), h.shape[2]
+            if side == 32:
+                kept[..., side // 2 :] = 0
+            else:
+                kept[:, :, : side // 2] = 0
+            ring = F.pad(kept, (1, 1, 1, 1))
+            around = sum(ring[..., i : i + side, j : j + side] for i in range(3) for j in range(3))
+            h = h + (9 * kept - around) / 2
+    torch.testing.assert_close(g(x, s), g.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("", "landmarks=: PATH@SHA256"), ("gone.pt@" + "0" * 64, "no file gone")]
+)
+def test_high_pass_skips_without_their_network_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(SMALL, w_hpf=1.0, landmarks=setting).networks(space(2), 64)
 
 
 def test_what_it_does_not_take_is_refused() -> None:

@@ -6,7 +6,6 @@ each stands its floor: real against real, at the same number of images.
 """
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from training.data.dataset import Faces, Part, generator, to_float
 from training.data.labels import LabelSet, Task
-from training.files import sha256_file
 from training.judge import Judge
 from training.metrics import frechet
+from training.pinned import pinned
 from training.score import View
 
 LEAST = 8  # images; fewer say nothing
@@ -29,14 +28,7 @@ def load_inception(setting: str) -> torch.nn.Module:
 
     Called with uint8 (n, 3, H, W), and return_features=True where it takes that; gives (n, d).
     """
-    path, _, wanted = setting.rpartition("@")
-    if not path or len(wanted) != 64:
-        raise ValueError(f"inception={setting}: PATH@SHA256 is needed")
-    found = sha256_file(Path(path))
-    if found != wanted.lower():
-        raise ValueError(f"{path}: sha256 {found}, not {wanted}; fetch the file again")
-    net: torch.nn.Module = torch.jit.load(path, map_location="cpu").eval()
-    return net
+    return pinned(setting, "inception")
 
 
 def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:

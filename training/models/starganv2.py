@@ -5,6 +5,7 @@ domain y; F, E and D have a branch a domain. Domains are the classes of one data
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from training.data.labels import LabelSpace
 from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Symptom
 from training.models.layers import autocast_off, norm, normal
+from training.pinned import pinned
 
 LATENT, STYLE = 16, 64  # widths of z and s
 
@@ -54,15 +56,18 @@ class AdaIN(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """A residual block whose norms read the style; `grow` repeats each pixel 2×2."""
+    """A residual block whose norms read the style; `grow` repeats each pixel 2×2.
 
-    def __init__(self, inputs: int, outputs: int, *, grow: bool) -> None:
+    Without `skip`, as published beside high-pass skips, it is no residual block.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grow: bool, skip: bool = True) -> None:
         super().__init__()
-        self.grow = grow
+        self.grow, self.skip = grow, skip
         self.norm1, self.norm2 = AdaIN(inputs), AdaIN(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        plain = inputs == outputs
+        plain = inputs == outputs or not skip
         self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def _grown(self, x: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ class StyledBlock(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
         h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
-        return (h + self.short(self._grown(x))) / math.sqrt(2)
+        return (h + self.short(self._grown(x))) / math.sqrt(2) if self.skip else h
 
 
 def widths(dim: int, most: int, count: int) -> list[int]:
@@ -79,12 +84,46 @@ def widths(dim: int, most: int, count: int) -> list[int]:
     return [min(dim << i, most) for i in range(count + 1)]
 
 
-class Generator(nn.Module):
-    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded."""
+class Landmarks:
+    """A frozen network's two maps of what a face keeps; not among the weights that are trained.
 
-    def __init__(self, size: int, dim: int, most: int) -> None:
+    It takes (n, 3, s, s) in [-1, 1] and gives (n, 2, h, w) in [0, 1]: what is kept at 32 px, and at
+    64 and 128 px (the published one sums, shifts and sharpens heat-maps of 98 landmarks).
+    """
+
+    def __init__(self, setting: str) -> None:
+        self.net = pinned(setting, "landmarks")
+
+    def __deepcopy__(self, memo: object) -> "Landmarks":
+        return self  # averages share it
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        with autocast_off(x):
+            maps: Tensor = self.net.to(x.device)(x.float())
+        return maps
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded.
+
+    With w_hpf > 0 the encoder's features at 32, 64 and 128 px, where `landmarks` keep the face, go
+    through a high-pass filter to the decoder.
+    """
+
+    sharp: Tensor
+
+    def __init__(
+        self, size: int, dim: int, most: int, w_hpf: float = 0.0,
+        landmarks: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4))  # down to 16 px
+        self.landmarks = landmarks
+        kernel = torch.full((1, 1, 3, 3), -1.0)
+        kernel[..., 1, 1] = 8.0
+        self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
+        # down to 16 px, 8 px with high-pass skips
+        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4 + bool(w_hpf)))
         steps = list(pairwise(plan))
         self.enter = nn.Conv2d(3, dim, 3, 1, 1)
         self.encode = nn.Sequential(
@@ -93,17 +132,31 @@ class Generator(nn.Module):
         )
         self.decode = nn.ModuleList(
             [
-                *(StyledBlock(plan[-1], plan[-1], grow=False) for _ in range(2)),
-                *(StyledBlock(b, a, grow=True) for a, b in reversed(steps)),
+                *(StyledBlock(plan[-1], plan[-1], grow=False, skip=not w_hpf) for _ in range(2)),
+                *(StyledBlock(b, a, grow=True, skip=not w_hpf) for a, b in reversed(steps)),
             ]
         )
         self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        h = self.encode(self.enter(x))
+        maps = self.landmarks(x) if self.landmarks else None
+        h = self.enter(x)
+        seen: dict[int, Tensor] = {}
+        for block in self.encode:
+            seen[h.shape[2]] = h
+            h = block(h)
         for block in self.decode:
             h = block(h, s)
+            if maps is not None and h.shape[2] in (32, 64, 128):
+                h = h + self.high_pass(seen[h.shape[2]], maps)
         return self.leave(h).float()
+
+    def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
+        """hpf(m∘h), one of the two maps at the size of h."""
+        kept = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
+        kept = F.interpolate(kept, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
+        kernel = self.sharp.to(h.dtype).expand(h.shape[1], -1, -1, -1)
+        return F.conv2d(kept * h, kernel, padding=1, groups=h.shape[1])
 
 
 class Mapping(nn.Module):
@@ -178,7 +231,7 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class StarGANv2:
-    """The paper's numbers. Without its high-pass skips (w_hpf = 0), which need landmarks.
+    """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
 
     Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), and with
     style = latent it is D (z in the place of style codes); lambda_reg = 0 takes R1 away, part of C.
@@ -189,6 +242,8 @@ class StarGANv2:
     max_dim: int = 512
     hidden: int = 512  # of F
     style: Literal["code", "latent"] = "code"  # latent: z itself, by one map for all domains
+    w_hpf: float = 0.0  # high-pass skips are divided by it; 0: none
+    landmarks: str = ""  # PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0
     lambda_reg: float = 1.0
     lambda_sty: float = 1.0
     lambda_ds: float = 1.0  # at the start; 2 for AFHQ
@@ -221,8 +276,9 @@ class StarGANv2:
                 "folders or rafd, or make classes of attributes with data.domains"
             )
         dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
+        marks = Landmarks(self.landmarks) if self.w_hpf else None
         nets: Nets = {
-            "G": Generator(size, dim, self.max_dim),
+            "G": Generator(size, dim, self.max_dim, self.w_hpf, marks),
             "F": Mapping(domains, self.hidden) if self.style == "code" else SharedMap(domains),
             "E": StyleEncoder(size, dim, self.max_dim, domains),
             "D": Discriminator(size, dim, self.max_dim, domains),
