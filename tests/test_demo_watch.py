@@ -57,7 +57,7 @@ def test_the_demos_first_images_are_sound(
     whole = presets.resolve(name, "demo").train
     changes = {key: getattr(whole, key) * IMAGES // whole.images
                for key in ("warmup_images", "decay_images")}  # fmt: skip
-    changes |= {"images": IMAGES, "log_images": 200, "sample_images": IMAGES,
+    changes |= {"train.images": IMAGES, "log_images": 200, "sample_images": IMAGES,
                 "checkpoint_images": IMAGES, "size": 32}  # fmt: skip
     config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
     raw, images, dataset = (home / f"{name}-{what}.json" for what in ("raw", "images", "dataset"))
