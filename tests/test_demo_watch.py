@@ -87,7 +87,9 @@ def test_a_wgans_lead_is_one_for_the_widest_pictures_apart_and_a_slope_of_one() 
     means = {"d/real": -float(critic(white).mean()), "d/fake": float(critic(black).mean())}
     (found,) = balance(StarGAN(), means, 8)
     assert found.value == pytest.approx(1)
-    assert not found.bad
+    (found,) = balance(StarGAN(), {name: 1.1 * value for name, value in means.items()}, 8)
+    assert found.bad  # steeper than the penalty allows
+    assert found.says == "D has left G behind"
     (found,) = balance(StarGAN(), {"d/real": means["d/fake"], "d/fake": means["d/real"]}, 8)
     assert found.value == pytest.approx(-1)
     assert found.bad

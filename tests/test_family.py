@@ -127,7 +127,7 @@ def test_weights_begin_as_published_and_biases_at_0(name: str) -> None:
                 fans = layer.weight.shape[1] * area, layer.weight.shape[0] * area
                 wanted = SPREAD[name](layer.weight, *fans)
                 error = 4 / math.sqrt(2 * layer.weight.numel())
-                assert float(layer.weight.square().mean().sqrt()) == pytest.approx(
+                assert float(layer.weight.detach().square().mean().sqrt()) == pytest.approx(
                     wanted, rel=error
                 )
                 if layer.bias is None:

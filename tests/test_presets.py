@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training import precision, presets
-from training.config import Config
+from training.config import DataConfig
 from training.data.faces import SEED, celeba_jobs, rafd_jobs
 from training.data.labels import LabelSpace
 from training.data.sources import read_source
@@ -108,7 +108,7 @@ class Unpainted:
     """The drawn faces' label files, and names for pictures."""
 
     def __init__(self, kind: str) -> None:
-        jobs, tables = celeba_jobs(400, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
+        jobs, tables = celeba_jobs(320, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
         self.files = {**dict.fromkeys((job.name for job in jobs), b""), **tables}
 
     def names(self) -> list[str]:
@@ -129,19 +129,24 @@ def unpainted() -> dict[str, Unpainted]:
 DRAWN = [key for key in presets.PRESETS if key[1].startswith(("demo", "smoke"))]
 
 
-def space_of(config: Config, trees: dict[str, Unpainted]) -> LabelSpace:
+SPACES: dict[DataConfig, LabelSpace] = {}  # models share most
+
+
+def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
     """The label space of drawn faces, as gathering and unifying make it, refusals included."""
+    if data in SPACES:
+        return SPACES[data]
     sets = []
-    for name, kind in split_datasets(config.data.datasets):
-        table = read_source(kind, trees[kind], config.data).frame
-        split, _ = assign(table, name, config.data)
+    for name, kind in split_datasets(data.datasets):
+        table = read_source(kind, trees[kind], data).frame
+        split, _ = assign(table, name, data)
         table = table.assign(split=split, reason="")
-        table = table[first(split, config.data.limit or len(table))].reset_index(drop=True)
-        labels, values = read_labels(name, kind, table, config.data)
+        table = table[first(split, data.limit or len(table))].reset_index(drop=True)
+        labels, values = read_labels(name, kind, table, data)
         known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
         _check_trained(labels, known)
         sets.append(labels)
-    return LabelSpace(tuple(sets))
+    return SPACES.setdefault(data, LabelSpace(tuple(sets)))
 
 
 @pytest.mark.parametrize(("name", "preset"), DRAWN)
@@ -150,9 +155,10 @@ def test_every_preset_for_two_cores_fits_the_drawn_faces(
 ) -> None:
     """Each label is in the drawn files and varies; the model builds networks for what they give."""
     config = presets.resolve(name, preset)
+    space = space_of(config.data, unpainted)
     with torch.device("meta"):
-        nets = config.model.networks(space_of(config, unpainted), config.data.size)
-    assert nets.keys() == config.model.optim(space_of(config, unpainted)).keys()
+        nets = config.model.networks(space, config.data.size)
+    assert nets.keys() == config.model.optim(space).keys()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
