@@ -57,7 +57,7 @@ def test_the_demos_first_images_are_sound(
     whole = presets.resolve(name, "demo").train
     changes = {key: getattr(whole, key) * IMAGES // whole.images
                for key in ("warmup_images", "decay_images")}  # fmt: skip
-    changes |= {"images": IMAGES, "log_images": 200, "sample_images": IMAGES,
+    changes |= {"train.images": IMAGES, "log_images": 200, "sample_images": IMAGES,
                 "checkpoint_images": IMAGES, "size": 32}  # fmt: skip
     config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
     raw, images, dataset = (home / f"{name}-{what}.json" for what in ("raw", "images", "dataset"))
@@ -87,8 +87,10 @@ def test_a_wgans_lead_is_one_for_the_widest_pictures_apart_and_a_slope_of_one() 
     means = {"d/real": -float(critic(white).mean()), "d/fake": float(critic(black).mean())}
     (found,) = balance(StarGAN(), means, 8)
     assert found.value == pytest.approx(1)
-    assert not found.bad
-    (found,) = balance(StarGAN(), {"d/real": means["d/fake"], "d/fake": means["d/real"]}, 8)
+    (found,) = balance(StarGAN(), {name: 1.1 * value for name, value in means.items()}, 8)
+    assert found.bad  # steeper than the penalty allows
+    assert found.says == "D has left G behind"
+    (found,) = balance(StarGAN(), {name: -value for name, value in means.items()}, 8)
     assert found.value == pytest.approx(-1)
     assert found.bad
     assert "more real" in found.says

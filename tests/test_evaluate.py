@@ -15,7 +15,7 @@ from training.checkpoint import as_dict
 from training.config import EvalConfig, JudgeConfig, to_json
 from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
-from training.distances import Distances, load_weights
+from training.distances import Distances
 from training.diversity import diversity
 from training.evaluate import evaluate, identity, summarise
 from training.evaluate import main as evaluate_main
@@ -25,6 +25,7 @@ from training.judge_fit import _clean
 from training.metrics import PSNR_CAP
 from training.models.base import PLAIN, Ask, CopyInput, Translator
 from training.models.stargan import StarGAN
+from training.pinned import pinned
 from training.score import copies, margin, score
 from training.store import Entry, Manifest, Store
 
@@ -489,9 +490,9 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
     torch.jit.save(torch.jit.script(Net()), str(path))
     digest = sha256_file(path)
     with pytest.raises(ValueError, match="not 0000"):
-        load_weights("inception", f"{path}@{'0' * 64}")
+        pinned(f"{path}@{'0' * 64}", "inception")
     with pytest.raises(ValueError, match="PATH@SHA256"):
-        load_weights("inception", str(path))
+        pinned(str(path), "inception")
     faces, (_, words) = Faces.open(binary, "train"), frozen
     far = Distances(words, f"{path}@{digest}")
     score(CopyInput(), faces, words, EvalConfig(), hook=far.see)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training import precision, presets
-from training.config import Config
+from training.config import DataConfig
 from training.data.faces import SEED, celeba_jobs, rafd_jobs
 from training.data.labels import LabelSpace
 from training.data.sources import read_source
@@ -13,6 +13,7 @@ from training.data.unify import _check_trained, read_labels
 from training.data.versions import split_datasets
 from training.distributed import World
 from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
 
 STEPS = 16  # images an iteration
 
@@ -45,6 +46,55 @@ def test_presets_of_the_paper(name: str, images: int, size: int, datasets: tuple
     assert (config.data.split == "paper") == repo
 
 
+# Images, how many of them with a falling rate, batch; side, px of CelebA's square and its shift;
+# mirrored or not, decay of the average per 16 images.
+OTHERS = {
+    ("attgan", "celeba-128"): (60 * 182_000, 30 * 182_000, 32, 128, 170, (0, 0), True, 0),
+    # 200 epochs of 947 cycles of five batches for D and one for G
+    ("stgan", "celeba-128"): (200 * 947 * 6 * 32, 100 * 947 * 6 * 32, 32, 128, 170, (-1, 2), False,
+                              0),
+    # StarGAN's 250,750 batches of 16 for each of 5 pairs, 10 directions; 54,275 for 7, 14
+    ("cyclegan", "celeba-128"): (5 * 4_012_000, 5 * 2_006_000, 1, 128, 178, (0, 0), True, 0),
+    ("diat", "celeba-128"): (10 * 4_012_000, 5 * 4_012_000, 16, 128, 178, (0, 0), True, 0),
+    ("cyclegan", "rafd-128"): (7 * 868_400, 7 * 434_200, 1, 128, 178, (0, 0), True, 0),
+    ("diat", "rafd-128"): (14 * 868_400, 7 * 868_400, 16, 128, 178, (0, 0), True, 0),
+    # 25 and 15 epochs
+    ("icgan", "celeba-64"): (40 * 182_637, 0, 64, 64, 138, (10, 0), True, 0),
+    # 100,000 batches of 8; 0.999 a batch
+    ("starganv2", "celeba-hq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),
+    ("starganv2", "afhq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),
+    # 20 + 10 epochs of 200,000
+    ("ganimation", "units-128"): (6_000_000, 2_000_000, 25, 128, 178, (0, 0), True, 0),
+}  # fmt: skip
+
+
+def test_presets_of_the_other_papers() -> None:
+    """And they are all that there are, beside StarGAN's and those for two cores."""
+    found = {}
+    for (name, preset), row in presets.PRESETS.items():
+        if name != "stargan" and not preset.startswith(("demo", "smoke")):
+            train, data = row.train, row.data
+            found[name, preset] = (
+                train.images, train.decay_images, train.batch, data.size, data.celeba_crop,
+                data.celeba_shift, train.flip, train.ema,
+            )  # fmt: skip
+            assert train.warmup_images == 0
+    assert found == OTHERS
+    crops = {key: presets.PRESETS[key].train.crop for key in OTHERS}
+    assert {key: crop for key, crop in crops.items() if crop != "none"} == {
+        ("attgan", "celeba-128"): "shift", ("cyclegan", "celeba-128"): "shift",
+        ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
+        ("starganv2", "afhq"): "zoom",
+    }  # fmt: skip
+    assert presets.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
+    assert presets.resolve("starganv2", "celeba-hq").model == StarGANv2()
+    assert presets.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)
+    decay = presets.resolve("starganv2", "afhq").train.ema
+    assert decay ** (8 / 16) == pytest.approx(0.999, abs=1e-6)
+    assert len(presets.resolve("icgan", "celeba-64").data.attributes) == 18
+    assert len(presets.resolve("attgan", "celeba-128").data.attributes) == 13
+
+
 @pytest.mark.parametrize("name", ["demo", "demo-joint", "demo-long", "smoke"])
 def test_presets_for_two_cores_warm_up_and_end_with_a_falling_rate(name: str) -> None:
     config = presets.resolve("stargan", name)
@@ -58,7 +108,7 @@ class Unpainted:
     """The drawn faces' label files, and names for pictures."""
 
     def __init__(self, kind: str) -> None:
-        jobs, tables = celeba_jobs(400, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
+        jobs, tables = celeba_jobs(320, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
         self.files = {**dict.fromkeys((job.name for job in jobs), b""), **tables}
 
     def names(self) -> list[str]:
@@ -79,19 +129,24 @@ def unpainted() -> dict[str, Unpainted]:
 DRAWN = [key for key in presets.PRESETS if key[1].startswith(("demo", "smoke"))]
 
 
-def space_of(config: Config, trees: dict[str, Unpainted]) -> LabelSpace:
+SPACES: dict[DataConfig, LabelSpace] = {}  # models share most
+
+
+def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
     """The label space of drawn faces, as gathering and unifying make it, refusals included."""
+    if data in SPACES:
+        return SPACES[data]
     sets = []
-    for name, kind in split_datasets(config.data.datasets):
-        table = read_source(kind, trees[kind], config.data).frame
-        split, _ = assign(table, name, config.data)
+    for name, kind in split_datasets(data.datasets):
+        table = read_source(kind, trees[kind], data).frame
+        split, _ = assign(table, name, data)
         table = table.assign(split=split, reason="")
-        table = table[first(split, config.data.limit or len(table))].reset_index(drop=True)
-        labels, values = read_labels(name, kind, table, config.data)
+        table = table[first(split, data.limit or len(table))].reset_index(drop=True)
+        labels, values = read_labels(name, kind, table, data)
         known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
         _check_trained(labels, known)
         sets.append(labels)
-    return LabelSpace(tuple(sets))
+    return SPACES.setdefault(data, LabelSpace(tuple(sets)))
 
 
 @pytest.mark.parametrize(("name", "preset"), DRAWN)
@@ -100,9 +155,10 @@ def test_every_preset_for_two_cores_fits_the_drawn_faces(
 ) -> None:
     """Each label is in the drawn files and varies; the model builds networks for what they give."""
     config = presets.resolve(name, preset)
+    space = space_of(config.data, unpainted)
     with torch.device("meta"):
-        nets = config.model.networks(space_of(config, unpainted), config.data.size)
-    assert nets.keys() == config.model.optim(space_of(config, unpainted)).keys()
+        nets = config.model.networks(space, config.data.size)
+    assert nets.keys() == config.model.optim(space).keys()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -1,19 +1,22 @@
 """StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
 
+import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
+from training.files import sha256_file
 from training.models.base import Batch
 from training.models.layers import normal
-from training.models.starganv2 import StarGANv2, StyledBlock
+from training.models.starganv2 import Generator, StarGANv2, StyledBlock
 
 SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
 
@@ -35,6 +38,68 @@ def test_parameter_counts_are_the_golden_ones(
     with torch.device("meta"):
         nets = StarGANv2().networks(space(domains), size)
     assert {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()} == golden
+
+
+@pytest.mark.parametrize(("size", "golden"), [(256, 43_467_395), (128, 43_206_403)])
+def test_with_high_pass_skips_g_has_the_golden_count(size: int, golden: int) -> None:
+    """Less the 1×1 convolutions that the published code holds for skips which its blocks have not.
+
+    At 256 px they lead from 128 to 64 channels and so on up to 512, at 128 px from 256.
+    """
+    with torch.device("meta"):
+        net = Generator(size, 2**14 // size, 512, 1.0)
+    unused = sum(a * 2 * a for a in (64, 128, 256) if a >= 2**14 // size)
+    assert sum(p.numel() for p in net.parameters()) == golden - unused
+
+
+class Halves(nn.Module):
+    """A stand-in for a landmark network: the left half is kept at 32 px, the lower one above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.zeros(x.shape[0], 2, x.shape[2], x.shape[3])
+        maps[:, 0, :, : x.shape[3] // 2] = 1
+        maps[:, 1, x.shape[2] // 2 :] = 1
+        return maps
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
+    """hpf(m∘h) of the encoder's input at 32 and 64 px, by a sum over neighbours."""
+    path = tmp_path / "marks.pt"
+    torch.jit.script(Halves()).save(str(path))
+    model = replace(SMALL, w_hpf=2.0, landmarks=f"{path}@{sha256_file(path)}")
+    torch.manual_seed(0)
+    g: Any = model.networks(space(2), 64)["G"]
+    assert not [name for name in g.state_dict() if "landmark" in name]
+    assert copy.deepcopy(g).landmarks is g.landmarks
+    x, s = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 64)
+    h, seen = g.enter(x), {}
+    for block in g.encode:
+        seen[h.shape[2]] = h
+        h = block(h)
+    assert h.shape[2] == 8
+    for block in g.decode:
+        short = block.norm1(h, s)
+        h = block.conv2(F.leaky_relu(block.norm2(block.conv1(
+            block._grown(F.leaky_relu(short, 0.2))), s), 0.2))  # fmt: skip
+        if h.shape[2] in (32, 64):
+            kept, side = seen[h.shape[2]].clone(), h.shape[2]
+            if side == 32:
+                kept[..., side // 2 :] = 0
+            else:
+                kept[:, :, : side // 2] = 0
+            ring = F.pad(kept, (1, 1, 1, 1))
+            around = sum(ring[..., i : i + side, j : j + side] for i in range(3) for j in range(3))
+            h = h + (9 * kept - around) / 2
+    torch.testing.assert_close(g(x, s), g.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("", "landmarks=: PATH@SHA256"), ("gone.pt@" + "0" * 64, "no file gone")]
+)
+def test_high_pass_skips_without_their_network_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(SMALL, w_hpf=1.0, landmarks=setting).networks(space(2), 64)
 
 
 def test_what_it_does_not_take_is_refused() -> None:
@@ -161,6 +226,40 @@ def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes:
         assert batch.reference is not None
         pairs += batch.source.T @ batch.target
     assert (pairs / pairs.sum() - 1 / 9).abs().max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("more", "without"),
+    [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, "")],
+)
+def test_the_ablations_build_and_learn_without_what_they_leave_out(
+    more: dict[str, Any], without: str
+) -> None:
+    """Its term is 0 and costs no pass; every network still learns."""
+    model = replace(SMALL, **more)
+    _, batch, _ = setup()
+    nets: dict[str, Any] = model.networks(space(3), 16)
+    calls = [0]
+    nets["G"].register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    for phase in model.phases(space(3)):
+        for net in nets.values():
+            net.zero_grad()
+        terms = phase.loss(nets, batch)
+        assert not without or without not in terms or float(terms[without]) == 0
+        torch.stack(list(terms.values())).sum().backward()
+        for name in phase.trains:
+            slopes = [p.grad for p in nets[name].parameters() if p.grad is not None]
+            assert any(slope.any() for slope in slopes), (phase.name, name)
+    assert calls[0] == (2 * 3 + 2 if without != "ds" else 2 * 2 + 2)
+
+
+def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
+    """One affine map of z and the domain for all domains: far fewer weights than F's."""
+    torch.manual_seed(0)
+    f: Any = replace(SMALL, style="latent").networks(space(3), 16)["F"]
+    z, y = torch.randn(4, 16), torch.tensor([0, 1, 2, 2])
+    w, b = f.affine.weight, f.affine.bias
+    torch.testing.assert_close(f(z, y), z @ w[:, :16].T + w[:, 16:].T[y] + b)
 
 
 def test_latents_that_give_one_picture_are_a_symptom() -> None:

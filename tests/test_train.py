@@ -195,6 +195,47 @@ def test_every_phase_moves_only_its_networks(
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_bf16_gives_losses_and_gradients_near_those_of_fp32(
+    name: str, which: str, request: pytest.FixtureRequest
+) -> None:
+    """Each loss is itself of full precision; averages start as the networks they are of."""
+    from training.distributed import World, freeze
+    from training.loop import Job, build_state
+    from training.tracker import Tracker
+
+    faces = Faces.open(request.getfixturevalue(which), "train")
+    world = World(0, 1, torch.device("cpu"))
+    job = Job(SMALL[name], QUICK, faces, faces, Path(), {}, world, Tracker())
+    order, state = order_of(name, faces), build_state(job)
+    for net, average in state.ema.items():
+        for key, value in average.state_dict().items():
+            assert torch.equal(value, state.nets[net].state_dict()[key])
+    look = getattr(job.model, "sides", None)
+    for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
+        sides = look(faces.parts[0].labels, faces.space, phase.turn) if look else None
+        found = []
+        for bf16 in (False, True):
+            freeze(state.nets, phase.trains)
+            batch = order.batch(0, 0, 0, slice(0, 8), world.device, sides)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                terms = phase.loss(state.nets, batch)
+            assert {term.dtype for term in terms.values()} == {torch.float32}
+            torch.stack(list(terms.values())).sum().backward()
+            slopes = [
+                p.grad
+                for n in phase.trains
+                for p in state.nets[n].parameters()
+                if p.grad is not None
+            ]
+            assert slopes
+            assert all(torch.isfinite(slope).all() for slope in slopes)
+            for net in state.nets.values():
+                net.zero_grad()
+            found.append({key: float(term) for key, term in terms.items()})
+        assert found[1] == pytest.approx(found[0], rel=0.1, abs=0.05), phase.name
+
+
+@pytest.mark.parametrize(("name", "which"), RICHEST)
 def test_what_phases_share_changes_the_work_and_no_number(
     name: str, which: str, request: pytest.FixtureRequest
 ) -> None:

@@ -51,6 +51,8 @@ class TrainConfig:
     batch: int = 16  # global, over all processes
     seed: int = 0
     flip: bool = True  # mirror each image with probability 1/2
+    # at random: shift, 256/286 of the side; zoom, with probability ½ 0.8–1 of the area
+    crop: Literal["none", "shift", "zoom"] = "none"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     ema: float = 0.999  # decay of G's moving average per 16 images; 0 = off
     log_images: int = 1_600

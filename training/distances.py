@@ -6,7 +6,6 @@ each stands its floor: real against real, at the same number of images.
 """
 
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,33 +14,17 @@ from torch import Tensor
 
 from training.data.dataset import Faces, Part, generator, to_float
 from training.data.labels import LabelSet, Task
-from training.files import sha256_file
 from training.judge import Judge
 from training.metrics import frechet
+from training.pinned import pinned
 from training.score import View
 
 LEAST = 8  # images; fewer say nothing
 CHUNK = 64
 
 
-def load_weights(key: str, setting: str) -> torch.nn.Module:
-    """TorchScript weights from PATH@SHA256; loaded only if the checksum is the file's (ValueError).
-
-    `inception` is called with uint8 (n, 3, H, W), and return_features=True where it takes that, and
-    gives (n, d); `lpips` with two batches (n, 3, H, W) in [-1, 1], and gives n distances.
-    """
-    path, _, wanted = setting.rpartition("@")
-    if not path or len(wanted) != 64:
-        raise ValueError(f"{key}={setting}: PATH@SHA256 is needed")
-    found = sha256_file(Path(path))
-    if found != wanted.lower():
-        raise ValueError(f"{path}: sha256 {found}, not {wanted}; fetch the file again")
-    net: torch.nn.Module = torch.jit.load(path, map_location="cpu").eval()
-    return net
-
-
 def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
-    """(n, d) of uint8 (n, H, W, 3)."""
+    """(n, d) of uint8 (n, H, W, 3); the network takes (n, 3, H, W), return_features=True if it can."""
     schema = str(getattr(net.forward, "schema", ""))
     extra = {"return_features": True} if "return_features" in schema else {}
     with torch.inference_mode():
@@ -68,7 +51,7 @@ class Distances:
 
     def __init__(self, judge: Judge, inception: str = "") -> None:
         self.judge = judge
-        self.inception = load_weights("inception", inception) if inception else None
+        self.inception = pinned(inception, "inception") if inception else None
         self.kinds = ["frechet_vgg", *(["fid"] if inception else [])]
         self.edited: dict[tuple[int, str], dict[str, list[np.ndarray]]] = defaultdict(
             lambda: defaultdict(list)

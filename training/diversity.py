@@ -18,9 +18,10 @@ from torch import Tensor
 from training.config import EvalConfig
 from training.data.dataset import Faces, generator, to_float
 from training.data.labels import Task
-from training.distances import Distances, load_weights
+from training.distances import Distances
 from training.judge import Judge
 from training.models.base import Ask, Translator
+from training.pinned import pinned
 from training.score import View, run, views
 
 OUTPUTS = 10
@@ -29,11 +30,11 @@ WAYS = {"latent": "seed", "reference": "reference"}  # way -> the field of `Ask`
 
 
 class Apart:
-    """The distance of two batches of pictures: LPIPS where its weights are given."""
+    """The distance of two batches of pictures: LPIPS where its weights, of pairs in [-1, 1], are."""
 
     def __init__(self, judge: Judge, lpips: str = "") -> None:
         self.judge = judge
-        self.net = load_weights("lpips", lpips) if lpips else None
+        self.net = pinned(lpips, "lpips") if lpips else None
         self.name = "lpips" if lpips else "diversity_vgg"
 
     def __call__(self, judged: int, a: Tensor, b: Tensor) -> np.ndarray:

@@ -421,6 +421,7 @@ def fit(job: Job, state: State) -> Path:
         flip=train.flip,
         length=train.images,
         references=getattr(job.model, "references", 0),
+        crop=train.crop,
     )
     warmup, phases = job.model.warmup(space), job.model.phases(space)
     warm = Schedule(phases, len(space.sets), train.batch, train.warmup_images).warm

@@ -196,13 +196,13 @@ _ROWS = (
         _row("celeba-128-repo", REPOSITORY, split="paper", interpolation="bilinear"),
         model=StarGAN(fidelity="repo"),
     ),
-    # The TensorFlow code's length, rate and mirroring on the PyTorch port's square: the former's
-    # pictures are aligned anew and cropped at random (143 to 128 px), which ours are not.
+    # The TensorFlow code's length, rate, mirroring and random crop (143 to 128 px) on the PyTorch
+    # port's square, since the former's pictures are aligned anew, which ours are not.
     Config(
         "attgan",
         "celeba-128",
         DataConfig(celeba_crop=170, interpolation="bilinear", attributes=THIRTEEN),
-        TrainConfig(images=ATTGAN, decay_images=ATTGAN // 2, batch=32, ema=0.0),
+        TrainConfig(images=ATTGAN, decay_images=ATTGAN // 2, batch=32, ema=0.0, crop="shift"),
         model=AttGAN(),
     ),
     Config(
@@ -217,7 +217,9 @@ _ROWS = (
         "cyclegan",
         "celeba-128",
         DataConfig(),
-        TrainConfig(images=5 * CELEBA, decay_images=5 * CELEBA // 2, batch=1, ema=0.0),
+        TrainConfig(
+            images=5 * CELEBA, decay_images=5 * CELEBA // 2, batch=1, ema=0.0, crop="shift"
+        ),
         model=CycleGAN(),
     ),
     Config(
@@ -231,7 +233,7 @@ _ROWS = (
         "cyclegan",
         "rafd-128",
         DataConfig(datasets=("rafd",)),
-        TrainConfig(images=7 * RAFD, decay_images=7 * RAFD // 2, batch=1, ema=0.0),
+        TrainConfig(images=7 * RAFD, decay_images=7 * RAFD // 2, batch=1, ema=0.0, crop="shift"),
         model=CycleGAN(hub="neutral"),
     ),
     Config(
@@ -253,14 +255,14 @@ _ROWS = (
         "starganv2",
         "celeba-hq",
         DataConfig(datasets=("celeba-hq:folders",), size=256),  # folders female/ and male/
-        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
+        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998, crop="zoom"),
         model=StarGANv2(),
     ),
     Config(
         "starganv2",
         "afhq",
         DataConfig(datasets=("afhq:folders",), size=256),
-        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998),
+        TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998, crop="zoom"),
         model=StarGANv2(lambda_ds=2.0),
     ),
     Config(

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from training.data.augment import Kind, shown
 from training.data.labels import LabelSpace
 from training.files import canonical_json, read_json, sha256_bytes
 from training.models.base import Batch
@@ -110,13 +111,14 @@ class Order:
     """Which rows the k-th batch of each data set holds: one permutation an epoch, without end."""
 
     def __init__(
-        self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int, references: int = 0
-    ) -> None:
+        self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int, references: int = 0,
+        crop: Kind = "none",
+    ) -> None:  # fmt: skip
         for part in faces.parts:
             if not len(part):
                 raise ValueError(f"{part.name}: no training image")
         self.faces, self.seed, self.size, self.flip, self.length = faces, seed, batch, flip, length
-        self.references = references
+        self.references, self.crop = references, crop
         self._epochs: dict[int, tuple[int, Tensor]] = {}
 
     def rows(self, dataset: int, start: int) -> Tensor:
@@ -148,16 +150,16 @@ class Order:
         the global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
         """
         part, space = self.faces.parts[dataset], self.faces.space
-        rows, shown = self._chosen(dataset, drawn, sides)
+        rows, beside = self._chosen(dataset, drawn, sides)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
         targets, reference = labels[order], None
-        if shown is not None:
-            targets = part.labels[shown[:, 0]]
+        if beside is not None:
+            targets = part.labels[beside[:, 0]]
             reference = torch.stack(
                 [
-                    self._images(part, shown[:, k], dataset, drawn, local, device, f"reference{k}")
-                    for k in range(shown.shape[1])
+                    self._images(part, beside[:, k], dataset, drawn, local, device, f"reference{k}")
+                    for k in range(beside.shape[1])
                 ],
                 1,
             )
@@ -236,11 +238,15 @@ class Order:
         self, part: Part, rows: Tensor, dataset: int, drawn: int, local: slice,
         device: torch.device, what: str = "",
     ) -> Tensor:  # fmt: skip
-        """Images `rows[local]` in [-1, 1], each mirrored with probability ½."""
+        """Images `rows[local]` in [-1, 1], cropped and, with probability ½, mirrored."""
         image = to_float(part.images(rows[local]).to(device, non_blocking=True))
+        place: list[int | str] = [dataset, drawn, *([what] if what else [])]
+        if self.crop != "none":
+            dice = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *place))
+            image = shown(image, dice[local], self.crop)
         if not self.flip:
             return image
-        keys: list[int | str] = ["flip", dataset, drawn, *([what] if what else [])]
+        keys = ["flip", *place]
         coin = torch.rand(self.size, generator=generator(self.seed, *keys))
         mirrored = (coin[local] < 0.5).to(device)[:, None, None, None]
         return torch.where(mirrored, image.flip(3), image)

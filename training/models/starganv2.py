@@ -5,9 +5,10 @@ domain y; F, E and D have a branch a domain. Domains are the classes of one data
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from training.models.base import (
     Symptom,
 )  # fmt: skip
 from training.models.layers import autocast_off, norm, normal
+from training.pinned import pinned
 
 LATENT, STYLE = 16, 64  # widths of z and s
 
@@ -65,15 +67,18 @@ class AdaIN(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """A residual block whose norms read the style; `grow` repeats each pixel 2×2."""
+    """A residual block whose norms read the style; `grow` repeats each pixel 2×2.
 
-    def __init__(self, inputs: int, outputs: int, *, grow: bool) -> None:
+    Without `skip`, as published beside high-pass skips, it is no residual block.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grow: bool, skip: bool = True) -> None:
         super().__init__()
-        self.grow = grow
+        self.grow, self.skip = grow, skip
         self.norm1, self.norm2 = AdaIN(inputs), AdaIN(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        plain = inputs == outputs
+        plain = inputs == outputs or not skip
         self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def _grown(self, x: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ class StyledBlock(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
         h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
-        return (h + self.short(self._grown(x))) / math.sqrt(2)
+        return (h + self.short(self._grown(x))) / math.sqrt(2) if self.skip else h
 
 
 def widths(dim: int, most: int, count: int) -> list[int]:
@@ -90,12 +95,46 @@ def widths(dim: int, most: int, count: int) -> list[int]:
     return [min(dim << i, most) for i in range(count + 1)]
 
 
-class Generator(nn.Module):
-    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded."""
+class Landmarks:
+    """A frozen network's two maps of what a face keeps; not among the weights that are trained.
 
-    def __init__(self, size: int, dim: int, most: int) -> None:
+    It takes (n, 3, s, s) in [-1, 1] and gives (n, 2, h, w) in [0, 1]: what is kept at 32 px, and at
+    64 and 128 px (the published one sums, shifts and sharpens heat-maps of 98 landmarks).
+    """
+
+    def __init__(self, setting: str) -> None:
+        self.net = pinned(setting, "landmarks")
+
+    def __deepcopy__(self, memo: object) -> "Landmarks":
+        return self  # averages share it
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        with autocast_off(x):
+            maps: Tensor = self.net.to(x.device)(x.float())
+        return maps
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded.
+
+    With w_hpf > 0 the encoder's features at 32, 64 and 128 px, where `landmarks` keep the face, go
+    through a high-pass filter to the decoder.
+    """
+
+    sharp: Tensor
+
+    def __init__(
+        self, size: int, dim: int, most: int, w_hpf: float = 0.0,
+        landmarks: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4))  # down to 16 px
+        self.landmarks = landmarks
+        kernel = torch.full((1, 1, 3, 3), -1.0)
+        kernel[..., 1, 1] = 8.0
+        self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
+        # down to 16 px, 8 px with high-pass skips
+        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4 + bool(w_hpf)))
         steps = list(pairwise(plan))
         self.enter = nn.Conv2d(3, dim, 3, 1, 1)
         self.encode = nn.Sequential(
@@ -104,17 +143,31 @@ class Generator(nn.Module):
         )
         self.decode = nn.ModuleList(
             [
-                *(StyledBlock(plan[-1], plan[-1], grow=False) for _ in range(2)),
-                *(StyledBlock(b, a, grow=True) for a, b in reversed(steps)),
+                *(StyledBlock(plan[-1], plan[-1], grow=False, skip=not w_hpf) for _ in range(2)),
+                *(StyledBlock(b, a, grow=True, skip=not w_hpf) for a, b in reversed(steps)),
             ]
         )
         self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        h = self.encode(self.enter(x))
+        maps = self.landmarks(x) if self.landmarks else None
+        h = self.enter(x)
+        seen: dict[int, Tensor] = {}
+        for block in self.encode:
+            seen[h.shape[2]] = h
+            h = block(h)
         for block in self.decode:
             h = block(h, s)
+            if maps is not None and h.shape[2] in (32, 64, 128):
+                h = h + self.high_pass(seen[h.shape[2]], maps)
         return self.leave(h).float()
+
+    def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
+        """hpf(m∘h), one of the two maps at the size of h."""
+        kept = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
+        kept = F.interpolate(kept, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
+        kernel = self.sharp.to(h.dtype).expand(h.shape[1], -1, -1, -1)
+        return F.conv2d(kept * h, kernel, padding=1, groups=h.shape[1])
 
 
 class Mapping(nn.Module):
@@ -136,6 +189,17 @@ class Mapping(nn.Module):
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.shared(z)
         return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+
+
+class SharedMap(nn.Module):
+    """F of the ablation without style codes: z and the domain, one affine map for all domains."""
+
+    def __init__(self, domains: int) -> None:
+        super().__init__()
+        self.domains, self.affine = domains, nn.Linear(LATENT + domains, STYLE)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.affine(torch.cat([z, F.one_hot(y, self.domains).to(z.dtype)], 1)).float()
 
 
 def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
@@ -178,11 +242,19 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class StarGANv2:
-    """The paper's numbers. Without its high-pass skips (w_hpf = 0), which need landmarks."""
+    """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
+
+    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), and with
+    style = latent it is D (z in the place of style codes); lambda_reg = 0 takes R1 away, part of C.
+    A is StarGAN on the same domains; B and C, StarGAN's G with this D, are not among the switches.
+    """
 
     dim: int = 0  # of the first layer; 0: 2^14 / size
     max_dim: int = 512
     hidden: int = 512  # of F
+    style: Literal["code", "latent"] = "code"  # latent: z itself, by one map for all domains
+    w_hpf: float = 0.0  # high-pass skips are divided by it; 0: none
+    landmarks: str = ""  # PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0
     lambda_reg: float = 1.0
     lambda_sty: float = 1.0
     lambda_ds: float = 1.0  # at the start; 2 for AFHQ
@@ -215,9 +287,10 @@ class StarGANv2:
                 "folders or rafd, or make classes of attributes with data.domains"
             )
         dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
+        marks = Landmarks(self.landmarks) if self.w_hpf else None
         nets: Nets = {
-            "G": Generator(size, dim, self.max_dim),
-            "F": Mapping(domains, self.hidden),
+            "G": Generator(size, dim, self.max_dim, self.w_hpf, marks),
+            "F": Mapping(domains, self.hidden) if self.style == "code" else SharedMap(domains),
             "E": StyleEncoder(size, dim, self.max_dim, domains),
             "D": Discriminator(size, dim, self.max_dim, domains),
         }
@@ -262,7 +335,7 @@ class StarGANv2:
         """Constant, as published; a `decay` that is asked for is linear to 0."""
         return min(1.0, (length - images) / decay) if decay else 1.0
 
-    def style(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
+    def told(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
         if latent:
@@ -274,12 +347,14 @@ class StarGANv2:
     def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
         """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
         with torch.no_grad():
-            fake = nets["G"](batch.image, self.style(nets, batch, 0, latent=latent))
+            fake = nets["G"](batch.image, self.told(nets, batch, 0, latent=latent))
         with autocast_off(batch.image):
             x = batch.image.detach().requires_grad_(True)
             real = nets["D"](x, batch.source.argmax(1))
-            (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
-        r1 = slope.square().flatten(1).sum(1).mean() / 2
+            r1 = real.new_zeros(())
+            if self.lambda_reg:
+                (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+                r1 = slope.square().flatten(1).sum(1).mean() / 2
         return {
             "real": F.softplus(-real).mean(),
             "fake": F.softplus(nets["D"](fake, batch.target.argmax(1))).mean(),
@@ -292,16 +367,19 @@ class StarGANv2:
         L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
         """
         x, y = batch.image, batch.target.argmax(1)
-        s = self.style(nets, batch, 0, latent=latent)
+        s = self.told(nets, batch, 0, latent=latent)
         fake = nets["G"](x, s)
-        with torch.no_grad():
-            other = nets["G"](x, self.style(nets, batch, 1, latent=latent))
         own = nets["E"](x, batch.source.argmax(1))
         weight = self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
+        apart = fake.new_zeros(())
+        if weight:
+            with torch.no_grad():
+                other = nets["G"](x, self.told(nets, batch, 1, latent=latent))
+            apart = F.l1_loss(fake, other)
         return {
             "adv": F.softplus(-nets["D"](fake, y)).mean(),
             "sty": self.lambda_sty * F.l1_loss(nets["E"](fake, y), s),
-            "ds": -weight * F.l1_loss(fake, other),
+            "ds": -weight * apart,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
         }
 
