@@ -24,7 +24,10 @@ CHUNK = 64
 
 
 def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
-    """(n, d) of uint8 (n, H, W, 3); the network takes (n, 3, H, W), return_features=True if it can."""
+    """(n, d) of uint8 (n, H, W, 3).
+
+    The network takes (n, 3, H, W), and return_features=True where its schema has that.
+    """
     schema = str(getattr(net.forward, "schema", ""))
     extra = {"return_features": True} if "return_features" in schema else {}
     with torch.inference_mode():

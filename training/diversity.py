@@ -30,7 +30,7 @@ WAYS = {"latent": "seed", "reference": "reference"}  # way -> the field of `Ask`
 
 
 class Apart:
-    """The distance of two batches of pictures: LPIPS where its weights, of pairs in [-1, 1], are."""
+    """The distance of two batches of pictures: LPIPS where its weights are given."""
 
     def __init__(self, judge: Judge, lpips: str = "") -> None:
         self.judge = judge
