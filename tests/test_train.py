@@ -231,7 +231,7 @@ def test_bf16_gives_losses_and_gradients_near_those_of_fp32(
             assert all(torch.isfinite(slope).all() for slope in slopes)
             for net in state.nets.values():
                 net.zero_grad()
-            found.append({key: float(term) for key, term in terms.items()})
+            found.append({key: float(term.detach()) for key, term in terms.items()})
         assert found[1] == pytest.approx(found[0], rel=0.1, abs=0.05), phase.name
 
 
