@@ -9,12 +9,14 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import yaml
 
 from pipelines.stack import Stack, _postgres
 from training import backup
 from training.s3 import Bucket, RemoteError
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[1]
 ARTIFACTS = "s3://stargan/mlflow"
 WRITE = """
 import mlflow, os, sys
@@ -42,12 +44,32 @@ def client(stack: Stack, code: str, *arguments: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def postgres(stack: Stack, program: str, *arguments: str) -> None:
-    address = stack.database("mlflow").replace("+psycopg2", "")
+def address(stack: Stack, name: str) -> str:
+    return stack.database(name).replace("+psycopg2", "")
+
+
+def shell(stack: Stack, command: str, dumps: Path) -> None:
+    """Run a command of the CronJob or of the guide, its /dump being `dumps`."""
+    programs = str(Path(_postgres("pg_dump")).parent)
+    names = {"DATABASE": address(stack, "mlflow"), "AUTH_DATABASE": address(stack, "mlflow_auth")}
     done = subprocess.run(
-        [_postgres(program), *arguments, "--dbname", address], capture_output=True, text=True
-    )
+        ["sh", "-ec", command.replace("/dump/", f"{dumps}/")], capture_output=True, text=True,
+        env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def nightly() -> str:
+    """What the CronJob runs in Postgres' image."""
+    job = yaml.safe_load((ROOT / "k8s" / "base" / "backup.yaml").read_text())
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"]
+    return str(container["command"][-1])
+
+
+def restoring() -> str:
+    """What the guide says to run with the dumps at hand."""
+    lines = (ROOT / "docs" / "operate.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("pg_restore"))
 
 
 def test_what_was_lost_comes_back_and_agrees(
@@ -61,20 +83,21 @@ def test_what_was_lost_comes_back_and_agrees(
     for word in ("first", "second"):
         client(stack, WRITE, word)
         (tmp_path / word).mkdir()
-        dump = tmp_path / word / "mlflow.dump"
-        postgres(stack, "pg_dump", "--format=custom", "--file", str(dump))
+        shell(stack, nightly(), tmp_path / word)
         names.append(backup.save(tmp_path / word, ARTIFACTS, "s3://backup/faces"))
         time.sleep(1.1)  # names are seconds
     expected = json.loads(client(stack, READ))
     assert len(expected) == 2
     client(stack, WRITE, "after the backup")
 
-    with psycopg2.connect(stack.database("mlflow").replace("+psycopg2", "")) as connection:
+    with psycopg2.connect(address(stack, "mlflow")) as connection:
         connection.cursor().execute("DELETE FROM metrics; DELETE FROM latest_metrics")
+    with psycopg2.connect(address(stack, "mlflow_auth")) as connection:
+        connection.cursor().execute("UPDATE users SET password_hash = 'lost'")
     Bucket(ARTIFACTS).delete("")
     assert backup.latest("s3://backup/faces") == names[1]
     backup.load("s3://backup/faces", names[1], tmp_path / "back", ARTIFACTS)
-    postgres(stack, "pg_restore", "--clean", "--if-exists", str(tmp_path / "back" / "mlflow.dump"))
+    shell(stack, restoring(), tmp_path / "back")
     assert json.loads(client(stack, READ)) == expected
 
 
