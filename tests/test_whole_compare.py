@@ -74,6 +74,8 @@ def logged(place: Path) -> list[set[str]]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(place: Path) -> None:
     """The judge of what nobody can see is refused; one label space more is judged well enough."""
     said = compare(place, "models=stargan:judge.floor=1.0,stargan", *SHORT, code=1)

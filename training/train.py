@@ -94,9 +94,10 @@ def train(
     from training import checkpoint
     from training.data.dataset import Faces
     from training.distributed import world
-    from training.loop import Job, StoppedError, build_state, fit, resume
+    from training.loop import Job, StoppedError, build_state, fit
     from training.mirror import mirror
     from training.precision import use_bf16
+    from training.resume import resume
     from training.telemetry import summed
     from training.tracker import Tracker
 
