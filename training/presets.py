@@ -134,6 +134,7 @@ _OTHERS = (
             d_lr=8e-4, averages=True,
         ),
         UNITS[:-1],  # the drawn faces never blink (AU45)
+        warmup_images=0,  # copying would teach the mask to keep everything
     ),
     _demo(
         "cyclegan",

@@ -130,8 +130,8 @@ class Generator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.landmarks = landmarks
-        kernel = torch.full((1, 1, 3, 3), -1.0)
-        kernel[..., 1, 1] = 8.0
+        kernel = torch.full((3, 3), -1.0)  # two sides: DDP cannot copy one of 1×1 in channels-last
+        kernel[1, 1] = 8.0
         self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
         # down to 16 px, 8 px with high-pass skips
         plan = widths(dim, most, max(1, size.bit_length() - 1 - 4 + bool(w_hpf)))
@@ -166,7 +166,7 @@ class Generator(nn.Module):
         """hpf(m∘h), one of the two maps at the size of h."""
         kept = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
         kept = F.interpolate(kept, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
-        kernel = self.sharp.to(h.dtype).expand(h.shape[1], -1, -1, -1)
+        kernel = self.sharp.to(h.dtype).expand(h.shape[1], 1, 3, 3)
         return F.conv2d(kept * h, kernel, padding=1, groups=h.shape[1])
 
 
