@@ -20,7 +20,7 @@ USER = 10001  # the images' own
 SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
          "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
          "checkpoint_images=96", "judge.images=128"]  # fmt: skip
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(720)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
