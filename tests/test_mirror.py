@@ -1,6 +1,8 @@
 """Checkpoints in a real object store: gone on with from there alone, written by one process."""
 
+import json
 import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from training import tracking
 from training.config import to_json
+from training.files import write_bytes
 from training.mirror import FencedError, Mirror
 from training.presets import resolve
 from training.s3 import Bucket, RemoteError
+from training.tracker import Tracker
 from training.train import train
 
 pytestmark = pytest.mark.server
@@ -137,24 +142,28 @@ def test_altered_bytes_are_refused_and_leave_nothing(bucket: Bucket, tmp_path: P
     assert not list((tmp_path / "there").glob("0*"))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore::ResourceWarning")
 def test_training_goes_on_on_another_machine_from_the_store_alone(
     bucket: Bucket, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same weights, bit for bit, as without the change of machines."""
+    """The same weights, bit for bit, one log and one run in MLflow, as without the change."""
     monkeypatch.setenv("STORE_URI", bucket.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     config = resolve("stargan", "smoke", {
         "images": 48, "decay_images": 16, "warmup_images": 8, "checkpoint_images": 8,
         "log_images": 8, "sample_images": 48, "conv_dim": 4, "d_conv_dim": 4, "d_repeat_num": 2,
         "repeat_num": 1,
     })  # fmt: skip
     settings = (to_json(config.model), to_json(config.train))
+    # So short a training ends before MLflow has answered.
+    monkeypatch.setattr("training.loop._sample", lambda _, job: answered(job.tracker))
     publish = binary_in(bucket, binary, tmp_path)
 
     def fit(place: str) -> dict[str, Any]:
         folder = tmp_path / place
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
-        train(publish, folder / "model.json", "stargan", *settings)
+        train(publish, folder / "model.json", "stargan", *settings, experiment="moved")
         (last,) = (folder / "runs" / "train").glob(f"*/checkpoints/{48:012d}")
         return load_file(last / "nets" / "G.safetensors")
 
@@ -165,14 +174,32 @@ def test_training_goes_on_on_another_machine_from_the_store_alone(
     assert newest.images == 48
     # The store as it was after 24 images, and nothing on the second machine.
     half = next((tmp_path / "whole").glob(f"runs/train/*/checkpoints/{40:012d}"))
+    log_file = half.parents[1] / "log.jsonl"
+    rows = [json.loads(line) for line in log_file.read_text().splitlines()]
+    write_bytes(log_file, "".join(f"{json.dumps(row)}\n" for row in rows[:-1]).encode())
     bucket.delete(f"checkpoints/{run}/")
     first = Mirror(run, bucket=bucket)
     first.claim()
-    first.push(half)
+    first.push(half, newest.mlflow_run)
     shutil.rmtree(tmp_path / "whole")
     moved = fit("second")
+    (log_file,) = (tmp_path / "second" / "runs" / "train").glob("*/log.jsonl")
+    again = [json.loads(line) for line in log_file.read_text().splitlines()]
+    assert again[:-1] == rows[:-1]
+    assert again[-1]["d/gp"] == rows[-1]["d/gp"]
+    children = tracking.client().search_runs(
+        [tracking.client().get_experiment_by_name("moved").experiment_id],
+        "tags.role = 'training'",
+    )  # fmt: skip
+    assert [child.info.run_id for child in children] == [newest.mlflow_run]
     assert whole.keys() == moved.keys()
     assert all((whole[name] == moved[name]).all() for name in whole)
+
+
+def answered(tracker: Tracker) -> None:
+    end = time.monotonic() + 60
+    while not tracker.run_id and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def binary_in(bucket: Bucket, dataset: Path, tmp_path: Path) -> Path:

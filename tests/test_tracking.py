@@ -113,6 +113,22 @@ def test_a_training_resumed_elsewhere_joins_the_run_it_is_given(place: Path) -> 
     assert history(first.run_id, "loss") == [(16, 1.0)]
 
 
+@pytest.mark.parametrize("fate", ["another server's", "thrown away"])
+def test_a_training_given_a_run_that_is_not_there_has_its_own(place: Path, fate: str) -> None:
+    given = "0" * 32
+    if fate == "thrown away":
+        first = start(place / "a")
+        first.close()
+        given = first.run_id
+        tracking.client().delete_run(given)
+    second = start(place / "b", run_id=given)
+    second.metrics({"loss": 1.0}, 16)
+    assert second.close() == ""
+    assert second.run_id != given
+    assert history(second.run_id, "loss") == [(16, 1.0)]
+    assert tracking.client().get_run(second.run_id).data.params["train.batch"] == "16"
+
+
 def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ class Job:
     run: Path  # checkpoints/, samples/, log.jsonl
     config: dict[str, Any]  # resolved; travels with every checkpoint
     world: World
-    tracker: Tracker
+    tracker: Tracker = field(default_factory=Tracker)
     mirror: Mirror | None = None  # of the checkpoints, in an object store
     clock: Telemetry = field(default_factory=Telemetry)
 
@@ -308,7 +308,7 @@ def _save(state: State, job: Job, space: LabelSpace) -> Path:
         facts = {"validation/score": score, **_watch(signs, state.images)}
         job.tracker.metrics(facts, step=state.images)
         if job.mirror:
-            _copy(job.mirror, folder / f"{state.images:012d}")
+            _copy(job.mirror, folder / f"{state.images:012d}", job.tracker.run_id)
     job.world.wait()
     return folder / f"{state.images:012d}"
 
@@ -321,10 +321,10 @@ def _watch(signs: list[Symptom], images: int) -> dict[str, float]:
     return {f"symptom/{sign.name}": sign.value for sign in signs}
 
 
-def _copy(mirror: Mirror, path: Path) -> None:
+def _copy(mirror: Mirror, path: Path, mlflow_run: str) -> None:
     """Copy a checkpoint to the store; one that cannot be reached does not stop training."""
     try:
-        mirror.push(path)
+        mirror.push(path, mlflow_run)
     except RemoteError as error:
         log.warning("checkpoint %s stays on this machine for now: %s", path.name, error)
 

@@ -1,7 +1,7 @@
 """A run's checkpoints in the object store, so that any machine can go on, and one writer a run.
 
 s3://…/checkpoints/<run>/log/00000007                  JSON: who writes now, the newest checkpoint
-s3://…/checkpoints/<run>/<images>-<generation>/<file>  that checkpoint's files
+s3://…/checkpoints/<run>/<images>-<generation>/<file>  that checkpoint's files, and the run's log
 
 The log's entries are written once each (conditional put): who finds the next one taken is no longer
 the run's writer. A trainer that starts takes over by writing an entry of a higher generation, so
@@ -25,6 +25,7 @@ from training.s3 import Bucket, RemoteError
 from training.store import store_uri
 
 log = logging.getLogger(__name__)
+LOG = "log.jsonl"  # of the run, beside its checkpoints' folder
 
 
 class FencedError(RuntimeError):
@@ -42,6 +43,7 @@ class Entry:
     files: dict[str, str] = field(default_factory=dict)
     launch: str = ""  # the writer's
     overtaken: list[str] = field(default_factory=list)  # launches before it
+    mlflow_run: str = ""
 
 
 def new_launch() -> str:
@@ -92,21 +94,30 @@ class Mirror:
                 self.owner = owner
                 return mine
 
-    def push(self, checkpoint: Path) -> None:
-        """Copy a checkpoint's folder. Raises FencedError where another process is the writer."""
+    def push(self, checkpoint: Path, mlflow_run: str = "") -> None:
+        """Copy a checkpoint's folder, and the run's log with it.
+
+        Raises FencedError where another process is the writer.
+        """
         if not self.owner or self.entry.owner != self.owner:
             raise self._fenced(self.entry)
         if self._stands(self.number + 1):
             raise self._fenced(self._read(self.number + 1))
-        files = {
-            path.relative_to(checkpoint).as_posix(): sha256_file(path)
+        paths = {
+            path.relative_to(checkpoint).as_posix(): path
             for path in sorted(checkpoint.rglob("*"))
             if path.is_file()
         }
+        if (log_file := checkpoint.parents[1] / LOG).is_file():
+            paths[LOG] = log_file
+        files = {name: sha256_file(path) for name, path in paths.items()}
         folder = f"{checkpoint.name}-{self.entry.generation}"
         for name, digest in files.items():
-            self.bucket.upload(f"{self.run}/{folder}/{name}", checkpoint / name, digest)
-        made = replace(self.entry, images=int(checkpoint.name), folder=folder, files=files)
+            self.bucket.upload(f"{self.run}/{folder}/{name}", paths[name], digest)
+        made = replace(
+            self.entry, images=int(checkpoint.name), folder=folder, files=files,
+            mlflow_run=mlflow_run or self.entry.mlflow_run,
+        )  # fmt: skip
         if not self._write(made):
             raise self._fenced(self._read(self.number + 1))
         others = sorted(set(self.bucket.folders(f"{self.run}/")) - {folder, "log"})
@@ -114,7 +125,10 @@ class Mirror:
             self.bucket.delete(f"{self.run}/{old}/")
 
     def fetch(self, entry: Entry, folder: Path) -> Path:
-        """Bring the entry's checkpoint into `folder`, whole. Raises RemoteError."""
+        """Bring the entry's checkpoint into `folder`, whole, and the log beside it.
+
+        Raises RemoteError.
+        """
         target = folder / f"{entry.images:012d}"
         with whole_folder(target) as new:
             for name, digest in entry.files.items():
@@ -127,6 +141,8 @@ class Mirror:
                         f"{self.bucket.url}/{key}: altered since it was saved; delete {folder}"
                     )
                     raise RemoteError("corrupted", message)
+            if (new / LOG).is_file():
+                (new / LOG).replace(folder.parent / LOG)
         log.info("checkpoint %s brought from %s", target.name, self.bucket.url)
         return target
 

@@ -126,13 +126,17 @@ class Delivery(threading.Thread):
     def _open(self) -> None:
         """Create or join the run, and note what it is."""
         api, entities, plan = client(), mlflow().entities, self.plan
+        step, parent = injected()
+        if plan["run_id"] and not self._known(plan["run_id"]):
+            self._remember(run_id="", joined=False, described=False)
         if not plan["run_id"]:
-            step, parent = injected()
             child = os.environ.get("RUN_AS_CHILD")  # one of several models of a step
             if step and parent and not child:  # the platform's run for this very step
                 self._remember(run_id=step, joined=True)
             else:
                 self._remember(run_id=self._child(step or parent_run(plan["experiment"])))
+        elif plan["run_id"] == step:
+            self._remember(joined=True)
         elif not plan["joined"]:
             api.update_run(plan["run_id"], status="RUNNING")
         if not plan["described"]:
@@ -145,6 +149,16 @@ class Delivery(threading.Thread):
                 log_dataset(plan["run_id"], **plan["dataset"])
             self._remember(described=True)
         self._opened = True
+
+    @staticmethod
+    def _known(run_id: str) -> bool:
+        """Whether the server has this run: it may be another server, or the run thrown away."""
+        try:
+            return bool(client().get_run(run_id).info.lifecycle_stage == "active")
+        except mlflow().exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
 
     def _child(self, parent: str) -> str:
         api = client()

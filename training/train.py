@@ -13,8 +13,9 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -24,6 +25,10 @@ from training.files import canonical_json, sha256_bytes
 from training.presets import model_from_json, parse, resolve
 from training.source import code_hash
 from training.store import Manifest
+
+if TYPE_CHECKING:
+    from training.loop import Job
+    from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
 STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
@@ -99,7 +104,6 @@ def train(
     from training.precision import use_bf16
     from training.resume import resume
     from training.telemetry import summed
-    from training.tracker import Tracker
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     manifest = Manifest.read(dataset, "dataset")
@@ -124,47 +128,55 @@ def train(
             "init": init,
             "code": code,
         }
-        tracker = Tracker()
-        if here.rank == 0 and experiment:
-            tracker = Tracker.start(
-                experiment,
-                f"train {model} seed {settings.seed}",
-                {**config["model"], **config["train"], "size": faces.size},
-                {
-                    "role": "training",
-                    "dataset": manifest.digest,
-                    "model": model,
-                    "preset": preset or "none",
-                },
-                {
-                    "name": "+".join(labels.name for labels in faces.space.sets),
-                    "digest": short_md5(str(manifest.meta.get("md5") or manifest.digest[:36])),
-                    "source": str(dataset),
-                },
-                folder=run / "tracking",
-            )
         copies = mirror(own.name, settings.keep)
-        job = Job(network, settings, faces, held_out, run, config, here, tracker, copies)
+        job = Job(network, settings, faces, held_out, run, config, here, mirror=copies)
         state = build_state(job)
         if not resume(state, job):
             state.extra["bf16"] = use_bf16(settings.precision, here)
             if init:
                 checkpoint.warm_start(init, state)
+        if here.rank == 0 and experiment:
+            job = replace(job, tracker=_tracker(job, dataset, manifest, experiment))
         try:
             last = fit(job, state)
         except StoppedError as stop:
-            tracker.close("KILLED")
+            job.tracker.close("KILLED")
             sys.stderr.write(f"{stop}\n")
             raise SystemExit(STOPPED) from stop
         except BaseException:
-            tracker.close("FAILED")
+            job.tracker.close("FAILED")
             raise
-        if undelivered := tracker.close("FINISHED"):
+        if undelivered := job.tracker.close("FINISHED"):
             log.warning("%s", undelivered)
         if here.rank == 0:
             took = summed(run / "log.jsonl", settings.price_per_hour)
-            _publish(last, run, out, manifest, tracker.run_id, settings.seed, took)
+            _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, took)
         here.wait()
+
+
+def _tracker(job: "Job", dataset: Path, manifest: Manifest, experiment: str) -> "Tracker":
+    """The MLflow run of this training; of a part that another machine did, too."""
+    from training.tracker import Tracker
+
+    config = job.config
+    return Tracker.start(
+        experiment,
+        f"train {config['name']} seed {job.train.seed}",
+        {**config["model"], **config["train"], "size": job.faces.size},
+        {
+            "role": "training",
+            "dataset": manifest.digest,
+            "model": config["name"],
+            "preset": config["preset"] or "none",
+        },
+        {
+            "name": "+".join(labels.name for labels in job.faces.space.sets),
+            "digest": short_md5(str(manifest.meta.get("md5") or manifest.digest[:36])),
+            "source": str(dataset),
+        },
+        run_id=job.mirror.entry.mlflow_run if job.mirror else "",
+        folder=job.run / "tracking",
+    )
 
 
 @contextmanager
