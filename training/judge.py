@@ -25,7 +25,7 @@ from training.config import JudgeConfig, from_json
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
 from training.files import canonical_json, read_json, sha256_bytes, write_bytes
-from training.judge_fit import train
+from training.judge_fit import scaled, train
 from training.judge_nets import ResNet18, SmallVGG
 from training.protocol import JUDGE_RECIPE
 from training.store import Entry, Manifest, Store, StoreError
@@ -46,7 +46,8 @@ class Judge:
     def predict(self, dataset: int, images: Tensor) -> Tensor:
         """Logits (n, k) (intensities where labels are continuous) of (n, 3, s, s) in [-1, 1]."""
         with torch.inference_mode():
-            return self.nets[dataset](images.to(self.device))
+            logits = self.nets[dataset](images.to(self.device))
+        return scaled(self.space.sets[dataset].kind, logits)
 
     def features(self, dataset: int, images: Tensor) -> Tensor:
         """(n, 128) of the second judge, for the Fréchet distance."""

@@ -19,17 +19,23 @@ from training.metrics import auc
 from training.progress import Progress
 
 SHIFT = 3  # px at 64; the training images are moved by up to this, scaled with the size
+INTENSITY_WEIGHT = 4.0  # beside the softmax over people
 SCALE = 16.0  # of the cosines before the softmax over people
 RESIDENT = 6 << 30  # bytes; smaller data sets are kept on the device whole
 
 
 def decide(kind: str, logits: Tensor) -> Tensor:
-    """What logits (n, k) say, as labels: 0/1 each, one 1 a row, or the intensities themselves."""
+    """What `scaled` logits (n, k) say, as labels: 0/1 each, one 1 a row, or intensities."""
     if kind == "binary":
         return (logits > 0).to(torch.float32)
     if kind == "onehot":
         return F.one_hot(logits.argmax(1), logits.shape[1]).to(torch.float32)
     return logits
+
+
+def scaled(kind: str, logits: Tensor) -> Tensor:
+    """Logits (n, k), or intensities in [0, 1] where the labels are such."""
+    return torch.sigmoid(logits) if kind == "continuous" else logits
 
 
 def agree(kind: str, decided: Tensor, labels: Tensor) -> Tensor:
@@ -62,11 +68,11 @@ def _augment(images: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def label_loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    if kind == "binary":
-        return F.binary_cross_entropy_with_logits(logits, labels)
+    """Cross entropy; of intensities too, which a squared error leaves at their low mean for long."""
     if kind == "onehot":
         return F.cross_entropy(logits, labels.argmax(1))
-    return F.mse_loss(logits, labels)
+    loss = F.binary_cross_entropy_with_logits(logits, labels)
+    return INTENSITY_WEIGHT * loss if kind == "continuous" else loss
 
 
 @contextlib.contextmanager
@@ -143,6 +149,7 @@ def _clean(
     """Accuracy on untouched test images, each label's beside its balanced one and its share."""
     answers = (net(x.to(device)) for x in _batches(part))
     logits = torch.cat([(a[0] if isinstance(a, tuple) else a).cpu() for a in answers])
+    logits = scaled(labels.kind, logits)
     right = agree(labels.kind, decide(labels.kind, logits), part.labels)
     if labels.kind == "onehot":
         hits = right.all(1)

@@ -92,10 +92,9 @@ _SMALL_ATTGAN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _demo(name: str, model: Any, attributes: tuple[str, ...] = (), **train: Any) -> Config:
+def _demo(name: str, model: Any, **train: Any) -> Config:
     """The demo with another model, on the same faces and judged alike."""
-    data = replace(_DEMO.data, attributes=attributes) if attributes else _DEMO.data
-    return replace(_DEMO, name=name, model=model, data=data, train=replace(_DEMO.train, **train))
+    return replace(_DEMO, name=name, model=model, train=replace(_DEMO.train, **train))
 
 
 _SMOKE = replace(
@@ -127,14 +126,17 @@ def _smoke(row: Config) -> Config:
 _OTHERS = (
     _demo("attgan", AttGAN(**_SMALL_ATTGAN)),
     _demo("stgan", STGAN(**_SMALL_ATTGAN, shortcut_layers=3, inject_layers=3)),
-    _demo(
-        "ganimation",
-        GANimation(
-            conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
-            d_lr=8e-4, averages=True,
+    replace(
+        _demo(
+            "ganimation",
+            GANimation(
+                conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
+                d_lr=8e-4, averages=True,
+            ),
+            warmup_images=0,  # copying would teach the mask to keep everything
         ),
-        UNITS[:-1],  # the drawn faces never blink (AU45)
-        warmup_images=0,  # copying would teach the mask to keep everything
+        data=replace(_DEMO.data, attributes=UNITS[:-1]),  # the drawn faces never blink (AU45)
+        judge=JudgeConfig(images=(9_600,), batch=32),  # what units show is small
     ),
     _demo(
         "cyclegan",

@@ -1,6 +1,6 @@
 """Versions of how things are judged; part of the identity of every score. Imports nothing heavy."""
 
 # How the judges are built and trained: raise it with any change that gives other weights.
-JUDGE_RECIPE = "1"
+JUDGE_RECIPE = "2"
 # How edits are scored: raise it with any change that gives other numbers for the same pictures.
 PROTOCOL = "2"
