@@ -68,7 +68,7 @@ def decide(
     floors = config.must_learn and (copy is not None or blind is not None)
     if floors or champion is not None:
         checks.append(_crowd(challenger))
-    for floor, of in ((copy, "a copied input"), (blind, "its own output for unchanged labels")):
+    for floor, of in ((copy, "a copied input"), (blind, "its output for unchanged labels")):
         if floor is not None and config.must_learn:
             checks.append(_learned(challenger, floor, of, config))
     if champion is not None:
@@ -172,7 +172,7 @@ def _crowd(table: pd.DataFrame) -> Check:
 
 def _learned(table: pd.DataFrame, floor: pd.DataFrame, of: str, config: EvalConfig) -> Check:
     lower = _lower(table, floor, config)
-    return Check("learned", lower, 0.0, lower > 0,
+    return Check(f"above {of}", lower, 0.0, lower > 0,
                  f"did not learn: its edits are not above those of {of} "
                  f"(lower end of the rise {lower:.3f})")  # fmt: skip
 
