@@ -16,6 +16,8 @@ from pipelines import containers
 
 ROOT = Path(__file__).parents[1]
 BASE = "localhost/stargan-base:bookworm"
+TRAIN_BASE = "localhost/stargan-torch:bookworm"  # for CUDA's, which is not to be had here
+IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
 USER = 10001  # the images' own
 SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
          "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
@@ -35,13 +37,14 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         "DOCKER_HOST": f"unix://{folder}/podman.sock",
         "BUILDER": "podman",
         "BASE_IMAGE": BASE,
+        "TRAIN_BASE_IMAGE": TRAIN_BASE,
         "BUILD_FLAGS": "--isolation chroot --network host --pull=never --layers "
         "--ulimit nofile=20000:20000",
     }
     build(environment, ".ci/base", BASE)
+    build(environment, ".ci/base", TRAIN_BASE, BASE)
     build(environment, "components/image.sh", "steps", STEPS_IMAGE)
-    # Without CUDA's base at hand, the CPU image does the training.
-    build(environment, "podman", "tag", STEPS_IMAGE, TRAIN_IMAGE)
+    build(environment, "components/image.sh", "train", TRAIN_IMAGE)
     service = subprocess.Popen(
         ["podman", "system", "service", "--time=0", environment["DOCKER_HOST"]],
         env=environment, start_new_session=True, stderr=subprocess.DEVNULL,
@@ -62,38 +65,45 @@ def build(environment: dict[str, str], *command: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-def inspect(environment: dict[str, str]) -> dict[str, Any]:
-    command = ["podman", "image", "inspect", STEPS_IMAGE]
+def inspect(environment: dict[str, str], image: str) -> dict[str, Any]:
+    command = ["podman", "image", "inspect", image]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return dict(json.loads(out.stdout)[0])
 
 
-def inside(environment: dict[str, str], *command: str, flags: tuple[str, ...] = ()) -> str:
+def inside(
+    environment: dict[str, str], image: str, *command: str, flags: tuple[str, ...] = ()
+) -> str:
     """What a command in the image says; with a read-only root and nothing but /tmp to write to."""
-    line = ["podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp", *flags, STEPS_IMAGE]
+    line = ["podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp", *flags, image]
     done = subprocess.run([*line, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str]) -> None:
-    found = inspect(podman)["Config"]
+@IMAGES
+def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str], image: str) -> None:
+    found = inspect(podman, image)["Config"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert found["Labels"]["SOURCE_REVISION"].removesuffix("-dirty") == head.stdout.strip()
     assert found["User"] == f"{USER}:{USER}"
-    assert "training.train" in inside(podman, "python", "-m", "training.train", "--help")
-    assert inside(podman, "id", "-u").strip() == str(USER)
+    assert "training.train" in inside(podman, image, "python", "-m", "training.train", "--help")
+    assert inside(podman, image, "id", "-u").strip() == str(USER)
 
 
-def test_the_image_has_the_code_and_the_packages_of_the_lock(podman: dict[str, str]) -> None:
+@IMAGES
+def test_the_image_has_the_code_and_the_packages_of_the_lock(
+    podman: dict[str, str], image: str
+) -> None:
     """The code hash is the clone's."""
     from training.source import code_hash, lock_hash
 
     code = "from training.source import *; print(code_hash(), lock_hash(), *git_state())"
-    said = inside(podman, "python", "-c", code).split()
+    said = inside(podman, image, "python", "-c", code).split()
     assert said[:2] == [code_hash(), lock_hash()]
-    names = inside(podman, "python", "-m", "pip", "list", "--format=freeze")
+    names = inside(podman, image, "python", "-m", "pip", "list", "--format=freeze")
     assert "kfp==2.17.0" in names
+    assert "torch==2." in names
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
 
 
@@ -103,12 +113,14 @@ def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
         "from training.trainjob import *;"
         "print(manifest(Request('{}', 'stargan', '{}', '{}'), Shape(nodes=3), [])['kind'])"
     )
-    assert inside(podman, "python", "-c", code, flags=("-w", "/tmp")).split() == ["TrainJob"]
+    said = inside(podman, TRAIN_IMAGE, "python", "-c", code, flags=("-w", "/tmp"))
+    assert said.split() == ["TrainJob"]
 
 
-def test_no_compiler_and_no_cache_is_left(podman: dict[str, str]) -> None:
+@IMAGES
+def test_no_compiler_and_no_cache_is_left(podman: dict[str, str], image: str) -> None:
     script = "command -v gcc cc make git; ls -A /root/.cache /tmp /mnt 2>/dev/null; true"
-    left = inside(podman, "sh", "-c", script, flags=("--user", "0"))
+    left = inside(podman, image, "sh", "-c", script, flags=("--user", "0"))
     assert not [line for line in left.split() if line not in ("/tmp:", "/mnt:")], left
 
 

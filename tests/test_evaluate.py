@@ -301,7 +301,7 @@ def test_a_judge_that_always_says_zero_is_half_right(units: Path) -> None:
 
     class Zero(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.zeros(len(x), len(labels.names))
+            return torch.full((len(x), len(labels.names)), -20.0)
 
     facts = _clean(Zero(), rare, labels, torch.device("cpu"))  # type: ignore[arg-type]
     assert facts["accuracy"] == pytest.approx(0.5)

@@ -74,14 +74,28 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
     assert database.stdout == "searched\n", database.stdout + database.stderr
 
 
-def release(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
-    """Exit code and word of `python -m training.release` with what the run above made."""
+def program(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
+    """Exit code and word of `python -m training.…` with what the run above made."""
     done = subprocess.run(
-        [sys.executable, "-m", "training.release", *words], cwd=place, text=True,
+        [sys.executable, "-m", f"training.{words[0]}", *words[1:]], cwd=place, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, **stack.exports(), **more},
     )  # fmt: skip
     return done.returncode, done.stdout
+
+
+def release(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
+    return program(stack, place, "release", *words, **more)
+
+
+def training(place: Path, images: int, out: Path) -> list[str]:
+    """A training of the run's data, some seconds a checkpoint."""
+    config = (
+        f"images={images};decay_images=32;warmup_images=32;log_images=32;sample_images={images};"
+        "checkpoint_images=32;d_repeat_num=4;seed=1"
+    )
+    return ["train", manifests(place)[2], "--preset", "smoke", "--set", config,
+            "--experiment", "faults", "--out", str(out)]  # fmt: skip
 
 
 def manifests(place: Path) -> list[str]:
@@ -153,6 +167,57 @@ def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
     assert release(stack, place, "verify", f"without-{name}/1")[0] == 0
 
 
+def test_a_training_outlives_mlflow_and_postgres(
+    stack: Stack, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both killed in the middle, back some seconds later: every step arrives in one run."""
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place)
+    before = set(place.glob("runs/train/*"))
+
+    def fail() -> None:
+        while not [new for run in set(place.glob("runs/train/*")) - before
+                   for new in run.glob(f"checkpoints/{320:012d}")]:  # fmt: skip
+            time.sleep(0.05)
+        kill(stack, "mlflow")
+        kill(stack, "postgres")
+        time.sleep(8.0)
+        up(stack)
+
+    away = threading.Thread(target=fail, daemon=True)
+    away.start()
+    code, said = program(stack, place, *training(place, 1600, tmp_path / "model.json"))
+    away.join()
+    assert code == 0, said
+    assert "training goes on" in said, said
+    made = Manifest.read(tmp_path / "model.json", "model")
+    sent = subprocess.run([sys.executable, "-c", STEPS, made.meta["mlflow_run"]],
+                          capture_output=True, text=True)  # fmt: skip
+    steps = list(range(32, 1601, 32))
+    assert sent.stdout == f"FINISHED {steps}\n", sent.stdout + sent.stderr
+
+
+def test_wrong_keys_are_named_wherever_the_store_is_needed(
+    stack: Stack, place: Path, tmp_path: Path
+) -> None:
+    """On a machine that has none of the bytes yet; and the keys are not in what is said."""
+    wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-secret", "NODE_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "out.json"
+    for words in (
+        ["release", "register", *manifests(place), "--name", "keyless", "--out", str(out)],
+        training(place, 1632, out),
+    ):
+        code, said = program(stack, place, *words, **wrong)
+        assert code == 2, said
+        assert "the credentials are refused" in said
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+        assert "not-the-secret" not in said
+        assert "Traceback" not in said
+        assert not out.exists()
+    assert release(stack, place, "show", "keyless")[1].count("\n") <= 1
+
+
 def test_a_wrong_password_is_named(stack: Stack, place: Path) -> None:
     given = ["register", *manifests(place), "--name", "denied", "--out", "denied.json"]
     code, said = release(stack, place, *given, MLFLOW_TRACKING_PASSWORD="wrong")
@@ -160,6 +225,14 @@ def test_a_wrong_password_is_named(stack: Stack, place: Path) -> None:
     assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
     assert "Traceback" not in said
 
+
+STEPS = """
+import sys
+from mlflow import MlflowClient
+run = MlflowClient().get_run(sys.argv[1])
+points = MlflowClient().get_metric_history(sys.argv[1], "lr_scale")
+print(run.info.status, sorted(p.step for p in points))
+"""
 
 DUMP = """
 import json, os, sys
