@@ -22,7 +22,7 @@ from training.data.unify import unify
 from training.models import MODELS
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
-from training.symptoms import LEAST, MOST, balance
+from training.symptoms import LEAST, MOST, balance, worst_balance
 from training.train import train
 
 IMAGES = 2_000
@@ -114,3 +114,19 @@ def test_a_gans_lead_is_none_at_one_half_and_one_where_d_is_sure(
 
 def test_without_an_adversarial_step_there_is_no_balance() -> None:
     assert balance(StarGAN(), {"warmup/rec": 1.0}, 64) == []
+    assert worst_balance(StarGAN(), {"seconds": 1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "worst", "bad"),
+    [(0.1, 0.5, 0.1, False), (0.1, 1.2, 1.2, True), (-0.4, 1.2, -0.4, True),
+     (-0.05, 0.9, -0.05, False)],
+)  # fmt: skip
+def test_the_worst_balance_is_the_one_furthest_beyond_its_range(
+    least: float, most: float, worst: float, bad: bool
+) -> None:
+    """Of a wgan's −0.1 to 1; within it, the one that came closest to an end."""
+    took = {"balance": 0.3, "balance_least": least, "balance_most": most}
+    (found,) = worst_balance(StarGAN(), took)
+    assert (found.value, found.bad) == (worst, bad)
+    assert found.says.endswith("in training; at its end 0.3")

@@ -1,6 +1,7 @@
 """Evaluation on toy data, where colours show the labels and a perfect editor can be written."""
 
 import json
+import re
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import as_dict
-from training.config import EvalConfig, JudgeConfig, to_json
+from training.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.distances import Distances
@@ -28,6 +29,7 @@ from training.models.stargan import StarGAN
 from training.pinned import pinned
 from training.score import copies, margin, score
 from training.store import Entry, Manifest, Store
+from training.train import train
 
 JUDGE = to_json(JudgeConfig(images=(800,), batch=16, lr=3e-3, floor=0.7))
 EVAL = to_json(EvalConfig(limit=8, bootstrap=50))
@@ -380,6 +382,30 @@ def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
     assert "<b>toy" not in page
     assert made.local("report.html").read_text() == page
     assert "Did not learn" in page
+
+
+@pytest.mark.parametrize(("d_lr", "gp", "alarm"), [(1e-4, 10.0, False), (0.3, 0.0, True)])
+def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
+    d_lr: float, gp: float, alarm: bool, binary: Path, frozen: Frozen, tmp_path: Path
+) -> None:
+    """Without the penalty and at a high rate D leaves G behind; as published it does not."""
+    network = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, d_lr=d_lr,
+                      lambda_gp=gp)  # fmt: skip
+    config = TrainConfig(images=64, decay_images=0, batch=8, log_images=8, sample_images=64,
+                         checkpoint_images=64, precision="fp32")  # fmt: skip
+    train(binary, tmp_path / "model.json", "stargan", to_json(network), to_json(config),
+          run=tmp_path / "run")  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    leads = [row["symptom/balance"] for row in rows]
+    assert (max(leads) > 1) == alarm
+    worst = max(leads) if alarm else min(leads)  # 0 is nearer to the lower end
+    paths = [tmp_path / name for name in ("o.json", "r.html", "m.json")]
+    evaluate(tmp_path / "model.json", binary, frozen[0], EVAL, *paths)
+    page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
+    assert numbers["symptom_balance"] == worst
+    said = f"balance {worst:.3g}: D has left G behind in training; at its end {leads[-1]:.3g}"
+    assert (f'<div class="note bad">{said}</div>' in page) == alarm
+    assert re.search(rf"<td>balance</td>.*{re.escape(f'{worst:.3g}')}</td>", page)
 
 
 def test_promotion_finds_the_scores_in_the_store(

@@ -71,10 +71,13 @@ def test_a_log_is_summed_by_time(tmp_path: Path) -> None:
         {"images": 100, "images_per_second": 10.0, "data_wait_share": 0.5, "gpu_utilisation": 90.0},
         {"images": 200, "images_per_second": 2.5, "data_wait_share": 0.1, "gpu_utilisation": 40.0},
     ]
+    for row, lead in zip(rows, (1.5, 0.25), strict=True):
+        row["symptom/balance"] = lead
     log.write_text("".join(f"{json.dumps(same | row)}\n" for row in rows))
     assert summed(log, price=72.0) == pytest.approx({
         "seconds": 50.0, "images": 200, "images_per_second": 4.0, "data_wait_share": 0.18,
         "checkpoint_seconds": 3.0, "memory_mib": 7.0, "gpu_utilisation": 50.0, "cost": 1.0,
+        "balance": 0.25, "balance_least": 0.25, "balance_most": 1.5,
     })  # fmt: skip
     assert summed(tmp_path / "absent") == {}
 

@@ -39,7 +39,7 @@ from training.score import (
 from training.scorecard import scorecard
 from training.store import Manifest, Store
 from training.summary import Numbers, key, summarise
-from training.symptoms import symptoms
+from training.symptoms import symptoms, worst_balance
 
 INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
 SWEPT = 64  # images of each data set at each intensity
@@ -115,11 +115,13 @@ def evaluate(
     for row in details["sweep"]:
         at = f"at_{row['intensity']:g}"
         numbers |= {key(k, at): row[k] for k in ("success_mean", "preservation_mean")}
+    took = trained.about.get("training", {})
     signs = symptoms(translator.model, translator.nets, faces, translator.space, frozen.device)
+    signs += worst_balance(translator.model, took)
     numbers |= {f"symptom_{s.name}": s.value for s in signs}
     details |= {"diversity": apart, "styles": far_styles}
-    details["symptoms"] = [f"{s.name} {s.value:.3g}: {s.says}" for s in signs if s.bad]
-    details["training"] = trained.about.get("training", {})
+    details["symptoms"] = [{**s._asdict(), "bad": s.bad} for s in signs]
+    details["training"] = took
     page = scorecard(_finite(numbers), details, pictures, translator.config)
     manifest = _write(meta, numbers, details, table, pictures, page, store)
     _keep_scores(trained, table, meta["identity"], store)

@@ -324,6 +324,29 @@ def _judges(details: dict[str, Any]) -> list[Markup]:
     return parts
 
 
+def _alarms(signs: Sequence[dict[str, Any]]) -> list[Markup]:
+    return [note(f"{s['name']} {s['value']:.3g}: {s['says']}", "bad") for s in signs if s["bad"]]
+
+
+def _symptoms(signs: Sequence[dict[str, Any]]) -> list[Markup]:
+    """Every watched way of going wrong beside its range, well or not."""
+    if not signs:
+        return []
+    rows = [
+        [s["name"], f"{s['value']:.3g}", f"{s['low']:g}", f"{s['high']:g}",
+         s["says"] if s["bad"] else "well"]
+        for s in signs
+    ]  # fmt: skip
+    return [
+        heading("Symptoms"),
+        paragraph(
+            "Known ways of going wrong, on held-out images; balance is the lead of D over G (0: D "
+            "cannot tell, 1: it is sure) where it was worst in training."
+        ),
+        table(["", "value", "at least", "at most", ""], rows),
+    ]
+
+
 def _training(took: dict[str, float]) -> list[Markup]:
     """What the training took, where its manifest tells."""
     shown = {
@@ -336,6 +359,9 @@ def _training(took: dict[str, float]) -> list[Markup]:
         "gpu_memory_mib": ("GPU memory, peak", lambda v: f"{v:,.0f} MiB"),
         "gpu_utilisation": ("GPU busy", lambda v: f"{v:.0f} %"),
         "cost": ("cost at train.price_per_hour", lambda v: f"{v:.2f}"),
+        "balance_least": ("D's lead over G, least", lambda v: f"{v:.3g}"),
+        "balance_most": ("D's lead over G, most", lambda v: f"{v:.3g}"),
+        "balance": ("D's lead over G, at the end", lambda v: f"{v:.3g}"),
     }
     rows = [[word, show(took[name])] for name, (word, show) in shown.items() if name in took]
     return [heading("Training"), table(["", ""], rows)] if rows else []
@@ -367,13 +393,14 @@ def scorecard(
     origin = [[k, details[k]] for k in ("identity", "split", "judge", "dataset", "model")]
     parts = [
         *_verdict(numbers, details),
-        *(note(text, "bad") for text in details["symptoms"]),
+        *_alarms(details["symptoms"]),
         *gallery("samples"),
         *_edits(details, ceilings),
         *_quality(numbers, details),
         *_intensities(numbers, details),
         *_diversity(details),
         *_sweep(details["sweep"], config.get("model", {}).get("test_int")),
+        *_symptoms(details["symptoms"]),
         *gallery("fig7"),
         *_masks(details["masks"]),
         *gallery("fig6"),

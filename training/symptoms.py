@@ -7,7 +7,7 @@ import torch
 
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
-from training.models.base import Model, Nets, Symptom
+from training.models.base import Adversarial, Model, Nets, Symptom
 from training.showing import held_out
 
 IMAGES = 64  # held-out images of each data set that are looked at
@@ -62,5 +62,22 @@ def balance(model: Model, means: Mapping[str, float], size: int) -> list[Symptom
         "gan": 1 - loss / (2 * math.log(2)),
         "lsgan": 1 - loss / 0.25,
     }[adversarial.form]
-    says = "D has left G behind" if lead > 0 else "G's pictures pass for more real than real ones"
-    return [Symptom("balance", lead, LEAST[adversarial.form], MOST[adversarial.form], says)]
+    return [_lead(lead, adversarial)]
+
+
+def _lead(value: float, adversarial: Adversarial) -> Symptom:
+    says = "D has left G behind" if value > 0 else "G's pictures pass for more real than real ones"
+    return Symptom("balance", value, LEAST[adversarial.form], MOST[adversarial.form], says)
+
+
+def worst_balance(model: Model, took: Mapping[str, float]) -> list[Symptom]:
+    """The lead in a training's summary that went furthest beyond its range, or came closest to it.
+
+    None where the summary has none: trained before it was kept, or without an adversarial step.
+    """
+    adversarial = getattr(model, "adversarial", None)
+    if adversarial is None or "balance" not in took:
+        return []
+    ends = (_lead(took[name], adversarial) for name in ("balance_least", "balance_most"))
+    sign = max(ends, key=lambda end: max(end.low - end.value, end.value - end.high))
+    return [sign._replace(says=f"{sign.says} in training; at its end {took['balance']:.3g}")]

@@ -76,7 +76,8 @@ def summed(path: Path, price: float = 0.0) -> dict[str, float]:
     """What a training took, from its log.jsonl: of the parts that count, not of those redone.
 
     seconds, images, images_per_second, data_wait_share, checkpoint_seconds, peak memory, mean GPU
-    utilisation (%) where there is one, and the cost at `price` an hour. Empty without a log.
+    utilisation (%) where there is one, the cost at `price` an hour, and of D's lead over G, where
+    it was watched, the last value, the least and the most. Empty without a log.
     """
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     spans = []
@@ -105,6 +106,8 @@ def summed(path: Path, price: float = 0.0) -> dict[str, float]:
         facts["gpu_utilisation"] = mean("gpu_utilisation")
     if price:
         facts["cost"] = price * seconds / 3600
+    if leads := [row["symptom/balance"] for row in rows if "symptom/balance" in row]:
+        facts |= {"balance": leads[-1], "balance_least": min(leads), "balance_most": max(leads)}
     return facts
 
 
