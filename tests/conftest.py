@@ -178,6 +178,27 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Every model by name, as small as 16 px allow."""
+    from training.models import MODELS
+
+    attgan = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
+    stargan = {"conv_dim": 4, "repeat_num": 1, "d_conv_dim": 4, "d_repeat_num": 2}
+    pairs = {"dim": 4, "blocks": 1, "d_dim": 4}
+    settings: dict[str, dict[str, Any]] = {
+        "attgan": attgan,
+        "stgan": attgan | {"shortcut_layers": 1, "inject_layers": 1},
+        "cyclegan": pairs | {"d_layers": 1},
+        "diat": pairs | {"d_repeat_num": 2},
+        "icgan": {"dim": 4, "latent": 4, "e_dim": 4, "z_hidden": 8, "y_hidden": 8},
+        "starganv2": {"dim": 4, "max_dim": 8, "hidden": 8},
+        "ganimation": stargan,
+        "stargan": stargan,
+    }
+    return {name: model(**settings[name]) for name, model in MODELS.items()}
+
+
 def make_dataset(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
     """A manifest of kind "dataset" whose colours show the labels; written to `path`."""
     random = np.random.RandomState(7)

@@ -16,29 +16,15 @@ from training.checkpoint import translator_from_files
 from training.data.dataset import to_uint8
 from training.data.labels import UNITS, LabelSet, LabelSpace
 from training.files import write_json
-from training.models.attgan import AttGAN
+from training.models import MODELS
 from training.models.base import Ask
-from training.models.cyclegan import CycleGAN
-from training.models.ganimation import GANimation
-from training.models.stargan import StarGAN
-from training.models.starganv2 import StarGANv2
-from training.models.stgan import STGAN
 
 NAMES = ("Black_Hair", "Blond_Hair", "Male")
 FACES = LabelSet("celeba", "binary", NAMES, (NAMES[:2],))
 MOODS = LabelSet("rafd", "onehot", ("angry", "happy", "sad"))
 BINARY, CLASSES, JOINT = LabelSpace((FACES,)), LabelSpace((MOODS,)), LabelSpace((FACES, MOODS))
 AUS = LabelSpace((LabelSet("units", "continuous", UNITS),))
-_ATTGAN: dict[str, Any] = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
-MODELS: dict[str, tuple[Any, LabelSpace]] = {
-    "stargan": (StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2), BINARY),
-    "attgan": (AttGAN(**_ATTGAN), BINARY),
-    "stgan": (STGAN(**_ATTGAN, shortcut_layers=1, inject_layers=1), BINARY),
-    "cyclegan": (CycleGAN(dim=4, blocks=1, d_dim=4, d_layers=1), BINARY),
-    "ganimation": (GANimation(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2), AUS),
-    "starganv2": (StarGANv2(dim=4, max_dim=8, hidden=8), CLASSES),
-}
-JOINT_STARGAN = {"stargan": (MODELS["stargan"][0], JOINT)}
+SPACES = dict.fromkeys(MODELS, BINARY) | {"ganimation": AUS, "starganv2": CLASSES}
 Edit = Callable[..., np.ndarray]
 
 
@@ -58,15 +44,15 @@ def saved(folder: Path, name: str, model: Any, space: LabelSpace) -> dict[str, P
 
 
 @pytest.fixture
-def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+def edit(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     """Edit one drawn picture as a user does; gives the pixels written."""
     face, out = tmp_path / "face.png", tmp_path / "out.png"
     pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).save(face)
     Image.fromarray(pixels[::-1]).save(tmp_path / "style.png")
 
-    def run(name: str, *arguments: str, models: Any = MODELS) -> np.ndarray:
-        files = saved(tmp_path / name, name, *models[name])
+    def run(name: str, *arguments: str, space: LabelSpace | None = None) -> np.ndarray:
+        files = saved(tmp_path / name, name, small[name], space or SPACES[name])
         monkeypatch.setattr(translate, "registered_files", lambda reference: files)
         translate.main([f"{name}@champion", str(face), str(out), *arguments])
         with Image.open(out) as picture:
@@ -75,11 +61,11 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     return run
 
 
-def direct(
-    tmp_path: Path, name: str, source: Any, target: Any, ask: Ask, models: Any = MODELS
-) -> np.ndarray:
-    """The same edit by the model itself, of c̃ written out."""
-    translator = translator_from_files(saved(tmp_path / name, name, *models[name]))
+def direct(tmp_path: Path, name: str, source: Any, target: Any, ask: Ask) -> np.ndarray:
+    """The same edit by the model that `edit` saved, of c̃ written out."""
+    folder = tmp_path / name
+    files = {f"nets/{path.name}": path for path in folder.glob("*.safetensors")}
+    translator = translator_from_files(files | {p.name: p for p in folder.glob("*.json")})
     image = translate.square(translate.upright(tmp_path / "face.png"), 16)
     c = [None if v is None else torch.tensor([v], dtype=torch.float32) for v in (source, target)]
     return to_uint8(dataclasses.replace(translator, ask=ask)(image, *c))[0].numpy()  # type: ignore[arg-type]
@@ -139,8 +125,8 @@ def test_each_part_of_an_ask_changes_the_picture(edit: Edit, tmp_path: Path) -> 
 def test_a_joint_model_gets_the_mask_of_the_set_that_is_named(
     typed: list[str], target: list[int], edit: Edit, tmp_path: Path
 ) -> None:
-    made = edit("stargan", *typed, models=JOINT_STARGAN)
-    assert np.array_equal(made, direct(tmp_path, "stargan", None, target, Ask(), JOINT_STARGAN))
+    made = edit("stargan", *typed, space=JOINT)
+    assert np.array_equal(made, direct(tmp_path, "stargan", None, target, Ask()))
 
 
 WORDS: list[tuple[str, list[str], str]] = [
@@ -149,7 +135,6 @@ WORDS: list[tuple[str, list[str], str]] = [
     ("stargan", ["Blond_Hair=0.3"], "Blond_Hair=0.3: celeba knows on and off"),
     ("stargan", ["Male", "Male=0"], "Male: given twice"),
     ("stargan", ["Black_Hair", "Blond_Hair"], "Black_Hair, Blond_Hair: a picture has one of these"),
-    ("stargan", ["Male", "--seed", "3"], "stargan takes no seed; it takes labels"),
     ("attgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
     ("stgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
     ("cyclegan", ["Blond_Hair"], "say which labels the picture has"),
@@ -174,6 +159,31 @@ def test_what_a_model_cannot_do_is_refused_in_words_and_nothing_is_written(
     assert not (tmp_path / "out.png").exists()
 
 
+# What is typed for each field of an ask, and labels that every model of a space can be asked for.
+FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
+LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Ask)])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
+    name: str, field: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every model: another picture, or what it takes in words and none."""
+    monkeypatch.chdir(tmp_path)
+    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name], "takes", ())
+    plain = edit(name, *typed)
+    (tmp_path / "out.png").unlink()
+    more = (f"--{field}", FLAGS[field])
+    if field in takes:
+        assert (edit(name, *typed, *more) != plain).any()
+        return
+    says = f"{name} takes no {field}; it takes {', '.join(('labels', *takes))}"
+    with pytest.raises(ValueError, match=f"^{says}$"):
+        edit(name, *typed, *more)
+    assert not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
@@ -184,7 +194,7 @@ def test_what_a_model_cannot_do_is_refused_in_words_and_nothing_is_written(
 )
 def test_labels_of_no_or_two_sets_are_refused(typed: list[str], says: str, edit: Edit) -> None:
     with pytest.raises(ValueError, match=says):
-        edit("stargan", *typed, models=JOINT_STARGAN)
+        edit("stargan", *typed, space=JOINT)
 
 
 def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
