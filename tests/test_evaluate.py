@@ -378,6 +378,9 @@ def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
     assert {"success_celeba_H_G", "success_rafd_happy", "mask_proper_celeba_rafd"} <= set(numbers)
     assert numbers["parameters"] < numbers["parameters_total"]
     assert numbers["judge_accuracy_celeba"] >= 0.7
+    assert "verification_rate_celeba" not in numbers
+    pairs = f"{numbers['verification_impostors_celeba']:.0f} pairs of two people (of 4)"
+    assert f"not known: {pairs}; 1,000 are needed" in page
     assert "&lt;b&gt;toy&lt;/b&gt;" in page
     assert "<b>toy" not in page
     assert made.local("report.html").read_text() == page

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
@@ -16,10 +18,12 @@ from training.metrics import (
     bootstrap,
     frechet,
     macs,
+    pairs,
     parameters,
     proportion_interval,
     psnr,
     ssim,
+    threshold,
     throughput,
     wilson,
 )
@@ -166,6 +170,49 @@ def test_auc_counts_pairs() -> None:
     p, q = rng.integers(0, 6, 30) + 1, rng.integers(0, 6, 20)
     pairs = [(x > y) + 0.5 * (x == y) for x in p for y in q]
     assert auc(p, q) == pytest.approx(np.mean(pairs))
+
+
+def test_pairs_are_each_counted_once_and_by_person() -> None:
+    rng = np.random.default_rng(6)
+    vectors = rng.normal(size=(7, 3))
+    names = np.array(list("abacbaa"))
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for i in range(7):
+        for j in range(i + 1, 7):
+            found[bool(names[i] == names[j])].append(float(vectors[i] @ vectors[j]))
+    for mine, theirs in zip(pairs(vectors, names), (found[True], found[False]), strict=True):
+        np.testing.assert_allclose(sorted(mine), sorted(theirs))
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=200), st.sampled_from([0.01, 0.02, 0.1]))
+def test_a_threshold_is_the_lowest_that_lets_few_enough_impostors_pass(
+    scores: list[int], far: float
+) -> None:
+    """Among ties too; where one impostor is too many already there is none."""
+    impostors = np.array(scores, float)
+    found = threshold(impostors, far)
+    if len(scores) * far < 1 - 1e-9:
+        assert found is None
+        return
+    assert found is not None
+    assert (impostors > found).mean() <= far + 1e-9
+    assert (impostors > found - 0.5).mean() > far  # and any lower score lets more pass
+
+
+def test_a_false_accept_rate_holds_on_other_people() -> None:
+    """Unit vectors of 300 people set the threshold; of 300 others one pair in a thousand passes."""
+    rng = np.random.default_rng(7)
+
+    def people() -> tuple[np.ndarray, np.ndarray]:
+        who = np.repeat(np.arange(300), 2)
+        vectors = rng.normal(size=(300, 16))[who] + 0.3 * rng.normal(size=(600, 16))
+        return pairs(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), who)
+
+    at = threshold(people()[1], 1e-3)
+    genuine, impostors = people()
+    assert at is not None
+    assert (impostors > at).mean() == pytest.approx(1e-3, rel=0.4)
+    assert (genuine > at).mean() > 0.95
 
 
 def test_macs_by_hand() -> None:

@@ -40,6 +40,7 @@ from training.scorecard import scorecard
 from training.store import Manifest, Store
 from training.summary import Numbers, key, summarise
 from training.symptoms import symptoms, worst_balance
+from training.verification import verification, verification_numbers
 
 INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
 SWEPT = 64  # images of each data set at each intensity
@@ -99,6 +100,8 @@ def evaluate(
     for mask in found["masks"]:
         where = key(mask["faces"], mask["labels"])
         numbers |= {f"mask_{kind}_{where}": mask[kind] for kind in ("proper", "wrong")}
+    found["verification"] = verification(table, faces, frozen, asked, config)
+    numbers |= verification_numbers(found["verification"])
     if compare:
         models = (translator, trained, compare)
         picture, found["compare"] = _compare(models, table, faces, frozen, config)

@@ -175,6 +175,26 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float(wins / (len(positive) * len(negative)))
 
 
+def pairs(vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of all pairs of unit vectors (n, d): of one person, and of two (impostors)."""
+    same = names[:, None] == names[None, :]
+    upper = np.triu(np.ones_like(same), 1)
+    cosines = vectors @ vectors.T
+    return cosines[same & upper], cosines[~same & upper]
+
+
+def threshold(impostors: np.ndarray, far: float) -> float | None:
+    """The lowest score above which at most `far` of the impostors lie; None of fewer than 1/far.
+
+    Of so few even one that passes is too many, so that no score of theirs tells where to stop.
+    """
+    passing = int(far * len(impostors) + 1e-9)
+    if not passing:
+        return None
+    place = len(impostors) - 1 - passing
+    return float(np.partition(impostors, place)[place])
+
+
 def parameters(net: nn.Module) -> int:
     """Number of trainable-shaped values; buffers are not counted."""
     return sum(p.numel() for p in net.parameters())

@@ -97,6 +97,7 @@ def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
             f"{numbers['cycle_psnr']:.2f} dB, SSIM {numbers['cycle_ssim']:.3f}",
         ],
         ["identity cosine (E6)", f"{numbers['identity_cosine']:.3f}"],
+        *([f"person verified, {v['dataset']} (E6)", _verified(v)] for v in details["verification"]),
     ]
     for name, word in FREE.items():
         for dataset in dict.fromkeys(t["dataset"] for t in singles):
@@ -106,6 +107,18 @@ def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
                     [f"{word}, {dataset} (E4)", f"{value:.3g} (real against real {floor:.3g})"]
                 )
     return [note(said, "good" if learned else "bad"), table(["", ""], rows)]
+
+
+def _verified(found: dict[str, Any]) -> str:
+    """The rate and what its threshold rests on, or that there is too little for one."""
+    pairs = f"{found['impostors']:,} pairs of two people (of {found['people']})"
+    if "rate" not in found:
+        return f"not known: {pairs}; {found['needed']:,} are needed"
+    real = f"; of real pairs {percent(found['real_rate'])}" if "real_rate" in found else ""
+    return (
+        f"{percent(found['rate'])} [{span(found['low'], found['high'])}] where {found['passing']} "
+        f"of {pairs} pass for one, 1 in {found['needed']:,}{real}"
+    )
 
 
 def _edits(details: dict[str, Any], ceilings: dict[str, float]) -> list[Markup]:
