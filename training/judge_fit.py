@@ -68,7 +68,7 @@ def _augment(images: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def label_loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy; of intensities too, which a squared error leaves at their low mean for long."""
+    """Cross entropy; of intensities too, which a squared error long leaves at their low mean."""
     if kind == "onehot":
         return F.cross_entropy(logits, labels.argmax(1))
     loss = F.binary_cross_entropy_with_logits(logits, labels)
