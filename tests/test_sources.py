@@ -368,6 +368,16 @@ def test_units_that_are_asked_for_come_from_openface(kind: str) -> None:
     assert frame(tree, kind, config)["AU02"].tolist() == [1.01 + i for i in range(count)]
 
 
+def test_pictures_with_openface_alone_are_a_data_set() -> None:
+    """Where an attribute is asked for, too, a label table is needed."""
+    tree = Memory({"a.jpg": b"", "b.jpg": b"", "openface.csv": _units([_row(1), _row(2)])})
+    got = frame(tree, "csv", DataConfig(attributes=UNITS[:2]))
+    assert got["file"].tolist() == ["a.jpg", "b.jpg"]
+    assert got["AU02"].tolist() == [1.01, 2.01]
+    with pytest.raises(SourceError, match=r"no labels\.csv among the files"):
+        frame(tree, "csv", DataConfig(attributes=("AU01", "smile")))
+
+
 @pytest.mark.parametrize(("domains", "wrong"), [(("smile",), ""), (("smile", "beard"), "beard")])
 def test_domains_are_the_columns_that_an_own_csv_needs(
     domains: tuple[str, ...], wrong: str

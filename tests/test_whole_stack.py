@@ -92,7 +92,7 @@ def training(place: Path, images: int, out: Path) -> list[str]:
     """A training of the run's data, some seconds a checkpoint."""
     config = (
         f"images={images};decay_images=32;warmup_images=32;log_images=32;sample_images={images};"
-        "checkpoint_images=32;d_repeat_num=4;seed=1"
+        "checkpoint_images=160;d_repeat_num=4;seed=1"
     )
     return ["train", manifests(place)[2], "--preset", "smoke", "--set", config,
             "--experiment", "faults", "--out", str(out)]  # fmt: skip
@@ -187,14 +187,14 @@ def test_a_training_outlives_mlflow_and_postgres(
 
     away = threading.Thread(target=fail, daemon=True)
     away.start()
-    code, said = program(stack, place, *training(place, 1600, tmp_path / "model.json"))
+    code, said = program(stack, place, *training(place, 3200, tmp_path / "model.json"))
     away.join()
     assert code == 0, said
     assert "training goes on" in said, said
     made = Manifest.read(tmp_path / "model.json", "model")
     sent = subprocess.run([sys.executable, "-c", STEPS, made.meta["mlflow_run"]],
                           capture_output=True, text=True)  # fmt: skip
-    steps = list(range(32, 1601, 32))
+    steps = list(range(32, 3201, 32))
     assert sent.stdout == f"FINISHED {steps}\n", sent.stdout + sent.stderr
 
 

@@ -217,6 +217,8 @@ def _csv(tree: Tree, config: DataConfig) -> Facts:
     file = _find(names, ("labels.csv",))
     tables = [n for n in names if n.lower().endswith(".csv") and not n.endswith("openface.csv")]
     file = file or (tables[0] if len(tables) == 1 else "")
+    if not tables and units and not _needed(config):  # intensities are all the labels there are
+        return Facts("csv", images, _labels([0] * len(images), images, Images(images)), units=units)
     if not file:
         missing = "labels.csv" + (f" (one of {', '.join(tables[:5])})" if tables else "")
         return Facts("csv", images, _labels([], [], Images([])), missing=missing, units=units)
