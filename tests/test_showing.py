@@ -11,7 +11,6 @@ from PIL import Image
 
 from training.data.dataset import Faces, to_uint8
 from training.data.labels import LabelSet, LabelSpace
-from training.loop import sample_grids
 from training.models.attgan import AttGAN
 from training.models.base import Batch, Picture, Symptom
 from training.models.cyclegan import CycleGAN
@@ -20,7 +19,7 @@ from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
-from training.showing import drawn, held_out, shown
+from training.showing import drawn, held_out, sample_grids, shown
 from training.symptoms import symptoms
 
 CPU = torch.device("cpu")

@@ -137,8 +137,8 @@ def test_two_trainings_never_share_a_folder(
 
 def test_the_schedule_counts_what_the_phases_draw() -> None:
     """Against a plain count, with a warm-up that draws once and phases that draw again."""
-    from training.loop import Schedule
     from training.models.base import Phase
+    from training.schedule import Schedule
 
     def loss(*_: Any) -> Any:
         raise AssertionError

@@ -23,23 +23,21 @@ from torch import Tensor
 from training import checkpoint
 from training.checkpoint import State
 from training.config import TrainConfig
-from training.data.dataset import Faces, Order, to_float, to_uint8
+from training.data.dataset import Faces, Order
 from training.data.labels import LabelSpace
 from training.distributed import World, freeze
 from training.files import write_bytes, write_json
 from training.mirror import Mirror
 from training.models.base import Batch, Losses, Model, Nets, Phase, Symptom
-from training.pictures import grid
 from training.progress import Progress
 from training.s3 import RemoteError
-from training.showing import SHOWN, held_out, shown
+from training.schedule import Schedule
+from training.showing import sample_grids, still, validation_score
 from training.symptoms import balance, symptoms
 from training.telemetry import Exporter, Telemetry, exporter, usage
 from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
-SAMPLES = 4  # held-out images of each data set in the sample grids
-VALIDATION = 64  # held-out images of each data set in the validation score
 
 
 class NonFiniteError(ValueError):
@@ -64,28 +62,6 @@ class Job:
     tracker: Tracker = field(default_factory=Tracker)
     mirror: Mirror | None = None  # of the checkpoints, in an object store
     clock: Telemetry = field(default_factory=Telemetry)
-
-
-class Schedule:
-    """Which data set and which of its images a step draws: a function of the step alone.
-
-    In the first `warm` iterations only the warm-up's phases run, which draw nothing more.
-    """
-
-    def __init__(self, phases: list[Phase], sets: int, batch: int, warmup_images: int = 0) -> None:
-        self.fresh = [p.every for p in phases if p.fresh]
-        self.sets, self.batch = sets, batch
-        self.warm = math.ceil(warmup_images / (batch * sets))
-
-    def drawn(self, iteration: int) -> int:
-        """Images of one data set drawn before `iteration`."""
-        past = (max(iteration, self.warm) // every - self.warm // every for every in self.fresh)
-        return self.batch * (iteration + sum(past))
-
-    def images(self, step: int) -> int:
-        """Images of all data sets drawn before `step` (sets alternate within an iteration)."""
-        iteration, dataset = divmod(step, self.sets)
-        return dataset * self.drawn(iteration + 1) + (self.sets - dataset) * self.drawn(iteration)
 
 
 class Meter:
@@ -209,63 +185,6 @@ def advance(state: State, nets: Nets, order: Order, job: Job, phases: list[Phase
 
 
 @contextmanager
-def still(nets: Nets) -> Iterator[Nets]:
-    """The networks as they translate: nothing that they remember moves, and no process waits."""
-    before = {name: net.training for name, net in nets.items()}
-    for net in nets.values():
-        net.eval()
-    try:
-        yield nets
-    finally:
-        for name, net in nets.items():
-            net.train(before[name])
-
-
-@torch.no_grad()
-def validation_score(state: State, job: Job) -> float:
-    """Mean of the model's own score over held-out images of every data set."""
-    scores, space = [], job.held_out.space
-    for part in job.held_out.parts:
-        rows = list(range(min(VALIDATION, len(part))))
-        batch = held_out(part, rows, space, job.world.device)
-        with still({**state.nets, **state.ema}) as nets:
-            scores.append(job.model.validate(nets, batch, space))
-    return float(torch.stack(scores).mean())
-
-
-@torch.no_grad()
-def sample_grids(model: Model, nets: Nets, faces: Faces, device: torch.device) -> dict[str, bytes]:
-    """PNG a data set: fixed held-out images (rows) under every single edit (columns).
-
-    Beside it, as DATASET-NAME, what the model shows of itself.
-    """
-    grids, space = {}, faces.space
-    for index, part in enumerate(faces.parts):
-        chosen = _apart(len(part), SAMPLES)
-        labels, images = part.labels[chosen], part.images(chosen)
-        x = to_float(images).to(device)
-        source = space.encode(labels, index).to(device)
-        tasks = [t for t in space.tasks(labels, index) if t.single]
-        columns = [images.cpu().numpy()]
-        with still(nets):
-            for task in tasks:
-                target = space.encode(task.target, index).to(device)
-                columns.append(to_uint8(model.translate(nets, x, source, target)).cpu().numpy())
-            batch = held_out(part, _apart(len(part), SHOWN), space, device)
-            own = shown(model, nets, batch, space)
-        rows = [[column[i] for column in columns] for i in range(len(chosen))]
-        grids[part.name] = grid(rows, ["input", *(t.name for t in tasks)])
-        grids |= {f"{part.name}-{name}": png for name, (png, _) in own.items()}
-    return grids
-
-
-def _apart(count: int, most: int) -> list[int]:
-    """At most `most` of `count` rows, evenly apart."""
-    most = min(most, count)
-    return [int(i * count / most) for i in range(most)]
-
-
-@contextmanager
 def stop_on_sigterm() -> Iterator[list[bool]]:
     """A one-element list that turns true when SIGTERM comes."""
     flag = [False]
@@ -287,7 +206,8 @@ def _due(before: int, now: int, every: int) -> bool:
 def _save(state: State, job: Job, space: LabelSpace) -> Path:
     """Checkpoint (rank 0), prune, and the best by the validation score beside it."""
     folder = job.run / "checkpoints"
-    score = validation_score(state, job)
+    with still({**state.nets, **state.ema}) as nets:
+        score = validation_score(job.model, nets, job.held_out, job.world.device)
     better = state.best is None or score > state.best
     if better:
         state.best = score

@@ -22,7 +22,8 @@ from training.data.labels import LabelSet, LabelSpace
 from training.data.unify import read_labels
 from training.data.versions import split_datasets
 from training.distributed import World
-from training.loop import Job, Schedule, advance, build_state
+from training.loop import Job, advance, build_state
+from training.schedule import Schedule
 from training.tracker import Tracker
 
 PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule: a model may train other networks later
