@@ -6,6 +6,11 @@ import pytest
 
 from training.compare import intervals
 from training.config import EvalConfig
+from training.data.labels import LabelSpace
+from training.models import MODELS
+from training.pace import PLACES, invented, step_at
+from training.presets import resolve
+from training.schedule import Schedule
 from training.summary import summarise
 
 
@@ -58,3 +63,16 @@ def test_every_mean_lies_in_its_interval() -> None:
                          ("identity_cosine", table["identity_cosine"])):  # fmt: skip
         low, high = found[name]
         assert low < values.mean() < high
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
+    """At places of its schedule, none beyond the end, whatever batches a step draws."""
+    config = resolve(name, "demo")
+    space = LabelSpace(tuple(labels for labels, _ in invented(config.data)))
+    train, phases = config.train, config.model.phases(space)
+    schedule = Schedule(phases, 1, train.batch, train.warmup_images)
+    for place in PLACES:
+        images = int(place * train.images)
+        found = schedule.images(step_at(schedule, images, train.batch))
+        assert images <= found < images + 4 * train.batch

@@ -6,6 +6,7 @@ So that a budget in minutes becomes one in images, which alone decides what a tr
 import os
 import platform
 import time
+from bisect import bisect_left
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -26,7 +27,8 @@ from training.loop import Job, advance, build_state
 from training.schedule import Schedule
 from training.tracker import Tracker
 
-PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the schedule: a model may train other networks later
+# Of the schedule: a model may train other networks later, or begin with a warm-up.
+PLACES = tuple((i + 0.5) / 10 for i in range(10))
 IMAGES = 64
 
 
@@ -60,6 +62,11 @@ def invented(data: DataConfig, count: int = IMAGES) -> list[tuple[LabelSet, np.n
     return [read_labels(n, kind, frame, data) for n, kind in split_datasets(data.datasets)]
 
 
+def step_at(schedule: Schedule, images: int, batch: int) -> int:
+    """The first step that begins with `images` drawn; some phases draw a batch of their own."""
+    return bisect_left(range(images // batch + 1), images, key=schedule.images)
+
+
 def pace(config: Config, seconds: float = 20.0) -> float:
     """Images a second of training, over `seconds` spread evenly along the schedule."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,7 +85,7 @@ def pace(config: Config, seconds: float = 20.0) -> float:
     schedule = Schedule(phases, len(parts), train.batch, train.warmup_images)
     spent = drawn = 0.0
     for place in PLACES:
-        state.step = int(place * train.images / train.batch)
+        state.step = step_at(schedule, int(place * train.images), train.batch)
         state.images = schedule.images(state.step)
         active = warmup if state.step // len(parts) < schedule.warm else phases
         advance(state, state.nets, order, job, active)  # the first step plans its convolutions
