@@ -44,7 +44,7 @@ demo-long: setup  ## the same for up to an hour: gender, age and expressions as 
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
 
 compare: setup  ## every model under one small budget, on one page; ARGS="models=… images=… seeds=…"
-	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=3)
+	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=2)
 
 # requirements.lock is what runs (the images, the code hash), requirements-dev.lock that and the
 # tools. torch stays outside, so that each machine takes its own build; what it needs is inside.
