@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
 from pipelines import containers
@@ -148,6 +149,42 @@ def test_the_whole_pipeline_runs_in_containers(
     assert "96/96 images" in log.read_text()
     record = next(place.glob("runs/kfp/*/register/out")).read_text()
     assert json.loads(record)["created"] is True
+
+
+def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path) -> None:
+    """As the TrainJob's template calls it: one process trains what was asked for in the store."""
+    from training.config import to_json
+    from training.presets import resolve
+
+    config = resolve("stargan", "smoke", {
+        "images": 32, "decay_images": 8, "warmup_images": 8, "checkpoint_images": 16,
+        "log_images": 16, "sample_images": 32, "d_repeat_num": 4,
+    })  # fmt: skip
+    (dataset,) = place.glob("runs/kfp/*/unify-labels/out")
+    flags = ("--volume", f"{place}:{place}", "--env", f"STORE_URI=file://{place}/runs/store",
+             "--env", "MLFLOW_TRACKING_URI=off")  # fmt: skip
+    given = (dataset.read_text(), "stargan", to_json(config.model), to_json(config.train))
+    name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
+    job = yaml.safe_load((ROOT / "k8s" / "jobs" / "trainjob.yaml").read_text())
+    said = inside(
+        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "work", name, flags=flags
+    )
+    assert "32/32 images" in said
+    made = place / "runs" / "store" / "refs" / "jobs" / name / "model"
+    assert json.loads(made.read_text())["kind"] == "model"
+    assert made.stat().st_uid == USER
+
+
+ASK = """
+import sys
+from dataclasses import asdict
+from training.files import canonical_json
+from training.store import Store
+from training.trainjob import Request
+asked = Request(*sys.argv[1:])
+Store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
+print(asked.name)
+"""
 
 
 def test_a_failing_step_fails_the_run(
