@@ -28,6 +28,7 @@ REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config
 SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.1.0")
 PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
 Phase = Callable[["Api", dict[str, Any]], None]
+SILENT = -1  # a fault: the connection stands, and no answer comes
 
 
 def right(method: str, path: str) -> tuple[str, str, str]:
@@ -46,7 +47,9 @@ class Api:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.log = ""
-        self.faults: list[int] = []  # a status, or 0: hang up
+        self.mute = False  # the log never comes
+        self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
+        self.closing = threading.Event()  # ends what is silent
         self.said = "a bad day"
         self.parting: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
@@ -60,6 +63,8 @@ class Api:
         if found := PATH.fullmatch(path.partition("?")[0]):
             return self.trainjob(method, found[1], body)
         if "/log?" in path:
+            if self.mute:
+                self.closing.wait(60)
             age = re.search(r"sinceSeconds=(\d+)", path)
             self.ages.append(int(age[1]) if age else None)
             return 200, self.log
@@ -99,7 +104,9 @@ def serve(api: Api) -> ThreadingHTTPServer:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if faults := api.faults or (self.command == "DELETE" and api.parting):
                 status, value = faults.pop(0), {"message": api.said}
-                if not status:
+                if status == SILENT:
+                    api.closing.wait(60)
+                if status in (0, SILENT):
                     self.connection.close()
                     return
             else:
@@ -137,6 +144,7 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr(trainjob, "POLL", 0.02)
     yield api
+    api.closing.set()
     server.shutdown()
     server.server_close()
 
@@ -329,8 +337,13 @@ def test_queued_is_not_stuck(
     assert api.deleted == [other.name]
 
 
-@pytest.mark.parametrize("faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502]])
-def test_what_may_heal_is_asked_again(api: Api, tmp_path: Path, faults: list[int]) -> None:
+@pytest.mark.parametrize(
+    "faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502], [SILENT, 0, SILENT]]
+)
+def test_what_may_heal_is_asked_again(
+    api: Api, tmp_path: Path, faults: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.5, 0.5))
     api.faults, api.later = list(faults), [runs, ends]
     if faults == [409]:  # somebody made the job first: it is followed
         api.faults = []
@@ -375,6 +388,55 @@ def test_an_api_that_stays_away_is_named(
     api.faults = [503] * 50
     with pytest.raises(cluster.ClusterError, match="API does not answer"):
         launch(REQUEST, shape(), tmp_path / "model.json")
+
+
+REQUESTS: dict[str, Callable[[cluster.Cluster], object]] = {
+    "create": lambda it: it.create(manifest(REQUEST, shape(), [])),
+    "get": lambda it: it.get("j"),
+    "delete": lambda it: it.delete("j"),
+    "pods": lambda it: it.pods("j"),
+    "itself": lambda it: it.itself(),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_an_api_that_takes_every_request_and_never_answers_is_named(
+    api: Api, monkeypatch: pytest.MonkeyPatch, request_: Callable[[cluster.Cluster], object]
+) -> None:
+    """Asked as often as it says, and not once more by the HTTP library."""
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(cluster, "PATIENCE", 3.0)
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.faults = [SILENT] * 20
+    with pytest.raises(cluster.ClusterError, match=r"^faces/.* does not answer") as named:
+        request_(cluster.Cluster())
+    found = re.search(r"asked (\d+) times in \d+ s: .*timed out", str(named.value))
+    assert found
+    assert 1 < int(found[1]) == 20 - len(api.faults)
+
+
+def test_a_log_that_never_comes_does_not_hold_the_job_up(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is cut off still has its pods listed."""
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
+    api.mute, api.later = True, [runs, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+
+
+def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
+    assert sum(cluster.TIMEOUT) + cluster.PARTING < 30
+    monkeypatch.setattr(cluster, "PARTING", 1.0)
+    api.faults = [SILENT] * 20
+    stopped = cluster.Cluster([signal.SIGTERM])
+    began = time.monotonic()
+    with pytest.raises(cluster.ClusterError, match="API does not answer"):
+        stopped.delete("j")
+    assert time.monotonic() - began < cluster.TIMEOUT[1] - 1
 
 
 def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:

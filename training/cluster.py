@@ -1,20 +1,25 @@
 """Kubernetes: everything that talks to its API. TrainJobs of Kubeflow Trainer v2, pods, logs.
 
 The address comes from the pod's service account or from KUBECONFIG; the namespace from the same, or
-from POD_NAMESPACE. Whatever may heal (no answer, 429, 5xx) is asked again for `PATIENCE` seconds.
+from POD_NAMESPACE. Whatever may heal (no answer in `TIMEOUT`, 429, 5xx) is asked again for
+`PATIENCE` seconds.
 """
 
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be away
-PARTING = 20.0  # s of it for the deletion by a process that ends; Kubernetes grants it 30
+TIMEOUT = (3.0, 10.0)  # s to connect, and without a byte of the answer
+# s of it for the deletion by a process that ends; with the request under way, under the 30 s that
+# Kubernetes grants.
+PARTING = 15.0
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 T = TypeVar("T")
@@ -52,7 +57,10 @@ class Cluster:
                     f"no cluster here: {error}; run inside a pod, or set KUBECONFIG"
                 ) from error
         self.namespace = _namespace(active)
-        self.objects, self.core = client.CustomObjectsApi(), client.CoreV1Api()
+        settings = client.Configuration.get_default_copy()
+        settings.retries = False  # `_ask` does that; urllib3 would multiply each time-out
+        api = client.ApiClient(settings)
+        self.objects, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self.where = {
             "group": GROUP, "version": VERSION, "plural": PLURAL, "namespace": self.namespace,
         }  # fmt: skip
@@ -61,8 +69,10 @@ class Cluster:
         """Create a TrainJob; False where one of its name stands already."""
         name = job["metadata"]["name"]
         try:
-            self._ask(name, lambda: self.objects.create_namespaced_custom_object(
-                **self.where, body=job))  # fmt: skip
+            self._ask(
+                name,
+                partial(self.objects.create_namespaced_custom_object, **self.where, body=job),
+            )
         except _StandsError:
             return False
         except _AbsentError as error:  # the kind, not the job
@@ -75,8 +85,9 @@ class Cluster:
     def get(self, name: str) -> dict[str, Any] | None:
         """A TrainJob as it stands, or None."""
         try:
-            found: dict[str, Any] = self._ask(name, lambda: (
-                self.objects.get_namespaced_custom_object(**self.where, name=name)))  # fmt: skip
+            found: dict[str, Any] = self._ask(
+                name, partial(self.objects.get_namespaced_custom_object, **self.where, name=name)
+            )
         except _AbsentError:
             return None
         return found
@@ -84,16 +95,23 @@ class Cluster:
     def delete(self, name: str) -> None:
         """Delete a TrainJob and its pods; one that is gone is no mistake."""
         try:
-            self._ask(name, lambda: self.objects.delete_namespaced_custom_object(
-                **self.where, name=name, propagation_policy="Foreground"),
-                parting=PARTING)  # fmt: skip
+            self._ask(
+                name,
+                partial(
+                    self.objects.delete_namespaced_custom_object,
+                    **self.where, name=name, propagation_policy="Foreground",
+                ),
+                parting=PARTING,
+            )  # fmt: skip
         except _AbsentError:
             return
 
     def pods(self, job: str) -> list[Any]:
         """The pods of a TrainJob, by name; the first is that of rank 0."""
-        found = self._ask(job, lambda: self.core.list_namespaced_pod(
-            self.namespace, label_selector=f"{STEP}={job}"))  # fmt: skip
+        found = self._ask(
+            job,
+            partial(self.core.list_namespaced_pod, self.namespace, label_selector=f"{STEP}={job}"),
+        )
         return sorted(found.items, key=lambda pod: str(pod.metadata.name))
 
     def itself(self) -> tuple[list[dict[str, Any]], str]:
@@ -101,7 +119,7 @@ class Cluster:
         pod = os.environ.get("POD_NAME", "")
         if not pod:
             return [], ""
-        found = self._ask(pod, lambda: self.core.read_namespaced_pod(pod, self.namespace))
+        found = self._ask(pod, partial(self.core.read_namespaced_pod, pod, self.namespace))
         owners = [
             {
                 "apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name,
@@ -124,7 +142,7 @@ class Cluster:
         try:
             stream = self.core.read_namespaced_pod_log(
                 pod, self.namespace, follow=False, timestamps=True, _preload_content=False,
-                **({"since_seconds": age} if age else {}),
+                _request_timeout=TIMEOUT, **({"since_seconds": age} if age else {}),
             )  # fmt: skip
             for raw in stream.data.splitlines():
                 moment, _, line = raw.decode(errors="replace").partition(" ")
@@ -133,7 +151,7 @@ class Cluster:
         except (ApiException, HTTPError):
             return
 
-    def _ask(self, what: str, request: Callable[[], T], parting: float = 0.0) -> T:
+    def _ask(self, what: str, request: Callable[..., T], parting: float = 0.0) -> T:
         """The answer; asked again with growing pauses where that may help.
 
         `parting`: for how many seconds even by a process that was told to end.
@@ -141,10 +159,12 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        start, pause = time.monotonic(), 0.5
+        start, pause, tries = time.monotonic(), 0.5, 0
         while True:
+            left = (parting if self.stops else PATIENCE) - (time.monotonic() - start)
+            tries += 1
             try:
-                return request()
+                return request(_request_timeout=tuple(max(0.1, min(t, left)) for t in TIMEOUT))
             except ApiException as error:
                 if error.status == 404:
                     raise _AbsentError from error
@@ -155,10 +175,12 @@ class Cluster:
                 last: Exception = error
             except HTTPError as error:
                 last = error
-            patience = parting if self.stops else PATIENCE
-            if time.monotonic() + pause - start > patience:
-                message = f"{what}: the Kubernetes API does not answer ({last}); try again later"
-                raise ClusterError(message) from last
+            spent, patience = time.monotonic() - start, parting if self.stops else PATIENCE
+            if spent + pause > patience:
+                raise ClusterError(
+                    f"{self.namespace}/{what}: the Kubernetes API does not answer (asked {tries} "
+                    f"times in {spent:.0f} s: {last}); try again later"
+                ) from last
             wake, told = time.monotonic() + pause, bool(self.stops)
             while time.monotonic() < wake and bool(self.stops) == told:
                 time.sleep(0.1)
