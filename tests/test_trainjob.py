@@ -83,7 +83,7 @@ class Api:
             job = json.loads(body)
             name = job["metadata"]["name"]
             if name in self.jobs:
-                return 409, {"message": "exists"}
+                return 409, {"reason": "AlreadyExists", "message": "exists"}
             self.jobs[name] = job
             self.made.append(job)
             return 201, job
@@ -345,11 +345,40 @@ def test_what_may_heal_is_asked_again(
 ) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", (0.5, 0.5))
     api.faults, api.later = list(faults), [runs, ends]
-    if faults == [409]:  # somebody made the job first: it is followed
-        api.faults = []
-        api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert (tmp_path / "model.json").is_file()
+    assert len(api.made) == 1
+
+
+def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) -> None:
+    api.later = [runs, ends]
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+    assert api.made == []
+
+
+def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None:
+    """The operator writes to the job that makes way at the same moment."""
+    api.parting = [409, 409]
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    condition("Failed")(api, api.jobs[REQUEST.name])
+    api.later = [lambda *_: None, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (len(api.made), api.deleted, api.parting) == (1, [REQUEST.name], [])
+
+
+def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    api.parting, api.said = [409] * 20, "the object has been modified"
+    with pytest.raises(
+        cluster.ClusterError,
+        match=r"^faces/j: .* in conflict .*409: the object has been modified.*"
+        r"kubectl -n faces delete trainjobs.trainer.kubeflow.org j$",
+    ):
+        cluster.Cluster().delete("j")
 
 
 ROLE, QUOTA = "give the account the role", "ask for less"
@@ -410,7 +439,7 @@ def test_an_api_that_takes_every_request_and_never_answers_is_named(
     api.faults = [SILENT] * 20
     with pytest.raises(cluster.ClusterError, match=r"^faces/.* does not answer") as named:
         request_(cluster.Cluster())
-    found = re.search(r"asked (\d+) times in \d+ s: .*timed out", str(named.value))
+    found = re.search(r"asked (\d+) times in \d+ s, last .*timed out", str(named.value))
     assert found
     assert 1 < int(found[1]) == 20 - len(api.faults)
 
@@ -492,7 +521,7 @@ def until(done: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("stage", ["made", "running"])
-@pytest.mark.parametrize("faults", [[], [500], [429, 0]])
+@pytest.mark.parametrize("faults", [[], [500], [429, 0, 409]])
 def test_a_stopped_launcher_leaves_no_job(
     api: Api, tmp_path: Path, stage: str, faults: list[int]
 ) -> None:

@@ -1,8 +1,8 @@
 """Kubernetes: everything that talks to its API. TrainJobs of Kubeflow Trainer v2, pods, logs.
 
 The address comes from the pod's service account or from KUBECONFIG; the namespace from the same, or
-from POD_NAMESPACE. Whatever may heal (no answer in `TIMEOUT`, 429, 5xx) is asked again for
-`PATIENCE` seconds.
+from POD_NAMESPACE. Whatever may heal (no answer in `TIMEOUT`, a conflict, 429, 5xx) is asked
+again for `PATIENCE` seconds.
 """
 
 import json
@@ -105,6 +105,9 @@ class Cluster:
             )  # fmt: skip
         except _AbsentError:
             return
+        except ClusterError as error:
+            mend = f"kubectl -n {self.namespace} delete {PLURAL}.{GROUP} {name}"
+            raise ClusterError(f"{error}; if the job still stands: {mend}") from error
 
     def pods(self, job: str) -> list[Any]:
         """The pods of a TrainJob, by name; the first is that of rank 0."""
@@ -168,19 +171,21 @@ class Cluster:
             except ApiException as error:
                 if error.status == 404:
                     raise _AbsentError from error
-                if error.status == 409:
+                if error.status == 409 and _told(error).get("reason") == "AlreadyExists":
                     raise _StandsError from error
-                if error.status and error.status != 429 and error.status < 500:
+                if error.status and error.status not in (409, 429) and error.status < 500:
                     raise ClusterError(_refused(what, self.namespace, error)) from error
-                last: Exception = error
+                # A conflict is with another writer, of the job or of the quota.
+                how = "is in conflict" if error.status == 409 else "does not answer"
+                last = f"{error.status}: {_told(error)['message']}"
             except HTTPError as error:
-                last = error
+                how, last = "does not answer", str(error)
             spent, patience = time.monotonic() - start, parting if self.stops else PATIENCE
             if spent + pause > patience:
                 raise ClusterError(
-                    f"{self.namespace}/{what}: the Kubernetes API does not answer (asked {tries} "
-                    f"times in {spent:.0f} s: {last}); try again later"
-                ) from last
+                    f"{self.namespace}/{what}: the Kubernetes API {how} (asked {tries} times in "
+                    f"{spent:.0f} s, last {last}); try again later"
+                )
             wake, told = time.monotonic() + pause, bool(self.stops)
             while time.monotonic() < wake and bool(self.stops) == told:
                 time.sleep(0.1)
@@ -195,12 +200,16 @@ class _StandsError(Exception):
     pass
 
 
-def _refused(what: str, namespace: str, error: Any) -> str:
+def _told(error: Any) -> dict[str, str]:
+    """What an API's error says of itself: always a message, mostly a reason."""
     try:
-        why = str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        why = str(error.reason)
-    hint = ""
+        return {"message": str(error.reason), **json.loads(error.body)}
+    except (TypeError, ValueError):
+        return {"message": str(error.reason)}
+
+
+def _refused(what: str, namespace: str, error: Any) -> str:
+    why, hint = _told(error)["message"], ""
     if "exceeded quota" in why:
         hint = "; ask for less, wait for others to end, or have k8s/base/quota.yaml raised"
     elif error.status == 403 and "admission webhook" not in why:
