@@ -48,6 +48,7 @@ class Api:
         self.pods: list[dict[str, Any]] = []
         self.log = ""
         self.mute = False  # the log never comes
+        self.unheard = False  # what is made is never told
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
         self.closing = threading.Event()  # ends what is silent
         self.said = "a bad day"
@@ -57,6 +58,7 @@ class Api:
         self.ages: list[int | None] = []  # s of log that were asked for
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
+        self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.asked.add(right(method, path.partition("?")[0]))
@@ -86,6 +88,8 @@ class Api:
                 return 409, {"reason": "AlreadyExists", "message": "exists"}
             self.jobs[name] = job
             self.made.append(job)
+            if self.unheard:
+                self.closing.wait(60)
             return 201, job
         if name not in self.jobs:
             return 404, {"message": "not found"}
@@ -144,6 +148,9 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr(trainjob, "POLL", 0.02)
     yield api
+    for process in api.launchers:
+        process.kill()
+        process.wait(60)
     api.closing.set()
     server.shutdown()
     server.server_close()
@@ -167,7 +174,24 @@ def condition(kind: str, message: str = "") -> Phase:
     return change
 
 
+def queued(api: Api, job: dict[str, Any]) -> None:
+    job["spec"]["suspend"] = True
+
+
+def pending(api: Api, job: dict[str, Any]) -> None:
+    """Let out of the queue; one of its pods finds no node."""
+    job["spec"]["suspend"] = False
+    why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes have a GPU"}]  # fmt: skip
+    api.pods = [pod(0, "Running"), pod(1, "Pending", conditions=why)]
+
+
+def seen(api: Api, job: dict[str, Any]) -> None:
+    """Nothing new: the launcher has looked once more."""
+
+
 def runs(api: Api, job: dict[str, Any]) -> None:
+    job["spec"]["suspend"] = False
     api.pods = [pod(n, "Running") for n in range(3)]
     api.log += "2026-11-01T00:00:01Z train: 8/16 images\n"
 
@@ -312,21 +336,9 @@ def test_queued_is_not_stuck(
     """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
     monkeypatch.setattr(trainjob, "STUCK", 1.0)
 
-    def queue(api: Api, job: dict[str, Any]) -> None:
-        job["spec"]["suspend"] = True
-
-    def leave(api: Api, job: dict[str, Any]) -> None:
-        job["spec"]["suspend"] = False
-
-    api.later = [queue, *[lambda *_: time.sleep(0.05)] * 30, leave, runs, ends]
+    api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert "queued: suspended until its queue has room" in capsys.readouterr().out
-
-    why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "0/3 nodes have a GPU"}]  # fmt: skip
-
-    def pending(api: Api, job: dict[str, Any]) -> None:
-        api.pods = [pod(0, "Running"), pod(1, "Pending", conditions=why)]
 
     api.later = [pending]
     other = replace(REQUEST, preset="other")
@@ -510,26 +522,38 @@ def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
         "launch(Request('{}', 'stargan', '{}', '{}'), Shape(template=sys.argv[1]), Path('m.json'))"
     )
     command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
-    return subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
+    process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
+    api.launchers.append(process)
+    return process
 
 
 def until(done: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not done():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("stage", ["made", "running"])
-@pytest.mark.parametrize("faults", [[], [500], [429, 0, 409]])
+STAGES: dict[str, list[Phase]] = {
+    "made": [],
+    "queued": [queued, seen, seen],
+    "waiting": [queued, pending, seen, seen],
+    "running": [queued, runs, seen, seen],
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults"),
+    [("made", []), ("made", [500]), ("queued", []), ("queued", [429, 0, 409]), ("waiting", [500]),
+     ("running", []), ("running", [429, 0])],
+)  # fmt: skip
 def test_a_stopped_launcher_leaves_no_job(
     api: Api, tmp_path: Path, stage: str, faults: list[int]
 ) -> None:
     """Even where the API has a bad moment just then."""
-    api.later = [runs] if stage == "running" else []
-    api.parting = list(faults)
+    api.later, api.parting = list(STAGES[stage]), list(faults)
     process = start(api, tmp_path)
-    until(lambda: api.pods if stage == "running" else api.made)
+    until(lambda: api.made and not api.later)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
@@ -547,16 +571,57 @@ def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
 
 
-@pytest.mark.parametrize("stage", ["made", "running"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_launcher_that_died_finds_its_job_again(api: Api, tmp_path: Path, stage: str) -> None:
-    api.later = [runs] if stage == "running" else []
+    api.later = list(STAGES[stage])
     process = start(api, tmp_path)
-    until(lambda: api.pods if stage == "running" else api.made)
+    until(lambda: api.made and not api.later)
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
+    api: Api, tmp_path: Path
+) -> None:
+    """The request is in the store, and the API has not answered yet."""
+    api.faults = [503] * 1000
+    process = start(api, tmp_path)
+    until(lambda: len(api.faults) < 1000)
+    assert Store().reference(f"jobs/{REQUEST.name}/request")
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_while_its_job_was_being_made_does_not_make_another(
+    api: Api, tmp_path: Path
+) -> None:
+    """The job stands, and the launcher was never told."""
+    api.unheard = True
+    process = start(api, tmp_path)
+    until(lambda: api.made)
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_at_its_job_s_end_hands_the_model_on(api: Api, tmp_path: Path) -> None:
+    def end_unheard(api: Api, job: dict[str, Any]) -> None:
+        ends(api, job)
+        api.closing.wait(60)
+
+    api.later = [runs, end_unheard]
+    process = start(api, tmp_path)
+    until(lambda: Store().reference(f"jobs/{REQUEST.name}/model"))
+    ends_well_after(process, api, tmp_path, [])
+
+
+def ends_well_after(
+    process: subprocess.Popen[str], api: Api, tmp_path: Path, later: list[Phase]
+) -> None:
+    """Kill the launcher; the next one brings the same job to its end."""
     process.kill()
-    process.wait(60)
-    api.later = [runs, ends]
-    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "m.json").exists()
+    api.faults, api.unheard, api.later = [], False, later
+    launch(REQUEST, shape(), tmp_path / "m.json")
     assert (len(api.made), api.deleted) == (1, [])
+    assert (tmp_path / "m.json").read_text() == '{"the": "model"}'
 
 
 def test_the_work_in_the_pods_is_a_training(
