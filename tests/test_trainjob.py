@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainingRuntime, TrainerV1alpha1TrainJob
 
-from training import cluster, trainjob
+from training import cluster, follow, trainjob
 from training.store import Store
 from training.trainjob import Request, Shape, launch, manifest
 
@@ -47,6 +49,8 @@ class Api:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.log = ""
+        self.logs: dict[str, str] = {}  # by pod, where it has one of its own
+        self.cuts: list[int] = []  # after so many bytes the next logs break off
         self.mute = False  # the log never comes
         self.unheard = False  # what is made is never told
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
@@ -69,7 +73,9 @@ class Api:
                 self.closing.wait(60)
             age = re.search(r"sinceSeconds=(\d+)", path)
             self.ages.append(int(age[1]) if age else None)
-            return 200, self.log
+            name = path.split("/")[-2]
+            log = self.logs.get(f"{name} before" if "previous=True" in path else name, self.log)
+            return 200, log
         if "/pods/launcher" in path:
             owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w",
                      "uid": "u"}  # fmt: skip
@@ -120,6 +126,10 @@ def serve(api: Api) -> ThreadingHTTPServer:
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Content-Type", "application/json")
             self.end_headers()
+            if api.cuts and "/log?" in self.path:
+                self.wfile.write(data[: api.cuts.pop(0)])
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
             self.wfile.write(data)
 
         do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
@@ -162,7 +172,9 @@ def shape() -> Shape:
 
 
 def pod(number: int, phase: str, **status: Any) -> dict[str, Any]:
-    return {"metadata": {"name": f"j-node-0-{number}"}, "status": {"phase": phase, **status}}
+    """One of the job's, as the operator leaves it."""
+    of = {"name": f"j-node-0-{number}", "annotations": {cluster.INDEX: str(number)}}
+    return {"metadata": of, "status": {"phase": phase, **status}}
 
 
 def condition(kind: str, message: str = "") -> Phase:
@@ -207,7 +219,7 @@ def test_a_job_is_made_followed_and_its_model_handed_on(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line of rank 0 once; a second call finds the model and starts nothing."""
-    api.later = [runs, runs, ends]
+    api.later = [runs, seen, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
     said = capsys.readouterr().out
@@ -334,7 +346,7 @@ def test_queued_is_not_stuck(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
-    monkeypatch.setattr(trainjob, "STUCK", 1.0)
+    monkeypatch.setattr(follow, "STUCK", 1.0)
 
     api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -622,6 +634,110 @@ def ends_well_after(
     launch(REQUEST, shape(), tmp_path / "m.json")
     assert (len(api.made), api.deleted) == (1, [])
     assert (tmp_path / "m.json").read_text() == '{"the": "model"}'
+
+
+def log(*lines: str) -> str:
+    return "".join(f"2026-11-01T00:00:{line}\n" for line in lines)
+
+
+def says(pod: str, *lines: str) -> Phase:
+    def change(api: Api, job: dict[str, Any]) -> None:
+        api.logs[pod] = api.logs.get(pod, "") + log(*lines)
+
+    return change
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the step's output has of rank 0's log: its lines here are one letter."""
+    return [line for line in capsys.readouterr().out.splitlines() if len(line) == 1]
+
+
+ZERO = "j-node-0-0"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [["01Z a"], ["01Z b", "01Z b"], ["01Z b", "02Z c"]],  # the same moment
+        [["01Z a", "03Z b"], ["02Z c"], ["04Z d"]],  # two writers, the slower one last
+        [["01.5Z a"], ["02Z b"], ["02.5Z c"]],
+    ],
+)
+def test_each_line_is_said_once_and_in_the_order_of_the_log(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: list[list[str]]
+) -> None:
+    api.later = [runs, *[phase for part in parts for phase in (says(ZERO, *part), seen)], ends]
+    api.logs[ZERO] = ""
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == [line[-1] for part in parts for line in part]
+
+
+@pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
+def test_a_log_that_breaks_off_is_read_again_from_where_it_was(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
+) -> None:
+    """Within a line or between two; asked for whole until it once came whole."""
+    api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
+    api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b", "c", "c", "d"]
+    broken = len(list(takewhile(lambda cut: cut < 4 * len(log("01Z a")), cuts)))
+    assert api.ages[: broken + 1] == [None] * (broken + 1)
+    assert all(api.ages[broken + 1 :])
+
+
+def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def last(api: Api, job: dict[str, Any]) -> None:
+        says(ZERO, "02Z b")(api, job)
+        api.cuts = [30, 45]
+        ends(api, job)
+
+    api.logs[ZERO] = log("01Z a")
+    api.later = [runs, last]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b"]
+
+
+def test_a_pod_that_replaces_another_goes_on_where_that_ended(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever their names: the failed one stands beside it, and the job is no less running."""
+
+    def old_and_other(phase: str) -> list[dict[str, Any]]:
+        old, other = pod(0, phase), pod(1, "Running")
+        old["metadata"] |= {"name": "z", "uid": "1", "creationTimestamp": "2026-11-01T00:00:00Z"}
+        return [other, old]
+
+    def first(api: Api, job: dict[str, Any]) -> None:
+        api.pods, api.logs = old_and_other("Running"), {"z": log("01Z a"), "j-node-0-1": "01Z x\n"}
+
+    def replaced(api: Api, job: dict[str, Any]) -> None:
+        new = pod(0, "Running")
+        new["metadata"] |= {"name": "a", "uid": "2", "creationTimestamp": "2026-11-01T00:00:05Z"}
+        api.pods = [new, *old_and_other("Failed")]
+        api.logs |= {"z": log("01Z a", "02Z b"), "a": log("02Z b", "03Z c")}
+
+    api.later = [first, seen, replaced, seen, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if len(line) == 1] == ["a", "b", "b", "c"]
+    assert not [line for line in said if "waiting" in line]
+
+
+def test_the_last_words_of_a_container_that_was_started_again_are_told(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(api: Api, job: dict[str, Any]) -> None:
+        api.logs |= {f"{ZERO} before": log("01Z a", "02Z b"), ZERO: log("03Z c")}
+        status = {"name": "node", "restartCount": 1, "ready": True, "image": "", "imageID": ""}
+        api.pods[0] = pod(0, "Running", containerStatuses=[status])
+
+    api.logs[ZERO] = log("01Z a")
+    api.later = [runs, seen, again, seen, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b", "c"]
 
 
 def test_the_work_in_the_pods_is_a_training(

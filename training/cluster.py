@@ -8,7 +8,7 @@ again for `PATIENCE` seconds.
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +17,15 @@ GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be away
 TIMEOUT = (3.0, 10.0)  # s to connect, and without a byte of the answer
-# s of it for the deletion by a process that ends; with the request under way, under the 30 s that
-# Kubernetes grants.
+# s of PATIENCE for the deletion by a process that ends: with the request under way, below the 30 s
+# that Kubernetes grants.
 PARTING = 15.0
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
+INDEX = "batch.kubernetes.io/job-completion-index"  # annotation of each
+CHUNK = 8192  # bytes of a log; what came before a break is kept
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 T = TypeVar("T")
+Line = tuple[str, str]  # of a log: the moment, the text
 
 
 class ClusterError(ValueError):
@@ -110,12 +113,14 @@ class Cluster:
             raise ClusterError(f"{error}; if the job still stands: {mend}") from error
 
     def pods(self, job: str) -> list[Any]:
-        """The pods of a TrainJob, by name; the first is that of rank 0."""
+        """The pods of a TrainJob, by rank; one that was replaced comes before its successor."""
         found = self._ask(
             job,
             partial(self.core.list_namespaced_pod, self.namespace, label_selector=f"{STEP}={job}"),
         )
-        return sorted(found.items, key=lambda pod: str(pod.metadata.name))
+        return sorted(
+            found.items, key=lambda pod: (rank(pod), str(pod.metadata.creation_timestamp))
+        )
 
     def itself(self) -> tuple[list[dict[str, Any]], str]:
         """For what this pod makes: owner references (those of the pod: its workflow), its image."""
@@ -133,26 +138,34 @@ class Cluster:
         images = [c.image for c in found.spec.containers if c.name == MAIN]
         return owners, images[0] if images else ""
 
-    def logs(self, pod: str, since: str, age: int | None = None) -> Iterator[tuple[str, str]]:
-        """(time, line) of a pod's output that is newer than `since`, until the stream ends.
+    def logs(
+        self, pod: str, age: int | None = None, previous: bool = False
+    ) -> tuple[list[Line], bool]:
+        """The lines of a pod's log of the last `age` seconds; and whether no more can be had now.
 
-        Only lines of the last `age` seconds come over the network. A stream that breaks, or a pod
-        that has no log yet, ends it; ask again with the last time.
+        `previous`: those of its container before the last restart. A log that breaks off is cut
+        after its last whole line.
         """
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
+        parts, whole = [], True
         try:
             stream = self.core.read_namespaced_pod_log(
                 pod, self.namespace, follow=False, timestamps=True, _preload_content=False,
-                _request_timeout=TIMEOUT, **({"since_seconds": age} if age else {}),
+                _request_timeout=TIMEOUT, previous=previous,
+                **({"since_seconds": age} if age else {}),
             )  # fmt: skip
-            for raw in stream.data.splitlines():
-                moment, _, line = raw.decode(errors="replace").partition(" ")
-                if moment > since:
-                    yield moment, line
-        except (ApiException, HTTPError):
-            return
+            for part in stream.stream(CHUNK):
+                parts.append(part)  # noqa: PERF402 - all that came, where it breaks
+        except ApiException as error:  # 400 and 404: nothing yet, or no longer
+            whole = error.status in (400, 404)
+        except HTTPError:
+            whole = False
+        rows = b"".join(parts).decode(errors="replace").split("\n")
+        last = rows.pop()
+        lines = [row.partition(" ") for row in ([*rows, last] if whole and last else rows)]
+        return [(moment, text) for moment, _, text in lines], whole
 
     def _ask(self, what: str, request: Callable[..., T], parting: float = 0.0) -> T:
         """The answer; asked again with growing pauses where that may help.
@@ -190,6 +203,11 @@ class Cluster:
             while time.monotonic() < wake and bool(self.stops) == told:
                 time.sleep(0.1)
             pause = min(2 * pause, 30.0)
+
+
+def rank(pod: Any) -> int:
+    """Which of a job's nodes a pod is."""
+    return int((pod.metadata.annotations or {}).get(INDEX, 0))
 
 
 class _AbsentError(Exception):

@@ -11,13 +11,10 @@ finds its job again, and the same training is never started twice. Other code is
 import argparse
 import json
 import logging
-import math
 import os
 import signal
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ import yaml  # type: ignore[import-untyped]
 from training import cli
 from training.cluster import Cluster
 from training.files import canonical_json, sha256_bytes, write_bytes
+from training.follow import Watch, condition, leaving, say
 from training.mirror import new_launch
 from training.source import code_hash, git_state
 from training.store import Store
@@ -34,8 +32,6 @@ from training.train import STOPPED, train
 
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
-STUCK = 1800.0  # s that a job may be neither queued nor running
-OVERLAP = 10.0  # s of log that are read again, for lines that came late
 TEMPLATE = Path(__file__).resolve().parents[1] / "k8s" / "jobs" / "trainjob.yaml"
 
 
@@ -147,61 +143,14 @@ def _start(cluster: Cluster, job: dict[str, Any], stops: list[int]) -> None:
     name = job["metadata"]["name"]
     while not stops and not cluster.create(job):
         standing = cluster.get(name)
-        if standing and not _condition(standing, "Failed") and not _leaving(standing):
+        if standing and not condition(standing, "Failed") and not leaving(standing):
             say(f"{name} stands already; following it")
             return
-        if standing and not _leaving(standing):
+        if standing and not leaving(standing):
             say(f"{name} failed before; starting it again, from its last checkpoint")
             cluster.delete(name)
         time.sleep(min(POLL, 1.0))
     say(f"{name} created: {job['spec']['trainer']['numNodes']} nodes")
-
-
-class Watch:
-    """A job under way: what was last seen of it, and since when it has not moved."""
-
-    def __init__(self, cluster: Cluster, name: str, deadline: int) -> None:
-        self.cluster, self.name, self.deadline = cluster, name, deadline
-        self.said, self.state = "", ""  # time of the last line of rank 0's log; the job's state
-        self.heard: float | None = None  # when that line came
-        self.idle = self.began = time.monotonic()
-
-    def look(self) -> bool:
-        """Tell what is new; whether the job is done. Raises ValueError where it cannot end well."""
-        job = self.cluster.get(self.name)
-        if job is None or _leaving(job):
-            raise ValueError(f"{self.name}: somebody deleted the job; run the step again")
-        pods = self.cluster.pods(self.name)
-        if pods:
-            self._listen(pods[0].metadata.name)
-        if failed := _condition(job, "Failed"):
-            why = f"{failed.get('reason')}: {failed.get('message')}"
-            raise ValueError(f"{self.name} failed: {why}")
-        state, moving = describe(job, pods)
-        if state != self.state:
-            self.state = state
-            say(f"{self.name}: {state}")
-        self.idle = time.monotonic() if moving else self.idle
-        return bool(_condition(job, "Complete"))
-
-    def _listen(self, pod: str) -> None:
-        """Say what is new in a pod's log."""
-        now = time.monotonic()
-        # By this machine's clock, since the nodes' may be another; what comes twice is left out.
-        age = None if self.heard is None else math.ceil(now - self.heard + OVERLAP)
-        for moment, line in self.cluster.logs(pod, self.said, age):
-            self.said, self.heard = moment, now
-            say(line)
-
-    def overdue(self) -> str:
-        """Why the job should not be waited for any longer, or the empty text."""
-        now = time.monotonic()
-        if now - self.idle > STUCK:
-            return f"stuck for {STUCK / 60:.0f} min ({self.state})"
-        # The job's own deadline comes first; it starts to count when the job does.
-        if now - self.began > self.deadline + STUCK and not self.state.startswith("queued"):
-            return f"not ended {self.deadline} s after its start"
-        return ""
 
 
 def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> None:
@@ -214,43 +163,6 @@ def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> Non
         end = time.monotonic() + POLL
         while not stops and time.monotonic() < end:
             time.sleep(min(0.1, POLL))
-
-
-def _condition(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The condition of this type that holds, or an empty one."""
-    for found in job.get("status", {}).get("conditions", ()):
-        if found["type"] == kind and found["status"] == "True":
-            return dict(found)
-    return {}
-
-
-def _leaving(job: Mapping[str, Any]) -> bool:
-    return bool(job["metadata"].get("deletionTimestamp"))
-
-
-def describe(job: Mapping[str, Any], pods: list[Any]) -> tuple[str, bool]:
-    """What the job does, for a person; and whether it is in good order (queued, or running)."""
-    if job["spec"].get("suspend") or _condition(job, "Suspended"):
-        return "queued: suspended until its queue has room", True
-    if not pods:
-        return "waiting: no pods yet", False
-    phases = [pod.status.phase for pod in pods]
-    if all(phase in ("Running", "Succeeded") for phase in phases):
-        return f"running on {len(pods)} nodes", True
-    reasons = []
-    for pod in pods:
-        reasons += [
-            f"{found.reason}: {found.message}"
-            for found in pod.status.conditions or ()
-            if found.type == "PodScheduled" and found.status == "False"
-        ]
-        for found in pod.status.container_statuses or ():
-            waiting = found.state and found.state.waiting
-            if waiting and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
-                reasons.append(f"{waiting.reason}: {waiting.message}")
-    started = sum(phase in ("Running", "Succeeded") for phase in phases)
-    why = f" ({'; '.join(sorted(set(reasons)))})" if reasons else ""
-    return f"waiting: {started} of {len(pods)} pods run{why}", False
 
 
 def work(name: str) -> None:
@@ -273,11 +185,6 @@ def work(name: str) -> None:
         )  # fmt: skip
         if out.is_file():  # rank 0
             store.refer(f"jobs/{name}/model", out.read_text())
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> None:
