@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from pathlib import Path
@@ -256,6 +256,53 @@ def test_the_job_is_what_was_asked_for(
     assert spec["trainer"]["image"] == "registry.example/stargan-train@sha256:0"
     assert spec["trainer"]["args"] == ["work", REQUEST.name]
     assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def by_hand(tmp_path: Path, command: str, *more: str) -> None:
+    """The program, with a request that a person wrote and a template for a folder as store."""
+    (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))
+    template = str(JOBS / "trainjob.yaml")
+    trainjob.main([command, str(tmp_path / "request.json"), *more, "--template", template])
+
+
+def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but YAML on stdout, without a cluster."""
+    by_hand(tmp_path, "ask", "--nodes", "5", "--queue", "faces", "--image", "mine:1")
+    said = capsys.readouterr()
+    job = yaml.safe_load(said.out)
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    trainer = job["spec"]["trainer"]
+    assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["work", REQUEST.name])
+    assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
+    assert REQUEST.name in said.err
+    asked = Store().reference(f"jobs/{REQUEST.name}/request")
+    assert asked
+    assert Request(**json.loads(asked)) == REQUEST
+
+
+def test_a_job_that_a_person_applied_is_followed(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand(tmp_path, "ask")
+    api.jobs[REQUEST.name] = yaml.safe_load(capsys.readouterr().out)
+    api.later = [runs, ends]
+    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    assert api.made == []
+
+
+def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    Store().refer(f"jobs/{REQUEST.name}/model", '{"the": "model"}')
+    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    with pytest.raises(ValueError, match="trained already; `start` with the same request"):
+        by_hand(tmp_path, "ask")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

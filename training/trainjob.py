@@ -1,6 +1,7 @@
 """Training on several nodes: a Kubeflow TrainJob made, followed and cleaned up by its launcher.
 
     python -m training.trainjob start request.json model.json   what the pipeline's step does
+    python -m training.trainjob ask request.json | kubectl apply -f -    the same job, by hand
     python -m torch.distributed.run -m training.trainjob work NAME    what the job's pods run
 
 What is to be trained goes through the store (`refs/jobs/<name>/request`), as does the result
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -109,14 +111,7 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     Goes on with the job of this name where one stands. SIGTERM deletes the job and ends with
     SystemExit(143). Raises ValueError with the cause where the job fails, or cannot start.
     """
-    store = Store()
-    if not store.uri.startswith("s3://") and not shape.template:
-        raise ValueError(
-            f"STORE_URI={store.uri}: other nodes cannot read it; set an s3:// one, or name a "
-            "template whose pods mount that folder"
-        )
-    name = request.name
-    store.refer(f"jobs/{name}/request", canonical_json(asdict(request)).decode())
+    store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:
         stops: list[int] = []
         cluster = Cluster(stops)
@@ -136,6 +131,26 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     if made is None:
         raise ValueError(f"{name}: the job ended without a model; its log says why")
     write_bytes(out, made.encode())
+
+
+def ask(request: Request, shape: Shape) -> str:
+    """Store `request` for a job that a person makes; its YAML. Raises ValueError if it is done."""
+    store, name = _stored(request, shape), request.name
+    if store.reference(f"jobs/{name}/model") is not None:
+        raise ValueError(f"{name}: trained already; `start` with the same request writes its model")
+    return str(yaml.safe_dump(manifest(request, shape, [], shape.image), sort_keys=False))
+
+
+def _stored(request: Request, shape: Shape) -> Store:
+    """The store, with `request` in it where the job's pods look for it."""
+    store = Store()
+    if not store.uri.startswith("s3://") and not shape.template:
+        raise ValueError(
+            f"STORE_URI={store.uri}: other nodes cannot read it; set an s3:// one, or name a "
+            "template whose pods mount that folder"
+        )
+    store.refer(f"jobs/{request.name}/request", canonical_json(asdict(request)).decode())
+    return store
 
 
 def _start(cluster: Cluster, job: dict[str, Any], stops: list[int]) -> None:
@@ -194,13 +209,16 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("start", help="make the job and follow it")
-    one.add_argument("request", type=Path, help="JSON with the fields of a request")
+    three = commands.add_parser("ask", help="store the request and print the job's YAML")
+    for command in (one, three):
+        command.add_argument("request", type=Path, help="JSON with the fields of a request")
+        command.add_argument("--nodes", type=int, default=Shape.nodes)
+        command.add_argument("--nproc", type=int, default=Shape.nproc, help="processes a node")
+        command.add_argument("--accelerators", type=int, default=Shape.accelerators, help="a node")
+        command.add_argument("--image", default="")
+        command.add_argument("--queue", default="", help="Kueue's local queue")
+        command.add_argument("--template", default="", help="a TrainJob's YAML, instead of ours")
     one.add_argument("out", type=Path, help='manifest of kind "model"')
-    one.add_argument("--nodes", type=int, default=Shape.nodes)
-    one.add_argument("--nproc", type=int, default=Shape.nproc, help="processes a node")
-    one.add_argument("--accelerators", type=int, default=Shape.accelerators, help="a node")
-    one.add_argument("--image", default="")
-    one.add_argument("--queue", default="", help="Kueue's local queue")
     two = commands.add_parser("work", help="in the job's pods, under torchrun")
     two.add_argument("name")
     args = parser.parse_args(argv)
@@ -209,9 +227,14 @@ def main(argv: list[str] | None = None) -> None:
         return
     shape = Shape(
         nodes=args.nodes, nproc=args.nproc, accelerators=args.accelerators, image=args.image,
-        queue=args.queue,
+        queue=args.queue, template=args.template,
     )  # fmt: skip
-    launch(Request(**json.loads(args.request.read_text())), shape, args.out)
+    request = Request(**json.loads(args.request.read_text()))
+    if args.command == "start":
+        launch(request, shape, args.out)
+        return
+    sys.stdout.write(ask(request, shape))
+    sys.stderr.write(f"{request.name}: request stored\n")
 
 
 if __name__ == "__main__":
