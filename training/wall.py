@@ -87,8 +87,8 @@ def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
             axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(0, 104)
-        axes.set_xlim(left=0)
-        axes.margins(x=0.25)
+        # Room for the last one's name; a scale even where all cost nothing.
+        axes.set_xlim(0, 1.35 * max(n[key] / unit for n in systems.values()) or 1.0)
         axes.grid(color="#e1e4ea")
         axes.set_axisbelow(True)
     plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)
