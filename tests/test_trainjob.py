@@ -160,7 +160,7 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield api
     for process in api.launchers:
         process.kill()
-        process.wait(60)
+        process.wait(240)
     api.closing.set()
     server.shutdown()
     server.server_close()
@@ -614,7 +614,7 @@ def test_a_stopped_launcher_leaves_no_job(
     process = start(api, tmp_path)
     until(lambda: api.made and not api.later)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(240) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
 
 
@@ -626,7 +626,7 @@ def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
     api.faults = [503] * 5
     until(lambda: len(api.faults) < 4)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(240) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
 
 
@@ -675,7 +675,7 @@ def ends_well_after(
 ) -> None:
     """Kill the launcher; the next one brings the same job to its end."""
     process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait(240) == -signal.SIGKILL
     assert not (tmp_path / "m.json").exists()
     api.faults, api.unheard, api.later = [], False, later
     launch(REQUEST, shape(), tmp_path / "m.json")
