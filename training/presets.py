@@ -133,8 +133,10 @@ _OTHERS = (
             # paints nothing.
             GANimation(
                 conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
-                d_lr=8e-4, averages=True, lambda_cond=25.0,
+                d_lr=8e-4, averages=True, lambda_cond=25.0, lambda_cyc=5.0,
             ),
+            images=11_200,  # mouths begin to open after 8,000
+            decay_images=4_400,
             warmup_images=0,  # copying would teach the mask to keep everything
         ),
         # Those that show plainly at 64 px, of the 16 that the drawn faces have.
