@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,15 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         "--ulimit nofile=20000:20000",
     }
     build(environment, ".ci/base", BASE)
-    build(environment, ".ci/base", TRAIN_BASE, BASE)
-    build(environment, "components/image.sh", "steps", STEPS_IMAGE)
-    build(environment, "components/image.sh", "train", TRAIN_IMAGE)
+
+    def train() -> None:
+        build(environment, ".ci/base", TRAIN_BASE, BASE)
+        build(environment, "components/image.sh", "train", TRAIN_IMAGE)
+
+    with ThreadPoolExecutor(2) as pool:  # pip keeps one core busy
+        other = pool.submit(train)
+        build(environment, "components/image.sh", "steps", STEPS_IMAGE)
+        other.result()
     service = subprocess.Popen(
         ["podman", "system", "service", "--time=0", environment["DOCKER_HOST"]],
         env=environment, start_new_session=True, stderr=subprocess.DEVNULL,
@@ -161,7 +168,8 @@ def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path
         "log_images": 16, "sample_images": 32, "d_repeat_num": 4,
     })  # fmt: skip
     (dataset,) = place.glob("runs/kfp/*/unify-labels/out")
-    flags = ("--volume", f"{place}:{place}", "--env", f"STORE_URI=file://{place}/runs/store",
+    runs = place / "runs"  # what is above it belongs to root
+    flags = ("--volume", f"{runs}:{runs}", "--env", f"STORE_URI=file://{runs}/store",
              "--env", "MLFLOW_TRACKING_URI=off")  # fmt: skip
     given = (dataset.read_text(), "stargan", to_json(config.model), to_json(config.train))
     name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
@@ -170,7 +178,7 @@ def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path
         podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "work", name, flags=flags
     )
     assert "32/32 images" in said
-    made = place / "runs" / "store" / "refs" / "jobs" / name / "model"
+    made = runs / "store" / "refs" / "jobs" / name / "model"
     assert json.loads(made.read_text())["kind"] == "model"
     assert made.stat().st_uid == USER
 
