@@ -74,6 +74,14 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
     assert database.stdout == "searched\n", database.stdout + database.stderr
 
 
+@pytest.fixture
+def there(stack: Stack, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process works in the place and reaches the servers."""
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place)
+
+
 def program(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
     """Exit code and word of `python -m training.…` with what the run above made."""
     done = subprocess.run(
@@ -167,13 +175,9 @@ def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
     assert release(stack, place, "verify", f"without-{name}/1")[0] == 0
 
 
-def test_a_training_outlives_mlflow_and_postgres(
-    stack: Stack, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("there")
+def test_a_training_outlives_mlflow_and_postgres(stack: Stack, place: Path, tmp_path: Path) -> None:
     """Both killed in the middle, back some seconds later: every step arrives in one run."""
-    for name, value in stack.exports().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(place)
     before = set(place.glob("runs/train/*"))
 
     def fail() -> None:
@@ -188,8 +192,8 @@ def test_a_training_outlives_mlflow_and_postgres(
     away = threading.Thread(target=fail, daemon=True)
     away.start()
     code, said = program(stack, place, *training(place, 3200, tmp_path / "model.json"))
+    assert code == 0, said  # else nobody may have been killed
     away.join()
-    assert code == 0, said
     assert "training goes on" in said, said
     made = Manifest.read(tmp_path / "model.json", "model")
     sent = subprocess.run([sys.executable, "-c", STEPS, made.meta["mlflow_run"]],
@@ -249,13 +253,9 @@ print("searched")
 """
 
 
-def test_what_was_pushed_to_s3_is_pulled_by_another_machine(
-    stack: Stack, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("there")
+def test_what_was_pushed_to_s3_is_pulled_by_another_machine(place: Path, tmp_path: Path) -> None:
     """`training.data push` and the pull step speak to the same DVC remote; again sends nothing."""
-    for name, value in stack.exports().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(place)
     folder = place / "raw" / "celeba"
     before = remote.tree_md5(folder)
     assert remote.push(folder) == (before[0], True)

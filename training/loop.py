@@ -27,7 +27,7 @@ from training.data.dataset import Faces, Order
 from training.data.labels import LabelSpace
 from training.distributed import World, freeze
 from training.files import write_bytes, write_json
-from training.mirror import Mirror
+from training.mirror import LOG, Mirror
 from training.models.base import Batch, Losses, Model, Nets, Phase, Symptom
 from training.progress import Progress
 from training.s3 import RemoteError
@@ -263,7 +263,7 @@ def _record(
         **usage(job.world.device),
     }
     line = {"images": state.images, **{k: round(v, 6) for k, v in facts.items()}}
-    with (job.run / "log.jsonl").open("a") as stream:
+    with (job.run / LOG).open("a") as stream:
         stream.write(json.dumps(line) + "\n")
     job.tracker.metrics(facts, step=state.images)
     if shown:
@@ -300,7 +300,7 @@ def fit(job: Job, state: State) -> Path:
     if job.world.rank == 0:
         job.run.mkdir(parents=True, exist_ok=True)
         write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
-        _forget_after(job.run / "log.jsonl", state.images)
+        _forget_after(job.run / LOG, state.images)
     nets = job.world.wrap(state.nets)
     order = Order(
         job.faces,

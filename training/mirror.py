@@ -43,7 +43,7 @@ class Entry:
     files: dict[str, str] = field(default_factory=dict)
     launch: str = ""  # the writer's
     overtaken: list[str] = field(default_factory=list)  # launches before it
-    mlflow_run: str = ""
+    mlflow_run: str = ""  # its id, for whoever goes on
 
 
 def new_launch() -> str:

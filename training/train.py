@@ -100,7 +100,7 @@ def train(
     from training.data.dataset import Faces
     from training.distributed import world
     from training.loop import Job, StoppedError, build_state, fit
-    from training.mirror import mirror
+    from training.mirror import LOG, mirror
     from training.precision import use_bf16
     from training.resume import resume
     from training.telemetry import summed
@@ -149,7 +149,7 @@ def train(
         if undelivered := job.tracker.close("FINISHED"):
             log.warning("%s", undelivered)
         if here.rank == 0:
-            took = summed(run / "log.jsonl", settings.price_per_hour)
+            took = summed(run / LOG, settings.price_per_hour)
             _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, took)
         here.wait()
 
