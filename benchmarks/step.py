@@ -42,7 +42,7 @@ def plainly(net: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
                 norm = nn.InstanceNorm2d(child.num_channels, affine=True)
-                norm.load_state_dict(child.state_dict())
+                norm.to(child.weight.device).load_state_dict(child.state_dict())
                 setattr(module, name, norm)
     return net.to(memory_format=torch.contiguous_format)
 

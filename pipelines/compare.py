@@ -18,38 +18,10 @@ from training.config import Config, to_json
 from training.entry import Entry
 from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.models import MODELS
+from training.systems import Asked, asked, budgeted
 
-LENGTHS = ("decay_images", "warmup_images", "log_images", "sample_images", "checkpoint_images")
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a budget below says of itself that it is a smoke test
 OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
-
-
-class Asked(NamedTuple):
-    """One system of the comparison; `settings` are those that only it has."""
-
-    label: str  # as it was asked for: its name on the page
-    model: str
-    settings: dict[str, str]
-
-
-def asked(text: str) -> list[Asked]:
-    """Systems, comma-separated, each `model` or `model:key=value:…` (a list's items joined by +).
-
-    Raises ValueError for an unknown model, a setting without a value, or one asked for twice.
-    """
-    found: list[Asked] = []
-    for label in filter(None, (word.strip() for word in text.split(","))):
-        model, *pairs = label.split(":")
-        if model not in MODELS:
-            raise ValueError(f"unknown model {model}; known: {', '.join(MODELS)}")
-        if wrong := [pair for pair in pairs if "=" not in pair]:
-            raise ValueError(f"{label}: {wrong[0]!r} is no key=value")
-        settings = dict(pair.split("=", 1) for pair in pairs)
-        found.append(Asked(label, model, {k: v.replace("+", ",") for k, v in settings.items()}))
-    labels = [one.label for one in found]
-    if not found or len(set(labels)) < len(labels):
-        raise ValueError(f"models={text}: one or more are needed, each once")
-    return found
 
 
 def _number(given: dict[str, str], name: str, default: float) -> float:
@@ -91,18 +63,6 @@ class Budget(NamedTuple):
     def smoke(self, preset: str) -> bool:
         few = 0 < self.images < SMOKE_IMAGES or 0 < self.minutes < SMOKE_MINUTES
         return preset == "smoke" or few
-
-
-def budgeted(model: str, preset: str, images: int) -> dict[str, str]:
-    """The preset's lengths stretched to `images` (0: the preset's own)."""
-    train = presets.resolve(model, preset).train
-    if not images:
-        return {}
-    scaled = {name: getattr(train, name) * images // train.images for name in LENGTHS}
-    return {"train.images": str(images)} | {
-        f"train.{name}": str(max(value, 0 if name.startswith(("decay", "warm")) else train.batch))
-        for name, value in scaled.items()
-    }
 
 
 def timed(one: Asked, config: Config, minutes: float, root: Path) -> int:

@@ -1,0 +1,135 @@
+"""Every model, several seeds, side by side on one accelerator: trained, judged, set on one page.
+
+    python benchmarks/family.py --run stargan dataset.json judge.json \\
+        --run starganv2 domains.json domains-judge.json --seeds 3 --images 32000 --out runs/family
+
+The manifests are those of any run of the pipeline (its unify-labels and judge steps). Small
+networks leave most of a large GPU idle, so that many trainings share it; images/s are those of the
+company that each one kept. A system that fails is named, and the rest goes on.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from training import cli, presets
+from training.compare import report
+from training.config import to_json
+from training.entry import Entry
+from training.files import write_bytes, write_json
+from training.systems import Asked, asked, budgeted
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one system."""
+
+    system: Asked
+    seed: int
+    dataset: Path
+    judge: Path
+    settings: dict[str, str]
+    folder: Path
+
+    def commands(self, preset: str) -> list[list[str]]:
+        """The pipeline's train and evaluate steps, as commands; a wrong setting is a ValueError."""
+        config = presets.resolve(self.system.model, preset, self.settings)
+        pairs = ";".join(f"{key}={value}" for key, value in self.settings.items())
+        model, evaluation = self.folder / "model.json", self.folder / "evaluation.json"
+        return [
+            [
+                sys.executable, "-m", "training.train", str(self.dataset), "--model",
+                self.system.model, "--preset", preset, "--set", pairs, "--folder",
+                str(self.folder / "train"), "--experiment", "", "--out", str(model),
+            ],
+            [
+                sys.executable, "-m", "training.evaluate", str(model), str(self.dataset),
+                str(self.judge), "--config", to_json(config.eval), "--out", str(evaluation),
+                "--report", str(self.folder / "evaluation.html"),
+                "--metrics", str(self.folder / "metrics.json"),
+            ],
+        ]  # fmt: skip
+
+    def go(self, preset: str) -> Entry | str:
+        """Train and evaluate; what failed, with the last line of its log, in words."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.txt").open("w") as log:
+            for command in self.commands(preset):
+                done = subprocess.run(
+                    command, stdout=log, stderr=subprocess.STDOUT, check=False,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )  # fmt: skip
+                if done.returncode:
+                    last = (self.folder / "log.txt").read_text().strip().splitlines()[-1:]
+                    return f"{self.system.label}, seed {self.seed}: {' '.join(last)}"
+        made = (self.folder / "model.json", self.folder / "evaluation.json", self.dataset)
+        return Entry.read(self.system.label, *made)
+
+
+def show(entry: Entry) -> dict[str, float]:
+    """What a line of the table says of one run."""
+    took, numbers = entry.model.about["training"], entry.numbers
+    chosen = ("success_mean", "success_worst", "copy_success_mean", "preservation_mean",
+              "identity_cosine", "self_psnr", "self_ssim", "learned")  # fmt: skip
+    spent = ("images", "seconds", "images_per_second", "data_wait_share", "gpu_utilisation",
+             "gpu_memory_mib")  # fmt: skip
+    return {k: numbers[k] for k in chosen} | {k: took[k] for k in spent if k in took}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--run", nargs=3, action="append", required=True, dest="runs",
+        metavar=("SYSTEM", "DATASET", "JUDGE"), help="systems, comma-separated, and their data",
+    )  # fmt: skip
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--set", default="", metavar="K=V;K=V", help="for all systems")
+    parser.add_argument("--images", type=int, default=0, help="of each; 0: the preset's own")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
+    parser.add_argument("--title", default="Models compared")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
+    args = parser.parse_args(argv)
+    runs = []
+    for seed in range(args.seeds):
+        for text, dataset, judge in args.runs:
+            for one in asked(text):
+                settings = {
+                    **budgeted(one.model, args.preset, args.images), **presets.parse(args.set),
+                    **one.settings, "train.seed": str(seed),
+                }  # fmt: skip
+                folder = args.out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
+                runs.append(Run(one, seed, Path(dataset), Path(judge), settings, folder))
+                runs[-1].commands(args.preset)
+    start, entries, failed = time.monotonic(), [], []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for run, found in zip(runs, pool.map(lambda run: run.go(args.preset), runs), strict=True):
+            at = f"{time.monotonic() - start:6.0f} s  {run.system.label} {run.seed}"
+            if isinstance(found, str):
+                failed.append(found)
+                print(f"{at}  failed: {found}", flush=True)
+                continue
+            entries.append(found)
+            facts = {k: round(v, 3) for k, v in show(found).items()}
+            print(f"{at}  {json.dumps(facts)}", flush=True)
+    if not entries:
+        raise SystemExit("every system failed")
+    write_json(
+        args.out / "results.json", [[e.name, e.model.meta["seed"], show(e)] for e in entries]
+    )
+    write_bytes(args.out / "compare.html", report(entries, args.title, "", failed).encode())
+    if failed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)
