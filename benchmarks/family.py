@@ -1,7 +1,7 @@
 """Every model, several seeds, side by side on one accelerator: trained, judged, set on one page.
 
-    python benchmarks/family.py --run stargan dataset.json judge.json \\
-        --run starganv2 domains.json domains-judge.json --seeds 3 --images 32000 --out runs/family
+    python benchmarks/family.py --run stargan,attgan 40000 dataset.json judge.json \\
+        --run starganv2 6000 domains.json domains-judge.json --seeds 3 --out runs/family
 
 The manifests are those of any run of the pipeline (its unify-labels and judge steps). Small
 networks leave most of a large GPU idle, so that many trainings share it; images/s are those of the
@@ -57,18 +57,22 @@ class Run:
             ],
         ]  # fmt: skip
 
-    def go(self, preset: str) -> Entry | str:
-        """Train and evaluate; what failed, with the last line of its log, in words."""
+    def go(self, preset: str, end: float) -> Entry | str:
+        """Train and evaluate until `end` (monotonic, s); what failed, with its log's last line."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.txt").open("w") as log:
             for command in self.commands(preset):
-                done = subprocess.run(
-                    command, stdout=log, stderr=subprocess.STDOUT, check=False,
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                )  # fmt: skip
-                if done.returncode:
-                    last = (self.folder / "log.txt").read_text().strip().splitlines()[-1:]
-                    return f"{self.system.label}, seed {self.seed}: {' '.join(last)}"
+                try:
+                    subprocess.run(
+                        command, stdout=log, stderr=subprocess.STDOUT, check=True,
+                        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=end - time.monotonic(),
+                    )  # fmt: skip
+                except subprocess.SubprocessError as error:
+                    said = (self.folder / "log.txt").read_text().split()
+                    why = (
+                        "out of time" if isinstance(error, subprocess.TimeoutExpired) else "failed"
+                    )
+                    return f"{self.system.label}, seed {self.seed}: {why}: {' '.join(said[-20:])}"
         made = (self.folder / "model.json", self.folder / "evaluation.json", self.dataset)
         return Entry.read(self.system.label, *made)
 
@@ -88,31 +92,34 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--run", nargs=3, action="append", required=True, dest="runs",
-        metavar=("SYSTEM", "DATASET", "JUDGE"), help="systems, comma-separated, and their data",
+        "--run", nargs=4, action="append", required=True, dest="runs",
+        metavar=("SYSTEMS", "IMAGES", "DATASET", "JUDGE"),
+        help="systems, comma-separated; to train on, of each (0: the preset's own); their data",
     )  # fmt: skip
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--set", default="", metavar="K=V;K=V", help="for all systems")
-    parser.add_argument("--images", type=int, default=0, help="of each; 0: the preset's own")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="what takes longer is stopped")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     parser.add_argument("--title", default="Models compared")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     args = parser.parse_args(argv)
     runs = []
     for seed in range(args.seeds):
-        for text, dataset, judge in args.runs:
+        for text, images, dataset, judge in args.runs:
             for one in asked(text):
                 settings = {
-                    **budgeted(one.model, args.preset, args.images), **presets.parse(args.set),
+                    **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),
                     **one.settings, "train.seed": str(seed),
                 }  # fmt: skip
                 folder = args.out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
                 runs.append(Run(one, seed, Path(dataset), Path(judge), settings, folder))
                 runs[-1].commands(args.preset)
     start, entries, failed = time.monotonic(), [], []
+    end = start + 60 * args.minutes
     with ThreadPoolExecutor(args.jobs) as pool:
-        for run, found in zip(runs, pool.map(lambda run: run.go(args.preset), runs), strict=True):
+        made = pool.map(lambda run: run.go(args.preset, end), runs)
+        for run, found in zip(runs, made, strict=True):
             at = f"{time.monotonic() - start:6.0f} s  {run.system.label} {run.seed}"
             if isinstance(found, str):
                 failed.append(found)

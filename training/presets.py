@@ -125,19 +125,26 @@ def _smoke(row: Config) -> Config:
 
 _OTHERS = (
     _demo("attgan", AttGAN(**_SMALL_ATTGAN)),
-    _demo("stgan", STGAN(**_SMALL_ATTGAN, shortcut_layers=3, inject_layers=3)),
+    _demo(
+        "stgan",
+        STGAN(**_SMALL_ATTGAN, shortcut_layers=3, inject_layers=3),
+        images=11_200,  # hair comes after gender and age, in the second half
+        warmup_images=400,
+    ),
     replace(
         _demo(
             "ganimation",
-            # At 160 the units' term wins over D, and G paints what only D takes for them; at 10 it
-            # paints nothing.
+            # All weights are lighter beside D's score: at 160, and still at 25, G paints what only
+            # D takes for units.
             GANimation(
                 conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
-                d_lr=8e-4, averages=True, lambda_cond=25.0, lambda_cyc=5.0,
+                d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=1.0, lambda_mask=0.02,
+                lambda_tv=0.8,
             ),
-            images=11_200,  # mouths begin to open after 8,000
-            decay_images=4_400,
-            warmup_images=0,  # copying would teach the mask to keep everything
+            images=22_400,
+            batch=8,
+            decay_images=8_800,
+            warmup_images=0,
         ),
         # Those that show plainly at 64 px, of the 16 that the drawn faces have.
         data=replace(
@@ -152,7 +159,11 @@ _OTHERS = (
     ),
     _demo(
         "diat",
-        DIAT(dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True),
+        # With λ_id=1 G paints noise that D takes for the label.
+        DIAT(
+            dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True,
+            lambda_id=30.0,
+        ),
         batch=2,
     ),
     _demo(
@@ -164,7 +175,14 @@ _OTHERS = (
         ema=0.0,
     ),
     replace(
-        _demo("starganv2", StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4), ema=0.99),
+        _demo(
+            "starganv2",
+            StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4),
+            images=3_200,
+            decay_images=0,
+            warmup_images=0,
+            ema=0.99,
+        ),
         data=replace(_DEMO.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
     ),
 )  # fmt: skip
