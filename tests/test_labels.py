@@ -98,7 +98,8 @@ def test_tasks_keep_groups_exclusive_and_say_who_changes(
     for task in tasks:
         assert task.target.shape == labels.shape
         assert task.changed.tolist() == [
-            s != t for s, t in zip(labels.tolist(), task.target.tolist(), strict=True)
+            any(abs(a - b) >= 0.25 for a, b in zip(s, t, strict=True))
+            for s, t in zip(labels.tolist(), task.target.tolist(), strict=True)
         ]
         for group in (*part.groups, *part.conflicts):
             assert (task.target[:, [part.names.index(n) for n in group]].sum(1) <= 1).all()
@@ -119,7 +120,8 @@ def test_an_edit_leaves_every_other_label_alone(case: tuple[LabelSpace, int, Ten
             wanted = task.target[:, part.names.index(task.name)]
             flips = part.kind == "binary" and not any(task.name in g for g in part.groups)
             column = labels[:, part.names.index(task.name)]
-            assert torch.equal(wanted, 1 - column if flips else torch.ones(len(labels)))
+            on = torch.full((len(labels),), 0.7 if part.kind == "continuous" else 1.0)
+            assert torch.equal(wanted, 1 - column if flips else on)
 
 
 def test_bangs_and_a_bald_head_exclude_each_other_and_come_off_alone() -> None:
@@ -175,3 +177,12 @@ def test_impossible_spaces_are_refused() -> None:
         LabelSpace((one, one))
     with pytest.raises(ValueError, match="has a"):
         LabelSpace((one,)).index("b")
+
+
+def test_an_intensity_is_asked_for_plainly_of_faces_that_do_not_show_it() -> None:
+    """0.7 of one unit, the others as they are; 0.5 is near enough already, 0.4 is not."""
+    space = LabelSpace((LabelSet("a", "continuous", ("AU12", "AU25")),))
+    labels = torch.tensor([[0.0, 0.3], [0.4, 0.3], [0.5, 0.3], [1.0, 0.3]])
+    task = space.tasks(labels, 0)[0]
+    assert task.target.tolist() == [[pytest.approx(0.7), pytest.approx(0.3)]] * 4
+    assert task.changed.tolist() == [True, True, False, True]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from training.config import JudgeConfig
 from training.data.dataset import Faces, Part, generator, to_float
-from training.data.labels import LabelSet
+from training.data.labels import TOLERANCE, LabelSet
 from training.judge_nets import ResNet18, SmallVGG
 from training.metrics import auc, pairs
 from training.progress import Progress
@@ -39,8 +39,8 @@ def scaled(kind: str, logits: Tensor) -> Tensor:
 
 
 def agree(kind: str, decided: Tensor, labels: Tensor) -> Tensor:
-    """Whether each decision (n, k) is the label's: equal, or within 0.25 of an intensity; bool."""
-    return (decided - labels).abs() < (0.25 if kind == "continuous" else 0.5)
+    """Whether each decision (n, k) is the label's: equal, or within TOLERANCE of an intensity; bool."""
+    return (decided - labels).abs() < (TOLERANCE if kind == "continuous" else 0.5)
 
 
 def _people(part: Part) -> tuple[Tensor, int]:
@@ -160,7 +160,7 @@ def _clean(
             for i, name in enumerate(labels.names)
         }
     else:
-        on = part.labels > (0.25 if labels.kind == "continuous" else 0.5)
+        on = part.labels > (TOLERANCE if labels.kind == "continuous" else 0.5)
         table = {
             name: _rates(
                 right[on[:, i], i], right[~on[:, i], i], share=float(on[:, i].float().mean())

@@ -23,7 +23,7 @@ from torch import Tensor
 from training import checkpoint
 from training.checkpoint import State
 from training.config import TrainConfig
-from training.data.dataset import Faces, Order
+from training.data.dataset import Faces, Order, memory_order
 from training.data.labels import LabelSpace
 from training.distributed import World, freeze
 from training.files import write_bytes, write_json
@@ -106,8 +106,8 @@ def build_state(job: Job) -> State:
     torch.manual_seed(job.train.seed)
     nets = job.model.networks(job.faces.space, job.faces.size)
     for net in nets.values():
-        # Batches come as (n, H, W, 3) bytes; convolutions in that order were 1.2 times as fast.
-        net.to(job.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = job.world.device
+        net.to(device, memory_format=memory_order(device))  # type: ignore[call-overload]
     averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
     settings = job.model.optim(job.faces.space)
     optim = {

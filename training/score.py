@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from training.config import EvalConfig
-from training.data.dataset import Faces, generator, to_float, to_uint8
-from training.data.labels import LabelSet, LabelSpace, Task
+from training.data.dataset import Faces, generator, memory_order, to_float, to_uint8
+from training.data.labels import TOLERANCE, LabelSet, LabelSpace, Task
 from training.judge import Judge
 from training.judge_fit import decide
 from training.metrics import PSNR_CAP, psnr, ssim
@@ -122,7 +122,7 @@ def place(translator: Translate, device: torch.device) -> None:
 
 def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """One translation as it would be saved: uint8 (n, H, W, 3)."""
-    image = image.contiguous(memory_format=torch.channels_last)  # a fifth faster on CPUs
+    image = image.contiguous(memory_format=memory_order(image.device))
     return to_uint8(translator(image, source.to(image.device), target.to(image.device)))
 
 
@@ -255,7 +255,7 @@ class Seen:
         logits = self.judge.predict(self.view.judged, y).cpu()
         same = decide(labels.kind, logits) == decide(labels.kind, self.logits)
         if labels.kind == "continuous":
-            same = (logits - self.logits).abs() < 0.25
+            same = (logits - self.logits).abs() < TOLERANCE
         kept = same[:, others].float().mean(1) if others else torch.ones(len(y))
         margins = margin(labels.kind, logits, target, edited)
         copied = margin(labels.kind, self.logits, target, edited)
@@ -285,14 +285,14 @@ class Seen:
 def margin(kind: str, logits: Tensor, target: Tensor, edited: list[int]) -> Tensor:
     """How surely labels `edited` are judged as asked (n,): above 0 exactly where all of them are.
 
-    Binary: the smallest logit on the asked side; one-hot: the asked class's lead; continuous: 0.25
-    less the largest distance.
+    Binary: the smallest logit on the asked side; one-hot: the asked class's lead; continuous:
+    TOLERANCE less the largest distance.
     """
     if kind == "onehot":
         wanted = target.bool()
         return logits[wanted] - logits.masked_fill(wanted, -torch.inf).amax(1)
     if kind == "continuous":
-        return 0.25 - (logits - target)[:, edited].abs().amax(1)
+        return TOLERANCE - (logits - target)[:, edited].abs().amax(1)
     return ((2 * target - 1) * logits)[:, edited].amin(1)
 
 

@@ -21,6 +21,9 @@ CONFLICTS = (("Bald", "Bangs"), ("Receding_Hairline", "Bangs"), ("Straight_Hair"
 UNITS = tuple(
     f"AU{number:02}" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 )
+# Of an intensity: what is nearer counts as the same, and what an edit asks for. That is 3.5 of
+# OpenFace's 5, plain to see; at 5, which hardly any face shows, no edit would be judged right.
+TOLERANCE, PLAIN = 0.25, 0.7
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Task:
     name: str
     edits: tuple[str, ...]  # names of the labels that the edit is about
     target: Tensor  # (n, k)
-    changed: Tensor  # (n,) bool: target differs from the source labels
+    changed: Tensor  # (n,) bool: target differs from the source labels (by TOLERANCE or more)
 
     @property
     def single(self) -> bool:
@@ -122,7 +125,7 @@ class LabelSpace:
         return out
 
     def tasks(self, labels: Tensor, dataset: int) -> list[Task]:
-        """Every edit that evaluation asks for, of labels (n, k) in {0, 1}.
+        """Every edit that evaluation asks for, of labels (n, k) in [0, 1].
 
         Binary: each attribute alone (a member of a group is switched on and the others off, any
         other attribute is flipped), then StarGAN's combinations of group, Male and Young (H+G,
@@ -136,7 +139,7 @@ class LabelSpace:
                 for name, row in zip(part.names, rows, strict=True)
             ]
         if part.kind == "continuous":
-            return [_task(n, (n,), _switch_on(labels, part, n), labels) for n in part.names]
+            return [_task(n, (n,), _plain(labels, i), labels) for i, n in enumerate(part.names)]
         singles = [_task(n, (n,), edit(labels, part, n), labels) for n in part.names]
         return singles + _combinations(labels, part)
 
@@ -171,7 +174,13 @@ class LabelSpace:
 
 
 def _task(name: str, edits: tuple[str, ...], target: Tensor, labels: Tensor) -> Task:
-    return Task(name, edits, target, (target != labels).any(1))
+    return Task(name, edits, target, ((target - labels).abs() >= TOLERANCE).any(1))
+
+
+def _plain(labels: Tensor, at: int) -> Tensor:
+    out = labels.clone()
+    out[:, at] = PLAIN
+    return out
 
 
 def _switch_on(labels: Tensor, part: LabelSet, name: str) -> Tensor:
