@@ -123,5 +123,5 @@ def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
 
 
 def test_no_step_waits_for_a_parser_of_addresses() -> None:
-    """Every step's process imports jsonschema, which would build one where this package is there."""
+    """Each step imports jsonschema, which would build one where this package is there."""
     assert importlib.util.find_spec("rfc3987_syntax") is None
