@@ -39,7 +39,7 @@ def scaled(kind: str, logits: Tensor) -> Tensor:
 
 
 def agree(kind: str, decided: Tensor, labels: Tensor) -> Tensor:
-    """Whether each decision (n, k) is the label's: equal, or within TOLERANCE of an intensity; bool."""
+    """Whether each decision (n, k) is the label's: equal, or an intensity within TOLERANCE."""
     return (decided - labels).abs() < (TOLERANCE if kind == "continuous" else 0.5)
 
 
