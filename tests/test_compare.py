@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from training import compare
 from training.compare import intervals
 from training.config import EvalConfig
 from training.data.labels import LabelSpace
@@ -76,3 +77,10 @@ def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
         images = int(place * train.images)
         found = schedule.images(step_at(schedule, images, train.batch))
         assert images <= found < images + 4 * train.batch
+
+
+def test_systems_of_intensities_say_how_far_they_are_from_what_was_asked() -> None:
+    far = {"error_mean": 0.31, "copy_error_mean": 0.62, "judge_error_celeba": 0.05}
+    (said,) = compare._intensities({"ganimation": far, "stargan": {"success_mean": 0.5}})
+    assert "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)" in said
+    assert compare._intensities({"stargan": {"success_mean": 0.5}}) == []

@@ -111,6 +111,19 @@ def _quality(systems: dict[str, dict[str, Any]]) -> Markup:
     return table(headers, rows)
 
 
+def _intensities(systems: dict[str, dict[str, Any]]) -> list[Markup]:
+    """How far the judged intensities are from those asked for, where labels are such."""
+    far = [
+        f"{name} {n['error_mean']:.3f} (copied input {n['copy_error_mean']:.3f}, the judge on real "
+        f"images {mean(v for k, v in n.items() if k.startswith('judge_error')):.3f})"
+        for name, n in systems.items()
+        if "error_mean" in n
+    ]
+    if not far:
+        return []
+    return [paragraph(f"Mean distance of judged intensities from those asked: {'; '.join(far)}.")]
+
+
 def _cost(systems: dict[str, dict[str, Any]]) -> Markup:
     """What each takes: to keep, to use, to train."""
     headers = ["model", "parameters × networks, million", "in training, million", "GMAC",
@@ -160,6 +173,7 @@ def report(
                 "and, where there are several, seeds. PSNR and SSIM are of the "
                 "self-reconstruction, on uint8."
             ),
+            *_intensities(systems),
             picture(wall(names), "The same held-out images under the same edits, a row a model."),
             _tasks(names),
             _cost(systems),
