@@ -179,6 +179,7 @@ _OTHERS = (
             "starganv2",
             StarGANv2(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4),
             images=3_200,
+            batch=8,
             decay_images=0,
             warmup_images=0,
             ema=0.99,
