@@ -160,10 +160,10 @@ _OTHERS = (
     ),
     _demo(
         "diat",
-        # With λ_id=1 G paints noise that D takes for the label, with 30 hardly an edit.
+        # With λ_id up to 10 G paints noise that D takes for the label, with 30 hardly an edit.
         DIAT(
             dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True,
-            lambda_id=8.0,
+            lambda_id=15.0,
         ),
         batch=2,
     ),
