@@ -87,6 +87,22 @@ def show(entry: Entry) -> dict[str, float]:
     return {k: numbers[k] for k in chosen} | {k: took[k] for k in spent if k in took}
 
 
+def planned(args: argparse.Namespace) -> list[Run]:
+    """Every run asked for, seed by seed; each one's settings are checked."""
+    runs = []
+    for seed in range(args.seeds):
+        for text, images, dataset, judge in args.runs:
+            for one in asked(text):
+                settings = {
+                    **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),
+                    **one.settings, "train.seed": str(seed),
+                }  # fmt: skip
+                folder = args.out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
+                runs.append(Run(one, seed, Path(dataset), Path(judge), settings, folder))
+                runs[-1].commands(args.preset)
+    return runs
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,17 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--title", default="Models compared")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
     args = parser.parse_args(argv)
-    runs = []
-    for seed in range(args.seeds):
-        for text, images, dataset, judge in args.runs:
-            for one in asked(text):
-                settings = {
-                    **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),
-                    **one.settings, "train.seed": str(seed),
-                }  # fmt: skip
-                folder = args.out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
-                runs.append(Run(one, seed, Path(dataset), Path(judge), settings, folder))
-                runs[-1].commands(args.preset)
+    runs = planned(args)
     start, entries, failed = time.monotonic(), [], []
     end = start + 60 * args.minutes
     with ThreadPoolExecutor(args.jobs) as pool:
