@@ -195,12 +195,18 @@ class GANimation:
 
     @torch.no_grad()
     def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
-        """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew."""
-        mask = nets["G"](image, target)[1]
-        says = "the mask is near 1: the output is the input" if mask.mean() > 0.5 else (
-            "the mask is near 0: the whole picture is painted"
-        )  # fmt: skip
-        return [Symptom("attention", float(mask.mean()), 0.05, 0.98, says)]
+        """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew.
+
+        An edit may be small, so that the first is looked for in the hundredth that is painted most.
+        """
+        mask = nets["G"](image, target)[1].flatten(1)
+        most = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
+        return [
+            Symptom("attention", float(mask.mean()), 0.05, 1.0,
+                    "the mask is near 0: the whole picture is painted"),
+            Symptom("attention_where_painted", float(most.mean()), 0.0, 0.9,
+                    "the mask is near 1 everywhere: the output is the input"),
+        ]  # fmt: skip
 
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
