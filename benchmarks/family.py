@@ -92,6 +92,8 @@ def planned(args: argparse.Namespace) -> list[Run]:
     runs = []
     for seed in range(args.seeds):
         for text, images, dataset, judge in args.runs:
+            if not images.isdecimal():
+                raise ValueError(f"--run {text} {images}: a number of images is needed, or 0")
             for one in asked(text):
                 settings = {
                     **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),

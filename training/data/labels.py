@@ -22,7 +22,7 @@ UNITS = tuple(
     f"AU{number:02}" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 )
 # Of an intensity: what is nearer counts as the same, and what an edit asks for. That is 3.5 of
-# OpenFace's 5, plain to see; at 5, which hardly any face shows, no edit would be judged right.
+# OpenFace's 5, plain to see; faces hardly ever show the full 5.
 TOLERANCE, PLAIN = 0.25, 0.7
 
 
