@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
+
 
 def run(main: Callable[[list[str] | None], None]) -> None:
     """Call `main` with the process's arguments; ValueError and OSError become one clear line."""

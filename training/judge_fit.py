@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.adam import AdamW
 from training.config import JudgeConfig
 from training.data.dataset import Faces, Part, generator, to_float
 from training.data.labels import TOLERANCE, LabelSet
@@ -106,7 +107,7 @@ def _fit(
     people, _ = _people(part)
     modules = nn.ModuleList([net, *([extra] if extra else [])]).to(device).train()
     steps = max(1, images // config.batch)
-    optimiser = torch.optim.AdamW(modules.parameters(), config.lr, weight_decay=0.05, fused=True)
+    optimiser = AdamW(modules.parameters(), config.lr, weight_decay=0.05, fused=True)
     order, stream = torch.empty(0, dtype=torch.long), generator(config.seed, what)
     with Progress(what, steps * config.batch, "images") as progress:
         for step in range(steps):

@@ -19,9 +19,7 @@ import psutil
 from training import cli, trainjob
 from training.config import to_json
 from training.mirror import new_launch
-from training.presets import parse, resolve
 from training.store import Manifest
-from training.train import STOPPED, options
 from training.trainjob import Request, Shape
 
 LAUNCHERS = ("local", "trainjob")
@@ -120,7 +118,7 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     finally:
         signal.signal(signal.SIGTERM, previous)
     if asked:
-        raise SystemExit(STOPPED)
+        raise SystemExit(cli.STOPPED)
     if code:
         raise ValueError(f"training ended with exit code {code}; its last lines say why")
 
@@ -145,6 +143,12 @@ def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from training.presets import (
+        parse,
+        resolve,
+    )  # bring torch, which the pipeline's step does without
+    from training.train import options
+
     parser = options("launch", __doc__)
     parser.add_argument("--nproc", type=int, default=1, help="processes")
     parser.add_argument("--launcher", choices=LAUNCHERS, default="local")

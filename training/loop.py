@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
-from training.checkpoint import State
+from training.adam import Adam
+from training.checkpoint import Optimisers, State
 from training.config import TrainConfig
 from training.data.dataset import Faces, Order, memory_order
 from training.data.labels import LabelSpace
@@ -110,8 +111,8 @@ def build_state(job: Job) -> State:
         net.to(device, memory_format=memory_order(device))  # type: ignore[call-overload]
     averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
     settings = job.model.optim(job.faces.space)
-    optim = {
-        name: torch.optim.Adam(
+    optim: Optimisers = {
+        name: Adam(
             net.parameters(),
             lr=settings[name].lr,
             betas=settings[name].betas,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from training import cli
 from training.config import TrainConfig, from_json, to_json
 from training.data.versions import short_md5
 from training.files import canonical_json, sha256_bytes
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from training.tracker import Tracker
 
 log = logging.getLogger(__name__)
-STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
 RESIDENT = 16 << 30  # bytes; smaller data sets are kept on the GPU whole
 ELSEWHERE = 30.0  # s to wait for a process that still trains in the folder
 
@@ -142,7 +142,7 @@ def train(
         except StoppedError as stop:
             job.tracker.close("KILLED")
             sys.stderr.write(f"{stop}\n")
-            raise SystemExit(STOPPED) from stop
+            raise SystemExit(cli.STOPPED) from stop
         except BaseException:
             job.tracker.close("FAILED")
             raise
@@ -225,6 +225,4 @@ def _publish(
 
 
 if __name__ == "__main__":
-    from training.cli import run as run_program
-
-    run_program(main)
+    cli.run(main)

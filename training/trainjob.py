@@ -30,7 +30,6 @@ from training.follow import Watch, condition, leaving, say
 from training.mirror import new_launch
 from training.source import code_hash, git_state
 from training.store import Store
-from training.train import STOPPED, train
 
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
@@ -126,7 +125,7 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
                 say(f"{name} deleted")
             signal.signal(signal.SIGTERM, before)
             if stops:
-                raise SystemExit(STOPPED)
+                raise SystemExit(cli.STOPPED)
     made = store.reference(f"jobs/{name}/model")
     if made is None:
         raise ValueError(f"{name}: the job ended without a model; its log says why")
@@ -182,6 +181,8 @@ def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> Non
 
 def work(name: str) -> None:
     """In a job's pod, under torchrun: train what the request says; rank 0 stores the result."""
+    from training.train import train  # brings torch, which the launcher does without
+
     store = Store()
     text = store.reference(f"jobs/{name}/request")
     if text is None:

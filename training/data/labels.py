@@ -5,12 +5,14 @@ sees all of them plus, for n > 1, the mask m that says which part is known; unkn
 A discriminator's label head has no mask.
 """
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # steps that only read labels start without torch
+    from torch import Tensor
 
 Kind = Literal["binary", "onehot", "continuous"]
 # Attributes of which a face has at most one; CelebA's names.
@@ -118,8 +120,9 @@ class LabelSpace:
                 f"{self.sets[dataset].name}: labels of shape {tuple(labels.shape)}; "
                 f"(n, {len(self.sets[dataset].names)}) is needed"
             )
-        out = labels.new_zeros((len(labels), self.dim_g), dtype=torch.float32)
-        out[:, self.slice(dataset)] = labels.to(torch.float32)
+        labels = labels.float()
+        out = labels.new_zeros((len(labels), self.dim_g))
+        out[:, self.slice(dataset)] = labels
         if len(self.sets) > 1:
             out[:, self.dim_d + dataset] = 1.0
         return out
@@ -133,7 +136,7 @@ class LabelSpace:
         """
         part = self.sets[dataset]
         if part.kind == "onehot":
-            rows = torch.eye(len(part.names), dtype=labels.dtype, device=labels.device)
+            rows = labels.new_zeros((len(part.names), len(part.names))).fill_diagonal_(1)
             return [
                 _task(name, (name,), row.expand(len(labels), -1).clone(), labels)
                 for name, row in zip(part.names, rows, strict=True)
@@ -158,7 +161,7 @@ class LabelSpace:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "LabelSpace":
+    def from_json(cls, value: dict[str, Any]) -> LabelSpace:
         return cls(
             tuple(
                 LabelSet(
@@ -197,16 +200,16 @@ def edit(labels: Tensor, part: LabelSet, name: str) -> Tensor:
     flipped = labels.clone()
     at = part.names.index(name)
     flipped[:, at] = 1 - flipped[:, at]
-    return torch.where(flipped[:, at, None] == 1, _switch_on(labels, part, name), flipped)
+    return _switch_on(labels, part, name).where(flipped[:, at, None] == 1, flipped)
 
 
 def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Tensor:
     """Move each row to the group's next member (the first where none is set)."""
     positions = [part.names.index(n) for n in group]
     current = labels[:, positions]
-    following = torch.where(current.any(1), (current.argmax(1) + 1) % len(group), 0)
+    following = ((current.argmax(1) + 1) % len(group)) * current.any(1)
     out = labels.clone()
-    out[:, positions] = torch.eye(len(group), dtype=labels.dtype, device=labels.device)[following]
+    out[:, positions] = current.new_zeros(current.shape).scatter_(1, following[:, None], 1)
     return out
 
 
