@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,15 @@ settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: two workers then end together."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_whole"))
+    """The longest files first, the shortest last: two workers then end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, int, Path]:
+        path = item.path
+        return not path.name.startswith("test_whole"), path not in slow, -tests[path], path
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
