@@ -1,8 +1,11 @@
 """The comparison's numbers, on hand-made score tables."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from training import compare
 from training.compare import intervals
@@ -13,6 +16,7 @@ from training.pace import PLACES, invented, step_at
 from training.presets import resolve
 from training.schedule import Schedule
 from training.summary import summarise
+from training.wall import cost_plot
 
 
 def scores(success: float, people: int = 20) -> pd.DataFrame:
@@ -77,6 +81,25 @@ def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
         images = int(place * train.images)
         found = schedule.images(step_at(schedule, images, train.batch))
         assert images <= found < images + 4 * train.batch
+
+
+def test_every_seed_stands_on_the_page_where_there_are_several() -> None:
+    """One that failed leaves a dash."""
+    (shown,) = compare._seeds({"stargan": {"spread": [0.5, 0.25]}, "diat": {"spread": [0.125]}})
+    assert [cell.split("<")[0] for cell in shown.split('number">')[1:]] == [
+        "seed 1", "seed 2", "50.0", "25.0", "12.5", "–"]  # fmt: skip
+    assert compare._seeds({"stargan": {"spread": [0.5]}}) == []
+
+
+def test_a_long_name_leaves_the_plots_their_room() -> None:
+    """Three plots of one size, whatever a system is called; no warning."""
+    numbers = {"parameters": 1e6, "gmac": 1.0, "minutes": 2.0, "success_mean": 0.5,
+               "intervals": {"success_mean": (0.4, 0.6)}}  # fmt: skip
+    sizes = [
+        Image.open(io.BytesIO(cost_plot({name: numbers}))).size
+        for name in ("a", "attgan:" + "shortcut_layers=0+" * 12)
+    ]
+    assert sizes[0] == sizes[1]
 
 
 def test_systems_of_intensities_say_how_far_they_are_from_what_was_asked() -> None:

@@ -57,6 +57,7 @@ def test_models_end_on_one_page_and_go_on_from_the_cache(place: Path) -> None:
     assert len(re.findall(r"<th[^>]*>(?:attgan|attgan:shortcut_layers=0)</th>", text)) == 2
     assert "did not learn" in text
     assert "cores" in text
+    assert "D&#39;s lead over G in training" in text
     assert not re.search(r"<script|https?://", text)
     again = compare(place, models, *SMALL)
     assert again.count("train: from cache") == 2

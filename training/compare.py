@@ -79,35 +79,58 @@ def _system(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _of(n: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
-    """A mean with its interval, as a cell."""
+    """A mean with its interval below it, as a cell."""
     if name not in n["intervals"]:
         return "–"
     low, high = n["intervals"][name]
-    return f"{show(n[name])} [{show(low)} – {show(high)}]"
+    return f"{show(n[name])}\n[{show(low)} – {show(high)}]"
 
 
 def _quality(systems: dict[str, dict[str, Any]]) -> Markup:
     """In the shape of StarGAN's Table 3 and STGAN's: errors and reconstruction."""
     headers = ["model", "learned", "single edits succeed, %", "error, %", "worst edit, %",
                "others preserved, %", "identity", "PSNR, dB", "SSIM"]  # fmt: skip
+    rows = [
+        [
+            name, "yes" if n["learned"] else "did not learn",
+            _of(n, "success_mean", hundredths), hundredths(1 - n["success_mean"]),
+            hundredths(n["success_worst"]), _of(n, "preservation_mean", hundredths),
+            _of(n, "identity_cosine", "{:.3f}".format), _of(n, "self_psnr", "{:.2f}".format),
+            _of(n, "self_ssim", "{:.3f}".format),
+        ]
+        for name, n in systems.items()
+    ]  # fmt: skip
+    return table(headers, rows)
+
+
+def hundredths(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _seeds(systems: dict[str, dict[str, Any]]) -> list[Markup]:
+    """What every seed gave, where there are several."""
+    rows = [[name, *map(hundredths, n["spread"])] for name, n in systems.items()]
+    width = max(map(len, rows))
+    if width < 3:
+        return []
+    padded = [row + ["–"] * (width - len(row)) for row in rows]
+    return [table(["single edits succeed, %", *(f"seed {k}" for k in range(1, width))], padded)]
+
+
+def _soundness(names: dict[str, list[Entry]], systems: dict[str, dict[str, Any]]) -> Markup:
+    """Whether D and G held each other, what was alarming, and whether the people are the same."""
     rows = []
-
-    def hundredths(value: float) -> str:
-        return f"{100 * value:.1f}"
-
-    for name, n in systems.items():
-        seeds = [hundredths(value) for value in n["spread"]]
-        success = _of(n, "success_mean", hundredths)
-        rows.append(
-            [
-                name, "yes" if n["learned"] else "did not learn",
-                success + (f"; seeds {', '.join(seeds)}" if len(seeds) > 1 else ""),
-                hundredths(1 - n["success_mean"]), hundredths(n["success_worst"]),
-                _of(n, "preservation_mean", hundredths),
-                _of(n, "identity_cosine", "{:.3f}".format), _of(n, "self_psnr", "{:.2f}".format),
-                _of(n, "self_ssim", "{:.3f}".format),
-            ]
-        )  # fmt: skip
+    for name, entries in names.items():
+        took = [entry.model.about.get("training", {}) for entry in entries]
+        ends = [t[k] for t in took for k in ("balance_least", "balance_most") if k in t]
+        signs = [read_json(e.evaluation.local("details.json"))["symptoms"] for e in entries]
+        bad = [f"{s['name']} {s['value']:.3g}: {s['says']}" for of in signs for s in of if s["bad"]]
+        rates = [v for k, v in systems[name].items() if k.startswith("verification_rate")]
+        rows.append([
+            name, f"{min(ends):.2g} – {max(ends):.2g}" if ends else "–",
+            hundredths(mean(rates)) if rates else "–", "; ".join(dict.fromkeys(bad)) or "none",
+        ])  # fmt: skip
+    headers = ["model", "D's lead over G in training", "person verified (E6), %", "alarms"]
     return table(headers, rows)
 
 
@@ -173,9 +196,16 @@ def report(
                 "and, where there are several, seeds. PSNR and SSIM are of the "
                 "self-reconstruction, on uint8."
             ),
+            *_seeds(systems),
             *_intensities(systems),
             picture(wall(names), "The same held-out images under the same edits, a row a model."),
             _tasks(names),
+            _soundness(names, systems),
+            paragraph(
+                "D's lead is 0 where it cannot tell real from made and 1 where it is sure. A "
+                "person is verified whose edit is nearer to the input than all but one in a "
+                "thousand pairs of two people are to each other."
+            ),
             _cost(systems),
             picture(
                 cost_plot(systems),

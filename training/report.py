@@ -32,7 +32,7 @@ th, td { padding: 6px 14px 6px 10px; text-align: left; vertical-align: top;
 td { overflow-wrap: break-word; max-width: 70ch; }
 th { background: #f4f5f7; font-weight: 600; border-bottom-color: #cfd4de; vertical-align: bottom; }
 .number { text-align: right; }
-td.number { white-space: nowrap; }
+td.number { white-space: pre; }
 tbody tr:hover { background: #fafbfc; }
 .empty { color: #5b6475; font-style: italic; }
 .note { margin: 12px 0; padding: 10px 16px; border-left: 4px solid; border-radius: 4px;
@@ -116,7 +116,7 @@ def _text(value: Any) -> Any:
 def _numeric(value: Any) -> bool:
     """Whether a cell is a number, alone or as text with a unit, an interval or nothing."""
     if isinstance(value, str):
-        return not value.replace("dB", "").strip("0123456789.,%–-+±[] ×")
+        return not value.replace("dB", "").strip("0123456789.,%–-+±[] ×\n")
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -84,7 +84,10 @@ def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
             ends = n["intervals"]["success_mean"]
             errors = [[max(0.0, high - 100 * ends[0])], [max(0.0, 100 * ends[1] - high)]]
             axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
-            axes.annotate(name, (at, high), textcoords="offset points", xytext=(6, 5), fontsize=9)
+            axes.annotate(
+                name.replace(":", ":\n"), (at, high), textcoords="offset points", xytext=(6, 5),
+                fontsize=9, in_layout=False,  # a long name takes no room from the plots
+            )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(0, 104)
         # Room for the last one's name; a scale even where all cost nothing.
