@@ -15,6 +15,7 @@ from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.files import sha256_file
 from training.models.base import Batch
+from training.models.landmarks import Landmarks, kept
 from training.models.layers import normal
 from training.models.starganv2 import Generator, StarGANv2, StyledBlock
 
@@ -92,6 +93,40 @@ def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
             around = sum(ring[..., i : i + side, j : j + side] for i in range(3) for j in range(3))
             h = h + (9 * kept - around) / 2
     torch.testing.assert_close(g(x, s), g.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("point", "coarse", "fine"),
+    [
+        (0, {100: 0.5**3}, {}),  # the chin is sharpened, and of no use at 64 px
+        (40, {93: 0.5**2}, {}),
+        (52, {100: 0.5}, {100: 0.5}),  # the bridge of the nose is as it was found
+        (57, {108: 0.5**4}, {108: 0.5**4}),
+        (64, {92: 0.5**3, 76: 0.5}, {92: 0.5**3, 76: 0.5}),  # an eye and its lid
+        (80, {92: 0.5**4}, {}),
+        (85, {108: 0.5**4}, {}),
+        (90, {98: 0.5**3}, {}),
+    ],
+)  # fmt: skip
+def test_heat_maps_become_what_a_face_keeps(
+    point: int, coarse: dict[int, float], fine: dict[int, float]
+) -> None:
+    """One point at row 100 of 256, half as warm as the warmest; what is under 0.1 is not seen."""
+    heat = torch.zeros(1, 98, 256, 256)
+    heat[0, point, 200, 7], heat[0, point, 100, 9], heat[0, point, 100, 30] = 0.8, 0.4, 0.09
+    maps = kept(heat)
+    for found, rows in zip(maps[0], (coarse, fine), strict=True):
+        at = {int(row): float(found[row, 9]) for row in found[:, 9].nonzero()}
+        assert at == pytest.approx(rows)
+        assert not found[:, 30].any()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_landmark_network_of_other_points_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "marks.pt"
+    torch.jit.trace(nn.Conv2d(3, 68, 1), torch.zeros(1, 3, 8, 8)).save(str(path))
+    with pytest.raises(ValueError, match="68 maps; 98 heat-maps or 2"):
+        Landmarks(f"{path}@{sha256_file(path)}")(torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

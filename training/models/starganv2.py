@@ -27,8 +27,8 @@ from training.models.base import (
     Picture,
     Symptom,
 )  # fmt: skip
+from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, norm, normal
-from training.pinned import pinned
 
 LATENT, STYLE = 16, 64  # widths of z and s
 
@@ -93,26 +93,6 @@ class StyledBlock(nn.Module):
 def widths(dim: int, most: int, count: int) -> list[int]:
     """dim, 2·dim, … of `count` halvings, `most` at most."""
     return [min(dim << i, most) for i in range(count + 1)]
-
-
-class Landmarks:
-    """A frozen network's two maps of what a face keeps; not among the weights that are trained.
-
-    It takes (n, 3, s, s) in [-1, 1] and gives (n, 2, h, w) in [0, 1]: what is kept at 32 px, and at
-    64 and 128 px (the published one sums, shifts and sharpens heat-maps of 98 landmarks).
-    """
-
-    def __init__(self, setting: str) -> None:
-        self.net = pinned(setting, "landmarks")
-
-    def __deepcopy__(self, memo: object) -> "Landmarks":
-        return self  # averages share it
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        with autocast_off(x):
-            maps: Tensor = self.net.to(x.device)(x.float())
-        return maps
 
 
 class Generator(nn.Module):
