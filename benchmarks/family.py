@@ -84,7 +84,9 @@ def show(entry: Entry) -> dict[str, float]:
               "identity_cosine", "self_psnr", "self_ssim", "learned")  # fmt: skip
     spent = ("images", "seconds", "images_per_second", "data_wait_share", "gpu_utilisation",
              "gpu_memory_mib")  # fmt: skip
-    return {k: numbers[k] for k in chosen} | {k: took[k] for k in spent if k in took}
+    return {k: numbers[k] for k in chosen if k in numbers} | {
+        k: took[k] for k in spent if k in took
+    }
 
 
 def planned(args: argparse.Namespace) -> list[Run]:

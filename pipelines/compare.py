@@ -83,10 +83,13 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[Asked, int, dict[st
     budget, preset = Budget.read(given), given.get("preset", "demo")
     known = compiled.parameters()
     shared = {key: value for key, value in given.items() if key not in OWN}
+    if "train.images" in shared:
+        raise ValueError("train.images: a comparison's budget is images= or minutes=, for each")
+    prefix = shared.pop("name", "compare")
     systems: list[tuple[Asked, dict[str, Any], Config]] = []
     for one in asked(given.get("models", ",".join(MODELS))):
         name = re.sub(r"[^A-Za-z0-9.]+", "-", one.label)
-        own = {"model": one.model, "name": f"compare-{name}", "experiment": "compare",
+        own = {"model": one.model, "name": f"{prefix}-{name}", "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip
         fields = {key: value for key, value in own.items() if key not in known}
         if own.get("datasets"):

@@ -207,7 +207,7 @@ def small() -> dict[str, Any]:
     return {name: model(**settings[name]) for name, model in MODELS.items()}
 
 
-def make_dataset(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
+def dataset_of(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
     """A manifest of kind "dataset" whose colours show the labels; written to `path`."""
     random = np.random.RandomState(7)
     files, rows, records = {}, {}, []
@@ -243,10 +243,16 @@ def make_dataset(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: 
 
 
 @pytest.fixture
+def make_dataset(store: Path) -> Callable[..., Path]:
+    """`dataset_of`, for a test with label sets of its own."""
+    return dataset_of
+
+
+@pytest.fixture
 def binary(store: Path, tmp_path: Path) -> Path:
     """One data set: three attributes, two of which exclude each other."""
     names = ("Black_Hair", "Blond_Hair", "Male")
-    return make_dataset(
+    return dataset_of(
         tmp_path / "binary.json", (LabelSet("celeba", "binary", names, (names[:2],)),)
     )
 
@@ -259,21 +265,21 @@ def joint(store: Path, tmp_path: Path) -> Path:
         LabelSet("celeba", "binary", names, (names[:2],)),
         LabelSet("rafd", "onehot", ("angry", "happy", "sad")),
     )
-    return make_dataset(tmp_path / "joint.json", sets)
+    return dataset_of(tmp_path / "joint.json", sets)
 
 
 @pytest.fixture
 def classes(store: Path, tmp_path: Path) -> Path:
     """One data set: three classes."""
     sets = (LabelSet("rafd", "onehot", ("angry", "happy", "sad")),)
-    return make_dataset(tmp_path / "classes.json", sets)
+    return dataset_of(tmp_path / "classes.json", sets)
 
 
 @pytest.fixture
 def units(store: Path, tmp_path: Path) -> Path:
     """One data set: two intensities."""
     sets = (LabelSet("celeba", "continuous", ("AU06", "AU12")),)
-    return make_dataset(tmp_path / "units.json", sets)
+    return dataset_of(tmp_path / "units.json", sets)
 
 
 def dvc(*arguments: str, cwd: Path) -> None:

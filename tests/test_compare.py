@@ -1,22 +1,28 @@
 """The comparison's numbers, on hand-made score tables."""
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from training import compare
 from training.compare import intervals
 from training.config import EvalConfig
-from training.data.labels import LabelSpace
+from training.data.labels import LabelSet, LabelSpace
+from training.entry import Entry
+from training.metrics import wilson
 from training.models import MODELS
 from training.pace import PLACES, invented, step_at
 from training.presets import resolve
 from training.schedule import Schedule
+from training.store import Manifest
 from training.summary import summarise
-from training.wall import cost_plot
+from training.wall import across, cost_plot
 
 
 def scores(success: float, people: int = 20) -> pd.DataFrame:
@@ -58,6 +64,49 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert apart[1] - apart[0] > 2 * (same[1] - same[0])
 
 
+def test_the_interval_over_seeds_is_students() -> None:
+    """Of the seeds' means alone where people do not differ; cut at what a share can be."""
+    seeds = [0.5, 0.6, 0.55]
+    found = compare._of_seeds(np.tile(seeds, (10, 1)), 1.0)
+    expected = stats.t.interval(0.95, 2, np.mean(seeds), stats.sem(seeds))
+    assert found == pytest.approx(expected)
+    assert compare._of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
+    alike = np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)  # of people only
+    assert compare._of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
+
+
+def test_where_all_succeed_the_interval_is_not_a_point() -> None:
+    """Twenty people: Wilson's, of the evaluation and of one seed alike."""
+    table = scores(1.0)
+    numbers, _ = summarise(table, EvalConfig())
+    ends = numbers["success_low"], numbers["success_high"]
+    assert ends == pytest.approx(wilson(20, 20))
+    assert intervals([table])["success_mean"] == pytest.approx(ends)
+
+
+def test_what_has_no_other_labels_preserves_none() -> None:
+    """One class of several: the number is left out, not called perfect."""
+    numbers, _ = summarise(scores(0.5).assign(others=0), EvalConfig(bootstrap=50))
+    assert "preservation_mean" not in numbers
+    assert "preservation_mean" in summarise(scores(0.5), EvalConfig(bootstrap=50))[0]
+
+
+def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_image(
+    make_dataset: Callable[..., Path], tmp_path: Path, store: Path
+) -> None:
+    """The second group shares hair with the first, the third Male: no edit is of all three."""
+    groups = []
+    for k, names in enumerate((("Blond_Hair", "Male"), ("Blond_Hair", "Young"), ("Male", "Bald"))):
+        (tmp_path / str(k)).mkdir()
+        data = Manifest.read(
+            make_dataset(tmp_path / str(k) / "d.json", (LabelSet("celeba", "binary", names),))
+        )
+        scored = Manifest("evaluation", (), {"split": "test"})
+        groups.append([Entry(f"model{k}", data, scored, data)])
+    assert list(across(groups)) == ["model0", "model1"]
+    assert list(across(groups[1:])) == []
+
+
 def test_every_mean_lies_in_its_interval() -> None:
     table = scores(0.6)
     found = intervals([table])
@@ -85,10 +134,12 @@ def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
 
 def test_every_seed_stands_on_the_page_where_there_are_several() -> None:
     """One that failed leaves a dash."""
-    (shown,) = compare._seeds({"stargan": {"spread": [0.5, 0.25]}, "diat": {"spread": [0.125]}})
+    (shown,) = compare._seeds(
+        {"stargan": {"seeds": {0: 0.5, 2: 0.25}}, "diat": {"seeds": {2: 0.125}}}
+    )
     assert [cell.split("<")[0] for cell in shown.split('number">')[1:]] == [
-        "seed 1", "seed 2", "50.0", "25.0", "12.5", "–"]  # fmt: skip
-    assert compare._seeds({"stargan": {"spread": [0.5]}}) == []
+        "seed 0", "seed 2", "50.0", "25.0", "–", "12.5"]  # fmt: skip
+    assert compare._seeds({"stargan": {"seeds": {0: 0.5}}}) == []
 
 
 def test_a_long_name_leaves_the_plots_their_room() -> None:

@@ -1,10 +1,12 @@
 """Evaluation on toy data, where colours show the labels and a perfect editor can be written."""
 
 import json
+import math
 import re
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.distances import Distances
 from training.diversity import diversity
-from training.evaluate import evaluate, identity, summarise
+from training.evaluate import evaluate, identity, summarise, sweep
 from training.evaluate import main as evaluate_main
 from training.files import canonical_json, sha256_bytes, sha256_file, write_json
 from training.judge import Judge, judge, load_judge
@@ -28,7 +30,9 @@ from training.models.base import PLAIN, Ask, CopyInput, Translator
 from training.models.stargan import StarGAN
 from training.pinned import pinned
 from training.score import copies, margin, score
+from training.scorecard import _sweep
 from training.store import Entry, Manifest, Store
+from training.tracker import Tracker
 from training.train import train
 
 JUDGE = to_json(JudgeConfig(images=(800,), batch=16, lr=3e-3, floor=0.7))
@@ -267,16 +271,52 @@ def test_the_way_back_takes_the_inputs_own_style(scene: tuple[Faces, Judge]) -> 
 def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
     scene: tuple[Faces, Judge],
 ) -> None:
+    """A chain that crosses no pair would be a copy, which hides that both paint the same face."""
     faces, words = scene
+    one = to_float(faces.parts[0].images([0]))
 
     class Pairs(Toy):
         takes = ()
 
-        def reconstruct(self, nets: object, image: Tensor, source: Tensor) -> Tensor:
-            return -image
+        def translate(
+            self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+        ) -> Tensor:
+            same = (source == target).all(1)[:, None, None, None]
+            return torch.where(same, image, one)
 
-    table = score(toy(faces, Pairs()), faces, words, EvalConfig(limit=4))
-    assert (table["self_psnr"] < 20).all()
+        def reconstruct(self, nets: object, image: Tensor, source: Tensor) -> Tensor:
+            return one.expand_as(image)
+
+    table = score(toy(faces, Pairs()), faces, words, EvalConfig())
+    assert table[table["file"] != faces.parts[0].files[0]]["self_psnr"].max() < PSNR_CAP
+    edits = table[table["changed"]]
+    assert (edits["blind_success"] == edits["success"]).all()
+    assert edits["success"].mean() > edits["copy_success"].mean()
+    assert summarise(table, EvalConfig(bootstrap=50))[0]["learned"] == 0
+
+
+def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
+    """Of one who edits from 1.5 on; on the page beside the model's own intensity."""
+    faces, words = scene
+    paint = Painter(faces.space, faces.size)
+
+    class Strong(Toy):
+        takes = ("intensity",)
+
+        def translate(
+            self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+        ) -> Tensor:
+            return paint(image, source, target) if (ask.intensity or 1) >= 1.5 else image
+
+    rows = sweep(toy(faces, Strong()), faces, words, EvalConfig())
+    assert [row["intensity"] for row in rows] == [1, 1.5, 2]
+    assert rows[0]["success_mean"] < 0.1 < 0.9 < rows[1]["success_mean"] == rows[2]["success_mean"]
+    page = "".join(_sweep(rows, 1.5))
+    assert "at 1.5" in page
+    for row in rows:
+        assert f">{row['intensity']:g}</td><td" in page
+        assert f"{100 * row['success_mean']:.1f} %" in page
+    assert sweep(toy(faces, Toy()), faces, words, EvalConfig()) == _sweep([], None) == []
 
 
 def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
@@ -411,6 +451,33 @@ def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
     assert re.search(rf"<td>balance</td>.*{re.escape(f'{worst:.3g}')}</td>", page)
 
 
+@pytest.mark.parametrize(
+    ("name", "which", "known"),
+    [("ganimation", "units", ["attention", "attention_where_painted"]),
+     ("starganv2", "classes", ["diversity"])],
+)  # fmt: skip
+def test_a_models_own_symptoms_are_logged_and_on_the_page(
+    name: str, which: str, known: list[str], small: dict[str, Any], tmp_path: Path,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With every checkpoint, as metrics of the run."""
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(Tracker, "metrics", lambda _, facts, step: logged.update(facts))
+    dataset, words = request.getfixturevalue(which), tmp_path / "judge.json"
+    judge(dataset, JUDGE.replace("0.7", "0.0").replace("800", "32"), "", words)
+    config = TrainConfig(images=16, decay_images=0, batch=8, log_images=8, sample_images=16,
+                         checkpoint_images=16, precision="fp32")  # fmt: skip
+    train(dataset, tmp_path / "model.json", name, to_json(small[name]), to_json(config),
+          run=tmp_path / "run")  # fmt: skip
+    paths = [tmp_path / file for file in ("o.json", "r.html", "m.json")]
+    evaluate(tmp_path / "model.json", dataset, words, EVAL, *paths)
+    page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
+    for symptom in known:
+        assert math.isfinite(logged[f"symptom/{symptom}"])  # of the validation split
+        assert math.isfinite(numbers[f"symptom_{symptom}"])
+        assert f"<td>{symptom}</td>" in page
+
+
 def test_promotion_finds_the_scores_in_the_store(
     binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
@@ -526,9 +593,14 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
     far = Distances(words, f"{path}@{digest}")
     score(CopyInput(), faces, words, EvalConfig(), hook=far.see)
     assert far.edited[0, "Male"]["fid"][0].shape[1] == 3
-    assert {"fid", "fid_floor", "frechet_vgg"} <= set(
-        far.table(faces, Faces.open(binary, "test"))[0]
-    )
+    real = Faces.open(binary, "test")
+    assert {"fid", "fid_floor", "frechet_vgg"} <= set(far.table(faces, real)[0])
+    config = EvalConfig(limit=8, inception=f"{path}@{digest}")
+    _, styles = diversity(toy(faces, Toy()), faces, words, config)
+    for way in ("latent", "reference"):  # of every domain that either way paints
+        rows = styles[way].table(faces, real)
+        assert rows, way
+        assert all("fid" in row for row in rows)
 
 
 def test_the_program_evaluates_from_paths_to_paths(

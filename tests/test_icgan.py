@@ -16,6 +16,7 @@ from training.models.layers import normal
 
 EIGHTEEN = LabelSpace((LabelSet("celeba", "binary", tuple(f"a{i}" for i in range(18))),))
 THREE = LabelSpace((LabelSet("celeba", "binary", ("a", "b", "c")),))
+JOINT = LabelSpace((*THREE.sets, LabelSet("rafd", "onehot", ("happy", "sad"))))
 SMALL = IcGAN(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
 
 
@@ -87,6 +88,25 @@ def test_every_loss_term_is_the_papers() -> None:
     assert g.training
     found = nets["Ey"](x)[..., 0, 0]
     close(SMALL.y_loss(nets, batch, THREE), {"y": ((found - (2 * y - 1)) ** 2).mean()})
+
+
+def test_an_edit_changes_what_the_label_encoder_sees() -> None:
+    """Labels that change are as asked, the others Ey's; none that is known: all as asked."""
+    torch.manual_seed(0)
+    nets: dict[str, Any] = SMALL.networks(JOINT, 16)
+    for net in nets.values():
+        net.eval()
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    source = JOINT.encode(torch.tensor([[1.0, 0, 0], [0, 1, 1]]), 0)
+    target = JOINT.encode(torch.tensor([[0.0, 0, 0], [0, 1, 0]]), 0)  # a, and c, change
+    z, y = nets["Ez"](x)[..., 0, 0], nets["Ey"](x)[..., 0, 0].clamp(-1, 1)
+    signed = torch.zeros(2, JOINT.dim_g)  # of the other data set nothing is known
+    signed[:, :3], signed[:, 5] = y[:, :3], 1
+    signed[0, 0] = signed[1, 2] = -1
+    expected = nets["G"].main(torch.cat([z, signed], 1)[..., None, None])
+    torch.testing.assert_close(SMALL.translate(nets, x, source, target), expected)
+    whole = SMALL.translate(nets, x, None, target)
+    torch.testing.assert_close(whole, nets["G"](z, target))
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

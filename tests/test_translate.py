@@ -159,6 +159,15 @@ def test_what_a_model_cannot_do_is_refused_in_words_and_nothing_is_written(
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize("typed", ["nan", "inf"])
+def test_an_intensity_that_is_no_number_is_refused(
+    typed: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"intensity={typed}: a number"):
+        edit("attgan", *LABELS[BINARY], "--intensity", typed)
+
+
 # What is typed for each field of an ask, and labels that every model of a space can be asked for.
 FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}

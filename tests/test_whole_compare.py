@@ -87,6 +87,8 @@ def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(place: Path
 
 
 def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
+    (colon,) = asked("stargan:datasets=mine:csv:g_lr=1e+3")
+    assert colon.settings == {"datasets": "mine:csv", "g_lr": "1e+3"}
     plain, other = asked("stgan, starganv2:domains=Black_Hair+Blond_Hair")
     assert (plain.label, plain.model, plain.settings) == ("stgan", "stgan", {})
     assert other.settings == {"domains": "Black_Hair,Blond_Hair"}
@@ -104,6 +106,24 @@ def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
 def test_a_budget_without_sense_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Budget.read(given)
+
+
+def test_systems_are_registered_under_names_of_their_own(tmp_path: Path) -> None:
+    """Whatever is shared; and a length beside the budget would make the title untrue."""
+    given = {"models": "stargan,attgan", "images": "64", "preset": "smoke", "name": "mine"}
+    plan = planned(given, tmp_path)
+    assert [arguments["name"] for _, _, arguments in plan] == ["mine-stargan", "mine-attgan"]
+    with pytest.raises(ValueError, match=r"train\.images: .*budget is images="):
+        planned({**given, "train.images": "99"}, tmp_path)
+
+
+def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
+    """Two runs of each system, whose training alone is told its number."""
+    plan = planned({"models": "stargan", "images": "64", "preset": "smoke", "seeds": "2"}, tmp_path)
+    (one, zero, first), (other, number, second) = plan
+    assert (one, zero, number) == (other, 0, 1)
+    assert first["overrides"].replace("train.seed=0", "train.seed=1") == second["overrides"]
+    assert {k for k in first if first[k] != second[k]} == {"overrides"}
 
 
 def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,18 +17,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from scipy.stats import t as student
 
 from training import cli, tracking
 from training.entry import Entry, grouped, named
 from training.files import read_json, write_bytes
-from training.metrics import bootstrap
+from training.metrics import Interval, bootstrap
 from training.pace import machine
 from training.report import heading, note, page, paragraph, picture, table
 from training.scorecard import percent
-from training.summary import clusters
+from training.summary import clusters, spread
 from training.wall import across, cost_plot, wall
 
 DRAWS = 1_000  # of the bootstrap
+SHARES = ("success_mean", "preservation_mean")  # between 0 and 1
 
 
 def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -50,17 +52,38 @@ def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, tuple[float, float]]:
-    """95 % intervals of a system's means: people are drawn whole and, where several, seeds too."""
+def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
+    """95 % intervals of a system's means over its seeds.
+
+    Of one seed by drawing people whole. Of several by Student's t on the variance that the seeds
+    show and that of the people drawn, with Welch–Satterthwaite's degrees of freedom: two or three
+    seeds say little of how far others would come, and drawing from them would say less.
+    """
     seeds = [_draws(table) for table in tables]
-    chosen = np.random.default_rng(0).integers(len(seeds), size=(DRAWS, len(seeds)))
+    single = tables[0][tables[0]["single"] & tables[0]["changed"]]
     out = {}
     for name in seeds[0]:
         values = np.stack([draws[name][:, 0] for draws in seeds], 1)
-        means = np.take_along_axis(values, chosen, 1).mean(1)
-        low, high = np.percentile(means, [2.5, 97.5])
-        out[name] = (float(low), float(high))
+        if len(seeds) > 1:
+            out[name] = _of_seeds(values, 1.0 if name in SHARES else np.inf)
+        elif name == "success_mean":
+            who = clusters(single)
+            out[name] = spread(values[:, 0], single["success"].to_numpy(float), who)
+        else:
+            low, high = np.percentile(values, [2.5, 97.5])
+            out[name] = (float(low), float(high))
     return out
+
+
+def _of_seeds(values: np.ndarray, most: float) -> Interval:
+    """Of the mean over seeds of `values` (draws of people, seeds); shares have a `most`."""
+    means, n = values.mean(0), values.shape[1]
+    between, people = means.var(ddof=1) / n, values.mean(1).var(ddof=1)
+    freedom = (n - 1) * ((between + people) / between) ** 2 if between else np.inf
+    half = student.ppf(0.975, freedom) * np.sqrt(between + people)
+    least = 0.0 if np.isfinite(most) else -np.inf
+    low, high = np.clip([means.mean() - half, means.mean() + half], least, most)
+    return float(low), float(high)
 
 
 def _system(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -74,7 +97,10 @@ def _system(entries: Sequence[Entry]) -> dict[str, Any]:
         "learned": all(n["learned"] == 1 for n in numbers),
         "minutes": mean(entry.minutes for entry in entries),
         "images": mean(float(entry.model.meta["images"]) for entry in entries),
-        "spread": [n["success_mean"] for n in numbers],
+        "seeds": {
+            int(entry.model.meta["seed"]): n["success_mean"]
+            for entry, n in zip(entries, numbers, strict=True)
+        },
     }
 
 
@@ -109,12 +135,14 @@ def hundredths(share: float) -> str:
 
 def _seeds(systems: dict[str, dict[str, Any]]) -> list[Markup]:
     """What every seed gave, where there are several."""
-    rows = [[name, *map(hundredths, n["spread"])] for name, n in systems.items()]
-    width = max(map(len, rows))
-    if width < 3:
+    seeds = sorted({seed for n in systems.values() for seed in n["seeds"]})
+    if len(seeds) < 2:
         return []
-    padded = [row + ["–"] * (width - len(row)) for row in rows]
-    return [table(["single edits succeed, %", *(f"seed {k}" for k in range(1, width))], padded)]
+    rows = [
+        [name, *(hundredths(n["seeds"][k]) if k in n["seeds"] else "–" for k in seeds)]
+        for name, n in systems.items()
+    ]
+    return [table(["single edits succeed, %", *(f"seed {k}" for k in seeds)], rows)]
 
 
 def _soundness(names: dict[str, list[Entry]], systems: dict[str, dict[str, Any]]) -> Markup:
@@ -192,8 +220,8 @@ def report(
             _quality(systems),
             paragraph(
                 f"Success by the same frozen judge on the same held-out images; a copied input "
-                f"scores {percent(copied)}. In brackets 95 % intervals, which draw whole people "
-                "and, where there are several, seeds. PSNR and SSIM are of the "
+                f"scores {percent(copied)}. In brackets 95 % intervals, over whole people "
+                "and, where there are several, over seeds. PSNR and SSIM are of the "
                 "self-reconstruction, on uint8."
             ),
             *_seeds(systems),
@@ -229,6 +257,7 @@ def record(entries: Sequence[Entry], page: Path, facts: Mapping[str, str]) -> No
         for name, found in named(entries).items()
         for system in [_system(found)]
         for key in chosen
+        if key in system
     }
     tracking.log_run(
         "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},

@@ -65,9 +65,9 @@ def _asks(way: str, faces: Faces, view: View, task: Task) -> list[Ask]:
 def diversity(
     translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
 ) -> tuple[list[dict[str, Any]], dict[str, Distances]]:
-    """One row a (way, data set, target domain): apart (mean of 45 pairs), from_input (distance to
-    the source), images; and by way the Fréchet distances' features. Empty for a model that takes
-    neither a latent nor a reference.
+    """One row a (way, data set, target domain): apart (mean over pairs of ten outputs), from_input
+    (distance to the source), images; and by way the Fréchet distances' features. Empty for a model
+    that takes neither a latent nor a reference.
     """
     takes = getattr(translator.model, "takes", ())
     ways = [way for way, field in WAYS.items() if field in takes]

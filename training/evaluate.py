@@ -117,7 +117,7 @@ def evaluate(
     details["sweep"] = sweep(translator, faces, frozen, config)
     for row in details["sweep"]:
         at = f"at_{row['intensity']:g}"
-        numbers |= {key(k, at): row[k] for k in ("success_mean", "preservation_mean")}
+        numbers |= {key(k, at): row[k] for k in ("success_mean", "preservation_mean") if k in row}
     took = trained.about.get("training", {})
     signs = symptoms(translator.model, translator.nets, faces, translator.space, frozen.device)
     signs += worst_balance(translator.model, took)
@@ -150,7 +150,7 @@ def sweep(
         table = score(asked, faces, judge, few, what=f"intensity {intensity:g}")
         numbers = summarise(table, few)[0]
         chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine")
-        rows.append({"intensity": intensity, **{k: numbers[k] for k in chosen}})
+        rows.append({"intensity": intensity, **{k: numbers[k] for k in chosen if k in numbers}})
     return rows
 
 
@@ -304,7 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     numbers = read_json(args.metrics)
     for name in ("success_mean", "success_worst", "preservation_mean", "self_psnr", "learned"):
-        sys.stdout.write(f"{name:20} {numbers[name]:.4f}\n")
+        if name in numbers:
+            sys.stdout.write(f"{name:20} {numbers[name]:.4f}\n")
 
 
 if __name__ == "__main__":

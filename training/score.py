@@ -142,11 +142,12 @@ def score(
     changed (the target is not what the image shows), success (1 where the judge sees every label
     of the edited group as asked: black on, blond and brown off), margin (logits by which the worst
     of them is right), copy_success and copy_margin (the same of the input itself), blind_success
-    (of G(x, c_org), which never saw the target: an output that is always judged alike succeeds
-    without any editing), preservation (share of the labels outside that are judged as they are on
-    the input; 1 where there is none), others (their number), identity_cosine, self_psnr dB,
-    self_ssim, self_ssim_gaussian of G(x, c_org), and cycle_* of G(G(x, c), c_org), NaN where the
-    task is a combination or changes nothing. Of continuous labels (NaN elsewhere): error, mean
+    (of the self-reconstruction, which never saw the target: an output that is always judged alike
+    succeeds without any editing), preservation (share of the labels outside that are judged as
+    they are on the input; 1 where there is none), others (their number), identity_cosine,
+    self_psnr dB, self_ssim, self_ssim_gaussian of the self-reconstruction (G(x, c_org), or what
+    the model has in its place), and cycle_* of G(G(x, c), c_org), NaN where the task is a
+    combination or changes nothing. Of continuous labels (NaN elsewhere): error, mean
     distance of the judged intensities from those asked for; error_others, of the labels outside
     the edit from the input's; copy_error, of the input's from those asked for.
     Raises ValueError where a score is not finite.
@@ -182,8 +183,9 @@ def _score_batch(
     original = view.encode(view.source[here])
     own = run(translator, x, original, original)
     seen = Seen(judge, view, x)
-    own_scores = _quality("self", before, _reconstructed(translator, x, original, own))
-    own_logits = judge.predict(view.judged, to_float(own)).cpu()
+    again = _reconstructed(translator, x, original, own)
+    own_scores = _quality("self", before, again)
+    own_logits = judge.predict(view.judged, to_float(again)).cpu()
     out = []
     for task in view.tasks:
         target, changed = task.target[here], task.changed[here]

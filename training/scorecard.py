@@ -87,7 +87,7 @@ def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
         ["single edits succeed (E1)", success],
         ["best task", f"{most['dataset']} {most['task']}: {percent(most['success'])}"],
         ["worst task", f"{least['dataset']} {least['task']}: {percent(least['success'])}"],
-        ["other labels preserved (E2)", percent(numbers["preservation_mean"])],
+        ["other labels preserved (E2)", _share(numbers, "preservation_mean")],
         [
             "self-reconstruction (E3)",
             f"{numbers['self_psnr']:.2f} dB, SSIM {numbers['self_ssim']:.3f}",
@@ -107,6 +107,10 @@ def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
                     [f"{word}, {dataset} (E4)", f"{value:.3g} (real against real {floor:.3g})"]
                 )
     return [note(said, "good" if learned else "bad"), table(["", ""], rows)]
+
+
+def _share(numbers: dict[str, float], name: str) -> str:
+    return percent(numbers[name]) if name in numbers else "–"
 
 
 def _verified(found: dict[str, Any]) -> str:
@@ -222,8 +226,8 @@ def _diversity(details: dict[str, Any]) -> list[Markup]:
     parts = [
         heading("Diversity (E5)"),
         paragraph(
-            f"Ten outputs of each input, the mean of their 45 pairs: {word}. 0 would be one "
-            "picture whatever the style."
+            f"Of each input ten outputs (as many as the domain has references, where it has "
+            f"fewer), the mean over their pairs: {word}. 0 would be one picture whatever the style."
         ),
         table(headers, cells),
     ]
@@ -290,7 +294,7 @@ def _sweep(rows: Sequence[dict[str, float]], own: float | None) -> list[Markup]:
     headers = ["intensity", "single edits succeed", "worst edit", "others preserved", "identity"]
     cells = [
         [f"{r['intensity']:g}", percent(r["success_mean"]), percent(r["success_worst"]),
-         percent(r["preservation_mean"]), f"{r['identity_cosine']:.3f}"]
+         _share(r, "preservation_mean"), f"{r['identity_cosine']:.3f}"]
         for r in rows
     ]  # fmt: skip
     return [

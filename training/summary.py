@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from training.config import EvalConfig
-from training.metrics import bootstrap, proportion_interval
+from training.metrics import Interval, bootstrap, proportion_interval, wilson
 from training.score import INTENSITY
 
 Numbers = dict[str, float]
@@ -55,6 +55,19 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[dict[str, Any]]:
     return out
 
 
+def spread(draws: np.ndarray, values: np.ndarray, who: np.ndarray) -> Interval:
+    """95 % interval of a mean of shares from its bootstrap `draws`.
+
+    Where all `values` are 0, or all 1, which leaves nothing to resample: Wilson's, a trial a
+    person.
+    """
+    if values.min() == values.max() and values[0] in (0, 1):
+        people = len(np.unique(who))
+        return wilson(float(values[0]) * people, people)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[dict[str, Any]]]:
     """The flat metrics of a score table, and the table of its tasks.
 
@@ -71,24 +84,25 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[di
     pairs = edits[["success", "copy_success", "blind_success"]].to_numpy(float)
     groups = (edits["dataset"] + "/" + edits["task"]).to_numpy(str)
     draws = bootstrap(pairs, groups, clusters(edits), config.bootstrap)
-    low, high = np.percentile(draws[:, 0], [2.5, 97.5])
+    low, high = spread(draws[:, 0], edits["success"].to_numpy(float), clusters(edits))
     # beyond a copied input, and beyond what the model's outputs show whatever is asked of them
     rise = min(float(np.percentile(draws[:, 0] - draws[:, i], 2.5)) for i in (1, 2))
     images = table.drop_duplicates(["dataset", "index"])
     guarded = [t for t in singles if t["others"]]
     out = {
         "success_mean": float(np.mean([t["success"] for t in singles])),
-        "success_low": float(low),
-        "success_high": float(high),
+        "success_low": low,
+        "success_high": high,
         "success_worst": min(t["success"] for t in singles),
         "success_best": max(t["success"] for t in singles),
         "copy_success_mean": float(np.mean([t["copy_success"] for t in singles])),
         "blind_success_mean": float(np.mean([t["blind_success"] for t in singles])),
         "success_rise_low": rise,
         "learned": float(rise > 0),
-        "preservation_mean": float(np.mean([t["preservation"] for t in guarded] or [1.0])),
         "identity_cosine": float(edits["identity_cosine"].mean()),
     }
+    if guarded:
+        out["preservation_mean"] = float(np.mean([t["preservation"] for t in guarded]))
     for name in ("self_psnr", "self_ssim", "self_ssim_gaussian"):
         out[name] = float(images[name].mean())
     for name in ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian"):

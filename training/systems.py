@@ -1,5 +1,6 @@
 """The systems of a comparison: a model with settings of its own, trained for a common length."""
 
+import re
 from typing import NamedTuple
 
 from training import presets
@@ -23,13 +24,15 @@ def asked(text: str) -> list[Asked]:
     """
     found: list[Asked] = []
     for label in filter(None, (word.strip() for word in text.split(","))):
-        model, *pairs = label.split(":")
+        model, _, rest = label.partition(":")
+        pairs = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may have a colon, too
         if model not in MODELS:
             raise ValueError(f"unknown model {model}; known: {', '.join(MODELS)}")
         if wrong := [pair for pair in pairs if "=" not in pair]:
             raise ValueError(f"{label}: {wrong[0]!r} is no key=value")
         settings = dict(pair.split("=", 1) for pair in pairs)
-        found.append(Asked(label, model, {k: v.replace("+", ",") for k, v in settings.items()}))
+        lists = {k: re.sub(r"(?<!\de)\+", ",", v) for k, v in settings.items()}  # 1e+3 stays
+        found.append(Asked(label, model, lists))
     labels = [one.label for one in found]
     if not found or len(set(labels)) < len(labels):
         raise ValueError(f"models={text}: one or more are needed, each once")

@@ -58,14 +58,23 @@ def wall(names: dict[str, list[Entry]]) -> bytes:
 
 
 def across(groups: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
-    """Models of several groups that share edits with those of the first; empty where none does."""
-    known = [set(_singles(_held_out(group[0]), [0])) for group in groups]
-    sizes = [_held_out(group[0]).size for group in groups]
-    near = [
-        group
-        for group, edits, size in zip(groups, known, sizes, strict=True)
-        if edits & known[0] and size == sizes[0]
-    ]
+    """Models of several groups that all share an edit and an image; empty where no two do.
+
+    Groups are taken in order, each that shares with all before it.
+    """
+    near: list[list[Entry]] = []
+    edits: set[str] = set()
+    files: set[str] = set()
+    size = 0
+    for group in groups:
+        faces = _held_out(group[0])
+        known, held = set(_singles(faces, [0])), set(faces.parts[0].files)
+        if not near:
+            edits, files, size = known, held, faces.size
+        elif not (edits & known and files & held and size == faces.size):
+            continue
+        edits, files = edits & known, files & held
+        near.append(group)
     return named([entry for group in near for entry in group]) if len(near) > 1 else {}
 
 

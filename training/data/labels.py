@@ -132,7 +132,7 @@ class LabelSpace:
 
         Binary: each attribute alone (a member of a group is switched on and the others off, any
         other attribute is flipped), then StarGAN's combinations of group, Male and Young (H+G,
-        H+A, G+A, H+G+A). One-hot: each class. Continuous: each intensity alone at 1.
+        H+A, G+A, H+G+A). One-hot: each class. Continuous: each intensity alone at PLAIN.
         """
         part = self.sets[dataset]
         if part.kind == "onehot":

@@ -1,5 +1,6 @@
 """The whole contract between a model and the loop."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -103,6 +104,8 @@ def check_ask(model: Any, name: str, source: Tensor | None, ask: Ask) -> None:
         raise ValueError(
             f"{name} takes no {', '.join(wrong)}; it takes {', '.join(('labels', *takes))}"
         )
+    if ask.intensity is not None and not math.isfinite(ask.intensity):
+        raise ValueError(f"intensity={ask.intensity}: a number is needed")
     if ask.intensity is not None and source is None:
         raise ValueError(
             "intensity: a factor on labels that change; say what the picture has already (--has)"

@@ -1,11 +1,11 @@
 """IcGAN (Perarnau et al., 2016, arXiv 1611.06355): a conditional GAN and its inverse.
 
 First G(z, y) and D learn alone; then the encoders Ez, on G's own pictures, and Ey, on real ones. An
-edit is G(Ez(x), y) with other labels y in [-1, 1].
+edit is G(Ez(x), y'), y' in [-1, 1]: Ey(x) with the labels changed that are to change.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,7 @@ class IcGAN:
     beta2: float = 0.999
     gan_share: float = 0.625  # of the images, before the encoders' turn: 25 epochs of 25 + 15
 
+    reads_source: ClassVar[bool] = True  # what does not change is as Ey sees it
     adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
@@ -173,12 +174,17 @@ class IcGAN:
         return {"y": F.mse_loss(found, 2 * batch.source[:, part] - 1)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−‖x − G(Ez(x), y)‖₁ of held-out faces."""
+        """−‖x − G(Ez(x), Ey(x))‖₁ of held-out faces."""
         again = self.translate(nets, batch.image, batch.source, batch.source)
         return -F.l1_loss(again, batch.image)
 
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
-        """G(Ez(x), y) with the labels asked for; Ey is for pictures whose labels nobody knows."""
+        """G(Ez(x), y'); where the source is not known, y' is the target whole."""
+        if source is not None:
+            found = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
+            seen = torch.cat([(found + 1) / 2, target[:, found.shape[1] :]], 1)
+            signed = cast(Generator, nets["G"]).signed
+            target = torch.where(signed.edited(source, target), target, seen)
         return nets["G"](nets["Ez"](image).flatten(1).float(), target)
