@@ -11,11 +11,14 @@ import pytest
 
 from pipelines import compiled
 from pipelines.arguments import parse
+from pipelines.compare import planned
+from training import presets
 
 ROOT = Path(__file__).parents[1]
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", ROOT / "docs/operate.md")}
+FILES = ("README.md", "docs/operate.md", "docs/compare.md")
+PAGES = {Path(name).name: (ROOT / name).read_text() for name in FILES}
 TOPS = "benchmarks|components|docs|k8s|pipelines|tests|training"
-each = pytest.mark.parametrize("page", PAGES)
+each = pytest.mark.parametrize("page", ["README.md", "operate.md"])
 
 
 def commands(page: str, program: str) -> list[list[str]]:
@@ -74,3 +77,21 @@ def test_every_documented_run_has_parameters_that_are_known() -> None:
     for words in runs:
         pairs = [word for word in words if re.match(r"[a-z][\w.]*=", word)]
         parse(pairs, compiled.parameters())
+
+
+def test_every_documented_comparison_can_be_planned(tmp_path: Path) -> None:
+    """In blocks and in tables; minutes would be measured, images stand for them."""
+    text = PAGES["README.md"] + PAGES["compare.md"]
+    found = re.findall(r"(?:`|pipelines )compare ((?:[a-z]\w*=[^\s`]+ ?)+)", text)
+    assert len(found) > 6
+    for pairs in found:
+        given = dict(pair.split("=", 1) for pair in pairs.split() if "…" not in pair)
+        given.pop("minutes", None)
+        assert planned({**given, "images": "64"}, tmp_path), pairs
+
+
+def test_every_preset_of_a_paper_is_documented() -> None:
+    """By model and name, beside the demo and the smoke test that every model has."""
+    for model, preset in presets.PRESETS:
+        if preset not in ("demo", "smoke"):
+            assert f"`{preset}`" in PAGES["compare.md"] + PAGES["README.md"], (model, preset)

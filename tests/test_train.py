@@ -155,6 +155,16 @@ def test_the_schedule_counts_what_the_phases_draw() -> None:
             seen += 8 if again else 4
 
 
+@pytest.mark.parametrize("part", [{"turn": 0}, {"span": (0.5, 1.0)}])
+def test_a_fresh_phase_of_a_turn_or_a_stage_is_refused(part: dict[str, Any]) -> None:
+    """The loop would draw for it less often than the schedule counts."""
+    from training.models.base import Phase
+    from training.schedule import Schedule
+
+    with pytest.raises(ValueError, match="b: a fresh phase of a turn"):
+        Schedule([Phase("b", (), lambda *_: {}, fresh=True, **part)], 1, 4)
+
+
 def order_of(name: str, faces: Faces) -> Order:
     references = getattr(SMALL[name], "references", 0)
     return Order(faces, 0, QUICK.batch, flip=True, length=QUICK.images, references=references)

@@ -68,7 +68,7 @@ class DIAT:
     blocks: int = 6
     d_dim: int = 64
     d_repeat_num: int = 6
-    lambda_id: float = 1.0
+    lambda_id: float = 10.0  # of 1, G painted noise that pleases D
     lambda_gp: float = 10.0
     n_critic: int = 5
     lr: float = 1e-4
