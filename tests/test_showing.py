@@ -16,6 +16,7 @@ from training.models.base import Batch, Picture, Symptom
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
+from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -26,6 +27,7 @@ CPU = torch.device("cpu")
 _ATTGAN: dict[str, Any] = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
 PAIRS: dict[str, Any] = {"dim": 4, "blocks": 1, "d_dim": 4}
 GANIMATION = GANimation(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2)
+ICGAN = IcGAN(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
 BINARY, CLASSES = 3, 3  # labels of the fixtures
 # data, model, and rows and columns of each picture
 CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
@@ -34,6 +36,7 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", CycleGAN(**PAIRS, d_layers=1), {"cycle": (BINARY, 3)}),
     ("binary", DIAT(**PAIRS, d_repeat_num=2), {"cycle": (BINARY, 3)}),
     ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
+    ("binary", ICGAN, {"inverse": (4, 5)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
 ]  # fmt: skip

@@ -13,7 +13,9 @@ class Schedule:
 
     def __init__(self, phases: list[Phase], sets: int, batch: int, warmup_images: int = 0) -> None:
         if wrong := [p.name for p in phases if p.fresh and (p.turn >= 0 or p.span != (0.0, 1.0))]:
-            raise ValueError(f"{', '.join(wrong)}: a fresh phase of a turn or a stage is not counted")
+            raise ValueError(
+                f"{', '.join(wrong)}: a fresh phase of a turn or a stage is not counted"
+            )
         self.fresh = [p.every for p in phases if p.fresh]
         self.sets, self.batch = sets, batch
         self.warm = math.ceil(warmup_images / (batch * sets))

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Picture
 from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
+
+OTHERS = 3  # pictures of other latents that are shown
 
 
 class Generator(nn.Module):
@@ -182,9 +184,25 @@ class IcGAN:
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
     ) -> Tensor:
         """G(Ez(x), y'); where the source is not known, y' is the target whole."""
-        if source is not None:
-            found = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
-            seen = torch.cat([(found + 1) / 2, target[:, found.shape[1] :]], 1)
-            signed = cast(Generator, nets["G"]).signed
-            target = torch.where(signed.edited(source, target), target, seen)
-        return nets["G"](nets["Ez"](image).flatten(1).float(), target)
+        y = target if source is None else edited(nets, image, source, target)
+        return nets["G"](nets["Ez"](image).flatten(1).float(), y)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Pictures, what their z and y give again, and others of the same y."""
+        x, source = batch.image[:4], batch.source[:4]
+        y = edited(nets, x, source, source)
+        stream = torch.Generator().manual_seed(0)
+        latents = torch.randn(OTHERS, 1, self.latent, generator=stream).to(x.device)
+        others = [nets["G"](z.expand(len(x), -1), y) for z in latents]
+        made = [self.translate(nets, x, source, source), *others]
+        columns = ("input", "again", *(f"latent {k}" for k in range(OTHERS)))
+        says = "G(Ez(x), Ey(x)), and G(z, Ey(x)) of latents that are the same for every picture."
+        return {"inverse": Picture(torch.stack([x, *made], 1), columns, says)}
+
+
+def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """y' (n, dim_g): as `target` where a known label changes, else as Ey sees the picture."""
+    found = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
+    seen = torch.cat([(found + 1) / 2, target[:, found.shape[1] :]], 1)
+    signed = cast(Generator, nets["G"]).signed
+    return torch.where(signed.edited(source, target), target, seen)
