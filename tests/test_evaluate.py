@@ -30,7 +30,7 @@ from training.models.base import PLAIN, Ask, CopyInput, Translator
 from training.models.stargan import StarGAN
 from training.pinned import pinned
 from training.score import copies, margin, score
-from training.scorecard import _sweep
+from training.scorecard import _distances, _sweep
 from training.store import Entry, Manifest, Store
 from training.tracker import Tracker
 from training.train import train
@@ -564,7 +564,10 @@ def test_distances_stand_beside_a_floor_at_the_same_number(binary: Path, frozen:
     for kind in (Painter, Grey):
         far = Distances(words)
         score(kind(faces.space, faces.size), faces, words, EvalConfig(), hook=far.see)
-        rows = far.table(faces, Faces.open(binary, "test"))
+        rows = far.table(faces, Faces.open(binary, "test"), faces)
+        for r in rows:  # from faces that it saw, too
+            assert abs(r["frechet_vgg_train"] - r["frechet_vgg"]) < r["frechet_vgg"]
+            assert f"{r['frechet_vgg_train']:,.4g}" in _distances(rows)
         assert {r["domain"] for r in rows} <= {"Black_Hair", "Blond_Hair", "Male", "not_Male"}
         assert all(8 <= r["images"] <= 32 and r["frechet_vgg_floor"] > 0 for r in rows)
         means.append([np.mean([r[k] for r in rows]) for k in ("frechet_vgg", "frechet_vgg_floor")])

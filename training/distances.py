@@ -85,11 +85,14 @@ class Distances:
                 if mine.any():
                     self.edited[view.dataset, name][kind].append(values[mine])
 
-    def table(self, faces: Faces, spare: Faces | None, seed: int = 0) -> list[dict[str, Any]]:
+    def table(
+        self, faces: Faces, spare: Faces | None, learned: Faces | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
         """One row a domain: distance, floor, and the number of images on each side of both.
 
         Real faces are those of `faces` (the test split) and `spare` (validation, if any) with the
-        label: one half is compared with the edits, and with the other half for the floor.
+        label: one half is compared with the edits, and with the other half for the floor. `_train`
+        is the distance from as many of `learned` (StarGAN v2's convention), where it has them.
         Domains with fewer than 8 images a side are left out.
         """
         out: list[dict[str, Any]] = []
@@ -102,7 +105,8 @@ class Distances:
                     continue
                 positive = name in labels.names
                 attribute = name if positive else name.removeprefix("not_")
-                here = (shown[:, labels.names.index(attribute)] > 0.5) == positive
+                at = labels.names.index(attribute)
+                here = (shown[:, at] > 0.5) == positive
                 stream = generator(seed, "halves", labels.name, name)
                 found = here.nonzero().flatten()
                 rows = found[torch.randperm(len(found), generator=stream)].numpy()
@@ -117,14 +121,26 @@ class Distances:
                     one, two = real[kind][rows[:n]], real[kind][rows[n : 2 * n]]
                     row[kind] = frechet(fakes[kind][order[:n]], one)
                     row[f"{kind}_floor"] = frechet(two, one)
+                if learned is not None:
+                    part = learned.parts[i]
+                    seen = ((part.labels[:, at] > 0.5) == positive).nonzero().flatten()
+                    some = seen[torch.randperm(len(seen), generator=stream)[:n]].tolist()
+                    judged = self.judge.space.index(labels.name)
+                    for kind, values in self._some(judged, part, some).items():
+                        if len(some) == n:
+                            row[f"{kind}_train"] = frechet(fakes[kind][order[:n]], values)
                 out.append(row)
         return out
 
     def _real(self, judged: int, parts: list[Part]) -> dict[str, np.ndarray]:
+        found = [self._some(judged, part, list(range(len(part)))) for part in parts]
+        return {kind: np.concatenate([f[kind] for f in found if f]) for kind in self.kinds}
+
+    def _some(self, judged: int, part: Part, rows: list[int]) -> dict[str, np.ndarray]:
+        """Features of these real images, few at a time."""
         chunks: dict[str, list[np.ndarray]] = defaultdict(list)
-        for part in parts:
-            for start in range(0, len(part), CHUNK):
-                rows = list(range(start, min(start + CHUNK, len(part))))
-                for kind, values in self._features(judged, part.images(rows)).items():
-                    chunks[kind].append(values)
+        for start in range(0, len(rows), CHUNK):
+            images = part.images(rows[start : start + CHUNK])
+            for kind, values in self._features(judged, images).items():
+                chunks[kind].append(values)
         return {kind: np.concatenate(v) for kind, v in chunks.items()}

@@ -81,13 +81,16 @@ def evaluate(
     distances = Distances(frozen, config.inception)
     table = score(translator, faces, frozen, config, hook=distances.see)
     numbers, tasks = summarise(table, config)
-    far = distances.table(faces, _spare(data, config, store))
+    # validation images swell the real side
+    spare = None if config.eval_split == "val" else _split(data, "val", store)
+    real = (faces, spare, _split(data, "train", store))
+    far = distances.table(*real)
     numbers |= _frechet_numbers(far, distances.kinds)
     apart, styled = diversity(translator, faces, frozen, config)
     numbers |= _style_numbers(apart)
     far_styles = []
     for way, seen in styled.items():
-        rows = seen.table(faces, _spare(data, config, store))
+        rows = seen.table(*real)
         far_styles += [{"way": way, **row} for row in rows]
         numbers |= _frechet_numbers(rows, seen.kinds, way)
     numbers |= cost(translator, faces, config, frozen.device)
@@ -167,12 +170,10 @@ def identity(
     return sha256_bytes(canonical_json([faces.digest, judge.digest, asked, PROTOCOL]))
 
 
-def _spare(data: Manifest, config: EvalConfig, store: Store) -> Faces | None:
-    """Validation images, which swell the real side of the distances; not every data set has any."""
-    if config.eval_split == "val":
-        return None
+def _split(data: Manifest, split: str, store: Store) -> Faces | None:
+    """Images for the real side of distances; not every data set has any."""
     try:
-        return Faces.open(data, "val", store)
+        return Faces.open(data, split, store)
     except ValueError:
         return None
 
@@ -195,8 +196,9 @@ def _frechet_numbers(far: list[dict[str, Any]], kinds: list[str], way: str = "")
         rows = [row for row in far if row["dataset"] == dataset]
         for kind in kinds:
             out |= {key(kind, way, dataset, row["domain"]): row[kind] for row in rows}
-            for name in (kind, f"{kind}_floor"):
-                out[key(name, way, dataset)] = float(np.mean([row[name] for row in rows]))
+            for name in (kind, f"{kind}_floor", f"{kind}_train"):
+                if all(name in row for row in rows):
+                    out[key(name, way, dataset)] = float(np.mean([row[name] for row in rows]))
     return out
 
 

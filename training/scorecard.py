@@ -190,8 +190,9 @@ def _quality(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
         *parts,
         paragraph(
             "The VGG judge's distance is on the second judge's features, so comparable only under "
-            "the same judge and number of images; it is not a FID. The floor is real against real "
-            "at the same number."
+            "the same judge and number of images; it is not a FID. Real faces are held out; the "
+            "floor is real against real at the same number, and the last is the distance from as "
+            "many real faces that the model was trained on."
         ),
         _distances(far),
     ]
@@ -201,10 +202,12 @@ def _distances(far: Sequence[dict[str, Any]]) -> Markup:
     """Each domain's distances beside their floors; and the way of asking, where there are ways."""
     kinds = [k for k in FREE if k in far[0]]
     ways = ["way"] if "way" in far[0] else []
-    headers = [*ways, "data", "domain", *(h for k in kinds for h in (FREE[k], "its floor"))]
+    columns = [*ways, "data", "domain"]
+    headers = [*columns, *(h for k in kinds for h in (FREE[k], "its floor", "from train"))]
     rows = [
         [*(r[k] for k in (*ways, "dataset", "domain")),
-         *(v for k in kinds for v in (r[k], r[f"{k}_floor"])), r["images"]]
+         *(v for k in kinds for v in (r[k], r[f"{k}_floor"], r.get(f"{k}_train", "–"))),
+         r["images"]]
         for r in far
     ]  # fmt: skip
     return table([*headers, "images a side"], rows)
