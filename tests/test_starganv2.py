@@ -2,6 +2,8 @@
 
 import copy
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.config import TrainConfig, to_json
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.files import sha256_file
@@ -18,6 +21,8 @@ from training.models.base import Batch
 from training.models.landmarks import Landmarks, kept
 from training.models.layers import normal
 from training.models.starganv2 import Generator, StarGANv2, StyledBlock
+from training.store import Manifest
+from training.train import train
 
 SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
 
@@ -94,6 +99,33 @@ def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
             around = sum(ring[..., i : i + side, j : j + side] for i in range(3) for j in range(3))
             h = h + (9 * kept - around) / 2
     torch.testing.assert_close(g(x, s), g.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_high_pass_skips_train_and_resume_to_the_same_bits(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The landmark network is among no checkpoint's weights, and is found again by its path."""
+    path = tmp_path / "marks.pt"
+    torch.jit.script(Halves()).save(str(path))
+    model = replace(SMALL, w_hpf=1.0, landmarks=f"{path}@{sha256_file(path)}")
+    labels = LabelSet("rafd", "onehot", ("angry", "happy", "sad"))
+    data = make_dataset(tmp_path / "data.json", (labels,), 32)
+    config = TrainConfig(images=32, decay_images=0, batch=8, log_images=8, sample_images=32,
+                         checkpoint_images=16, precision="fp32", ema=0.9, keep=9)  # fmt: skip
+
+    def go(name: str) -> dict[str, str]:
+        out = tmp_path / f"{name}.json"
+        train(data, out, "starganv2", to_json(model), to_json(config), run=tmp_path / name)
+        entries = Manifest.read(out, "model").entries
+        return {e.name: e.sha256 for e in entries if e.name.endswith(".safetensors")}
+
+    whole = go("whole")
+    assert {name.rpartition("/")[2] for name in whole} == {
+        f"{net}.safetensors" for net in "GFED"}  # fmt: skip
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"{32:012d}")
+    assert go("cut") == whole
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Training: order, resume, crashes, processes."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from training.store import Manifest
 from training.train import train
 from training.trainjob import Request
 
+ROOT = Path(__file__).resolve().parents[1]
 _ATTGAN: dict[str, Any] = {
     "dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8, "n_critic": 2, "averages": True,
 }  # fmt: skip
@@ -609,6 +611,66 @@ def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_
     assert len(ends) == len(kills)
     whole = weights(tmp_path / "at0.json")
     assert all(weights(tmp_path / f"at{i}.json") == whole for i in kills)
+
+
+SLOPES = """
+import json, sys
+from pathlib import Path
+import torch
+from training.config import TrainConfig
+from training.data.dataset import Faces, Order
+from training.distributed import World, world
+from training.loop import Job, build_state, update
+from training.presets import model_from_json
+from training.tracker import Tracker
+
+train = TrainConfig(images=64, decay_images=0, batch=8, precision="fp32")
+
+def slopes(model, faces, phase, here):
+    # Adam's first moments after one update: of the gradients, and of nothing else
+    job = Job(model, train, faces, faces, Path(), {}, here, Tracker())
+    state = build_state(job)
+    references = getattr(model, "references", 0)
+    order = Order(faces, 0, 8, flip=True, length=64, references=references)
+    look = getattr(model, "sides", None)
+    sides = look(faces.parts[0].labels, faces.space, phase.turn) if look else None
+    batch = order.batch(0, 0, 0, here.share(8), here.device, sides)
+    update(state, here.wrap(state.nets), phase, batch, job)
+    return {n: torch.cat([state.optim[n].state[p]["exp_avg"].flatten() for p in net.parameters()
+                          if p in state.optim[n].state])
+            for n, net in state.nets.items() if n in phase.trains}
+
+with world() as here:
+    alone = World(0, 1, here.device)
+    for name, config, dataset in json.loads(sys.argv[1]):
+        model, faces = model_from_json(name, config), Faces.open(Path(dataset), "train")
+        for phase in (*model.warmup(faces.space), *model.phases(faces.space)):
+            whole, parts = (slopes(model, faces, phase, w) for w in (alone, here))
+            far = {n: float((parts[n] - g).norm() / g.norm()) for n, g in whole.items()}
+            if here.rank == 0:
+                print(json.dumps([name, phase.name, far]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_more_processes_give_the_gradients_of_one(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Of every phase of every model, before any step lets rounding grow."""
+    asked = [(name, dataclasses.asdict(SMALL[name]), str(request.getfixturevalue(which)))
+             for name, which in RICHEST]  # fmt: skip
+    script = tmp_path / "slopes.py"
+    script.write_text(SLOPES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "3", str(script), json.dumps(asked)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {name for name, _, _ in found} == set(MODELS)
+    assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
 
 
 @pytest.mark.slow

@@ -252,13 +252,12 @@ def record(entries: Sequence[Entry], page: Path, facts: Mapping[str, str]) -> No
         return
     chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine", "self_psnr",
               "self_ssim", "parameters", "gmac", "minutes", "images", "learned")  # fmt: skip
-    numbers = {
-        f"{name}/{key}": float(system[key])
-        for name, found in named(entries).items()
-        for system in [_system(found)]
-        for key in chosen
-        if key in system
-    }
+    numbers: dict[str, float] = {}
+    for name, found in named(entries).items():
+        system = _system(found)
+        numbers |= {f"{name}/{key}": float(system[key]) for key in chosen if key in system}
+        for key, (low, high) in system["intervals"].items():
+            numbers |= {f"{name}/{key}_low": low, f"{name}/{key}_high": high}
     tracking.log_run(
         "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
         numbers, {page.name: page},
