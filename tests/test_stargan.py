@@ -192,3 +192,33 @@ def test_penalty_and_heads_stay_in_full_precision(term: str) -> None:
         mixed = model.d_loss(nets, batch, space)
     assert all(v.dtype == torch.float32 for v in mixed.values())
     torch.testing.assert_close(mixed[term], plain[term], rtol=0.05, atol=0.02)
+
+
+def test_with_branches_each_class_has_a_critic_of_its_own() -> None:
+    """B of StarGAN v2's ablation: −E[D_y(x)] + E[D_y'(G(x, y'))] and no label loss."""
+    torch.manual_seed(0)
+    model = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, d_branches=True)
+    space = LabelSpace((LabelSet("hair", "onehot", ("black", "blond", "brown")),))
+    nets = model.networks(space, 16)
+    x, (y, other) = torch.rand(3, 3, 16, 16) * 2 - 1, (torch.eye(3), torch.eye(3)[[1, 2, 0]])
+    batch = Batch(x, y, other, 0, lambda name, shape: torch.full((3, *shape), 0.3), 0.0)
+    made = nets["G"](x, other)
+    real, fake = nets["D"](x)[0], nets["D"](made)[0]
+    assert real.shape == (3, 3, 4, 4)
+    wrong = torch.stack([fake[i, (i + 1) % 3] for i in range(3)]).mean()
+    mixed = (0.3 * x + 0.7 * made.detach()).requires_grad_()
+    own = sum(nets["D"](mixed)[0][i, i].sum() for i in range(3))
+    (slope,) = torch.autograd.grad(own, mixed)
+    found = model.d_loss(nets, batch, space)
+    assert found.keys() == {"real", "fake", "gp"}
+    expected = -torch.stack([real[i, i] for i in range(3)]).mean()
+    torch.testing.assert_close(found["real"], expected)
+    torch.testing.assert_close(found["fake"], wrong)
+    penalty = 10 * (slope.flatten(1).norm(dim=1) - 1).square().mean()
+    torch.testing.assert_close(found["gp"], penalty)
+    g = model.g_loss(nets, batch, space)
+    assert g.keys() == {"fake", "rec"}
+    torch.testing.assert_close(g["fake"], -wrong)
+    assert torch.isfinite(model.validate(nets, batch, space))
+    with pytest.raises(ValueError, match="d_branches: one data set of classes"):
+        model.networks(LabelSpace((CELEBA,)), 16)

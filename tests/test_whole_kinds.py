@@ -62,9 +62,17 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["model=starganv2", "domains=Male", "datasets=mine:csv", "raw={raw}/own/mine"],
             ["not Male", "Male"],
         ),
+        (["model=starganv2", "datasets=hair:folders", "raw={raw}/own"], [*CLASSES]),
         (["model=cyclegan", "datasets=scenes:folders", "raw={raw}/scenes"], ["summer", "winter"]),
     ],
-    ids=["rafd", "folders-and-csv", "action-units", "one-attribute-as-classes", "no-faces"],
+    ids=[
+        "rafd",
+        "folders-and-csv",
+        "action-units",
+        "one-attribute-as-classes",
+        "classes-of-folders",
+        "no-faces",
+    ],
 )
 def test_every_kind_of_data_reaches_the_registry(
     raw: Path, tmp_path: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]

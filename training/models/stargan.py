@@ -52,9 +52,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm."""
+    """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm.
 
-    def __init__(self, labels: int, size: int, dim: int, repeat: int) -> None:
+    With `branches` the scores are (n, c, s/2^r, s/2^r), a label's each, and there are no logits.
+    """
+
+    def __init__(
+        self, labels: int, size: int, dim: int, repeat: int, branches: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -62,14 +67,17 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(channels, dim, 4, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
             channels, dim = dim, dim * 2
         self.main = nn.Sequential(*layers)
-        self.src = nn.Conv2d(channels, 1, 3, 1, 1, bias=False)
-        self.cls = nn.Conv2d(channels, labels, size >> repeat, bias=False)
+        self.src = nn.Conv2d(channels, labels if branches else 1, 3, 1, 1, bias=False)
+        if not branches:
+            self.cls = nn.Conv2d(channels, labels, size >> repeat, bias=False)
+        self.branches = branches
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.main(x)
         with autocast_off(h):
             h = h.float()
-            return self.src(h), self.cls(h).flatten(1)
+            logits = h.new_zeros(len(h), 0) if self.branches else self.cls(h).flatten(1)
+            return self.src(h), logits
 
 
 @dataclass(frozen=True)
@@ -92,19 +100,30 @@ class StarGAN:
     fidelity: Literal["paper", "repo"] = "paper"
     # the penalty's slope is that of the patches' sum (as published) or of their mean
     gp_patches: Literal["sum", "mean"] = "sum"
+    # B of StarGAN v2's table 1: D has a critic of its own for each class, and no label head
+    d_branches: bool = False
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G and D for images of side `size`, a multiple of 2^d_repeat_num (ValueError)."""
+        """G and D for images of side `size`, a multiple of 2^d_repeat_num.
+
+        Raises ValueError for another size, and for branches of D on what is not one set of classes.
+        """
         if size % (1 << self.d_repeat_num) or size % 4:
             raise ValueError(
                 f"size={size}: a multiple of {1 << self.d_repeat_num} is needed "
                 f"(2^d_repeat_num; D halves the image {self.d_repeat_num} times)"
             )
+        if self.d_branches and [part.kind for part in space.sets] != ["onehot"]:
+            raise ValueError(
+                "d_branches: one data set of classes is needed; data.domains makes them"
+            )
         return {
             "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
-            "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
+            "D": Discriminator(
+                space.dim_d, size, self.d_conv_dim, self.d_repeat_num, self.d_branches
+            ),
         }
 
     def phases(self, space: LabelSpace) -> list[Phase]:
@@ -174,19 +193,19 @@ class StarGAN:
         x = batch.image
         fake = self.fake(nets, batch).detach()
         src, cls = nets["D"](torch.cat([x, fake]))
+        src = self.branch(src, torch.cat([batch.source, batch.target]))
         n = len(x)
 
         def critic(image: Tensor) -> Tensor:
-            scores = nets["D"](image)[0]
+            scores = self.branch(nets["D"](image)[0], batch.source)
             return scores if self.gp_patches == "sum" else scores.flatten(1).mean(1)
 
         penalty = gradient_penalty(critic, x, fake, batch.noise("alpha", (1, 1, 1)))
-        return {
-            "real": -src[:n].mean(),
-            "fake": src[n:].mean(),
-            "cls": self.lambda_cls * self.classification(cls[:n], batch.source, batch, space),
-            "gp": self.lambda_gp * penalty,
-        }
+        losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
+        if not self.d_branches:
+            cls = self.classification(cls[:n], batch.source, batch, space)
+            losses["cls"] = self.lambda_cls * cls
+        return losses | {"gp": self.lambda_gp * penalty}
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
@@ -196,11 +215,15 @@ class StarGAN:
         fake = self.fake(nets, batch)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
-        return {
-            "fake": -src.mean(),
-            "cls": self.lambda_cls * self.classification(cls, batch.target, batch, space),
-            "rec": self.lambda_rec * F.l1_loss(back, batch.image),
-        }
+        losses = {"fake": -self.branch(src, batch.target).mean()}
+        if not self.d_branches:
+            cls = self.classification(cls, batch.target, batch, space)
+            losses["cls"] = self.lambda_cls * cls
+        return losses | {"rec": self.lambda_rec * F.l1_loss(back, batch.image)}
+
+    def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """D_y(x) (n, 1, h, w), where D has branches."""
+        return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_rec·‖x − G(x, c')‖₁."""
@@ -211,7 +234,7 @@ class StarGAN:
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−(λ_cls·L_cls + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""
         losses = self.g_loss(nets, batch, space)
-        return -(losses["cls"] + losses["rec"])
+        return -(losses.get("cls", 0.0) + losses["rec"])
 
     def translate(
         self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
