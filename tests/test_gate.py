@@ -126,12 +126,12 @@ def test_one_person_leaves_no_interval() -> None:
 
 
 def test_a_model_that_paints_whatever_was_asked_did_not_learn() -> None:
-    """Its edits are no better than its own output for the labels that the image has."""
+    """Its edits are no better than its self-reconstruction."""
     table = scores(0.7)
     assert decide(None, table, CONFIG, copy=scores(0.1), blind=scores(0.2)).promoted
     verdict = decide(None, table, CONFIG, copy=scores(0.1), blind=table)
-    assert failed(verdict) == ["above its output for unchanged labels"]
-    assert "its output for unchanged labels" in verdict.reason
+    assert failed(verdict) == ["above its self-reconstruction"]
+    assert "its self-reconstruction" in verdict.reason
 
 
 def test_the_rise_must_exceed_the_spread_over_seeds() -> None:

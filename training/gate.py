@@ -47,7 +47,7 @@ def decide(
     """Judge `challenger` against `champion` (None: there is none, and the floors suffice).
 
     Floors: mean single-edit success and self-reconstruction, and, where the scores of the
-    translator that copies its input are given (and of the model's own output for unchanged labels,
+    translator that copies its input are given (and of the model's self-reconstruction,
     `blind`), more success than those beyond the interval (unless `must_learn` is off).
     Superiority: the mean single-edit success rises by `min_effect`, which covers seed noise, and
     the 95 % interval of the paired difference, drawn over identities, lies above 0. `seeds` are
@@ -68,7 +68,7 @@ def decide(
     floors = config.must_learn and (copy is not None or blind is not None)
     if floors or champion is not None:
         checks.append(_crowd(challenger))
-    for floor, of in ((copy, "a copied input"), (blind, "its output for unchanged labels")):
+    for floor, of in ((copy, "a copied input"), (blind, "its self-reconstruction")):
         if floor is not None and config.must_learn:
             checks.append(_learned(challenger, floor, of, config))
     if champion is not None:

@@ -77,11 +77,11 @@ def _verdict(numbers: dict[str, float], details: dict[str, Any]) -> list[Markup]
     success = f"{percent(mean)} [{span(low, high)}]"
     copied, blind = (percent(numbers[f"{k}_success_mean"]) for k in ("copy", "blind"))
     said = (
-        f"Single edits succeed in {success}; a copied input scores {copied}, the model's output "
-        f"for unchanged labels {blind}."
+        f"Single edits succeed in {success}; a copied input scores {copied}, the model's "
+        f"self-reconstruction {blind}."
         if learned
         else f"Did not learn: single edits succeed in {success}, not clearly above the {copied} "
-        f"of a copied input and the {blind} of the model's output for unchanged labels."
+        f"of a copied input and the {blind} of the model's self-reconstruction."
     )
     rows: list[list[Any]] = [
         ["single edits succeed (E1)", success],
