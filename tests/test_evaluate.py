@@ -1,8 +1,10 @@
 """Evaluation on toy data, where colours show the labels and a perfect editor can be written."""
 
+import io
 import json
 import math
 import re
+from base64 import b64encode
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from training.checkpoint import as_dict
@@ -452,15 +455,16 @@ def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
 
 
 @pytest.mark.parametrize(
-    ("name", "which", "known"),
-    [("ganimation", "units", ["attention", "attention_where_painted"]),
-     ("starganv2", "classes", ["diversity"])],
+    ("name", "which", "known", "drawn"),
+    [("ganimation", "units", ["attention", "attention_where_painted"],
+      ["celeba_attention", "celeba_interpolation", "celeba_sweep"]),
+     ("starganv2", "classes", ["diversity"], ["rafd_styles_1", "rafd_styles_2", "rafd_styles_3"])],
 )  # fmt: skip
-def test_a_models_own_symptoms_are_logged_and_on_the_page(
-    name: str, which: str, known: list[str], small: dict[str, Any], tmp_path: Path,
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+def test_a_models_own_symptoms_and_pictures_are_logged_and_on_the_page(
+    name: str, which: str, known: list[str], drawn: list[str], small: dict[str, Any],
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With every checkpoint, as metrics of the run."""
+    """Symptoms with every checkpoint, as metrics of the run; the moving picture moves."""
     logged: dict[str, float] = {}
     monkeypatch.setattr(Tracker, "metrics", lambda _, facts, step: logged.update(facts))
     dataset, words = request.getfixturevalue(which), tmp_path / "judge.json"
@@ -470,8 +474,13 @@ def test_a_models_own_symptoms_are_logged_and_on_the_page(
     train(dataset, tmp_path / "model.json", name, to_json(small[name]), to_json(config),
           run=tmp_path / "run")  # fmt: skip
     paths = [tmp_path / file for file in ("o.json", "r.html", "m.json")]
-    evaluate(tmp_path / "model.json", dataset, words, EVAL, *paths)
+    made = evaluate(tmp_path / "model.json", dataset, words, EVAL, *paths)
     page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
+    for picture in drawn:
+        content = made.local(f"grids/samples_{picture}.png").read_bytes()
+        assert b64encode(content).decode() in page
+        with Image.open(io.BytesIO(content)) as opened:
+            assert getattr(opened, "is_animated", False) == picture.endswith("interpolation")
     for symptom in known:
         assert math.isfinite(logged[f"symptom/{symptom}"])  # of the validation split
         assert math.isfinite(numbers[f"symptom_{symptom}"])
