@@ -155,7 +155,7 @@ def _soundness(names: dict[str, list[Entry]], systems: dict[str, dict[str, Any]]
         bad = [f"{s['name']} {s['value']:.3g}: {s['says']}" for of in signs for s in of if s["bad"]]
         rates = [v for k, v in systems[name].items() if k.startswith("verification_rate")]
         rows.append([
-            name, f"{min(ends):.2g} – {max(ends):.2g}" if ends else "–",
+            name, f"{min(ends):.3f} – {max(ends):.3f}" if ends else "–",
             hundredths(mean(rates)) if rates else "–", "; ".join(dict.fromkeys(bad)) or "none",
         ])  # fmt: skip
     headers = ["model", "D's lead over G in training", "person verified (E6), %", "alarms"]
