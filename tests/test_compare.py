@@ -76,12 +76,13 @@ def test_the_interval_over_seeds_is_students() -> None:
 
 
 def test_where_all_succeed_the_interval_is_not_a_point() -> None:
-    """Twenty people: Wilson's, of the evaluation and of one seed alike."""
+    """Twenty people: Wilson's, of the evaluation, of one seed and of several alike."""
     table = scores(1.0)
     numbers, _ = summarise(table, EvalConfig())
     ends = numbers["success_low"], numbers["success_high"]
     assert ends == pytest.approx(wilson(20, 20))
     assert intervals([table])["success_mean"] == pytest.approx(ends)
+    assert intervals([table, table])["success_mean"] == pytest.approx(ends)
 
 
 def test_what_has_no_other_labels_preserves_none() -> None:

@@ -142,7 +142,7 @@ def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
     kill(stack, name)
 
     def back() -> None:
-        time.sleep(6.0)
+        time.sleep(12.0)
         up(stack)
 
     again = threading.Thread(target=back)

@@ -26,7 +26,7 @@ from training.metrics import Interval, bootstrap
 from training.pace import machine
 from training.report import heading, note, page, paragraph, picture, table
 from training.scorecard import percent
-from training.summary import clusters, spread
+from training.summary import certain, clusters
 from training.wall import across, cost_plot, wall
 
 DRAWS = 1_000  # of the bootstrap
@@ -60,15 +60,15 @@ def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
     seeds say little of how far others would come, and drawing from them would say less.
     """
     seeds = [_draws(table) for table in tables]
-    single = tables[0][tables[0]["single"] & tables[0]["changed"]]
+    people = len(set(clusters(tables[0][tables[0]["single"] & tables[0]["changed"]])))
     out = {}
     for name in seeds[0]:
         values = np.stack([draws[name][:, 0] for draws in seeds], 1)
-        if len(seeds) > 1:
-            out[name] = _of_seeds(values, 1.0 if name in SHARES else np.inf)
-        elif name == "success_mean":
-            who = clusters(single)
-            out[name] = spread(values[:, 0], single["success"].to_numpy(float), who)
+        share = name in SHARES
+        if share and (ends := certain(values, people)):
+            out[name] = ends
+        elif len(seeds) > 1:
+            out[name] = _of_seeds(values, 1.0 if share else np.inf)
         else:
             low, high = np.percentile(values, [2.5, 97.5])
             out[name] = (float(low), float(high))

@@ -125,9 +125,9 @@ class Distances:
                     part = learned.parts[i]
                     seen = ((part.labels[:, at] > 0.5) == positive).nonzero().flatten()
                     some = seen[torch.randperm(len(seen), generator=stream)[:n]].tolist()
-                    judged = self.judge.space.index(labels.name)
-                    for kind, values in self._some(judged, part, some).items():
-                        if len(some) == n:
+                    if len(some) == n:
+                        judged = self.judge.space.index(labels.name)
+                        for kind, values in self._some(judged, part, some).items():
                             row[f"{kind}_train"] = frechet(fakes[kind][order[:n]], values)
                 out.append(row)
         return out

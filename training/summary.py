@@ -55,17 +55,14 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[dict[str, Any]]:
     return out
 
 
-def spread(draws: np.ndarray, values: np.ndarray, who: np.ndarray) -> Interval:
-    """95 % interval of a mean of shares from its bootstrap `draws`.
+def certain(draws: np.ndarray, people: int) -> Interval | None:
+    """Wilson's interval of a share, a trial a person, where all its bootstrap `draws` are 0, or 1.
 
-    Where all `values` are 0, or all 1, which leaves nothing to resample: Wilson's, a trial a
-    person.
+    There is nothing to resample then. None elsewhere.
     """
-    if values.min() == values.max() and values[0] in (0, 1):
-        people = len(np.unique(who))
-        return wilson(float(values[0]) * people, people)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    if draws.min() == draws.max() and draws.flat[0] in (0, 1):
+        return wilson(float(draws.flat[0]) * people, people)
+    return None
 
 
 def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[dict[str, Any]]]:
@@ -84,15 +81,17 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Numbers, list[di
     pairs = edits[["success", "copy_success", "blind_success"]].to_numpy(float)
     groups = (edits["dataset"] + "/" + edits["task"]).to_numpy(str)
     draws = bootstrap(pairs, groups, clusters(edits), config.bootstrap)
-    low, high = spread(draws[:, 0], edits["success"].to_numpy(float), clusters(edits))
+    low, high = certain(draws[:, 0], len(set(clusters(edits)))) or np.percentile(
+        draws[:, 0], [2.5, 97.5]
+    )
     # beyond a copied input, and beyond what the model's outputs show whatever is asked of them
     rise = min(float(np.percentile(draws[:, 0] - draws[:, i], 2.5)) for i in (1, 2))
     images = table.drop_duplicates(["dataset", "index"])
     guarded = [t for t in singles if t["others"]]
     out = {
         "success_mean": float(np.mean([t["success"] for t in singles])),
-        "success_low": low,
-        "success_high": high,
+        "success_low": float(low),
+        "success_high": float(high),
         "success_worst": min(t["success"] for t in singles),
         "success_best": max(t["success"] for t in singles),
         "copy_success_mean": float(np.mean([t["copy_success"] for t in singles])),

@@ -58,9 +58,10 @@ def wall(names: dict[str, list[Entry]]) -> bytes:
 
 
 def across(groups: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
-    """Models of several groups that all share an edit and an image; empty where no two do.
+    """Models of several groups that all share an edit and an image.
 
-    Groups are taken in order, each that shares with all before it.
+    Groups are taken in order, each that shares with all taken before; empty where the first shares
+    with none.
     """
     near: list[list[Entry]] = []
     edits: set[str] = set()
