@@ -112,6 +112,7 @@ class Weed:
             f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
             f"-s3.port={port}", f"-admin.port={admin}", f"-filer.localSocket={folder}/filer.sock",
             f"-s3.localSocket={folder}/s3.sock",
+            "-volume.max=1000",  # a bucket takes one; by default they are as many as free GiB
         ]  # fmt: skip
         self.start()
 
