@@ -17,7 +17,7 @@ from training.config import TrainConfig, to_json
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.files import sha256_file
-from training.models.base import Batch
+from training.models.base import Ask, Batch, check_ask
 from training.models.landmarks import Landmarks, kept
 from training.models.layers import normal
 from training.models.starganv2 import Generator, StarGANv2, StyledBlock
@@ -298,8 +298,9 @@ def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes:
 
 @pytest.mark.parametrize(
     ("more", "without"),
-    [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, "")],
-)
+    [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, ""),
+     ({"style": "label"}, "ds"), ({"style": "label"}, "sty")],
+)  # fmt: skip
 def test_the_ablations_build_and_learn_without_what_they_leave_out(
     more: dict[str, Any], without: str
 ) -> None:
@@ -318,7 +319,23 @@ def test_the_ablations_build_and_learn_without_what_they_leave_out(
         for name in phase.trains:
             slopes = [p.grad for p in nets[name].parameters() if p.grad is not None]
             assert any(slope.any() for slope in slopes), (phase.name, name)
-    assert calls[0] == (2 * 3 + 2 if without != "ds" else 2 * 2 + 2)
+    alike = without == "ds" or more.get("style") == "label"
+    assert calls[0] == (2 * 2 + 2 if alike else 2 * 3 + 2)
+
+
+def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
+    """Whatever the latent; there is no E, and a style that is asked for is refused."""
+    torch.manual_seed(0)
+    model, (_, batch, _) = replace(SMALL, style="label"), setup()
+    nets: dict[str, Any] = model.networks(space(3), 16)
+    assert set(nets) == {"G", "F", "D"}
+    y = torch.tensor([0, 1, 2, 2])
+    w, b = nets["F"].affine.weight, nets["F"].affine.bias
+    torch.testing.assert_close(nets["F"](torch.randn(4, 16), y), w.T[y] + b)
+    assert not model.symptoms(nets, batch.image, batch.target)
+    for ask in (Ask(seed=1), Ask(reference=batch.image)):
+        with pytest.raises(ValueError, match=r"starganv2 takes no .*; it takes labels$"):
+            check_ask(model, "starganv2", batch.source, ask)
 
 
 def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:

@@ -116,11 +116,12 @@ def _reads_source(name: str) -> bool:
     return getattr(MODELS[name], "reads_source", False)
 
 
-def _takes(name: str) -> tuple[str, ...]:
+def _takes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What the model heeds beside labels."""
+    from training.config import build
     from training.models import MODELS
 
-    return getattr(MODELS[name], "takes", ())
+    return getattr(build(MODELS[config["name"]], config["model"]), "takes", ())
 
 
 def _space(files: Mapping[str, Path]) -> Any:
@@ -175,7 +176,7 @@ def _release_files(
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
     kinds = {str(d["name"]): str(d["kind"]) for d in data.meta.get("datasets", [])}
     config = read_json(files["config.json"])
-    source, takes = _reads_source(config["name"]), _takes(config["name"])
+    source, takes = _reads_source(config["name"]), _takes(config)
     text = card(
         name, config, _space(files), record, metrics, kinds, counts, source=source, takes=takes
     )

@@ -155,7 +155,7 @@ class Model(Protocol):
         """(n, 3, s, s) in [-1, 1] with labels c̃ `source` (None: not known) shown with `target`.
 
         A model that edits worse without the source says so by a class attribute `reads_source`;
-        the fields of `ask` that it heeds are named in its class attribute `takes`. One with known
+        the fields of `ask` that it heeds are named in its attribute `takes`. One with known
         ways of going wrong has a method `symptoms(nets, image, target)` -> list of Symptom. One
         whose edit is A∘image + (1 − A)∘C has a method `painted`, with the arguments of this one,
         -> (A (n, 1, s, s), C): a larger picture then keeps its own pixels where A is 1.

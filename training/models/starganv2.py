@@ -172,14 +172,16 @@ class Mapping(nn.Module):
 
 
 class SharedMap(nn.Module):
-    """F of the ablation without style codes: z and the domain, one affine map for all domains."""
+    """F of the ablations without style codes: one affine map of the domain and `latent` of z."""
 
-    def __init__(self, domains: int) -> None:
+    def __init__(self, domains: int, latent: int) -> None:
         super().__init__()
-        self.domains, self.affine = domains, nn.Linear(LATENT + domains, STYLE)
+        self.domains, self.latent = domains, latent
+        self.affine = nn.Linear(latent + domains, STYLE)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.affine(torch.cat([z, F.one_hot(y, self.domains).to(z.dtype)], 1)).float()
+        told = F.one_hot(y, self.domains).to(z.dtype)
+        return self.affine(torch.cat([z[:, : self.latent], told], 1)).float()
 
 
 def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
@@ -224,15 +226,17 @@ class Discriminator(nn.Module):
 class StarGANv2:
     """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
 
-    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), and with
-    style = latent it is D (z in the place of style codes); lambda_reg = 0 takes R1 away, part of C.
-    A is StarGAN on the same domains; B and C, StarGAN's G with this D, are not among the switches.
+    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), with
+    style = latent it is D (z in the place of style codes), and style = label is C: AdaIN reads the
+    domain alone, without E and the losses of styles. A is StarGAN on the same domains, B the same
+    with `d_branches`.
     """
 
     dim: int = 0  # of the first layer; 0: 2^14 / size
     max_dim: int = 512
     hidden: int = 512  # of F
-    style: Literal["code", "latent"] = "code"  # latent: z itself, by one map for all domains
+    # latent: z itself, by one map for all domains; label: no more than the domain
+    style: Literal["code", "latent", "label"] = "code"
     w_hpf: float = 0.0  # high-pass skips are divided by it; 0: none
     landmarks: str = ""  # PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0
     lambda_reg: float = 1.0
@@ -246,11 +250,23 @@ class StarGANv2:
     beta2: float = 0.99
     weight_decay: float = 1e-4
 
-    takes: ClassVar[tuple[str, ...]] = ("seed", "reference")
     adversarial: ClassVar[Adversarial] = Adversarial(
         "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
     )
     references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return ("seed", "reference") if self.styled else ()
+
+    @property
+    def styled(self) -> bool:
+        return self.style != "label"
+
+    @property
+    def side(self) -> tuple[str, ...]:
+        """The networks of G's side."""
+        return ("G", "F", "E") if self.styled else ("G", "F")
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G, F, E, D; He-normal weights, biases 0.
@@ -270,8 +286,10 @@ class StarGANv2:
         marks = Landmarks(self.landmarks) if self.w_hpf else None
         nets: Nets = {
             "G": Generator(size, dim, self.max_dim, self.w_hpf, marks),
-            "F": Mapping(domains, self.hidden) if self.style == "code" else SharedMap(domains),
-            "E": StyleEncoder(size, dim, self.max_dim, domains),
+            "F": Mapping(domains, self.hidden)
+            if self.style == "code"
+            else SharedMap(domains, LATENT if self.style == "latent" else 0),
+            **({"E": StyleEncoder(size, dim, self.max_dim, domains)} if self.styled else {}),
             "D": Discriminator(size, dim, self.max_dim, domains),
         }
         for net in nets.values():
@@ -291,7 +309,7 @@ class StarGANv2:
             ),
             Phase(
                 "g_latent",
-                ("G", "F", "E"),
+                self.side,
                 lambda nets, batch: self.g_loss(nets, batch, latent=True),
             ),
             Phase(
@@ -301,15 +319,16 @@ class StarGANv2:
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
         """Not in the paper: G and E learn to copy a picture by its own style."""
-        return [Phase("warmup", ("G", "E"), self.copy_loss)]
+        return [Phase("warmup", ("G", self.side[-1]), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
         betas = (self.beta1, self.beta2)
         slow = Optim(self.f_lr, betas, self.weight_decay)
-        return {**dict.fromkeys("GED", Optim(self.lr, betas, self.weight_decay)), "F": slow}
+        usual = Optim(self.lr, betas, self.weight_decay)
+        return {name: slow if name == "F" else usual for name in (*self.side, "D")}
 
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
-        return ("G", "F", "E")
+        return self.side
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
         """Constant, as published; a `decay` that is asked for is linear to 0."""
@@ -318,11 +337,19 @@ class StarGANv2:
     def told(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
-        if latent:
+        if latent or not self.styled:
             return nets["F"](normal(batch.noise(f"z{place}", (LATENT,))), y)
         if batch.reference is None:
             raise ValueError("StarGAN v2 trains on batches with references")
         return nets["E"](batch.reference[:, place], y)
+
+    def own(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
+        """The style that leads back to x."""
+        return nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+
+    def lost(self, nets: Nets, fake: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        """L_sty = ‖s − E(G(x,s), y)‖₁."""
+        return F.l1_loss(nets["E"](fake, y), s) if self.styled else s.new_zeros(())
 
     def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
         """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
@@ -349,8 +376,8 @@ class StarGANv2:
         x, y = batch.image, batch.target.argmax(1)
         s = self.told(nets, batch, 0, latent=latent)
         fake = nets["G"](x, s)
-        own = nets["E"](x, batch.source.argmax(1))
-        weight = self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
+        own = self.own(nets, x, batch.source.argmax(1))
+        weight = self.styled * self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
         apart = fake.new_zeros(())
         if weight:
             with torch.no_grad():
@@ -358,14 +385,14 @@ class StarGANv2:
             apart = F.l1_loss(fake, other)
         return {
             "adv": F.softplus(-nets["D"](fake, y)).mean(),
-            "sty": self.lambda_sty * F.l1_loss(nets["E"](fake, y), s),
+            "sty": self.lambda_sty * self.lost(nets, fake, y, s),
             "ds": -weight * apart,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
         }
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_cyc·‖x − G(x, E(x))‖₁."""
-        own = nets["E"](batch.image, batch.source.argmax(1))
+        own = self.own(nets, batch.image, batch.source.argmax(1))
         return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, own), batch.image)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
@@ -373,17 +400,19 @@ class StarGANv2:
         x, y = batch.image, batch.target.argmax(1)
         s = nets["F"](fixed(x), y)
         fake = nets["G"](x, s)
-        back = nets["G"](fake, nets["E"](x, batch.source.argmax(1)))
-        lost = self.lambda_sty * F.l1_loss(nets["E"](fake, y), s)
+        back = nets["G"](fake, self.own(nets, x, batch.source.argmax(1)))
+        lost = self.lambda_sty * self.lost(nets, fake, y, s)
         return -(lost + self.lambda_cyc * F.l1_loss(back, x))
 
     def deployed(self, nets: Nets) -> list[str]:
         """What translation needs in all: F for a latent, E for a reference."""
-        return ["G", "F", "E"]
+        return list(self.side)
 
     @torch.no_grad()
     def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
         """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
+        if not self.styled:
+            return []
         y = target.argmax(1)
         first, second = (nets["G"](image, nets["F"](fixed(image, seed), y)) for seed in (0, 1))
         apart = float((first - second).abs().mean())
@@ -404,11 +433,13 @@ class StarGANv2:
         if source is not None and ask.seed is None:
             stays = source.argmax(1) == y
             if stays.any():
-                s = torch.where(stays[:, None], nets["E"](image, y), s)
+                s = torch.where(stays[:, None], self.own(nets, image, y), s)
         return nets["G"](image, s).clamp(-1, 1)
 
     def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
         """Of each domain: images in the styles of three latents and of up to three references."""
+        if not self.styled:
+            return {}
         x, out = batch.image[:4], {}
         for k, name in enumerate(space.sets[batch.dataset].names):
             target = torch.zeros_like(batch.target[:4])
