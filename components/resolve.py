@@ -10,7 +10,7 @@ from components.images import STEPS_IMAGE
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
 def resolve(
     datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, init: str,
-    compare: str, out: dsl.Output[dsl.Artifact],
+    compare: str, name: str, out: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
     [
@@ -26,6 +26,7 @@ def resolve(
         ("datasets", str),
         ("init", str),
         ("compare", str),
+        ("name", str),
     ],
 ):  # fmt: skip
     """Turn names into hashes and configurations, so that the cache sees data and code."""
@@ -35,5 +36,5 @@ def resolve(
 
     return resolve(
         datasets, raw, revision, model, preset, overrides, Path(out.path), init=init,
-        compare=compare,
+        compare=compare, name=name,
     )  # fmt: skip

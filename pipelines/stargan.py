@@ -38,7 +38,7 @@ def stargan(
     accelerator: str = "nvidia.com/gpu",
     accelerators: int = 0,
     node_selector: dict = {},  # noqa: B006 - kfp reads it as the default of the parameter
-    name: str = "stargan",
+    name: str = "",
     experiment: str = "stargan",
     override: str = "",
     image: str = TRAIN_IMAGE,
@@ -63,7 +63,7 @@ def stargan(
         accelerator: the resource's name.
         accelerators: of the training step's own pod; 0 trains on CPUs.
         node_selector: labels of the nodes that the training step may run on, as JSON.
-        name: the registered model.
+        name: the registered model; empty means as the family's member.
         experiment: of MLflow.
         override: a reason to promote against the gate; recorded.
         image: what the lineage says the model was made in; a local run says so.
@@ -72,7 +72,7 @@ def stargan(
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-            overrides=overrides, init=init, compare=compare,
+            overrides=overrides, init=init, compare=compare, name=name,
         ).set_caching_options(False)  # fmt: skip
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
@@ -97,8 +97,9 @@ def stargan(
             eval_config=what["eval_config"], compare=what["compare"], **code,
         )  # fmt: skip
         version = register(
-            model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces, name=name,
-            data_md5=what["data_md5"], revision=what["revision"], **code, image=image,
+            model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces,
+            name=what["name"], data_md5=what["data_md5"], revision=what["revision"], **code,
+            image=image,
         ).set_caching_options(False)  # fmt: skip
         verdict = promote(
             version=version.outputs["out"], judge=judged.outputs["out"], **faces,

@@ -58,6 +58,20 @@ def test_without_a_revision_the_file_at_hand_counts(clone: Path) -> None:
     assert (found.data_md5, found.revision, found.datasets) == (TWO, "data.dvc", "celeba:celeba")
 
 
+def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Path) -> None:
+    assert run(clone).name == "stargan"
+    assert run(clone, model="stgan").name == "stgan"
+    assert run(clone, model="stgan", name="hair").name == "hair"
+
+
+@pytest.mark.parametrize(("name", "found"), [("a/b", "/"), ("a:1@b", ": @")])
+def test_a_name_that_no_registry_takes_is_refused_before_anything_is_trained(
+    clone: Path, name: str, found: str
+) -> None:
+    with pytest.raises(ValueError, match=f"name={name}: {found} cannot be in a registered name"):
+        run(clone, name=name)
+
+
 @pytest.mark.parametrize("revision", ["v1", "1234567", "HEAD"])
 def test_a_git_revision_counts_as_of_then(clone: Path, revision: str) -> None:
     """One that looks like a number too."""

@@ -34,6 +34,7 @@ class Resolved(NamedTuple):
     datasets: str  # name:kind, comma-separated
     init: str  # as asked for, pinned: an alias by its version of now, a path by its digest
     compare: str  # likewise
+    name: str  # of the registered model
 
 
 def judge_hash(config: Config, data_md5: str) -> str:
@@ -66,6 +67,7 @@ def resolve(
     *,
     init: str = "",
     compare: str = "",
+    name: str = "",
 ) -> Resolved:
     """Fix what a run is about, and write it with the git state to the JSON file `out`.
 
@@ -73,9 +75,12 @@ def resolve(
     own folder: a folder a data set, or, for one data set, the folder itself ("" = DVC's data).
     `revision` is a git revision, an md5, or "" for the `.dvc` files at hand. `overrides` are
     `key=value;key=value`. `init` and `compare` are models that training starts from and that
-    evaluation sets beside the new one: a manifest, NAME/VERSION or NAME@ALIAS. Raises ValueError
-    for unknown names and RemoteError "unknown-revision".
+    evaluation sets beside the new one: a manifest, NAME/VERSION or NAME@ALIAS. `name` is what the
+    registry calls the new one ("" = `model`). Raises ValueError for unknown names and for a `name`
+    that no registry takes, and RemoteError "unknown-revision".
     """
+    if found := set("/:@") & set(name):
+        raise ValueError(f"name={name}: {' '.join(sorted(found))} cannot be in a registered name")
     changes: dict[str, Any] = dict(presets.parse(overrides))
     if datasets:
         changes["data.datasets"] = datasets
@@ -84,7 +89,7 @@ def resolve(
     resolved = Resolved(
         data_md5, where, code_hash(), to_json(config.data), to_json(config.judge),
         to_json(config.train), to_json(config.model), to_json(config.eval),
-        judge_hash(config, data_md5), ",".join(kinds), pin(init), pin(compare),
+        judge_hash(config, data_md5), ",".join(kinds), pin(init), pin(compare), name or model,
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}
