@@ -124,7 +124,7 @@ def _smoke(row: Config) -> Config:
 
 
 _OTHERS = (
-    _demo("attgan", AttGAN(**_SMALL_ATTGAN)),
+    _demo("attgan", AttGAN(**_SMALL_ATTGAN), images=11_200),
     _demo(
         "stgan",
         STGAN(**_SMALL_ATTGAN, shortcut_layers=3, inject_layers=3),
@@ -170,6 +170,7 @@ _OTHERS = (
     _demo(
         "icgan",
         IcGAN(dim=32, e_dim=16, z_hidden=512, y_hidden=128),
+        images=22_400,  # at 5,600 the faces are still noise
         batch=8,
         warmup_images=0,
         decay_images=0,
