@@ -180,7 +180,7 @@ def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
 ) -> None:
     """By every model: another picture, or what it takes in words and none."""
     monkeypatch.chdir(tmp_path)
-    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name], "takes", ())
+    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name](), "takes", ())
     plain = edit(name, *typed)
     (tmp_path / "out.png").unlink()
     more = (f"--{field}", FLAGS[field])
