@@ -68,7 +68,9 @@ def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Pat
 def test_a_name_that_no_registry_takes_is_refused_before_anything_is_trained(
     clone: Path, name: str, found: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"name={name}: {found} cannot be in a registered name"):
+    with pytest.raises(
+        ValueError, match=f"name={name}: {found} cannot be in a registered name; write -"
+    ):
         run(clone, name=name)
 
 

@@ -80,7 +80,8 @@ def resolve(
     that no registry takes, and RemoteError "unknown-revision".
     """
     if found := set("/:@") & set(name):
-        raise ValueError(f"name={name}: {' '.join(sorted(found))} cannot be in a registered name")
+        what = " ".join(sorted(found))
+        raise ValueError(f"name={name}: {what} cannot be in a registered name; write - instead")
     changes: dict[str, Any] = dict(presets.parse(overrides))
     if datasets:
         changes["data.datasets"] = datasets

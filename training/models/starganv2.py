@@ -347,7 +347,7 @@ class StarGANv2:
         """The style that leads back to x."""
         return nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
 
-    def lost(self, nets: Nets, fake: Tensor, y: Tensor, s: Tensor) -> Tensor:
+    def style_loss(self, nets: Nets, fake: Tensor, y: Tensor, s: Tensor) -> Tensor:
         """L_sty = ‖s − E(G(x,s), y)‖₁."""
         return F.l1_loss(nets["E"](fake, y), s) if self.styled else s.new_zeros(())
 
@@ -385,7 +385,7 @@ class StarGANv2:
             apart = F.l1_loss(fake, other)
         return {
             "adv": F.softplus(-nets["D"](fake, y)).mean(),
-            "sty": self.lambda_sty * self.lost(nets, fake, y, s),
+            "sty": self.lambda_sty * self.style_loss(nets, fake, y, s),
             "ds": -weight * apart,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
         }
@@ -401,8 +401,8 @@ class StarGANv2:
         s = nets["F"](fixed(x), y)
         fake = nets["G"](x, s)
         back = nets["G"](fake, self.own(nets, x, batch.source.argmax(1)))
-        lost = self.lambda_sty * self.lost(nets, fake, y, s)
-        return -(lost + self.lambda_cyc * F.l1_loss(back, x))
+        sty = self.lambda_sty * self.style_loss(nets, fake, y, s)
+        return -(sty + self.lambda_cyc * F.l1_loss(back, x))
 
     def deployed(self, nets: Nets) -> list[str]:
         """What translation needs in all: F for a latent, E for a reference."""
