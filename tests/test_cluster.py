@@ -242,18 +242,18 @@ def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
 
 def test_the_guide_asks_for_no_more_than_the_quota_allows(objects: list[Object]) -> None:
     (quota,) = (found["spec"]["hard"] for found in objects if found["kind"] == "ResourceQuota")
-    guide = (K8S.parent / "docs" / "operate.md").read_text()
+    guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
     asked = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
     asked += [int(n) for n in re.findall(r"accelerators=(\d+)", guide)]
     assert 0 < max(asked) <= int(quota["requests.nvidia.com/gpu"])
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
-    """As docs/operate.md writes it: three names are all that runs."""
+    """As docs/how-to/cluster.md writes it: three names are all that runs."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it builds the overlays")
     shutil.copytree(K8S, tmp_path / "k8s")
-    guide = (K8S.parent / "docs" / "operate.md").read_text()
+    guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
     written = guide.partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "k8s/overlays/mine").mkdir()
     path = tmp_path / "k8s/overlays/mine/kustomization.yaml"

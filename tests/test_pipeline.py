@@ -498,7 +498,7 @@ def test_the_documented_kfp_lines_are_understood_by_the_real_program(
 ) -> None:
     """Those of README and guide; a run pinned to digests is submitted like the committed one."""
     pages = ((ROOT / name).read_text().replace("\\\n", " ") for name in ("README.md",
-             "docs/operate.md"))  # fmt: skip
+             "docs/how-to/cluster.md"))  # fmt: skip
     lines = [line for page in pages for line in re.findall(r"^kfp .*", page, re.MULTILINE)]
     assert len(lines) == 2
     for line in lines:
