@@ -30,7 +30,7 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 
 # STACK=1: the data come from S3 by DVC, the store is S3, runs and models are on the MLflow server.
 ifdef STACK
-ON_STACK = exports=$$($(BIN)/python -m pipelines.stack up) && eval "$$exports" && $(BIN)/python -m training.data push && \
+ON_STACK = exports=$$($(BIN)/python -m pipelines.local.stack up) && eval "$$exports" && $(BIN)/python -m training.data push && \
 	export DRAW_DEMO=0 &&
 endif
 
@@ -60,16 +60,17 @@ lock:  ## both lock files anew; needs uv
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: setup  ## format, rules and types
+lint: setup  ## format, rules, layers of imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 stack: setup  ## S3, Postgres and MLflow on loopback; prints the exports that a shell needs
-	@$(BIN)/python -m pipelines.stack up
+	@$(BIN)/python -m pipelines.local.stack up
 
 stack-down: setup  ## stop what `make stack` started; the data stay in runs/stack
-	@$(BIN)/python -m pipelines.stack down
+	@$(BIN)/python -m pipelines.local.stack down
 
 image:  ## the two images, by docker, podman or buildah; settings in components/image.sh
 	components/image.sh steps stargan-steps:0.1.0

@@ -19,19 +19,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import cli, presets
-from training.compare import report
-from training.config import to_json
-from training.entry import Entry
-from training.files import write_bytes, write_json
-from training.systems import Asked, asked, budgeted
+from pipelines.model_specs import ModelSpec, budgeted, parse_specs
+from training.core import cli
+from training.core.config import to_json
+from training.core.files import write_bytes, write_json
+from training.evaluation.comparison.page import report
+from training.evaluation.comparison.runs import Entry
+from training.models import presets
 
 
 @dataclass(frozen=True)
 class Run:
     """One seed of one system."""
 
-    system: Asked
+    system: ModelSpec
     seed: int
     dataset: Path
     judge: Path
@@ -96,7 +97,7 @@ def planned(args: argparse.Namespace) -> list[Run]:
         for text, images, dataset, judge in args.runs:
             if not images.isdecimal():
                 raise ValueError(f"--run {text} {images}: a number of images is needed, or 0")
-            for one in asked(text):
+            for one in parse_specs(text):
                 settings = {
                     **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),
                     **one.settings, "train.seed": str(seed),

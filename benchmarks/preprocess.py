@@ -24,11 +24,11 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from training.config import DataConfig
-from training.data.cut import FILTERS, box, turbo
+from training.core.config import DataConfig
+from training.core.progress import Progress
+from training.data.archive import Folder, Tars, pack
+from training.data.crop import FILTERS, box, turbo
 from training.data.shards import write_shard
-from training.data.tree import Folder, Tars, pack
-from training.progress import Progress
 
 
 def plain(files: list[Path], kind: str, config: DataConfig, out: Path) -> None:

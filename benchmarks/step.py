@@ -21,16 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.config import TrainConfig
+from training.core.config import TrainConfig
+from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
-from training.distributed import World
-from training.loop import Job, advance, build_state
-from training.models.base import Batch
+from training.engine.distributed import World
+from training.engine.loop import Job, advance, build_state
+from training.engine.throughput import Noise
+from training.models.presets import CELEBA
 from training.models.stargan import StarGAN
-from training.pace import Noise
-from training.presets import CELEBA
-from training.tracker import Tracker
+from training.tracking.tracker import Tracker
 
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))

@@ -14,8 +14,8 @@ def evaluate(
     """Score every edit on held-out images; write metrics, pictures and the report."""
     from pathlib import Path
 
+    from training.core.files import read_json
     from training.evaluate import evaluate
-    from training.files import read_json
 
     evaluate(
         Path(model.path), Path(dataset.path), Path(judge.path), eval_config,

@@ -14,7 +14,7 @@ def promote(
     """Score champion and challenger on the same images; the verdict says why or why not."""
     from pathlib import Path
 
-    from training.promotion import promote
+    from training.registry.promotion import promote
 
     promote(
         Path(version.path), Path(dataset.path), Path(judge.path), eval_config, override,

@@ -23,14 +23,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines import compiled, watch
+from pipelines import compiled
+from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
-from training import cli
+from training.core import cli
 
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
     """The resolved configuration of a run, as JSON."""
-    from training import presets
+    from training.models import presets
 
     whole = {name: p.default for name, p in known.items()} | arguments
     overrides = presets.parse(whole["overrides"])
@@ -42,8 +43,8 @@ def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) ->
 
 
 def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
-    from pipelines import containers, outcome
-    from pipelines.local import StepError, execute
+    from pipelines.local import containers, outcome
+    from pipelines.local.run import StepError, execute
 
     # So that a stopped run stops its step, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -62,7 +63,7 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
 
 def compare(pairs: list[str]) -> None:
     from pipelines import compare as comparison
-    from pipelines.local import StepError
+    from pipelines.local.run import StepError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:

@@ -29,7 +29,7 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
 
 def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
     """`overrides` with `fields` added, checked against the preset that they change."""
-    from training import presets
+    from training.models import presets
 
     config = presets.resolve(arguments["model"], arguments["preset"])
     overrides = presets.parse(arguments["overrides"])

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 from pipelines import compiled
 from pipelines.arguments import LOCAL, parse
-from pipelines.local import StepError, execute, say
-from training import presets
-from training.compare import record, report
-from training.config import Config, to_json
-from training.entry import Entry
-from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
-from training.models import MODELS
-from training.systems import Asked, asked, budgeted
+from pipelines.local.run import StepError, execute, say
+from pipelines.model_specs import ModelSpec, budgeted, parse_specs
+from training.core.config import Config, to_json
+from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from training.evaluation.comparison.page import record, report
+from training.evaluation.comparison.runs import Entry
+from training.models import MODELS, presets
 
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a budget below says of itself that it is a smoke test
 OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
@@ -65,9 +64,10 @@ class Budget(NamedTuple):
         return preset == "smoke" or few
 
 
-def timed(one: Asked, config: Config, minutes: float, root: Path) -> int:
+def timed(one: ModelSpec, config: Config, minutes: float, root: Path) -> int:
     """Images that `minutes` of training come to; measured once, so that a run can go on."""
-    from training.pace import machine, pace
+    from training.core.provenance import machine
+    from training.engine.throughput import pace
 
     what = [machine(), to_json(config)]
     note = root / "pace" / f"{sha256_bytes(canonical_json(what))[:16]}.json"
@@ -78,7 +78,7 @@ def timed(one: Asked, config: Config, minutes: float, root: Path) -> int:
     return max(int(rate * 60 * minutes) // 100 * 100, 10 * config.train.batch)
 
 
-def planned(given: dict[str, str], root: Path) -> list[tuple[Asked, int, dict[str, Any]]]:
+def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dict[str, Any]]]:
     """(system, seed, the pipeline's arguments) of every run; all is checked before one begins."""
     budget, preset = Budget.read(given), given.get("preset", "demo")
     known = compiled.parameters()
@@ -86,8 +86,8 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[Asked, int, dict[st
     if "train.images" in shared:
         raise ValueError("train.images: a comparison's budget is images= or minutes=, for each")
     prefix = shared.pop("name", "compare")
-    systems: list[tuple[Asked, dict[str, Any], Config]] = []
-    for one in asked(given.get("models", ",".join(MODELS))):
+    systems: list[tuple[ModelSpec, dict[str, Any], Config]] = []
+    for one in parse_specs(given.get("models", ",".join(MODELS))):
         name = re.sub(r"[^A-Za-z0-9.]+", "-", one.label)
         own = {"model": one.model, "name": f"{prefix}-{name}", "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from training.config import convert
-from training.files import write_bytes
+from training.core.config import convert
+from training.core.files import write_bytes
 
 PACKAGE = Path(__file__).with_name("stargan.yaml")
 KINDS = {

@@ -17,7 +17,7 @@ from components.resolve import resolve
 from components.train import train
 from components.unify_labels import unify_labels
 from components.validate import validate
-from pipelines import cluster
+from pipelines import resources as cluster
 
 
 @dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")

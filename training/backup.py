@@ -15,9 +15,9 @@ import json
 import time
 from pathlib import Path
 
-from training import cli
-from training.files import sha256_file
-from training.s3 import Bucket, RemoteError
+from training.core import cli
+from training.core.files import sha256_file
+from training.storage.s3 import Bucket, RemoteError
 
 
 def save(dumps: Path, artifacts: str, target: str) -> str:

@@ -17,30 +17,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training import cli
-from training.checkpoint import load_translator, model_files, translator_from_files
-from training.config import EvalConfig, from_json
-from training.cost import cost
+from training.core import cli
+from training.core.config import EvalConfig, from_json
+from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.data.dataset import Faces
-from training.distances import Distances
-from training.diversity import diversity
-from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
-from training.gallery import Figure, compared, facts, masks, own, samples, worst
-from training.judge import Judge, load_judge
-from training.models.base import Ask, Translator
-from training.protocol import PROTOCOL
-from training.score import (
-    View,
-    copies,
-    score,
-    spread,
-    views,
-)  # fmt: skip
-from training.scorecard import scorecard
-from training.store import Manifest, Store
-from training.summary import Numbers, key, summarise
-from training.symptoms import symptoms, worst_balance
-from training.verification import verification, verification_numbers
+from training.evaluation.cost import cost
+from training.evaluation.diversity import diversity
+from training.evaluation.fingerprint import identity
+from training.evaluation.frechet import Distances
+from training.evaluation.gallery import Figure, compared, facts, masks, own, samples, worst
+from training.evaluation.judges.judge import Judge, load_judge
+from training.evaluation.score import View, score, views  # fmt: skip
+from training.evaluation.scorecard import scorecard
+from training.evaluation.summary import Numbers, key, summarise
+from training.evaluation.symptoms import symptoms, worst_balance
+from training.evaluation.verification import verification, verification_numbers
+from training.inference.translator import Translator, load_translator, translator_from_files
+from training.models.base import Ask
+from training.registry.references import model_files
+from training.storage.store import Manifest, Store
 
 INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
 SWEPT = 64  # images of each data set at each intensity
@@ -157,19 +152,6 @@ def sweep(
     return rows
 
 
-def identity(
-    dataset: Manifest, judge: Manifest, config: EvalConfig, store: Store | None = None
-) -> str:
-    """Hex sha256 that two scores must share to be comparable: images, judge, tasks, protocol."""
-    faces = Faces.open(dataset, config.eval_split, store)
-    asked = []
-    for i, part in enumerate(faces.parts):
-        rows = spread(len(part), config.limit)
-        names = [task.name for task in faces.space.tasks(part.labels[rows], i)]
-        asked.append([part.name, len(rows), names])
-    return sha256_bytes(canonical_json([faces.digest, judge.digest, asked, PROTOCOL]))
-
-
 def _split(data: Manifest, split: str, store: Store) -> Faces | None:
     """Images for the real side of distances; not every data set has any."""
     try:
@@ -276,16 +258,15 @@ def _write(
 
 
 def _keep_scores(trained: Manifest, table: pd.DataFrame, evaluation: str, store: Store) -> None:
-    """Put this table, and the copied input's, where promotion looks before it scores."""
+    """Put this table where promotion looks before it scores."""
     kinds = ("nets/", "ema/", "config.json", "label_space.json")
     weights = {e.name: e.sha256 for e in trained.entries if e.name.startswith(kinds)}
-    for digests, rows in ((dict(sorted(weights.items())), table), ("copy", copies(table))):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "scores.parquet"
-            rows.to_parquet(path)
-            entry = store.put(path)
-        name = f"scores/{sha256_bytes(canonical_json([digests, evaluation]))}"
-        store.refer(name, f"{entry.sha256} {entry.size}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "scores.parquet"
+        table.to_parquet(path)
+        entry = store.put(path)
+    name = f"scores/{sha256_bytes(canonical_json([dict(sorted(weights.items())), evaluation]))}"
+    store.refer(name, f"{entry.sha256} {entry.size}")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import psutil
 
-from training import cli, trainjob
-from training.config import to_json
-from training.mirror import new_launch
-from training.store import Manifest
-from training.trainjob import Request, Shape
+from training import trainjob
+from training.cluster.job import Request, Shape
+from training.core import cli
+from training.core.config import to_json
+from training.core.environment import new_launch
+from training.storage.store import Manifest
 
 LAUNCHERS = ("local", "trainjob")
 NOTICE = 2.0  # s for torchrun to have had the signal that reached us
@@ -143,10 +144,10 @@ def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from training.presets import (
+    from training.models.presets import (  # bring torch, which the pipeline's step does without
         parse,
         resolve,
-    )  # bring torch, which the pipeline's step does without
+    )
     from training.train import options
 
     parser = options("launch", __doc__)

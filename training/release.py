@@ -19,11 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training import cli, lineage, registry, tracking
+from training.core import cli
+from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.data.versions import short_md5
-from training.files import read_json, sha256_bytes, write_bytes, write_json
-from training.lineage import MODEL, Lineage, verify
-from training.store import Manifest, Store
+from training.registry import lineage
+from training.registry import versions as registry
+from training.registry.lineage import MODEL, Lineage, verify
+from training.storage.store import Manifest, Store
+from training.tracking import client as tracking
 
 
 @tracking.answered()
@@ -54,7 +57,9 @@ def register(
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
     version, created = registry.with_content(name, record.content), False
     if version is None:
-        from training import bundle  # brings torch, which a known version does not need
+        from training.registry import (
+            pyfunc as bundle,  # brings torch, which a known version does not need
+        )
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
@@ -118,7 +123,7 @@ def _reads_source(name: str) -> bool:
 
 def _takes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What the model heeds beside labels."""
-    from training.config import build
+    from training.core.config import build
     from training.models import MODELS
 
     return getattr(build(MODELS[config["name"]], config["model"]), "takes", ())
@@ -133,7 +138,7 @@ def _space(files: Mapping[str, Path]) -> Any:
 def _lineage(
     trained: Manifest, scored: Manifest, data: Manifest, given: tuple[str, str, str, str]
 ) -> Lineage:
-    from training.source import git_state
+    from training.core.provenance import git_state
 
     data_md5, revision, code_hash, image = given
     commit, dirty = git_state()
@@ -168,7 +173,7 @@ def _release_files(
     """Write what lies beside the pyfunc: card, lock, metrics and manifests. Returns the card."""
     import pandas as pd
 
-    from training.card import card
+    from training.registry.card import card
 
     trained, scored, data = manifests
     table = pd.read_parquet(data.local("labels.parquet"), columns=["dataset", "split"])
@@ -255,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
         result = register(args.model, args.evaluation, args.dataset, args.name, *pieces, args.out)
         text = json.dumps(result)
     elif args.command == "promote":
-        from training.promotion import promote  # brings pandas
+        from training.registry.promotion import promote  # brings pandas
 
         result = promote(
             args.version, args.dataset, args.judge, args.eval_config, args.override, args.out,
@@ -263,7 +268,7 @@ def main(argv: list[str] | None = None) -> None:
         )  # fmt: skip
         text = f"{'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"
     elif args.command == "rollback":
-        from training.promotion import rollback
+        from training.registry.promotion import rollback
 
         text = f"{args.name}@champion is version {rollback(args.name, args.reason)} again"
     elif args.command == "history":

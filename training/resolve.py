@@ -11,12 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training import cli, presets
-from training.config import Config, to_json
+from training.core import cli
+from training.core.config import Config, to_json
+from training.core.files import canonical_json, sha256_bytes, write_json
+from training.core.provenance import code_hash, git_state, lock_hash
 from training.data.versions import data_version, split_datasets
-from training.files import canonical_json, sha256_bytes, write_json
-from training.protocol import JUDGE_RECIPE
-from training.source import code_hash, git_state, lock_hash
+from training.evaluation.protocol import JUDGE_RECIPE
+from training.models import presets
+from training.registry.references import pin
 
 
 class Resolved(NamedTuple):
@@ -41,19 +43,6 @@ def judge_hash(config: Config, data_md5: str) -> str:
     """Which judge a run asks for: hex sha256 of its recipe, settings, data and their cut."""
     settings = [asdict(config.judge), asdict(config.data)]
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
-
-
-def pin(reference: str) -> str:
-    """NAME@ALIAS as NAME/VERSION, since an alias moves; a path with its digest, since files do."""
-    if Path(reference).exists() and reference:
-        from training.checkpoint import PINNED, model_digest
-
-        return f"{reference}{PINNED}{model_digest(Path(reference))}"
-    if "@" not in reference:
-        return reference
-    from training import registry  # brings MLflow, which few runs need here
-
-    return f"{reference.partition('@')[0]}/{registry.version(reference).version}"
 
 
 def resolve(

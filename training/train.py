@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from training import cli
-from training.config import TrainConfig, from_json, to_json
+from training.core import cli
+from training.core.config import TrainConfig, from_json, to_json
+from training.core.files import canonical_json, sha256_bytes
+from training.core.provenance import code_hash
 from training.data.versions import short_md5
-from training.files import canonical_json, sha256_bytes
-from training.presets import model_from_json, parse, resolve
-from training.source import code_hash
-from training.store import Manifest
+from training.models import model_from_json
+from training.models.presets import parse, resolve
+from training.storage.store import Manifest
 
 if TYPE_CHECKING:
-    from training.loop import Job
-    from training.tracker import Tracker
+    from training.engine.loop import Job
+    from training.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 RESIDENT = 16 << 30  # bytes; smaller data sets are kept on the GPU whole
@@ -96,14 +97,15 @@ def train(
 
     Configs are JSON texts. Progress, checkpoints and samples lie in `run`.
     """
-    from training import checkpoint
     from training.data.dataset import Faces
-    from training.distributed import world
-    from training.loop import Job, StoppedError, build_state, fit
-    from training.mirror import LOG, mirror
-    from training.precision import use_bf16
-    from training.resume import resume
-    from training.telemetry import summed
+    from training.engine import checkpoint
+    from training.engine.distributed import world
+    from training.engine.loop import Job, StoppedError, build_state, fit
+    from training.engine.mirror import LOG, mirror
+    from training.engine.precision import use_bf16
+    from training.engine.resume import resume
+    from training.engine.telemetry import summed
+    from training.registry.references import model_files
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     manifest = Manifest.read(dataset, "dataset")
@@ -134,7 +136,7 @@ def train(
         if not resume(state, job):
             state.extra["bf16"] = use_bf16(settings.precision, here)
             if init:
-                checkpoint.warm_start(init, state)
+                checkpoint.warm_start(model_files(init), state)
         if here.rank == 0 and experiment:
             job = replace(job, tracker=_tracker(job, dataset, manifest, experiment))
         try:
@@ -156,7 +158,7 @@ def train(
 
 def _tracker(job: "Job", dataset: Path, manifest: Manifest, experiment: str) -> "Tracker":
     """The MLflow run of this training; of a part that another machine did, too."""
-    from training.tracker import Tracker
+    from training.tracking.tracker import Tracker
 
     config = job.config
     return Tracker.start(
@@ -205,11 +207,11 @@ def _publish(
     took: dict[str, float],
 ) -> None:
     """Put the last checkpoint and the last sample grids into the store and write the manifest."""
-    from training import checkpoint
-    from training.files import read_json
+    from training.core.files import read_json
+    from training.inference.weights import verify, weight_files
 
-    checkpoint.verify(last)
-    files = checkpoint.weight_files(last)
+    verify(last)
+    files = weight_files(last)
     for picture in (run / "samples").glob(f"{last.name}-*.png"):
         files[f"samples/{picture.name.partition('-')[2]}"] = picture
     config = read_json(last / "config.json")

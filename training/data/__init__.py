@@ -1,0 +1,1 @@
+"""Raw data to batches: layouts, label tables, splits, crops, shards, augmentation."""

@@ -3,16 +3,17 @@
 import argparse
 from pathlib import Path
 
-from training import cli, remote
-from training.config import DataConfig
+from training.core import cli
+from training.core.config import DataConfig
+from training.core.files import write_bytes
 from training.data.adopt import TERMS, adopt, fetch
 from training.data.versions import DEMO, DEMO_SETS, KINDS, pin
-from training.files import write_bytes
+from training.storage import dvc as remote
 
 
 def draw(out: Path) -> str:
     """Draw the demo's faces into `out`; returns their pixel hash."""
-    from training.data import faces
+    from training.data.synthetic import faces
 
     drawn = faces.draw(out)
     print(f"drew {drawn.files} files into {out}; pixel hash {drawn.pixel_hash}")
@@ -21,8 +22,8 @@ def draw(out: Path) -> str:
 
 def pin_demo() -> None:
     """Draw ./data anew, check it, and write data.dvc and data.pixels."""
+    from training.data.archive import Folder
     from training.data.sources import read_source
-    from training.data.tree import Folder
 
     pixels = draw(Path(DEMO))
     for name in DEMO_SETS:
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "draw":
         draw(args.out)
     elif args.command == "scenes":
-        from training.data import scenes
+        from training.data.synthetic import scenes
 
         count = scenes.draw(args.out, tuple(args.seasons.split(",")), args.count)
         print(f"drew {count} pictures into {args.out}")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from training import remote
-from training.config import DataConfig
-from training.data import tree
-from training.data.gather import SOURCES, gather
+from training.core.config import DataConfig
+from training.core.files import write_bytes
+from training.core.progress import Progress
+from training.data import archive as tree
+from training.data.layouts import SOURCES, gather
 from training.data.sources import read_source
 from training.data.tables import sniff
 from training.data.versions import split_datasets
-from training.files import write_bytes
-from training.progress import Progress
+from training.storage import dvc as remote
 
 RAW = Path("raw")
 NAMED = 3  # faulty files that a message names

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from training.core.files import canonical_json, read_json, sha256_bytes
 from training.data.augment import Kind, shown
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.files import canonical_json, read_json, sha256_bytes
-from training.models.base import Batch
-from training.store import Manifest, Store
+from training.storage.store import Manifest, Store
 
 
 def memory_order(device: torch.device) -> torch.memory_format:

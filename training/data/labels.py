@@ -15,7 +15,17 @@ if TYPE_CHECKING:  # steps that only read labels start without torch
     from torch import Tensor
 
 Kind = Literal["binary", "onehot", "continuous"]
-# Attributes of which a face has at most one; CelebA's names.
+# CelebA's attributes, in its order.
+ATTRIBUTES = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs",
+    "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows",
+    "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones",
+    "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin",
+    "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
+    "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
+    "Wearing_Necktie", "Young",
+)  # fmt: skip
+# Attributes of which a face has at most one.
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
 # Attributes that a face has not both of: AttGAN's rules for the labels that it edits.
 CONFLICTS = (("Bald", "Bangs"), ("Receding_Hairline", "Bangs"), ("Straight_Hair", "Wavy_Hair"))
@@ -229,3 +239,10 @@ def _combinations(labels: Tensor, part: LabelSet) -> list[Task]:
             edits = tuple(n for letter in combination for n in have[letter])
             tasks.append(_task("+".join(combination), edits, target, labels))
     return tasks
+
+
+def label_names(space: LabelSpace) -> list[str]:
+    """A name for each column of the label c̃, the mask's included."""
+    names = [f"{part.name}/{label}" for part in space.sets for label in part.names]
+    masks = [f"mask/{part.name}" for part in space.sets] if len(space.sets) > 1 else []
+    return names + masks

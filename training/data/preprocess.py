@@ -8,7 +8,6 @@ behind it; the bytes are the same from any number of workers.
 import argparse
 import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +20,16 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image
 
-from training.cli import run
-from training.config import DataConfig, from_json, to_json
+from training.core.cli import run
+from training.core.config import DataConfig, from_json, to_json
+from training.core.environment import cores
+from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from training.core.progress import Progress
+from training.data.archive import Tree, open_raw
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source
 from training.data.split import SPLITS, assign, first
-from training.data.tree import Tree, open_raw
-from training.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
-from training.progress import Progress
-from training.store import Entry, Manifest, Store
+from training.storage.store import Entry, Manifest, Store
 
 VERSION = 1  # of what the steps below do to pixels and rows; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
@@ -83,11 +83,6 @@ def preprocess(
     return result
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Job:
     """The work on one data set."""
@@ -127,7 +122,7 @@ class Job:
         if note.is_file():
             value = read_json(note)
             entry = Entry(**value["entry"])
-            if not entry.rows or self.store.has(entry):
+            if not entry.rows or self.store.exists(entry):
                 progress.step(len(files))
                 return entry, [Outcome(*row) for row in value["outcomes"]]
         path = self.work / name

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from training import cli, remote
-from training.data import tree
+from training.core import cli
+from training.core.files import read_json, write_json
+from training.data import archive as tree
 from training.data.versions import (
     DEMO,
     DEMO_SETS,
@@ -30,9 +31,9 @@ from training.data.versions import (
     split_md5,
     with_kind,
 )
-from training.files import read_json, write_json
-from training.s3 import RemoteError
-from training.store import Manifest
+from training.storage import dvc as remote
+from training.storage.s3 import RemoteError
+from training.storage.store import Manifest
 
 DATA = Path(DEMO)  # the demo's raw data, below the working folder
 DRAWN = Path("runs") / "drawn.json"  # what this machine's drawing gave: {"md5", "pixels"}
@@ -195,7 +196,7 @@ def _other_encoder(md5: str) -> str:
 
 def _draw(demo: Pin, target: Path) -> Source:
     """Draw the demo's data; they must have the bytes, or at least the pixels, that are pinned."""
-    from training.data import faces
+    from training.data.synthetic import faces
 
     drawn = faces.draw(target)
     md5, nfiles = remote.tree_md5(target)
@@ -205,7 +206,7 @@ def _draw(demo: Pin, target: Path) -> Source:
         shutil.rmtree(target)
         raise ValueError(
             f"the faces drawn here are {md5}, data.dvc pins {demo.md5}, and the pixels differ too: "
-            "training/data/faces*.py is not the code that drew them; take both from one commit, "
+            "training/data/synthetic is not the code that drew them; take both from one commit, "
             "or accept the new drawing with python -m training.data pin"
         )
     if target == DATA:

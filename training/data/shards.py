@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from training.config import DataConfig
-from training.data.cut import UnusableError, cut
-from training.data.tree import Tree
-from training.files import fsync, sha256_bytes
-from training.progress import Progress
+from training.core.config import DataConfig
+from training.core.files import fsync, sha256_bytes
+from training.core.progress import Progress
+from training.data.archive import Tree
+from training.data.crop import UnusableError, cut
 
 CHUNK = 32  # images a task: a few tens of ms
 

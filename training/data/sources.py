@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from training.config import DataConfig
-from training.data.gather import SOURCES, VALUES, Facts, gather
+from training.core.config import DataConfig
+from training.data.archive import Tree
+from training.data.layouts import SOURCES, VALUES, Facts, gather
 from training.data.tables import TABLES
-from training.data.tree import Tree
 
 __all__ = ["SOURCES", "Source", "SourceError", "read_source"]
 

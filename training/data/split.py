@@ -7,8 +7,8 @@ import math
 
 import pandas as pd
 
-from training.config import DataConfig
-from training.files import sha256_bytes
+from training.core.config import DataConfig
+from training.core.files import sha256_bytes
 
 SPLITS = ("train", "val", "test")
 PAPER_TEST = 2_000  # test images of the StarGAN paper's CelebA split

@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.cli import run
-from training.config import DataConfig, from_json
+from training.core.cli import run
+from training.core.config import DataConfig, from_json
+from training.core.files import write_bytes, write_json
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
-from training.files import write_bytes, write_json
-from training.store import Manifest, Store
+from training.storage.store import Manifest, Store
 
 FACTS = ("shard", "row", "split", "identity", "file", "sha256")
 CLASS = {"rafd": "expression", "folders": "class"}  # the column that holds a data set's class

@@ -5,66 +5,20 @@ in either case, and Great Expectations' own pages beside it on request.
 """
 
 import argparse
-import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
-from training.cli import run
-from training.config import DataConfig, from_json
-from training.data.expectations import rules
-from training.data.facts import frames
-from training.data.gather import Facts, gather
-from training.data.images import image_facts
-from training.data.judging import Finding, judge, open_context
-from training.data.tree import Tree, open_raw
-from training.data.validate_report import render
-from training.files import whole_folder, write_bytes
-from training.store import Manifest, Store
+from training.core.cli import run
+from training.core.config import DataConfig, from_json
+from training.core.files import whole_folder, write_bytes
+from training.data.archive import open_raw
+from training.data.validation.report import render
+from training.data.validation.runner import Outcome, check, open_context
+from training.storage.store import Manifest, Store
 
 
 class ValidationError(ValueError):
     """Raw data that breaks a critical expectation; the text names each with files and rows."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found in one data set."""
-
-    name: str
-    facts: Facts
-    frames: dict[str, pd.DataFrame]
-    findings: list[Finding]
-
-    @property
-    def failed(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.failed]
-
-
-def check(
-    name: str,
-    kind: str,
-    tree: Tree,
-    config: DataConfig,
-    *,
-    context: Any = None,
-    without: Collection[str] = (),
-    workers: int = 0,
-) -> Outcome:
-    """Judge one data set by every rule but those named in `without`.
-
-    `context`: of Great Expectations, a new one by default. `workers`: threads that read and decode
-    the images; 0 for every core.
-    """
-    facts = gather(kind, tree, config)
-    images = image_facts(tree, facts.images, kind, config, workers or _cores(), f"validate {name}")
-    tables = frames(facts, images)
-    wanted = [rule for rule in rules(facts, tables, config) if rule.name not in without]
-    findings = judge(context or open_context(), name, tables, wanted)
-    return Outcome(name, facts, tables, findings)
 
 
 def validate(
@@ -92,7 +46,7 @@ def validate(
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
     if docs:
-        from training.data.docs_pages import write_docs
+        from training.data.validation.docs import write_docs
 
         with whole_folder(Path(docs)) as pages:
             write_docs(context, pages)
@@ -100,10 +54,6 @@ def validate(
         report, render(outcomes, trees, config, {**manifest.meta, **manifest.about}).encode()
     )
     _refuse(outcomes, report)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse(outcomes: Sequence[Outcome], report: Path) -> None:

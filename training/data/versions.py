@@ -6,15 +6,15 @@ data, which has `celeba` and `rafd`.
 
 import hashlib
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
 
-from training.remote import tree_md5
-from training.s3 import RemoteError
+from training.core.provenance import git
+from training.storage.dvc import tree_md5
+from training.storage.s3 import RemoteError
 
 DEMO = "data"  # data.dvc pins ./data
 DEMO_SETS = ("celeba", "rafd")
@@ -58,17 +58,6 @@ def project_root() -> Path:
     if (here / ".dvc").is_dir() or any(here.glob("*.dvc")):
         return here
     return Path(__file__).resolve().parents[2]
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Output of a git command. Raises ValueError with what git said."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise ValueError("git is not installed; give the data's md5 as revision") from error
-    if done.returncode:
-        raise ValueError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
 
 
 def commit_of(revision: str, root: Path) -> str:

@@ -1,7 +1,9 @@
 """Every model by name. A new one: its file and one line here."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from training.core.config import build
 from training.models.attgan import AttGAN
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
@@ -21,3 +23,10 @@ MODELS: dict[str, type[Any]] = {
     "starganv2": StarGANv2,
     "stgan": STGAN,
 }
+
+
+def model_from_json(name: str, values: Mapping[str, Any]) -> Any:
+    """The model that a stored configuration describes. Raises ValueError for an unknown name."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    return build(MODELS[name], values, "model.")

@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import (
+from training.models.base import (  # fmt: skip
     PLAIN,
     Adversarial,
     Ask,
-    Batch,
     Losses,
     Nets,
     Optim,
     Phase,
     Picture,
     examples,
-)  # fmt: skip
+)
 from training.models.layers import (
     BatchNorm,
     Signed,

@@ -2,33 +2,20 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
 
 Nets = dict[str, nn.Module]
 Losses = dict[str, Tensor]  # named, already weighted scalars; each a mean over the batch
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one phase sees. Rows are this process's part of the global batch."""
-
-    image: Tensor  # (n, 3, size, size) in [-1, 1]
-    source: Tensor  # (n, dim_g) c̃ of the labels the images have
-    target: Tensor  # (n, dim_g) c̃ of the labels asked for
-    dataset: int  # index into LabelSpace.sets
-    noise: Callable[[str, tuple[int, ...]], Tensor]
-    # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
-    position: float  # of the schedule: 0 at the first image, 1 at the last
-    reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
-    other: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
-    shared: dict[str, Tensor] = field(default_factory=dict)
-    # what a phase made of this batch and a later phase of the same step takes again
+# what a phase made of this batch and a later phase of the same step takes again
 
 
 class Phase(NamedTuple):
@@ -163,51 +150,6 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Translator:
-    """A trained model ready for use; `nets` hold the averaged weights where they exist."""
-
-    model: Model
-    nets: Nets
-    space: LabelSpace
-    size: int
-    config: dict[str, Any]
-    ask: Ask = PLAIN
-
-    @torch.no_grad()
-    def __call__(self, image: Tensor, source: Tensor | None, target: Tensor) -> Tensor:
-        """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g).
-
-        Raises ValueError, with what the model takes, for an ask that it does not heed.
-        """
-        check_ask(self.model, self.config["name"], source, self.ask)
-        return self.model.translate(self.nets, image, source, target, self.ask)
-
-    @torch.no_grad()
-    def painted(
-        self, image: Tensor, source: Tensor | None, target: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        """What is kept of the image (None: the model does not say) and what is put in its place."""
-        check_ask(self.model, self.config["name"], source, self.ask)
-        paint = getattr(self.model, "painted", None)
-        if paint is None:
-            return None, self(image, source, target)
-        kept: tuple[Tensor, Tensor] = paint(self.nets, image, source, target, self.ask)
-        return kept
-
-    def reconstruct(self, image: Tensor, source: Tensor) -> Tensor:
-        """G(x, c_org), or the model's own `reconstruct` where no network takes what is there."""
-        own = getattr(self.model, "reconstruct", None)
-        with torch.no_grad():
-            return own(self.nets, image, source) if own else self(image, source, source)
-
-    def back(self, image: Tensor) -> "Translator":
-        """The way back to `image`: with its own style where the model takes a reference."""
-        if "reference" not in getattr(self.model, "takes", ()):
-            return self
-        return replace(self, ask=Ask(reference=image))
-
-
 def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
     """Each single edit on one image that it changes, another one each time.
 
@@ -225,10 +167,3 @@ def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, 
             targets.append(task.target[rows[-1]])
     target = space.encode(torch.stack(targets), batch.dataset) if rows else batch.target[:0]
     return tuple(names), batch.image[rows], batch.source[rows], target
-
-
-class CopyInput:
-    """The translator that changes nothing: the floor of every comparison."""
-
-    def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        return image

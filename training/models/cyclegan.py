@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import (
+from training.models.base import (  # fmt: skip
     PLAIN,
     Adversarial,
     Ask,
-    Batch,
     Losses,
     Model,
     Nets,
@@ -26,7 +26,7 @@ from training.models.base import (
     Phase,
     Picture,
     examples,
-)  # fmt: skip
+)
 
 
 class Pair(NamedTuple):

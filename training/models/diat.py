@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import (
+from training.models.base import (  # fmt: skip
     PLAIN,
     Adversarial,
     Ask,
-    Batch,
     Losses,
     Nets,
     Optim,
     Phase,
     Picture,
-)  # fmt: skip
+)
 from training.models.cyclegan import (
     Generator,
     Pair,

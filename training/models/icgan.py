@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Picture
+from training.models.base import PLAIN, Adversarial, Ask, Losses, Nets, Optim, Phase, Picture
 from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
 
 OTHERS = 3  # pictures of other latents that are shown

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.models.layers import autocast_off
-from training.pinned import pinned
+from training.models.torchscript import pinned
 
 POINTS = 98
 LEAST = 0.1  # of a heat-map; what is less counts as nothing

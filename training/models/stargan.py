@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.base import PLAIN, Adversarial, Ask, Losses, Nets, Optim, Phase
 from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
 
 

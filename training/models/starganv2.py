@@ -14,19 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import (
+from training.models.base import (  # fmt: skip
     PLAIN,
     Adversarial,
     Ask,
-    Batch,
     Losses,
     Nets,
     Optim,
     Phase,
     Picture,
     Symptom,
-)  # fmt: skip
+)
 from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, norm, normal
 

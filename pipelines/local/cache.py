@@ -1,0 +1,135 @@
+"""Which results of earlier local runs are still true: kfp.local's cache, keyed by content.
+
+kfp 2.17.0's own cache names an input artifact by its path, so a step that ran again would rerun
+everything after it; it trusts any output file that exists; and two runs at once would do the same
+work twice. Here
+
+- a key holds the content of the input artifacts (of a manifest, its digest), the arguments and the
+  component's source, and not the image, since locally the code is the working tree (steps take its
+  hash as an argument);
+- a hit needs every output file with the bytes it had, and for a manifest every stored file, too;
+- the first of two runs that need the same result makes it, the second waits for it.
+
+Entries are small JSON files under one root. Outputs stay where the run that made them put them.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from kfp import dsl
+from kfp.local.cache import LocalCache
+
+from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from training.storage.store import Entry, Manifest, Store
+
+
+def digest(path: Path) -> str:
+    """Hex sha256 of a file's bytes, or of a folder's relative names and bytes."""
+    if not path.is_dir():
+        return sha256_file(path)
+    whole = hashlib.sha256()
+    for entry in sorted(p for p in path.rglob("*") if p.is_file()):
+        whole.update(f"{entry.relative_to(path)}\0{sha256_file(entry)}\n".encode())
+    return whole.hexdigest()
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file is a step's manifest, by its content."""
+    try:
+        Manifest.read(path)
+    except (ValueError, OSError, KeyError, TypeError):
+        return False
+    return True
+
+
+def content(value: Any) -> Any:
+    """What an argument contributes to a key: an artifact its bytes, anything else itself."""
+    if isinstance(value, dsl.Artifact):
+        path = Path(value.uri)
+        return {"artifact": Manifest.read(path).digest if is_manifest(path) else digest(path)}
+    if isinstance(value, list):
+        return [content(item) for item in value]
+    if isinstance(value, dict):
+        return {name: content(item) for name, item in value.items()}
+    return value
+
+
+class ContentCache(LocalCache):
+    """Takes the place of `kfp.local.cache.LocalCache`; the same three methods are overridden.
+
+    A miss in `get` keeps the key locked until `put` or `release`.
+    """
+
+    def __init__(self, cache_root: str) -> None:
+        super().__init__(cache_root)
+        self.root = Path(cache_root)
+        self.held: dict[str, FileLock] = {}
+        self.verified: set[Entry] = set()  # steps share stored files: read each once a run
+
+    def compute_key(  # type: ignore[no-untyped-def]
+        self, component_name, image, full_command, arguments, env_vars=None, custom_cache_key=None
+    ) -> str:
+        del image
+        parts = [component_name, full_command, content(arguments), env_vars or {}, custom_cache_key]
+        return sha256_bytes(canonical_json(parts))
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The outputs kept under `key`, if all of their bytes still stand."""
+        lock = FileLock(self.root / f"{key}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            sys.stdout.write("  another run is making the same result; waiting for it\n")
+            sys.stdout.flush()
+            lock.acquire()
+        self.held[key] = lock
+        path = self.root / f"{key}.json"
+        if not path.is_file():
+            return None
+        try:
+            entry = read_json(path)
+            fault = self.fault(entry["files"])
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            fault = f"{path.name}: not a cache entry ({error!r})"
+        if fault:
+            sys.stdout.write(f"  not from cache: {fault}\n")
+            return None
+        self.release()
+        return self._deserialize_outputs(entry["outputs"])
+
+    def put(self, key: str, outputs: dict[str, Any]) -> None:
+        """Keep `outputs` and the digest of each of their files."""
+        files = [Path(v.uri) for v in outputs.values() if isinstance(v, dsl.Artifact)]
+        rows = [
+            {"path": str(p), "sha256": digest(p), "manifest": p.is_file() and is_manifest(p)}
+            for p in files
+        ]
+        write_json(
+            self.root / f"{key}.json", {"outputs": self._serialize_outputs(outputs), "files": rows}
+        )
+        self.release()
+
+    def release(self) -> None:
+        """Let other runs have the keys that this one looked up in vain."""
+        for lock in self.held.values():
+            lock.release()
+        self.held.clear()
+
+    def fault(self, files: list[dict[str, Any]]) -> str:
+        """Why the files of an entry cannot be used any more, or the empty text."""
+        for row in files:
+            path = Path(row["path"])
+            if not path.exists():
+                return f"{path} is gone"
+            if digest(path) != row["sha256"]:
+                return f"{path} was altered"
+            if row["manifest"]:
+                store = Store()
+                for entry in Manifest.read(path).entries:
+                    if entry not in self.verified and not store.exists(entry):
+                        return f"{entry.name} is gone from the store, or altered ({entry.sha256})"
+                    self.verified.add(entry)
+        return ""

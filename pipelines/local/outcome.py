@@ -1,0 +1,78 @@
+"""What a person wants to know at the end of a local run, and where the pictures lie."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipelines.local.run import LocalRun
+from training.core.files import read_json
+from training.storage.store import Manifest
+
+DOCUMENTS = (("validate", "report"), ("evaluate", "report"))
+
+
+def collect(run: LocalRun) -> list[Path]:
+    """Copy reports, metrics, verdict and grids out of the steps' folders into `run.report`."""
+    run.report.mkdir(parents=True, exist_ok=True)
+    out = []
+    for step, output in DOCUMENTS:
+        out.append(run.report / f"{step}.html")
+        shutil.copyfile(run.file(step, output), out[-1])
+    for step, output in (("evaluate", "metrics"), ("register", "out"), ("promote", "out")):
+        name = output if output != "out" else step
+        shutil.copyfile(run.file(step, output), run.report / f"{name}.json")
+    page = run.file("promote", "out").with_name("out.html")
+    if page.is_file():  # a standing champion is not judged again
+        out.append(run.report / "promote.html")
+        shutil.copyfile(page, out[-1])
+    evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
+    for entry in evaluation.entries:
+        if entry.name.endswith(".png"):
+            out.append(run.report / Path(entry.name).name)
+            shutil.copyfile(evaluation.local(entry.name), out[-1])
+    return out
+
+
+def rescue(run: LocalRun) -> list[Path]:
+    """Copy the reports that a failed run has written; a failed validation's says why."""
+    out = []
+    for step, output in DOCUMENTS:
+        folder = run.folders.get(step)
+        if folder and (folder / output).is_file():
+            run.report.mkdir(parents=True, exist_ok=True)
+            out.append(run.report / f"{step}.html")
+            shutil.copyfile(folder / output, out[-1])
+    return out
+
+
+def table(metrics: dict[str, float]) -> str:
+    """Metrics by name, one a line."""
+    width = max(map(len, metrics), default=0)
+    shown = {name: f"{v:,.0f}" if v >= 1000 else f"{v:.4f}" for name, v in metrics.items()}
+    return "\n".join(f"  {name:<{width}}  {text:>11}" for name, text in sorted(shown.items()))
+
+
+def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
+    """The registry's side of the end."""
+    known = "new" if registered["created"] else "known already"
+    alias = f"@{decision['alias']}" if decision["promoted"] else "no alias"
+    word = "PROMOTED" if decision["promoted"] else "not promoted"
+    return (
+        f"{word}: {decision['reason']}\n"
+        f"version   {registered['name']} {registered['version']} ({known}), {alias}"
+    )
+
+
+def summary(run: LocalRun) -> str:
+    """The last lines of a run that ended well."""
+    files = collect(run)
+    metrics = read_json(run.report / "metrics.json")
+    grids = [path for path in files if path.suffix == ".png"]
+    lines = ["", "metrics on held-out images", table(metrics), ""]
+    lines.append(verdict(read_json(run.report / "register.json"),
+                         read_json(run.report / "promote.json")))  # fmt: skip
+    lines += [f"pictures  {path}" for path in grids]
+    lines += [f"report    {path}" for path in files if path.suffix == ".html"]
+    lines.append(f"from cache: {', '.join(run.cached) or 'nothing'}")
+    lines.append("MLflow    make ui")
+    return "\n".join(lines)

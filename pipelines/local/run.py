@@ -1,0 +1,299 @@
+"""Run the compiled pipeline on this machine: kfp.local's subprocesses, our cache, live progress.
+
+Every file of a run lies under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
+what later runs may reuse, `report/<run>/` each step's log and what a person wants to look at.
+kfp is steered at five module attributes of exactly `KFP`; another version is refused, since a
+silent change there could bring a wrong result back from the cache.
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kfp
+import psutil
+from kfp import components, dsl, local
+from kfp.local import cache, docker_task_handler, logging_utils, subprocess_task_handler
+from kfp.local.orchestrator import task_executor
+from kfp.local.status import Status
+
+from pipelines.local import containers
+from pipelines.local.cache import ContentCache
+
+KFP = "2.17.0"
+GRACE = 60.0  # seconds that a stopped step has to save its work
+TAIL = 400  # last lines of a step that its failure is explained from
+ECHO = re.compile(r"^\[KFP Executor")  # the executor's account of its own doing
+DUMP = "Got executor_input:"
+
+
+class StepError(RuntimeError):
+    """A step of a local run ended badly; the message has its name, the cause and its log."""
+
+    def __init__(self, run: "LocalRun") -> None:
+        super().__init__(f"{run.failure}\nlogs: {run.report}")
+        self.run = run
+
+
+@dataclass
+class LocalRun:
+    """One run: where it writes and what its steps gave."""
+
+    id: str
+    root: Path
+    steps: int
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cached: list[str] = field(default_factory=list)
+    folders: dict[str, Path] = field(default_factory=dict)  # of the steps that ran
+    failure: str = ""
+    began: int = 0
+    current: str = ""
+    streamed: bool = False
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / self.id
+
+    def file(self, step: str, output: str) -> Path:
+        """Where an output artifact of a finished step lies."""
+        return Path(self.outputs[step][output].uri)
+
+    def step(self, **task: Any) -> tuple[dict[str, Any], Status]:
+        """In the place of kfp's `execute_single_task`: the same, with headings and the cause."""
+        name = task["task_name"]
+        self.began += 1
+        self.current, self.streamed = name, False
+        self.tail.clear()
+        self.folders[name] = (
+            Path(task["pipeline_root"])
+            / task["pipeline_resource_name"]
+            / task["task_spec"].component_ref.name.removeprefix("comp-")
+        )
+        head, start = f"[{self.began}/{self.steps}] {name}", time.monotonic()
+        say(head)
+        try:
+            outputs, status = _execute(**task)
+        finally:
+            store = cache.get_local_cache()
+            if isinstance(store, ContentCache):
+                store.release()
+        seconds = f"{time.monotonic() - start:.1f} s"
+        if status != Status.SUCCESS:
+            self.failure = self.failure or f"step {name} failed: {cause(list(self.tail))}"
+            say(f"{head}: FAILED after {seconds}")
+        elif self.streamed:
+            say(f"{head}: done in {seconds}")
+        else:
+            self.cached.append(name)
+            say(f"{head}: from cache, {where(outputs)}")
+        self.outputs[name] = outputs
+        return outputs, status
+
+    def follow(self, lines: Iterable[str]) -> None:
+        """Show a step's lines as they come, and keep them in its log."""
+        self.streamed = True
+        self.report.mkdir(parents=True, exist_ok=True)
+        quiet = Quiet()
+        with (self.report / f"{self.current}.log").open("w") as copy:
+            for line in lines:
+                copy.write(line)
+                copy.flush()
+                if text := quiet(line):
+                    self.tail.append(text)
+                    say(f"  {text}")
+
+    def ended(self, code: int) -> int:
+        """The exit code of a step; a signal's is put into words."""
+        if code < 0 or code > 128:
+            number = -code if code < 0 else code - 128
+            self.tail.append(f"ended by signal {number} ({signal.strsignal(number)})")
+        return code
+
+    def stream(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """In the place of kfp's `run_local_subprocess`: live lines, a log, a clean stop."""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
+        # A session of its own: stopping the step then reaches its workers too.
+        with subprocess.Popen(
+            full_command, env=environment, text=True, errors="replace", bufsize=1,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                self.follow(process.stdout or ())
+                return self.ended(process.wait())
+            except BaseException:
+                stop(process)
+                raise
+
+    def contain(self, *arguments: Any, **settings: Any) -> int:
+        """In the place of kfp's `run_docker_container`, likewise."""
+        return self.ended(containers.run_in(self.follow)(*arguments, **settings))
+
+
+_execute = task_executor.execute_single_task
+
+
+class Quiet:
+    """Drops the executor's own lines, among them the dump of a step's inputs, from its output."""
+
+    def __init__(self) -> None:
+        self.dump = False
+
+    def __call__(self, line: str) -> str:
+        """The line without its end, or nothing."""
+        text, dumped = line.rstrip(), self.dump
+        own = bool(ECHO.match(text))
+        self.dump = (dumped and text != "}") or (own and text.endswith(DUMP))
+        return "" if dumped or own else text
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    """Ask a step and its workers to save and end; after `GRACE` seconds, make them.
+
+    The step's shell ends at once and torchrun's workers have sessions of their own, so everything
+    that it started is waited for: with our end of its pipe gone, a worker's next line kills it.
+    """
+    try:
+        own = psutil.Process(process.pid)
+        started = [own, *own.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGTERM)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return
+    end = time.monotonic() + GRACE
+    while (alive := [p for p in started if _lives(p)]) and time.monotonic() < end:
+        process.poll()
+        time.sleep(0.1)
+    for one in alive:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def cause(lines: list[str]) -> str:
+    """Why a step failed: the message of its last traceback, else its last line.
+
+    A program that the step started says `error: ...` before; that is put first.
+    """
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    last = lines[-1] if lines else "it wrote nothing"
+    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
+    for i in range(starts[-1] + 1 if starts else len(lines), len(lines)):
+        if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[i]):
+            last = "\n".join(lines[i:])
+            break
+    return f"{said[-1]}\n{last}" if said else last
+
+
+def where(outputs: Mapping[str, Any]) -> str:
+    folders = {str(Path(v.uri).parent) for v in outputs.values() if isinstance(v, dsl.Artifact)}
+    return ", ".join(sorted(folders)) or "no files"
+
+
+@contextmanager
+def steered(run: LocalRun) -> Iterator[None]:
+    """kfp.local with our cache, headings and streams in place, and back again."""
+    places: list[tuple[Any, str, Any]] = [
+        (cache, "LocalCache", ContentCache),
+        (task_executor, "execute_single_task", run.step),
+        (subprocess_task_handler, "run_local_subprocess", run.stream),
+        (docker_task_handler, "run_docker_container", run.contain),
+        (logging_utils, "print_horizontal_line", lambda: None),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in places]
+    disabled = logging.root.manager.disable
+    try:
+        for module, name, value in places:
+            setattr(module, name, value)
+        logging.disable(logging.INFO)
+        yield
+    finally:
+        logging.disable(disabled)
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@contextmanager
+def surroundings(run: LocalRun) -> Iterator[None]:
+    """What the steps find in their environment: the run's id, a folder for temporary files."""
+    with tempfile.TemporaryDirectory(prefix="stargan-") as scratch:
+        added = {"PIPELINE_RUN_ID": run.id, "TMPDIR": scratch}
+        before = {name: os.environ.get(name) for name in added}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name)
+                else:
+                    os.environ[name] = value
+
+
+def execute(
+    arguments: Mapping[str, Any],
+    package: Path,
+    root: Path | None = None,
+    *,
+    in_containers: bool = False,
+) -> LocalRun:
+    """Run `package` (compiled YAML) with `arguments`; outputs go under `root` (default ./runs).
+
+    The steps are subprocesses in this environment, or containers of their images. Raises StepError
+    as soon as a step has failed and the exit handler has run.
+    """
+    if kfp.__version__ != KFP:
+        raise RuntimeError(f"kfp {kfp.__version__} is installed; the local runner knows {KFP} only")
+    root = (root or Path("runs")).absolute()
+    pipeline = components.load_component_from_file(str(package))
+    spec = pipeline.pipeline_spec
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    run = LocalRun(
+        id=f"{spec.pipeline_info.name}-{stamp}",
+        root=root,
+        steps=len(spec.deployment_spec["executors"]),
+    )
+    local.init(
+        runner=containers.runner(root, str(arguments.get("raw", "")))
+        if in_containers
+        else local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root / "kfp"),
+        workspace_root=str(root / "kfp" / f"workspace-{run.id}"),  # kfp deletes it at the end
+        raise_on_error=True,
+        enable_caching=True,
+        cache_root=str(root / "cache"),
+    )
+    with warnings.catch_warnings(), steered(run), surroundings(run):
+        # kfp wonders about images without "python" in the name, and about cluster-only settings.
+        warnings.filterwarnings("ignore", "You may be attemping to run", RuntimeWarning)
+        warnings.filterwarnings("ignore", ".*no effect in the current local runner", UserWarning)
+        try:
+            pipeline(**arguments)
+        except RuntimeError as error:
+            if not run.failure:
+                raise
+            raise StepError(run) from error
+    return run

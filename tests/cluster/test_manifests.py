@@ -1,0 +1,297 @@
+"""What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import kubernetes_validate
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from components.images import STEPS_IMAGE
+from pipelines.compiled import DIGEST
+from training.storage.store import Store
+
+K8S = Path(__file__).parents[2] / "k8s"
+OVERLAYS = ("dev", "prod")
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest) -> list[Object]:
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed; it builds the overlays")
+    command = ["kubectl", "kustomize", str(K8S / "overlays" / request.param)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return list(yaml.safe_load_all(built))
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Name and pod specification of everything that runs."""
+    for found in objects:
+        spec = found.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "containers" in spec.get("template", {}).get("spec", {}):
+            yield found["metadata"]["name"], spec["template"]["spec"]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod["containers"], *pod.get("initContainers", ())]
+
+
+def named(objects: list[Object], kind: str) -> set[str]:
+    return {found["metadata"]["name"] for found in objects if found["kind"] == kind}
+
+
+def test_every_object_is_valid_for_a_current_kubernetes(objects: list[Object]) -> None:
+    for found in objects:
+        kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_everything_stands_in_the_namespace(objects: list[Object]) -> None:
+    for found in objects:
+        if found["kind"] != "Namespace":
+            assert found["metadata"]["namespace"] == "stargan", found["metadata"]["name"]
+
+
+def restricted(name: str, pod: Object) -> None:
+    """Kubernetes' Pod Security Standards, profile restricted; plus a read-only root, no token."""
+    allowed = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral",
+               "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+    assert pod["automountServiceAccountToken"] is False, name
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
+    assert pod["securityContext"]["runAsNonRoot"] is True, name
+    assert pod["securityContext"]["runAsUser"] > 0, name
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", name
+    for volume in pod.get("volumes", ()):
+        assert volume.keys() - {"name"} <= allowed, (name, volume)
+    for container in containers(pod):
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert not any("hostPort" in port for port in container.get("ports", ())), name
+
+
+def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+    (space,) = (found for found in objects if found["kind"] == "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for name, pod in pods(objects):
+        restricted(name, pod)
+
+
+def test_the_pods_of_jobs_keep_it_too_and_share_memory() -> None:
+    runtime, job = (
+        yaml.safe_load((K8S / "jobs" / name).read_text())
+        for name in ("runtime.yaml", "pytorchjob.yaml")
+    )
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    for name, pod in (
+        ("runtime", node["template"]["spec"]["template"]["spec"]),
+        ("pytorchjob", job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]),
+    ):
+        restricted(name, pod)
+        for container in containers(pod):
+            assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"], name
+
+
+def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        for container in containers(pod):
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+            if pod.get("restartPolicy") != "Never":  # what ends by itself needs no probe
+                assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
+
+
+def test_no_secret_is_part_of_what_is_built(objects: list[Object]) -> None:
+    assert not named(objects, "Secret")
+    for template in yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()):
+        assert not any(value.strip() for value in template["stringData"].values())
+
+
+def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
+    """Secrets with their keys, config maps, accounts."""
+    templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
+    secrets = {t["metadata"]["name"]: set(t["stringData"]) for t in templates}
+    maps = named(objects, "ConfigMap")
+    claims = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for _, pod in pods(objects)
+        for volume in pod.get("volumes", ())
+        if "persistentVolumeClaim" in volume
+    }
+    assert claims == named(objects, "PersistentVolumeClaim")  # and none that nothing mounts
+    for name, pod in pods(objects):
+        account = pod.get("serviceAccountName", "default")
+        assert account == "default" or account in named(objects, "ServiceAccount"), name
+        for volume in pod.get("volumes", ()):
+            for item in volume.get("secret", {}).get("items", ()):
+                assert item["key"] in secrets[volume["secret"]["secretName"]], name
+            if "configMap" in volume:
+                assert volume["configMap"]["name"] in maps, name
+        for container in containers(pod):
+            for source in container.get("envFrom", ()):
+                if "configMapRef" in source:
+                    assert source["configMapRef"]["name"] in maps, name
+                else:
+                    assert source["secretRef"]["name"] in secrets, name
+            for variable in container.get("env", ()):
+                if key := variable.get("valueFrom", {}).get("secretKeyRef"):
+                    assert key["key"] in secrets[key["name"]], (name, key)
+
+
+def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Object]) -> None:
+    """And the server lets its own name in: MLflow refuses hosts that it was not told."""
+    services = {
+        found["metadata"]["name"]: {port["port"] for port in found["spec"]["ports"]}
+        for found in objects
+        if found["kind"] == "Service"
+    }
+    maps = {f["metadata"]["name"]: f["data"] for f in objects if f["kind"] == "ConfigMap"}
+    settings = maps["stargan-environment"]
+    for key in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"):
+        address = urlparse(settings[key])
+        assert address.hostname
+        if "." not in address.hostname:
+            assert address.port in services[address.hostname], key
+    ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
+    variables = {v["name"]: v.get("value", "") for v in server["containers"][0]["env"]}
+    host = urlparse(settings["MLFLOW_TRACKING_URI"]).netloc
+    assert host in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+
+
+def selects(selector: Object, labels: dict[str, str]) -> bool:
+    """Whether a selector fits a pod with these labels; NotIn fits one without the label, too."""
+    for rule in selector.get("matchExpressions", ()):
+        value = labels.get(rule["key"])
+        fits = {
+            "In": value in rule.get("values", ()),
+            "NotIn": value not in rule.get("values", ()),
+            "Exists": value is not None,
+        }
+        if not fits[rule["operator"]]:
+            return False
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def test_the_pods_of_a_profiles_dashboard_are_left_alone(objects: list[Object]) -> None:
+    """A policy that selects a pod closes it; every other pod is closed both ways."""
+    policies = [f["spec"] for f in objects if f["kind"] == "NetworkPolicy"]
+    for app in ("ml-pipeline-ui-artifact", "ml-pipeline-visualizationserver"):
+        assert not [spec for spec in policies if selects(spec["podSelector"], {"app": app})]
+    for labels in ({}, {"app": "somebody"}, {"pipeline/runid": "1"}):
+        closed = {kind for spec in policies if selects(spec["podSelector"], labels)
+                  for kind in spec["policyTypes"]}  # fmt: skip
+        assert closed == {"Ingress", "Egress"}
+
+
+def test_traffic_is_closed_by_default_and_opened_for_each_server(objects: list[Object]) -> None:
+    policies = {f["metadata"]["name"]: f["spec"] for f in objects if f["kind"] == "NetworkPolicy"}
+    assert not policies["closed"].keys() & {"ingress", "egress"}
+    for name in named(objects, "Service"):
+        chosen = {"matchLabels": {"app.kubernetes.io/name": name}}
+        assert any(
+            spec["podSelector"] == chosen and spec.get("ingress") for spec in policies.values()
+        ), name
+        if name != "mlflow":
+            assert any(
+                peer.get("podSelector") == chosen
+                for spec in policies.values()
+                for rule in spec.get("egress", ())
+                for peer in rule.get("to", ())
+            ), name
+
+
+def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
+    ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
+    assert server["containers"][0]["image"] == STEPS_IMAGE
+
+
+def test_every_image_names_its_version(objects: list[Object]) -> None:
+    for name, pod in pods(objects):
+        for container in containers(pod):
+            _, _, tag = container["image"].rpartition("/")[2].partition(":")
+            assert tag not in ("", "latest"), (name, container["image"])
+
+
+def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
+    objects: list[Object],
+) -> None:
+    """Of the overlay dev; elsewhere they are somebody else's."""
+    if not named(objects, "StatefulSet"):
+        return
+    servers = {name: pod["containers"][0] for name, pod in pods(objects)}
+    (made,) = (v["value"] for v in servers["seaweedfs"]["env"] if v["name"] == "S3_BUCKET")
+    used = set(re.findall(r"s3://([\w-]+)", json.dumps(objects)))
+    assert used == set(made.split(","))
+    (scripts,) = (
+        found["data"]
+        for found in objects
+        if found["kind"] == "ConfigMap" and found["metadata"]["name"] == "postgres-databases"
+    )
+    assert list(scripts.values()) == ["CREATE DATABASE mlflow_auth;"]
+    mounted = {mount["mountPath"] for mount in servers["postgres"]["volumeMounts"]}
+    assert "/docker-entrypoint-initdb.d" in mounted  # where the image looks for them
+
+
+def test_the_guide_asks_for_no_more_than_the_quota_allows(objects: list[Object]) -> None:
+    (quota,) = (found["spec"]["hard"] for found in objects if found["kind"] == "ResourceQuota")
+    guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
+    asked = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
+    asked += [int(n) for n in re.findall(r"accelerators=(\d+)", guide)]
+    assert 0 < max(asked) <= int(quota["requests.nvidia.com/gpu"])
+
+
+def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
+    """As docs/how-to/cluster.md writes it: three names are all that runs."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed; it builds the overlays")
+    shutil.copytree(K8S, tmp_path / "k8s")
+    guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
+    written = guide.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "k8s/overlays/mine").mkdir()
+    path = tmp_path / "k8s/overlays/mine/kustomization.yaml"
+    path.write_text(written.replace("sha256:…", f"sha256:{'a' * 64}"))
+    command = ["kubectl", "kustomize", str(path.parent)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {
+        c["image"] for _, pod in pods(list(yaml.safe_load_all(built))) for c in containers(pod)
+    }
+    assert len(found) == 2  # steps, Postgres
+    assert all(DIGEST.fullmatch(image) for image in found), found
+
+
+def test_the_accounts_that_steps_run_under_have_the_launcher_s_role(
+    objects: list[Object],
+) -> None:
+    """Kubeflow's own: of a profile, and of an installation without profiles."""
+    (bound,) = (found for found in objects if found["kind"] == "RoleBinding")
+    assert bound["roleRef"]["name"] in named(objects, "Role")
+    assert [(one["name"], one["namespace"]) for one in bound["subjects"]] == [
+        ("default-editor", "stargan"),
+        ("pipeline-runner", "stargan"),
+    ]
+
+
+def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
+    (role,) = (found for found in objects if found["kind"] == "Role")
+    for rule in role["rules"]:
+        assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+        if rule["resources"] != ["trainjobs"]:
+            assert not {"create", "delete", "patch", "update"} & set(rule["verbs"])
+    assert not named(objects, "ClusterRole")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_store_understands_the_clusters_address(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = K8S / ("overlays/prod" if overlay == "prod" else "base") / "environment.yaml"
+    uri = yaml.safe_load(path.read_text())["data"]["STORE_URI"]
+    assert Store(uri).uri.rstrip("/") == uri

@@ -1,0 +1,821 @@
+"""The launcher against a Kubernetes API that keeps state and has its bad days; and its objects."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from kubeflow_trainer_api.models import TrainerV1alpha1TrainingRuntime, TrainerV1alpha1TrainJob
+
+from training import trainjob
+from training.cluster import kubernetes as cluster
+from training.cluster import watch as follow
+from training.cluster.job import Request, Shape, manifest
+from training.storage.store import Store
+from training.trainjob import launch
+
+JOBS = Path(__file__).parents[2] / "k8s" / "jobs"
+REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.1.0")
+PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
+Phase = Callable[["Api", dict[str, Any]], None]
+SILENT = -1  # a fault: the connection stands, and no answer comes
+
+
+def right(method: str, path: str) -> tuple[str, str, str]:
+    """(API group, resource, verb) that a request needs."""
+    group, _, rest = path.partition("/namespaces/faces/")
+    kind, *name = rest.split("/")
+    verb = {"GET": "get" if name else "list", "POST": "create", "DELETE": "delete"}[method]
+    group = group.split("/")[2] if group.startswith("/apis/") else ""
+    return group, "/".join([kind, *name[1:]]), verb
+
+
+class Api:
+    """Jobs and pods as the operator would leave them; `faults` are answered first."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.pods: list[dict[str, Any]] = []
+        self.log = ""
+        self.logs: dict[str, str] = {}  # by pod, where it has one of its own
+        self.cuts: list[int] = []  # after so many bytes the next logs break off
+        self.mute = False  # the log never comes
+        self.unheard = False  # what is made is never told
+        self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
+        self.closing = threading.Event()  # ends what is silent
+        self.said = "a bad day"
+        self.parting: list[int] = []  # the same, for deletions alone
+        self.later: list[Phase] = []  # what the operator does at each further look
+        self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
+        self.ages: list[int | None] = []  # s of log that were asked for
+        self.made: list[dict[str, Any]] = []
+        self.deleted: list[str] = []
+        self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        self.asked.add(right(method, path.partition("?")[0]))
+        if found := PATH.fullmatch(path.partition("?")[0]):
+            return self.trainjob(method, found[1], body)
+        if "/log?" in path:
+            if self.mute:
+                self.closing.wait(60)
+            age = re.search(r"sinceSeconds=(\d+)", path)
+            self.ages.append(int(age[1]) if age else None)
+            name = path.split("/")[-2]
+            log = self.logs.get(f"{name} before" if "previous=True" in path else name, self.log)
+            return 200, log
+        if "/pods/launcher" in path:
+            owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w",
+                     "uid": "u"}  # fmt: skip
+            main = {"name": "main", "image": "registry.example/stargan-train@sha256:0"}
+            return 200, {
+                "metadata": {"name": "launcher", "ownerReferences": [owner]},
+                "spec": {"containers": [{"name": "wait", "image": "argo"}, main]},
+            }
+        return 200, {"items": self.pods}
+
+    def trainjob(self, method: str, name: str, body: bytes) -> tuple[int, Any]:
+        if method == "POST":
+            job = json.loads(body)
+            name = job["metadata"]["name"]
+            if name in self.jobs:
+                return 409, {"reason": "AlreadyExists", "message": "exists"}
+            self.jobs[name] = job
+            self.made.append(job)
+            if self.unheard:
+                self.closing.wait(60)
+            return 201, job
+        if name not in self.jobs:
+            return 404, {"message": "not found"}
+        if method == "DELETE":
+            self.deleted.append(name)
+            self.jobs.pop(name)
+            return 200, {}
+        if self.later:
+            self.later.pop(0)(self, self.jobs[name])
+        return 200, self.jobs[name]
+
+
+def serve(api: Api) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if faults := api.faults or (self.command == "DELETE" and api.parting):
+                status, value = faults.pop(0), {"message": api.said}
+                if status == SILENT:
+                    api.closing.wait(60)
+                if status in (0, SILENT):
+                    self.connection.close()
+                    return
+            else:
+                status, value = api.answer(self.command, self.path, body)
+            data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            if api.cuts and "/log?" in self.path:
+                self.wfile.write(data[: api.cuts.pop(0)])
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture
+def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """A cluster that KUBECONFIG reaches."""
+    api = Api()
+    server = serve(api)
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": f"http://127.0.0.1:{server.server_port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "faces"}}],
+        "users": [{"name": "u", "user": {}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(trainjob, "POLL", 0.02)
+    yield api
+    for process in api.launchers:
+        process.kill()
+        process.wait(240)
+    api.closing.set()
+    server.shutdown()
+    server.server_close()
+
+
+def shape() -> Shape:
+    """A template of the user's, since the store here is a folder."""
+    return replace(SHAPE, template=str(JOBS / "trainjob.yaml"))
+
+
+def pod(number: int, phase: str, **status: Any) -> dict[str, Any]:
+    """One of the job's, as the operator leaves it."""
+    of = {"name": f"j-node-0-{number}", "annotations": {cluster.INDEX: str(number)}}
+    return {"metadata": of, "status": {"phase": phase, **status}}
+
+
+def condition(kind: str, message: str = "") -> Phase:
+    def change(api: Api, job: dict[str, Any]) -> None:
+        job["status"] = {
+            "conditions": [{"type": kind, "status": "True", "reason": kind, "message": message}]
+        }
+
+    return change
+
+
+def queued(api: Api, job: dict[str, Any]) -> None:
+    job["spec"]["suspend"] = True
+
+
+def pending(api: Api, job: dict[str, Any]) -> None:
+    """Let out of the queue; one of its pods finds no node."""
+    job["spec"]["suspend"] = False
+    why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes have a GPU"}]  # fmt: skip
+    api.pods = [pod(0, "Running"), pod(1, "Pending", conditions=why)]
+
+
+def seen(api: Api, job: dict[str, Any]) -> None:
+    """Nothing new: the launcher has looked once more."""
+
+
+def runs(api: Api, job: dict[str, Any]) -> None:
+    job["spec"]["suspend"] = False
+    api.pods = [pod(n, "Running") for n in range(3)]
+    api.log += "2026-11-01T00:00:01Z train: 8/16 images\n"
+
+
+def ends(api: Api, job: dict[str, Any]) -> None:
+    """The pods have trained: the model stands in the store."""
+    api.log += "2026-11-01T00:00:02Z train: 16/16 images\n"
+    Store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
+    condition("Complete")(api, job)
+
+
+def test_a_job_is_made_followed_and_its_model_handed_on(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line of rank 0 once; a second call finds the model and starts nothing."""
+    api.later = [runs, seen, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    said = capsys.readouterr().out
+    assert said.count("train: 8/16 images") == 1
+    assert said.count("train: 16/16 images") == 1
+    assert f"{REQUEST.name}: running on 3 nodes" in said
+    assert api.ages[0] is None
+    assert all(age and age < 60 for age in api.ages[1:])  # not the whole log each time
+    launch(REQUEST, shape(), tmp_path / "again.json")
+    assert len(api.made) == 1
+    assert (tmp_path / "again.json").read_text() == '{"the": "model"}'
+
+
+def test_the_job_is_what_was_asked_for(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.later = [ends]
+    asked = replace(REQUEST, pipeline_run="run-7")
+    wanted = replace(shape(), queue="faces", deadline=60, image="")
+    launch(asked, wanted, tmp_path / "model.json")
+    (job,) = api.made
+    job.pop("status")
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    assert job["metadata"]["name"] == REQUEST.name == asked.name
+    labels = job["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "faces"
+    assert labels["stargan/pipeline-run"] == "run-7"
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Workflow", "u")
+    spec = job["spec"]
+    assert (spec["activeDeadlineSeconds"], spec["trainer"]["numNodes"]) == (60, 3)
+    assert spec["trainer"]["numProcPerNode"] == 2
+    assert spec["trainer"]["image"] == "registry.example/stargan-train@sha256:0"
+    assert spec["trainer"]["args"] == ["work", REQUEST.name]
+    assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def by_hand(tmp_path: Path, command: str, *more: str) -> None:
+    """The program, with a request that a person wrote and a template for a folder as store."""
+    (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))
+    template = str(JOBS / "trainjob.yaml")
+    trainjob.main([command, str(tmp_path / "request.json"), *more, "--template", template])
+
+
+def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but YAML on stdout, without a cluster."""
+    by_hand(tmp_path, "ask", "--nodes", "5", "--queue", "faces", "--image", "mine:1")
+    said = capsys.readouterr()
+    job = yaml.safe_load(said.out)
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    trainer = job["spec"]["trainer"]
+    assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["work", REQUEST.name])
+    assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
+    assert REQUEST.name in said.err
+    asked = Store().reference(f"jobs/{REQUEST.name}/request")
+    assert asked
+    assert Request(**json.loads(asked)) == REQUEST
+
+
+def test_a_job_that_a_person_applied_is_followed(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand(tmp_path, "ask")
+    api.jobs[REQUEST.name] = yaml.safe_load(capsys.readouterr().out)
+    api.later = [runs, ends]
+    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    assert api.made == []
+
+
+def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_again(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    Store().refer(f"jobs/{REQUEST.name}/model", '{"the": "model"}')
+    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
+    with pytest.raises(ValueError, match="trained already; `start` with the same request"):
+        by_hand(tmp_path, "ask")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        ("trainjob.yaml", TrainerV1alpha1TrainJob),
+        ("runtime.yaml", TrainerV1alpha1TrainingRuntime),
+    ],
+)
+def test_the_trainer_s_files_keep_the_official_model(file: str, model: Any) -> None:
+    """Nothing is lost on the way through it, so that no field is of our own making."""
+    given = yaml.safe_load((JOBS / file).read_text())
+    assert kept(given, model.from_dict(given).to_dict()) == []
+
+
+def test_the_pytorchjob_keeps_the_official_model() -> None:
+    from kubeflow.training.api_client import ApiClient
+
+    given = yaml.safe_load((JOBS / "pytorchjob.yaml").read_text())
+    client = ApiClient()
+    answer = SimpleNamespace(data=json.dumps(given))
+    made = client.sanitize_for_serialization(client.deserialize(answer, "KubeflowOrgV1PyTorchJob"))
+    assert kept(given, made) == []
+    elastic = given["spec"]["elasticPolicy"]
+    replicas = given["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"]
+    assert elastic["minReplicas"] <= replicas <= elastic["maxReplicas"]
+
+
+def kept(given: Any, back: Any, path: str = "") -> list[str]:
+    """The paths of what `given` holds and `back` does not."""
+    if isinstance(given, dict):
+        return [p for k, v in given.items() for p in kept(v, (back or {}).get(k), f"{path}/{k}")]
+    if isinstance(given, list):
+        rows = back or [None] * len(given)
+        return [p for n, v in enumerate(given) for p in kept(v, rows[n], f"{path}/{n}")]
+    return [] if str(given) == str(back) else [path]
+
+
+def test_the_pods_train_with_the_python_that_has_the_packages() -> None:
+    """`torchrun` on the training image's PATH starts its base's Python, which has only torch."""
+    job, elastic = (
+        yaml.safe_load((JOBS / name).read_text())["spec"]
+        for name in ("trainjob.yaml", "pytorchjob.yaml")
+    )
+    (container,) = elastic["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
+    for command in (job["trainer"]["command"], container["command"]):
+        assert command == ["python", "-m", "torch.distributed.run", "-m", "training.trainjob"]
+
+
+def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -> None:
+    api.later = [runs, condition("Failed", "node 1 was lost")]
+    with pytest.raises(ValueError, match="Failed: node 1 was lost"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert not (tmp_path / "model.json").exists()
+
+
+def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Path) -> None:
+    api.later = [condition("Failed")]
+    with pytest.raises(ValueError, match="failed"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    api.later = [lambda api, job: None, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (len(api.made), api.deleted) == (2, [REQUEST.name])
+
+
+def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that failed, its deletion, another with its pods and their logs."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    condition("Failed")(api, api.jobs[REQUEST.name])
+    api.later = [lambda *_: None, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    accounts = yaml.safe_load_all((JOBS.parent / "base" / "accounts.yaml").read_text())
+    (rules,) = (one["rules"] for one in accounts if one["kind"] == "Role")
+    granted = {
+        (group, kind, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for kind in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert api.asked == granted
+
+
+def test_queued_is_not_stuck(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
+    monkeypatch.setattr(follow, "STUCK", 1.0)
+
+    api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert "queued: suspended until its queue has room" in capsys.readouterr().out
+
+    api.later = [pending]
+    other = replace(REQUEST, preset="other")
+    with pytest.raises(
+        ValueError, match=r"stuck .* 1 of 2 pods run .*0/3 nodes have a GPU.*deleted"
+    ):
+        launch(other, shape(), tmp_path / "model.json")
+    assert api.deleted == [other.name]
+
+
+@pytest.mark.parametrize(
+    "faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502], [SILENT, 0, SILENT]]
+)
+def test_what_may_heal_is_asked_again(
+    api: Api, tmp_path: Path, faults: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.5, 0.5))
+    api.faults, api.later = list(faults), [runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+    assert len(api.made) == 1
+
+
+def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) -> None:
+    api.later = [runs, ends]
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+    assert api.made == []
+
+
+def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None:
+    """The operator writes to the job that makes way at the same moment."""
+    api.parting = [409, 409]
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    condition("Failed")(api, api.jobs[REQUEST.name])
+    api.later = [lambda *_: None, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (len(api.made), api.deleted, api.parting) == (1, [REQUEST.name], [])
+
+
+def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    api.parting, api.said = [409] * 20, "the object has been modified"
+    with pytest.raises(
+        cluster.ClusterError,
+        match=r"^faces/j: .* in conflict .*409: the object has been modified.*"
+        r"kubectl -n faces delete trainjobs.trainer.kubeflow.org j$",
+    ):
+        cluster.Cluster().delete("j")
+
+
+ROLE, QUOTA = "give the account the role", "ask for less"
+
+
+@pytest.mark.parametrize(
+    ("said", "mends"),
+    [
+        ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
+        ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
+        ('admission webhook "trainer" denied the request: runtimeRef stargan: not found', []),
+    ],
+)
+def test_a_no_is_final_and_names_the_mend(
+    api: Api, tmp_path: Path, said: str, mends: list[str]
+) -> None:
+    api.faults, api.said = [403], said
+    with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert said in str(refused.value)
+    assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
+
+
+def test_a_cluster_without_the_trainer_is_named_with_the_mend(api: Api, tmp_path: Path) -> None:
+    """A kind that nobody installed is answered like a job that is not there."""
+    api.faults = [404]
+    with pytest.raises(cluster.ClusterError, match=r"knows no trainjobs.*install Kubeflow Trainer"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert api.made == []
+
+
+def test_an_api_that_stays_away_is_named(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    api.faults = [503] * 50
+    with pytest.raises(cluster.ClusterError, match="API does not answer"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+
+
+REQUESTS: dict[str, Callable[[cluster.Cluster], object]] = {
+    "create": lambda it: it.create(manifest(REQUEST, shape(), [])),
+    "get": lambda it: it.get("j"),
+    "delete": lambda it: it.delete("j"),
+    "pods": lambda it: it.pods("j"),
+    "itself": lambda it: it.itself(),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_an_api_that_takes_every_request_and_never_answers_is_named(
+    api: Api, monkeypatch: pytest.MonkeyPatch, request_: Callable[[cluster.Cluster], object]
+) -> None:
+    """Asked as often as it says, and not once more by the HTTP library."""
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(cluster, "PATIENCE", 3.0)
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.faults = [SILENT] * 20
+    with pytest.raises(cluster.ClusterError, match=r"^faces/.* does not answer") as named:
+        request_(cluster.Cluster())
+    found = re.search(r"asked (\d+) times in \d+ s, last .*timed out", str(named.value))
+    assert found
+    assert 1 < int(found[1]) == 20 - len(api.faults)
+
+
+def test_a_log_that_never_comes_does_not_hold_the_job_up(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is cut off still has its pods listed."""
+    monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
+    api.mute, api.later = True, [runs, runs, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert (tmp_path / "model.json").is_file()
+
+
+def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
+    assert sum(cluster.TIMEOUT) + cluster.PARTING < 30
+    monkeypatch.setattr(cluster, "PARTING", 1.0)
+    api.faults = [SILENT] * 20
+    stopped = cluster.Cluster([signal.SIGTERM])
+    began = time.monotonic()
+    with pytest.raises(cluster.ClusterError, match="API does not answer"):
+        stopped.delete("j")
+    assert time.monotonic() - began < cluster.TIMEOUT[1] - 1
+
+
+def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// one"):
+        launch(REQUEST, SHAPE, tmp_path / "model.json")
+
+
+def test_a_job_made_again_is_another_launch() -> None:
+    """So that it may take a run over that others have had meanwhile."""
+    one, other = (
+        {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
+        for _ in range(2)
+    )
+    assert one["LAUNCH_ID"] != other["LAUNCH_ID"]
+
+
+def test_another_request_is_another_job() -> None:
+    assert replace(REQUEST, train_config='{"seed": 1}').name != REQUEST.name
+    assert replace(REQUEST, code="other").name != REQUEST.name
+    assert replace(REQUEST, pipeline_run="b", experiment="c").name == REQUEST.name
+    assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
+
+
+def test_a_model_of_other_code_is_not_taken_for_this_one_s(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same settings after a change of the sources: a job of its own."""
+    fields = ("{}", "stargan", "{}", "{}")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "old.json")
+    monkeypatch.setattr("training.core.provenance.lock_hash", lambda: "another")
+    api.later = [ends]
+    launch(Request(*fields), shape(), tmp_path / "new.json")
+    assert len({job["metadata"]["name"] for job in api.made}) == 2
+
+
+def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
+    """The launcher as a process of its own."""
+    code = (
+        "import sys; from dataclasses import replace; from pathlib import Path;"
+        "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
+        "launch(Request('{}', 'stargan', '{}', '{}'), Shape(template=sys.argv[1]), Path('m.json'))"
+    )
+    command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
+    process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
+    api.launchers.append(process)
+    return process
+
+
+def until(done: Callable[[], object]) -> None:
+    end = time.monotonic() + 240
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+STAGES: dict[str, list[Phase]] = {
+    "made": [],
+    "queued": [queued, seen, seen],
+    "waiting": [queued, pending, seen, seen],
+    "running": [queued, runs, seen, seen],
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults"),
+    [("made", []), ("made", [500]), ("queued", []), ("queued", [429, 0, 409]), ("waiting", [500]),
+     ("running", []), ("running", [429, 0])],
+)  # fmt: skip
+def test_a_stopped_launcher_leaves_no_job(
+    api: Api, tmp_path: Path, stage: str, faults: list[int]
+) -> None:
+    """Even where the API has a bad moment just then."""
+    api.later, api.parting = list(STAGES[stage]), list(faults)
+    process = start(api, tmp_path)
+    until(lambda: api.made and not api.later)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(240) == 143
+    assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
+    api: Api, tmp_path: Path
+) -> None:
+    process = start(api, tmp_path)
+    until(lambda: api.made)
+    api.faults = [503] * 5
+    until(lambda: len(api.faults) < 4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(240) == 143
+    assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_launcher_that_died_finds_its_job_again(api: Api, tmp_path: Path, stage: str) -> None:
+    api.later = list(STAGES[stage])
+    process = start(api, tmp_path)
+    until(lambda: api.made and not api.later)
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
+    api: Api, tmp_path: Path
+) -> None:
+    """The request is in the store, and the API has not answered yet."""
+    api.faults = [503] * 1000
+    process = start(api, tmp_path)
+    until(lambda: len(api.faults) < 1000)
+    assert Store().reference(f"jobs/{REQUEST.name}/request")
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_while_its_job_was_being_made_does_not_make_another(
+    api: Api, tmp_path: Path
+) -> None:
+    """The job stands, and the launcher was never told."""
+    api.unheard = True
+    process = start(api, tmp_path)
+    until(lambda: api.made)
+    ends_well_after(process, api, tmp_path, [runs, ends])
+
+
+def test_a_launcher_that_died_at_its_job_s_end_hands_the_model_on(api: Api, tmp_path: Path) -> None:
+    def end_unheard(api: Api, job: dict[str, Any]) -> None:
+        ends(api, job)
+        api.closing.wait(60)
+
+    api.later = [runs, end_unheard]
+    process = start(api, tmp_path)
+    until(lambda: Store().reference(f"jobs/{REQUEST.name}/model"))
+    ends_well_after(process, api, tmp_path, [])
+
+
+def ends_well_after(
+    process: subprocess.Popen[str], api: Api, tmp_path: Path, later: list[Phase]
+) -> None:
+    """Kill the launcher; the next one brings the same job to its end."""
+    process.kill()
+    assert process.wait(240) == -signal.SIGKILL
+    assert not (tmp_path / "m.json").exists()
+    api.faults, api.unheard, api.later = [], False, later
+    launch(REQUEST, shape(), tmp_path / "m.json")
+    assert (len(api.made), api.deleted) == (1, [])
+    assert (tmp_path / "m.json").read_text() == '{"the": "model"}'
+
+
+def log(*lines: str) -> str:
+    return "".join(f"2026-11-01T00:00:{line}\n" for line in lines)
+
+
+def says(pod: str, *lines: str) -> Phase:
+    def change(api: Api, job: dict[str, Any]) -> None:
+        api.logs[pod] = api.logs.get(pod, "") + log(*lines)
+
+    return change
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the step's output has of rank 0's log: its lines here are one letter."""
+    return [line for line in capsys.readouterr().out.splitlines() if len(line) == 1]
+
+
+ZERO = "j-node-0-0"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [["01Z a"], ["01Z b", "01Z b"], ["01Z b", "02Z c"]],  # the same moment
+        [["01Z a", "03Z b"], ["02Z c"], ["04Z d"]],  # two writers, the slower one last
+        [["01.5Z a"], ["02Z b"], ["02.5Z c"]],
+    ],
+)
+def test_each_line_is_said_once_and_in_the_order_of_the_log(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: list[list[str]]
+) -> None:
+    api.later = [runs, *[phase for part in parts for phase in (says(ZERO, *part), seen)], ends]
+    api.logs[ZERO] = ""
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == [line[-1] for part in parts for line in part]
+
+
+@pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
+def test_a_log_that_breaks_off_is_read_again_from_where_it_was(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
+) -> None:
+    """Within a line or between two; asked for whole until it once came whole."""
+    api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
+    api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b", "c", "c", "d"]
+    broken = len(list(takewhile(lambda cut: cut < 4 * len(log("01Z a")), cuts)))
+    assert api.ages[: broken + 1] == [None] * (broken + 1)
+    assert all(api.ages[broken + 1 :])
+
+
+def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def last(api: Api, job: dict[str, Any]) -> None:
+        says(ZERO, "02Z b")(api, job)
+        api.cuts = [30, 45]
+        ends(api, job)
+
+    api.logs[ZERO] = log("01Z a")
+    api.later = [runs, last]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b"]
+
+
+def test_a_pod_that_replaces_another_goes_on_where_that_ended(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever their names: the failed one stands beside it, and the job is no less running."""
+
+    def old_and_other(phase: str) -> list[dict[str, Any]]:
+        old, other = pod(0, phase), pod(1, "Running")
+        old["metadata"] |= {"name": "z", "uid": "1", "creationTimestamp": "2026-11-01T00:00:00Z"}
+        return [other, old]
+
+    def first(api: Api, job: dict[str, Any]) -> None:
+        api.pods, api.logs = old_and_other("Running"), {"z": log("01Z a"), "j-node-0-1": "01Z x\n"}
+
+    def replaced(api: Api, job: dict[str, Any]) -> None:
+        new = pod(0, "Running")
+        new["metadata"] |= {"name": "a", "uid": "2", "creationTimestamp": "2026-11-01T00:00:05Z"}
+        api.pods = [new, *old_and_other("Failed")]
+        api.logs |= {"z": log("01Z a", "02Z b"), "a": log("02Z b", "03Z c")}
+
+    api.later = [first, seen, replaced, seen, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if len(line) == 1] == ["a", "b", "b", "c"]
+    assert not [line for line in said if "waiting" in line]
+
+
+def test_the_last_words_of_a_container_that_was_started_again_are_told(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def again(api: Api, job: dict[str, Any]) -> None:
+        api.logs |= {f"{ZERO} before": log("01Z a", "02Z b"), ZERO: log("03Z c")}
+        status = {"name": "node", "restartCount": 1, "ready": True, "image": "", "imageID": ""}
+        api.pods[0] = pod(0, "Running", containerStatuses=[status])
+
+    api.logs[ZERO] = log("01Z a")
+    api.later = [runs, seen, again, seen, ends]
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    assert told(capsys) == ["a", "b", "c"]
+
+
+def test_the_work_in_the_pods_is_a_training(
+    api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the job's command does, really: the model that the launcher hands on loads."""
+    from training.core.config import to_json
+    from training.inference.translator import load_translator
+    from training.models.presets import resolve
+
+    config = resolve("stargan", "smoke", {
+        "images": 16, "decay_images": 8, "warmup_images": 8, "conv_dim": 4, "d_conv_dim": 4,
+        "d_repeat_num": 2, "repeat_num": 1,
+    })  # fmt: skip
+    request = replace(REQUEST, dataset=binary.read_text(), model_config=to_json(config.model),
+                      train_config=to_json(config.train))  # fmt: skip
+
+    def work(api: Api, job: dict[str, Any]) -> None:
+        command, arguments = (job["spec"]["trainer"][key] for key in ("command", "args"))
+        assert command[0] == "python"
+        made = subprocess.run(
+            [sys.executable, *command[1:], *arguments],
+            cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "PET_NPROC_PER_NODE": "2"},  # as the operator says it
+        )  # fmt: skip
+        api.log = "".join(f"2026-11-01T00:00:0{n} {x}\n" for n, x in enumerate(made.stderr[-400:]))
+        condition("Complete" if made.returncode == 0 else "Failed", made.stderr[-2000:])(api, job)
+
+    api.later = [work]
+    launch(request, shape(), tmp_path / "model.json")
+    assert load_translator(tmp_path / "model.json").size == 16

@@ -1,0 +1,49 @@
+"""Drawn landscapes: folders by season, the same bytes always, told apart by the season."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training.data.__main__ import main
+from training.data.synthetic import scenes
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def test_the_same_pictures_are_drawn_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        main(["scenes", str(tmp_path / name), "--seasons", "summer,winter", "--count", "3"])
+    first = digest(tmp_path / "a")
+    assert first == digest(tmp_path / "b")
+    assert list(first) == [f"{season}/{n:04d}.png" for season in ("summer", "winter")
+                           for n in range(3)]  # fmt: skip
+    assert len(set(first.values())) == 6
+    with Image.open(tmp_path / "a" / "summer" / "0000.png") as picture:
+        assert (picture.size, picture.mode) == ((128, 128), "RGB")
+
+
+def test_seasons_look_apart() -> None:
+    """Winter's land is the brightest, summer's the greenest, autumn's red beats its green."""
+    land = {
+        season: np.mean(
+            [np.asarray(scenes.landscape(season, n))[100:] for n in range(4)], (0, 1, 2)
+        )
+        for season in scenes.SEASONS
+    }
+    assert max(land, key=lambda s: land[s].sum()) == "winter"
+    assert max(land, key=lambda s: land[s][1] - land[s][[0, 2]].mean()) in ("summer", "spring")
+    assert land["autumn"][0] > land["autumn"][1] > land["autumn"][2]
+
+
+def test_an_unknown_season_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown season monsoon; known: spring, summer"):
+        scenes.draw(tmp_path / "out", ("summer", "monsoon"))
+    assert not (tmp_path / "out").exists()

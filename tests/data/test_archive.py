@@ -1,0 +1,186 @@
+"""Raw data is read by safe relative names, from folders and from deterministic tar shards."""
+
+import pickle
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from training.core.files import sha256_file
+from training.data.archive import Folder, Tars, check_name, open_raw, pack
+from training.storage.store import Manifest, Store
+
+FILES = {
+    "labels.csv": b"file,a\n",
+    "img/b.jpg": b"b" * 1000,
+    "img/a.jpg": b"a" * 513,
+    "ünïcode/x y.png": b"",
+    f"{'long' * 40}/{'n' * 120}.jpg": b"l",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    for name, data in FILES.items():
+        path = tmp_path / "raw" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return Folder(tmp_path / "raw")
+
+
+def test_a_folder_lists_sorted_relative_names(folder: Folder) -> None:
+    assert folder.names() == sorted(FILES)
+    assert {name: folder.read(name) for name in folder.names()} == FILES
+    assert {name: folder.size(name) for name in FILES} == {k: len(v) for k, v in FILES.items()}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "img/../../secret", "..\\secret", "", "a\0b", "."]
+)
+def test_no_name_leaves_the_root(folder: Folder, name: str) -> None:
+    (folder.root.parent / "secret").write_text("s")
+    with pytest.raises(ValueError, match=r"stays inside|leads outside"):
+        folder.read(name)
+
+
+def test_a_name_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(ValueError, match="not UTF-8"):
+        check_name("\udcff.jpg")
+
+
+def test_links_that_leave_the_root_are_refused(folder: Folder) -> None:
+    outside = folder.root.parent / "secret"
+    outside.write_text("s")
+    (folder.root / "link.jpg").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"link\.jpg leads outside the folder"):
+        Folder(folder.root).names()
+    with pytest.raises(ValueError, match=r"link\.jpg leads outside the folder"):
+        Folder(folder.root).read("link.jpg")
+
+
+@pytest.mark.parametrize("target", ["img", "nowhere"])
+def test_links_to_folders_and_to_nothing_are_refused(folder: Folder, target: str) -> None:
+    (folder.root / "link").symlink_to(target)
+    with pytest.raises(ValueError, match="link is not a plain file"):
+        Folder(folder.root).names()
+
+
+def test_a_link_inside_the_root_is_a_file(folder: Folder) -> None:
+    (folder.root / "link.jpg").symlink_to("img/a.jpg")
+    assert Folder(folder.root).size("link.jpg") == 513
+
+
+def test_tars_hold_what_the_folder_held(folder: Folder, tmp_path: Path) -> None:
+    paths = pack(folder, tmp_path / "out", "own", shard_bytes=2048)
+    tars = Tars(paths)
+    assert [p.name for p in paths] == [f"own-{i:05d}.tar" for i in range(len(paths))]
+    assert len(paths) > 1
+    assert tars.names() == folder.names()
+    assert {name: tars.read(name) for name in tars.names()} == FILES
+    assert {name: tars.size(name) for name in FILES} == {k: len(v) for k, v in FILES.items()}
+    with pytest.raises(ValueError, match=r"no file other\.jpg"):
+        tars.read("other.jpg")
+
+
+def test_shards_depend_on_names_and_bytes_alone(folder: Folder, tmp_path: Path) -> None:
+    first = [sha256_file(p) for p in pack(folder, tmp_path / "one", "own", 2048)]
+    (folder.root / "img" / "a.jpg").chmod(0o600)
+    (folder.root / "img" / "a.jpg").touch()
+    again = pack(Tars(pack(folder, tmp_path / "two", "x")), tmp_path / "three", "own", 2048)
+    assert [sha256_file(p) for p in again] == first
+    with tarfile.open(again[0]) as tar:
+        member = tar.next()
+    assert member is not None
+    assert (member.mtime, member.uid, member.gid, member.mode) == (0, 0, 0, 0o644)
+
+
+def test_packing_again_leaves_only_its_own_shards(folder: Folder, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "out", "own", shard_bytes=1024)
+    paths = pack(folder, tmp_path / "out", "own")
+    assert sorted((tmp_path / "out").iterdir()) == paths
+
+
+def test_a_failed_pack_leaves_the_earlier_shards(folder: Folder, tmp_path: Path) -> None:
+    paths = pack(folder, tmp_path / "out", "own")
+    before = sha256_file(paths[0])
+    broken = Folder(folder.root)
+    broken.names()
+    (folder.root / "labels.csv").unlink()
+    with pytest.raises(ValueError, match=r"no file labels\.csv"):
+        pack(broken, tmp_path / "out", "own")
+    assert sorted((tmp_path / "out").iterdir()) == paths
+    assert sha256_file(paths[0]) == before
+
+
+def test_tars_work_in_threads_and_after_pickling(folder: Folder, tmp_path: Path) -> None:
+    tars = pickle.loads(pickle.dumps(Tars(pack(folder, tmp_path / "out", "own"))))
+    wrong: list[str] = []
+
+    def work() -> None:
+        wrong.extend(n for _ in range(50) for n in FILES if tars.read(n) != FILES[n])
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_tar_with_an_unsafe_member_is_refused(tmp_path: Path) -> None:
+    def archive(name: str, kind: bytes) -> Path:
+        with tarfile.open(tmp_path / "x-00000.tar", "w") as tar:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        return tmp_path / "x-00000.tar"
+
+    with pytest.raises(ValueError, match="stays inside"):
+        Tars([archive("../evil", tarfile.REGTYPE)])
+    with pytest.raises(ValueError, match="not a plain file"):
+        Tars([archive("link", tarfile.SYMTYPE)])
+    path = archive("fine", tarfile.REGTYPE)
+    with pytest.raises(ValueError, match="stored twice"):
+        Tars([path, path])
+
+
+def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
+    (path,) = pack(folder, tmp_path / "out", "own")
+    tars = Tars([path])
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(ValueError, match="ends inside"):
+        tars.read("img/a.jpg")
+    path.write_text("<html>")
+    with pytest.raises(ValueError, match="not an uncompressed tar"):
+        Tars([path])
+
+
+def test_a_raw_manifest_opens_by_data_set(folder: Folder, tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path / 'store'}")
+    shards = pack(folder, tmp_path / "out", "own", 1024) + pack(folder, tmp_path / "out", "own-2")
+    datasets = [{"name": "own", "kind": "csv"}, {"name": "own-2", "kind": "csv"}]
+    files = {path.name: path for path in shards}
+    manifest = Manifest.build("raw", files, {"datasets": datasets}, store=store)
+    trees = open_raw(manifest, store)
+    assert list(trees) == ["own", "own-2"]
+    assert trees["own"].read("img/a.jpg") == trees["own-2"].read("img/a.jpg")
+    other = Manifest("raw", manifest.entries, {"datasets": [{"name": "rafd", "kind": "rafd"}]})
+    with pytest.raises(ValueError, match="no shard of data set 'rafd'"):
+        open_raw(other, store)
+
+
+def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(ValueError, match="no files to pack"):
+        pack(Folder(tmp_path / "raw"), tmp_path / "out", "own")
+
+
+def test_a_folder_that_was_written_whole_has_the_usual_permissions(tmp_path: Path) -> None:
+    """A container's user, say, must be able to read what another user drew."""
+    from training.core.files import whole_folder
+
+    (tmp_path / "usual").mkdir()
+    with whole_folder(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "usual").stat().st_mode

@@ -1,0 +1,265 @@
+"""The whole pipeline on real servers: S3 with keys, MLflow with passwords on Postgres."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.local.stack import SERVERS, Stack
+from training.storage import dvc as remote
+from training.storage.s3 import Bucket
+from training.storage.store import Manifest
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+
+SHORT = ["preset=smoke", "size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
+         "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=32",
+         "judge.images=128"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from training.data.synthetic.faces import draw_celeba
+
+    folder = tmp_path_factory.mktemp("place")
+    draw_celeba(folder / "raw" / "celeba", 160)
+    return folder
+
+
+def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
+    stack: Stack, place: Path, run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version, artifacts and checkpoints are remote; keys and passwords are in no output."""
+    given = stack.exports()
+    said = run_pipeline(place, *SHORT, "raw=raw/celeba", environment=given)
+    assert "stargan 1 (new)" in said
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket("s3://stargan")
+    (run,) = bucket.folders("store/checkpoints/")
+    assert bucket.folders(f"store/checkpoints/{run}/")
+    code = (
+        "from mlflow import MlflowClient as C; v = C().search_model_versions(\"name='stargan'\");"
+        "print(len(v), C().get_run(v[0].run_id).info.artifact_uri)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.startswith("1 mlflow-artifacts:"), found.stderr
+
+    words = [stack.settings[name].encode() for name in (
+        "access_key", "secret_key", "postgres_password", "mlflow_password",
+        "flask_key")]  # fmt: skip
+    assert not [word for word in words if word in said.encode()]
+    for path in place.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [word for word in words if word in content], path
+    pages = bucket.client.get_paginator("list_objects_v2").paginate(Bucket="stargan")
+    keys = [row["Key"] for page in pages for row in page.get("Contents", ())]
+    assert any(key.startswith("mlflow/") for key in keys)
+    for key in keys:
+        content = bucket.client.get_object(Bucket="stargan", Key=key)["Body"].read()
+        assert not [word for word in words if word in content], key
+    database = subprocess.run(
+        [sys.executable, "-c", DUMP, json.dumps(words, default=bytes.decode)],
+        env={**os.environ, "DATABASE": stack.database("mlflow")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert database.stdout == "searched\n", database.stdout + database.stderr
+
+
+@pytest.fixture
+def there(stack: Stack, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process works in the place and reaches the servers."""
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(place)
+
+
+def program(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
+    """Exit code and word of `python -m training.…` with what the run above made."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"training.{words[0]}", *words[1:]], cwd=place, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **stack.exports(), **more},
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def release(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
+    return program(stack, place, "release", *words, **more)
+
+
+def training(place: Path, images: int, out: Path) -> list[str]:
+    """A training of the run's data, some seconds a checkpoint."""
+    config = (
+        f"images={images};decay_images=32;warmup_images=32;log_images=32;sample_images={images};"
+        "checkpoint_images=160;d_repeat_num=4;seed=1"
+    )
+    return ["train", manifests(place)[2], "--preset", "smoke", "--set", config,
+            "--experiment", "faults", "--out", str(out)]  # fmt: skip
+
+
+def manifests(place: Path) -> list[str]:
+    """The model's, its evaluation's and the data's."""
+    found = {}
+    for path in place.glob("runs/**/*"):
+        if path.is_file() and path.read_bytes()[:200].lstrip().startswith(b"{"):
+            try:
+                found[Manifest.read(path).kind] = str(path)
+            except (ValueError, KeyError, AttributeError):
+                continue
+    return [found[kind] for kind in ("model", "evaluation", "dataset")]
+
+
+def kill(stack: Stack, name: str) -> None:
+    """The server and its workers at once."""
+    gone = stack.process(name)
+    assert gone
+    for process in [*gone.children(recursive=True), gone]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one may end because another has
+            process.kill()
+    gone.wait(30)
+
+
+def up(stack: Stack) -> None:
+    """As `make stack` does, in a process of its own."""
+    command = [sys.executable, "-m", "pipelines.local.stack", "up", "--folder", str(stack.folder)]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
+    stack: Stack, place: Path, name: str
+) -> None:
+    """Killed as it begins, back some seconds later: one version, whole."""
+    kill(stack, name)
+
+    def back() -> None:
+        time.sleep(12.0)
+        up(stack)
+
+    again = threading.Thread(target=back)
+    again.start()
+    given = ["register", *manifests(place), "--name", f"after-{name}", "--out", f"{name}.json"]
+    code, said = release(stack, place, *given)
+    again.join()
+    assert code == 0, said
+    assert json.loads((place / f"{name}.json").read_text())["version"] == "1"
+    code, said = release(stack, place, "verify", f"after-{name}/1")
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
+    stack: Stack, place: Path, name: str
+) -> None:
+    """The same command again, when it is back, registers one whole version."""
+    kill(stack, name)
+    given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
+    few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
+    code, said = release(stack, place, *given, **few)
+    up(stack)
+    assert code == 2, said
+    assert f"MLflow at http://127.0.0.1:{stack.settings['mlflow']}: API request to" in said
+    assert "Traceback" not in said
+    assert release(stack, place, "show", f"without-{name}")[1].count("\n") <= 1
+    code, said = release(stack, place, *given)
+    assert code == 0, said
+    assert release(stack, place, "verify", f"without-{name}/1")[0] == 0
+
+
+@pytest.mark.usefixtures("there")
+def test_a_training_outlives_mlflow_and_postgres(stack: Stack, place: Path, tmp_path: Path) -> None:
+    """Both killed in the middle, back some seconds later: every step arrives in one run."""
+    before = set(place.glob("runs/train/*"))
+
+    def fail() -> None:
+        while not [new for run in set(place.glob("runs/train/*")) - before
+                   for new in run.glob(f"checkpoints/{320:012d}")]:  # fmt: skip
+            time.sleep(0.05)
+        kill(stack, "mlflow")
+        kill(stack, "postgres")
+        time.sleep(8.0)
+        up(stack)
+
+    away = threading.Thread(target=fail, daemon=True)
+    away.start()
+    code, said = program(stack, place, *training(place, 3200, tmp_path / "model.json"))
+    assert code == 0, said  # else nobody may have been killed
+    away.join()
+    assert "training goes on" in said, said
+    made = Manifest.read(tmp_path / "model.json", "model")
+    sent = subprocess.run([sys.executable, "-c", STEPS, made.meta["mlflow_run"]],
+                          capture_output=True, text=True)  # fmt: skip
+    steps = list(range(32, 3201, 32))
+    assert sent.stdout == f"FINISHED {steps}\n", sent.stdout + sent.stderr
+
+
+def test_wrong_keys_are_named_wherever_the_store_is_needed(
+    stack: Stack, place: Path, tmp_path: Path
+) -> None:
+    """On a machine that has none of the bytes yet; and the keys are not in what is said."""
+    wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-secret", "NODE_CACHE": str(tmp_path / "cache")}
+    out = tmp_path / "out.json"
+    for words in (
+        ["release", "register", *manifests(place), "--name", "keyless", "--out", str(out)],
+        training(place, 1632, out),
+    ):
+        code, said = program(stack, place, *words, **wrong)
+        assert code == 2, said
+        assert "the credentials are refused" in said
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
+        assert "not-the-secret" not in said
+        assert "Traceback" not in said
+        assert not out.exists()
+    assert release(stack, place, "show", "keyless")[1].count("\n") <= 1
+
+
+def test_a_wrong_password_is_named(stack: Stack, place: Path) -> None:
+    given = ["register", *manifests(place), "--name", "denied", "--out", "denied.json"]
+    code, said = release(stack, place, *given, MLFLOW_TRACKING_PASSWORD="wrong")
+    assert code == 2, said
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
+    assert "Traceback" not in said
+
+
+STEPS = """
+import sys
+from mlflow import MlflowClient
+run = MlflowClient().get_run(sys.argv[1])
+points = MlflowClient().get_metric_history(sys.argv[1], "lr_scale")
+print(run.info.status, sorted(p.step for p in points))
+"""
+
+DUMP = """
+import json, os, sys
+from sqlalchemy import MetaData, create_engine, select
+engine = create_engine(os.environ["DATABASE"])
+tables = MetaData()
+tables.reflect(engine)
+with engine.connect() as connection:
+    for table in tables.sorted_tables:
+        for row in connection.execute(select(table)):
+            for word in json.loads(sys.argv[1]):
+                assert word not in str(tuple(row)), table.name
+print("searched")
+"""
+
+
+@pytest.mark.usefixtures("there")
+def test_what_was_pushed_to_s3_is_pulled_by_another_machine(place: Path, tmp_path: Path) -> None:
+    """`training.data push` and the pull step speak to the same DVC remote; again sends nothing."""
+    folder = place / "raw" / "celeba"
+    before = remote.tree_md5(folder)
+    assert remote.push(folder) == (before[0], True)
+    assert remote.push(folder) == (before[0], False)
+    assert remote.tree_md5(folder) == before
+    assert remote.pull(before[0], before[1], tmp_path / "out") == before[1]
+    assert remote.tree_md5(tmp_path / "out") == before

@@ -1,0 +1,131 @@
+"""The first 2,000 images of each model's demo: finite losses, and D and G hold each other.
+
+At 32 px instead of 64, with the demo's networks, batches and rates, and its shares of warm-up and
+decay: every update is made, each at a quarter of its cost.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.core.config import to_json
+from training.data.preprocess import preprocess
+from training.data.pull import pull
+from training.data.synthetic.faces import draw_celeba
+from training.data.unify import unify
+from training.evaluation.symptoms import LEAST, MOST, balance, worst_balance
+from training.models import MODELS, presets
+from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+from training.train import train
+
+IMAGES = 2_000
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("watch")
+
+
+@pytest.fixture(scope="module")
+def drawn(home: Path) -> Path:
+    """200 drawn faces."""
+    draw_celeba(home / "celeba", 200, workers=1)
+    return home / "celeba"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_demos_first_images_are_sound(
+    name: str,
+    home: Path,
+    drawn: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In every row of the log; and at the end no symptom that the model knows."""
+    monkeypatch.setenv("STORE_URI", f"file://{home / 'store'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    monkeypatch.chdir(home)
+    whole = presets.resolve(name, "demo").train
+    changes = {key: getattr(whole, key) * IMAGES // whole.images
+               for key in ("warmup_images", "decay_images")}  # fmt: skip
+    changes |= {"train.images": IMAGES, "log_images": 200, "sample_images": IMAGES,
+                "checkpoint_images": IMAGES, "size": 32}  # fmt: skip
+    config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
+    raw, images, dataset = (home / f"{name}-{what}.json" for what in ("raw", "images", "dataset"))
+    pull("celeba", str(drawn), "", "", raw)
+    preprocess(raw, to_json(config.data), images, workers=1)
+    unify(images, to_json(config.data), dataset)
+    with caplog.at_level(logging.WARNING):
+        train(dataset, home / f"{name}.json", name, to_json(config.model), to_json(config.train),
+              run=home / name)  # fmt: skip
+    rows = [json.loads(line) for line in (home / name / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["images"] >= IMAGES
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    leads = [row["symptom/balance"] for row in rows if "symptom/balance" in row]
+    assert len(leads) >= 5
+    form = MODELS[name].adversarial.form
+    assert LEAST[form] <= min(leads) <= max(leads) <= MOST[form], leads
+    assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_wgans_lead_is_one_for_the_widest_pictures_apart_and_a_slope_of_one() -> None:
+    white, black = torch.ones(2, 3, 8, 8), -torch.ones(2, 3, 8, 8)
+    along = torch.ones(3 * 8 * 8) / math.sqrt(3 * 8 * 8)  # the unit vector from one to the other
+
+    def critic(x: Tensor) -> Tensor:
+        return x.flatten(1) @ along
+
+    means = {"d/real": -float(critic(white).mean()), "d/fake": float(critic(black).mean())}
+    (found,) = balance(StarGAN(), means, 8)
+    assert found.value == pytest.approx(1)
+    (found,) = balance(StarGAN(), {name: 1.1 * value for name, value in means.items()}, 8)
+    assert found.bad  # steeper than the penalty allows
+    assert found.says == "D has left G behind"
+    (found,) = balance(StarGAN(), {name: -value for name, value in means.items()}, 8)
+    assert found.value == pytest.approx(-1)
+    assert found.bad
+    assert "more real" in found.says
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "lead", "bad"),
+    [(0.5, 0.5, 0.0, False), (0.9, 0.1, 0.848, False), (0.999, 0.001, 0.9986, True),
+     (0.1, 0.9, -2.32, True)],
+)  # fmt: skip
+def test_a_gans_lead_is_none_at_one_half_and_one_where_d_is_sure(
+    real: float, fake: float, lead: float, bad: bool
+) -> None:
+    """Of what D says of real and of made pictures, by a latent and by a reference alike."""
+    terms = {"real": -math.log(real), "fake": -math.log(1 - fake)}
+    means = {f"{phase}/{k}": v for phase in ("d_latent", "d_reference") for k, v in terms.items()}
+    (found,) = balance(StarGANv2(), means, 64)
+    assert found.value == pytest.approx(lead, abs=1e-2)
+    assert found.bad == bad
+
+
+def test_without_an_adversarial_step_there_is_no_balance() -> None:
+    assert balance(StarGAN(), {"warmup/rec": 1.0}, 64) == []
+    assert worst_balance(StarGAN(), {"seconds": 1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "worst", "bad"),
+    [(0.1, 0.5, 0.1, False), (0.1, 1.2, 1.2, True), (-0.4, 1.2, -0.4, True),
+     (-0.05, 0.9, -0.05, False)],
+)  # fmt: skip
+def test_the_worst_balance_is_the_one_furthest_beyond_its_range(
+    least: float, most: float, worst: float, bad: bool
+) -> None:
+    """Of a wgan's −0.1 to 1; within it, the one that came closest to an end."""
+    took = {"balance": 0.3, "balance_least": least, "balance_most": most}
+    (found,) = worst_balance(StarGAN(), took)
+    assert (found.value, found.bad) == (worst, bad)
+    assert found.says.endswith("in training; at its end 0.3")

@@ -1,0 +1,213 @@
+"""Checkpoints in a real object store: gone on with from there alone, written by one process."""
+
+import json
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from training.core.config import to_json
+from training.core.files import write_bytes
+from training.engine.mirror import FencedError, Mirror
+from training.models.presets import resolve
+from training.storage.s3 import Bucket, RemoteError
+from training.tracking import client as tracking
+from training.tracking.tracker import Tracker
+from training.train import train
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    return Bucket(s3.bucket(f"mirror-{uuid.uuid4().hex[:8]}") + "/store")
+
+
+def saved(folder: Path, images: int, content: str = "x") -> Path:
+    """What looks like a checkpoint to the mirror."""
+    path = folder / f"{images:012d}"
+    (path / "nets").mkdir(parents=True, exist_ok=True)
+    (path / "nets" / "G.safetensors").write_text(f"{content} {images}")
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_what_was_pushed_comes_back_on_another_machine(bucket: Bucket, tmp_path: Path) -> None:
+    here = Mirror("r", bucket=bucket)
+    assert here.claim().images == -1
+    for images in (8, 16, 24):
+        here.push(saved(tmp_path / "here", images))
+    there = Mirror("r", bucket=bucket)
+    entry = there.claim()
+    assert (entry.images, entry.generation) == (24, 2)
+    path = there.fetch(entry, tmp_path / "there")
+    assert (path / "nets" / "G.safetensors").read_text() == "x 24"
+    assert path.name == f"{24:012d}"
+
+
+def test_the_last_checkpoints_are_kept_and_no_more(bucket: Bucket, tmp_path: Path) -> None:
+    mirror = Mirror("r", keep=2, bucket=bucket)
+    mirror.claim()
+    for images in (8, 16, 24):
+        mirror.push(saved(tmp_path, images))
+    found = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=bucket.prefix)["Contents"]
+    folders = {row["Key"].split("/")[3] for row in found}
+    assert folders == {f"{16:012d}-1", f"{24:012d}-1", "log"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8, 20])
+def test_the_newest_entry_is_found_in_a_log_of_any_length(bucket: Bucket, count: int) -> None:
+    for _ in range(count):
+        Mirror("r", bucket=bucket).claim()
+    found = Mirror("r", bucket=bucket).newest()
+    assert (found.generation if found else 0) == count
+
+
+def test_who_was_overtaken_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
+    """Neither a new checkpoint nor over the successor's, of the same images."""
+    old, new = Mirror("r", bucket=bucket), Mirror("r", bucket=bucket)
+    old.claim()
+    old.push(saved(tmp_path / "old", 8, "old"))
+    new.claim()
+    new.push(saved(tmp_path / "new", 16, "new"))
+    with pytest.raises(FencedError, match="taken this run over"):
+        old.push(saved(tmp_path / "old", 16, "old"))
+    entry = Mirror("r", bucket=bucket).claim()
+    path = new.fetch(entry, tmp_path / "third")
+    assert (path / "nets" / "G.safetensors").read_text() == "new 16"
+
+
+def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its restarted processes neither; a new launch can."""
+
+    def trainer(launch: str) -> Mirror:
+        monkeypatch.setenv("LAUNCH_ID", launch)
+        return Mirror("r", bucket=bucket)
+
+    first = trainer("first")
+    first.claim()
+    assert trainer("first").claim().generation == 2  # a process started again
+    second = trainer("second")
+    second.claim()
+    second.push(saved(tmp_path, 8))
+    for again in (first, trainer("first")):
+        with pytest.raises(FencedError, match=r"checkpoints/r: launch second has taken .* first "):
+            again.claim()
+        with pytest.raises(FencedError, match="launch second has taken"):
+            again.push(saved(tmp_path, 16))
+    second.push(saved(tmp_path, 16))
+    third = trainer("third").claim()
+    assert (third.images, third.overtaken) == (16, ["first", "second"])
+    with pytest.raises(FencedError, match="launch third has taken"):
+        trainer("second").claim()
+
+
+def test_overtaken_between_the_files_and_the_log_is_overtaken(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Mirror("r", bucket=bucket)
+    old.claim()
+    upload = bucket.upload
+
+    def slow(*arguments: Any) -> None:
+        upload(*arguments)
+        monkeypatch.undo()
+        Mirror("r", bucket=bucket).claim()
+
+    monkeypatch.setattr(bucket, "upload", slow)
+    with pytest.raises(FencedError):
+        old.push(saved(tmp_path, 8))
+    assert Mirror("r", bucket=bucket).claim().folder == ""
+
+
+def test_altered_bytes_are_refused_and_leave_nothing(bucket: Bucket, tmp_path: Path) -> None:
+    mirror = Mirror("r", bucket=bucket)
+    mirror.claim()
+    mirror.push(saved(tmp_path / "here", 8))
+    bucket.client.put_object(
+        Bucket=bucket.name,
+        Key=f"{bucket.prefix}checkpoints/r/{8:012d}-1/nets/G.safetensors",
+        Body=b"y 8",
+    )
+    with pytest.raises(RemoteError, match=r"G.safetensors: altered"):
+        mirror.fetch(mirror.claim(), tmp_path / "there")
+    assert not list((tmp_path / "there").glob("0*"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore::ResourceWarning")
+def test_training_goes_on_on_another_machine_from_the_store_alone(
+    bucket: Bucket, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, bit for bit, one log and one run in MLflow, as without the change."""
+    monkeypatch.setenv("STORE_URI", bucket.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    config = resolve("stargan", "smoke", {
+        "images": 48, "decay_images": 16, "warmup_images": 8, "checkpoint_images": 8,
+        "log_images": 8, "sample_images": 48, "conv_dim": 4, "d_conv_dim": 4, "d_repeat_num": 2,
+        "repeat_num": 1,
+    })  # fmt: skip
+    settings = (to_json(config.model), to_json(config.train))
+    # So short a training ends before MLflow has answered.
+    monkeypatch.setattr("training.engine.loop._sample", lambda _, job: answered(job.tracker))
+    publish = binary_in(bucket, binary, tmp_path)
+
+    def fit(place: str) -> dict[str, Any]:
+        folder = tmp_path / place
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        train(publish, folder / "model.json", "stargan", *settings, experiment="moved")
+        (last,) = (folder / "runs" / "train").glob(f"*/checkpoints/{48:012d}")
+        return load_file(last / "nets" / "G.safetensors")
+
+    whole = fit("whole")
+    run = next((tmp_path / "whole" / "runs" / "train").iterdir()).name
+    mirror = Mirror(run, bucket=bucket)
+    newest = mirror.claim()
+    assert newest.images == 48
+    # The store as it was after 24 images, and nothing on the second machine.
+    half = next((tmp_path / "whole").glob(f"runs/train/*/checkpoints/{40:012d}"))
+    log_file = half.parents[1] / "log.jsonl"
+    rows = [json.loads(line) for line in log_file.read_text().splitlines()]
+    write_bytes(log_file, "".join(f"{json.dumps(row)}\n" for row in rows[:-1]).encode())
+    bucket.delete(f"checkpoints/{run}/")
+    first = Mirror(run, bucket=bucket)
+    first.claim()
+    first.push(half, newest.mlflow_run)
+    shutil.rmtree(tmp_path / "whole")
+    moved = fit("second")
+    (log_file,) = (tmp_path / "second" / "runs" / "train").glob("*/log.jsonl")
+    again = [json.loads(line) for line in log_file.read_text().splitlines()]
+    assert again[:-1] == rows[:-1]
+    assert again[-1]["d/gp"] == rows[-1]["d/gp"]
+    children = tracking.client().search_runs(
+        [tracking.client().get_experiment_by_name("moved").experiment_id],
+        "tags.role = 'training'",
+    )  # fmt: skip
+    assert [child.info.run_id for child in children] == [newest.mlflow_run]
+    assert whole.keys() == moved.keys()
+    assert all((whole[name] == moved[name]).all() for name in whole)
+
+
+def answered(tracker: Tracker) -> None:
+    end = time.monotonic() + 60
+    while not tracker.run_id and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def binary_in(bucket: Bucket, dataset: Path, tmp_path: Path) -> Path:
+    """The data set's files moved into the bucket's store."""
+    from training.storage.store import Manifest, Store
+
+    local, remote = Store(f"file://{tmp_path / 'store'}"), Store()
+    manifest = Manifest.read(dataset)
+    for entry in manifest.entries:
+        remote.put(local.local(entry), entry.name, entry.rows)
+    return dataset

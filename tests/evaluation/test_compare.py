@@ -1,0 +1,162 @@
+"""The comparison's numbers, on hand-made score tables."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from training import compare
+from training.core.config import EvalConfig
+from training.data.labels import LabelSet, LabelSpace
+from training.engine.schedule import Schedule
+from training.engine.throughput import PLACES, invented, step_at
+from training.evaluation.comparison.figures import across
+from training.evaluation.comparison.page import intervals
+from training.evaluation.comparison.runs import Entry
+from training.evaluation.metrics import wilson
+from training.evaluation.summary import summarise
+from training.models import MODELS
+from training.models.presets import resolve
+from training.rendering.charts import cost_plot
+from training.storage.store import Manifest
+
+
+def scores(success: float, people: int = 20) -> pd.DataFrame:
+    """Two tasks of 2 images each of `people`; a share of the edits succeeds."""
+    stream = np.random.default_rng(0)
+    count = 2 * people
+    rows = []
+    for task in ("Male", "Young"):
+        hits = (stream.random(count) < success).astype(float)
+        rows.append(
+            pd.DataFrame(
+                {
+                    "dataset": "celeba", "index": range(count), "task": task, "single": True,
+                    "identity": [f"p{i // 2}" for i in range(count)], "changed": True,
+                    "success": hits, "copy_success": 0.0, "blind_success": 0.0,
+                    "preservation": stream.random(count), "others": 1,
+                    "identity_cosine": stream.random(count),
+                    **{k: stream.random(count) for k in ("self_psnr", "self_ssim",
+                       "self_ssim_gaussian", "cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")},
+                    **dict.fromkeys(("error", "error_others", "copy_error"), float("nan")),
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_of_one_seed_the_interval_is_the_evaluations() -> None:
+    table = scores(0.6)
+    numbers, _ = summarise(table, EvalConfig())
+    low, high = intervals([table])["success_mean"]
+    assert (low, high) == pytest.approx((numbers["success_low"], numbers["success_high"]))
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    """Drawing people alone would call the mean of two far apart seeds certain."""
+    same = intervals([scores(0.5), scores(0.5)])["success_mean"]
+    apart = intervals([scores(0.1), scores(0.9)])["success_mean"]
+    assert apart[0] < 0.2 < 0.8 < apart[1]
+    assert apart[1] - apart[0] > 2 * (same[1] - same[0])
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    """Of the seeds' means alone where people do not differ; cut at what a share can be."""
+    seeds = [0.5, 0.6, 0.55]
+    found = compare._of_seeds(np.tile(seeds, (10, 1)), 1.0)
+    expected = stats.t.interval(0.95, 2, np.mean(seeds), stats.sem(seeds))
+    assert found == pytest.approx(expected)
+    assert compare._of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
+    alike = np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)  # of people only
+    assert compare._of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
+
+
+def test_where_all_succeed_the_interval_is_not_a_point() -> None:
+    """Twenty people: Wilson's, of the evaluation, of one seed and of several alike."""
+    table = scores(1.0)
+    numbers, _ = summarise(table, EvalConfig())
+    ends = numbers["success_low"], numbers["success_high"]
+    assert ends == pytest.approx(wilson(20, 20))
+    assert intervals([table])["success_mean"] == pytest.approx(ends)
+    assert intervals([table, table])["success_mean"] == pytest.approx(ends)
+
+
+def test_what_has_no_other_labels_preserves_none() -> None:
+    """One class of several: the number is left out, not called perfect."""
+    numbers, _ = summarise(scores(0.5).assign(others=0), EvalConfig(bootstrap=50))
+    assert "preservation_mean" not in numbers
+    assert "preservation_mean" in summarise(scores(0.5), EvalConfig(bootstrap=50))[0]
+
+
+def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_image(
+    make_dataset: Callable[..., Path], tmp_path: Path, store: Path
+) -> None:
+    """The second group shares hair with the first, the third Male: no edit is of all three."""
+    groups = []
+    for k, names in enumerate((("Blond_Hair", "Male"), ("Blond_Hair", "Young"), ("Male", "Bald"))):
+        (tmp_path / str(k)).mkdir()
+        data = Manifest.read(
+            make_dataset(tmp_path / str(k) / "d.json", (LabelSet("celeba", "binary", names),))
+        )
+        scored = Manifest("evaluation", (), {"split": "test"})
+        groups.append([Entry(f"model{k}", data, scored, data)])
+    assert list(across(groups)) == ["model0", "model1"]
+    assert list(across(groups[1:])) == []
+
+
+def test_every_mean_lies_in_its_interval() -> None:
+    table = scores(0.6)
+    found = intervals([table])
+    assert set(found) == {"success_mean", "preservation_mean", "identity_cosine", "self_psnr",
+                          "self_ssim"}  # fmt: skip
+    images = table.drop_duplicates("index")
+    for name, values in (("self_psnr", images["self_psnr"]), ("success_mean", table["success"]),
+                         ("identity_cosine", table["identity_cosine"])):  # fmt: skip
+        low, high = found[name]
+        assert low < values.mean() < high
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
+    """At places of its schedule, none beyond the end, whatever batches a step draws."""
+    config = resolve(name, "demo")
+    space = LabelSpace(tuple(labels for labels, _ in invented(config.data)))
+    train, phases = config.train, config.model.phases(space)
+    schedule = Schedule(phases, 1, train.batch, train.warmup_images)
+    for place in PLACES:
+        images = int(place * train.images)
+        found = schedule.images(step_at(schedule, images, train.batch))
+        assert images <= found < images + 4 * train.batch
+
+
+def test_every_seed_stands_on_the_page_where_there_are_several() -> None:
+    """One that failed leaves a dash."""
+    (shown,) = compare._seeds(
+        {"stargan": {"seeds": {0: 0.5, 2: 0.25}}, "diat": {"seeds": {2: 0.125}}}
+    )
+    assert [cell.split("<")[0] for cell in shown.split('number">')[1:]] == [
+        "seed 0", "seed 2", "50.0", "25.0", "–", "12.5"]  # fmt: skip
+    assert compare._seeds({"stargan": {"seeds": {0: 0.5}}}) == []
+
+
+def test_a_long_name_leaves_the_plots_their_room() -> None:
+    """Three plots of one size, whatever a system is called; no warning."""
+    numbers = {"parameters": 1e6, "gmac": 1.0, "minutes": 2.0, "success_mean": 0.5,
+               "intervals": {"success_mean": (0.4, 0.6)}}  # fmt: skip
+    sizes = [
+        Image.open(io.BytesIO(cost_plot({name: numbers}))).size
+        for name in ("a", "attgan:" + "shortcut_layers=0+" * 12)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_systems_of_intensities_say_how_far_they_are_from_what_was_asked() -> None:
+    far = {"error_mean": 0.31, "copy_error_mean": 0.62, "judge_error_celeba": 0.05}
+    (said,) = compare._intensities({"ganimation": far, "stargan": {"success_mean": 0.5}})
+    assert "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)" in said
+    assert compare._intensities({"stargan": {"success_mean": 0.5}}) == []

@@ -1,0 +1,174 @@
+"""The judges: their size, what they learn, and that they stay as they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.core.config import JudgeConfig, to_json
+from training.data.dataset import Faces
+from training.evaluation.judges.judge import load_judge
+from training.evaluation.judges.nets import ResNet18, SmallVGG
+from training.evaluation.judges.training import agree, decide
+from training.judge import judge
+from training.judge import main as judge_main
+from training.storage.store import Manifest, Store
+
+QUICK = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0))
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("outputs", [5, 8, 13, 40])
+def test_resnet18_has_the_golden_number_of_parameters(outputs: int) -> None:
+    with torch.device("meta"):
+        assert count(ResNet18(outputs)) == 11_176_512 + 513 * outputs
+
+
+def test_resnet18_halves_the_image_five_times_and_gives_logits() -> None:
+    net = ResNet18(5).eval()
+    x = torch.zeros(2, 3, 64, 64)
+    assert net.main(net.stem(x)).shape == (2, 512, 2, 2)
+    assert net(x).shape == (2, 5)
+
+
+def test_the_second_judge_is_of_another_architecture() -> None:
+    net = SmallVGG(5, 7)
+    kinds = {type(m).__name__ for m in net.modules()}
+    assert "Block" not in kinds
+    x = torch.randn(2, 3, 32, 32)
+    assert net.features(x).shape == (2, 128)
+    torch.testing.assert_close(net.embed(net.features(x)).norm(dim=1), torch.ones(2))
+    assert SmallVGG(5, 0).embed(net.features(x)).shape == (2, 128)  # nobody is known by name
+
+
+def test_decisions_by_kind_of_label() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, -2.0, -1.0]])
+    assert decide("binary", logits).tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert decide("onehot", logits).tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert decide("continuous", logits) is logits
+    near = agree("continuous", torch.tensor([[0.9, 0.5]]), torch.tensor([[1.0, 1.0]]))
+    assert near.tolist() == [[True, False]]
+
+
+@pytest.fixture
+def quick(binary: Path, tmp_path: Path) -> tuple[Path, Path, Manifest]:
+    """(dataset, manifest's path, manifest) of judges trained for two steps."""
+    out = tmp_path / "judge.json"
+    return binary, out, judge(binary, QUICK, "frozen", out)
+
+
+def test_the_judges_word_is_kept_whole(quick: tuple[Path, Path, Manifest]) -> None:
+    dataset, out, made = quick
+    assert {e.name for e in made.entries} == {
+        "celeba-resnet18.safetensors",
+        "celeba-second.safetensors",
+        "judge.json",
+    }
+    words = load_judge(out)
+    assert words.digest == made.digest
+    assert words.space == Faces.open(dataset, "test").space
+    x = torch.rand(3, 3, 16, 16)
+    assert words.predict(0, x).shape == (3, 3)
+    assert words.features(0, x).shape == (3, 128)
+    assert words.embed(0, words.features(0, x)).shape == (3, 64)
+    fact = words.facts["datasets"][0]
+    assert fact["people"] == 12  # 24 training images in pairs
+    assert fact["test_images"] == 8
+    assert words.facts["trained_on"]["split"] == "train"
+    faces = Faces.open(dataset, "test")
+    right = decide("binary", words.predict(0, _images(faces))) == faces.parts[0].labels
+    assert words.accuracy(0) == pytest.approx(float(right.float().mean()))
+    each = [v["accuracy"] for v in fact["labels"].values()]
+    assert each == pytest.approx(right.float().mean(0).tolist())
+
+
+def _images(faces: Faces) -> torch.Tensor:
+    from training.data.dataset import to_float
+
+    return to_float(faces.parts[0].images(list(range(len(faces.parts[0])))))
+
+
+def test_a_frozen_judge_is_never_trained_again(
+    quick: tuple[Path, Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when the configuration that comes with the same hash differs."""
+    dataset, _, made = quick
+    monkeypatch.setattr("training.judge.train", lambda *_: pytest.fail("trained again"))
+    longer = to_json(JudgeConfig(images=(64,), batch=16, floor=0.0))
+    again = judge(dataset, longer, "frozen", tmp_path / "again.json")
+    assert again.digest == made.digest
+    assert Manifest.read(tmp_path / "again.json", "judge").digest == made.digest
+
+
+def test_lost_bytes_are_made_again_bit_for_bit(
+    quick: tuple[Path, Path, Manifest], tmp_path: Path
+) -> None:
+    dataset, _, made = quick
+    before = torch.random.get_rng_state()
+    Store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    again = judge(dataset, QUICK, "frozen", tmp_path / "again.json")
+    assert again.digest == made.digest
+    assert again.intact()
+    assert torch.equal(before, torch.random.get_rng_state())  # nobody else's stream was drawn from
+
+
+def test_lost_bytes_that_cannot_be_made_again_are_an_error(
+    quick: tuple[Path, Path, Manifest], tmp_path: Path
+) -> None:
+    dataset, _, made = quick
+    Store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
+    with pytest.raises(ValueError, match="training gave others"):
+        judge(dataset, other, "frozen", tmp_path / "again.json")
+    assert not (tmp_path / "again.json").exists()
+
+
+def test_only_the_train_split_is_learned_from(binary: Path, tmp_path: Path) -> None:
+    """Other test images give other accuracies, and the very same weights."""
+    made = judge(binary, QUICK, "", tmp_path / "one.json")
+    source = Manifest.read(binary)
+    import pandas as pd
+
+    table = pd.read_parquet(source.local("labels.parquet"))
+    table.loc[table["split"] != "train", "row"] = 0
+    table.to_parquet(tmp_path / "other.parquet")
+    files = {"labels.parquet": tmp_path / "other.parquet"}
+    keep = [e for e in source.entries if e.name != "labels.parquet"]
+    Manifest.build("dataset", files, {}, keep=keep).write(tmp_path / "other.json")
+    other = judge(tmp_path / "other.json", QUICK, "", tmp_path / "two.json")
+    weights = [n.name for n in made.entries if n.name.endswith(".safetensors")]
+    assert [made.entry(n).sha256 for n in weights] == [other.entry(n).sha256 for n in weights]
+    assert made.entry("judge.json").sha256 != other.entry("judge.json").sha256
+
+
+def test_a_judge_below_its_floor_says_so(quick: tuple[Path, Path, Manifest]) -> None:
+    words = load_judge(quick[1])
+    words.require()
+    words.facts["config"]["floor"] = 1.1
+    with pytest.raises(ValueError, match=r"judge of celeba: clean test accuracy 0\.\d+ .*1.1"):
+        words.require()
+
+
+def test_both_data_sets_are_learned(joint: Path, tmp_path: Path) -> None:
+    """Sixty steps on colours; people who are not in the train split are told apart by nobody."""
+    config = to_json(JudgeConfig(images=(960,), batch=16, lr=3e-3, floor=0.0))
+    judge(joint, config, "", tmp_path / "judge.json")
+    facts = load_judge(tmp_path / "judge.json").facts["datasets"]
+    assert [f["name"] for f in facts] == ["celeba", "rafd"]
+    for fact in facts:
+        assert fact["accuracy"] >= 0.85
+        assert np.isfinite(fact["verification_auc"])
+
+
+def test_the_program_trains_from_a_path_to_a_path(
+    binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge_main([str(binary), "--out", str(tmp_path / "j.json"), "--config", QUICK])
+    assert list(json.loads(capsys.readouterr().out.splitlines()[-1])) == ["celeba"]
+    assert Manifest.read(tmp_path / "j.json", "judge").intact()

@@ -1,0 +1,220 @@
+"""Pictures that models draw of themselves, and what held-out images they and symptoms look at."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.data.batch import Batch
+from training.data.dataset import Faces, to_uint8
+from training.data.labels import LabelSet, LabelSpace
+from training.evaluation.previews import drawn, held_out, sample_grids, shown
+from training.evaluation.symptoms import symptoms
+from training.models.attgan import AttGAN
+from training.models.base import Picture, Symptom
+from training.models.cyclegan import CycleGAN
+from training.models.diat import DIAT
+from training.models.ganimation import GANimation
+from training.models.icgan import IcGAN
+from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+from training.models.stgan import STGAN
+
+CPU = torch.device("cpu")
+_ATTGAN: dict[str, Any] = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
+PAIRS: dict[str, Any] = {"dim": 4, "blocks": 1, "d_dim": 4}
+GANIMATION = GANimation(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2)
+ICGAN = IcGAN(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
+BINARY, CLASSES = 3, 3  # labels of the fixtures
+# data, model, and rows and columns of each picture
+CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
+    ("binary", AttGAN(**_ATTGAN), {"intensity": (BINARY, 5)}),
+    ("binary", STGAN(**_ATTGAN, shortcut_layers=1, inject_layers=1), {"intensity": (BINARY, 5)}),
+    ("binary", CycleGAN(**PAIRS, d_layers=1), {"cycle": (BINARY, 3)}),
+    ("binary", DIAT(**PAIRS, d_repeat_num=2), {"cycle": (BINARY, 3)}),
+    ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
+    ("binary", ICGAN, {"inverse": (4, 5)}),
+    ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
+     {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
+]  # fmt: skip
+
+
+def ready(
+    name: str, model: Any, request: pytest.FixtureRequest
+) -> tuple[Faces, dict[str, Any], Batch]:
+    """Held-out images, untrained networks at rest, and the batch that is looked at."""
+    faces = Faces.open(request.getfixturevalue(name), "test")
+    torch.manual_seed(4)
+    nets = model.networks(faces.space, faces.size)
+    for net in nets.values():
+        net.eval()
+    return faces, nets, held_out(faces.parts[0], list(range(8)), faces.space, CPU)
+
+
+@pytest.mark.parametrize(("name", "model", "sizes"), CASES)
+def test_each_model_shows_itself_in_its_own_form(
+    name: str, model: Any, sizes: dict[str, tuple[int, int]], request: pytest.FixtureRequest
+) -> None:
+    faces, nets, batch = ready(name, model, request)
+    with torch.no_grad():
+        pictures: dict[str, Picture] = model.shows(nets, batch, faces.space)
+    assert {k: tuple(p.images.shape[:2]) for k, p in pictures.items()} == sizes
+    for picture in pictures.values():
+        assert picture.images.shape[2:] == (3, 16, 16)
+        assert len(picture.columns) in (0, picture.images.shape[1])
+        assert len(picture.rows) in (0, picture.images.shape[0])
+    grids = sample_grids(model, nets, faces, CPU)
+    part = faces.parts[0].name
+    assert set(grids) == {part, *(f"{part}-{k}" for k in sizes)}
+
+
+def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Those of the image's own labels and of the asked ones."""
+    faces, nets, batch = ready("binary", GANIMATION, request)
+    png, _ = shown(GANIMATION, nets, batch, faces.space)["interpolation"]
+    with torch.no_grad():
+        picture = GANIMATION.shows(nets, batch, faces.space)["interpolation"]
+        for place, labels in ((0, batch.source), (-1, batch.target)):
+            single = GANIMATION.translate(nets, batch.image[:4], None, labels[:4])
+            torch.testing.assert_close(picture.images[place], single)
+    with Image.open(io.BytesIO(png)) as moving:
+        frames = []
+        for number in (0, moving.n_frames - 1):
+            moving.seek(number)
+            frames.append(np.asarray(moving.convert("RGB")))
+    for frame, images in zip(frames, (picture.images[0], picture.images[-1]), strict=True):
+        still = drawn(Picture(images[None], (), ""))
+        assert np.array_equal(frame, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
+
+
+def test_a_sweep_changes_one_label_alone(request: pytest.FixtureRequest) -> None:
+    faces, nets, batch = ready("binary", GANIMATION, request)
+    with torch.no_grad():
+        sweep = GANIMATION.shows(nets, batch, faces.space)["sweep"]
+        c = batch.source[:1].clone()
+        c[:, 2] = 1 / 3
+        third = GANIMATION.translate(nets, batch.image[:1], None, c)
+    assert sweep.rows[2] == "Male"
+    torch.testing.assert_close(sweep.images[2, 2], third[0])
+    assert torch.equal(sweep.images[2, 0], batch.image[0])
+
+
+def test_the_attention_that_is_shown_is_what_the_edit_is_made_by(
+    request: pytest.FixtureRequest,
+) -> None:
+    faces, nets, batch = ready("binary", GANIMATION, request)
+    with torch.no_grad():
+        images = GANIMATION.shows(nets, batch, faces.space)["attention"].images
+    x, mask, colours, edited = images.unbind(1)
+    kept = (mask + 1) / 2
+    torch.testing.assert_close(kept * x + (1 - kept) * colours, edited)
+
+
+def test_the_intensities_shown_are_those_of_the_titles(request: pytest.FixtureRequest) -> None:
+    model = AttGAN(**_ATTGAN, test_int=1.5)
+    faces, nets, batch = ready("binary", model, request)
+    with torch.no_grad():
+        picture = model.shows(nets, batch, faces.space)["intensity"]
+        labels = faces.space.tasks(batch.source, 0)
+        row = int(labels[2].changed.nonzero()[2 % len(labels[2].changed.nonzero())])
+        single = model.translate(
+            nets, batch.image[[row]], batch.source[[row]], labels[2].target[[row]]
+        )
+    assert picture.rows[2] == "Male"
+    assert torch.equal(picture.images[2, 0], batch.image[row])
+    torch.testing.assert_close(picture.images[2, picture.columns.index("1.5")], single[0])
+
+
+def test_the_way_back_is_made_of_what_came_out(request: pytest.FixtureRequest) -> None:
+    model = CycleGAN(**PAIRS, d_layers=1)
+    faces, nets, batch = ready("binary", model, request)
+    with torch.no_grad():
+        picture = model.shows(nets, batch, faces.space)["cycle"]
+        _, there, back = picture.images[2].unbind(0)
+        again = [nets[g](there[None])[0] for g in ("Gab1", "Gba1")]  # the pair of Male
+    assert any(torch.allclose(back, one, atol=1e-6) for one in again)
+
+
+def test_styles_are_of_latents_and_of_references_of_the_domain(
+    request: pytest.FixtureRequest,
+) -> None:
+    model = StarGANv2(dim=4, max_dim=8, hidden=8)
+    faces, nets, batch = ready("classes", model, request)
+    with torch.no_grad():
+        images = model.shows(nets, batch, faces.space)["styles_2"].images
+        y = torch.tensor([1])
+        own = nets["G"](batch.image[2:3], nets["E"](images[0, 4:5], y)).clamp(-1, 1)
+    members = [i for i in range(8) if batch.source[i, 1] == 1]
+    assert torch.equal(images[0, 4], batch.image[members[0]])
+    torch.testing.assert_close(images[3, 4], own[0])
+    assert not torch.equal(images[1, 1], images[1, 2])
+
+
+def test_a_model_without_pictures_of_its_own_has_the_grid_alone(
+    request: pytest.FixtureRequest,
+) -> None:
+    model = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2)
+    faces, nets, _ = ready("binary", model, request)
+    assert set(sample_grids(model, nets, faces, CPU)) == {"celeba"}
+
+
+def test_what_is_drawn_has_a_cell_an_image() -> None:
+    images = torch.zeros(2, 3, 3, 8, 8)
+    images[1, 2] = 1.0
+    picture = Picture(images, ("a", "b", "c"), "")
+    page = np.asarray(Image.open(io.BytesIO(drawn(picture))).convert("RGB"))
+    assert page.shape[1] == 4 + 3 * (96 + 4)
+    assert (page[-50, -50] == 255).all()
+    assert (page[-50, -150] == 128).all()
+    assert to_uint8(images[:1, 0])[0, 0, 0, 0] == 128
+
+
+def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
+    """Without end, the first and the last frame held."""
+    images = torch.linspace(-1, 1, 5)[:, None, None, None, None].expand(5, 2, 3, 8, 8)
+    with Image.open(io.BytesIO(drawn(Picture(images, (), "", moves=True)))) as moving:
+        assert (moving.format, moving.n_frames, moving.info["loop"]) == ("PNG", 5, 0)
+        times, greys = [], []
+        for number in range(5):
+            moving.seek(number)
+            times.append(moving.info["duration"])
+            greys.append(moving.convert("RGB").getpixel((20, 20)))
+    assert times == [900, 120, 120, 120, 900]
+    assert greys == [(v, v, v) for v in (0, 64, 128, 191, 255)]
+
+
+def symptom(nets: Any, image: torch.Tensor, target: torch.Tensor) -> list[Symptom]:
+    """What a model was shown, as a number: the column of c̃ that is its data set's mask."""
+    return [Symptom("mask", float(target[:, 6:].argmax(1).float().mean()), 0, 9, "")]
+
+
+class Watched:
+    symptoms = staticmethod(symptom)
+
+
+def test_symptoms_of_a_joint_model_are_looked_for_with_its_own_mask(joint: Path) -> None:
+    """Of data that holds its second set alone, too; each of several sets is named."""
+    both = Faces.open(joint, "test")
+    model: Any = Watched()
+    found = symptoms(model, {}, both, both.space, CPU)
+    assert [(s.name, s.value) for s in found] == [("mask_celeba", 0.0), ("mask_rafd", 1.0)]
+    alone = Faces("test", LabelSpace(both.space.sets[1:]), both.size, both.parts[1:])
+    found = symptoms(model, {}, alone, both.space, CPU)
+    assert [(s.name, s.value) for s in found] == [("mask", 1.0)]
+
+
+def test_held_out_images_are_asked_for_each_others_labels(joint: Path) -> None:
+    faces = Faces.open(joint, "test")
+    batch = held_out(faces.parts[1], [0, 1, 2], faces.space, CPU)
+    assert batch.dataset == 1
+    assert torch.equal(batch.target, batch.source[[2, 0, 1]])
+    assert torch.equal(batch.source, faces.space.encode(faces.parts[1].labels[:3], 1))
+    other = LabelSpace((LabelSet("pets", "binary", ("Cat",)),))
+    with pytest.raises(ValueError, match="unknown data set 'rafd'"):
+        held_out(faces.parts[1], [0], other, CPU)

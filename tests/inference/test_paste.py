@@ -1,0 +1,117 @@
+"""Edits inside a larger picture: the rest keeps its bytes, and faces are found."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import translate
+from training.data.dataset import to_float
+from training.inference.paste import find, parse_box, paste, soft, square_in
+
+WHOLE = np.random.RandomState(1).randint(0, 256, (60, 90, 3), np.uint8)
+BOX = (20, 10, 60, 50)
+INSIDE = np.zeros((60, 90), bool)
+INSIDE[10:50, 20:60] = True
+
+
+def test_outside_the_box_every_byte_stays() -> None:
+    out = paste(WHOLE, BOX, None, torch.ones(1, 3, 16, 16))
+    assert np.array_equal(out[~INSIDE], WHOLE[~INSIDE])
+    assert (out[20:40, 30:50] == 255).all()
+
+
+def test_an_attention_that_keeps_all_leaves_the_picture_as_it_is() -> None:
+    out = paste(WHOLE, BOX, torch.ones(1, 1, 16, 16), torch.ones(1, 3, 16, 16))
+    assert np.array_equal(out, WHOLE)
+
+
+def test_what_the_attention_keeps_stays_and_the_rest_is_painted() -> None:
+    """The left half is kept, at the picture's own resolution."""
+    keep = torch.zeros(1, 1, 16, 16)
+    keep[..., :8] = 1
+    out = paste(WHOLE, BOX, keep, torch.ones(1, 3, 16, 16))
+    assert np.array_equal(out[10:50, 20:36], WHOLE[10:50, 20:36])
+    assert (out[20:40, 44:52] == 255).all()
+
+
+def test_the_edges_of_what_is_put_in_fade() -> None:
+    weight = soft(40)
+    assert float(weight.max()) == 1
+    assert float(weight[0].max()) == pytest.approx(0.1)
+    assert torch.equal(weight, weight.T)
+    assert torch.equal(weight, weight.flip(0))
+
+
+def test_an_edit_of_the_same_picture_changes_nothing_that_is_seen() -> None:
+    """Smooth pixels there and back through the model's size: at most a few steps of 255."""
+    ramp = np.linspace(40, 200, 90, dtype=np.uint8)[None, :, None].repeat(60, 0).repeat(3, 2)
+    crop = Image.fromarray(ramp).crop(BOX).resize((20, 20))
+    paint = to_float(torch.from_numpy(np.asarray(crop).copy())[None])
+    change = np.abs(paste(ramp, BOX, None, paint).astype(int) - ramp)
+    assert change.max() <= 3
+
+
+def test_a_box_is_read_and_cut_to_its_central_square() -> None:
+    assert parse_box("10,20,50,80") == (10, 20, 50, 80)
+    assert square_in((10, 20, 50, 80), 90, 90) == (10, 30, 50, 70)
+    assert square_in((0, 0, 90, 60), 90, 60) == (15, 0, 75, 60)
+
+
+@pytest.mark.parametrize("text", ["10,20,30", "a,b,c,d", "", "1 2 3 4"])
+def test_what_is_no_box_is_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="a box is LEFT,TOP,RIGHT,BOTTOM"):
+        parse_box(text)
+
+
+@pytest.mark.parametrize("box", [(-1, 0, 10, 10), (0, 0, 91, 10), (5, 5, 5, 9), (0, 50, 9, 61)])
+def test_a_box_outside_the_picture_is_refused_in_words(box: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="within the picture's 90x60 px"):
+        square_in(box, 90, 60)
+
+
+def sheet(paths: list[Path], sides: list[int], width: int) -> Image.Image:
+    """Photographs beside each other on grey, each at a width of `sides`."""
+    out = Image.new("RGB", (width, 400), (120, 125, 130))
+    left = 60
+    for path, side in zip(paths, sides, strict=True):
+        with Image.open(path) as photo:
+            out.paste(photo.convert("RGB").resize((side, side * 218 // 178)), (left, 60))
+        left += side + 80
+    return out
+
+
+def test_a_face_is_found_as_models_are_shown_it(shared_data: Path) -> None:
+    """CelebA's own crop of each photograph, within a larger picture; 24 of 30 at least."""
+    paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:30]
+    overlaps = []
+    for path in paths:
+        found = find(sheet([path], [178], 420))
+        left, top, right, bottom = found[0] if found else (0, 0, 0, 0)
+        width = max(0, min(right, 238) - max(left, 60))
+        height = max(0, min(bottom, 258) - max(top, 80))
+        union = 178**2 + (right - left) ** 2 - width * height
+        overlaps.append(width * height / union)
+    assert np.mean(np.array(overlaps) > 0.6) >= 0.8
+
+
+def test_of_several_faces_the_largest_is_taken_and_that_is_said(
+    shared_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:8]
+    clear = [path for path in paths if len(find(sheet([path], [178], 420))) == 1][:2]
+    picture = sheet(clear, [110, 178], 500)
+    with caplog.at_level(logging.WARNING):
+        box = translate.face_of(picture)
+    assert "2 faces found; the largest is edited" in caplog.text
+    assert box[0] > 200
+
+
+def test_no_face_is_refused_with_the_mend() -> None:
+    with pytest.raises(ValueError, match="no face found; say where it is with --box"):
+        translate.face_of(Image.new("RGB", (200, 200), (120, 125, 130)))
+    with pytest.raises(ValueError, match="no face found"):
+        translate.face_of(Image.new("RGB", (8, 8)))

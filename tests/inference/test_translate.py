@@ -1,0 +1,260 @@
+"""The program that edits a picture: what each kind of model takes, and what is refused in words."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from training import translate
+from training.core.files import write_json
+from training.data.dataset import to_uint8
+from training.data.labels import UNITS, LabelSet, LabelSpace
+from training.inference.translator import translator_from_files
+from training.models import MODELS
+from training.models.base import Ask
+
+NAMES = ("Black_Hair", "Blond_Hair", "Male")
+FACES = LabelSet("celeba", "binary", NAMES, (NAMES[:2],))
+MOODS = LabelSet("rafd", "onehot", ("angry", "happy", "sad"))
+BINARY, CLASSES, JOINT = LabelSpace((FACES,)), LabelSpace((MOODS,)), LabelSpace((FACES, MOODS))
+AUS = LabelSpace((LabelSet("units", "continuous", UNITS),))
+SPACES = dict.fromkeys(MODELS, BINARY) | {"ganimation": AUS, "starganv2": CLASSES}
+Edit = Callable[..., np.ndarray]
+
+
+def saved(folder: Path, name: str, model: Any, space: LabelSpace) -> dict[str, Path]:
+    """The files of an untrained model of 16 px."""
+    torch.manual_seed(3)
+    folder.mkdir(exist_ok=True)
+    files = {}
+    for net, module in model.networks(space, 16).items():
+        files[f"nets/{net}.safetensors"] = folder / f"{net}.safetensors"
+        save_file(module.state_dict(), folder / f"{net}.safetensors")
+    config = {"name": name, "size": 16, "model": dataclasses.asdict(model)}
+    for file, value in (("config.json", config), ("label_space.json", space.to_json())):
+        write_json(folder / file, value)
+        files[file] = folder / file
+    return files
+
+
+@pytest.fixture
+def edit(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """Edit one drawn picture as a user does; gives the pixels written."""
+    face, out = tmp_path / "face.png", tmp_path / "out.png"
+    pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(face)
+    Image.fromarray(pixels[::-1]).save(tmp_path / "style.png")
+
+    def run(name: str, *arguments: str, space: LabelSpace | None = None) -> np.ndarray:
+        files = saved(tmp_path / name, name, small[name], space or SPACES[name])
+        monkeypatch.setattr(translate, "registered_files", lambda reference: files)
+        translate.main([f"{name}@champion", str(face), str(out), *arguments])
+        with Image.open(out) as picture:
+            return np.asarray(picture)
+
+    return run
+
+
+def direct(tmp_path: Path, name: str, source: Any, target: Any, ask: Ask) -> np.ndarray:
+    """The same edit by the model that `edit` saved, of c̃ written out."""
+    folder = tmp_path / name
+    files = {f"nets/{path.name}": path for path in folder.glob("*.safetensors")}
+    translator = translator_from_files(files | {p.name: p for p in folder.glob("*.json")})
+    image = translate.square(translate.upright(tmp_path / "face.png"), 16)
+    c = [None if v is None else torch.tensor([v], dtype=torch.float32) for v in (source, target)]
+    return to_uint8(dataclasses.replace(translator, ask=ask)(image, *c))[0].numpy()  # type: ignore[arg-type]
+
+
+def units(**values: float) -> list[float]:
+    return [values.get(name, 0.0) for name in UNITS]
+
+
+# model, what is typed, and c̃ of the source, of the target, and the ask that it means
+EDITS: list[tuple[str, list[str], Any, Any, Ask]] = [
+    ("stargan", ["Blond_Hair", "Male"], None, [0, 1, 1], Ask()),
+    ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1], Ask()),
+    ("attgan", ["Male", "--has", "Black_Hair"], [1, 0, 0], [1, 0, 1], Ask()),
+    ("attgan", ["Blond_Hair", "--has", "celeba/Black_Hair", "--intensity", "1.5"],
+     [1, 0, 0], [0, 1, 0], Ask(intensity=1.5)),
+    ("stgan", ["Male=0", "--has", "Male", "--has", "Blond_Hair", "--intensity", "0.5"],
+     [0, 1, 1], [0, 1, 0], Ask(intensity=0.5)),
+    ("stgan", ["Male", "--has", "Male=0"], [0, 0, 0], [0, 0, 1], Ask()),
+    ("cyclegan", ["Blond_Hair", "--has", "Black_Hair"], [1, 0, 0], [0, 1, 0], Ask()),
+    ("ganimation", ["AU12=0.8", "AU06"], None, units(AU12=0.8, AU06=1), Ask()),
+    ("ganimation", ["AU12=0.8", "--has", "AU06=0.5"], None, units(AU12=0.8, AU06=0.5), Ask()),
+    ("ganimation", [], None, units(), Ask()),
+    ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], Ask(seed=7)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "typed", "source", "target", "ask"), EDITS)
+def test_what_is_typed_is_what_the_model_is_asked(
+    name: str, typed: list[str], source: Any, target: Any, ask: Ask, edit: Edit, tmp_path: Path
+) -> None:
+    assert np.array_equal(edit(name, *typed), direct(tmp_path, name, source, target, ask))
+
+
+def test_each_part_of_an_ask_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
+    """Else the comparisons above would pass where it is ignored."""
+    has = ("Male", "--has", "Black_Hair")
+    assert (edit("attgan", *has) != edit("attgan", *has, "--intensity", "0.5")).any()
+    assert (edit("attgan", *has) != edit("attgan", "Male")).any()
+    style = str(tmp_path / "style.png")
+    pictures = [
+        edit("starganv2", "happy", *more).tobytes()
+        for more in ([], ["--seed", "7"], ["--reference", style])
+    ]
+    assert len(set(pictures)) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "target"),
+    [
+        (["Male"], [0, 0, 1, 0, 0, 0, 1, 0]),
+        (["happy"], [0, 0, 0, 0, 1, 0, 0, 1]),
+        (["rafd/sad"], [0, 0, 0, 0, 0, 1, 0, 1]),
+        (["Male", "--has", "Black_Hair"], [1, 0, 1, 0, 0, 0, 1, 0]),
+    ],
+)
+def test_a_joint_model_gets_the_mask_of_the_set_that_is_named(
+    typed: list[str], target: list[int], edit: Edit, tmp_path: Path
+) -> None:
+    made = edit("stargan", *typed, space=JOINT)
+    assert np.array_equal(made, direct(tmp_path, "stargan", None, target, Ask()))
+
+
+WORDS: list[tuple[str, list[str], str]] = [
+    ("stargan", ["Beard"], "'Beard': name one of the model's labels: celeba/Black_Hair"),
+    ("stargan", ["Male=2"], "Male=2: a number between 0 and 1"),
+    ("stargan", ["Blond_Hair=0.3"], "Blond_Hair=0.3: celeba knows on and off"),
+    ("stargan", ["Male", "Male=0"], "Male: given twice"),
+    ("stargan", ["Black_Hair", "Blond_Hair"], "Black_Hair, Blond_Hair: a picture has one of these"),
+    ("attgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
+    ("stgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
+    ("cyclegan", ["Blond_Hair"], "say which labels the picture has"),
+    ("starganv2", [], "rafd: no class is named; name one of angry, happy, sad"),
+    ("starganv2", ["happy", "sad"], "happy, sad: a picture has one of these"),
+    ("starganv2", ["happy=0.5"], "happy=0.5: a class is had whole"),
+    ("starganv2", ["happy=0"], "happy=0: a class is had whole"),
+    ("starganv2", ["happy", "--has", "sad"], "sad: the model does not look at"),
+    ("starganv2", ["happy", "--seed", "1", "--reference", "style.png"], "seed and reference: "),
+    ("ganimation", ["AU12=1.5"], "AU12=1.5: a number between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "typed", "says"), WORDS)
+def test_what_a_model_cannot_do_is_refused_in_words_and_nothing_is_written(
+    name: str, typed: list[str], says: str, edit: Edit, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        edit(name, *typed)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("typed", ["nan", "inf"])
+def test_an_intensity_that_is_no_number_is_refused(
+    typed: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"intensity={typed}: a number"):
+        edit("attgan", *LABELS[BINARY], "--intensity", typed)
+
+
+# What is typed for each field of an ask, and labels that every model of a space can be asked for.
+FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
+LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Ask)])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
+    name: str, field: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every model: another picture, or what it takes in words and none."""
+    monkeypatch.chdir(tmp_path)
+    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name](), "takes", ())
+    plain = edit(name, *typed)
+    (tmp_path / "out.png").unlink()
+    more = (f"--{field}", FLAGS[field])
+    if field in takes:
+        assert (edit(name, *typed, *more) != plain).any()
+        return
+    says = f"{name} takes no {field}; it takes {', '.join(('labels', *takes))}"
+    with pytest.raises(ValueError, match=f"^{says}$"):
+        edit(name, *typed, *more)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["Male", "happy"], "Male, happy: of 2 data sets; name labels of one of celeba, rafd"),
+        ([], "no label: of 0 data sets"),
+        (["happy", "--has", "Male"], "Male: the model does not look at"),
+    ],
+)
+def test_labels_of_no_or_two_sets_are_refused(typed: list[str], says: str, edit: Edit) -> None:
+    with pytest.raises(ValueError, match=says):
+        edit("stargan", *typed, space=JOINT)
+
+
+def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
+    """EXIF orientation 6: the first row of what is stored is the right column of what was seen."""
+    stored = np.zeros((16, 16, 3), np.uint8)
+    stored[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
+    seen = np.asarray(translate.upright(tmp_path / "photo.png"))
+    assert np.array_equal(seen, np.rot90(stored, -1))
+
+
+@pytest.mark.parametrize(("name", "typed"), [("ganimation", "AU12=0.8"), ("stargan", "Male")])
+def test_a_whole_picture_is_edited_within_its_box_alone(
+    name: str, typed: str, edit: Edit, tmp_path: Path
+) -> None:
+    """Through the attention of a model that has one, else with soft edges."""
+    wide = np.random.RandomState(5).randint(0, 256, (40, 64, 3), np.uint8)
+    edit(name, typed)
+    Image.fromarray(wide).save(tmp_path / "face.png")
+    out = edit(name, typed, "--box", "8,4,40,36")
+    inside = np.zeros((40, 64), bool)
+    inside[4:36, 8:40] = True
+    assert np.array_equal(out[~inside], wide[~inside])
+    assert (out[inside] != wide[inside]).mean() > 0.5
+
+
+def test_the_box_is_edited_as_a_picture_of_its_own_is(edit: Edit, tmp_path: Path) -> None:
+    """In its middle, where nothing fades, at the model's own size."""
+    face = np.asarray(Image.open(tmp_path / "face.png"))
+    alone = edit("stargan", "Male")
+    wide = np.full((30, 40, 3), 90, np.uint8)
+    wide[5:21, 10:26] = face
+    Image.fromarray(wide).save(tmp_path / "face.png")
+    out = edit("stargan", "Male", "--box", "10,5,26,21")
+    middle = (slice(3, 13), slice(3, 13))
+    assert np.array_equal(out[5:21, 10:26][middle], alone[middle])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--box", "0,0,17,9"], "within the picture's 16x16 px"),
+        (["--box", "1,2"], "a box is LEFT,TOP,RIGHT,BOTTOM"),
+        (["--find"], "no face found; say where it is with --box"),
+    ],
+)
+def test_a_place_that_cannot_be_edited_is_refused_in_words(
+    more: list[str], says: str, edit: Edit, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        edit("stargan", "Male", *more)
+    assert not (tmp_path / "out.png").exists()

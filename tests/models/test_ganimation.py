@@ -1,0 +1,130 @@
+"""GANimation against the paper: sizes, mask, loss terms written a second time."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.data.batch import Batch
+from training.data.labels import LabelSet, LabelSpace
+from training.data.openface import UNITS
+from training.models.ganimation import GANimation, total_variation
+
+FACES = LabelSet("faces", "continuous", UNITS)
+SMALL = GANimation(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2)
+
+
+def test_parameter_counts_are_the_golden_ones() -> None:
+    with torch.device("meta"):
+        nets = GANimation().networks(LabelSpace((FACES,)), 128)
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
+    assert counts == {"G": 8_471_296, "D": 44_860_352}
+
+
+def setup() -> tuple[LabelSpace, Any, Batch, dict[str, Tensor]]:
+    torch.manual_seed(2)
+    space = LabelSpace((FACES,))
+    noises = {"alpha": torch.rand(4, 1, 1, 1), "y_g": torch.rand(4, 17)}
+    labels = torch.rand(4, 17)
+    batch = Batch(
+        torch.rand(4, 3, 16, 16) * 2 - 1, labels, labels[[0, 2, 3, 1]], 0,
+        lambda name, shape: noises[name], 0.0, other=labels[[1, 2, 3, 0]],
+    )  # fmt: skip
+    return space, SMALL.networks(space, 16), batch, noises
+
+
+def masked(g: Any, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """A∘I + (1 − A)∘C from the three parts of G."""
+    h = g.main(torch.cat([x, c[:, :, None, None].expand(-1, -1, 16, 16)], 1))
+    mask = 1 / (1 + (-g.attention(h)).exp())
+    return mask * x + (1 - mask) * g.colour(h).tanh(), mask
+
+
+def test_every_loss_term_is_the_papers() -> None:
+    space, nets, batch, noises = setup()
+    g, d = nets["G"], nets["D"]
+    x, y_r = batch.image, batch.source
+    assert batch.other is not None
+    y_g = batch.other + 0.2 * noises["y_g"] - 0.1
+    fake, mask = masked(g, x, y_g)
+    back, again = masked(g, fake, y_r)
+    alpha = noises["alpha"]
+    mixed = (alpha * x + (1 - alpha) * fake).detach().requires_grad_(True)
+    (slope,) = torch.autograd.grad(d(mixed)[0].sum(), mixed)
+    expected = {
+        "real": -d(x)[0].mean(),
+        "fake": d(fake)[0].mean(),
+        "cond": 160 * ((d(x)[1] - y_r) ** 2).mean(),
+        "gp": 10 * ((slope.pow(2).sum((1, 2, 3)).sqrt() - 1) ** 2).mean(),
+    }
+    found = SMALL.d_loss(nets, batch, space)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+    def variation(a: Tensor) -> Tensor:
+        """4.1 times the mean; the code's 1e-5 times the sum is this at its batch and size."""
+        along = [a.diff(dim=axis).abs().mean() for axis in (2, 3)]
+        return along[0] + along[1]
+
+    expected = {
+        "fake": -d(fake)[0].mean(),
+        "cond": 160 * ((d(fake)[1] - y_g) ** 2).mean(),
+        "cyc": 10 * (back - x).abs().mean(),
+        "mask": 0.1 * (mask.mean() + again.mean()),
+        "tv": 4.1 * (variation(mask) + variation(again)),
+    }
+    found = SMALL.g_loss(nets, batch, space)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weights_on_means_are_the_codes_at_its_batch_and_size() -> None:
+    """(4000/B)·MSE and 1e-5·Σ|ΔA| at B = 25 and 128 px."""
+    mask = torch.rand(25, 1, 128, 128)
+    summed = 1e-5 * (mask.diff(dim=2).abs().sum() + mask.diff(dim=3).abs().sum())
+    ours = GANimation().lambda_tv * total_variation(mask)
+    torch.testing.assert_close(ours, summed, rtol=0.02, atol=0)
+    assert GANimation().lambda_cond == 4000 / 25
+
+
+@pytest.mark.parametrize(("logit", "kept"), [(20.0, 1.0), (-20.0, 0.0)])
+def test_a_white_mask_keeps_the_input_and_a_black_one_paints(logit: float, kept: float) -> None:
+    _, nets, batch, _ = setup()
+    g: Any = nets["G"]
+    h = torch.zeros(4, 4, 16, 16)
+    g.main = torch.nn.Module()
+    g.main.forward = lambda x: h
+    g.attention.forward = lambda h: torch.full((4, 1, 16, 16), logit)
+    out, mask = g(batch.image, batch.source)
+    torch.testing.assert_close(mask, torch.full_like(mask, kept))
+    torch.testing.assert_close(out, kept * batch.image)
+
+
+def test_labels_that_are_no_intensities_get_no_noise() -> None:
+    space = LabelSpace((LabelSet("faces", "binary", ("Male", "Young")),))
+    target = torch.tensor([[0.0, 1.0]])
+    batch = Batch(torch.zeros(1, 3, 16, 16), target, target, 0, lambda *_: 1 / 0, 0.0)  # type: ignore[arg-type,return-value]
+    assert SMALL.wanted(batch, space) is target
+
+
+@pytest.mark.parametrize(("logit", "said"), [(9.0, "near 1"), (-9.0, "near 0"), (0.0, "")])
+def test_a_saturated_mask_is_a_symptom(logit: float, said: str) -> None:
+    _, nets, batch, _ = setup()
+    g: Any = nets["G"]
+    g.attention.forward = lambda h: torch.full((4, 1, 16, 16), logit)
+    bad = [sign.says for sign in SMALL.symptoms(nets, batch.image, batch.target) if sign.bad]
+    assert len(bad) == bool(said)
+    assert all(said in says for says in bad)
+
+
+def test_a_mask_that_paints_a_small_place_is_no_symptom() -> None:
+    """16 × 16 pixels, of which four are painted."""
+    _, nets, batch, _ = setup()
+    g: Any = nets["G"]
+    logits = torch.full((4, 1, 16, 16), 9.0)
+    logits[:, :, 4:6, 4:6] = -9.0
+    g.attention.forward = lambda h: logits
+    assert not [sign for sign in SMALL.symptoms(nets, batch.image, batch.target) if sign.bad]

@@ -1,0 +1,121 @@
+"""IcGAN: sizes, stages and loss terms, written a second time."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data.batch import Batch
+from training.data.labels import LabelSet, LabelSpace
+from training.models.icgan import IcGAN
+from training.models.layers import normal
+
+EIGHTEEN = LabelSpace((LabelSet("celeba", "binary", tuple(f"a{i}" for i in range(18))),))
+THREE = LabelSpace((LabelSet("celeba", "binary", ("a", "b", "c")),))
+JOINT = LabelSpace((*THREE.sets, LabelSet("rafd", "onehot", ("happy", "sad"))))
+SMALL = IcGAN(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
+
+
+def test_parameter_counts_are_the_golden_ones() -> None:
+    with torch.device("meta"):
+        nets = IcGAN().networks(EIGHTEEN, 64)
+    assert {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()} == {
+        "G": 3_725_123, "D": 2_803_393, "Ez": 18_278_244, "Ey": 3_186_962,
+    }  # fmt: skip
+
+
+def test_stages_follow_each_other() -> None:
+    spans = [(p.name, p.span) for p in IcGAN().phases(THREE)]
+    assert spans == [
+        ("d", (0, 0.625)), ("g", (0, 0.625)), ("ez", (0.625, 1)), ("ey", (0.625, 1)),
+    ]  # fmt: skip
+
+
+def test_a_stage_trains_its_networks_alone(binary: Path, tmp_path: Path) -> None:
+    """G and D stand still in the encoders' stage, the encoders before it."""
+    from safetensors.torch import load_file
+
+    from training.core.config import TrainConfig, to_json
+    from training.train import train
+
+    config = TrainConfig(images=64, decay_images=0, batch=8, checkpoint_images=8, log_images=8,
+                         sample_images=64, precision="fp32", ema=0.0, keep=9)  # fmt: skip
+    train(binary, tmp_path / "m.json", "icgan", to_json(SMALL), to_json(config),
+          run=tmp_path / "run")  # fmt: skip
+    moved = {}
+    for name in ("G", "D", "Ez", "Ey"):
+        at = [
+            load_file(tmp_path / f"run/checkpoints/{images:012d}/nets/{name}.safetensors")
+            for images in (8, 40, 64)
+        ]
+        keys = [k for k in at[0] if k.endswith("weight")]
+        moved[name] = [any((a[k] != b[k]).any() for k in keys) for a, b in pairwise(at)]
+    assert moved == {"G": [True, False], "D": [True, False], "Ez": [False, True],
+                     "Ey": [False, True]}  # fmt: skip
+
+
+def test_every_loss_term_is_the_papers() -> None:
+    torch.manual_seed(0)
+    nets: dict[str, Any] = SMALL.networks(THREE, 16)
+    g, d = nets["G"], nets["D"]
+    u = torch.rand(4, 4)
+    z = torch.distributions.Normal(0.0, 1.0).icdf(u)
+    torch.testing.assert_close(normal(u), z)
+    y = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
+    other, wrong = y[[1, 0, 2, 3]], y[[2, 0, 1, 1]]
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    batch = Batch(x, y, other, 0, lambda name, shape: u, 0.0, other=wrong)
+
+    def bce(score: Tensor, truth: float) -> Tensor:
+        return F.binary_cross_entropy(score.sigmoid(), torch.full_like(score, truth))
+
+    fake = g(z, other)
+    expected = {
+        "real": bce(d(x, y), 1),
+        "wrong": bce(d(x, wrong), 0) / 2,
+        "fake": bce(d(fake, other), 0) / 2,
+    }
+    close(SMALL.d_loss(nets, batch), expected)
+    close(SMALL.g_loss(nets, batch), {"fake": bce(d(g(z, other), other), 1)})
+    g.eval()
+    made = g(z, other)
+    g.train()
+    close(SMALL.z_loss(nets, batch), {"z": ((nets["Ez"](made)[..., 0, 0] - z) ** 2).mean()})
+    assert g.training
+    found = nets["Ey"](x)[..., 0, 0]
+    close(SMALL.y_loss(nets, batch, THREE), {"y": ((found - (2 * y - 1)) ** 2).mean()})
+
+
+def test_an_edit_changes_what_the_label_encoder_sees() -> None:
+    """Labels that change are as asked, the others Ey's; none that is known: all as asked."""
+    torch.manual_seed(0)
+    nets: dict[str, Any] = SMALL.networks(JOINT, 16)
+    for net in nets.values():
+        net.eval()
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    source = JOINT.encode(torch.tensor([[1.0, 0, 0], [0, 1, 1]]), 0)
+    target = JOINT.encode(torch.tensor([[0.0, 0, 0], [0, 1, 0]]), 0)  # a, and c, change
+    z, y = nets["Ez"](x)[..., 0, 0], nets["Ey"](x)[..., 0, 0].clamp(-1, 1)
+    signed = torch.zeros(2, JOINT.dim_g)  # of the other data set nothing is known
+    signed[:, :3], signed[:, 5] = y[:, :3], 1
+    signed[0, 0] = signed[1, 2] = -1
+    expected = nets["G"].main(torch.cat([z, signed], 1)[..., None, None])
+    torch.testing.assert_close(SMALL.translate(nets, x, source, target), expected)
+    whole = SMALL.translate(nets, x, None, target)
+    torch.testing.assert_close(whole, nets["G"](z, target))
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 48])
+def test_a_size_that_is_no_power_of_two_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size={size}: a power of two"):
+        IcGAN().networks(THREE, size)

@@ -1,0 +1,186 @@
+"""Presets hold the papers' numbers; precision is what is measured or asked for."""
+
+import pytest
+import torch
+
+from training.core.config import DataConfig
+from training.data.labels import LabelSpace
+from training.data.sources import read_source
+from training.data.split import assign, first
+from training.data.synthetic.faces import SEED, celeba_jobs, rafd_jobs
+from training.data.unify import _check_trained, read_labels
+from training.data.versions import split_datasets
+from training.engine import precision
+from training.engine.distributed import World
+from training.models import presets
+from training.models.stargan import StarGAN
+from training.models.starganv2 import StarGANv2
+
+STEPS = 16  # images an iteration
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "size", "datasets"),
+    [
+        # 20 epochs of CelebA's 200,599 and 180 of RaFD's 4,824, as the paper trains.
+        ("celeba-128", 250_750 * STEPS, 128, ("celeba",)),
+        ("celeba-256", 250_750 * STEPS, 256, ("celeba",)),
+        ("rafd-128", 54_275 * STEPS, 128, ("rafd",)),
+        # The reference's 200,000 iterations; jointly, each draws from both sets.
+        ("celeba-128-repo", 200_000 * STEPS, 128, ("celeba",)),
+        ("joint-128", 2 * 200_000 * STEPS, 128, ("celeba", "rafd")),
+        ("joint-256", 2 * 200_000 * STEPS, 256, ("celeba", "rafd")),
+    ],
+)
+def test_presets_of_the_paper(name: str, images: int, size: int, datasets: tuple[str, ...]) -> None:
+    """Lengths in real images, the rate falling over the second half, the model's own numbers."""
+    config = presets.resolve("stargan", name)
+    assert (config.train.images, config.train.decay_images) == (images, images // 2)
+    assert (config.train.batch, config.train.warmup_images) == (STEPS, 0)
+    assert (config.data.size, config.data.datasets, config.data.celeba_crop) == (
+        size,
+        datasets,
+        178,
+    )
+    repo = name.endswith("-repo")
+    assert config.model == StarGAN(fidelity="repo" if repo else "paper")
+    assert (config.data.split == "paper") == repo
+
+
+# Images, how many of them with a falling rate, batch; side, px of CelebA's square and its shift;
+# mirrored or not, decay of the average per 16 images.
+OTHERS = {
+    ("attgan", "celeba-128"): (60 * 182_000, 30 * 182_000, 32, 128, 170, (0, 0), True, 0),
+    # 200 epochs of 947 cycles of five batches for D and one for G
+    ("stgan", "celeba-128"): (200 * 947 * 6 * 32, 100 * 947 * 6 * 32, 32, 128, 170, (-1, 2), False,
+                              0),
+    # StarGAN's 250,750 batches of 16 for each of 5 pairs, 10 directions; 54,275 for 7, 14
+    ("cyclegan", "celeba-128"): (5 * 4_012_000, 5 * 2_006_000, 1, 128, 178, (0, 0), True, 0),
+    ("diat", "celeba-128"): (10 * 4_012_000, 5 * 4_012_000, 16, 128, 178, (0, 0), True, 0),
+    ("cyclegan", "rafd-128"): (7 * 868_400, 7 * 434_200, 1, 128, 178, (0, 0), True, 0),
+    ("diat", "rafd-128"): (14 * 868_400, 7 * 868_400, 16, 128, 178, (0, 0), True, 0),
+    # 25 and 15 epochs
+    ("icgan", "celeba-64"): (40 * 182_637, 0, 64, 64, 138, (10, 0), True, 0),
+    # 100,000 batches of 8; 0.999 a batch
+    ("starganv2", "celeba-hq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),
+    ("starganv2", "afhq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),
+    # 20 + 10 epochs of 200,000
+    ("ganimation", "units-128"): (6_000_000, 2_000_000, 25, 128, 178, (0, 0), True, 0),
+}  # fmt: skip
+
+
+def test_presets_of_the_other_papers() -> None:
+    """And they are all that there are, beside StarGAN's and those for two cores."""
+    found = {}
+    for (name, preset), row in presets.PRESETS.items():
+        if name != "stargan" and not preset.startswith(("demo", "smoke")):
+            train, data = row.train, row.data
+            found[name, preset] = (
+                train.images, train.decay_images, train.batch, data.size, data.celeba_crop,
+                data.celeba_shift, train.flip, train.ema,
+            )  # fmt: skip
+            assert train.warmup_images == 0
+    assert found == OTHERS
+    crops = {key: presets.PRESETS[key].train.crop for key in OTHERS}
+    assert {key: crop for key, crop in crops.items() if crop != "none"} == {
+        ("attgan", "celeba-128"): "shift", ("cyclegan", "celeba-128"): "shift",
+        ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
+        ("starganv2", "afhq"): "zoom",
+    }  # fmt: skip
+    assert presets.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
+    assert presets.resolve("starganv2", "celeba-hq").model == StarGANv2()
+    assert presets.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)
+    decay = presets.resolve("starganv2", "afhq").train.ema
+    assert decay ** (8 / 16) == pytest.approx(0.999, abs=1e-6)
+    assert len(presets.resolve("icgan", "celeba-64").data.attributes) == 18
+    assert len(presets.resolve("attgan", "celeba-128").data.attributes) == 13
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-joint", "demo-long", "smoke"])
+def test_presets_for_two_cores_warm_up_and_end_with_a_falling_rate(name: str) -> None:
+    config = presets.resolve("stargan", name)
+    assert config.data.size == 64
+    assert 0 < config.train.warmup_images < config.train.images - config.train.decay_images
+    networks = config.model
+    assert 64 % (1 << networks.d_repeat_num) == 0
+
+
+class Unpainted:
+    """The drawn faces' label files, and names for pictures."""
+
+    def __init__(self, kind: str) -> None:
+        jobs, tables = celeba_jobs(320, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
+        self.files = {**dict.fromkeys((job.name for job in jobs), b""), **tables}
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def size(self, name: str) -> int:
+        return len(self.files[name])
+
+
+@pytest.fixture(scope="module")
+def unpainted() -> dict[str, Unpainted]:
+    return {kind: Unpainted(kind) for kind in ("celeba", "rafd")}
+
+
+DRAWN = [key for key in presets.PRESETS if key[1].startswith(("demo", "smoke"))]
+
+
+SPACES: dict[DataConfig, LabelSpace] = {}  # models share most
+
+
+def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
+    """The label space of drawn faces, as gathering and unifying make it, refusals included."""
+    if data in SPACES:
+        return SPACES[data]
+    sets = []
+    for name, kind in split_datasets(data.datasets):
+        table = read_source(kind, trees[kind], data).frame
+        split, _ = assign(table, name, data)
+        table = table.assign(split=split, reason="")
+        table = table[first(split, data.limit or len(table))].reset_index(drop=True)
+        labels, values = read_labels(name, kind, table, data)
+        known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
+        _check_trained(labels, known)
+        sets.append(labels)
+    return SPACES.setdefault(data, LabelSpace(tuple(sets)))
+
+
+@pytest.mark.parametrize(("name", "preset"), DRAWN)
+def test_every_preset_for_two_cores_fits_the_drawn_faces(
+    name: str, preset: str, unpainted: dict[str, Unpainted]
+) -> None:
+    """Each label is in the drawn files and varies; the model builds networks for what they give."""
+    config = presets.resolve(name, preset)
+    space = space_of(config.data, unpainted)
+    with torch.device("meta"):
+        nets = config.model.networks(space, config.data.size)
+    assert nets.keys() == config.model.optim(space).keys()
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"celeba-64.*celeba-128"):
+        presets.resolve("stargan", "celeba-64")
+
+
+@pytest.mark.parametrize(("seconds", "faster"), [((1.0, 0.5), True), ((1.0, 0.9), False)])
+def test_auto_takes_bf16_where_it_was_measured_faster(
+    seconds: tuple[float, float], faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is asked for without a measurement."""
+    world = World(0, 1, torch.device("cpu"))
+    monkeypatch.setattr(precision, "_seconds", lambda net, x, bf16: seconds[bf16])
+    assert precision.use_bf16("auto", world) is faster
+    monkeypatch.setattr(precision, "_seconds", None)
+    assert precision.use_bf16("bf16", world) is True
+    assert precision.use_bf16("fp32", world) is False
+
+
+def test_the_measurement_runs_both_ways() -> None:
+    net, x = torch.nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8)
+    assert precision._seconds(net, x, False) > 0
+    assert precision._seconds(net, x, True) > 0

@@ -1,0 +1,358 @@
+"""StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
+
+import copy
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.core.config import TrainConfig, to_json
+from training.core.files import sha256_file
+from training.data.batch import Batch
+from training.data.dataset import Faces, Order
+from training.data.labels import LabelSet, LabelSpace
+from training.models.base import Ask, check_ask
+from training.models.landmarks import Landmarks, kept
+from training.models.layers import normal
+from training.models.starganv2 import Generator, StarGANv2, StyledBlock
+from training.storage.store import Manifest
+from training.train import train
+
+SMALL = StarGANv2(dim=4, max_dim=8, hidden=8, lambda_reg=2, lambda_sty=3, lambda_ds=5, lambda_cyc=7)
+
+
+def space(count: int) -> LabelSpace:
+    return LabelSpace((LabelSet("faces", "onehot", tuple(f"d{i}" for i in range(count))),))
+
+
+@pytest.mark.parametrize(
+    ("size", "domains", "golden"),
+    [
+        (128, 2, {"G": 33_632_003, "F": 2_438_272, "E": 20_799_744, "D": 20_735_106}),
+        (256, 3, {"G": 33_892_995, "F": 3_259_072, "E": 20_949_760, "D": 20_852_803}),
+        (256, 2, {"G": 33_892_995, "F": 2_438_272, "E": 20_916_928, "D": 20_852_290}),
+    ],
+)
+def test_parameter_counts_are_the_golden_ones(
+    size: int, domains: int, golden: dict[str, int]
+) -> None:
+    with torch.device("meta"):
+        nets = StarGANv2().networks(space(domains), size)
+    assert {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()} == golden
+
+
+@pytest.mark.parametrize(("size", "golden"), [(256, 43_467_395), (128, 43_206_403)])
+def test_with_high_pass_skips_g_has_the_golden_count(size: int, golden: int) -> None:
+    """Less the 1×1 convolutions that the published code holds for skips which its blocks have not.
+
+    At 256 px they lead from 128 to 64 channels and so on up to 512, at 128 px from 256.
+    """
+    with torch.device("meta"):
+        net = Generator(size, 2**14 // size, 512, 1.0)
+    unused = sum(a * 2 * a for a in (64, 128, 256) if a >= 2**14 // size)
+    assert sum(p.numel() for p in net.parameters()) == golden - unused
+
+
+class Halves(nn.Module):
+    """A stand-in for a landmark network: the left half is kept at 32 px, the lower one above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.zeros(x.shape[0], 2, x.shape[2], x.shape[3])
+        maps[:, 0, :, : x.shape[3] // 2] = 1
+        maps[:, 1, x.shape[2] // 2 :] = 1
+        return maps
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
+    """hpf(m∘h) of the encoder's input at 32 and 64 px, by a sum over neighbours."""
+    path = tmp_path / "marks.pt"
+    torch.jit.script(Halves()).save(str(path))
+    model = replace(SMALL, w_hpf=2.0, landmarks=f"{path}@{sha256_file(path)}")
+    torch.manual_seed(0)
+    g: Any = model.networks(space(2), 64)["G"]
+    assert not [name for name in g.state_dict() if "landmark" in name]
+    assert copy.deepcopy(g).landmarks is g.landmarks
+    x, s = torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, 64)
+    h, seen = g.enter(x), {}
+    for block in g.encode:
+        seen[h.shape[2]] = h
+        h = block(h)
+    assert h.shape[2] == 8
+    for block in g.decode:
+        short = block.norm1(h, s)
+        h = block.conv2(F.leaky_relu(block.norm2(block.conv1(
+            block._grown(F.leaky_relu(short, 0.2))), s), 0.2))  # fmt: skip
+        if h.shape[2] in (32, 64):
+            kept, side = seen[h.shape[2]].clone(), h.shape[2]
+            if side == 32:
+                kept[..., side // 2 :] = 0
+            else:
+                kept[:, :, : side // 2] = 0
+            ring = F.pad(kept, (1, 1, 1, 1))
+            around = sum(ring[..., i : i + side, j : j + side] for i in range(3) for j in range(3))
+            h = h + (9 * kept - around) / 2
+    torch.testing.assert_close(g(x, s), g.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_high_pass_skips_train_and_resume_to_the_same_bits(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The landmark network is among no checkpoint's weights, and is found again by its path."""
+    path = tmp_path / "marks.pt"
+    torch.jit.script(Halves()).save(str(path))
+    model = replace(SMALL, w_hpf=1.0, landmarks=f"{path}@{sha256_file(path)}")
+    labels = LabelSet("rafd", "onehot", ("angry", "happy", "sad"))
+    data = make_dataset(tmp_path / "data.json", (labels,), 32)
+    config = TrainConfig(images=32, decay_images=0, batch=8, log_images=8, sample_images=32,
+                         checkpoint_images=16, precision="fp32", ema=0.9, keep=9)  # fmt: skip
+
+    def go(name: str) -> dict[str, str]:
+        out = tmp_path / f"{name}.json"
+        train(data, out, "starganv2", to_json(model), to_json(config), run=tmp_path / name)
+        entries = Manifest.read(out, "model").entries
+        return {e.name: e.sha256 for e in entries if e.name.endswith(".safetensors")}
+
+    whole = go("whole")
+    assert {name.rpartition("/")[2] for name in whole} == {
+        f"{net}.safetensors" for net in "GFED"}  # fmt: skip
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"{32:012d}")
+    assert go("cut") == whole
+
+
+@pytest.mark.parametrize(
+    ("point", "coarse", "fine"),
+    [
+        (0, {100: 0.5**3}, {}),  # the chin is sharpened, and of no use at 64 px
+        (40, {93: 0.5**2}, {}),
+        (52, {100: 0.5}, {100: 0.5}),  # the bridge of the nose is as it was found
+        (57, {108: 0.5**4}, {108: 0.5**4}),
+        (64, {92: 0.5**3, 76: 0.5}, {92: 0.5**3, 76: 0.5}),  # an eye and its lid
+        (80, {92: 0.5**4}, {}),
+        (85, {108: 0.5**4}, {}),
+        (90, {98: 0.5**3}, {}),
+    ],
+)  # fmt: skip
+def test_heat_maps_become_what_a_face_keeps(
+    point: int, coarse: dict[int, float], fine: dict[int, float]
+) -> None:
+    """One point at row 100 of 256, half as warm as the warmest; what is under 0.1 is not seen."""
+    heat = torch.zeros(1, 98, 256, 256)
+    heat[0, point, 200, 7], heat[0, point, 100, 9], heat[0, point, 100, 30] = 0.8, 0.4, 0.09
+    maps = kept(heat)
+    for found, rows in zip(maps[0], (coarse, fine), strict=True):
+        at = {int(row): float(found[row, 9]) for row in found[:, 9].nonzero()}
+        assert at == pytest.approx(rows)
+        assert not found[:, 30].any()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_landmark_network_of_other_points_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "marks.pt"
+    torch.jit.trace(nn.Conv2d(3, 68, 1), torch.zeros(1, 3, 8, 8)).save(str(path))
+    with pytest.raises(ValueError, match="68 maps; 98 heat-maps or 2"):
+        Landmarks(f"{path}@{sha256_file(path)}")(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("", "landmarks=: PATH@SHA256"), ("gone.pt@" + "0" * 64, "no file gone")]
+)
+def test_high_pass_skips_without_their_network_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(SMALL, w_hpf=1.0, landmarks=setting).networks(space(2), 64)
+
+
+def test_what_it_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="size=96: a power of two"):
+        StarGANv2().networks(space(2), 96)
+    binary = LabelSpace((LabelSet("celeba", "binary", ("Male",)),))
+    with pytest.raises(ValueError, match=r"data\.domains"):
+        StarGANv2().networks(binary, 64)
+
+
+def test_a_styled_block_is_the_papers() -> None:
+    torch.manual_seed(0)
+    block: Any = StyledBlock(4, 2, grow=True)
+    x, s = torch.randn(3, 4, 5, 5), torch.randn(3, 64)
+
+    def adain(x: Tensor, layer: Any) -> Tensor:
+        gamma, beta = layer.affine(s)[..., None, None].split(x.shape[1], 1)
+        mean, var = x.mean((2, 3), keepdim=True), x.var((2, 3), unbiased=False, keepdim=True)
+        return (1 + gamma) * (x - mean) / (var + 1e-5).sqrt() + beta
+
+    def leaky(x: Tensor) -> Tensor:
+        return torch.maximum(x, 0.2 * x)
+
+    def grown(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    h = block.conv1(grown(leaky(adain(x, block.norm1))))
+    h = block.conv2(leaky(adain(h, block.norm2)))
+    expected = (h + block.short(grown(x))) / math.sqrt(2)
+    torch.testing.assert_close(block(x, s), expected)
+
+
+def setup() -> tuple[dict[str, Any], Batch, dict[str, Tensor]]:
+    torch.manual_seed(4)
+    noises = {"z0": torch.rand(4, 16), "z1": torch.rand(4, 16)}
+    y, target = torch.eye(3)[[0, 1, 2, 2]], torch.eye(3)[[1, 1, 0, 2]]
+    batch = Batch(
+        torch.rand(4, 3, 16, 16) * 2 - 1, y, target, 0, lambda name, shape: noises[name], 0.25,
+        torch.rand(4, 2, 3, 16, 16) * 2 - 1,
+    )  # fmt: skip
+    return SMALL.networks(space(3), 16), batch, noises
+
+
+@pytest.mark.parametrize("latent", [True, False])
+def test_every_loss_term_is_the_papers(latent: bool) -> None:
+    nets, batch, noises = setup()
+    g, f, e, d = (nets[n] for n in "GFED")
+    x, y, t = batch.image, torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 0, 2])
+    assert batch.reference is not None
+    if latent:
+        quantile = torch.distributions.Normal(0.0, 1.0).icdf
+        s, s2 = f(quantile(noises["z0"]), t), f(quantile(noises["z1"]), t)
+    else:
+        s, s2 = e(batch.reference[:, 0], t), e(batch.reference[:, 1], t)
+    fake, other = g(x, s), g(x, s2)
+
+    def bce(score: Tensor, truth: float) -> Tensor:
+        return F.binary_cross_entropy(score.sigmoid(), torch.full_like(score, truth))
+
+    real = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(d(real, y).sum(), real)
+    expected = {
+        "real": bce(d(x, y), 1),
+        "fake": bce(d(fake, t), 0),
+        "r1": 2 * 0.5 * slope.pow(2).sum() / 4,
+    }
+    close(SMALL.d_loss(nets, batch, latent=latent), expected)
+    expected = {
+        "adv": bce(d(fake, t), 1),
+        "sty": 3 * (e(fake, t) - s).abs().mean(),
+        "ds": -5 * 0.75 * (fake - other).abs().mean(),  # a quarter of the schedule is over
+        "cyc": 7 * (x - g(fake, e(x, y))).abs().mean(),
+    }
+    close(SMALL.g_loss(nets, batch, latent=latent), expected)
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_normal() -> None:
+    u = torch.linspace(0.001, 0.999, 99)
+    torch.testing.assert_close(normal(u), torch.distributions.Normal(0.0, 1.0).icdf(u))
+    assert torch.isfinite(normal(torch.tensor([0.0, 1 - 2**-24]))).all()
+
+
+def test_f_learns_slower_and_averages_start_from_the_same_weights() -> None:
+    """1e-6 against 1e-4, β (0, 0.99), weight decay 1e-4; EMA is copied after initialisation."""
+    optim = StarGANv2().optim(space(2))
+    assert {n: o.lr for n, o in optim.items()} == {"G": 1e-4, "E": 1e-4, "D": 1e-4, "F": 1e-6}
+    assert {(o.betas, o.weight_decay) for o in optim.values()} == {((0.0, 0.99), 1e-4)}
+
+
+def test_references_show_the_targets_class_at_any_world_size(classes: Path) -> None:
+    """Each class is as likely; rows and images do not depend on who asks for them."""
+    faces = Faces.open(classes, "train")
+    order = Order(faces, 3, 8, flip=True, length=64, references=2)
+    device = torch.device("cpu")
+    batch = order.batch(0, 16, 16, slice(0, 8), device)
+    assert batch.reference is not None
+    assert batch.reference.shape == (8, 2, 3, 16, 16)
+    halves = [order.batch(0, 16, 16, part, device) for part in (slice(0, 3), slice(3, 8))]
+    assert torch.equal(torch.cat([h.reference for h in halves if h.reference is not None]),
+                       batch.reference)  # fmt: skip
+    rows = order.balanced(0, 16, "reference", 2)
+    labels = faces.parts[0].labels
+    assert torch.equal(labels[rows[:, 0]], labels[rows[:, 1]])
+    assert torch.equal(faces.space.encode(labels[rows[:, 0]], 0), batch.target)
+    plain = Order(faces, 3, 8, flip=True, length=64).batch(0, 16, 16, slice(0, 8), device)
+    assert plain.reference is None
+
+
+def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes: Path) -> None:
+    """Of a data set of which five sixths are one class (models of the family, 4.3)."""
+    faces = Faces.open(classes, "train")
+    part = faces.parts[0]
+    part.labels = torch.eye(3)[[0] * 20 + [1, 1, 2, 2]]
+    order = Order(faces, 3, 8, flip=True, length=64, references=2)
+    pairs = torch.zeros(3, 3)
+    for i in range(150):
+        batch = order.batch(0, 8 * i, 8 * i, slice(0, 8), torch.device("cpu"))
+        assert batch.reference is not None
+        pairs += batch.source.T @ batch.target
+    assert (pairs / pairs.sum() - 1 / 9).abs().max() < 0.04
+
+
+@pytest.mark.parametrize(
+    ("more", "without"),
+    [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, ""),
+     ({"style": "label"}, "ds"), ({"style": "label"}, "sty")],
+)  # fmt: skip
+def test_the_ablations_build_and_learn_without_what_they_leave_out(
+    more: dict[str, Any], without: str
+) -> None:
+    """Its term is 0 and costs no pass; every network still learns."""
+    model = replace(SMALL, **more)
+    _, batch, _ = setup()
+    nets: dict[str, Any] = model.networks(space(3), 16)
+    calls = [0]
+    nets["G"].register_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    for phase in model.phases(space(3)):
+        for net in nets.values():
+            net.zero_grad()
+        terms = phase.loss(nets, batch)
+        assert not without or without not in terms or float(terms[without]) == 0
+        torch.stack(list(terms.values())).sum().backward()
+        for name in phase.trains:
+            slopes = [p.grad for p in nets[name].parameters() if p.grad is not None]
+            assert any(slope.any() for slope in slopes), (phase.name, name)
+    alike = without == "ds" or more.get("style") == "label"
+    assert calls[0] == (2 * 2 + 2 if alike else 2 * 3 + 2)
+
+
+def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
+    """Whatever the latent; there is no E, and a style that is asked for is refused."""
+    torch.manual_seed(0)
+    model, (_, batch, _) = replace(SMALL, style="label"), setup()
+    nets: dict[str, Any] = model.networks(space(3), 16)
+    assert set(nets) == {"G", "F", "D"}
+    y = torch.tensor([0, 1, 2, 2])
+    w, b = nets["F"].affine.weight, nets["F"].affine.bias
+    torch.testing.assert_close(nets["F"](torch.randn(4, 16), y), w.T[y] + b)
+    assert not model.symptoms(nets, batch.image, batch.target)
+    for ask in (Ask(seed=1), Ask(reference=batch.image)):
+        with pytest.raises(ValueError, match=r"starganv2 takes no .*; it takes labels$"):
+            check_ask(model, "starganv2", batch.source, ask)
+
+
+def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
+    """One affine map of z and the domain for all domains: far fewer weights than F's."""
+    torch.manual_seed(0)
+    f: Any = replace(SMALL, style="latent").networks(space(3), 16)["F"]
+    z, y = torch.randn(4, 16), torch.tensor([0, 1, 2, 2])
+    w, b = f.affine.weight, f.affine.bias
+    torch.testing.assert_close(f(z, y), z @ w[:, :16].T + w[:, 16:].T[y] + b)
+
+
+def test_latents_that_give_one_picture_are_a_symptom() -> None:
+    nets, batch, _ = setup()
+    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    assert not found.bad
+    nets["F"].forward = lambda z, y: torch.zeros(len(z), 64)
+    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    assert found.value == 0
+    assert found.bad

@@ -1,0 +1,236 @@
+"""Each step in its image: built here, run by kfp's DockerRunner on podman, from the same YAML."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from pipelines.local import containers
+
+ROOT = Path(__file__).parents[2]
+BASE = "localhost/stargan-base:bookworm"
+TRAIN_BASE = "localhost/stargan-torch:bookworm"  # for CUDA's, which is not to be had here
+IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
+USER = 10001  # the images' own
+SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
+         "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
+         "checkpoint_images=96", "judge.images=128"]  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which docker's clients reach podman; the images are built."""
+    if os.getuid() or not shutil.which("podman"):
+        pytest.skip("podman and root are needed: apt-get install podman buildah runc debootstrap")
+    folder = tmp_path_factory.mktemp("podman")
+    environment = {
+        **os.environ,
+        "CONTAINERS_CONF": str(ROOT / ".ci" / "containers.conf"),
+        "DOCKER_HOST": f"unix://{folder}/podman.sock",
+        "BUILDER": "podman",
+        "BASE_IMAGE": BASE,
+        "TRAIN_BASE_IMAGE": TRAIN_BASE,
+        "BUILD_FLAGS": "--isolation chroot --network host --pull=never --layers "
+        "--ulimit nofile=20000:20000",
+    }
+    build(environment, ".ci/base", BASE)
+
+    def train() -> None:
+        build(environment, ".ci/base", TRAIN_BASE, BASE)
+        build(environment, "components/image.sh", "train", TRAIN_IMAGE)
+
+    with ThreadPoolExecutor(2) as pool:  # pip keeps one core busy
+        other = pool.submit(train)
+        build(environment, "components/image.sh", "steps", STEPS_IMAGE)
+        other.result()
+    service = subprocess.Popen(
+        ["podman", "system", "service", "--time=0", environment["DOCKER_HOST"]],
+        env=environment, start_new_session=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 30
+    while not (folder / "podman.sock").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    yield environment
+    service.terminate()
+    service.wait(30)
+
+
+def build(environment: dict[str, str], *command: str) -> None:
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def inspect(environment: dict[str, str], image: str) -> dict[str, Any]:
+    command = ["podman", "image", "inspect", image]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return dict(json.loads(out.stdout)[0])
+
+
+def inside(
+    environment: dict[str, str], image: str, *command: str, flags: tuple[str, ...] = ()
+) -> str:
+    """What a command in the image says; with a read-only root and nothing but /tmp to write to."""
+    line = ["podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp", *flags, image]
+    done = subprocess.run([*line, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@IMAGES
+def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str], image: str) -> None:
+    found = inspect(podman, image)["Config"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert found["Labels"]["SOURCE_REVISION"].removesuffix("-dirty") == head.stdout.strip()
+    assert found["User"] == f"{USER}:{USER}"
+    assert "training.train" in inside(podman, image, "python", "-m", "training.train", "--help")
+    assert inside(podman, image, "id", "-u").strip() == str(USER)
+
+
+@IMAGES
+def test_the_image_has_the_code_and_the_packages_of_the_lock(
+    podman: dict[str, str], image: str
+) -> None:
+    """The code hash is the clone's."""
+    from training.core.provenance import code_hash, lock_hash
+
+    code = "from training.core.provenance import *; print(code_hash(), lock_hash(), *git_state())"
+    said = inside(podman, image, "python", "-c", code).split()
+    assert said[:2] == [code_hash(), lock_hash()]
+    names = inside(podman, image, "python", "-m", "pip", "list", "--format=freeze")
+    assert "kfp==2.17.0" in names
+    assert "torch==2." in names
+    assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
+
+
+def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
+    """From its template, wherever the step runs."""
+    code = (
+        "from training.trainjob import *;"
+        "print(manifest(Request('{}', 'stargan', '{}', '{}'), Shape(nodes=3), [])['kind'])"
+    )
+    said = inside(podman, TRAIN_IMAGE, "python", "-c", code, flags=("-w", "/tmp"))
+    assert said.split() == ["TrainJob"]
+
+
+@IMAGES
+def test_no_compiler_and_no_cache_is_left(podman: dict[str, str], image: str) -> None:
+    script = "command -v gcc cc make git; ls -A /root/.cache /tmp /mnt 2>/dev/null; true"
+    left = inside(podman, image, "sh", "-c", script, flags=("--user", "0"))
+    assert not [line for line in left.split() if line not in ("/tmp:", "/mnt:")], left
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder that belongs to the images' user, with faces."""
+    from training.data.synthetic.faces import draw_celeba
+
+    folder = tmp_path_factory.mktemp("place")
+    draw_celeba(folder / "raw" / "celeba", 160)
+    (folder / "runs").mkdir()
+    os.chown(folder / "runs", USER, USER)
+    return folder
+
+
+def test_the_whole_pipeline_runs_in_containers(
+    podman: dict[str, str], place: Path, run_pipeline: Callable[..., str]
+) -> None:
+    """As the images' user, on a read-only root; the lineage names the image by its id."""
+    said = run_pipeline(place, "--containers", *SHORT, environment=podman)
+    assert "stargan 1 (new)" in said
+    (trained,) = place.glob("runs/kfp/*/train/out")
+    assert trained.stat().st_uid == USER
+    (log,) = place.glob("runs/report/*/train.log")
+    assert "96/96 images" in log.read_text()
+    record = next(place.glob("runs/kfp/*/register/out")).read_text()
+    assert json.loads(record)["created"] is True
+
+
+def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path) -> None:
+    """As the TrainJob's template calls it: one process trains what was asked for in the store."""
+    from training.core.config import to_json
+    from training.models.presets import resolve
+
+    config = resolve("stargan", "smoke", {
+        "images": 32, "decay_images": 8, "warmup_images": 8, "checkpoint_images": 16,
+        "log_images": 16, "sample_images": 32, "d_repeat_num": 4,
+    })  # fmt: skip
+    (dataset,) = place.glob("runs/kfp/*/unify-labels/out")
+    runs = place / "runs"  # what is above it belongs to root
+    flags = ("--volume", f"{runs}:{runs}", "--env", f"STORE_URI=file://{runs}/store",
+             "--env", "MLFLOW_TRACKING_URI=off")  # fmt: skip
+    given = (dataset.read_text(), "stargan", to_json(config.model), to_json(config.train))
+    name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
+    job = yaml.safe_load((ROOT / "k8s" / "jobs" / "trainjob.yaml").read_text())
+    said = inside(
+        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "work", name, flags=flags
+    )
+    assert "32/32 images" in said
+    made = runs / "store" / "refs" / "jobs" / name / "model"
+    assert json.loads(made.read_text())["kind"] == "model"
+    assert made.stat().st_uid == USER
+
+
+ASK = """
+import sys
+from dataclasses import asdict
+from training.core.files import canonical_json
+from training.storage.store import Store
+from training.trainjob import Request
+asked = Request(*sys.argv[1:])
+Store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
+print(asked.name)
+"""
+
+
+def test_a_failing_step_fails_the_run(
+    podman: dict[str, str], place: Path, run_pipeline: Callable[..., str]
+) -> None:
+    """kfp's own runner takes the exit code of a container that is gone for a success."""
+    table = place / "raw" / "celeba" / "list_attr_celeba.txt"
+    kept = table.read_text()
+    table.write_text(kept.replace(" -1", "  7", 1))
+    try:
+        said = run_pipeline(place, "--containers", *SHORT, code=1, environment=podman)
+    finally:
+        table.write_text(kept)
+    assert "step validate failed" in said
+    assert "preprocess" not in said
+
+
+def test_an_image_that_is_not_here_is_not_fetched_from_anywhere(
+    podman: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short name may be anybody's in a public registry."""
+    import docker
+
+    monkeypatch.setenv("DOCKER_HOST", podman["DOCKER_HOST"])
+    client = docker.from_env()
+    with pytest.raises(ValueError, match=r"no such image on this machine; make image"):
+        containers.find(client, "stargan-nowhere:9")
+    client.close()
+
+
+def test_the_steps_see_addresses_and_secrets_and_nothing_else() -> None:
+    given = {"AWS_SECRET_ACCESS_KEY": "s", "STORE_URI": "u", "PATH": "/bin", "HOME": "/h",
+             "MLFLOW_TRACKING_URI": "m", "GITHUB_TOKEN": "t"}  # fmt: skip
+    assert containers.environment(given).keys() == {
+        "AWS_SECRET_ACCESS_KEY", "STORE_URI", "MLFLOW_TRACKING_URI",
+    }  # fmt: skip
+
+
+def test_lines_come_whole_whatever_the_pieces() -> None:
+    pieces = [b"one\ntw", b"o\n", b"", b"\xff three"]
+    assert list(containers._lines(pieces)) == ["one\n", "two\n", "\ufffd three\n"]

@@ -1,0 +1,411 @@
+"""The local runner: what comes from cache, what runs again, and how a run ends badly."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kfp
+import pytest
+from filelock import FileLock
+from kfp import compiler, dsl
+from kfp.dsl import Artifact, Dataset, Input, Output
+from kfp.local import cache, subprocess_task_handler
+from kfp.local.orchestrator import task_executor
+
+from pipelines.local import run as local
+from pipelines.local.cache import ContentCache
+from pipelines.local.run import StepError, execute
+from training.storage.store import Manifest
+
+IMAGE = {"base_image": "nowhere/tiny:1", "install_kfp_package": False}
+
+
+@dsl.component(**IMAGE)
+def source(text: str, code_hash: str, out: Output[Dataset]) -> None:
+    """Store a text and list it in a manifest."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    from training.storage.store import Manifest
+
+    with Path("ran.txt").open("a") as log:
+        log.write("source\n")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text"
+        path.write_text(text)
+        Manifest.build("text", {"text": path}, {}).write(Path(out.path))
+    out.metadata["when"] = os.times().elapsed
+
+
+@dsl.component(**IMAGE)
+def middle(data: Input[Dataset], code_hash: str, fail: str, out: Output[Artifact]) -> None:
+    """Upper case, so that different inputs can give the same bytes."""
+    import time
+    from pathlib import Path
+
+    from training.storage.store import Manifest
+
+    with Path("ran.txt").open("a") as log:
+        log.write("middle\n")
+    if fail == "sleep":
+        Path("asleep").write_text("")
+        time.sleep(60)
+    if fail:
+        raise ValueError(f"table.txt: {fail}\nmend it")
+    text = Manifest.read(Path(data.path)).local("text").read_text()
+    Path(out.path).write_text(text.upper())
+
+
+@dsl.component(**IMAGE)
+def sink(data: Input[Artifact], out: Output[Artifact]) -> None:
+    """A copy."""
+    from pathlib import Path
+
+    with Path("ran.txt").open("a") as log:
+        log.write("sink\n")
+    Path(out.path).write_text(Path(data.path).read_text())
+
+
+@dsl.component(**IMAGE)
+def ended(status: dsl.PipelineTaskFinalStatus) -> None:
+    """Note the state and what the environment says."""
+    import os
+    import tempfile
+    from pathlib import Path
+
+    with Path("ended.txt").open("a") as log:
+        log.write(f"{status.state} {os.environ['PIPELINE_RUN_ID']} {tempfile.mkdtemp()}\n")
+
+
+@dsl.pipeline(name="tiny")
+def tiny(text: str = "one", code_hash: str = "c0", fail: str = "") -> None:
+    last = ended().set_caching_options(False)
+    with dsl.ExitHandler(last):
+        first = source(text=text, code_hash=code_hash)
+        second = middle(data=first.outputs["out"], code_hash=code_hash, fail=fail)
+        sink(data=second.outputs["out"])
+
+
+Start = Callable[..., local.LocalRun]
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "tiny.yaml"
+    compiler.Compiler().compile(tiny, str(path))
+    return path
+
+
+@pytest.fixture
+def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STORE_URI", raising=False)
+
+    def run(**arguments: Any) -> local.LocalRun:
+        Path("ran.txt").unlink(missing_ok=True)
+        return execute(arguments, package)
+
+    return run
+
+
+def ran() -> list[str]:
+    path = Path("ran.txt")
+    return path.read_text().split() if path.exists() else []
+
+
+def test_the_same_run_again_comes_from_cache_with_its_first_files(start: Start) -> None:
+    first = start()
+    assert ran() == ["source", "middle", "sink"]
+    again = start()
+    assert ran() == []
+    assert again.cached == ["source", "middle", "sink"]
+    assert again.file("sink", "out") == first.file("sink", "out")
+    assert again.file("sink", "out").read_text() == "ONE"
+
+
+def test_each_hit_is_said(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    first = start()
+    capfd.readouterr()
+    start()
+    out = capfd.readouterr().out
+    for number, name in enumerate(("source", "middle", "sink"), 1):
+        folder = first.file(name, "out").parent
+        assert f"[{number}/4] {name}: from cache, {folder}" in out
+
+
+@pytest.mark.parametrize("step", ["source", "middle", "sink"])
+def test_a_deleted_output_reruns_its_step_alone(
+    start: Start, step: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The steps after it find the same bytes and stay cached."""
+    path = start().file(step, "out")
+    path.unlink()
+    start()
+    assert ran() == [step]
+    assert f"not from cache: {path} is gone" in capfd.readouterr().out
+    start()
+    assert ran() == []
+
+
+def test_an_altered_output_is_a_miss(start: Start) -> None:
+    path = start().file("middle", "out")
+    path.write_text("NOT")
+    assert start().file("sink", "out").read_text() == "ONE"
+    assert ran() == ["middle"]
+
+
+@pytest.mark.parametrize("harm", ["alter", "delete"])
+def test_lost_stored_bytes_are_a_miss_and_are_made_again(
+    start: Start, harm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The manifest still stands; what it lists does not."""
+    manifest = Manifest.read(start().file("source", "out"))
+    stored = manifest.local("text")
+    stored.unlink() if harm == "delete" else stored.write_text("TWO")
+    start()
+    assert ran() == ["source"]
+    assert "text is gone from the store, or altered" in capfd.readouterr().out
+    assert stored.read_text() == "one"
+
+
+def test_only_what_depends_on_changed_bytes_runs(start: Start) -> None:
+    """`one` and `One` differ in the first output and agree in the second."""
+    start(text="one")
+    start(text="One")
+    assert ran() == ["source", "middle"]
+
+
+def test_another_code_hash_reruns_the_steps_that_take_it(start: Start) -> None:
+    start()
+    start(code_hash="c1")
+    assert ran() == ["source", "middle"]
+
+
+def test_the_image_does_not_count(start: Start, package: Path) -> None:
+    """Locally the code is the working tree's whatever the image is called."""
+    start()
+    other = Path("other.yaml")
+    other.write_text(package.read_text().replace("nowhere/tiny:1", "elsewhere/big:2"))
+    Path("ran.txt").unlink()
+    assert execute({}, other).cached == ["source", "middle", "sink"]
+    assert ran() == []
+
+
+def test_a_damaged_cache_entry_is_a_miss(start: Start) -> None:
+    start()
+    for entry in Path("runs/cache").glob("*.json"):
+        entry.write_text("{")
+    start()
+    assert ran() == ["source", "middle", "sink"]
+
+
+def test_two_runs_at_once_do_the_work_once(start: Start, package: Path) -> None:
+    code = "import sys; from pathlib import Path; from pipelines.local import execute; "
+    code += "execute({}, Path(sys.argv[1]))"
+    command = [sys.executable, "-c", code, str(package)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert ran() == ["source", "middle", "sink"]
+
+
+def test_a_failed_step_is_named_with_its_cause(start: Start) -> None:
+    """The steps after it do not run; the exit handler does."""
+    with pytest.raises(StepError) as caught:
+        start(fail="12 of 40 rows are torn")
+    assert str(caught.value).splitlines()[:2] == [
+        "step middle failed: ValueError: table.txt: 12 of 40 rows are torn",
+        "mend it",
+    ]
+    assert ran() == ["source", "middle"]
+    assert Path("ended.txt").read_text().startswith("FAILED ")
+    assert "ValueError" in (caught.value.run.report / "middle.log").read_text()
+
+
+def test_a_failed_step_lets_other_runs_try(start: Start) -> None:
+    with pytest.raises(StepError):
+        start(fail="torn")
+    locks = list(Path("runs/cache").glob("*.lock"))
+    assert locks
+    for path in locks:
+        FileLock(path).acquire(blocking=False).lock.release()
+
+
+def test_a_failed_step_is_not_cached(start: Start) -> None:
+    for _ in range(2):
+        with pytest.raises(StepError):
+            start(fail="torn")
+        assert ran()[-1] == "middle"
+
+
+def test_the_steps_find_the_run_and_leave_no_temporary_files(start: Start) -> None:
+    run = start()
+    state, name, scratch = Path("ended.txt").read_text().split()
+    assert (state, name) == ("SUCCEEDED", run.id)
+    assert not Path(scratch).exists()
+    assert "PIPELINE_RUN_ID" not in os.environ
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_can_be_run_again(
+    start: Start, package: Path, number: signal.Signals
+) -> None:
+    """SIGTERM and Ctrl-C reach the step's own processes; after kill -9 nothing stays locked."""
+    code = "import signal, sys; from pathlib import Path; from pipelines.local import execute; "
+    code += "signal.signal(15, lambda *_: sys.exit(143)); "
+    # A shell starts what runs in the background with Ctrl-C ignored.
+    code += "signal.signal(2, signal.default_int_handler); "
+    code += "execute({'fail': 'sleep'}, Path(sys.argv[1]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(package)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 240
+    while not Path("asleep").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    code_ = process.wait(240)
+    assert code_ == {signal.SIGTERM: 143, signal.SIGINT: -2, signal.SIGKILL: -9}[number]
+    assert number == signal.SIGKILL or not sleepers(Path.cwd())
+    start()
+    assert ran() == ["middle", "sink"]
+
+
+WORKER = """
+import signal, sys, time, pathlib
+def save(*_):
+    for _ in range(3):  # a line that nobody reads must not cut the saving short
+        print("saving", flush=True)
+        time.sleep(0.3)
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("asleep").touch()
+time.sleep(100)
+"""
+AGENT = f"""
+import signal, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-c", {WORKER!r}], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
+sys.exit(worker.wait())
+"""
+
+
+def test_stopping_a_step_waits_for_workers_that_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under kfp and torchrun: a shell that dies at once, an agent, a worker in its session."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agent.py").write_text(AGENT)
+    with subprocess.Popen(
+        ["sh", "-c", f"{sys.executable} agent.py; true"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not Path("asleep").exists():
+            time.sleep(0.05)
+        local.stop(process)
+        assert Path("saved").exists()
+
+
+def test_what_does_not_stop_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "GRACE", 0.5)
+    monkeypatch.chdir(tmp_path)
+    deaf = "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN); "
+    deaf += "pathlib.Path('asleep').touch(); time.sleep(100)"
+    with subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True) as process:
+        while not Path("asleep").exists():
+            time.sleep(0.05)
+        local.stop(process)  # type: ignore[arg-type]
+        assert process.wait(5) == -signal.SIGKILL
+
+
+def sleepers(folder: Path) -> list[str]:
+    """Component processes that still run in `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            here = (entry / "cwd").readlink() == folder
+            words = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if here and "executor_main" in words and entry.name != str(os.getpid()):
+            found.append(words)
+    return found
+
+
+def test_a_step_killed_for_memory_says_so(start: Start) -> None:
+    """Exit codes above 128 are signals."""
+    lines: list[str] = []
+    run = local.LocalRun("id", Path.cwd(), 1, current="step")
+    code = run.stream([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    lines = list(run.tail)
+    assert code == -9
+    assert lines == ["ended by signal 9 (Killed)"]
+
+
+def test_the_cause_is_the_last_traceback_s_message() -> None:
+    lines = ["Traceback (most recent call last):", '  File "a"', "KeyError: 'first'", "",
+             "Traceback (most recent call last):", '  File "b"', "    x()",
+             "training.storage.store.StoreError: gone", "second line"]  # fmt: skip
+    assert local.cause(lines) == "training.storage.store.StoreError: gone\nsecond line"
+
+
+def test_a_started_program_s_own_error_comes_first() -> None:
+    lines = ["error: loss d/gp is nan at image 640", "Traceback (most recent call last):",
+             '  File "b"', "ValueError: training ended with exit code 2"]  # fmt: skip
+    assert local.cause(lines) == (
+        "loss d/gp is nan at image 640\nValueError: training ended with exit code 2"
+    )
+
+
+def test_another_kfp_is_refused(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
+    monkeypatch.setattr(kfp, "__version__", "2.18.0")
+    with pytest.raises(RuntimeError, match=r"kfp 2\.18\.0 .* knows 2\.17\.0 only"):
+        execute({}, package)
+
+
+def test_kfp_is_still_steered_where_we_think() -> None:
+    """Read these files again before changing this test: kfp/local/cache.py and its users."""
+    assert kfp.__version__ == local.KFP
+    names = ["component_name", "image", "full_command", "arguments", "env_vars", "custom_cache_key"]
+    for one in (cache.LocalCache, ContentCache):
+        assert list(inspect.signature(one.compute_key).parameters) == ["self", *names]
+        assert list(inspect.signature(one.get).parameters) == ["self", "key"]
+        assert list(inspect.signature(one.put).parameters) == ["self", "key", "outputs"]
+    body = inspect.getsource(task_executor.execute_single_task)
+    assert "cache_module.get_local_cache()" in body
+    assert "local_cache.get(cache_key)" in body
+    assert "local_cache.put(cache_key, outputs)" in body
+    assert "LocalCache(cache_root=cache_root)" in inspect.getsource(cache.get_local_cache)
+    run = subprocess_task_handler.run_local_subprocess
+    assert list(inspect.signature(run).parameters) == ["full_command", "env_vars"]
+    assert "return_code = run_local_subprocess(" in inspect.getsource(
+        subprocess_task_handler.SubprocessTaskHandler.run
+    )
+
+
+def test_kfp_is_left_as_it_was(start: Start) -> None:
+    start()
+    assert cache.LocalCache is not ContentCache
+    assert task_executor.execute_single_task is local._execute
+
+
+def test_cache_entries_are_readable(start: Start) -> None:
+    """One JSON file a result, with the digest of every output file."""
+    run = start()
+    entries = [json.loads(p.read_text()) for p in Path("runs/cache").glob("*.json")]
+    paths = {row["path"]: row["manifest"] for entry in entries for row in entry["files"]}
+    assert paths == {
+        str(run.file("source", "out")): True,
+        str(run.file("middle", "out")): False,
+        str(run.file("sink", "out")): False,
+    }

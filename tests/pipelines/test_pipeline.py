@@ -1,0 +1,583 @@
+"""The compiled pipeline: in step with its source, valid, a straight line; and its command line."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+from google.protobuf import json_format
+from kfp import components
+from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb2
+
+from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from pipelines import __main__ as program
+from pipelines import compiled
+from pipelines import submit as watch
+from pipelines.arguments import parse
+from pipelines.local.run import StepError
+from training.core.config import Config
+
+ROOT = Path(__file__).parents[2]
+CONTAINERFILE = ROOT / "components" / "Containerfile"
+LINE = ["resolve", "pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate",
+        "register", "promote"]  # fmt: skip
+DIGEST = "registry.example/stargan@sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    """The committed YAML: the pipeline and what Kubernetes adds."""
+    found = list(yaml.safe_load_all(compiled.PACKAGE.read_text()))
+    assert len(found) == 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """The steps inside the exit handler."""
+    pipeline = documents[0]
+    handled = pipeline["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"]
+    return dict(pipeline["components"][handled]["dag"]["tasks"])
+
+
+def test_the_committed_yaml_is_what_the_source_compiles_to(tmp_path: Path) -> None:
+    """In a fresh process with another hash seed; mend: python -m pipelines compile."""
+    out = tmp_path / "stargan.yaml"
+    command = [sys.executable, "-m", "pipelines", "compile", "-o", str(out)]
+    subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert out.read_bytes() == compiled.PACKAGE.read_bytes()
+
+
+def validate(documents: list[dict[str, Any]]) -> None:
+    """Parse every part with the protobufs of the platform; raises ParseError."""
+    pipeline, platform = documents
+    json_format.ParseDict(pipeline, spec_pb2.PipelineSpec())
+    for executor in pipeline["deploymentSpec"]["executors"].values():
+        json_format.ParseDict(executor, spec_pb2.PipelineDeploymentConfig.ExecutorSpec())
+    json_format.ParseDict(platform, spec_pb2.PlatformSpec())
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        json_format.ParseDict(executor, kubernetes_pb2.KubernetesExecutorConfig())
+
+
+def test_the_yaml_is_valid_for_the_platform(documents: list[dict[str, Any]]) -> None:
+    validate(documents)
+    components.load_component_from_file(str(compiled.PACKAGE))
+
+
+@pytest.mark.parametrize("where", [(0,), (0, "deploymentSpec", "executors", "exec-train"), (1,)])
+def test_the_validation_sees_an_unknown_field(
+    documents: list[dict[str, Any]], where: tuple[Any, ...]
+) -> None:
+    broken = json.loads(json.dumps(documents))
+    part = broken
+    for key in where:
+        part = part[key]
+    part["surprise"] = 1
+    with pytest.raises(json_format.ParseError, match="surprise"):
+        validate(broken)
+
+
+def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
+    """Each waits for the one before, so there is one order only, and none is conditional."""
+    assert set(tasks) == set(LINE)
+    for before, step in itertools.pairwise(LINE):
+        assert before in tasks[step]["dependentTasks"], step
+        assert not tasks[step].get("triggerPolicy"), step
+    assert "dependentTasks" not in tasks["resolve"]
+
+
+def test_the_edges(tasks: dict[str, Any]) -> None:
+    """Which artifact goes where."""
+    edges = set()
+    for step, task in tasks.items():
+        for name, source in task.get("inputs", {}).get("artifacts", {}).items():
+            output = source["taskOutputArtifact"]
+            edges.add((output["producerTask"], output["outputArtifactKey"], step, name))
+    assert edges == {
+        ("pull", "out", "validate", "raw"),
+        ("pull", "out", "preprocess", "raw"),
+        ("preprocess", "out", "unify-labels", "images"),
+        *(("unify-labels", "out", s, "dataset")
+          for s in ("judge", "train", "evaluate", "register", "promote")),
+        ("judge", "out", "evaluate", "judge"),
+        ("judge", "out", "promote", "judge"),
+        ("train", "out", "evaluate", "model"),
+        ("train", "out", "register", "model"),
+        ("train", "replicates", "promote", "replicates"),
+        ("evaluate", "out", "register", "evaluation"),
+        ("register", "out", "promote", "version"),
+    }  # fmt: skip
+
+
+def resolved(task: dict[str, Any]) -> dict[str, str]:
+    """Parameter -> output of `resolve` that it comes from."""
+    return {
+        name: source["taskOutputParameter"]["outputParameterKey"]
+        for name, source in task["inputs"].get("parameters", {}).items()
+        if source.get("taskOutputParameter", {}).get("producerTask") == "resolve"
+    }
+
+
+def test_what_must_always_run_is_never_cached(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    final = documents[0]["root"]["dag"]["tasks"]["report-status"]
+    fresh = {n for n, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
+    assert fresh == {"resolve", "register", "promote"}
+    assert not final["cachingOptions"].get("enableCache")
+
+
+def test_the_cache_sees_data_and_code(tasks: dict[str, Any]) -> None:
+    """Code in the image is no part of the key, so its hash is an argument of each cached step."""
+    assert resolved(tasks["pull"])["md5"] == "data_md5"
+    for step in ("pull", "validate", "preprocess", "unify-labels", "train", "evaluate"):
+        assert resolved(tasks[step])["code_hash"] == "code_hash", step
+    # The judge's own hash holds its recipe: other code must not replace a frozen judge.
+    assert resolved(tasks["judge"]) == {"judge_config": "judge_config", "judge_hash": "judge_hash"}
+
+
+def test_the_exit_handler_takes_the_final_status(documents: list[dict[str, Any]]) -> None:
+    task = documents[0]["root"]["dag"]["tasks"]["report-status"]
+    assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert task["inputs"]["parameters"]["status"]["taskFinalStatus"] == {
+        "producerTask": "exit-handler-1"
+    }
+
+
+def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> None:
+    executors = documents[0]["deploymentSpec"]["executors"]
+    found = {name.removeprefix("exec-"): e["container"]["image"] for name, e in executors.items()}
+    train = {name for name, image in found.items() if image == TRAIN_IMAGE}
+    assert train == {"judge", "train", "evaluate", "promote"}
+    assert {image for name, image in found.items() if name not in train} == {STEPS_IMAGE}
+
+
+def test_the_run_s_name_reaches_the_steps_by_their_pod(documents: list[dict[str, Any]]) -> None:
+    """An argument would make every run new to the cache."""
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+    steps = {"exec-train", "exec-register", "exec-promote", "exec-report-status"}
+    assert {n for n, e in executors.items() if label in e.get("fieldPathAsEnv", ())} == steps
+
+
+def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
+    """What Kubernetes adds to a step."""
+    return dict(
+        documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
+    )
+
+
+def test_the_training_asks_for_accelerators_memory_and_time(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """Kind and number are parameters; what NCCL shares lies in memory; a lost pod comes again."""
+    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
+    assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    # kfp hands a parameter that only a resource uses not through the exit handler.
+    inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
+    assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
+        inner.keys()
+    )
+    given = settings(documents, "train")
+    memory = {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "dshm"}
+    assert memory in given["emptyDirMounts"]
+    tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert given["tolerations"] == [tolerated]
+    assert "node_selector" in json.dumps(given["nodeSelector"])
+    assert int(given["activeDeadlineSeconds"]) == 3 * 86_400
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
+    documents: list[dict[str, Any]],
+) -> None:
+    """The names, and their keys, are those of k8s/."""
+    given = yaml.safe_load_all((ROOT / "k8s" / "secrets.example.yaml").read_text())
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in given}
+    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    for step in [*LINE, "report-status"]:
+        found = settings(documents, step)
+        for row in found["secretAsEnv"]:
+            keys = {pair["secretKey"] for pair in row["keyToEnv"]}
+            assert keys <= secrets[row["secretName"]].keys(), step
+        (row,) = found["configMapAsEnv"]
+        assert row["configMapName"] == addresses["metadata"]["name"]
+        assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
+
+
+def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
+    """As the images' own user; a restricted namespace refuses pods that do not say so."""
+    users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
+    ((user, group),) = users
+    wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
+    for step in [*LINE, "report-status"]:
+        assert settings(documents, step)["securityContext"] == wanted, step
+
+
+def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
+    """The images' user can make no folder at the root."""
+    place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    place = place["data"]["NODE_CACHE"]
+    told = set()
+    for step in [*LINE, "report-status"]:
+        given = settings(documents, step)
+        keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
+        if "NODE_CACHE" in keys:
+            told.add(step)
+            assert place in {mount["mountPath"] for mount in given["emptyDirMounts"]}, step
+    assert "register" in told
+
+
+@pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
+def test_a_node_selector_is_a_json_object(bad: str) -> None:
+    assert arguments('node_selector={"pool": "gpu"}')["node_selector"] == {"pool": "gpu"}
+    with pytest.raises(ValueError, match="a JSON object is needed"):
+        arguments(f"node_selector={bad}")
+
+
+def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "pinned.yaml"
+    steps, train = DIGEST, DIGEST.replace("/stargan@", "/train@")
+    program.main(["release", "--steps", steps, "--train", train, "-o", str(out)])
+    text = out.read_text()
+    assert text.replace(steps, STEPS_IMAGE).replace(train, TRAIN_IMAGE) == (
+        compiled.PACKAGE.read_text()
+    )
+    assert STEPS_IMAGE not in text
+    assert TRAIN_IMAGE not in text
+    validate(list(yaml.safe_load_all(text)))
+
+
+@pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
+def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
+    with pytest.raises(ValueError, match="not a digest"):
+        program.main(["release", "--steps", bad, "--train", DIGEST, "-o", str(tmp_path / "x.yaml")])
+    assert not (tmp_path / "x.yaml").exists()
+
+
+# The command line
+
+
+def arguments(*pairs: str) -> dict[str, Any]:
+    return parse(list(pairs), compiled.parameters())
+
+
+def test_parameters_get_their_types_and_fields_become_overrides() -> None:
+    given = arguments("nproc=2", "name=faces", "batch=8", "model.lambda_rec=5", "data.size=32")
+    assert given == {
+        "nproc": 2,
+        "name": "faces",
+        "overrides": "train.batch=8;model.lambda_rec=5;data.size=32",
+    }
+
+
+def test_a_field_goes_on_top_of_overrides() -> None:
+    given = arguments("overrides=train.batch=8; train.seed=3", "train.batch=4")
+    assert given["overrides"] == "train.batch=4;train.seed=3"
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("epochs=3", ["unknown key 'epochs'", "images", "lambda_rec", "parameters: ", "nproc"]),
+        ("train.lambda_rec=3", ["unknown key 'train.lambda_rec'"]),
+        ("nproc=two", ["nproc='two'", "int"]),
+        ("batch=many", ["batch='many'", "int"]),
+        ("preset=huge", ["unknown preset 'huge'", "demo-joint", "celeba-128"]),
+        ("model=gan", ["unknown model 'gan'", "stargan"]),
+        ("overrides=epochs=3", ["unknown key 'epochs'"]),
+        ("interpolation=a;b", ["semicolon"]),
+        ("nproc", ["key=value"]),
+        ("split=random", ["split='random'", "official"]),
+    ],
+)
+def test_a_wrong_key_is_refused_with_the_known_ones(pair: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"(?s)" + ".*".join(map(re.escape, words))):
+        arguments(pair)
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="nproc is given twice"):
+        arguments("nproc=1", "nproc=2")
+
+
+def test_a_dry_run_prints_the_whole_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    program.main(["run", "--dry-run", "preset=demo-joint", "datasets=rafd", "seed=4"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["config"].keys() == {f.name for f in dataclasses.fields(Config)}
+    assert shown["config"]["data"]["datasets"] == ["rafd"]
+    assert shown["config"]["train"]["seed"] == 4
+    assert shown["parameters"]["nproc"] == 1
+
+
+def test_a_mistake_is_one_line_and_exit_code_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", "epochs=3"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown key 'epochs'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_failed_run_ends_with_1_and_names_step_and_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A failed validation's report is kept where a person finds it."""
+    from pipelines.local import run as local
+
+    folder = tmp_path / "kfp" / "validate"
+    folder.mkdir(parents=True)
+    (folder / "report").write_text("<html>why</html>")
+    run = local.LocalRun("r", tmp_path, 11, failure="step validate failed: ValueError: 3 torn")
+    run.folders["validate"] = folder
+
+    def fail(*_: object, **__: object) -> None:
+        raise StepError(run)
+
+    monkeypatch.setattr(local, "execute", fail)
+    with pytest.raises(SystemExit) as ended:
+        program.run({})
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "error: step validate failed: ValueError: 3 torn" in said
+    assert f"report: {tmp_path}/report/r/validate.html" in said
+    assert (tmp_path / "report/r/validate.html").read_text() == "<html>why</html>"
+
+
+@pytest.mark.timeout(120)
+def test_a_default_changed_in_the_yaml_changes_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The compiled file alone decides: no default hides in the program that runs it."""
+    text = compiled.PACKAGE.read_text()
+    assert text.count("defaultValue: demo\n") == 1
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(text.replace("defaultValue: demo\n", "defaultValue: dome\n"))
+    monkeypatch.setattr(compiled, "PACKAGE", edited)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        program.run({})
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert "step resolve failed: ValueError: unknown preset 'dome' of stargan; known: demo," in said
+
+
+# Submitting, with the real `kfp` program against a server that speaks as much as it needs.
+
+
+class Server(BaseHTTPRequestHandler):
+    """Health, experiments and runs of the Kubeflow Pipelines API; remembers the created run."""
+
+    runs: list[dict[str, Any]]
+    later: list[dict[str, Any]]  # what the run looks like at each further look, the last for good
+    asked: list[str]  # paths with their queries
+    NOW = "2026-11-01T00:00:00Z"
+
+    def experiment(self) -> dict[str, str]:
+        return {"experiment_id": "e1", "display_name": "faces", "created_at": self.NOW}
+
+    def created(self) -> dict[str, Any]:
+        made = {**self.runs[-1], "run_id": "r1", "state": "PENDING", "created_at": self.NOW}
+        if self.command == "GET" and self.later:
+            made |= self.later.pop(0) if len(self.later) > 1 else self.later[0]
+        return made
+
+    def answer(self, value: dict[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        path = self.path.split("?")[0]
+        if path.endswith("/healthz"):
+            self.answer({"multi_user": False})
+        elif path.endswith("/experiments"):
+            self.answer({"experiments": [self.experiment()]})
+        elif "/experiments/" in path:
+            self.answer(self.experiment())
+        else:
+            self.answer(self.created())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.runs.append(body)
+        self.answer(self.created())
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def later() -> list[dict[str, Any]]:
+    """What the server's run looks like, look by look."""
+    return []
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """Paths with their queries, as the server was asked for them."""
+    return []
+
+
+@pytest.fixture
+def server(
+    later: list[dict[str, Any]], asked: list[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    runs: list[dict[str, Any]] = []
+    handler = type("Handler", (Server,), {"runs": runs, "later": later, "asked": asked})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}", runs
+        http.shutdown()
+
+
+def submit(endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", "submit", *words],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+        env={**os.environ, "KF_PIPELINES_ENDPOINT": endpoint},
+    )  # fmt: skip
+
+
+@pytest.mark.server
+def test_submit_sends_the_committed_pipeline(
+    server: tuple[str, list[dict[str, Any]]], documents: list[dict[str, Any]]
+) -> None:
+    """Texts that look like numbers arrive as texts, numbers as numbers."""
+    endpoint, runs = server
+    done = submit(
+        endpoint, "-e", "faces", "revision=1e5", "name=1.0", "nproc=2", "batch=8", "override=true"
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs
+    assert run["runtime_config"]["parameters"] == {
+        "revision": "1e5",
+        "name": "1.0",
+        "nproc": 2,
+        "overrides": "train.batch=8",
+        "override": "true",
+    }
+    assert run["pipeline_spec"] == {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+    assert run["experiment_id"] == "e1"
+    assert done.stdout.startswith("kfp run submit -e faces -f pipelines/stargan.yaml ")
+
+
+@pytest.mark.server
+def test_submit_hands_the_run_to_a_profile_s_namespace(
+    server: tuple[str, list[dict[str, Any]]], asked: list[str]
+) -> None:
+    """The experiment is looked up there; the run is its experiment's."""
+    done = submit(server[0], "--namespace", "faces", "preset=smoke")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("kfp --namespace faces run submit ")
+    (looked,) = [path for path in asked if "/experiments?" in path]
+    assert parse_qs(urlparse(looked).query)["namespace"] == ["faces"]
+    assert len(server[1]) == 1
+
+
+@pytest.mark.server
+def test_the_documented_kfp_lines_are_understood_by_the_real_program(
+    server: tuple[str, list[dict[str, Any]]],
+) -> None:
+    """Those of README and guide; a run pinned to digests is submitted like the committed one."""
+    pages = ((ROOT / name).read_text().replace("\\\n", " ") for name in ("README.md",
+             "docs/how-to/cluster.md"))  # fmt: skip
+    lines = [line for page in pages for line in re.findall(r"^kfp .*", page, re.MULTILINE)]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words[words.index("-f") + 1] = str(compiled.PACKAGE)
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name(words[0])), *words[1:]],
+            capture_output=True, text=True, timeout=120,
+            env={**os.environ, "KF_PIPELINES_ENDPOINT": server[0]},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sent = server[1][-1]["runtime_config"]["parameters"]
+        assert (sent["preset"], sent["nproc"]) == ("celeba-128", 4)
+
+
+@pytest.mark.server
+def test_submit_refuses_unknown_keys_before_anything_is_sent(
+    server: tuple[str, list[dict[str, Any]]],
+) -> None:
+    done = submit(server[0], "epochs=3")
+    assert (done.returncode, server[1]) == (2, [])
+    assert "unknown key 'epochs'" in done.stderr
+
+
+def task(name: str, state: str, message: str = "") -> dict[str, Any]:
+    return {"display_name": name, "state": state, "error": {"code": 2, "message": message}}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("end", "code"), [("SUCCEEDED", 0), ("SKIPPED", 0), ("FAILED", 1), ("CANCELED", 1)]
+)
+def test_submit_waits_for_the_end_and_exits_by_it(
+    server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]], end: str, code: int
+) -> None:
+    """Failed tasks are named with their reason; the run's page is printed at once."""
+    failed = end == "FAILED"
+    last = task("train", end, "out of memory" if failed else "")
+    later += [
+        {"state": "PENDING"},
+        {"state": "RUNNING", "run_details": {"task_details": [task("pull", "RUNNING")]}},
+        {"state": end, "run_details": {"task_details": [task("pull", "SUCCEEDED"), last]}},
+    ]
+    done = submit(server[0], "--wait", "preset=smoke")
+    assert done.returncode == code, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"page      {server[0]}/#/runs/details/r1" in lines
+    assert lines[lines.index(f"run {end}") - 2 : lines.index(f"run {end}")] == [
+        "pull: SUCCEEDED",
+        f"train: {end}",
+    ]
+    assert ("failed: train: out of memory" in lines) == failed
+
+
+def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
+    from kfp_server_api import ApiException, V2beta1Run
+
+    answers: list[Any] = [OSError("refused"), ApiException(status=503), V2beta1Run(state="FAILED")]
+    told: list[str] = []
+
+    def look() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert watch.follow(look, told.append, every=0.0) is False
+    assert [line for line in told if "asking again" in line] == told[:2]
+    answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
+    with pytest.raises(ApiException):
+        watch.follow(look, told.append, every=0.0)
+    answers[:] = [OSError("refused")] * 4
+    with pytest.raises(OSError, match="refused"):
+        watch.follow(look, told.append, every=0.001, patience=0.002)
+
+
+def test_submit_without_a_server_says_which_address_it_tried() -> None:
+    done = submit("http://127.0.0.1:9", "preset=smoke")
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr

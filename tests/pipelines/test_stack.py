@@ -1,0 +1,137 @@
+"""`make stack`: real servers, started once, stopped alone, with their data."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+import boto3
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from pipelines.local.stack import SERVERS, Stack
+
+READ = (".json", ".ini", ".log", ".pid")
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def program(stack: Stack, command: str) -> str:
+    """Run the command as a user does; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.local.stack", command, "--folder", str(stack.folder)],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def client(stack: Stack, secret: str = "") -> object:
+    given = stack.exports()
+    return boto3.client(
+        "s3", endpoint_url=given["AWS_ENDPOINT_URL_S3"], region_name="us-east-1",
+        aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=secret or given["AWS_SECRET_ACCESS_KEY"],
+    )  # fmt: skip
+
+
+def experiments(stack: Stack, password: str = "", host: str = "") -> int:
+    """The status of MLflow's answer; `host`: what the request's header says instead."""
+    import base64
+
+    given = stack.exports()
+    word = f"admin:{password or given['MLFLOW_TRACKING_PASSWORD']}".encode()
+    request = urllib.request.Request(
+        f"{given['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1",
+        headers={
+            "Authorization": f"Basic {base64.b64encode(word).decode()}",
+            **({"Host": host} if host else {}),
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_all_three_take_their_passwords_and_no_others(stack: Stack) -> None:
+    client(stack).put_object(Bucket="stargan", Key="a", Body=b"1")
+    with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|403"):
+        client(stack, "wrong").put_object(Bucket="stargan", Key="a", Body=b"1")
+    assert (experiments(stack), experiments(stack, "wrong")) == (200, 401)
+    import psycopg2
+
+    where = {"host": "127.0.0.1", "port": stack.settings["postgres"], "user": "stargan"}
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(dbname="mlflow", password="wrong", **where)
+
+
+def test_mlflow_answers_to_its_own_name_alone(stack: Stack) -> None:
+    """A page that makes a browser think it is this server (DNS rebinding) gets nothing."""
+    own = urlparse(stack.exports()["MLFLOW_TRACKING_URI"]).netloc
+    assert [experiments(stack, host=name) for name in (own, "evil.example")] == [200, 403]
+
+
+def test_no_secret_is_readable_by_others_or_seen_in_the_process_list(stack: Stack) -> None:
+    words = [stack.settings[name] for name in (
+        "secret_key", "postgres_password", "mlflow_password", "flask_key")]  # fmt: skip
+    for path in stack.folder.rglob("*"):
+        text = path.read_text(errors="replace") if path.suffix in READ and path.is_file() else ""
+        if any(word in text for word in words):
+            assert path.stat().st_mode & 0o077 == 0, path
+            assert path.suffix != ".log"
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        assert not any(word in line for word in words), line
+
+
+def test_up_again_starts_nothing(stack: Stack) -> None:
+    before = {name: stack.process(name) for name in SERVERS}
+    printed = program(stack, "up")
+    assert {name: stack.process(name) for name in SERVERS} == before
+    assert all(f"export {name}={value}" in printed for name, value in stack.exports().items())
+
+
+def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) -> None:
+    client(stack).put_object(Bucket="stargan", Key="kept", Body=b"2")
+    environment = {**os.environ, **stack.exports()}
+    code = "import mlflow; print(mlflow.create_experiment('kept'))"
+    python = sys.executable
+    made = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    for name in ("postgres", "mlflow"):
+        killed = stack.process(name)
+        assert killed
+        workers = killed.children(recursive=True)
+        killed.kill()
+        killed.wait(30)
+        program(stack, "up")
+        assert not [worker for worker in workers if worker.is_running()]
+    program(stack, "down")
+    assert all(stack.process(name) is None for name in SERVERS)
+    program(stack, "up")
+    body = client(stack).get_object(Bucket="stargan", Key="kept")["Body"].read()
+    assert body == b"2"
+    code = "import mlflow; print(mlflow.get_experiment_by_name('kept').experiment_id)"
+    found = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout == made.stdout, found.stderr
+
+
+def test_down_leaves_what_it_did_not_start(stack: Stack, tmp_path: Path) -> None:
+    """A pid that now belongs to another process is not taken for the server's."""
+    other = Stack(tmp_path / "other")
+    other.folder.mkdir()
+    (other.folder / "settings.json").write_text(json.dumps(stack.settings))
+    running = stack.process("s3")
+    assert running
+    (other.folder / "s3.pid").write_text(f"{running.pid} 1.00")
+    program(other, "down")
+    assert stack.process("s3") == running

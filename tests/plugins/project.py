@@ -1,0 +1,81 @@
+"""The project as its users have it: genuine sample data, a DVC project, the pipeline's command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of genuine sample data beside the repository, which is never part of it."""
+    default = ROOT.parent / "shared" / "data"
+    path = Path(os.environ.get("SHARED_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"no genuine sample data at {path}; set SHARED_DATA")
+    return path
+
+
+def dvc(*arguments: str, cwd: Path) -> None:
+    """Run DVC as a user does."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What one real `dvc push` of a small `data` folder left; tests use copies of it."""
+
+    clone: Path
+    remote: Path
+    facts: tuple[str, int, int]  # md5, nfiles, size, as data.dvc says
+
+    @staticmethod
+    def again(work: Path, url: str) -> tuple[str, int, int]:
+        """Draw, `dvc add` and `dvc push` to `url` in a new clone; what data.dvc says."""
+        for number in range(12):
+            path = work / "data" / ("celeba", "rafd")[number % 2] / f"{number:03d}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes([number]) * 3000)
+        (work / "data" / "celeba" / "größe.txt").write_text("x")
+        subprocess.run(["git", "init", "-q", str(work)], check=True)
+        dvc("init", "-q", cwd=work)
+        dvc("remote", "add", "-q", "-d", "storage", url, cwd=work)
+        dvc("add", "-q", "data", cwd=work)
+        dvc("push", "-q", cwd=work)
+        lines = (work / "data.dvc").read_text().splitlines()[1:]
+        facts = dict(line.strip("- ").split(": ") for line in lines)
+        return facts["md5"], int(facts["nfiles"]), int(facts["size"])
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
+    folder = tmp_path_factory.mktemp("pushed")
+    clone, remote = folder / "clone", folder / "remote"
+    return Pushed(clone, remote, Pushed.again(clone, str(remote)))
+
+
+@pytest.fixture(scope="session")
+def run_pipeline() -> Callable[..., str]:
+    """Run the pipeline in a folder, as a user does; gives what it said."""
+
+    def run(
+        folder: Path, *pairs: str, code: int = 0, environment: dict[str, str] | None = None
+    ) -> str:
+        names = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines", "run", *pairs],
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={k: v for k, v in os.environ.items() if k not in names} | (environment or {}),
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout[-6000:]
+        return done.stdout
+
+    return run

@@ -1,0 +1,118 @@
+"""Toy data sets, models as small as they get, and a store of a test's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from training.core.files import write_json
+from training.data.labels import LabelSet, LabelSpace
+from training.storage.store import Manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of the test's own; nothing is tracked and nothing is written elsewhere."""
+    monkeypatch.setenv("STORE_URI", f"file://{tmp_path / 'store'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Every model by name, as small as 16 px allow."""
+    from training.models import MODELS
+
+    attgan = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
+    stargan = {"conv_dim": 4, "repeat_num": 1, "d_conv_dim": 4, "d_repeat_num": 2}
+    pairs = {"dim": 4, "blocks": 1, "d_dim": 4}
+    settings: dict[str, dict[str, Any]] = {
+        "attgan": attgan,
+        "stgan": attgan | {"shortcut_layers": 1, "inject_layers": 1},
+        "cyclegan": pairs | {"d_layers": 1},
+        "diat": pairs | {"d_repeat_num": 2},
+        "icgan": {"dim": 4, "latent": 4, "e_dim": 4, "z_hidden": 8, "y_hidden": 8},
+        "starganv2": {"dim": 4, "max_dim": 8, "hidden": 8},
+        "ganimation": stargan,
+        "stargan": stargan,
+    }
+    return {name: model(**settings[name]) for name, model in MODELS.items()}
+
+
+def dataset_of(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
+    """A manifest of kind "dataset" whose colours show the labels; written to `path`."""
+    random = np.random.RandomState(7)
+    files, rows, records = {}, {}, []
+    for labels in sets:
+        width, shard = len(labels.names), f"{labels.name}-00000.npy"
+        if labels.kind == "onehot":
+            values = np.eye(width)[np.arange(count) % width]
+        elif labels.kind == "continuous":
+            values = random.rand(count, width)
+        else:
+            values = random.randint(0, 2, (count, width))
+        images = random.randint(90, 160, (count, size, size, 3))
+        band = size // width
+        for k in range(width):
+            images[:, k * band : (k + 1) * band, :, k % 3] += (
+                values[:, k, None, None] * 90
+            ).astype(int)
+        np.save(path.parent / shard, images.clip(0, 255).astype(np.uint8))
+        files[shard], rows[shard] = path.parent / shard, count
+        for i in range(count):
+            split = "train" if i < count * 0.6 else "val" if i < count * 0.8 else "test"
+            records.append(
+                {"dataset": labels.name, "shard": shard, "row": i, "split": split,
+                 "identity": f"{labels.name}-{i // 2}", "file": f"{i:06d}.jpg",
+                 "sha256": f"{i:064x}", "label": values[i].astype(np.float32)}
+            )  # fmt: skip
+    table, space = path.parent / "labels.parquet", path.parent / "label_space.json"
+    pd.DataFrame(records).to_parquet(table)
+    write_json(space, LabelSpace(sets).to_json())
+    files |= {"labels.parquet": table, "label_space.json": space}
+    Manifest.build("dataset", files, {"data": {}}, rows=rows).write(path)
+    return path
+
+
+@pytest.fixture
+def make_dataset(store: Path) -> Callable[..., Path]:
+    """`dataset_of`, for a test with label sets of its own."""
+    return dataset_of
+
+
+@pytest.fixture
+def binary(store: Path, tmp_path: Path) -> Path:
+    """One data set: three attributes, two of which exclude each other."""
+    names = ("Black_Hair", "Blond_Hair", "Male")
+    return dataset_of(
+        tmp_path / "binary.json", (LabelSet("celeba", "binary", names, (names[:2],)),)
+    )
+
+
+@pytest.fixture
+def joint(store: Path, tmp_path: Path) -> Path:
+    """Two data sets: attributes and expressions."""
+    names = ("Black_Hair", "Blond_Hair", "Male")
+    sets = (
+        LabelSet("celeba", "binary", names, (names[:2],)),
+        LabelSet("rafd", "onehot", ("angry", "happy", "sad")),
+    )
+    return dataset_of(tmp_path / "joint.json", sets)
+
+
+@pytest.fixture
+def classes(store: Path, tmp_path: Path) -> Path:
+    """One data set: three classes."""
+    sets = (LabelSet("rafd", "onehot", ("angry", "happy", "sad")),)
+    return dataset_of(tmp_path / "classes.json", sets)
+
+
+@pytest.fixture
+def units(store: Path, tmp_path: Path) -> Path:
+    """One data set: two intensities."""
+    sets = (LabelSet("celeba", "continuous", ("AU06", "AU12")),)
+    return dataset_of(tmp_path / "units.json", sets)

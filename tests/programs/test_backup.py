@@ -1,0 +1,130 @@
+"""MLflow's database and artifacts, saved, lost and brought back: real Postgres, real S3."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg2
+import pytest
+import yaml
+
+from pipelines.local.stack import Stack, _postgres
+from training import backup
+from training.storage.s3 import Bucket, RemoteError
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = "s3://stargan/mlflow"
+WRITE = """
+import mlflow, os, sys
+mlflow.set_experiment("faces")
+with mlflow.start_run() as run:
+    mlflow.log_metric("score", 0.5)
+    mlflow.log_text(sys.argv[1], "note.txt")
+print(run.info.run_id)
+"""
+READ = """
+import json, mlflow
+runs = mlflow.search_runs(experiment_names=["faces"], output_format="list")
+print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load_text(
+    f"{r.info.artifact_uri}/note.txt")] for r in runs}))
+"""
+
+
+def client(stack: Stack, code: str, *arguments: str) -> str:
+    """What a program says that speaks to the MLflow server."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env={**os.environ, **stack.exports()},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def address(stack: Stack, name: str) -> str:
+    return stack.database(name).replace("+psycopg2", "")
+
+
+def shell(stack: Stack, command: str, dumps: Path) -> None:
+    """Run a command of the CronJob or of the guide, its /dump being `dumps`."""
+    programs = str(Path(_postgres("pg_dump")).parent)
+    names = {"DATABASE": address(stack, "mlflow"), "AUTH_DATABASE": address(stack, "mlflow_auth")}
+    done = subprocess.run(
+        ["sh", "-ec", command.replace("/dump/", f"{dumps}/")], capture_output=True, text=True,
+        env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def nightly() -> str:
+    """What the CronJob runs in Postgres' image."""
+    job = yaml.safe_load((ROOT / "k8s" / "base" / "backup.yaml").read_text())
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"]
+    return str(container["command"][-1])
+
+
+def restoring() -> str:
+    """What the guide says to run with the dumps at hand."""
+    lines = (ROOT / "docs" / "operate.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("pg_restore"))
+
+
+def test_what_was_lost_comes_back_and_agrees(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two backups share their artifacts; the second, restored, has both runs and nothing later."""
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    Bucket("s3://stargan").client.create_bucket(Bucket="backup")
+    names = []
+    for word in ("first", "second"):
+        client(stack, WRITE, word)
+        (tmp_path / word).mkdir()
+        shell(stack, nightly(), tmp_path / word)
+        names.append(backup.save(tmp_path / word, ARTIFACTS, "s3://backup/faces"))
+        time.sleep(1.1)  # names are seconds
+    expected = json.loads(client(stack, READ))
+    assert len(expected) == 2
+    client(stack, WRITE, "after the backup")
+
+    with psycopg2.connect(address(stack, "mlflow")) as connection:
+        connection.cursor().execute("DELETE FROM metrics; DELETE FROM latest_metrics")
+    with psycopg2.connect(address(stack, "mlflow_auth")) as connection:
+        connection.cursor().execute("UPDATE users SET password_hash = 'lost'")
+    Bucket(ARTIFACTS).delete("")
+    assert backup.latest("s3://backup/faces") == names[1]
+    backup.load("s3://backup/faces", names[1], tmp_path / "back", ARTIFACTS)
+    shell(stack, restoring(), tmp_path / "back")
+    assert json.loads(client(stack, READ)) == expected
+
+
+def test_a_backup_without_its_end_is_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket("s3://stargan/broken")
+    bucket.create("backups/29990101T000000Z/mlflow.dump", b"half")
+    with pytest.raises(ValueError, match="no backup there"):
+        backup.latest("s3://stargan/broken")
+
+
+def test_an_altered_dump_is_refused(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stack.exports().items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
+    name = backup.save(tmp_path / "dumps", ARTIFACTS, "s3://stargan/other")
+    bucket = Bucket("s3://stargan/other")
+    key = f"{bucket.prefix}backups/{name}/mlflow.dump"
+    bucket.client.put_object(Bucket="stargan", Key=key, Body=b"rowz")
+    with pytest.raises(RemoteError, match="altered; take another"):
+        backup.load("s3://stargan/other", name, tmp_path / "back", ARTIFACTS)
+
+
+def test_nothing_to_save_is_said(stack: Stack, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no dump in it; run pg_dump first"):
+        backup.save(tmp_path, ARTIFACTS, "s3://stargan/other")

@@ -1,0 +1,282 @@
+"""Names become versions, hashes and configurations, before anything heavy is touched."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import training.core.provenance
+from training.core.provenance import code_hash, git_state, lock_hash
+from training.data.versions import data_version, pinned, short_md5, split_md5
+from training.resolve import Resolved, resolve
+from training.storage.dvc import tree_md5
+from training.storage.s3 import RemoteError
+
+ONE, TWO, OWN = (f"{digit * 32}.dir" for digit in "12a")
+COMMIT = ["-c", "user.email=a@b", "-c", "user.name=t", "commit", "-q", "--allow-empty", "-m", "x"]
+
+
+def pin_text(md5: str, path: str = "data", kind: str = "") -> str:
+    meta = f"meta:\n  kind: {kind}\n" if kind else ""
+    return f"outs:\n- md5: {md5}\n  size: 10\n  nfiles: 2\n  hash: md5\n  path: {path}\n{meta}"
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose tags v1 and 1234567 pin ONE, and whose working tree pins TWO."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    git("init", "-q", ".")
+    (folder / "data.dvc").write_text(pin_text(ONE))
+    git("add", "data.dvc")
+    git(*COMMIT)
+    git("tag", "v1")
+    git("tag", "1234567")
+    (folder / "data.dvc").write_text(pin_text(TWO))
+    return folder
+
+
+def run(folder: Path, **changes: str) -> Resolved:
+    values = {
+        "datasets": "", "raw": "", "revision": "", "model": "stargan", "preset": "smoke",
+        "overrides": "", **changes,
+    }  # fmt: skip
+    return resolve(**values, out=folder / "resolved.json")
+
+
+def test_without_a_revision_the_file_at_hand_counts(clone: Path) -> None:
+    found = run(clone)
+    assert (found.data_md5, found.revision, found.datasets) == (TWO, "data.dvc", "celeba:celeba")
+
+
+def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Path) -> None:
+    assert run(clone).name == "stargan"
+    assert run(clone, model="stgan").name == "stgan"
+    assert run(clone, model="stgan", name="hair").name == "hair"
+
+
+@pytest.mark.parametrize(("name", "found"), [("a/b", "/"), ("a:1@b", ": @")])
+def test_a_name_that_no_registry_takes_is_refused_before_anything_is_trained(
+    clone: Path, name: str, found: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"name={name}: {found} cannot be in a registered name; write -"
+    ):
+        run(clone, name=name)
+
+
+@pytest.mark.parametrize("revision", ["v1", "1234567", "HEAD"])
+def test_a_git_revision_counts_as_of_then(clone: Path, revision: str) -> None:
+    """One that looks like a number too."""
+    found = run(clone, revision=revision)
+    assert (found.data_md5, found.revision) == (ONE, git("rev-parse", "HEAD").strip())
+
+
+def test_a_short_commit_counts(clone: Path) -> None:
+    assert run(clone, revision=git("rev-parse", "--short", "HEAD").strip()).data_md5 == ONE
+
+
+@pytest.mark.parametrize("revision", ["v9", "0000000", "--help", "v1:data.dvc", " "])
+def test_an_unknown_revision_is_refused(clone: Path, revision: str) -> None:
+    with pytest.raises(RemoteError, match="neither a commit, tag or branch") as caught:
+        run(clone, revision=revision)
+    assert caught.value.code == "unknown-revision"
+
+
+def test_a_revision_without_git_is_refused_and_an_md5_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that has no repository."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.dvc").write_text(pin_text(ONE))
+    with pytest.raises(RemoteError, match="not a git repository"):
+        run(tmp_path, revision="v1")
+    assert run(tmp_path, revision=TWO).data_md5 == TWO
+    assert run(tmp_path, revision=TWO.removesuffix(".dir")).data_md5 == TWO
+
+
+def test_adopted_data_come_before_the_demos(clone: Path) -> None:
+    """And the demo's other data set is still had from data.dvc."""
+    (clone / "celeba.dvc").write_text(pin_text(OWN, "raw/celeba", "celeba"))
+    assert run(clone).data_md5 == OWN
+    both = run(clone, datasets="celeba,rafd")
+    assert both.data_md5 == f"celeba={OWN},rafd={TWO}"
+    assert both.revision == "celeba.dvc,data.dvc"
+
+
+def test_both_demo_sets_have_one_version(clone: Path) -> None:
+    found = run(clone, datasets="celeba,rafd")
+    assert (found.data_md5, found.datasets) == (TWO, "celeba:celeba,rafd:rafd")
+
+
+def test_the_versions_of_several_sources_are_a_revision_themselves(clone: Path) -> None:
+    text = f"celeba={OWN},rafd={TWO}"
+    assert run(clone, datasets="rafd,celeba", revision=text).data_md5 == f"rafd={TWO},celeba={OWN}"
+    assert split_md5(text, ["celeba", "rafd"]) == {"celeba": OWN, "rafd": TWO}
+    with pytest.raises(ValueError, match="name=md5 is needed for each of celeba"):
+        run(clone, revision=text)
+
+
+def test_mlflow_has_room_for_the_version_of_several_sources() -> None:
+    assert short_md5(ONE) == ONE
+    assert len(short_md5(f"celeba={OWN},rafd={TWO}")) <= 36
+
+
+def test_an_adopted_set_says_its_kind(clone: Path) -> None:
+    (clone / "pets.dvc").write_text(pin_text(OWN, "raw/pets", "folders"))
+    assert run(clone, datasets="pets").datasets == "pets:folders"
+
+
+def test_elsewhere_the_demos_pin_is_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image, where steps work in a folder without `.dvc` files."""
+    monkeypatch.chdir(tmp_path)
+    pinned = yaml.safe_load((Path(__file__).parents[2] / "data.dvc").read_text())["outs"][0]["md5"]
+    assert run(tmp_path).data_md5 == pinned
+
+
+def test_a_set_that_nothing_pins_is_refused(clone: Path) -> None:
+    with pytest.raises(ValueError, match="adopt pets PATH, or give raw=PATH"):
+        run(clone, datasets="pets:folders")
+
+
+@pytest.mark.parametrize("text", ["", "outs: []", "outs:\n- path: data", "<html>", "- a"])
+def test_a_broken_pin_is_named(clone: Path, text: str) -> None:
+    (clone / "data.dvc").write_text(text)
+    with pytest.raises(ValueError, match=r"data\.dvc: not a \.dvc file"):
+        run(clone)
+
+
+def test_the_users_own_folder_is_hashed(clone: Path, tmp_path: Path) -> None:
+    """Given itself, or as one of several below a root."""
+    raw = tmp_path / "raw"
+    for name in ("celeba", "rafd"):
+        (raw / name).mkdir(parents=True)
+        (raw / name / "x").write_text(name)
+    celeba, rafd = (tree_md5(raw / name)[0] for name in ("celeba", "rafd"))
+    assert run(clone, raw=str(raw)).data_md5 == celeba
+    assert run(clone, raw=str(raw / "celeba")).data_md5 == celeba
+    both = data_version([("celeba", "celeba"), ("rafd", "rafd")], str(raw), "")
+    assert both[:2] == (f"celeba={celeba},rafd={rafd}", "folder")
+    with pytest.raises(ValueError, match="'pets': say of which kind"):
+        run(clone, raw=str(raw / "celeba"), datasets="pets")
+    with pytest.raises(ValueError, match="no folder"):
+        run(clone, raw=str(raw / "none"))
+
+
+def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
+    """`#` and `?` end a path where a URI parser reads it: another folder would be taken."""
+    from training.data.versions import raw_folder
+    from training.storage.store import Store
+
+    for name in ("set#1", "set?a", "a b", "100%25"):
+        (tmp_path / name).mkdir()
+        assert raw_folder(str(tmp_path / name), "mine", True) == tmp_path / name
+        assert raw_folder(f"file://{tmp_path / name}", "mine", True) == tmp_path / name
+        assert Store(f"file://{tmp_path / name}").root == tmp_path / name
+
+
+def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
+    """The length of a run does not matter to it; the data, their cut and its own settings do."""
+    name = run(clone).judge_hash
+    assert run(clone, overrides="train.images=1600;lambda_rec=5").judge_hash == name
+    assert run(clone, revision="v1").judge_hash != name
+    assert run(clone, overrides="size=32").judge_hash != name
+    assert run(clone, overrides="judge.images=2000").judge_hash != name
+
+
+def test_the_file_says_what_the_steps_get(clone: Path) -> None:
+    found = run(clone, overrides="seed=7")
+    written = json.loads((clone / "resolved.json").read_text())
+    assert {name: written[name] for name in Resolved._fields} == found._asdict()
+    assert json.loads(found.train_config)["seed"] == 7
+
+
+@pytest.mark.parametrize("name", ["training/resolve.py", "components/pull.py", "requirements.lock"])
+def test_the_code_hash_sees_one_changed_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In any source of the three packages, and in the lock."""
+    root = Path(training.core.provenance.__file__).parents[2]
+    for package in ("training", "components", "pipelines"):
+        shutil.copytree(root / package, tmp_path / package)
+    shutil.copy(root / "requirements.lock", tmp_path)
+    expected = code_hash()
+    monkeypatch.setattr(training.core.provenance, "ROOT", tmp_path)
+    assert code_hash() == expected
+    with (tmp_path / name).open("a") as stream:
+        stream.write("#")
+    assert code_hash() != expected
+
+
+def test_without_a_lock_the_installed_versions_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_lock = lock_hash()
+    monkeypatch.setattr(training.core.provenance, "ROOT", tmp_path)
+    assert len(lock_hash()) == 64
+    assert lock_hash() != with_lock
+
+
+def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
+    """So that overwritten weights miss the cache, and are refused where a run began with others."""
+    from training.inference.weights import CheckpointError
+    from training.registry.references import model_files
+    from training.storage.store import Manifest
+
+    def write(text: str) -> None:
+        (clone / "G.safetensors").write_text(text)
+        Manifest.build("model", {"nets/G.safetensors": clone / "G.safetensors"}, {}).write(path)
+
+    path = clone / "model.json"
+    write("one")
+    first = run(clone, init="model.json").init
+    assert first == run(clone, init="model.json").init
+    assert model_files(first)["nets/G.safetensors"].read_text() == "one"
+    write("two")
+    assert run(clone, init="model.json").init != first
+    with pytest.raises(CheckpointError, match="changed since this run began"):
+        model_files(first)
+
+
+def test_an_image_says_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SOURCE_REVISION", "abc-dirty")
+    assert git_state() == ("abc", True)
+    monkeypatch.setenv("SOURCE_REVISION", "abc")
+    assert git_state() == ("abc", False)
+    monkeypatch.delenv("SOURCE_REVISION")
+    monkeypatch.setattr(training.core.provenance, "ROOT", tmp_path)
+    (tmp_path / "training").mkdir()
+    assert git_state() == ("unknown", True)
+
+
+def test_the_git_state_is_the_working_trees(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOURCE_REVISION", raising=False)
+    monkeypatch.setattr(training.core.provenance, "ROOT", clone)
+    commit = git("rev-parse", "HEAD").strip()
+    assert git_state() == (commit, True)
+    git("checkout", "-q", "data.dvc")
+    assert git_state() == (commit, False)
+
+
+def test_a_missing_set_at_a_commit_is_named(clone: Path) -> None:
+    with pytest.raises(ValueError, match=r"no pets\.dvc at "):
+        pinned("pets", git("rev-parse", "HEAD").strip())
+
+
+def test_it_starts_at_once() -> None:
+    """It runs before every pipeline run: neither MLflow nor DVC nor boto3."""
+    heavy = "{'mlflow', 'dvc', 'boto3', 'great_expectations', 'pandas'}"
+    code = f"import sys, training.resolve; print({heavy} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"

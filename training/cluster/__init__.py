@@ -1,0 +1,1 @@
+"""Kubernetes: training jobs, and watching them."""

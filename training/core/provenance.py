@@ -1,0 +1,71 @@
+"""What ran where: hashes of the package and its lock, the git commit, the machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from training.core.files import canonical_json, sha256_bytes, sha256_file
+
+PACKAGES = ("training", "components", "pipelines")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def code_hash() -> str:
+    """Hex sha256 over the names and bytes of the installed package's sources and the lock."""
+    files = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    rows = [[path.relative_to(ROOT).as_posix(), sha256_file(path)] for path in files]
+    return sha256_bytes(canonical_json([*rows, ["requirements.lock", lock_hash()]]))
+
+
+def lock_hash() -> str:
+    """Hex sha256 of `lock_bytes`."""
+    return sha256_bytes(lock_bytes())
+
+
+def git_state() -> tuple[str, bool]:
+    """(commit, whether files differ from it), from git or an image's SOURCE_REVISION.
+
+    SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Where neither says: ("unknown", True).
+    """
+    given = os.environ.get("SOURCE_REVISION", "")
+    if given:
+        return given.removesuffix("-dirty"), given.endswith("-dirty")
+    try:
+        if git(ROOT, "rev-parse", "--show-prefix").strip():
+            return "unknown", True  # installed inside somebody's own repository
+        commit = git(ROOT, "rev-parse", "HEAD").strip()
+        return commit, bool(git(ROOT, "status", "--porcelain").strip())
+    except ValueError:
+        return "unknown", True
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Output of a git command. Raises ValueError with what git said."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise ValueError("git is not installed; give the data's md5 as revision") from error
+    if done.returncode:
+        raise ValueError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def lock_bytes() -> bytes:
+    """The package lock; installed without it, the list of what is installed instead."""
+    lock = ROOT / "requirements.lock"
+    if lock.is_file():
+        return lock.read_bytes()
+    found = {(d.name.lower(), d.version) for d in importlib.metadata.distributions()}
+    return canonical_json(sorted(found))
+
+
+def machine() -> str:
+    """What this is measured on, in one line: processor, cores, accelerator, torch."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"

@@ -1,0 +1,225 @@
+"""Raw files by relative name: a folder, or the tar shards that one data set travels in.
+
+Every name is posix, relative and stays below the root, so that nothing a label file says can reach
+another file of the machine.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from training.core.files import fsync, rename, whole_folder
+from training.storage.store import Manifest, Store
+
+SHARD_BYTES = 256 * 2**20
+BLOCK = 512  # of the tar format, bytes
+
+
+class Tree(Protocol):
+    """Files by relative posix name. Safe to share between threads and to pickle to workers."""
+
+    def names(self) -> list[str]:
+        """Every file, sorted."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """All bytes of one file. Raises ValueError for a name that is unsafe or not there."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Size of one file in bytes."""
+        ...
+
+
+def check_name(name: str) -> str:
+    """`name` if it is relative and stays below its root; otherwise ValueError."""
+    parts = set(name.split("/"))
+    if parts <= {"", "."} or name[0] == "/" or ".." in parts or "\\" in name or "\0" in name:
+        raise ValueError(f"{name!r}: a relative name that stays inside the data folder is needed")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name!r}: the name is not UTF-8; rename the file") from error
+    return name
+
+
+class Folder:
+    """The files below `root`. A link that leaves it, or that names a folder, is refused."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root).resolve()
+        if not self.root.is_dir():
+            raise ValueError(f"{root}: no such folder")
+        self._sizes: dict[str, int] | None = None
+
+    def _index(self) -> dict[str, int]:
+        if self._sizes is None:
+            found: dict[str, int] = {}
+            waiting = [""]
+            while waiting:
+                folder = waiting.pop()
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
+                        name = check_name(f"{folder}{entry.name}")
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(f"{name}/")
+                        else:
+                            found[name] = self._file_size(entry, name)
+            self._sizes = dict(sorted(found.items()))
+        return self._sizes
+
+    def _file_size(self, entry: os.DirEntry[str], name: str) -> int:
+        if entry.is_symlink():
+            self._inside(name)
+        if not entry.is_file():
+            raise ValueError(f"{self.root}: {name} is not a plain file; put the file itself there")
+        return entry.stat().st_size
+
+    def _inside(self, name: str) -> Path:
+        path = (self.root / check_name(name)).resolve()
+        if not path.is_relative_to(self.root):
+            raise ValueError(f"{self.root}: {name} leads outside the folder; copy the file into it")
+        return path
+
+    def names(self) -> list[str]:
+        return list(self._index())
+
+    def read(self, name: str) -> bytes:
+        path = self._inside(name)
+        if not path.is_file():
+            raise ValueError(f"{self.root}: no file {name}")
+        return path.read_bytes()
+
+    def size(self, name: str) -> int:
+        if name not in self._index():
+            raise ValueError(f"{self.root}: no file {name}")
+        return self._index()[name]
+
+
+class Tars:
+    """The plain files inside uncompressed tar files, each read at its offset.
+
+    Indexing reads the headers alone. No handle is kept open, so that threads share it and worker
+    processes receive it as it is.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = tuple(Path(path) for path in paths)
+        where: dict[str, tuple[int, int, int]] = {}  # name -> shard, offset, size
+        for shard, path in enumerate(self.paths):
+            for name, offset, size in _members(path):
+                if name in where:
+                    raise ValueError(f"{path.name}: {name} is stored twice; pack the data anew")
+                where[name] = (shard, offset, size)
+        self._where = dict(sorted(where.items()))
+
+    def _find(self, name: str) -> tuple[int, int, int]:
+        if name not in self._where:
+            known = ", ".join(path.name for path in self.paths[:3])
+            raise ValueError(f"{known}: no file {name}")
+        return self._where[name]
+
+    def names(self) -> list[str]:
+        return list(self._where)
+
+    def read(self, name: str) -> bytes:
+        shard, offset, size = self._find(name)
+        with self.paths[shard].open("rb", buffering=0) as stream:
+            data = os.pread(stream.fileno(), size, offset)
+        if len(data) != size:
+            raise ValueError(f"{self.paths[shard]}: ends inside {name}; fetch the file again")
+        return data
+
+    def size(self, name: str) -> int:
+        return self._find(name)[2]
+
+
+def _members(path: Path) -> list[tuple[str, int, int]]:
+    """(name, offset, size) of every file in a tar; anything but plain files is refused."""
+    found = []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (member := tar.next()) is not None:
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{path}: {member.name!r} is not a plain file")
+                found.append((check_name(member.name), member.offset_data, member.size))
+                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every header otherwise
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not an uncompressed tar file ({error})") from error
+    return found
+
+
+def pack(tree: Tree, out: Path, prefix: str, shard_bytes: int = SHARD_BYTES) -> list[Path]:
+    """Write a tree as `<prefix>-00000.tar` … in the folder `out`; returns the paths.
+
+    The bytes depend on names and contents alone (sorted, no times, no owners). A shard holds at
+    most `shard_bytes` of files, headers included, unless one file alone is larger. One file at a
+    time is in memory. Shards of an earlier, longer run under the same prefix are removed.
+    """
+    names = tree.names()
+    if not names:
+        raise ValueError(f"{prefix}: no files to pack")
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_folder(out / f".{prefix}.packed") as folder:
+        count = _write_shards(tree, names, folder, prefix, shard_bytes)
+    packed = out / f".{prefix}.packed"
+    for old in out.glob(f"{prefix}-[0-9][0-9][0-9][0-9][0-9].tar"):
+        old.unlink()
+    paths = [out / _shard_name(prefix, number) for number in range(count)]
+    for path in paths:
+        rename(packed / path.name, path)
+    packed.rmdir()
+    fsync(out)
+    return paths
+
+
+def _shard_name(prefix: str, number: int) -> str:
+    return f"{prefix}-{number:05d}.tar"
+
+
+def _write_shards(tree: Tree, names: list[str], folder: Path, prefix: str, limit: int) -> int:
+    """Fill numbered shards; returns how many."""
+    number, used = 0, 0
+    tar = tarfile.open(folder / _shard_name(prefix, 0), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+    try:
+        for name in names:
+            space = BLOCK + -(-tree.size(name) // BLOCK) * BLOCK
+            if used and used + space > limit:
+                tar.close()
+                number, used = number + 1, 0
+                tar = tarfile.open(  # noqa: SIM115
+                    folder / _shard_name(prefix, number), "w", format=tarfile.PAX_FORMAT
+                )
+            _add(tar, name, tree.read(name))
+            used += space
+    finally:
+        tar.close()
+    return number + 1
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(check_name(name))  # its defaults: mode 0644, no time, no owner
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+    tar.members.clear()  # type: ignore[attr-defined]
+
+
+def open_raw(manifest: Manifest, store: Store | None = None) -> dict[str, Tree]:
+    """The trees of a manifest of kind "raw", by data-set name, in its order; bytes verified."""
+    if manifest.kind != "raw":
+        raise ValueError(f"a manifest of kind {manifest.kind!r}; 'raw' is needed")
+    trees: dict[str, Tree] = {}
+    for dataset in manifest.meta["datasets"]:
+        name = dataset["name"]
+        shards = [
+            entry.name
+            for entry in manifest.entries
+            if entry.name.endswith(".tar") and entry.name[: -len("-00000.tar")] == name
+        ]
+        if not shards:
+            raise ValueError(f"the raw manifest lists no shard of data set {name!r}")
+        trees[name] = Tars(manifest.local(shard, store) for shard in sorted(shards))
+    return trees

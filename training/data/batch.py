@@ -1,0 +1,22 @@
+"""One batch as the models see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one phase sees. Rows are this process's part of the global batch."""
+
+    image: Tensor  # (n, 3, size, size) in [-1, 1]
+    source: Tensor  # (n, dim_g) c̃ of the labels the images have
+    target: Tensor  # (n, dim_g) c̃ of the labels asked for
+    dataset: int  # index into LabelSpace.sets
+    noise: Callable[[str, tuple[int, ...]], Tensor]
+    # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
+    position: float  # of the schedule: 0 at the first image, 1 at the last
+    reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
+    other: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
+    shared: dict[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,269 @@
+"""What the files of a raw data set say: one reader a layout, nothing judged."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from training.core.config import DataConfig
+from training.data.archive import Tree, check_name
+from training.data.labels import ATTRIBUTES, UNITS
+from training.data.openface import Units, read_units
+from training.data.tables import PICTURES, TABLES, Table, read_table
+
+EXPRESSIONS = (
+    "angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sad", "surprised",
+)  # fmt: skip
+RAFD_NAME = (
+    r"^Rafd(?P<camera>000|045|090|135|180)_(?P<identity>\d\d)"
+    r"_(?P<group>Caucasian|Moroccan|Kid)_(?P<gender>female|male)"
+    rf"_(?P<expression>{'|'.join(EXPRESSIONS)})_(?P<gaze>frontal|left|right)"
+    r"\.([jJ][pP][eE]?[gG]|[pP][nN][gG])$"
+)
+VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label words and their values
+CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
+CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Columns that other code adds to a frame; labels cannot have these names.
+RESERVED = (
+    "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
+    "reason", "dataset", "label", "table", "name", "found", "base", "view",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the files of a data set say, unjudged.
+
+    labels: one row a label row (or image, where names are the labels): line in the file or 0, file
+    as written, image (the name in the tree; "" where none fits), inside (whether `file` stays in
+    the data folder), identity and part ("" unknown, None where their table has no such row), then
+    label columns as text. Of what the configuration asks for, `needed` are label columns and
+    `measured` the action units of openface.csv.
+    """
+
+    kind: str
+    images: list[str]
+    labels: pd.DataFrame
+    tables: dict[str, Table] = field(default_factory=dict)
+    missing: str = ""  # the label file that is not there
+    needed: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()  # label columns whose values must be binary
+    units: Units | None = None
+    notes: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+
+    @property
+    def domain(self) -> tuple[str, ...]:
+        """The words that label values may be: -1/1 where any -1 occurs, otherwise 0/1."""
+        low = 0
+        for column in self.checked:
+            if {"-1", "-1.0"} & set(self.labels[column].unique()):
+                low = -1
+                break
+        return tuple(word for word, value in VALUES.items() if value in (low, 1))
+
+
+Reader = Callable[[Tree, DataConfig], Facts]
+
+
+def gather(kind: str, tree: Tree, config: DataConfig) -> Facts:
+    """The facts of a data set of `kind`; ValueError for an unknown kind."""
+    if kind not in SOURCES:
+        raise ValueError(
+            f"unknown kind of data set {kind!r}; one of {', '.join(SOURCES)} is needed"
+        )
+    asked = () if kind == "folders" or config.domains else config.attributes
+    measured = tuple(name for name in asked if name in UNITS)
+    return replace(SOURCES[kind](tree, config), measured=measured)
+
+
+def _needed(config: DataConfig) -> tuple[str, ...]:
+    """The columns of the label table that are asked for; action units are in openface.csv."""
+    return tuple(n for n in config.domains or config.attributes if n not in UNITS)
+
+
+def pictures(names: Iterable[str]) -> list[str]:
+    """The names that end like images; hidden files and macOS's resource forks are left out."""
+    return [
+        name
+        for name in names
+        if name.lower().endswith(PICTURES)
+        and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+    ]
+
+
+def _find(names: Iterable[str], wanted: tuple[str, ...]) -> str:
+    """The file with the first of the `wanted` base names, the least deep one; "" if none."""
+    bases = {name: name.rpartition("/")[2].lower() for name in names}
+    found = [name for name, base in bases.items() if base in wanted]
+    return min(found, key=lambda n: (wanted.index(bases[n]), n.count("/"), n), default="")
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
+
+
+class Images:
+    """Finds the image that a label file means: by path, by base name, or with another ending."""
+
+    def __init__(self, images: list[str], beside: str = "") -> None:
+        self.paths = set(images)
+        self.folder = f"{beside.rpartition('/')[0]}/" if "/" in beside else ""
+        self.names: dict[str, str] = {}
+        self.stems: dict[str, str] = {}
+        self.ends = {_stem(image): image for image in reversed(images)}  # whole paths
+        for image in images:
+            name = image.rpartition("/")[2]
+            self.names.setdefault(name, image)
+            self.stems.setdefault(_stem(name), image)
+
+    def __call__(self, file: str) -> str:
+        for path in (file, f"{self.folder}{file}"):
+            if path in self.paths:
+                return path
+        if "/" in file:  # a folder was named: the same name in another one is another picture
+            ends = [self.ends.get(_stem(path), "") for path in (file, f"{self.folder}{file}")]
+            return ends[0] or ends[1]
+        name = file
+        return self.names.get(name) or self.stems.get(_stem(name), "")
+
+
+def _inside(file: str) -> bool:
+    try:
+        check_name(file)
+    except ValueError:
+        return False
+    return True
+
+
+def _celeba(tree: Tree, config: DataConfig) -> Facts:
+    names = tree.names()
+    images = pictures(names)
+    for folder in ("img_align_celeba", "img_align_celeba_png"):
+        inside = [image for image in images if folder in image.split("/")]
+        if inside:
+            images = inside
+            break
+    tables = {}
+    for role, base, header in (
+        ("labels", "list_attr_celeba", ()),
+        ("parts", "list_eval_partition", ("partition",)),
+        ("identities", "identity_celeba", ("identity",)),
+    ):
+        file = _find(names, (f"{base}.txt", f"{base}.csv"))
+        if file:
+            tables[role] = read_table(file, tree.read(file), header)
+    units = _read_units(tree, names, images)
+    if "labels" not in tables:
+        empty = _labels([], [], Images([]))
+        return Facts("celeba", images, empty, tables, "list_attr_celeba.txt", units=units)
+    table = tables["labels"]
+    labels = _table_labels(table, Images(images))
+    stems = [_stem(file.rpartition("/")[2]) for file in labels["file"]]
+    labels["identity"] = _joined(stems, tables.get("identities"))
+    parts = _joined(stems, tables.get("parts"))
+    labels["part"] = [CELEBA_PARTS.get(p, p) if p is not None else None for p in parts]
+    present = tuple(name for name in ATTRIBUTES if name in table.columns)
+    notes = [
+        f"{t.name}: line ends are {t.line_end}, final newline "
+        f"{'present' if t.final_newline else 'missing'}, form {t.format}"
+        for t in tables.values()
+        if t.line_end != "CRLF" or not t.final_newline or t.format != "text"
+    ]
+    return Facts(
+        "celeba", images, labels, tables, "", _needed(config), present, units, tuple(notes)
+    )
+
+
+def _rafd(tree: Tree, config: DataConfig) -> Facts:
+    names = tree.names()
+    images = pictures(names)
+    labels = _labels([0] * len(images), images, Images(images))
+    base = pd.Series([image.rpartition("/")[2] for image in images], dtype="str")
+    matched = base.str.extract(re.compile(RAFD_NAME))
+    for column in ("camera", "group", "gender", "expression", "gaze"):
+        labels[column] = matched[column]
+    labels["identity"] = matched["identity"]
+    return Facts("rafd", images, labels, units=_read_units(tree, names, images))
+
+
+def _folders(tree: Tree, config: DataConfig) -> Facts:
+    """`<class>/…`, or `train|val|test/<class>/…`."""
+    names = tree.names()
+    images = pictures(names)
+    labels = _labels([0] * len(images), images, Images(images))
+    folders = [image.split("/")[:-1] for image in images]
+    parted = bool(folders) and all(len(f) > 1 and f[0] in CSV_PARTS for f in folders)
+    depth = 1 if parted else 0
+    labels["part"] = [CSV_PARTS[f[0]] if parted else "" for f in folders]
+    labels["class"] = [f[depth] if len(f) > depth else None for f in folders]
+    return Facts("folders", images, labels, units=_read_units(tree, names, images))
+
+
+def _csv(tree: Tree, config: DataConfig) -> Facts:
+    names = tree.names()
+    images = pictures(names)
+    units = _read_units(tree, names, images)
+    file = _find(names, ("labels.csv",))
+    tables = [n for n in names if n.lower().endswith(".csv") and not n.endswith("openface.csv")]
+    file = file or (tables[0] if len(tables) == 1 else "")
+    if not tables and units and not _needed(config):  # intensities are all the labels there are
+        return Facts("csv", images, _labels([0] * len(images), images, Images(images)), units=units)
+    if not file:
+        missing = "labels.csv" + (f" (one of {', '.join(tables[:5])})" if tables else "")
+        return Facts("csv", images, _labels([], [], Images([])), missing=missing, units=units)
+    table = read_table(file, tree.read(file))
+    labels = _table_labels(table, Images(images, file))
+    if "identity" in table.columns:
+        labels["identity"] = table.rows["identity"].astype("str")
+    if "split" in table.columns:
+        parts = table.rows["split"].astype("str")
+        labels["part"] = [CSV_PARTS.get(part, part) for part in parts]
+        del labels["split"]
+    columns = [c for c in labels.columns if c in table.columns and c not in RESERVED]
+    binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}
+    needed = _needed(config)
+    checked = tuple(c for c in columns if c in binary or c in needed)
+    left = [c for c in columns if c not in checked]
+    notes = (f"{file}: not 0/1 or -1/1, left out: {', '.join(left)}",) if left else ()
+    return Facts("csv", images, labels, {"labels": table}, "", needed, checked, units, notes)
+
+
+SOURCES: dict[str, Reader] = {"celeba": _celeba, "rafd": _rafd, "folders": _folders, "csv": _csv}
+
+
+def _labels(lines: Iterable[int], files: Iterable[str], images: Images) -> pd.DataFrame:
+    files = list(files)
+    inside = [_inside(file) for file in files]
+    found = [images(file) if ok else "" for file, ok in zip(files, inside, strict=True)]
+    return pd.DataFrame(
+        {
+            "line": pd.Series(list(lines), dtype="int64"),
+            "file": pd.Series(files, dtype="str"),
+            "image": pd.Series(found, dtype="str"),
+            "inside": pd.Series(inside, dtype="bool"),
+            "identity": pd.Series([""] * len(files), dtype="str"),
+            "part": pd.Series([""] * len(files), dtype="str"),
+        }
+    )
+
+
+def _table_labels(table: Table, images: Images) -> pd.DataFrame:
+    labels = _labels(table.rows["line"], table.rows["file"], images)
+    rest = [column for column in table.rows.columns if column not in labels.columns]
+    return pd.concat([labels, table.rows[rest]], axis=1)
+
+
+def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[str]:
+    """The second column of a two-column table for each name: "" without a table, None for a gap."""
+    if table is None or table.format not in TABLES or not table.columns:
+        return [""] * len(stems)
+    values = table.rows[table.columns[0]].astype("str")
+    known = dict(zip(map(_stem, table.rows["file"]), values, strict=True))
+    return [known.get(stem) for stem in stems]
+
+
+def _read_units(tree: Tree, names: list[str], images: list[str]) -> Units | None:
+    file = _find(names, ("openface.csv",))
+    return read_units(file, tree.read(file), images, Images(images)) if file else None

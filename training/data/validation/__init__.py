@@ -1,0 +1,1 @@
+"""What raw data must satisfy, and how it fares."""

@@ -1,0 +1,80 @@
+"""Facts about every image file of a raw data set: gathered on all cores, nothing judged."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from training.core.config import DataConfig
+from training.core.progress import Progress
+from training.data.archive import Tree
+from training.data.crop import BROKEN, MAX_PIXELS, box
+from training.data.tables import sniff
+
+CHUNK = 64  # images a task
+WAITING = 64  # tasks in flight at most, so that memory does not grow with the data set
+COLUMNS = {
+    "file": "str", "bytes": "int64", "sha256": "str", "format": "str", "width": "Int64",
+    "height": "Int64", "pixels": "Int64", "size": "str", "aspect": "Float64", "side": "Int64",
+    "mode": "str", "error": "str",
+}  # fmt: skip
+
+
+def image_facts(
+    tree: Tree, images: Sequence[str], kind: str, config: DataConfig, workers: int, what: str
+) -> pd.DataFrame:
+    """One row an image, in the given order, with the columns of `COLUMNS`:
+
+    bytes; sha256 of the content; format ("jpeg", "png", or what the bytes are instead); from the
+    header, missing where there is none: width, height, pixels, size ("178x218"), aspect (width /
+    height), side of the square that would be cut out, mode; error: why it does not decode, "" if it
+    does, missing where decoding was not tried (not an image, or over the pixel limit).
+    Threads share the work: reading, hashing and decoding run outside Python's lock.
+    """
+    rows: list[tuple[Any, ...]] = []
+    chunks = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+
+    def work(chunk: Sequence[str]) -> list[tuple[Any, ...]]:
+        return [_facts(name, tree.read(name), kind, config) for name in chunk]
+
+    with ThreadPoolExecutor(workers) as pool, Progress(what, len(images), "images") as progress:
+        for group in _groups(chunks, WAITING):
+            for done in pool.map(work, group):
+                rows += done
+                progress.step(len(done))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype(COLUMNS)
+
+
+def _groups(chunks: list[Sequence[str]], size: int) -> Iterator[list[Sequence[str]]]:
+    for start in range(0, len(chunks), size):
+        yield chunks[start : start + size]
+
+
+def _facts(name: str, data: bytes, kind: str, config: DataConfig) -> tuple[Any, ...]:
+    form = sniff(data)
+    first = (name, len(data), hashlib.sha256(data).hexdigest(), form if form != "text" else "other")
+    nothing = (None, None, None, None, None, None, None)
+    if form not in ("jpeg", "png"):
+        return (*first, *nothing, None)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        huge = Image.MAX_IMAGE_PIXELS  # Pillow refuses to say how many more
+        return (*first, None, None, huge, *nothing[3:], None)
+    except BROKEN as error:
+        return (*first, *nothing, str(error))
+    width, height = image.size
+    left, _, right, _ = box(kind, width, height, config)
+    size = (width, height, width * height, f"{width}x{height}", width / height, right - left)
+    if width * height > MAX_PIXELS:
+        return (*first, *size, image.mode, None)
+    try:
+        image.load()
+    except BROKEN as error:
+        return (*first, *size, image.mode, str(error) or type(error).__name__)
+    return (*first, *size, image.mode, "")

@@ -1,0 +1,178 @@
+"""Checkpoints: whole or absent, checked by sha256, never a pickle.
+
+checkpoints/000000014400/
+  nets/G.safetensors  ema/G.safetensors  optim/G.safetensors  extra/state.json
+  config.json  label_space.json  manifest.json
+"""
+
+import copy
+import dataclasses
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.core.files import canonical_json, read_json, whole_folder, write_json
+from training.data.labels import LabelSpace
+from training.inference.weights import CheckpointError, load_weights, seal, verify
+from training.models.base import Nets
+
+log = logging.getLogger(__name__)
+Optimisers = dict[str, torch.optim.Adam]
+
+
+@dataclass
+class State:
+    """Everything that training carries from one image to the next."""
+
+    nets: Nets
+    ema: Nets
+    optim: Optimisers
+    step: int = 0  # batches drawn as main batches, over all data sets
+    images: int = 0  # real images drawn
+    best: float | None = None  # validation score of the best checkpoint
+    extra: dict[str, Any] = field(default_factory=dict)  # JSON values
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().contiguous() for k, v in net.state_dict().items()}
+
+
+def _adam(net: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    out = {}
+    for name, parameter in net.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            out[f"{name}/{key}"] = torch.as_tensor(value).detach().contiguous()
+    return out
+
+
+def _restore_adam(net: nn.Module, optimiser: torch.optim.Adam, values: dict[str, Tensor]) -> None:
+    for name, parameter in net.named_parameters():
+        mine = {k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name}
+        if mine:
+            optimiser.state[parameter] = {
+                # Fused Adam walks the memory of both, so moments lie as their parameter does.
+                k: torch.empty_like(parameter.detach()).copy_(v)
+                if v.shape == parameter.shape
+                else v.to(parameter.device)
+                for k, v in mine.items()
+            }
+
+
+def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> Path:
+    """Write `folder`/<images> whole; the same images' older checkpoint is replaced."""
+    path = folder / f"{state.images:012d}"
+    with whole_folder(path) as new:
+        for part, nets in (("nets", state.nets), ("ema", state.ema)):
+            (new / part).mkdir()
+            for name, net in nets.items():
+                save_file(_tensors(net), new / part / f"{name}.safetensors")
+        (new / "optim").mkdir()
+        for name, optimiser in state.optim.items():
+            save_file(_adam(state.nets[name], optimiser), new / "optim" / f"{name}.safetensors")
+        (new / "extra").mkdir()
+        facts = {"step": state.step, "images": state.images, "best": state.best, **state.extra}
+        (new / "extra" / "state.json").write_bytes(canonical_json(facts))
+        (new / "config.json").write_bytes(canonical_json(config))
+        (new / "label_space.json").write_bytes(canonical_json(space.to_json()))
+        seal(new)
+    return path
+
+
+def saved(folder: Path) -> list[Path]:
+    """Checkpoints of a run, newest first; temporary folders are not among them."""
+    paths = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+    return sorted(paths, reverse=True)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; damaged ones are passed over with a warning."""
+    for path in saved(folder):
+        try:
+            verify(path)
+        except CheckpointError as error:
+            log.warning("%s; going back to the one before it", error)
+        else:
+            return path
+    return None
+
+
+def load(path: Path, state: State) -> None:
+    """Put a verified checkpoint into `state`, weights, averages, optimisers and counters."""
+    for part, nets in (("nets", state.nets), ("ema", state.ema)):
+        for name, net in nets.items():
+            load_weights(net, path / part / f"{name}.safetensors")
+    for name, optimiser in state.optim.items():
+        values = load_file(path / "optim" / f"{name}.safetensors")
+        _restore_adam(state.nets[name], optimiser, values)
+    facts = read_json(path / "extra" / "state.json")
+    state.step, state.images, state.best = facts["step"], facts["images"], facts["best"]
+    state.extra = {k: v for k, v in facts.items() if k not in ("step", "images", "best")}
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for path in saved(folder)[keep:]:
+        shutil.rmtree(path)
+
+
+def averages(nets: Nets, names: tuple[str, ...]) -> Nets:
+    """Copies of the named networks, to hold moving averages."""
+    return {n: copy.deepcopy(nets[n]).requires_grad_(False) for n in names}
+
+
+def check_config(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with a run under other settings (how often to log or save may change)."""
+    free = {"log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour"}
+    differing = []
+    for section in ("model", "train", "data_digest", "name", "size"):
+        old, new = stored.get(section), wanted.get(section)
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = sorted((set(old) | set(new)) - free)
+            differing += [
+                f"{section}.{k}: {old.get(k)} -> {new.get(k)}"
+                for k in keys
+                if old.get(k) != new.get(k)
+            ]
+        elif old != new:
+            differing.append(f"{section}: {old} -> {new}")
+    if differing:
+        raise CheckpointError(
+            f"{path}: started with other settings ({'; '.join(differing)}); "
+            "name another run folder, or start this one anew by deleting it"
+        )
+
+
+def write_best(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> None:
+    """Keep the networks of the best validation score beside the last checkpoints."""
+    with whole_folder(folder / "best") as new:
+        for part, nets in (("nets", state.nets), ("ema", state.ema)):
+            (new / part).mkdir()
+            for name, net in nets.items():
+                save_file(_tensors(net), new / part / f"{name}.safetensors")
+        write_json(new / "state.json", {"images": state.images, "score": state.best})
+        write_json(new / "config.json", config)
+        write_json(new / "label_space.json", space.to_json())
+        seal(new)
+
+
+def warm_start(files: dict[str, Path], state: State) -> None:
+    """Start from the networks of a model's `files` by name.
+
+    Averages start from the same weights; optimisers and counters start anew. Raises
+    CheckpointError where a tensor does not fit.
+    """
+    for name, net in state.nets.items():
+        load_weights(net, files[f"nets/{name}.safetensors"])
+        if name in state.ema:
+            load_weights(state.ema[name], files[f"nets/{name}.safetensors"])
+
+
+def as_dict(model: Any) -> dict[str, Any]:
+    """A model's fields, as they stand in config.json."""
+    return dataclasses.asdict(model)

@@ -1,0 +1,224 @@
+"""The pictures of an evaluation: samples, the worst edits, and the paper's Figs 6 and 7."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from training.core.config import EvalConfig
+from training.data.dataset import Faces, to_float
+from training.data.labels import LabelSpace
+from training.evaluation.judges.judge import Judge
+from training.evaluation.metrics import Interval, proportion_interval
+from training.evaluation.previews import SHOWN, held_out, shown
+from training.evaluation.score import Translate, View, run, space_of, spread
+from training.rendering.grids import grid
+
+FACES = 6  # rows of a grid
+WORST = 12  # edits in the gallery
+FIG7_FACES = 64  # faces on which the success of Fig. 7 is measured
+
+
+class Figure(NamedTuple):
+    """One picture: its file name, the PNG, and what it shows."""
+
+    name: str
+    png: bytes
+    caption: str
+
+
+class MaskResult(NamedTuple):
+    """Fig. 7 in numbers: success with the proper and the wrong mask, and what chance gives."""
+
+    faces: str
+    labels: str
+    images: int
+    proper: float
+    proper_interval: Interval
+    wrong: float
+    wrong_interval: Interval
+    chance: float
+
+    @property
+    def exceeds_chance(self) -> bool:
+        return self.proper_interval[0] > self.chance
+
+
+def _cells(images: Tensor) -> list[np.ndarray]:
+    return list(images.cpu().numpy())
+
+
+def samples(translator: Translate, faces: Faces, view: View, device: torch.device) -> Figure:
+    """Held-out images, always the same ones, down; every target across."""
+    chosen = spread(len(view.rows), FACES)
+    part = faces.parts[view.dataset]
+    before = part.images([view.rows[i] for i in chosen])
+    x, source = to_float(before.to(device)), view.encode(view.source[chosen])
+    columns = [_cells(before), _cells(run(translator, x, source, source))]
+    columns += [
+        _cells(run(translator, x, source, view.encode(task.target[chosen]))) for task in view.tasks
+    ]
+    titles = ["input", "reconstructed", *(task.name for task in view.tasks)]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    caption = (
+        f"{view.labels.name}: held-out images and every edit. Hair colours are switched on, other "
+        "attributes flipped; H, G, A in combinations are hair, gender, age."
+        if view.labels.kind == "binary"
+        else f"{view.labels.name}: held-out images and every target."
+    )
+    return Figure(f"samples_{view.labels.name}.png", grid(rows, titles), caption)
+
+
+def own(translator: Translate, faces: Faces, view: View, device: torch.device) -> list[Figure]:
+    """What the model shows of itself, on the same held-out images each time."""
+    model, space = getattr(translator, "model", None), space_of(translator, faces)
+    rows = [view.rows[i] for i in spread(len(view.rows), SHOWN)]
+    batch = held_out(faces.parts[view.dataset], rows, space, device)
+    nets = getattr(translator, "nets", {})
+    return [
+        Figure(f"samples_{view.labels.name}_{name}.png", png, f"{view.labels.name}: {says}")
+        for name, (png, says) in (shown(model, nets, batch, space) if model else {}).items()
+    ]
+
+
+def worst(
+    translator: Translate, faces: Faces, view: View, table: pd.DataFrame, device: torch.device
+) -> Figure | None:
+    """The single edits that the judge is surest have failed; one an image, so that they differ."""
+    mine = table[(table["dataset"] == view.labels.name) & table["single"] & table["changed"]]
+    most = max(2, 2 * WORST // len([t for t in view.tasks if t.single]))  # so that no task fills it
+    ordered = mine.sort_values(["margin", "index"]).drop_duplicates("index")
+    failed = ordered.groupby("task", sort=False).head(most).head(WORST)
+    if failed.empty:
+        return None
+    tasks = {task.name: task for task in view.tasks}
+    place = {row: i for i, row in enumerate(view.rows)}
+    top, bottom, titles = [], [], []
+    for index, name, success in zip(
+        failed["index"], failed["task"], failed["success"], strict=True
+    ):
+        i = place[int(index)]
+        before = faces.parts[view.dataset].images([int(index)])
+        source, target = view.source[[i]], tasks[name].target[[i]]
+        after = run(
+            translator, to_float(before.to(device)), view.encode(source), view.encode(target)
+        )
+        top += _cells(before)
+        bottom += _cells(after)
+        on = view.labels.kind != "binary" or bool(target[0, view.labels.names.index(name)])
+        titles.append(f"{'' if on else 'not '}{name}{' (succeeded)' if success else ''}")
+    count = int((mine["success"] < 0.5).sum())
+    caption = (
+        f"{view.labels.name}: the {len(failed)} worst single edits by the judge's margin, one a "
+        f"face and at most {most} a task. In all {count} of {len(mine)} failed."
+    )
+    png = grid([top, bottom], titles, ["input", "edited"])
+    return Figure(f"worst_{view.labels.name}.png", png, caption)
+
+
+def _pairs(space: LabelSpace) -> list[tuple[int, int]]:
+    """(data set of the faces, data set of the expressions) of a joint model."""
+    kinds = [s.kind for s in space.sets]
+    return [
+        (a, b)
+        for a, x in enumerate(kinds)
+        for b, y in enumerate(kinds)
+        if x == "binary" and y == "onehot"
+    ]
+
+
+def _masked(space: LabelSpace, labels: int, mask: int, rows: int, k: int) -> Tensor:
+    """c̃ (rows, dim_g) that asks for class k of one data set under the mask of another."""
+    out = torch.zeros(rows, space.dim_g)
+    out[:, space.slice(labels).start + k] = 1
+    out[:, space.dim_d + mask] = 1
+    return out
+
+
+def masks(
+    translator: Translate, faces: Faces, judge: Judge, views: list[View], config: EvalConfig
+) -> tuple[list[Figure], list[MaskResult]]:
+    """Fig. 7: expressions learned from one data set, put on the faces of the other.
+
+    Under the proper mask the model reads the expression; under the wrong one it reads the part of
+    c̃ that is empty. The judge of the expressions says how often each face shows what was asked;
+    since every face is asked for every one, a translator that ignores the label gets 1/k.
+    """
+    space = space_of(translator, faces)
+    pictures, results = [], []
+    for a, b in _pairs(faces.space):
+        shown, asked = views[a], views[b].labels
+        mine, theirs = space.index(shown.labels.name), space.index(asked.name)
+        part = faces.parts[a]
+        chosen = spread(len(shown.rows), FIG7_FACES)
+        rows = [shown.rows[i] for i in chosen]
+        source = shown.encode(shown.source[chosen])
+        x = to_float(part.images(rows).to(judge.device))
+        picked = spread(len(rows), FACES)
+        who = np.array([part.identity[r] or f"image {r}" for r in rows])
+        rates: dict[str, tuple[float, Interval]] = {}
+        for kind, mask in (("proper", theirs), ("wrong", mine)):
+            hits, columns = [], [_cells(part.images([rows[i] for i in picked]))]
+            for k in range(len(asked.names)):
+                out = run(translator, x, source, _masked(space, theirs, mask, len(rows), k))
+                logits = judge.predict(views[b].judged, to_float(out))
+                hits.append((logits.argmax(1) == k).cpu().numpy())
+                columns.append(_cells(out[picked]))
+            values = np.concatenate(hits).astype(float)
+            everyone = np.tile(who, len(asked.names))
+            interval = proportion_interval(values, everyone, config.bootstrap)
+            rates[kind] = float(values.mean()), interval
+            lines = [list(row) for row in zip(*columns, strict=True)]
+            caption = (
+                f"Fig. 7, {kind} mask: faces of {shown.labels.name} asked for the expressions of "
+                f"{asked.name}. The judge sees what was asked in {100 * values.mean():.1f} %; "
+                f"chance is {100 / len(asked.names):.1f} %."
+            )
+            png = grid(lines, ["input", *asked.names])
+            pictures.append(
+                Figure(f"fig7_{kind}_{shown.labels.name}_{asked.name}.png", png, caption)
+            )
+        results.append(
+            MaskResult(
+                shown.labels.name, asked.name, len(rows), *rates["proper"], *rates["wrong"],
+                1 / len(asked.names),
+            )
+        )  # fmt: skip
+    return pictures, results
+
+
+def compared(
+    translator: Translate,
+    other: Translate,
+    faces: Faces,
+    mine: View,
+    theirs: View,
+    names: tuple[str, str],
+    device: torch.device,
+) -> Figure:
+    """Fig. 6: the same faces and targets by two models, one above the other."""
+    chosen = spread(len(mine.rows), FACES // 2)
+    before = faces.parts[mine.dataset].images([mine.rows[i] for i in chosen])
+    x = to_float(before.to(device))
+    blocks = []
+    for model, view in ((translator, mine), (other, theirs)):
+        source = view.encode(view.source[chosen])
+        columns = [_cells(before)] + [
+            _cells(run(model, x, source, view.encode(task.target[chosen]))) for task in view.tasks
+        ]
+        blocks.append([list(row) for row in zip(*columns, strict=True)])
+    rows = [row for pair in zip(*blocks, strict=True) for row in pair]
+    titles = ["input", *(task.name for task in mine.tasks)]
+    caption = (
+        f"Fig. 6: the same held-out images of {mine.labels.name} by {names[0]} and {names[1]}."
+    )
+    return Figure(
+        f"fig6_{mine.labels.name}.png", grid(rows, titles, list(names) * len(chosen)), caption
+    )
+
+
+def facts(result: MaskResult) -> dict[str, Any]:
+    """A MaskResult as JSON, with its verdict."""
+    return {**result._asdict(), "exceeds_chance": result.exceeds_chance}

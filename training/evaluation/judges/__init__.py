@@ -1,0 +1,1 @@
+"""The frozen classifiers by which edits are scored."""

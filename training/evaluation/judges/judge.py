@@ -1,0 +1,86 @@
+"""Trained judges ready for use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.core.files import read_json
+from training.data.labels import LabelSpace
+from training.evaluation.judges.nets import ResNet18, SmallVGG
+from training.evaluation.judges.training import scaled
+from training.storage.store import Manifest, Store
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Trained judges ready for use; `facts` is the content of judge.json."""
+
+    space: LabelSpace
+    size: int
+    nets: list[ResNet18]
+    seconds: list[SmallVGG]
+    facts: dict[str, Any]
+    digest: str
+    device: torch.device
+
+    def predict(self, dataset: int, images: Tensor) -> Tensor:
+        """Logits (n, k) (intensities where labels are continuous) of (n, 3, s, s) in [-1, 1]."""
+        with torch.inference_mode():
+            logits = self.nets[dataset](images.to(self.device))
+        return scaled(self.space.sets[dataset].kind, logits)
+
+    def features(self, dataset: int, images: Tensor) -> Tensor:
+        """(n, 128) of the second judge, for the Fréchet distance."""
+        with torch.inference_mode():
+            return self.seconds[dataset].features(images.to(self.device))
+
+    def embed(self, dataset: int, features: Tensor) -> Tensor:
+        """Unit identity vectors (n, d) of what `features` gave."""
+        with torch.inference_mode():
+            return self.seconds[dataset].embed(features)
+
+    def accuracy(self, dataset: int) -> float:
+        """Clean test accuracy, the mean over labels: the ceiling of every edit success."""
+        return float(self.facts["datasets"][dataset]["accuracy"])
+
+    def require(self) -> None:
+        """Raise ValueError unless every data set's clean accuracy reaches the stated floor."""
+        require(self.facts)
+
+
+def require(facts: dict[str, Any]) -> None:
+    """Raise ValueError unless every data set's clean accuracy reaches the floor that is stated."""
+    floor = facts["config"]["floor"]
+    for fact in facts["datasets"]:
+        if fact["accuracy"] < floor:
+            rates = {n: v["accuracy"] for n, v in fact["labels"].items()}
+            worst = min(rates, key=lambda n: rates[n])
+            raise ValueError(
+                f"judge of {fact['name']}: clean test accuracy {fact['accuracy']:.3f} (worst "
+                f"{worst}, {rates[worst]:.3f}) is below its floor {floor}; train it longer "
+                "(judge.images) or state a lower floor (judge.floor)"
+            )
+
+
+def load_judge(source: Manifest | Path, store: Store | None = None) -> Judge:
+    """Judges from a manifest of kind "judge"; every file's digest is checked."""
+    manifest = source if isinstance(source, Manifest) else Manifest.read(source, "judge")
+    facts = read_json(manifest.local("judge.json", store))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    nets, seconds = [], []
+    for fact in facts["datasets"]:
+        first = ResNet18(len(fact["names"]))
+        second = SmallVGG(len(fact["names"]), fact["people"])
+        for kind, net in (("resnet18", first), ("second", second)):
+            net.load_state_dict(
+                load_file(manifest.local(f"{fact['name']}-{kind}.safetensors", store))
+            )
+            net.to(device).eval().requires_grad_(False)
+        nets.append(first)
+        seconds.append(second)
+    space = LabelSpace.from_json(facts["space"])
+    return Judge(space, facts["size"], nets, seconds, facts, manifest.digest, device)

@@ -1,0 +1,1 @@
+"""A trained model in use: weights, label requests, editing within a picture."""

@@ -1,0 +1,1 @@
+"""Registered versions: lineage, packaging, references, the gate and promotion."""

@@ -1,0 +1,224 @@
+"""Whether a challenger takes the champion's place: a pure function of their score tables.
+
+A table has one row an (image, task), as `training.evaluate.score` gives it. Both come from one
+judge and one evaluation set, so that a new data set or judge neither locks nor shifts the gate.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from training.core.config import EvalConfig
+
+KEYS = ["dataset", "index", "task"]
+METRICS = ["success", "preservation", "identity_cosine", "self_psnr"]
+COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
+
+
+class Check(NamedTuple):
+    """One condition: `value` is to be at least `bound`."""
+
+    name: str
+    value: float
+    bound: float
+    passed: bool
+    why: str
+
+
+class Verdict(NamedTuple):
+    """The decision, in one sentence, and every condition it rests on."""
+
+    promoted: bool
+    reason: str
+    checks: tuple[Check, ...] = ()
+
+
+def decide(
+    champion: pd.DataFrame | None,
+    challenger: pd.DataFrame,
+    config: EvalConfig,
+    seeds: Sequence[pd.DataFrame] = (),
+    copy: pd.DataFrame | None = None,
+    blind: pd.DataFrame | None = None,
+) -> Verdict:
+    """Judge `challenger` against `champion` (None: there is none, and the floors suffice).
+
+    Floors: mean single-edit success and self-reconstruction, and, where the scores of the
+    translator that copies its input are given (and of the model's self-reconstruction,
+    `blind`), more success than those beyond the interval (unless `must_learn` is off).
+    Superiority: the mean single-edit success rises by `min_effect`, which covers seed noise, and
+    the 95 % interval of the paired difference, drawn over identities, lies above 0. `seeds` are
+    tables of the challenger's recipe trained from other seeds; given, the rise must also exceed
+    two standard deviations over the seeds. No loss beyond a margin: identity, preservation,
+    self-reconstruction and the worst task. Margins are asked of the point estimates: on a small
+    test set an interval as wide as the margin would refuse every model.
+
+    An interval needs at least two people a data set: with one, every draw is the same. A table
+    that lacks a column, has no rows or holds a value that is not finite is refused.
+    """
+    tables = {"challenger": challenger, "champion": champion, "copy": copy, "blind": blind}
+    tables |= {f"seed {i + 1}": table for i, table in enumerate(seeds)}
+    for name, table in tables.items():
+        if table is not None and (fault := _fault(table, challenger)):
+            return Verdict(False, f"refused: {name}: {fault}")
+    checks = _floors(challenger, config)
+    floors = config.must_learn and (copy is not None or blind is not None)
+    if floors or champion is not None:
+        checks.append(_crowd(challenger))
+    for floor, of in ((copy, "a copied input"), (blind, "its self-reconstruction")):
+        if floor is not None and config.must_learn:
+            checks.append(_learned(challenger, floor, of, config))
+    if champion is not None:
+        checks += _superior(champion, challenger, config, seeds)
+        checks += _losses(champion, challenger, config)
+    return _verdict(checks, champion is None)
+
+
+def _verdict(checks: list[Check], first: bool) -> Verdict:
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return Verdict(False, "; ".join(check.why for check in failed), tuple(checks))
+    if first:
+        return Verdict(True, "the first champion: every floor is reached", tuple(checks))
+    effect = next(check.value for check in checks if check.name == "effect")
+    reason = f"mean single-edit success rises by {effect:.3f} and nothing else is lost"
+    return Verdict(True, reason, tuple(checks))
+
+
+def _fault(table: pd.DataFrame, like: pd.DataFrame) -> str:
+    """Why a table cannot be judged, or nothing."""
+    missing = [c for c in COLUMNS if c not in table.columns]
+    if missing:
+        return f"scores lack {', '.join(missing)}"
+    if not len(_edits(table)):
+        return "no single edit was scored"
+    if table.duplicated(KEYS).any():
+        return f"{int(table.duplicated(KEYS).sum())} rows of scores are there twice"
+    for name in METRICS:
+        # A preserved share does not exist where an image has no other label.
+        values = pd.to_numeric(_edits(table)[name], errors="coerce").to_numpy(float)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            return f"{name} is not finite in {bad} of {len(values)} rows"
+    if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in like[KEYS].to_numpy()}:
+        return "its scores are of other images or tasks; score both again on one evaluation set"
+    return ""
+
+
+def _edits(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of single edits that ask for something the image does not have, in one order."""
+    rows = table[table["single"].astype(bool) & table["changed"].astype(bool)]
+    return rows.sort_values(KEYS).reset_index(drop=True)
+
+
+def _tasks(table: pd.DataFrame) -> np.ndarray:
+    return np.asarray((table["dataset"].astype(str) + "/" + table["task"].astype(str)).to_numpy())
+
+
+def _people(table: pd.DataFrame) -> np.ndarray:
+    """Clusters: identities within a data set; an image of nobody known stands alone."""
+    name = table["identity"].astype(str)
+    alone = "image " + table["index"].astype(str)
+    return np.asarray(
+        (table["dataset"].astype(str) + "/" + name.where(name != "", alone)).to_numpy()
+    )
+
+
+def _per_task(table: pd.DataFrame, metric: str) -> pd.Series:
+    rows = _edits(table)
+    return rows[metric].astype(float).groupby(_tasks(rows)).mean()
+
+
+def mean_success(table: pd.DataFrame) -> float:
+    """The deciding metric: success of single edits, mean over tasks of each task's mean."""
+    return float(_per_task(table, "success").mean())
+
+
+def _psnr(table: pd.DataFrame) -> float:
+    return float(_edits(table).drop_duplicates(["dataset", "index"])["self_psnr"].mean())
+
+
+def _lower(table: pd.DataFrame, against: pd.DataFrame, config: EvalConfig) -> float:
+    """Lower end of the 95 % interval of the paired rise in mean single-edit success."""
+    from training.evaluation.metrics import bootstrap
+
+    new, old = _edits(table), _edits(against)
+    rise = new["success"].to_numpy(float) - old["success"].to_numpy(float)
+    draws = bootstrap(rise, _tasks(new), _people(new), config.bootstrap)
+    return float(np.percentile(draws, 2.5))
+
+
+def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
+    success, psnr = mean_success(table), _psnr(table)
+    return [
+        Check("success", success, config.min_success, success >= config.min_success,
+              f"mean single-edit success {success:.3f}, floor {config.min_success:.3f}"),
+        Check("self_psnr", psnr, config.min_psnr, psnr >= config.min_psnr,
+              f"self-reconstruction {psnr:.2f} dB, floor {config.min_psnr:.2f} dB"),
+    ]  # fmt: skip
+
+
+def _crowd(table: pd.DataFrame) -> Check:
+    rows = _edits(table)
+    people = pd.Series(_people(rows)).groupby(rows["dataset"].to_numpy()).nunique()
+    least = int(people.min())
+    return Check("people", least, 2, least >= 2,
+                 f"{people.idxmin()}: {least} person in the test part leaves no interval; "
+                 "score more people (data.test_share)")  # fmt: skip
+
+
+def _learned(table: pd.DataFrame, floor: pd.DataFrame, of: str, config: EvalConfig) -> Check:
+    lower = _lower(table, floor, config)
+    return Check(f"above {of}", lower, 0.0, lower > 0,
+                 f"did not learn: its edits are not above those of {of} "
+                 f"(lower end of the rise {lower:.3f})")  # fmt: skip
+
+
+def _superior(
+    champion: pd.DataFrame,
+    challenger: pd.DataFrame,
+    config: EvalConfig,
+    seeds: Sequence[pd.DataFrame],
+) -> list[Check]:
+    effect = mean_success(challenger) - mean_success(champion)
+    lower = _lower(challenger, champion, config)
+    # Sums of float quotients: a rise of exactly the minimum effect is enough.
+    enough = effect >= config.min_effect or math.isclose(effect, config.min_effect)
+    checks = [
+        Check("effect", effect, config.min_effect, enough,
+              f"mean single-edit success changes by {effect:+.3f}, at least "
+              f"{config.min_effect:+.3f} is asked"),
+        Check("interval", lower, 0.0, lower > 0,
+              f"the rise is within chance: its 95 % interval begins at {lower:+.3f}"),
+    ]  # fmt: skip
+    if seeds:
+        means = [mean_success(table) for table in (challenger, *seeds)]
+        spread = 2 * float(np.std(means, ddof=1))
+        checks.append(
+            Check("seeds", effect, spread, effect > spread,
+                  f"the rise {effect:+.3f} is within the spread of {len(means)} seeds "
+                  f"({spread:.3f})")
+        )  # fmt: skip
+    return checks
+
+
+def _losses(champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig) -> list[Check]:
+    def change(metric: str) -> float:
+        return float(_per_task(challenger, metric).mean() - _per_task(champion, metric).mean())
+
+    old = _per_task(champion, "success")
+    worst = float(_per_task(challenger, "success").min() - old.min())
+    table = [
+        ("identity", change("identity_cosine"), config.margin_identity, "identity"),
+        ("preservation", change("preservation"), config.margin_preservation, "preservation"),
+        ("psnr", _psnr(challenger) - _psnr(champion), config.margin_psnr, "self-reconstruction"),
+        ("worst", worst, config.margin_worst, f"the worst attribute (was {old.idxmin()})"),
+    ]
+    return [
+        Check(name, value, -margin, value >= -margin,
+              f"{what} changes by {value:+.3f}, at most {-margin:+.3f} is allowed")
+        for name, value, margin, what in table
+    ]  # fmt: skip

@@ -1,0 +1,259 @@
+"""Who becomes champion: both models scored anew by one judge on one evaluation set, then the gate.
+
+Scores are kept in the store by (weights, evaluation identity), so that asking again costs nothing.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from training.core.config import EvalConfig, from_json
+from training.core.files import (
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+from training.registry import lineage
+from training.registry import versions as registry
+from training.registry.gate import Check, Verdict, decide
+from training.rendering import html as report
+from training.storage.store import Entry, Manifest, Store, StoreError
+from training.tracking import client as tracking
+
+TRIES = 5  # times that another promoter may come first
+
+
+@dataclass
+class Contest:
+    """What both models are scored on."""
+
+    dataset: Manifest
+    judge: Manifest
+    config: EvalConfig
+    store: Store
+
+    @cached_property
+    def identity(self) -> str:
+        """What two scores must share to be comparable: images, judge, tasks and protocol."""
+        from training.evaluation.fingerprint import identity
+
+        return identity(self.dataset, self.judge, self.config, self.store)
+
+    def scores(self, files: Mapping[str, Path]) -> pd.DataFrame:
+        """The score table of a model's files by name; `evaluate` leaves its own in the store."""
+        digests = {name: sha256_file(path) for name, path in sorted(files.items())}
+        key = f"scores/{sha256_bytes(canonical_json([digests, self.identity]))}"
+        standing = self.store.reference(key)
+        if standing:
+            sha256, _, size = standing.partition(" ")
+            try:
+                return pd.read_parquet(self.store.local(Entry("scores.parquet", sha256, int(size))))
+            except StoreError:
+                pass  # scored again below
+        table = self._score(files)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "scores.parquet"
+            table.to_parquet(path)
+            entry = self.store.put(path)
+        self.store.refer(key, f"{entry.sha256} {entry.size}")
+        return table
+
+    def _score(self, files: Mapping[str, Path]) -> pd.DataFrame:
+        from training.data.dataset import Faces
+        from training.evaluation.judges.judge import load_judge
+        from training.evaluation.score import score
+        from training.inference.translator import translator_from_files
+
+        judge = load_judge(self.judge, self.store)
+        judge.require()
+        faces = Faces.open(self.dataset, self.config.eval_split, self.store)
+        return score(translator_from_files(dict(files)), faces, judge, self.config)
+
+    def fits(self, files: Mapping[str, Path]) -> bool:
+        """Whether a model has the labels and the size of this evaluation set."""
+        space = read_json(self.dataset.local("label_space.json", self.store))
+        size = self.dataset.meta.get("data", {}).get("size")
+        return bool(
+            read_json(files["label_space.json"]) == space
+            and size in (None, read_json(files["config.json"])["size"])
+        )
+
+
+@tracking.answered()
+def promote(
+    version: Path,
+    dataset: Path,
+    judge: Path,
+    eval_config: str,
+    override: str,
+    out: Path,
+    replicates: Path | None = None,
+) -> dict[str, Any]:
+    """Make a registered version the champion if the gate, or a reason in `override`, lets it.
+
+    `version` is what `register` wrote; `dataset` and `judge` are the current manifests;
+    `replicates` is one of models of the same recipe and other seeds. Challenger and champion are
+    verified, then scored in one go. Writes the verdict to `out` (JSON), a page beside it and both
+    to the version's MLflow run, and returns it. A version that is champion stays it unjudged.
+    """
+    asked = read_json(version)
+    name, number = str(asked["name"]), str(asked["version"])
+    contest = Contest(
+        Manifest.read(dataset, "dataset"),
+        Manifest.read(judge, "judge"),
+        from_json(EvalConfig, eval_config),
+        Store(),
+    )
+    for _ in range(TRIES):
+        champion = registry.champion(name)
+        if champion == number:
+            return _already(name, number, out)
+        verdict = _judge(contest, name, number, champion, override, replicates)
+        if not verdict.promoted:
+            break
+        try:
+            kind = "override" if verdict.reason.startswith("override: ") else "promote"
+            registry.move(name, champion, number, kind, verdict.reason)
+            break
+        except registry.OvertakenError as error:
+            overtaken = error
+    else:
+        raise overtaken
+    return _record(contest, name, number, champion, verdict, out)
+
+
+def _already(name: str, number: str, out: Path) -> dict[str, Any]:
+    moves = [m for m in registry.history(name) if m["to"] == number]
+    since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
+    result = {
+        "promoted": True,
+        "changed": False,
+        "reason": f"version {number} is champion{since}",
+        "name": name,
+        "version": number,
+        "champion": number,
+        "alias": registry.ALIAS,
+        "checks": [],
+    }
+    write_json(out, result)
+    return result
+
+
+def _judge(
+    contest: Contest,
+    name: str,
+    number: str,
+    champion: str | None,
+    override: str,
+    replicates: Path | None,
+) -> Verdict:
+    """The gate's verdict; a reason to override it turns a refusal into a promotion."""
+    _, challenger = lineage.fetch(f"{name}/{number}", data=True)
+    try:
+        verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", replicates)
+    except lineage.LineageError as error:
+        if not override:
+            raise
+        verdict = Verdict(False, f"the champion cannot be judged: {error}")
+    if override and not verdict.promoted:
+        return Verdict(
+            True, f"override: {override} (the gate said: {verdict.reason})", verdict.checks
+        )
+    return verdict
+
+
+def _gate(
+    contest: Contest, challenger: Mapping[str, Path], champion: str, replicates: Path | None
+) -> Verdict:
+    if not contest.fits(challenger):
+        return Verdict(False, "the challenger has other labels or another size than the data set")
+    standing = lineage.fetch(champion)[1] if champion else None
+    if standing is not None and not contest.fits(standing):
+        return Verdict(
+            False,
+            f"{champion}, the champion, has other labels or another size than this data set; "
+            "register under another name, or promote with a reason to override",
+        )
+    table = contest.scores(challenger)
+    return decide(
+        contest.scores(standing) if standing is not None else None,
+        table,
+        contest.config,
+        _replicated(contest, replicates, challenger) if replicates else (),
+        table.assign(success=table["copy_success"]),
+        table.assign(success=table["blind_success"]),
+    )
+
+
+def _replicated(contest: Contest, replicates: Path, names: Iterable[str]) -> list[pd.DataFrame]:
+    """The score table of every other seed's model, from its files of these `names`."""
+    models = Manifest.read(replicates, "replicates")
+    return [
+        contest.scores({n: models.local(f"{seed}/{n}", contest.store) for n in names})
+        for seed in models.meta["seeds"]
+    ]
+
+
+def _record(
+    contest: Contest, name: str, number: str, champion: str | None, verdict: Verdict, out: Path
+) -> dict[str, Any]:
+    """Write the verdict where people look: the output, the version's tags, its MLflow run."""
+    result = {
+        "promoted": verdict.promoted,
+        "changed": verdict.promoted,
+        "reason": verdict.reason,
+        "name": name,
+        "version": number,
+        "champion": number if verdict.promoted else champion,
+        "before": champion,
+        "alias": registry.ALIAS,
+        "identity": contest.identity,
+        "judge": contest.judge.digest,
+        "checks": [check._asdict() for check in verdict.checks],
+    }
+    write_json(out, result)
+    page = out.with_name(f"{out.name}.html")
+    write_bytes(page, _page(name, number, champion, verdict).encode())
+    found = registry.version(f"{name}/{number}")
+    word = "promoted" if verdict.promoted else "not promoted"
+    tracking.client().set_model_version_tag(name, number, "verdict", f"{word}: {verdict.reason}")
+    if found.run_id:
+        files = {"promotion/verdict.json": out, "promotion/verdict.html": page}
+        tracking.log_results(found.run_id, {}, files)
+    return result
+
+
+def _page(name: str, number: str, champion: str | None, verdict: Verdict) -> str:
+    against = f"version {champion}" if champion else "no champion"
+    level: report.Level = "good" if verdict.promoted else "warn"
+    word = "Promoted" if verdict.promoted else "Not promoted"
+
+    def row(check: Check) -> list[Any]:
+        mark = "passed" if check.passed else "failed"
+        return [check.name, check.value, check.bound, mark, "" if check.passed else check.why]
+
+    parts = [
+        report.note(f"{word}: {verdict.reason}", level),
+        report.table(
+            ["condition", "value", "at least", "", "why not"],
+            [row(check) for check in verdict.checks],
+            "Both models scored by one judge on one evaluation set",
+        ),
+    ]
+    return report.page(f"{name}: version {number} against {against}", parts)
+
+
+def rollback(name: str, reason: str) -> str:
+    """Give the alias back to the champion before; returns its version. It is verified first."""
+    present, target = registry.champion(name), registry.previous(name)
+    lineage.verify(f"{name}/{target}", data=False)
+    registry.move(name, present, target, "rollback", reason)
+    return target

@@ -1,0 +1,1 @@
+"""Pages, grids of pictures and plots."""

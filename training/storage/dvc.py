@@ -1,0 +1,321 @@
+"""Where versions of the raw data lie, and how one is fetched: whole or not at all.
+
+DVC moves the bytes. Its own `pull` words every cause alike and, without `verify`, delivers altered
+bytes with exit code 0; so the listing is checked before, each object and the whole after. Nothing
+else in this project knows DVC.
+
+The remote comes from DVC_REMOTE_URL (s3://bucket/prefix or a folder) or .dvc/config.
+"""
+
+import configparser
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+from training.core.files import rename
+from training.core.progress import Progress
+from training.storage.s3 import Bucket, Code, RemoteError, disk_full
+
+POLL = 0.5  # seconds between looks at a running pull
+NAMED = 3  # damaged files that a message names
+PUSH = "push the data again from a clone that has it (dvc push)"
+
+
+def file_md5(path: Path) -> str:
+    """Hex md5 of a file's bytes: DVC's name for them, no protection against intent."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
+
+
+def tree_md5(root: Path) -> tuple[str, int]:
+    """DVC's name `<32 hex>.dir` of a folder's files and bytes, and how many files, without DVC.
+
+    It is the md5 of the JSON list of {"md5", "relpath"} sorted by relpath; modes and times do not
+    count. Raises ValueError for a folder that is missing or empty.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    names = sorted(
+        (Path(folder) / name).relative_to(root).as_posix()
+        for folder, _, files in os.walk(root)
+        for name in files
+    )
+    if not names:
+        raise ValueError(f"{root}: no files in it")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(pool.map(lambda name: file_md5(root / name), names, chunksize=1))
+    rows = [{"md5": md5, "relpath": name} for md5, name in zip(digests, names, strict=True)]
+    text = json.dumps(rows, sort_keys=True).encode()
+    return f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir", len(rows)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A DVC remote: s3://bucket/prefix or a folder, and DVC's options for it."""
+
+    url: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def objects(self) -> "Bucket | FolderRemote":
+        """The remote's files, to look at without DVC."""
+        if urlparse(self.url).scheme == "s3":
+            return Bucket(self.url, self.options)
+        return FolderRemote(Path(self.url))
+
+
+class FolderRemote:
+    """A remote that is a local folder; the same questions that `Bucket` answers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.url = root, str(root)
+
+    def check(self) -> None:
+        if not self.root.is_dir():
+            message = f"{self.root}: no such folder; push to it first, or mend the remote's url"
+            raise RemoteError("missing-remote", message)
+
+    def read(self, key: str) -> bytes:
+        path = self.root / key
+        self.check()
+        if not path.is_file():
+            raise RemoteError("missing-object", f"{path}: no such file")
+        return path.read_bytes()
+
+    def size(self, key: str) -> int | None:
+        path = self.root / key
+        return path.stat().st_size if path.is_file() else None
+
+
+def configured(url: str = "", root: Path | None = None) -> Remote:
+    """The remote `url`, else DVC_REMOTE_URL, else the default one of `root`'s .dvc/config.
+
+    Raises RemoteError "missing-remote" where none of them says.
+    """
+    folder = (root or Path.cwd()) / ".dvc"
+    config = configparser.ConfigParser(interpolation=None)
+    config.read([folder / "config", folder / "config.local"])
+    remotes = {
+        name.removeprefix("'remote \"").removesuffix("\"'"): dict(config[name])
+        for name in config.sections()
+        if name.startswith("'remote ")
+    }
+    url = url or os.environ.get("DVC_REMOTE_URL", "")
+    default = remotes.get(config.get("core", "remote", fallback=""), {})
+    if not url and not default:
+        raise RemoteError(
+            "missing-remote",
+            f"{folder}/config names no default remote; set DVC_REMOTE_URL=s3://bucket/prefix",
+        )
+    options = {k: v for k, v in default.items() if k not in ("url", "verify")}
+    where = url or default["url"]
+    if urlparse(where).scheme in ("", "file"):
+        base = Path.cwd() if url else folder
+        return Remote(os.path.normpath(base / urlparse(where).path))
+    if urlparse(where).scheme != "s3":
+        raise ValueError(f"remote {where}: s3://bucket/prefix or a folder is needed")
+    return Remote(where, options)
+
+
+def key(md5: str) -> str:
+    """Where a remote keeps the object or listing of this name."""
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def listing(remote: Remote, md5: str) -> dict[str, str]:
+    """File name -> md5 of a directory version, from the remote's own listing, checked.
+
+    Raises RemoteError: credentials, endpoint, missing remote, missing or altered listing.
+    """
+    objects = remote.objects
+    try:
+        text = objects.read(key(md5))
+    except RemoteError as error:
+        if error.code != "missing-object":
+            raise
+        objects.check()
+        message = f"{objects.url}: data version {md5} is not there; {PUSH}"
+        raise RemoteError("missing-object", message) from error
+    if f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir" != md5:
+        raise RemoteError(
+            "tampered-listing",
+            f"{objects.url}/{key(md5)}: the listing of data version {md5} was altered "
+            f"({len(text)} bytes); delete that object and {PUSH}",
+        )
+    return {row["relpath"]: row["md5"] for row in json.loads(text)}
+
+
+def pull(
+    md5: str, nfiles: int, out: Path, url: str = "", size: int = 0, root: Path | None = None
+) -> int:
+    """Put data version `md5` (`<32 hex>.dir`) into the folder `out`, which must not exist.
+
+    `nfiles` and `size` (bytes) as .dvc files state them; 0 = not known. No git is needed. The
+    folder appears whole, its md5 and count recomputed, or not at all. Returns the count of files.
+    Raises RemoteError.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists; remove it or name another folder")
+    remote = configured(url, root)
+    files = listing(remote, md5)
+    if nfiles and nfiles != len(files):
+        raise ValueError(f"data version {md5} has {len(files)} files, not the {nfiles} stated")
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if size > shutil.disk_usage(out.parent).free:
+        raise RemoteError("disk-full", f"{out.parent}: {size} bytes are needed; free some space")
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        _write_project(work, remote, md5)
+        _fetch(work, remote, files, size)
+        shutil.rmtree(work / "cache")
+        found = tree_md5(work / "data")
+        if found != (md5, len(files)):
+            raise RemoteError(
+                "corrupted",
+                f"{remote.url}: data version {md5} with {len(files)} files arrived as {found[0]} "
+                f"with {found[1]}; {PUSH}",
+            )
+        for path in (work / "data").rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # DVC leaves links read-only
+        rename(work / "data", out)
+        return len(files)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise disk_full(out, error) from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bool]:
+    """Put a folder's version into the remote unless it is there whole: (md5, whether it was sent).
+
+    Raises RemoteError.
+    """
+    remote = configured(url, root)
+    md5, _ = tree_md5(folder)
+    try:
+        files = listing(remote, md5)
+        if all(remote.objects.size(key(found)) is not None for found in set(files.values())):
+            return md5, False
+    except RemoteError as error:
+        if error.code not in ("missing-object", "missing-remote"):
+            raise
+    with tempfile.TemporaryDirectory(prefix=".push.", dir=folder.absolute().parent) as temporary:
+        work = Path(temporary)
+        _write_project(work, remote, md5)
+        (work / "data.dvc").unlink()
+        shutil.copytree(folder, work / "data", copy_function=os.link)
+        dvc("add", "--quiet", "data", cwd=work)
+        dvc("push", "--quiet", cwd=work)
+        for path in folder.rglob("*"):  # DVC leaves what it links to read-only
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    listing(remote, md5)
+    return md5, True
+
+
+def _fetch(work: Path, remote: Remote, files: Mapping[str, str], size: int) -> None:
+    """DVC's pull, again as long as each time brings more: a server may have been away a while."""
+    before, have = -1, -1
+    while True:
+        code, errors = _dvc_pull(work, len(files))
+        if not code:
+            return
+        before, have = have, len(_cached(work))
+        cause = _cause(work, remote, files, size, errors)  # waits for a server that is away
+        if cause.code in ("missing-object", "disk-full") or have == before:
+            raise cause
+
+
+def _write_project(work: Path, remote: Remote, md5: str) -> None:
+    """A DVC project without git that knows this one version and this one remote."""
+    config = configparser.ConfigParser(interpolation=None)
+    config["core"] = {
+        "analytics": "false", "check_update": "false", "no_scm": "true", "remote": "storage",
+    }  # fmt: skip
+    config["cache"] = {"dir": str(work / "cache"), "type": "hardlink,copy"}
+    # The default for a local remote is to trust it.
+    config["'remote \"storage\"'"] = {"url": remote.url, "verify": "true", **remote.options}
+    (work / ".dvc").mkdir()
+    with (work / ".dvc" / "config").open("w") as stream:
+        config.write(stream)
+    (work / "data.dvc").write_text(f"outs:\n- md5: {md5}\n  hash: md5\n  path: data\n")
+
+
+def _dvc_pull(work: Path, nfiles: int) -> tuple[int, str]:
+    """Run `dvc pull`, showing how many files have come; its exit code and what it said."""
+    command = [sys.executable, "-m", "dvc", "pull"]
+    env = dict(os.environ, DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(work / "site"))
+    # Not beside the data: a full disk would swallow the reason.
+    with tempfile.TemporaryFile("w+") as errors, Progress("pull", nfiles, "files") as bar:
+        process = subprocess.Popen(command, cwd=work, env=env, stdout=errors, stderr=errors)
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(POLL)
+                except subprocess.TimeoutExpired:
+                    bar.step(max(0, len(_cached(work)) - bar.done))
+        finally:
+            process.kill()
+            process.wait()
+        bar.step(max(0, len(_cached(work)) - bar.done))
+        errors.seek(0)
+        return process.returncode, errors.read()
+
+
+def _cached(work: Path) -> set[str]:
+    """The md5s of the objects in the project's cache, listings left out."""
+    found = (work / "cache" / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")
+    return {path.parent.name + path.name for path in found if len(path.name) == 30}
+
+
+def _cause(
+    work: Path, remote: Remote, files: Mapping[str, str], size: int, errors: str
+) -> RemoteError:
+    """Why DVC's pull failed: what it fetched is compared with what the listing promises."""
+    if os.strerror(errno.ENOSPC) in errors or "disk is full" in errors:  # the latter is SQLite's
+        return disk_full(work.parent, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    have = {md5: work / "cache" / key(md5) for md5 in _cached(work)}
+    bad = {name: md5 for name, md5 in files.items() if md5 not in have}
+    if not bad:
+        return RemoteError("failed", f"dvc pull from {remote.url}: {errors.strip()[-2000:]}")
+    objects = remote.objects
+    sizes = {name: objects.size(key(md5)) for name, md5 in bad.items()}
+    lost = [name for name, found in sizes.items() if found is None]
+    if lost:
+        return _damage("missing-object", remote, "is missing", {n: bad[n] for n in lost})
+    whole = sum(have[md5].stat().st_size for md5 in files.values() if md5 in have)
+    if sum(found or 0 for found in sizes.values()) < size - whole:
+        return _damage("truncated", remote, "is cut short", bad)
+    return _damage("corrupted", remote, "does not have the bytes of its name", bad)
+
+
+def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> RemoteError:
+    """The error for `bad` (file name -> md5), naming the first few."""
+    named = "; ".join(f"{name} ({key(md5)})" for name, md5 in list(bad.items())[:NAMED])
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return RemoteError(
+        code,
+        f"{remote.url}: {len(bad)} of the data's objects {what}: {named}{more}; "
+        f"delete such objects and {PUSH}",
+    )
+
+
+def dvc(*arguments: str, cwd: Path | None = None) -> None:
+    """Run a DVC command in a folder (here). Raises ValueError with what DVC said."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    env = dict(os.environ, DVC_NO_ANALYTICS="1")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
+    if done.returncode:
+        raise ValueError(f"dvc {' '.join(arguments)}: {done.stderr.strip()}")

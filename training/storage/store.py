@@ -1,0 +1,289 @@
+"""A content-addressed store for bulky data, and the manifests that steps hand to each other.
+
+Steps exchange a small JSON manifest; the bytes it lists lie once under one root URI, named by
+their sha256, so that no step copies gigabytes and every pod of a job can read the same data.
+The root comes from the environment variable STORE_URI: file:///folder (the default is
+<working folder>/runs/store) or s3://bucket/prefix. What is read from S3 is kept, verified, in the
+folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node fetches it once.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from training.core.files import (
+    canonical_json,
+    fsync,
+    read_json,
+    rename,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
+
+SCHEMA = 1
+
+
+class StoreError(ValueError):
+    """Stored bytes are missing or are not the bytes that a manifest promises."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored file: `name` within its manifest, hex sha256, size in bytes, rows if any."""
+
+    name: str
+    sha256: str
+    size: int
+    rows: int = 0
+
+    def named(self, name: str) -> "Entry":
+        """The same bytes under another name."""
+        return replace(self, name=name)
+
+
+def store_uri() -> str:
+    """The root that the environment names."""
+    return os.environ.get("STORE_URI") or f"file://{Path.cwd() / 'runs' / 'store'}"
+
+
+class Store:
+    """Bytes by sha256 under one root, and named references that are set once.
+
+    `Store(uri)` opens a `file://` root here or, as an `S3Store`, an `s3://` one.
+    """
+
+    def __new__(cls, uri: str = "") -> "Store":
+        s3 = (uri or store_uri()).startswith("s3://")
+        return super().__new__(S3Store if s3 else cls)
+
+    def __init__(self, uri: str = "") -> None:
+        uri = uri or store_uri()
+        if not uri.startswith("file:///"):
+            raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
+        # Not through urlparse, which cuts a path at "#" and "?".
+        self.uri, self.root = uri, Path(uri.removeprefix("file://"))
+
+    def path(self, sha256: str) -> Path:
+        """Where the bytes lie, or would lie, on this machine."""
+        return self.root / _key(sha256)
+
+    def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
+        """Store a file's bytes; the same bytes are kept once. The source stays as it is."""
+        entry = Entry(name or source.name, sha256_file(source), source.stat().st_size, rows)
+        target = self.path(entry.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not self.exists(entry):
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+                try:
+                    shutil.copyfile(source, temporary)
+                    fsync(temporary)
+                    rename(temporary, target)
+                finally:
+                    temporary.unlink(missing_ok=True)
+        return entry
+
+    def exists(self, entry: Entry, *, read: bool = False) -> bool:
+        """Whether the blob exists with this size and SHA-256; a local one is always `read`."""
+        path = self.path(entry.sha256)
+        return (
+            path.is_file()
+            and path.stat().st_size == entry.size
+            and sha256_file(path) == entry.sha256
+        )
+
+    def local(self, entry: Entry) -> Path:
+        """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
+        path = self.path(entry.sha256)
+        if not path.is_file():
+            raise self._missing(entry)
+        if not self.exists(entry):
+            raise StoreError(
+                f"{path}: {entry.name} is not the {entry.size} bytes with sha256 {entry.sha256}; "
+                "delete the file and run the step again"
+            )
+        return path
+
+    def _missing(self, entry: Entry) -> StoreError:
+        what = f"{entry.name} ({entry.sha256})"
+        return StoreError(f"{self.uri}: {what} is missing; run the step again")
+
+    def reference(self, name: str) -> str | None:
+        """What a named reference points to, or None."""
+        path = self.root / "refs" / name
+        return path.read_text() if path.is_file() else None
+
+    def refer(self, name: str, value: str) -> str:
+        """Set a reference once: the first writer wins. Returns the value that stands."""
+        path = self.root / "refs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            standing = self.reference(name)
+            if standing is None:
+                write_bytes(path, value.encode())
+                standing = value
+        return standing
+
+
+class S3Store(Store):
+    """The same under `s3://bucket/prefix`; `root` is this node's cache of it."""
+
+    def __init__(self, uri: str = "") -> None:
+        from training.storage.s3 import Bucket
+
+        self.uri = (uri or store_uri()).rstrip("/")
+        self.root = Path(os.environ.get("NODE_CACHE") or Path.cwd() / "runs" / "node-cache")
+        self.bucket = Bucket(self.uri)
+
+    def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
+        """Upload a file's bytes unless they stand. Raises RemoteError."""
+        entry = Entry(name or source.name, sha256_file(source), source.stat().st_size, rows)
+        if not self.exists(entry):
+            self.bucket.upload(_key(entry.sha256), source, entry.sha256)
+        return entry
+
+    def exists(self, entry: Entry, *, read: bool = False) -> bool:
+        """Whether the object exists, by its size and metadata; with `read` by its bytes."""
+        if read:
+            return self._intact(entry)
+        found = self.bucket.head(_key(entry.sha256))
+        return (
+            found is not None
+            and found["ContentLength"] == entry.size
+            and found["Metadata"].get("sha256") == entry.sha256
+        )
+
+    def _intact(self, entry: Entry) -> bool:
+        path = self.root / f"check-{entry.sha256}"
+        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._download(entry, path)
+        except StoreError:
+            return False
+        finally:
+            path.unlink(missing_ok=True)
+        return True
+
+    def local(self, entry: Entry) -> Path:
+        """A verified path in the node cache, downloaded if need be. Raises StoreError."""
+        path = self.path(entry.sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not super().exists(entry):
+                self._download(entry, path)
+        return path
+
+    def _download(self, entry: Entry, path: Path) -> None:
+        if self.bucket.size(_key(entry.sha256)) is None:
+            raise self._missing(entry)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self.bucket.download(_key(entry.sha256), temporary)
+            if sha256_file(temporary) != entry.sha256:
+                raise StoreError(
+                    f"{self.uri}/{_key(entry.sha256)}: {entry.name} arrived with "
+                    f"{temporary.stat().st_size} bytes that are not the {entry.size} with its "
+                    "sha256; delete that object and run the step again"
+                )
+            fsync(temporary)
+            rename(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def reference(self, name: str) -> str | None:
+        """What a named reference points to, or None."""
+        if self.bucket.head(f"refs/{name}") is None:
+            return None
+        return self.bucket.read(f"refs/{name}").decode()
+
+    def refer(self, name: str, value: str) -> str:
+        """Set a reference once: the first writer wins, on any node. Returns what stands."""
+        if self.bucket.create(f"refs/{name}", value.encode()):
+            return value
+        return self.bucket.read(f"refs/{name}").decode()
+
+
+def _key(sha256: str) -> str:
+    """Where bytes lie under the root."""
+    return f"sha256/{sha256[:2]}/{sha256}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a step made: its kind, the stored files, and facts about them (JSON values only)."""
+
+    kind: str
+    entries: tuple[Entry, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # told with it, no part of what it is
+
+    @classmethod
+    def build(
+        cls,
+        kind: str,
+        files: Mapping[str, Path],
+        meta: dict[str, Any],
+        *,
+        rows: Mapping[str, int] | None = None,
+        keep: Iterable[Entry] = (),
+        store: Store | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> "Manifest":
+        """Store `files` (name within the manifest -> path) and list them after `keep`'s entries."""
+        store, rows = store or Store(), rows or {}
+        new = tuple(store.put(path, name, rows.get(name, 0)) for name, path in files.items())
+        return cls(kind, (*keep, *new), meta, about or {})
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of kind, files and facts; independent of where the bytes lie."""
+        return sha256_bytes(canonical_json(self._content()))
+
+    def _content(self) -> dict[str, Any]:
+        entries = [asdict(entry) for entry in self.entries]
+        return {"schema": SCHEMA, "kind": self.kind, "entries": entries, "meta": self.meta}
+
+    def write(self, path: Path, store: Store | None = None) -> None:
+        """Write the manifest; beside each file's digest stands the URI it had when written."""
+        content = self._content()
+        store = store or Store()
+        for entry in content["entries"]:
+            entry["uri"] = f"{store.uri}/{_key(entry['sha256'])}"
+        write_json(path, {**content, "about": self.about, "digest": self.digest})
+
+    @classmethod
+    def read(cls, path: Path, kind: str = "") -> "Manifest":
+        """Read a manifest, checking schema, digest and, if given, kind (ValueError otherwise)."""
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"{path}: not a manifest of schema {SCHEMA}")
+        names = ("name", "sha256", "size", "rows")
+        entries = tuple(Entry(**{n: e[n] for n in names}) for e in content["entries"])
+        manifest = cls(content["kind"], entries, content["meta"], content.get("about", {}))
+        if manifest.digest != content["digest"]:
+            raise ValueError(f"{path}: altered since it was written; run the step again")
+        if kind and manifest.kind != kind:
+            raise ValueError(f"{path}: a manifest of kind {manifest.kind!r}; {kind!r} is needed")
+        return manifest
+
+    def entry(self, name: str) -> Entry:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise ValueError(f"manifest of kind {self.kind!r} lists no {name!r}")
+
+    def local(self, name: str, store: Store | None = None) -> Path:
+        """A verified local path of one listed file."""
+        return (store or Store()).local(self.entry(name))
+
+    def intact(self, store: Store | None = None) -> bool:
+        """Whether every listed file is in the store, unaltered."""
+        store = store or Store()
+        return all(store.exists(entry) for entry in self.entries)

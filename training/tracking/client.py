@@ -1,0 +1,245 @@
+"""Runs, metrics and pictures in MLflow. Only portable.py, which leaves with a model, has it too.
+
+The address is MLFLOW_TRACKING_URI: a server, an SQLite file, or `off`. Unset, it is the file
+runs/mlflow.db with artifacts in runs/mlartifacts. One pipeline run is one parent run, found by the
+tag `pipeline_run` (PIPELINE_RUN_ID); every training is a child of it. Where the platform injects
+MLFLOW_RUN_ID, that run is joined instead.
+"""
+
+import functools
+import getpass
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from training.core.files import write_json
+
+DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
+EXPERIMENT = "stargan"
+PARENT = "mlflow.parentRunId"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on chats
+
+
+def mlflow() -> Any:
+    """The mlflow module, imported on first use (2 s) with its telemetry off."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow as module
+
+    return module
+
+
+def uri() -> str:
+    """Where runs are kept; `off` where nothing is to be kept."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_runs() / 'mlflow.db'}"
+
+
+def _runs() -> Path:
+    return Path.cwd() / "runs"
+
+
+def client() -> Any:
+    """An MlflowClient for `uri()`. Raises ValueError where tracking is off."""
+    if uri() == "off":
+        raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not kept; unset it")
+    if uri().startswith("sqlite:///"):
+        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return mlflow().MlflowClient(uri(), uri())
+
+
+class TrackingError(ValueError):
+    """MLflow's server cannot be reached, does not let us in, or fails."""
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """A server that fails a request, after MLflow's own retries, is named with the mend."""
+    try:
+        yield
+    except (OSError, mlflow().exceptions.MlflowException) as error:
+        import requests
+
+        text = " ".join(str(error).split())
+        if not isinstance(error, requests.RequestException) and "API request to" not in text:
+            raise
+        where = re.sub(r"//[^/@]*@", "//", uri())
+        if re.search(r"error code 40[13]|\b40[13] Client Error", text):
+            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        else:
+            mend = "start it and what it stores to, or set MLFLOW_TRACKING_URI"
+        raise TrackingError(
+            f"MLflow at {where}: {text[:300]}; {mend}, then run this again"
+        ) from error
+
+
+@contextmanager
+def as_default() -> Iterator[None]:
+    """MLflow's global address is `uri()` meanwhile: parts of it know no other."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow().set_tracking_uri(uri())
+    try:
+        yield
+    finally:
+        mlflow().set_tracking_uri(None)  # which removes the variable
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def user() -> str:
+    """Who acts, for the record."""
+    try:
+        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"
+
+
+def experiment_id(name: str = EXPERIMENT) -> str:
+    """The experiment's id, created if it is not there."""
+    api, errors = client(), mlflow().exceptions
+    found = api.get_experiment_by_name(name)
+    if found is None:
+        # A server decides itself where artifacts lie.
+        local = None if uri().startswith("http") else (_runs() / "mlartifacts").as_uri()
+        try:
+            return str(api.create_experiment(name, artifact_location=local, tags=KIND))
+        except errors.MlflowException:  # another process was first
+            found = api.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise ValueError(f"MLflow experiment {name!r} is deleted; restore it or name another")
+    return str(found.experiment_id)
+
+
+@functools.cache
+def pipeline_run_id() -> str:
+    """The name that joins the steps of one pipeline run; one of our own outside a pipeline."""
+    return os.environ.get("PIPELINE_RUN_ID") or f"alone-{uuid.uuid4().hex[:12]}"
+
+
+def injected() -> tuple[str, str]:
+    """The run that the platform made for this step and its parent; empty where there is none."""
+    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+    return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
+
+
+def _standing_parent(where: str) -> str:
+    """The oldest parent run of this pipeline run in an experiment, or nothing."""
+    runs = client().search_runs(
+        [where],
+        f"tags.pipeline_run = '{pipeline_run_id()}' AND tags.role = 'pipeline'",
+        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+        max_results=1,
+    )
+    return str(runs[0].info.run_id) if runs else ""
+
+
+def parent_run(experiment: str = EXPERIMENT) -> str:
+    """The id of this pipeline run's parent run: joined, found or created."""
+    step, parent = injected()
+    if step:
+        return parent or step
+    where, name = experiment_id(experiment), pipeline_run_id()
+    if uri().startswith("sqlite:///"):
+        write_json(_parent_note(), {"experiment": experiment})
+    if found := _standing_parent(where):
+        return found
+    tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
+    made = client().create_run(where, tags=tags, run_name=f"pipeline {name}")
+    mine = str(made.info.run_id)
+    winner = _standing_parent(where) or mine
+    if winner != mine:  # two steps started at once
+        client().delete_run(mine)
+    return winner
+
+
+def _parent_note() -> Path:
+    """Where a parent in a local file is noted, so that its absence costs no import to see."""
+    return _runs() / "parents" / f"{pipeline_run_id()}.json"
+
+
+def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
+    """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id.
+
+    An injected run is left to the platform. A pipeline run that logged nothing has no parent.
+    """
+    if uri() == "off" or os.environ.get("MLFLOW_RUN_ID"):
+        return ""
+    if uri().startswith("sqlite:///") and not _parent_note().is_file():
+        return ""
+    run_id = _standing_parent(experiment_id(experiment))
+    if run_id:
+        client().set_terminated(run_id, status)
+    return run_id
+
+
+def _dataset(name: str, digest: str, source: str) -> Any:
+    entities = mlflow().entities
+    kind = "s3" if source.startswith("s3://") else "local"
+    data = entities.Dataset(name, digest, kind, json.dumps({"uri": source}))
+    return entities.DatasetInput(data, [entities.InputTag("mlflow.data.context", "training")])
+
+
+def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, Path]) -> None:
+    """Log final metrics and files (name within the run -> path) to a run."""
+    api, entities = client(), mlflow().entities
+    points = [entities.Metric(safe_name(k), v, now(), 0) for k, v in metrics.items()]
+    for start in range(0, len(points), 1000):
+        api.log_batch(run_id, points[start : start + 1000])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in files.items():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, Path(folder) / name)
+        if files:
+            api.log_artifacts(run_id, folder)
+
+
+def log_run(
+    experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, str],
+    metrics: Mapping[str, float], files: Mapping[str, Path],
+) -> str:  # fmt: skip
+    """A finished run of its own, with everything that is known of it; returns its id."""
+    api, entities = client(), mlflow().entities
+    made = api.create_run(
+        experiment_id(experiment), tags={"mlflow.user": user(), **tags}, run_name=name
+    )
+    run_id = str(made.info.run_id)
+    api.log_batch(run_id, params=[entities.Param(safe_name(k), v) for k, v in params.items()])
+    log_results(run_id, metrics, files)
+    api.set_terminated(run_id, "FINISHED")
+    return run_id
+
+
+def experiment_of(run_id: str) -> str:
+    """The name of a run's experiment, or the usual one where the run is not known here."""
+    api, errors = client(), mlflow().exceptions
+    try:
+        return str(api.get_experiment(api.get_run(run_id).info.experiment_id).name)
+    except errors.MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return EXPERIMENT
+
+
+def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
+    """Name the data a run used; `digest` has at most 36 characters (a DVC md5.dir fits)."""
+    client().log_inputs(run_id, [_dataset(name, digest[:DIGEST_LENGTH], source)])
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+def safe_name(name: str) -> str:
+    """A name that MLflow accepts for metrics, parameters and picture series."""
+    return re.sub(r"[^\w\-. /]", "_", name)[:250]

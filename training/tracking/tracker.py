@@ -1,0 +1,304 @@
+"""The record of a training: written down on the disk first, delivered to MLflow meanwhile.
+
+python -m training.tracking deliver runs/train/tracking    # what a dead server missed
+python -m training.tracking end --status FINISHED          # close the pipeline run's parent
+"""
+
+import io
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from training.core.files import read_json, write_json
+from training.tracking.client import (
+    PARENT,
+    client,
+    injected,
+    log_dataset,
+    mlflow,
+    now,
+    parent_run,
+    safe_name,
+    uri,
+    user,
+)
+from training.tracking.journal import Spool
+
+INTERVAL = 2.0  # s between deliveries
+PATIENCE = 20.0  # s that close() waits for a server
+BACKOFF = 60.0  # s between tries at most
+# Answers that trying again does not change.
+PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
+
+
+class Delivery(threading.Thread):
+    """Sends a spool's records to one run in the background; what fails is tried again."""
+
+    def __init__(self, spool: Spool, plan: dict[str, Any]) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self.spool, self.plan = spool, plan
+        self.refused, self.error = 0, ""
+        self._closing, self._opened, self._away = threading.Event(), False, False
+        self._given_up = False
+        self._remember()
+        self.start()
+
+    def finish(self) -> str:
+        """Send what is left; returns what did not arrive and what to do.
+
+        A server that fails gets 20 s; one that is merely slow, six times that.
+        """
+        begin = time.monotonic()
+        self._closing.set()
+        while self.is_alive() and time.monotonic() - begin < 6 * PATIENCE:
+            self.join(0.1)
+            if self._away and time.monotonic() - begin > PATIENCE:
+                break
+        self._given_up = True
+        text = f"{self.refused} records were refused ({self.error}). " if self.refused else ""
+        if not self.spool.empty:
+            text += (
+                f"{len(self.spool.pending(10**9))} records did not reach {uri()} "
+                f"({self.error or 'no answer'}); send them with: "
+                f"python -m training.tracking deliver {self.spool.folder}"
+            )
+        return text.strip()
+
+    def run(self) -> None:
+        delay = 0.0
+        while True:
+            closing = self._closing.wait(delay)
+            try:
+                self._deliver()
+                self._tell("takes records again; all have arrived" if self._away else "")
+                self._away, delay = False, INTERVAL
+            except Exception as error:  # whatever a server can do wrong, training goes on
+                self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                self._tell(
+                    ""
+                    if self._away
+                    else f"takes no records ({self.error}); "
+                    f"training goes on, they wait in {self.spool.folder}"
+                )
+                self._away, delay = True, min(max(2 * delay, 1.0), BACKOFF)
+            if closing:
+                if self.spool.empty or self._given_up:
+                    return
+                time.sleep(0.5)
+
+    @staticmethod
+    def _tell(text: str) -> None:
+        if text:
+            sys.stderr.write(f"tracking: {uri()} {text}\n")
+
+    def _deliver(self) -> None:
+        if not self._opened:
+            self._open()
+        while batch := self.spool.pending():
+            group = [batch[0]]
+            for item in batch[1:]:
+                points = sum(len(record.get("values", ())) for _, record in group)
+                if {group[0][1]["kind"], item[1]["kind"]} != {"metrics"} or points > 500:
+                    break
+                group.append(item)
+            records = [record for _, record in group]
+            try:
+                self._send(records)
+            except mlflow().exceptions.MlflowException as error:
+                if error.error_code not in PERMANENT:
+                    raise
+                self.refused, self.error = self.refused + len(records), str(error)[:200]
+            self.spool.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
+
+    def _remember(self, **facts: Any) -> None:
+        self.plan.update(facts)
+        write_json(self.spool.folder / "run.json", self.plan)
+
+    def _open(self) -> None:
+        """Create or join the run, and note what it is."""
+        api, entities, plan = client(), mlflow().entities, self.plan
+        step, parent = injected()
+        if plan["run_id"] and not self._known(plan["run_id"]):
+            self._remember(run_id="", joined=False, described=False)
+        if not plan["run_id"]:
+            child = os.environ.get("RUN_AS_CHILD")  # one of several models of a step
+            if step and parent and not child:  # the platform's run for this very step
+                self._remember(run_id=step, joined=True)
+            else:
+                self._remember(run_id=self._child(step or parent_run(plan["experiment"])))
+        elif plan["run_id"] == step:
+            self._remember(joined=True)
+        elif not plan["joined"]:
+            api.update_run(plan["run_id"], status="RUNNING")
+        if not plan["described"]:
+            params = [entities.Param(safe_name(k), v[:6000]) for k, v in plan["params"].items()]
+            for start in range(0, len(params), 100):
+                api.log_batch(plan["run_id"], params=params[start : start + 100])
+            tags = [entities.RunTag(safe_name(k), v) for k, v in plan["tags"].items()]
+            api.log_batch(plan["run_id"], tags=tags)
+            if plan["dataset"]:
+                log_dataset(plan["run_id"], **plan["dataset"])
+            self._remember(described=True)
+        self._opened = True
+
+    @staticmethod
+    def _known(run_id: str) -> bool:
+        """Whether the server has this run: it may be another server, or the run thrown away."""
+        try:
+            return bool(client().get_run(run_id).info.lifecycle_stage == "active")
+        except mlflow().exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    def _child(self, parent: str) -> str:
+        api = client()
+        where = api.get_run(parent).info.experiment_id
+        tags = {PARENT: parent, "role": "training", "mlflow.user": user()}
+        for name in ("model", "preset"):  # so that whole pipeline runs can be told apart
+            if name in self.plan["tags"]:
+                api.set_tag(parent, name, self.plan["tags"][name])
+        return str(api.create_run(where, tags=tags, run_name=self.plan["name"]).info.run_id)
+
+    def _send(self, records: list[dict[str, Any]]) -> None:
+        """Send metrics in one go, or one picture, file or status."""
+        api, run_id, first = client(), self.plan["run_id"], records[0]
+        if first["kind"] == "metrics":
+            points = [
+                mlflow().entities.Metric(safe_name(key), value, record["time"], record["step"])
+                for record in records
+                for key, value in record["values"].items()
+            ]
+            for start in range(0, len(points), 1000):
+                api.log_batch(run_id, points[start : start + 1000])
+        elif first["kind"] == "status":
+            if not self.plan["joined"]:
+                api.set_terminated(run_id, first["status"])
+        elif first["kind"] == "image":
+            self._send_image(first)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                named = Path(folder) / first["name"]
+                named.write_bytes(self.spool.file(first["file"]).read_bytes())
+                api.log_artifact(run_id, str(named), first["folder"] or None)
+
+    def _send_image(self, record: dict[str, Any]) -> None:
+        from PIL import Image
+
+        with Image.open(self.spool.file(record["file"])) as picture:
+            client().log_image(
+                self.plan["run_id"],
+                picture.convert("RGB"),
+                key=safe_name(record["key"]),
+                step=record["step"],
+                timestamp=record["time"],
+                synchronous=True,
+            )
+
+
+class Tracker:
+    """The record of one training. Nothing it does waits for a server or fails the training.
+
+    Everything goes to a journal on the disk first; a thread delivers it, tries again while the
+    server is away, and goes on where it stopped when the same folder is opened again. A tracker
+    that is off has the same methods and does nothing.
+    """
+
+    def __init__(self, delivery: Delivery | None = None) -> None:
+        self._delivery = delivery
+        self._seen = delivery.spool.last_steps() if delivery else {}
+        self._lost = 0
+
+    @classmethod
+    def start(
+        cls,
+        experiment: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        dataset: Mapping[str, str],
+        run_id: str = "",
+        folder: Path | None = None,
+    ) -> "Tracker":
+        """Begin (or, with `run_id` or a used `folder`, join again) the run of one training.
+
+        `dataset` has name, digest and source, or is empty. `folder` keeps what is not yet
+        delivered, best inside the training's own folder. Returns at once; with
+        MLFLOW_TRACKING_URI=off the tracker is off.
+        """
+        if uri() == "off":
+            return cls()
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
+        before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+        run_id = run_id or before.get("run_id", "")
+        plan = {
+            "experiment": experiment,
+            "name": name,
+            "params": {k: str(v) for k, v in params.items()},
+            "tags": {k: str(v) for k, v in tags.items()},
+            "dataset": dict(dataset),
+            "run_id": run_id,
+            "joined": before.get("joined", False),
+            "described": before.get("described", bool(run_id)),
+        }
+        return cls(Delivery(Spool(folder), plan))
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run's id; empty until the server has answered, and when off."""
+        return str(self._delivery.plan["run_id"]) if self._delivery else ""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note scalars at `step` (real images seen). A step noted before a restart is skipped."""
+        new = {k: float(v) for k, v in values.items() if step > self._seen.get(k, -1)}
+        if new:
+            self._add({"kind": "metrics", "step": step, "values": new})
+
+    def image(self, picture: Any, key: str, step: int) -> None:
+        """Note a picture, PNG bytes or uint8 (H, W, 3), in the series `key` at `step`."""
+        if step > self._seen.get(f"image {key}", -1):
+            self._add({"kind": "image", "key": key, "step": step}, lambda: _png(picture), ".png")
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Note a file as it is now, under its name in the run's `folder`."""
+        record = {"kind": "artifact", "name": path.name, "folder": folder}
+        self._add(record, path.read_bytes, path.suffix)
+
+    def close(self, status: str = "FINISHED") -> str:
+        """End the run as FINISHED, FAILED or KILLED, waiting 20 s at most for a failing server.
+
+        Returns what could not be delivered and how to send it later; empty if all has arrived.
+        """
+        if self._delivery is None:
+            return ""
+        self._add({"kind": "status", "status": status})
+        lost = f"{self._lost} records could not be written down. " if self._lost else ""
+        return (lost + self._delivery.finish()).strip()
+
+    def _add(
+        self, record: dict[str, Any], data: Callable[[], bytes] | None = None, suffix: str = ""
+    ) -> None:
+        if self._delivery is None:
+            return
+        try:
+            kept = {"file": self._delivery.spool.keep(data(), suffix)} if data else {}
+            self._delivery.spool.add({**record, "time": now(), **kept})
+        except OSError:  # a full disk is the checkpoint's business to report
+            self._lost += 1
+
+
+def _png(picture: Any) -> bytes:
+    if isinstance(picture, bytes):
+        return picture
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
