@@ -3,13 +3,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+DOCS_VENV := .venv-docs
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test lint compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test lint docs compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,9 +54,12 @@ UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | 
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --overrides <(printf "%s; python_version < '3'\n" torch rfc3987-syntax) pyproject.toml -
 
-lock:  ## both lock files anew; needs uv
+lock:  ## every lock file anew; needs uv
 	$(UV_COMPILE) --output-file requirements.lock >/dev/null
 	$(UV_COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --group docs --constraints requirements-dev.lock \
+		--output-file requirements-docs.lock >/dev/null
 
 test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -80,6 +84,16 @@ sbom: setup  ## what runs in the images, as CycloneDX: runs/sbom.json
 	mkdir -p runs
 	{ cat requirements.lock; echo '$(TORCH)'; } | \
 		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml -o runs/sbom.json -
+
+# The site's tools have an environment of their own: `make setup` goes without them. The API reference
+# is read from the sources, so that neither torch nor the project is installed there.
+$(DOCS_VENV)/ready: requirements-docs.lock
+	$(PYTHON) -m venv --without-pip --clear $(DOCS_VENV)
+	$(PYTHON) -m pip --python $(DOCS_VENV)/bin/python install --quiet --no-deps --require-hashes -r $<
+	touch $@
+
+docs: $(DOCS_VENV)/ready  ## the documentation as a website: runs/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --clean
 
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile

@@ -1,0 +1,301 @@
+"""AttGAN (He et al., IEEE TIP 2019, arXiv 1711.10678).
+
+An encoder and a decoder that reads the attributes b beside the latent; the picture decoded with
+its own attributes a must be the input (reconstruction instead of a cycle). One trunk carries the
+critic D and the attribute classifier C.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    examples,
+)  # fmt: skip
+from training.models.layers import (
+    BatchNorm,
+    Signed,
+    autocast_off,
+    gradient_penalty,
+    label_loss,
+    norm,
+    tiled,
+    xavier,
+)
+
+EPS = 1e-3  # of the batch norms, as published
+INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # that are shown
+
+
+class Encoder(nn.Module):
+    """(n, 3, s, s) -> the features of every layer, z_1 (s/2) … z_k (s/2^k), the latent."""
+
+    def __init__(self, dim: int, layers: int, momentum: float) -> None:
+        super().__init__()
+        widths = [3, *(dim << i for i in range(layers))]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 4, 2, 1, bias=False),
+                BatchNorm(b, EPS, momentum),
+                nn.LeakyReLU(0.2, inplace=True),
+            )
+            for a, b in pairwise(widths)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        out = []
+        for layer in self.layers:
+            x = layer(x)
+            out.append(x)
+        return out
+
+
+class Decoder(nn.Module):
+    """Features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
+
+    The first `shortcut` layers' outputs are joined by the encoder's features of their size, the
+    first `inject` layers' by the labels; the latent always is. `joined` is the width of the widest
+    features, halved from one to the next.
+    """
+
+    def __init__(
+        self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float,
+        joined: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.shortcut, self.inject = shortcut, inject
+        self.layers = nn.ModuleList()
+        channels = (dim << (layers - 1)) + labels
+        joined = joined or dim << (layers - 2)
+        for i in range(1, layers):
+            out = dim << (layers - i)
+            self.layers.append(
+                nn.Sequential(
+                    nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False),
+                    BatchNorm(out, EPS, momentum),
+                    nn.ReLU(inplace=True),
+                )
+            )
+            channels = (
+                out + (joined >> (i - 1) if i <= shortcut else 0) + (labels if i <= inject else 0)
+            )
+        self.layers.append(nn.Sequential(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()))
+
+    def forward(self, features: list[Tensor], labels: Tensor) -> Tensor:
+        x = torch.cat([features[-1], tiled(labels, features[-1])], 1)
+        for i, layer in enumerate(self.layers, 1):
+            x = layer(x)
+            parts = [x]
+            if i <= self.shortcut and i < len(self.layers):
+                parts.append(features[-1 - i].to(x.dtype))
+            if i <= self.inject and i < len(self.layers):
+                parts.append(tiled(labels, x))
+            x = torch.cat(parts, 1)
+        return x.float()
+
+
+class Generator(nn.Module):
+    """Labels c̃ are in [0, 1]; the decoder sees them signed, ±`strength`."""
+
+    def __init__(self, space: LabelSpace, encoder: Encoder, decoder: Decoder, strength: float):
+        super().__init__()
+        self.encoder, self.decoder, self.signed = encoder, decoder, Signed(space)
+        self.strength = strength
+
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        intensity: float = 1.0,
+        *,
+        both: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """G(x, b), and with `both` G(x, a) from the same latent; labels asked for × `intensity`."""
+        features = self.encoder(x)
+        b = self.strength * self.signed(target)
+        if source is None:
+            return self.decoder(features, b)
+        asked = self.signed.asked(source, target)
+        fake = self.decoder(features, torch.where(asked, intensity * b, b))
+        if not both:
+            return fake
+        return fake, self.decoder(features, self.strength * self.signed(source))
+
+
+class Discriminator(nn.Module):
+    """(n, 3, s, s) -> critic's scores (n, 1) and label logits (n, c) from one trunk."""
+
+    def __init__(self, labels: int, size: int, dim: int, layers: int, fc: int) -> None:
+        super().__init__()
+        trunk: list[nn.Module] = []
+        channels = 3
+        for i in range(layers):
+            trunk += [
+                nn.Conv2d(channels, dim << i, 4, 2, 1, bias=False),
+                norm(dim << i),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            channels = dim << i
+        self.main = nn.Sequential(*trunk)
+        wide = channels * (size >> layers) ** 2
+        self.src, self.cls = (
+            nn.Sequential(nn.Linear(wide, fc), nn.LeakyReLU(0.2, inplace=True), nn.Linear(fc, out))
+            for out in (1, labels)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.main(x)
+        with autocast_off(h):
+            h = h.float().flatten(1)
+            return self.src(h), self.cls(h)
+
+
+@dataclass(frozen=True)
+class AttGAN:
+    """The paper's numbers, as in the author's TensorFlow code."""
+
+    dim: int = 64  # of the first layer of encoder and decoder
+    layers: int = 5
+    shortcut_layers: int = 1
+    inject_layers: int = 1
+    d_dim: int = 64
+    d_layers: int = 5
+    d_fc: int = 1024
+    lambda_rec: float = 100.0
+    lambda_g_cls: float = 10.0
+    lambda_d_cls: float = 1.0
+    lambda_gp: float = 10.0
+    n_critic: int = 5
+    strength: float = 1.0  # of a label in training: ±1
+    test_int: float = 2.0  # factor on an edited label at test; the published numbers need it
+    lr: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    bn_momentum: float = 0.001
+    averages: bool = False  # keep a moving average of G, which the paper does not
+
+    takes: ClassVar[tuple[str, ...]] = ("intensity",)
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G and D for images of side `size`, a multiple of 2^layers (ValueError)."""
+        halved = max(self.layers, self.d_layers)
+        if size % (1 << halved) or size >> self.d_layers < 2:
+            raise ValueError(
+                f"size={size}: a multiple of {1 << halved}, at least {2 << self.d_layers}, is "
+                f"needed (the encoder halves it {self.layers} times, D {self.d_layers} times)"
+            )
+        for name in ("shortcut_layers", "inject_layers"):
+            if not 0 <= getattr(self, name) < self.layers:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: between 0 and layers − 1 = {self.layers - 1}"
+                )
+        nets: Nets = {
+            "G": self.generator(space),
+            "D": Discriminator(space.dim_d, size, self.d_dim, self.d_layers, self.d_fc),
+        }
+        for net in nets.values():
+            xavier(net)
+        return nets
+
+    def generator(self, space: LabelSpace) -> nn.Module:
+        encoder = Encoder(self.dim, self.layers, self.bn_momentum)
+        decoder = Decoder(
+            space.dim_g, self.dim, self.layers, self.shortcut_layers, self.inject_layers,
+            self.bn_momentum,
+        )  # fmt: skip
+        return Generator(space, encoder, decoder, self.strength)
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        """D on a batch of its own each time, then G on a batch of its own."""
+        return [
+            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space)),
+            Phase(
+                "g",
+                ("G",),
+                lambda nets, batch: self.g_loss(nets, batch, space),
+                self.n_critic,
+                fresh=True,
+            ),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: G alone, on its reconstruction."""
+        return [Phase("warmup", ("G",), self.copy_loss)]
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        return dict.fromkeys("GD", Optim(self.lr, (self.beta1, self.beta2)))
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        return ("G",) if self.averages else ()
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, then linear to 0 over the last `decay` images."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L_D = −E[D(x)] + E[D(G(x,b))] + λ_gp·GP + λ_2·BCE(C(x), a) (eqs 6, 9)."""
+        x = batch.image
+        with torch.no_grad():
+            fake = nets["G"](x, batch.source, batch.target)
+        src, cls = nets["D"](torch.cat([x, fake]))  # D's norm looks at each picture alone
+        n = len(x)
+        alpha = batch.noise("alpha", (1, 1, 1))
+        penalty = gradient_penalty(lambda image: nets["D"](image)[0], x, fake, alpha)
+        return {
+            "real": -src[:n].mean(),
+            "fake": src[n:].mean(),
+            "cls": self.lambda_d_cls * label_loss(cls[:n], batch.source, batch.dataset, space),
+            "gp": self.lambda_gp * penalty,
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L_G = −E[D(G(x,b))] + λ_1·BCE(C(G(x,b)), b) + λ_rec·‖x − G(x,a)‖₁ (eqs 5, 7, 8)."""
+        fake, again = nets["G"](batch.image, batch.source, batch.target, both=True)
+        src, cls = nets["D"](fake)
+        return {
+            "fake": -src.mean(),
+            "cls": self.lambda_g_cls * label_loss(cls, batch.target, batch.dataset, space),
+            "rec": self.lambda_rec * F.l1_loss(again, batch.image),
+        }
+
+    def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """λ_rec·‖x − G(x,a)‖₁."""
+        again = nets["G"](batch.image, batch.source, batch.source)
+        return {"rec": self.lambda_rec * F.l1_loss(again, batch.image)}
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−(λ_1·BCE + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""
+        losses = self.g_loss(nets, batch, space)
+        return -(losses["cls"] + losses["rec"])
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
+        intensity = self.test_int if ask.intensity is None else ask.intensity
+        return nets["G"](image, source, target, intensity)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Single edits at intensities inside and beyond that of training."""
+        names, x, source, target = examples(batch, space)
+        made = [self.translate(nets, x, source, target, Ask(intensity=i)) for i in INTENSITIES]
+        says = "Single edits by the factor on the label that changes; 1 is that of training."
+        columns = ("input", *(f"{i:g}" for i in INTENSITIES))
+        return {"intensity": Picture(torch.stack([x, *made], 1), columns, says, names)}

@@ -1,0 +1,189 @@
+"""DIAT (Li, Zuo, Zhang, arXiv 1610.05586), one network a direction, as StarGAN's paper compares it.
+
+Its tables of layers and weights are not published, so this is the form that StarGAN's parameter
+count implies: CycleGAN's generator, StarGAN's critic without labels, WGAN-GP, and an identity loss
+on deep features. The features are the critic's own (the paper's DIAT-A), for want of a face network
+that comes with the data.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+)  # fmt: skip
+from training.models.cyclegan import (
+    Generator,
+    Pair,
+    chained,
+    identities,
+    kept,
+    pairs_of,
+    split,
+    there_and_back,
+    two,
+)  # fmt: skip
+from training.models.layers import autocast_off, gradient_penalty
+
+
+class Critic(nn.Module):
+    """(n, 3, s, s) -> patch scores, and with `features` what they are made of."""
+
+    def __init__(self, dim: int, repeat: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for i in range(repeat):
+            layers += [nn.Conv2d(channels, dim << i, 4, 2, 1), nn.LeakyReLU(0.01)]
+            channels = dim << i
+        self.main = nn.Sequential(*layers)
+        self.src = nn.Conv2d(channels, 1, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor, *, features: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        h = self.main(x)
+        with autocast_off(h):
+            h = h.float()
+            return (self.src(h), h) if features else self.src(h)
+
+
+@dataclass(frozen=True)
+class DIAT:
+    """StarGAN's recipe (its paper trains all models alike); λ_id is ours."""
+
+    dim: int = 64
+    blocks: int = 6
+    d_dim: int = 64
+    d_repeat_num: int = 6
+    lambda_id: float = 10.0  # of 1, G painted noise that pleases D
+    lambda_gp: float = 10.0
+    n_critic: int = 5
+    lr: float = 1e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    averages: bool = False  # keep moving averages, which the paper does not
+    # pairs of this class alone; StarGAN's table counts the 7 directions that leave RaFD's neutral,
+    # those back are ours, for edits between the others
+    hub: str = ""
+
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    reads_source: ClassVar[bool] = True
+
+    def pairs(self, space: LabelSpace) -> list[Pair]:
+        """As CycleGAN's; each is two directions. ValueError likewise."""
+        if len(space.sets) != 1 or space.sets[0].kind == "continuous":
+            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
+            raise ValueError(
+                f"{kinds}: DIAT takes one data set of classes or attributes, whose pairs it trains"
+            )
+        return pairs_of(space.sets[0], self.hub)
+
+    def directions(self, space: LabelSpace) -> list[str]:
+        """ab0, ba0, ab1, …: what a network's name ends in; a turn each."""
+        return [f"{way}{k}" for k in range(len(self.pairs(space))) for way in ("ab", "ba")]
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G and D of each direction. Raises ValueError for a size that D cannot halve."""
+        if size % (1 << self.d_repeat_num) or size % 4:
+            raise ValueError(f"size={size}: a multiple of {1 << self.d_repeat_num} is needed")
+        nets: Nets = {}
+        for turn, name in enumerate(self.directions(space)):
+            pair = self.pairs(space)[turn // 2]
+            nets[f"G{name}"] = Generator(self.dim, self.blocks, pair)
+            nets[f"D{name}"] = Critic(self.d_dim, self.d_repeat_num)
+        return nets
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        out = []
+        for turn, name in enumerate(self.directions(space)):
+            g, d = (f"G{name}",), (f"D{name}",)
+            out += [
+                Phase("d", d, partial(self.d_loss, name=name), turn=turn),
+                Phase("g", g, partial(self.g_loss, name=name), self.n_critic, turn=turn),
+            ]
+        return out
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: each G learns to copy."""
+        return [
+            Phase("warmup", (f"G{name}",), partial(self.copy_loss, name=name), turn=turn)
+            for turn, name in enumerate(self.directions(space))
+        ]
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        setting = Optim(self.lr, (self.beta1, self.beta2))
+        names = self.directions(space)
+        return dict.fromkeys((f"{kind}{name}" for name in names for kind in "GD"), setting)
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        return tuple(f"G{name}" for name in self.directions(space)) if self.averages else ()
+
+    def sides(self, labels: Tensor, space: LabelSpace, turn: int) -> tuple[Tensor, Tensor]:
+        """Where a turn's direction comes from, and where it goes."""
+        first, second = split(labels, self.pairs(space)[turn // 2])
+        return (second, first) if turn % 2 else (first, second)
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, then linear to 0 over the last `decay` images."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def d_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
+        """−E[D(y)] + E[D(G(x))] + λ_gp·GP."""
+        x, real = two(batch)
+        with torch.no_grad():
+            fake = nets[f"G{name}"](x)
+        d = nets[f"D{name}"]
+        penalty = gradient_penalty(d, real, fake, batch.noise("alpha", (1, 1, 1)))
+        return {
+            "real": -d(real).mean(),
+            "fake": d(fake).mean(),
+            "gp": self.lambda_gp * penalty,
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
+        """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, F the critic's features."""
+        x, _ = two(batch)
+        src, seen = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
+        with torch.no_grad():
+            _, own = nets[f"D{name}"](x, features=True)
+        return {"fake": -src.mean(), "id": self.lambda_id * F.l1_loss(seen, own)}
+
+    def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
+        """10·‖G(x) − x‖₁."""
+        x, _ = two(batch)
+        return {"rec": 10 * F.l1_loss(nets[f"G{name}"](x), x)}
+
+    def deployed(self, nets: Nets) -> list[str]:
+        """What edits need in all: every G, of which one edit uses one or a few."""
+        return [name for name in nets if name.startswith("G")]
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−‖x − G(G(x))‖₁ of held-out faces, there and back along the chain of directions."""
+        there = self.translate(nets, batch.image, batch.source, batch.target)
+        back = self.translate(nets, there, batch.target, batch.source)
+        return -F.l1_loss(back, batch.image)
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """Each direction that the edit takes, in turn; ValueError without the source."""
+        return chained(nets, kept(nets), image, source, target)
+
+    def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
+        return identities(nets, kept(nets), image, source)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        return there_and_back(self, nets, batch, space)

@@ -1,0 +1,254 @@
+"""GANimation (Pumarola et al., ECCV 2018, arXiv 1807.09251).
+
+G paints colours C and an attention mask A: I = A∘I_y_r + (1 − A)∘C, so that only what an expression
+moves is painted. Conditions are intensities in [0, 1], the paper's 17 action units.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    Symptom,
+)  # fmt: skip
+from training.models.layers import gradient_penalty, label_loss, tiled
+from training.models.stargan import Discriminator, trunk
+
+STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # of a label that is swept
+FRAMES = 13  # of an interpolation
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) in [-1, 1] and c̃ (n, c) -> the picture and its mask A (n, 1, s, s) in [0, 1].
+
+    A is 1 where the input stays, as in the published code; the paper's two versions differ.
+    """
+
+    def __init__(self, labels: int, dim: int, repeat: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(*trunk(labels, dim, repeat))
+        self.colour = nn.Conv2d(dim, 3, 7, 1, 3, bias=False)
+        self.attention = nn.Conv2d(dim, 1, 7, 1, 3, bias=False)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mask, colours = self.maps(x, c)
+        return mask * x + (1 - mask) * colours, mask
+
+    def maps(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask A and the colours C (n, 3, s, s) in [-1, 1]."""
+        h = self.main(torch.cat([x, tiled(c, x)], 1))
+        return torch.sigmoid(self.attention(h)).float(), torch.tanh(self.colour(h)).float()
+
+
+def total_variation(mask: Tensor) -> Tensor:
+    """Mean |A(x+1) − A(x)| plus mean |A(y+1) − A(y)|; L1 as in the code, the paper squares."""
+    across = (mask[..., 1:] - mask[..., :-1]).abs().mean()
+    return across + (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
+
+
+@dataclass(frozen=True)
+class GANimation:
+    """The paper's numbers; weights are those on means, which no batch size changes.
+
+    The code divides a mean squared error by the batch again and sums the variation: at its batch
+    of 25 and 128 px that is 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
+    """
+
+    conv_dim: int = 64
+    repeat_num: int = 6
+    d_conv_dim: int = 64
+    d_repeat_num: int = 6
+    lambda_cond: float = 160.0
+    lambda_cyc: float = 10.0
+    lambda_mask: float = 0.1
+    lambda_tv: float = 4.1
+    lambda_gp: float = 10.0
+    noise: float = 0.1  # half-width of what is added to another face's intensities
+    n_critic: int = 5
+    g_lr: float = 1e-4
+    d_lr: float = 1e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    averages: bool = False  # keep a moving average of G, which the paper does not
+
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G and D; Conv weights from N(0, 0.02), biases 0. Raises ValueError as StarGAN does."""
+        if size % (1 << self.d_repeat_num) or size % 4:
+            raise ValueError(
+                f"size={size}: a multiple of {1 << self.d_repeat_num} is needed "
+                f"(2^d_repeat_num; D halves the image {self.d_repeat_num} times)"
+            )
+        nets: Nets = {
+            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
+            "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
+        }
+        for net in nets.values():
+            for layer in net.modules():
+                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                    nn.init.normal_(layer.weight, 0.0, 0.02)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        return nets
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        """One step of D holds its penalty; the code's second step breaks data parallelism."""
+        return [
+            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keeps=("G",)),
+            Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: the colours alone learn to copy, before the mask can hide them."""
+        return [Phase("warmup", ("G",), self.copy_loss)]
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        betas = (self.beta1, self.beta2)
+        return {"G": Optim(self.g_lr, betas), "D": Optim(self.d_lr, betas)}
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        return ("G",) if self.averages else ()
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, then linear to 0 over the last `decay` images."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def wanted(self, batch: Batch, space: LabelSpace) -> Tensor:
+        """y_g: another face's intensities with noise, not clipped; other labels as they are."""
+        if space.sets[batch.dataset].kind != "continuous":
+            return batch.target
+        part = space.slice(batch.dataset)
+        wanted = (batch.target if batch.other is None else batch.other).clone()
+        width = part.stop - part.start
+        wanted[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
+        return wanted
+
+    def fake(self, nets: Nets, batch: Batch, space: LabelSpace) -> tuple[Tensor, Tensor]:
+        """G(I, y_g) and its mask, made once a step."""
+        made = batch.shared.get("fake")
+        learns = next(nets["G"].parameters()).requires_grad
+        if made is None or (learns and not made.requires_grad):
+            made, mask = nets["G"](batch.image, self.wanted(batch, space))
+            batch.shared.update(fake=made, mask=mask)
+        return made, batch.shared["mask"]
+
+    def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L of D: −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3)."""
+        x = batch.image
+        fake = self.fake(nets, batch, space)[0].detach()
+        src, cls = nets["D"](torch.cat([x, fake]))
+        n = len(x)
+        alpha = batch.noise("alpha", (1, 1, 1))
+        penalty = gradient_penalty(lambda image: nets["D"](image)[0], x, fake, alpha)
+        return {
+            "real": -src[:n].mean(),
+            "fake": src[n:].mean(),
+            "cond": self.lambda_cond * label_loss(cls[:n], batch.source, batch.dataset, space),
+            "gp": self.lambda_gp * penalty,
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L of G: −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
+        + λ_A·E[A] + λ_TV·TV(A) of both masks (eq. 2).
+        """
+        fake, mask = self.fake(nets, batch, space)
+        src, cls = nets["D"](fake)
+        back, again = nets["G"](fake, batch.source)
+        wanted = self.wanted(batch, space)
+        return {
+            "fake": -src.mean(),
+            "cond": self.lambda_cond * label_loss(cls, wanted, batch.dataset, space),
+            "cyc": self.lambda_cyc * F.l1_loss(back, batch.image),
+            "mask": self.lambda_mask * (mask.mean() + again.mean()),
+            "tv": self.lambda_tv * (total_variation(mask) + total_variation(again)),
+        }
+
+    def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """λ_idt·‖C − I‖₁ with A held at ½ by its own term."""
+        picture, mask = nets["G"](batch.image, batch.source)
+        return {
+            "cyc": self.lambda_cyc * F.l1_loss(picture, batch.image),
+            "mask": (mask - 0.5).square().mean(),
+        }
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−(λ_y·L_y + λ_idt·L_idt) of held-out faces, without noise on the intensities."""
+        fake, _ = nets["G"](batch.image, batch.target)
+        _, cls = nets["D"](fake)
+        back, _ = nets["G"](fake, batch.source)
+        wrong = label_loss(cls, batch.target, batch.dataset, space)
+        return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
+
+    @torch.no_grad()
+    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+        """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew.
+
+        An edit may be small, so that the first is looked for in the hundredth that is painted most.
+        """
+        mask = nets["G"](image, target)[1].flatten(1)
+        most = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
+        return [
+            Symptom("attention", float(mask.mean()), 0.05, 1.0,
+                    "the mask is near 0: the whole picture is painted"),
+            Symptom("attention_where_painted", float(most.mean()), 0.0, 0.9,
+                    "the mask is near 1 everywhere: the output is the input"),
+        ]  # fmt: skip
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """A∘I + (1 − A)∘C at the target's intensities."""
+        return nets["G"](image, target)[0]
+
+    def painted(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> tuple[Tensor, Tensor]:
+        """The mask A and the colours C."""
+        maps: tuple[Tensor, Tensor] = nets["G"].maps(image, target)  # type: ignore[operator]
+        return maps
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Each label alone from 0 to 1, what G paints and where, and the way to another image's."""
+        part, x, source = space.slice(batch.dataset), batch.image[:4], batch.source[:4]
+        names = space.sets[batch.dataset].names
+        one, rows = x[:1].expand(len(STEPS), -1, -1, -1), []
+        for k in range(part.start, part.stop):
+            c = source[:1].repeat(len(STEPS), 1)  # the first image's own labels, but for one
+            c[:, k] = torch.tensor(STEPS)
+            rows.append(torch.cat([x[:1], self.translate(nets, one, None, c)]))
+        target = batch.target[:4]
+        mask, colours = self.painted(nets, x, source, target)
+        whole = self.translate(nets, x, source, target)
+        parts = torch.stack([x, (2 * mask - 1).expand_as(x), colours, whole], 1)
+        way = [
+            self.translate(nets, x, source, torch.lerp(source, target, t))
+            for t in torch.linspace(0, 1, FRAMES).tolist()
+        ]
+        return {
+            "sweep": Picture(
+                torch.stack(rows), ("input", "0", "1/3", "2/3", "1"),
+                "Each label alone, from 0 to 1; the others as the image has them.", names,
+            ),
+            "attention": Picture(
+                parts, ("input", "attention", "colours", "edited"),
+                "What is painted and where: the edit is the input where the attention is white, "
+                "the colours where it is black.",
+            ),
+            "interpolation": Picture(
+                torch.stack(way), (), "From each image's own labels to another image's.", moves=True
+            ),
+        }  # fmt: skip

@@ -1,0 +1,208 @@
+"""IcGAN (Perarnau et al., 2016, arXiv 1611.06355): a conditional GAN and its inverse.
+
+First G(z, y) and D learn alone; then the encoders Ez, on G's own pictures, and Ey, on real ones. An
+edit is G(Ez(x), y'), y' in [-1, 1]: Ey(x) with the labels changed that are to change.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase, Picture
+from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
+
+OTHERS = 3  # pictures of other latents that are shown
+
+
+class Generator(nn.Module):
+    """Latent z (n, k) and c̃ (n, c) -> (n, 3, s, s) in [-1, 1]."""
+
+    def __init__(self, space: LabelSpace, size: int, dim: int, latent: int) -> None:
+        super().__init__()
+        self.signed = Signed(space)
+        steps = size.bit_length() - 3  # doublings from 4 px
+        width = dim << (steps - 1)
+        layers: list[nn.Module] = [nn.ConvTranspose2d(latent + space.dim_g, width, 4)]
+        for _ in range(steps - 1):
+            layers += [BatchNorm(width), nn.ReLU(), nn.ConvTranspose2d(width, width // 2, 4, 2, 1)]
+            width //= 2
+        layers += [BatchNorm(width), nn.ReLU(), nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh()]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        return self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
+
+
+class Discriminator(nn.Module):
+    """Picture and c̃ -> logits (n,); the labels join after the first layer."""
+
+    def __init__(self, space: LabelSpace, size: int, dim: int) -> None:
+        super().__init__()
+        self.signed = Signed(space)
+        self.first = nn.Sequential(nn.Conv2d(3, dim, 4, 2, 1), nn.LeakyReLU(0.2))
+        layers: list[nn.Module] = []
+        channels, width = dim + space.dim_g, dim
+        for _ in range(size.bit_length() - 4):
+            width *= 2
+            layers += [nn.Conv2d(channels, width, 4, 2, 1), BatchNorm(width), nn.LeakyReLU(0.2)]
+            channels = width
+        self.main = nn.Sequential(*layers)
+        self.last = nn.Conv2d(channels, 1, 4)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        h = self.first(x)
+        h = self.main(torch.cat([h, tiled(self.signed(c), h)], 1))
+        with autocast_off(h):
+            return self.last(h.float()).flatten()
+
+
+def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
+    """(n, 3, s, s) -> (n, outputs, 1, 1); its dense layer is a convolution over all 4×4 places."""
+    layers: list[nn.Module] = []
+    channels, width = 3, dim
+    for _ in range(size.bit_length() - 3):
+        layers += [nn.Conv2d(channels, width, 5, 2, 2), BatchNorm(width), nn.ReLU()]
+        channels, width = width, width * 2
+    dense = [nn.Conv2d(channels, hidden, 4), BatchNorm(hidden), nn.ReLU()]
+    return nn.Sequential(*layers, *dense, nn.Conv2d(hidden, outputs, 1))
+
+
+@dataclass(frozen=True)
+class IcGAN:
+    """The published numbers, at 64 px."""
+
+    dim: int = 64  # of G's last and D's first hidden layer
+    latent: int = 100
+    e_dim: int = 32
+    z_hidden: int = 4096
+    y_hidden: int = 512
+    lr: float = 2e-4
+    beta1: float = 0.5
+    e_lr: float = 1e-4
+    e_beta1: float = 0.1
+    beta2: float = 0.999
+    gan_share: float = 0.625  # of the images, before the encoders' turn: 25 epochs of 25 + 15
+
+    reads_source: ClassVar[bool] = True  # what does not change is as Ey sees it
+    adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G, D, Ez, Ey; weights from N(0, 0.02), norms' from N(1, 0.02), biases 0."""
+        if size < 16 or size & (size - 1):
+            raise ValueError(f"size={size}: a power of two, at least 16, is needed")
+        nets: Nets = {
+            "G": Generator(space, size, self.dim, self.latent),
+            "D": Discriminator(space, size, self.dim),
+            "Ez": encoder(size, self.e_dim, self.z_hidden, self.latent),
+            "Ey": encoder(size, self.e_dim, self.y_hidden, space.dim_d),
+        }
+        for net in nets.values():
+            for layer in net.modules():
+                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
+                    nn.init.normal_(layer.weight, float(isinstance(layer, BatchNorm)), 0.02)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        return nets
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        """The GAN's stage, then the encoders'."""
+        gan, after = (0.0, self.gan_share), (self.gan_share, 1.0)
+        return [
+            Phase("d", ("D",), self.d_loss, span=gan),
+            Phase("g", ("G",), self.g_loss, span=gan),
+            Phase("ez", ("Ez",), self.z_loss, span=after),
+            Phase("ey", ("Ey",), lambda nets, batch: self.y_loss(nets, batch, space), span=after),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """A GAN from noise has nothing to copy: its own phases."""
+        return self.phases(space)
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        gan = Optim(self.lr, (self.beta1, self.beta2))
+        slow = Optim(self.e_lr, (self.e_beta1, self.beta2))
+        return {"G": gan, "D": gan, "Ez": slow, "Ey": slow}
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        return ()
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, as published; a `decay` that is asked for is linear to 0."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def z(self, batch: Batch) -> Tensor:
+        """Standard normal latents (n, latent)."""
+        return normal(batch.noise("z", (self.latent,)))
+
+    def d_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """BCE: real with its labels 1; with another's, and G(z, y') with y', half of 0 each."""
+        x, y = batch.image, batch.source
+        if batch.other is None:
+            raise ValueError("IcGAN trains on batches with another image's labels")
+        with torch.no_grad():
+            fake = nets["G"](self.z(batch), batch.target)
+        d = nets["D"]
+        return {
+            "real": F.softplus(-d(x, y)).mean(),
+            "wrong": 0.5 * F.softplus(d(x, batch.other)).mean(),
+            "fake": 0.5 * F.softplus(d(fake, batch.target)).mean(),
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """BCE(D(G(z, y'), y'), 1)."""
+        fake = nets["G"](self.z(batch), batch.target)
+        return {"fake": F.softplus(-nets["D"](fake, batch.target)).mean()}
+
+    def z_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest.
+
+        Its norms keep the averages of its training; the published code takes 100 passes anew.
+        """
+        z, g = self.z(batch), nets["G"]
+        g.eval()
+        with torch.no_grad():
+            made = g(z, batch.target)
+        g.train()
+        return {"z": F.mse_loss(nets["Ez"](made).flatten(1).float(), z)}
+
+    def y_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """‖y − Ey(x)‖² on real pictures, y of the data set's own part in [-1, 1]."""
+        part = space.slice(batch.dataset)
+        found = nets["Ey"](batch.image).flatten(1).float()[:, part]
+        return {"y": F.mse_loss(found, 2 * batch.source[:, part] - 1)}
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−‖x − G(Ez(x), Ey(x))‖₁ of held-out faces."""
+        again = self.translate(nets, batch.image, batch.source, batch.source)
+        return -F.l1_loss(again, batch.image)
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(Ez(x), y'); where the source is not known, y' is the target whole."""
+        y = target if source is None else edited(nets, image, source, target)
+        return nets["G"](nets["Ez"](image).flatten(1).float(), y)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Pictures, what their z and y give again, and others of the same y."""
+        x, source = batch.image[:4], batch.source[:4]
+        y = edited(nets, x, source, source)
+        stream = torch.Generator().manual_seed(0)
+        latents = torch.randn(OTHERS, 1, self.latent, generator=stream).to(x.device)
+        others = [nets["G"](z.expand(len(x), -1), y) for z in latents]
+        made = [self.translate(nets, x, source, source), *others]
+        columns = ("input", "again", *(f"latent {k}" for k in range(OTHERS)))
+        says = "G(Ez(x), Ey(x)), and G(z, Ey(x)) of latents that are the same for every picture."
+        return {"inverse": Picture(torch.stack([x, *made], 1), columns, says)}
+
+
+def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """y' (n, dim_g): as `target` where a known label changes, else as Ey sees the picture."""
+    found = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
+    seen = torch.cat([(found + 1) / 2, target[:, found.shape[1] :]], 1)
+    signed = cast(Generator, nets["G"]).signed
+    return torch.where(signed.edited(source, target), target, seen)

@@ -1,0 +1,243 @@
+"""StarGAN (Choi et al., CVPR 2018, arXiv 1711.09020).
+
+One generator G(x, c) for every domain, one discriminator D with a patch critic D_src and a label
+head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import PLAIN, Adversarial, Ask, Batch, Losses, Nets, Optim, Phase
+from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
+
+
+def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
+    """G's layers before the last: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
+        norm(dim),
+        nn.ReLU(inplace=True),
+    ]
+    for _ in range(2):
+        layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
+        dim *= 2
+        layers += [norm(dim), nn.ReLU(inplace=True)]
+    layers += [Residual(dim) for _ in range(repeat)]
+    for _ in range(2):
+        layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
+        dim //= 2
+        layers += [norm(dim), nn.ReLU(inplace=True)]
+    return layers
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) in [-1, 1] and labels (n, c) -> (n, 3, s, s) in [-1, 1].
+
+    Zero padding must stay: with reflection the norm would remove the constant label planes.
+    """
+
+    def __init__(self, labels: int, dim: int, repeat: int) -> None:
+        super().__init__()
+        layers = trunk(labels, dim, repeat)
+        layers += [nn.Conv2d(dim, 3, 7, 1, 3, bias=False), nn.Tanh()]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.main(torch.cat([x, tiled(c, x)], 1)).float()
+
+
+class Discriminator(nn.Module):
+    """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm.
+
+    With `branches` the scores are (n, c, s/2^r, s/2^r), a label's each, and there are no logits.
+    """
+
+    def __init__(
+        self, labels: int, size: int, dim: int, repeat: int, branches: bool = False
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for _ in range(repeat):
+            layers += [nn.Conv2d(channels, dim, 4, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
+            channels, dim = dim, dim * 2
+        self.main = nn.Sequential(*layers)
+        self.src = nn.Conv2d(channels, labels if branches else 1, 3, 1, 1, bias=False)
+        if not branches:
+            self.cls = nn.Conv2d(channels, labels, size >> repeat, bias=False)
+        self.branches = branches
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.main(x)
+        with autocast_off(h):
+            h = h.float()
+            logits = h.new_zeros(len(h), 0) if self.branches else self.cls(h).flatten(1)
+            return self.src(h), logits
+
+
+@dataclass(frozen=True)
+class StarGAN:
+    """The paper's numbers; where the reference code errs, `fidelity` says whom to follow."""
+
+    conv_dim: int = 64  # of G's first layer
+    repeat_num: int = 6  # residual blocks of G
+    d_conv_dim: int = 64
+    d_repeat_num: int = 6  # strided layers of D
+    lambda_cls: float = 1.0
+    lambda_rec: float = 10.0
+    lambda_gp: float = 10.0
+    n_critic: int = 5
+    g_lr: float = 1e-4
+    d_lr: float = 1e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    # paper: the rate falls to 0 over the decay; repo: the reference's decay, which changes nothing
+    fidelity: Literal["paper", "repo"] = "paper"
+    # the penalty's slope is that of the patches' sum (as published) or of their mean
+    gp_patches: Literal["sum", "mean"] = "sum"
+    # B of StarGAN v2's table 1: D has a critic of its own for each class, and no label head
+    d_branches: bool = False
+
+    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G and D for images of side `size`, a multiple of 2^d_repeat_num.
+
+        Raises ValueError for another size, and for branches of D on what is not one set of classes.
+        """
+        if size % (1 << self.d_repeat_num) or size % 4:
+            raise ValueError(
+                f"size={size}: a multiple of {1 << self.d_repeat_num} is needed "
+                f"(2^d_repeat_num; D halves the image {self.d_repeat_num} times)"
+            )
+        if self.d_branches and [part.kind for part in space.sets] != ["onehot"]:
+            raise ValueError(
+                "d_branches: one data set of classes is needed; data.domains makes them"
+            )
+        return {
+            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
+            "D": Discriminator(
+                space.dim_d, size, self.d_conv_dim, self.d_repeat_num, self.d_branches
+            ),
+        }
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        return [
+            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keeps=("G",)),
+            Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: G first learns to copy, so that early edits have a face to work on."""
+        return [Phase("warmup", ("G",), self.copy_loss)]
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        betas = (self.beta1, self.beta2)
+        return {"G": Optim(self.g_lr, betas), "D": Optim(self.d_lr, betas)}
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        """The paper keeps no average; ours only changes which weights are shown."""
+        return ("G",)
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """paper: constant, then linear to 0 over the last `decay` images.
+
+        repo: every 1,000 iterations of 16 the reference subtracts the share of one iteration, so
+        the rate ends at 0.999 of its start (models.md 1.5 no. 1).
+        """
+        if not decay:
+            return 1.0
+        into = max(0, images - (length - decay))
+        if self.fidelity == "paper":
+            return max(0.0, 1.0 - into / decay)
+        return 1.0 - (into // 16_000) * (16 / decay)
+
+    def classification(
+        self, logits: Tensor, labels: Tensor, batch: Batch, space: LabelSpace
+    ) -> Tensor:
+        """L_cls on the current data set's slice only (section 3.3).
+
+        Binary: cross entropy summed over attributes, mean over the batch. One-hot: softmax cross
+        entropy. Continuous: squared error, summed likewise.
+        """
+        part = space.slice(batch.dataset)
+        logits, labels = logits[:, part], labels[:, part]
+        kind = space.sets[batch.dataset].kind
+        if kind == "binary":
+            loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        elif kind == "onehot":
+            loss = F.cross_entropy(logits, labels.argmax(1), reduction="sum")
+        else:
+            loss = F.mse_loss(logits, labels, reduction="sum")
+        return loss / len(logits)
+
+    def fake(self, nets: Nets, batch: Batch) -> Tensor:
+        """G(x, c), made once a step: D's update leaves G as it is."""
+        made = batch.shared.get("fake")
+        learns = next(nets["G"].parameters()).requires_grad
+        if made is None or (learns and not made.requires_grad):
+            made = batch.shared["fake"] = nets["G"](batch.image, batch.target)
+        return made
+
+    def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
+
+        The fake has a graph only where G's step follows on the same batch; its label output is
+        unused; real and fake share one pass of D, which has no norm and so treats rows alone.
+        """
+        x = batch.image
+        fake = self.fake(nets, batch).detach()
+        src, cls = nets["D"](torch.cat([x, fake]))
+        src = self.branch(src, torch.cat([batch.source, batch.target]))
+        n = len(x)
+
+        def critic(image: Tensor) -> Tensor:
+            scores = self.branch(nets["D"](image)[0], batch.source)
+            return scores if self.gp_patches == "sum" else scores.flatten(1).mean(1)
+
+        penalty = gradient_penalty(critic, x, fake, batch.noise("alpha", (1, 1, 1)))
+        losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
+        if not self.d_branches:
+            cls = self.classification(cls[:n], batch.source, batch, space)
+            losses["cls"] = self.lambda_cls * cls
+        return losses | {"gp": self.lambda_gp * penalty}
+
+    def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
+
+        L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
+        """
+        fake = self.fake(nets, batch)
+        src, cls = nets["D"](fake)
+        back = nets["G"](fake, batch.source)
+        losses = {"fake": -self.branch(src, batch.target).mean()}
+        if not self.d_branches:
+            cls = self.classification(cls, batch.target, batch, space)
+            losses["cls"] = self.lambda_cls * cls
+        return losses | {"rec": self.lambda_rec * F.l1_loss(back, batch.image)}
+
+    def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """D_y(x) (n, 1, h, w), where D has branches."""
+        return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
+
+    def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """λ_rec·‖x − G(x, c')‖₁."""
+        return {
+            "rec": self.lambda_rec * F.l1_loss(nets["G"](batch.image, batch.source), batch.image)
+        }
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−(λ_cls·L_cls + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""
+        losses = self.g_loss(nets, batch, space)
+        return -(losses.get("cls", 0.0) + losses["rec"])
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(x, c); StarGAN does not look at the source labels."""
+        return nets["G"](image, target)

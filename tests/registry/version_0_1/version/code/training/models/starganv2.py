@@ -1,0 +1,464 @@
+"""StarGAN v2 (Choi et al., CVPR 2020, arXiv 1912.01865).
+
+G is told a style code s, either F(z, y) of a latent z or E(x, y) of a reference picture x, for a
+domain y; F, E and D have a branch a domain. Domains are the classes of one data set.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data.labels import LabelSpace
+from training.models.base import (
+    PLAIN,
+    Adversarial,
+    Ask,
+    Batch,
+    Losses,
+    Nets,
+    Optim,
+    Phase,
+    Picture,
+    Symptom,
+)  # fmt: skip
+from training.models.landmarks import Landmarks
+from training.models.layers import autocast_off, norm, normal
+
+LATENT, STYLE = 16, 64  # widths of z and s
+
+
+class ResBlock(nn.Module):
+    """Pre-activation, variance kept by 1/√2; `shrink` averages 2×2 pixels."""
+
+    def __init__(self, inputs: int, outputs: int, *, normed: bool, shrink: bool) -> None:
+        super().__init__()
+        self.shrink = shrink
+        self.norm1, self.norm2 = (norm(inputs) if normed else nn.Identity() for _ in range(2))
+        self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        plain = inputs == outputs
+        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.leaky_relu(self.norm1(x), 0.2))
+        short = self.short(x)
+        if self.shrink:
+            h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
+        h = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
+        return (h + short) / math.sqrt(2)
+
+
+class AdaIN(nn.Module):
+    """(1 + γ(s))·IN(x) + β(s)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.affine = nn.Linear(STYLE, 2 * channels)
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        gamma, beta = self.affine(s)[:, :, None, None].chunk(2, 1)
+        return (1 + gamma) * F.instance_norm(x) + beta
+
+
+class StyledBlock(nn.Module):
+    """A residual block whose norms read the style; `grow` repeats each pixel 2×2.
+
+    Without `skip`, as published beside high-pass skips, it is no residual block.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, grow: bool, skip: bool = True) -> None:
+        super().__init__()
+        self.grow, self.skip = grow, skip
+        self.norm1, self.norm2 = AdaIN(inputs), AdaIN(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
+        plain = inputs == outputs or not skip
+        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def _grown(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.grow else x
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
+        h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
+        return (h + self.short(self._grown(x))) / math.sqrt(2) if self.skip else h
+
+
+def widths(dim: int, most: int, count: int) -> list[int]:
+    """dim, 2·dim, … of `count` halvings, `most` at most."""
+    return [min(dim << i, most) for i in range(count + 1)]
+
+
+class Generator(nn.Module):
+    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded.
+
+    With w_hpf > 0 the encoder's features at 32, 64 and 128 px, where `landmarks` keep the face, go
+    through a high-pass filter to the decoder.
+    """
+
+    sharp: Tensor
+
+    def __init__(
+        self, size: int, dim: int, most: int, w_hpf: float = 0.0,
+        landmarks: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.landmarks = landmarks
+        kernel = torch.full((3, 3), -1.0)  # two sides: DDP cannot copy one of 1×1 in channels-last
+        kernel[1, 1] = 8.0
+        self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
+        # down to 16 px, 8 px with high-pass skips
+        plan = widths(dim, most, max(1, size.bit_length() - 1 - 4 + bool(w_hpf)))
+        steps = list(pairwise(plan))
+        self.enter = nn.Conv2d(3, dim, 3, 1, 1)
+        self.encode = nn.Sequential(
+            *(ResBlock(a, b, normed=True, shrink=True) for a, b in steps),
+            *(ResBlock(plan[-1], plan[-1], normed=True, shrink=False) for _ in range(2)),
+        )
+        self.decode = nn.ModuleList(
+            [
+                *(StyledBlock(plan[-1], plan[-1], grow=False, skip=not w_hpf) for _ in range(2)),
+                *(StyledBlock(b, a, grow=True, skip=not w_hpf) for a, b in reversed(steps)),
+            ]
+        )
+        self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
+
+    def forward(self, x: Tensor, s: Tensor) -> Tensor:
+        maps = self.landmarks(x) if self.landmarks else None
+        h = self.enter(x)
+        seen: dict[int, Tensor] = {}
+        for block in self.encode:
+            seen[h.shape[2]] = h
+            h = block(h)
+        for block in self.decode:
+            h = block(h, s)
+            if maps is not None and h.shape[2] in (32, 64, 128):
+                h = h + self.high_pass(seen[h.shape[2]], maps)
+        return self.leave(h).float()
+
+    def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
+        """hpf(m∘h), one of the two maps at the size of h."""
+        kept = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
+        kept = F.interpolate(kept, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
+        kernel = self.sharp.to(h.dtype).expand(h.shape[1], 1, 3, 3)
+        return F.conv2d(kept * h, kernel, padding=1, groups=h.shape[1])
+
+
+class Mapping(nn.Module):
+    """F: latent (n, 16) and domain (n,) -> style (n, 64)."""
+
+    def __init__(self, domains: int, hidden: int) -> None:
+        super().__init__()
+        shared: list[nn.Module] = []
+        for inputs in (LATENT, hidden, hidden, hidden):
+            shared += [nn.Linear(inputs, hidden), nn.ReLU()]
+        self.shared = nn.Sequential(*shared)
+        self.own = nn.ModuleList()
+        for _ in range(domains):
+            layers: list[nn.Module] = []
+            for _ in range(3):
+                layers += [nn.Linear(hidden, hidden), nn.ReLU()]
+            self.own.append(nn.Sequential(*layers, nn.Linear(hidden, STYLE)))
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        h = self.shared(z)
+        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+
+
+class SharedMap(nn.Module):
+    """F of the ablations without style codes: one affine map of the domain and `latent` of z."""
+
+    def __init__(self, domains: int, latent: int) -> None:
+        super().__init__()
+        self.domains, self.latent = domains, latent
+        self.affine = nn.Linear(latent + domains, STYLE)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        told = F.one_hot(y, self.domains).to(z.dtype)
+        return self.affine(torch.cat([z[:, : self.latent], told], 1)).float()
+
+
+def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
+    """The trunk of E and D: (n, 3, s, s) -> (n, width, 1, 1); and the width."""
+    plan = widths(dim, most, size.bit_length() - 1 - 2)  # down to 4 px
+    layers: list[nn.Module] = [nn.Conv2d(3, dim, 3, 1, 1)]
+    layers += [ResBlock(a, b, normed=False, shrink=True) for a, b in pairwise(plan)]
+    layers += [nn.LeakyReLU(0.2), nn.Conv2d(plan[-1], plan[-1], 4), nn.LeakyReLU(0.2)]
+    return layers, plan[-1]
+
+
+class StyleEncoder(nn.Module):
+    """E: picture and its domain -> style (n, 64)."""
+
+    def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
+        super().__init__()
+        layers, width = _shrink(size, dim, most)
+        self.main = nn.Sequential(*layers)
+        self.own = nn.ModuleList(nn.Linear(width, STYLE) for _ in range(domains))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.main(x).flatten(1)
+        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+
+
+class Discriminator(nn.Module):
+    """D: picture and domain -> the logit (n,) of that domain's branch."""
+
+    def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
+        super().__init__()
+        layers, width = _shrink(size, dim, most)
+        self.main = nn.Sequential(*layers)
+        self.own = nn.Conv2d(width, domains, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.main(x)
+        with autocast_off(h):
+            return self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+
+
+@dataclass(frozen=True)
+class StarGANv2:
+    """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
+
+    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), with
+    style = latent it is D (z in the place of style codes), and style = label is C: AdaIN reads the
+    domain alone, without E and the losses of styles. A is StarGAN on the same domains, B the same
+    with `d_branches`.
+    """
+
+    dim: int = 0  # of the first layer; 0: 2^14 / size
+    max_dim: int = 512
+    hidden: int = 512  # of F
+    # latent: z itself, by one map for all domains; label: no more than the domain
+    style: Literal["code", "latent", "label"] = "code"
+    w_hpf: float = 0.0  # high-pass skips are divided by it; 0: none
+    landmarks: str = ""  # PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0
+    lambda_reg: float = 1.0
+    lambda_sty: float = 1.0
+    lambda_ds: float = 1.0  # at the start; 2 for AFHQ
+    lambda_cyc: float = 1.0
+    ds_share: float = 1.0  # of the schedule, over which λ_ds falls to 0
+    lr: float = 1e-4
+    f_lr: float = 1e-6
+    beta1: float = 0.0
+    beta2: float = 0.99
+    weight_decay: float = 1e-4
+
+    adversarial: ClassVar[Adversarial] = Adversarial(
+        "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
+    )
+    references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        return ("seed", "reference") if self.styled else ()
+
+    @property
+    def styled(self) -> bool:
+        return self.style != "label"
+
+    @property
+    def side(self) -> tuple[str, ...]:
+        """The networks of G's side."""
+        return ("G", "F", "E") if self.styled else ("G", "F")
+
+    def networks(self, space: LabelSpace, size: int) -> Nets:
+        """G, F, E, D; He-normal weights, biases 0.
+
+        Raises ValueError unless the size is a power of two from 16 px and the label space is one
+        data set of classes.
+        """
+        if size < 16 or size & (size - 1):
+            raise ValueError(f"size={size}: a power of two, at least 16, is needed")
+        if len(space.sets) != 1 or space.sets[0].kind != "onehot":
+            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
+            raise ValueError(
+                f"{kinds}: StarGAN v2 takes one data set whose images fall into classes; take "
+                "folders or rafd, or make classes of attributes with data.domains"
+            )
+        dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
+        marks = Landmarks(self.landmarks) if self.w_hpf else None
+        nets: Nets = {
+            "G": Generator(size, dim, self.max_dim, self.w_hpf, marks),
+            "F": Mapping(domains, self.hidden)
+            if self.style == "code"
+            else SharedMap(domains, LATENT if self.style == "latent" else 0),
+            **({"E": StyleEncoder(size, dim, self.max_dim, domains)} if self.styled else {}),
+            "D": Discriminator(size, dim, self.max_dim, domains),
+        }
+        for net in nets.values():
+            for layer in net.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
+        return nets
+
+    def phases(self, space: LabelSpace) -> list[Phase]:
+        """D and G each once with a latent's style and once with a reference's, on one batch."""
+        return [
+            Phase("d_latent", ("D",), lambda nets, batch: self.d_loss(nets, batch, latent=True)),
+            Phase(
+                "d_reference", ("D",), lambda nets, batch: self.d_loss(nets, batch, latent=False)
+            ),
+            Phase(
+                "g_latent",
+                self.side,
+                lambda nets, batch: self.g_loss(nets, batch, latent=True),
+            ),
+            Phase(
+                "g_reference", ("G",), lambda nets, batch: self.g_loss(nets, batch, latent=False)
+            ),
+        ]
+
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: G and E learn to copy a picture by its own style."""
+        return [Phase("warmup", ("G", self.side[-1]), self.copy_loss)]
+
+    def optim(self, space: LabelSpace) -> dict[str, Optim]:
+        betas = (self.beta1, self.beta2)
+        slow = Optim(self.f_lr, betas, self.weight_decay)
+        usual = Optim(self.lr, betas, self.weight_decay)
+        return {name: slow if name == "F" else usual for name in (*self.side, "D")}
+
+    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
+        return self.side
+
+    def lr_scale(self, images: int, length: int, decay: int) -> float:
+        """Constant, as published; a `decay` that is asked for is linear to 0."""
+        return min(1.0, (length - images) / decay) if decay else 1.0
+
+    def told(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
+        """The first (0) or second (1) style of the target's domain."""
+        y = batch.target.argmax(1)
+        if latent or not self.styled:
+            return nets["F"](normal(batch.noise(f"z{place}", (LATENT,))), y)
+        if batch.reference is None:
+            raise ValueError("StarGAN v2 trains on batches with references")
+        return nets["E"](batch.reference[:, place], y)
+
+    def own(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
+        """The style that leads back to x."""
+        return nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+
+    def style_loss(self, nets: Nets, fake: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        """L_sty = ‖s − E(G(x,s), y)‖₁."""
+        return F.l1_loss(nets["E"](fake, y), s) if self.styled else s.new_zeros(())
+
+    def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
+        """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
+        with torch.no_grad():
+            fake = nets["G"](batch.image, self.told(nets, batch, 0, latent=latent))
+        with autocast_off(batch.image):
+            x = batch.image.detach().requires_grad_(True)
+            real = nets["D"](x, batch.source.argmax(1))
+            r1 = real.new_zeros(())
+            if self.lambda_reg:
+                (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+                r1 = slope.square().flatten(1).sum(1).mean() / 2
+        return {
+            "real": F.softplus(-real).mean(),
+            "fake": F.softplus(nets["D"](fake, batch.target.argmax(1))).mean(),
+            "r1": self.lambda_reg * r1,
+        }
+
+    def g_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
+        """L_adv + λ_sty·L_sty − λ_ds·L_ds + λ_cyc·L_cyc (eqs 1–5).
+
+        L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
+        """
+        x, y = batch.image, batch.target.argmax(1)
+        s = self.told(nets, batch, 0, latent=latent)
+        fake = nets["G"](x, s)
+        own = self.own(nets, x, batch.source.argmax(1))
+        weight = self.styled * self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
+        apart = fake.new_zeros(())
+        if weight:
+            with torch.no_grad():
+                other = nets["G"](x, self.told(nets, batch, 1, latent=latent))
+            apart = F.l1_loss(fake, other)
+        return {
+            "adv": F.softplus(-nets["D"](fake, y)).mean(),
+            "sty": self.lambda_sty * self.style_loss(nets, fake, y, s),
+            "ds": -weight * apart,
+            "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
+        }
+
+    def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
+        """λ_cyc·‖x − G(x, E(x))‖₁."""
+        own = self.own(nets, batch.image, batch.source.argmax(1))
+        return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, own), batch.image)}
+
+    def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed latent's style."""
+        x, y = batch.image, batch.target.argmax(1)
+        s = nets["F"](fixed(x), y)
+        fake = nets["G"](x, s)
+        back = nets["G"](fake, self.own(nets, x, batch.source.argmax(1)))
+        sty = self.lambda_sty * self.style_loss(nets, fake, y, s)
+        return -(sty + self.lambda_cyc * F.l1_loss(back, x))
+
+    def deployed(self, nets: Nets) -> list[str]:
+        """What translation needs in all: F for a latent, E for a reference."""
+        return list(self.side)
+
+    @torch.no_grad()
+    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+        """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
+        if not self.styled:
+            return []
+        y = target.argmax(1)
+        first, second = (nets["G"](image, nets["F"](fixed(image, seed), y)) for seed in (0, 1))
+        apart = float((first - second).abs().mean())
+        says = "two latents give the same picture: the mapping has collapsed"
+        return [Symptom("diversity", apart, 0.01, 2.0, says)]
+
+    def translate(
+        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    ) -> Tensor:
+        """G(x, F(z, y)) with the z of a seed, or G(x, E(x_ref, y)).
+
+        Unasked, it is the same z for all, and the picture's own style where the domain stays.
+        """
+        y = target.argmax(1)
+        if ask.reference is not None:
+            return nets["G"](image, nets["E"](ask.reference, y)).clamp(-1, 1)
+        s = nets["F"](fixed(image, ask.seed or 0), y)
+        if source is not None and ask.seed is None:
+            stays = source.argmax(1) == y
+            if stays.any():
+                s = torch.where(stays[:, None], self.own(nets, image, y), s)
+        return nets["G"](image, s).clamp(-1, 1)
+
+    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+        """Of each domain: images in the styles of three latents and of up to three references."""
+        if not self.styled:
+            return {}
+        x, out = batch.image[:4], {}
+        for k, name in enumerate(space.sets[batch.dataset].names):
+            target = torch.zeros_like(batch.target[:4])
+            target[:, k] = 1
+            styles = [Ask(seed=seed) for seed in range(3)]
+            shown = batch.image[batch.source[:, k] > 0.5][:3]
+            styles += [Ask(reference=one.expand_as(x)) for one in shown]
+            made = [self.translate(nets, x, None, target, style) for style in styles]
+            white = torch.ones_like(x[:1])
+            top = torch.cat([white.expand(4, -1, -1, -1), shown])
+            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(shown)]
+            columns = ("input", *(f"{name}, {title}" for title in titles))
+            says = f"{name}: styles of latents, and of the held-out images in the first row."
+            images = torch.cat([top[None], torch.stack([x, *made], 1)])
+            out[f"styles_{k + 1}"] = Picture(images, columns, says)
+        return out
+
+
+def fixed(like: Tensor, seed: int = 0) -> Tensor:
+    """One latent (n, 16), the same for every picture, of `seed`."""
+    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
+    return z.to(like.device).expand(len(like), -1)

@@ -1,0 +1,87 @@
+"""The file that MLflow runs when somebody loads a registered model without this project.
+
+It travels inside the model, with the few modules that it imports and the weights as safetensors:
+
+    model = mlflow.pyfunc.load_model("models:/stargan@champion")
+    edited = model.predict({"image": image, "label": label})
+
+`image` is float32 (n, 3, H, W) in [-1, 1], `label` float32 (n, c) holds the labels asked for, in
+the order of the model's metadata, and, where the model's signature has it, `source` those that the
+images show; the answer is float32 (n, 3, H, W) in [-1, 1]. What a model takes beside labels is
+given as params={"intensity": 1.5}, {"seed": 7} or {"reference": the numbers of one image in a row};
+a model that does not take it says so. Our own programs never run this file: they load the checked
+weights with the installed package (`training.release`).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc import PythonModel
+
+
+class PortableTranslator(PythonModel):
+    """A trained translator behind named arrays."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the networks and load the averaged weights where they exist."""
+        import torch
+        from safetensors.torch import load_file
+
+        from training.config import build
+        from training.data.labels import LabelSpace
+        from training.models import MODELS
+
+        folder = Path(context.artifacts["model"])
+        config = json.loads((folder / "config.json").read_text())
+        space = LabelSpace.from_json(json.loads((folder / "label_space.json").read_text()))
+        self.torch, self.name = torch, config["name"]
+        self.model = build(MODELS[config["name"]], config["model"])
+        self.nets = self.model.networks(space, config["size"])
+        for name, net in self.nets.items():
+            files = [folder / part / f"{name}.safetensors" for part in ("ema", "nets")]
+            net.load_state_dict(load_file(next(path for path in files if path.is_file())))
+            net.requires_grad_(False).eval()
+
+    # Without annotations: MLflow takes them for a signature, and there is a better one.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Translate; MLflow has checked names, shapes and types by the signature."""
+        from training.models.base import check_ask
+
+        image, label = (np.asarray(model_input[k], np.float32) for k in ("image", "label"))
+        source = np.asarray(model_input["source"], np.float32) if "source" in model_input else None
+        if len(image) != len(label):
+            raise ValueError(f"{len(image)} images and {len(label)} labels; one label an image")
+        _check_range("image", image)
+        x, c = self.torch.from_numpy(image.copy()), self.torch.from_numpy(label.copy())
+        known = None if source is None else self.torch.from_numpy(source.copy())
+        ask = self._ask(params or {}, x)
+        check_ask(self.model, self.name, known, ask)
+        with self.torch.inference_mode():
+            out = self.model.translate(self.nets, x, known, c, ask)
+            return np.asarray(out.numpy(), np.float32)
+
+    def _ask(self, params: dict[str, Any], x: Any) -> Any:
+        """What is asked for beside labels; one reference image serves all of `x`."""
+        from training.models.base import Ask
+
+        flat, reference = np.asarray(params.get("reference", ()), np.float32), None
+        if flat.size:
+            if flat.size != x[0].numel():
+                raise ValueError(
+                    f"reference: {flat.size} numbers; one image of {tuple(x.shape[1:])}, "
+                    f"{x[0].numel()} numbers, is needed"
+                )
+            _check_range("reference", flat)
+            reference = self.torch.from_numpy(flat.copy()).view(1, *x.shape[1:]).expand_as(x)
+        return Ask(params.get("intensity"), params.get("seed"), reference)
+
+
+def _check_range(what: str, values: np.ndarray) -> None:
+    if not (np.isfinite(values).all() and np.abs(values).max(initial=0) <= 1):
+        raise ValueError(f"{what}: values between -1 and 1 are needed")
+
+
+mlflow.models.set_model(PortableTranslator())
