@@ -77,8 +77,8 @@ stack-down: setup  ## stop what `make stack` started; the data stay in runs/stac
 	@$(BIN)/python -m pipelines.local.stack down
 
 image:  ## the two images, by docker, podman or buildah; settings in components/image.sh
-	components/image.sh steps stargan-steps:0.1.0
-	components/image.sh train stargan-train:0.1.0
+	components/image.sh steps stargan-steps:0.2.0
+	components/image.sh train stargan-train:0.2.0
 
 sbom: setup  ## what runs in the images, as CycloneDX: runs/sbom.json
 	mkdir -p runs

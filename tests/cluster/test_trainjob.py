@@ -30,7 +30,7 @@ from training.trainjob import launch
 
 JOBS = Path(__file__).parents[2] / "k8s" / "jobs"
 REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
-SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.1.0")
+SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.2.0")
 PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
 Phase = Callable[["Api", dict[str, Any]], None]
 SILENT = -1  # a fault: the connection stands, and no answer comes
