@@ -146,7 +146,7 @@ def test_the_schedule_counts_what_the_phases_draw() -> None:
         raise AssertionError
 
     for sets, every, warmup in itertools.product((1, 2, 3), (1, 2, 5), (0, 8, 24, 50)):
-        phases = [Phase("a", (), loss), Phase("b", (), loss, every, fresh=True)]
+        phases = [Phase("a", (), loss), Phase("b", (), loss, every, new_batch=True)]
         schedule, seen, drawn = Schedule(phases, sets, 4, warmup), 0, [0] * sets
         warm = -(-warmup // (4 * sets))
         for step in range(60):
@@ -164,7 +164,7 @@ def test_a_fresh_phase_of_a_turn_or_a_stage_is_refused(part: dict[str, Any]) -> 
     from training.models.base import Phase
 
     with pytest.raises(ValueError, match="b: a fresh phase of a turn"):
-        Schedule([Phase("b", (), lambda *_: {}, fresh=True, **part)], 1, 4)
+        Schedule([Phase("b", (), lambda *_: {}, new_batch=True, **part)], 1, 4)
 
 
 def order_of(name: str, faces: Faces) -> Order:
@@ -189,7 +189,7 @@ def test_every_phase_moves_only_its_networks(
         look = getattr(job.model, "sides", None)
         for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
             labels = faces.parts[dataset].labels
-            sides = look(labels, faces.space, phase.turn) if look else None
+            sides = look(labels, faces.space, phase.round_robin_index) if look else None
             batch = order.batch(dataset, 0, 0, slice(0, 8), world.device, sides)
             before = {n: [p.clone() for p in net.parameters()] for n, net in state.nets.items()}
             terms = update(state, state.nets, phase, batch, job)
@@ -224,7 +224,7 @@ def test_bf16_gives_losses_and_gradients_near_those_of_fp32(
             assert torch.equal(value, state.nets[net].state_dict()[key])
     look = getattr(job.model, "sides", None)
     for phase in (*job.model.warmup(faces.space), *job.model.phases(faces.space)):
-        sides = look(faces.parts[0].labels, faces.space, phase.turn) if look else None
+        sides = look(faces.parts[0].labels, faces.space, phase.round_robin_index) if look else None
         found = []
         for bf16 in (False, True):
             freeze(state.nets, phase.trains)
@@ -268,12 +268,12 @@ def test_what_phases_share_changes_the_work_and_no_number(
             )
         phases = job.model.phases(faces.space)
         if not sharing:
-            phases = [p._replace(keeps=()) for p in phases]
+            phases = [p._replace(keep_grad=()) for p in phases]
         losses = [advance(state, state.nets, order, job, phases) for _ in range(8)]
         results.append((losses, {n: net.state_dict() for n, net in state.nets.items()}))
         passes.append(calls[0])
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-    assert passes[0] < passes[1] or not any(p.keeps for p in job.model.phases(faces.space))
+    assert passes[0] < passes[1] or not any(p.keep_grad for p in job.model.phases(faces.space))
 
 
 def test_an_epoch_holds_every_image_once_and_the_next_another_order(binary: Path) -> None:
@@ -633,7 +633,7 @@ def slopes(model, faces, phase, here):
     references = getattr(model, "references", 0)
     order = Order(faces, 0, 8, flip=True, length=64, references=references)
     look = getattr(model, "sides", None)
-    sides = look(faces.parts[0].labels, faces.space, phase.turn) if look else None
+    sides = look(faces.parts[0].labels, faces.space, phase.round_robin_index) if look else None
     batch = order.batch(0, 0, 0, here.share(8), here.device, sides)
     update(state, here.wrap(state.nets), phase, batch, job)
     return {n: torch.cat([state.optim[n].state[p]["exp_avg"].flatten() for p in net.parameters()

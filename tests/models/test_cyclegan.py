@@ -146,7 +146,7 @@ def test_a_batch_shows_both_sides_of_its_pair(binary: Path) -> None:
     order = Order(faces, 1, 8, flip=True, length=64)
     cpu = torch.device("cpu")
     for turn in range(len(SMALL.pairs(faces.space))):
-        sides = SMALL.sides(faces.parts[0].labels, faces.space, turn)
+        sides = SMALL.domain_masks(faces.parts[0].labels, faces.space, turn)
         batch = order.batch(0, 8, 8, slice(0, 8), cpu, sides)
         pair = SMALL.pairs(faces.space)[turn]
         assert split(batch.source, pair)[0].all()

@@ -72,7 +72,7 @@ def test_optimisers_and_averages_are_the_published_ones(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_phases_and_rates_are_the_published_ones(name: str) -> None:
     found = MODELS[name]().phases(TWO)
-    assert [(p.name, " ".join(p.trains), p.every, p.fresh) for p in found] == PHASES[name]
+    assert [(p.name, " ".join(p.trains), p.every, p.new_batch) for p in found] == PHASES[name]
     decay, factors = RATES[name]
     assert [MODELS[name]().lr_scale(i, 100, decay) for i in (0, 50, 75, 100)] == list(factors)
 

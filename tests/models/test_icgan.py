@@ -29,7 +29,7 @@ def test_parameter_counts_are_the_golden_ones() -> None:
 
 
 def test_stages_follow_each_other() -> None:
-    spans = [(p.name, p.span) for p in IcGAN().phases(THREE)]
+    spans = [(p.name, p.active_range) for p in IcGAN().phases(THREE)]
     assert spans == [
         ("d", (0, 0.625)), ("g", (0, 0.625)), ("ez", (0.625, 1)), ("ey", (0.625, 1)),
     ]  # fmt: skip

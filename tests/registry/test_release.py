@@ -304,7 +304,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
 ) -> None:
     """In a process without this project: as the model itself does; the rest is refused in words."""
     from training.models.attgan import AttGAN
-    from training.models.base import Ask
+    from training.models.base import EditOptions
     from training.models.starganv2 import StarGANv2
 
     small = {
@@ -344,15 +344,15 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
     made = np.load(tmp_path / "out.npz")
     x = torch.from_numpy(made["image"])
     on, off = (torch.tensor([row, row]) for row in ([1.0, 0, 0], [0, 1.0, 0]))
-    style = Ask(reference=x[1:].expand_as(x))
-    for key, name, ask in (
-        ("plain", "attgan", Ask()), ("half", "attgan", Ask(intensity=0.5)),
-        ("latent", "starganv2", Ask()), ("seven", "starganv2", Ask(seed=7)),
+    style = EditOptions(reference=x[1:].expand_as(x))
+    for key, name, options in (
+        ("plain", "attgan", EditOptions()), ("half", "attgan", EditOptions(intensity=0.5)),
+        ("latent", "starganv2", EditOptions()), ("seven", "starganv2", EditOptions(seed=7)),
         ("style", "starganv2", style),
     ):  # fmt: skip
         source = off if name == "attgan" else None
         with torch.no_grad():
-            ours = small[name][0].translate(nets[name], x, source, on, ask)
+            ours = small[name][0].translate(nets[name], x, source, on, options)
         np.testing.assert_allclose(made[key], ours.numpy(), atol=1e-5)
     assert np.abs(made["plain"] - made["half"]).max() > 1e-3
     assert np.abs(made["latent"] - made["seven"]).max() > 1e-3

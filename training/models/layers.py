@@ -1,7 +1,8 @@
 """Blocks and penalties of the papers, in their notation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,19 @@ from training.data.labels import LabelSpace
 def autocast_off(tensor: Tensor) -> torch.autocast:
     """Full precision for what follows: penalties, losses and the critic's heads."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+@contextmanager
+def eval_mode(nets: dict[str, nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode within the block; their modes are restored afterwards."""
+    before = {name: net.training for name, net in nets.items()}
+    for net in nets.values():
+        net.eval()
+    try:
+        yield
+    finally:
+        for name, net in nets.items():
+            net.train(before[name])
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -142,6 +156,30 @@ def xavier(net: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def narrow_normal(net: nn.Module) -> None:
+    """Convolutions' weights from N(0, 0.02), batch norms' from N(1, 0.02), biases 0."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
+            nn.init.normal_(layer.weight, float(isinstance(layer, BatchNorm)), 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def check_halvings(size: int, times: int) -> None:
+    """Raises ValueError for a side that a critic of `times` strided layers cannot halve."""
+    if size % (1 << times) or size % 4:
+        raise ValueError(
+            f"size={size}: a multiple of {1 << times} is needed "
+            f"(2^d_repeat_num; D halves the image {times} times)"
+        )
+
+
+def check_power_of_two(size: int) -> None:
+    """Raises ValueError for a side that is not a power of two from 16 px."""
+    if size < 16 or size & (size - 1):
+        raise ValueError(f"size={size}: a power of two, at least 16, is needed")
 
 
 class Residual(nn.Module):
