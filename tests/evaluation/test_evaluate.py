@@ -228,10 +228,15 @@ def test_a_model_of_other_data_with_the_same_labels_is_scored_alike(
 class Toy:
     """A model in name: brightens by the seed or takes the reference, and says what it takes."""
 
-    takes = ("seed", "reference")
+    supported_options = ("seed", "reference")
 
     def translate(
-        self, nets: object, image: Tensor, source: Tensor, target: Tensor, options: EditOptions = DEFAULT_OPTIONS
+        self,
+        nets: object,
+        image: Tensor,
+        source: Tensor,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         if options.reference is not None:
             return options.reference
@@ -292,10 +297,15 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
     one = to_float(faces.parts[0].images([0]))
 
     class Pairs(Toy):
-        takes = ()
+        supported_options = ()
 
         def translate(
-            self, nets: object, image: Tensor, source: Tensor, target: Tensor, options: EditOptions = DEFAULT_OPTIONS
+            self,
+            nets: object,
+            image: Tensor,
+            source: Tensor,
+            target: Tensor,
+            options: EditOptions = DEFAULT_OPTIONS,
         ) -> Tensor:
             same = (source == target).all(1)[:, None, None, None]
             return torch.where(same, image, one)
@@ -317,10 +327,15 @@ def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
     paint = Painter(faces.space, faces.size)
 
     class Strong(Toy):
-        takes = ("intensity",)
+        supported_options = ("intensity",)
 
         def translate(
-            self, nets: object, image: Tensor, source: Tensor, target: Tensor, options: EditOptions = DEFAULT_OPTIONS
+            self,
+            nets: object,
+            image: Tensor,
+            source: Tensor,
+            target: Tensor,
+            options: EditOptions = DEFAULT_OPTIONS,
         ) -> Tensor:
             return paint(image, source, target) if (options.intensity or 1) >= 1.5 else image
 

@@ -12,10 +12,10 @@ from PIL import Image
 from training.data.batch import Batch
 from training.data.dataset import Faces, to_uint8
 from training.data.labels import LabelSet, LabelSpace
-from training.evaluation.previews import drawn, held_out, sample_grids, shown
-from training.evaluation.symptoms import symptoms
+from training.evaluation.diagnostics import diagnostics
+from training.evaluation.previews import held_out, preview_png, render_previews, sample_grids
 from training.models.attgan import AttGAN
-from training.models.base import Preview, Diagnostic
+from training.models.base import Diagnostic, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
@@ -77,7 +77,7 @@ def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
 ) -> None:
     """Those of the image's own labels and of the asked ones."""
     faces, nets, batch = ready("binary", GANIMATION, request)
-    png, _ = shown(GANIMATION, nets, batch, faces.space)["interpolation"]
+    png, _ = render_previews(GANIMATION, nets, batch, faces.space)["interpolation"]
     with torch.no_grad():
         picture = GANIMATION.previews(nets, batch, faces.space)["interpolation"]
         for place, labels in ((0, batch.source), (-1, batch.target)):
@@ -89,7 +89,7 @@ def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
             moving.seek(number)
             frames.append(np.asarray(moving.convert("RGB")))
     for frame, images in zip(frames, (picture.images[0], picture.images[-1]), strict=True):
-        still = drawn(Preview(images[None], (), ""))
+        still = preview_png(Preview(images[None], (), ""))
         assert np.array_equal(frame, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
 
 
@@ -168,7 +168,7 @@ def test_what_is_drawn_has_a_cell_an_image() -> None:
     images = torch.zeros(2, 3, 3, 8, 8)
     images[1, 2] = 1.0
     picture = Preview(images, ("a", "b", "c"), "")
-    page = np.asarray(Image.open(io.BytesIO(drawn(picture))).convert("RGB"))
+    page = np.asarray(Image.open(io.BytesIO(preview_png(picture))).convert("RGB"))
     assert page.shape[1] == 4 + 3 * (96 + 4)
     assert (page[-50, -50] == 255).all()
     assert (page[-50, -150] == 128).all()
@@ -178,7 +178,7 @@ def test_what_is_drawn_has_a_cell_an_image() -> None:
 def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
     """Without end, the first and the last frame held."""
     images = torch.linspace(-1, 1, 5)[:, None, None, None, None].expand(5, 2, 3, 8, 8)
-    with Image.open(io.BytesIO(drawn(Preview(images, (), "", moves=True)))) as moving:
+    with Image.open(io.BytesIO(preview_png(Preview(images, (), "", moves=True)))) as moving:
         assert (moving.format, moving.n_frames, moving.info["loop"]) == ("PNG", 5, 0)
         times, greys = [], []
         for number in range(5):
@@ -195,17 +195,17 @@ def symptom(nets: Any, image: torch.Tensor, target: torch.Tensor) -> list[Diagno
 
 
 class Watched:
-    symptoms = staticmethod(symptom)
+    diagnostics = staticmethod(symptom)
 
 
 def test_symptoms_of_a_joint_model_are_looked_for_with_its_own_mask(joint: Path) -> None:
     """Of data that holds its second set alone, too; each of several sets is named."""
     both = Faces.open(joint, "test")
     model: Any = Watched()
-    found = symptoms(model, {}, both, both.space, CPU)
+    found = diagnostics(model, {}, both, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask_celeba", 0.0), ("mask_rafd", 1.0)]
     alone = Faces("test", LabelSpace(both.space.sets[1:]), both.size, both.parts[1:])
-    found = symptoms(model, {}, alone, both.space, CPU)
+    found = diagnostics(model, {}, alone, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask", 1.0)]
 
 

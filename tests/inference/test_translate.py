@@ -95,7 +95,13 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
 
 @pytest.mark.parametrize(("name", "typed", "source", "target", "ask"), EDITS)
 def test_what_is_typed_is_what_the_model_is_asked(
-    name: str, typed: list[str], source: Any, target: Any, options: EditOptions, edit: Edit, tmp_path: Path
+    name: str,
+    typed: list[str],
+    source: Any,
+    target: Any,
+    options: EditOptions,
+    edit: Edit,
+    tmp_path: Path,
 ) -> None:
     assert np.array_equal(edit(name, *typed), direct(tmp_path, name, source, target, options))
 
@@ -168,7 +174,7 @@ def test_an_intensity_that_is_no_number_is_refused(
         edit("attgan", *LABELS[BINARY], "--intensity", typed)
 
 
-# What is typed for each field of an options, and labels that every model of a space can be asked for.
+# What is typed for each edit option, and labels that every model of a space can be given.
 FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
 
@@ -180,14 +186,14 @@ def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
 ) -> None:
     """By every model: another picture, or what it takes in words and none."""
     monkeypatch.chdir(tmp_path)
-    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name](), "takes", ())
+    typed, supported = LABELS[SPACES[name]], MODELS[name]().supported_options
     plain = edit(name, *typed)
     (tmp_path / "out.png").unlink()
     more = (f"--{field}", FLAGS[field])
-    if field in takes:
+    if field in supported:
         assert (edit(name, *typed, *more) != plain).any()
         return
-    says = f"{name} takes no {field}; it takes {', '.join(('labels', *takes))}"
+    says = f"{name} takes no {field}; it takes {', '.join(('labels', *supported))}"
     with pytest.raises(ValueError, match=f"^{says}$"):
         edit(name, *typed, *more)
     assert not (tmp_path / "out.png").exists()

@@ -11,7 +11,8 @@ from torch import Tensor
 from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
-from training.models.cyclegan import CycleGAN, pairs_of, split
+from training.models.cyclegan import CycleGAN
+from training.models.pairs import pairs_of, split
 
 FIVE = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 CELEBA = LabelSet("celeba", "binary", FIVE, (FIVE[:3],))

@@ -83,9 +83,8 @@ def test_every_loss_term_is_the_papers() -> None:
     close(SMALL.g_loss(nets, batch), {"fake": bce(d(g(z, other), other), 1)})
     g.eval()
     made = g(z, other)
-    g.train()
     close(SMALL.z_loss(nets, batch), {"z": ((nets["Ez"](made)[..., 0, 0] - z) ** 2).mean()})
-    assert g.training
+    assert [p.eval_nets for p in SMALL.phases(THREE)] == [(), (), ("G",), ()]
     found = nets["Ey"](x)[..., 0, 0]
     close(SMALL.y_loss(nets, batch, THREE), {"y": ((found - (2 * y - 1)) ** 2).mean()})
 

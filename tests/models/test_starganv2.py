@@ -334,7 +334,7 @@ def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
     w, b = nets["F"].affine.weight, nets["F"].affine.bias
     torch.testing.assert_close(nets["F"](torch.randn(4, 16), y), w.T[y] + b)
     assert not model.diagnostics(nets, batch.image, batch.target)
-    for ask in (EditOptions(seed=1), EditOptions(reference=batch.image)):
+    for options in (EditOptions(seed=1), EditOptions(reference=batch.image)):
         with pytest.raises(ValueError, match=r"starganv2 takes no .*; it takes labels$"):
             check_options(model, "starganv2", batch.source, options)
 

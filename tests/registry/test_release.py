@@ -325,7 +325,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
         for file, value in (("config.json", config), ("label_space.json", space.to_json())):
             write_json(root / file, value)
             files[file] = root / file
-        reads = getattr(model, "reads_source", False)
+        reads = model.reads_source
         bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
     script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -416,7 +416,7 @@ def test_every_model_goes_from_its_training_to_an_edited_picture(
     shown = [word for label in has for word in ("--has", label)]
     places = (str(tmp_path / "face.png"), str(tmp_path / "out.png"))
     translate.main([f"{name}/1", *places, *asked, *shown])
-    reads = getattr(MODELS[name], "reads_source", False)
+    reads = MODELS[name].reads_source
     source, target = translate.labels(load_translator(model).space, asked, has or None, reads=reads)
     given = {"image": to_float(torch.from_numpy(pixels)[None]), "label": target}
     given |= {"source": source} if reads else {}

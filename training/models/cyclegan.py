@@ -238,9 +238,9 @@ class CycleGAN(Model):
         lost = F.l1_loss(nets[f"Gab{k}"](a), a) + F.l1_loss(nets[f"Gba{k}"](b), b)
         return {"cyc": self.lambda_cyc * lost}
 
-    def deployed(self, nets: Nets) -> list[str]:
-        """What edits need in all: every G, of which one edit uses one or a few."""
-        return [name for name in nets if name.startswith("G")]
+    def deployed(self, nets: Nets) -> tuple[str, ...]:
+        """Every G, of which one edit uses one or a few."""
+        return tuple(name for name in nets if name.startswith("G"))
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−λ_cyc·L_cyc of held-out faces, there and back along the chain of pairs."""
