@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from runs import QUICK, RICHEST, command, environment, go, losses
 from safetensors.torch import load_file
 

@@ -107,7 +107,9 @@ def test_references_and_peers_are_of_their_domains_at_any_world_size(binary: Pat
     male = faces.parts[0].labels[:, 2] > 0.5
     two, one = (Order(faces, 5, 8, flip=False, length=64, references=k) for k in (2, 1))
     whole, single = (o.batch(0, 8, 8, slice(0, 8), CPU, (male, ~male)) for o in (two, one))
-    assert whole.reference is not None and whole.peers is not None and single.reference is not None
+    assert whole.reference is not None
+    assert whole.peers is not None
+    assert single.reference is not None
     assert (whole.reference.shape[1], whole.peers.shape[1]) == (2, 1)
     assert torch.equal(whole.image, single.image)
     assert torch.equal(whole.reference[:, :1], single.reference)

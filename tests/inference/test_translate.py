@@ -78,7 +78,8 @@ def units(**values: float) -> list[float]:
 # model, what is typed, and c̃ of the source, of the target, and the ask that it means
 EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
     ("stargan", ["Blond_Hair", "Male"], None, [0, 1, 1], EditOptions()),
-    ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1], EditOptions()),
+    ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1],
+     EditOptions()),
     ("attgan", ["Male", "--has", "Black_Hair"], [1, 0, 0], [1, 0, 1], EditOptions()),
     ("attgan", ["Blond_Hair", "--has", "celeba/Black_Hair", "--intensity", "1.5"],
      [1, 0, 0], [0, 1, 0], EditOptions(intensity=1.5)),
@@ -87,7 +88,8 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
     ("stgan", ["Male", "--has", "Male=0"], [0, 0, 0], [0, 0, 1], EditOptions()),
     ("cyclegan", ["Blond_Hair", "--has", "Black_Hair"], [1, 0, 0], [0, 1, 0], EditOptions()),
     ("ganimation", ["AU12=0.8", "AU06"], None, units(AU12=0.8, AU06=1), EditOptions()),
-    ("ganimation", ["AU12=0.8", "--has", "AU06=0.5"], None, units(AU12=0.8, AU06=0.5), EditOptions()),
+    ("ganimation", ["AU12=0.8", "--has", "AU06=0.5"], None, units(AU12=0.8, AU06=0.5),
+     EditOptions()),
     ("ganimation", [], None, units(), EditOptions()),
     ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], EditOptions(seed=7)),
 ]  # fmt: skip

@@ -36,7 +36,7 @@ def takes(model: type[Model], which: str) -> bool:
 
 
 def richest(model: type[Model]) -> str:
-    """The label space that asks most of a model: several sets, if of the kind that it is made for."""
+    """The label space that asks most of a model: several sets where its own kind is among them."""
     kind = model.label_kinds[0]
     own = next(which for which, sets in SETS.items() if [s.kind for s in sets] == [kind])
     joint = takes(model, "joint") and kind in {part.kind for part in SETS["joint"]}

@@ -133,7 +133,8 @@ class Generator(nn.Module):
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
-            return self.decoder(features, b)
+            out: Tensor = self.decoder(features, b)
+            return out
         asked = self.signed.asked(source, target)
         fake = self.decoder(features, torch.where(asked, intensity * b, b))
         if not both:
@@ -322,7 +323,8 @@ class AttGAN(Model):
     ) -> Tensor:
         """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
         intensity = self.test_int if options.intensity is None else options.intensity
-        return nets["G"](image, source, target, intensity)
+        out: Tensor = nets["G"](image, source, target, intensity)
+        return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Single edits at intensities inside and beyond that of training."""

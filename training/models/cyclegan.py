@@ -57,7 +57,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        out: Tensor = x + self.body(x)
+        return out
 
 
 class Generator(nn.Module):
@@ -80,7 +81,8 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.main(x).float()
+        out: Tensor = self.main(x).float()
+        return out
 
 
 class Discriminator(nn.Module):
@@ -96,7 +98,8 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*parts, nn.Conv2d(dim << layers, 1, 4, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.main(x).float()
+        out: Tensor = self.main(x).float()
+        return out
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ moves is painted. Conditions are intensities in [0, 1], the paper's 17 action un
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -254,7 +254,8 @@ class GANimation(Model):
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """A∘I + (1 − A)∘C at the target's intensities."""
-        return nets["G"](image, target)[0]
+        out: Tensor = nets["G"](image, target)[0]
+        return out
 
     def paint(
         self,
@@ -265,8 +266,7 @@ class GANimation(Model):
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> tuple[Tensor, Tensor]:
         """The mask A and the colours C."""
-        maps: tuple[Tensor, Tensor] = nets["G"].maps(image, target)  # type: ignore[operator]
-        return maps
+        return cast(Generator, nets["G"]).maps(image, target)
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Each label alone from 0 to 1, what G paints and where, and the way to another image's."""

@@ -61,7 +61,8 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
+        out: Tensor = self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
+        return out
 
 
 class Discriminator(nn.Module):
@@ -84,7 +85,8 @@ class Discriminator(nn.Module):
         h = self.first(x)
         h = self.main(torch.cat([h, tiled(self.signed(c), h)], 1))
         with autocast_off(h):
-            return self.last(h.float()).flatten()
+            out: Tensor = self.last(h.float()).flatten()
+            return out
 
 
 def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -227,7 +229,8 @@ class IcGAN(Model):
     ) -> Tensor:
         """G(Ez(x), y'); where the source is not known, y' is the target whole."""
         y = target if source is None else edited(nets, image, source, target)
-        return nets["G"](nets["Ez"](image).flatten(1).float(), y)
+        out: Tensor = nets["G"](nets["Ez"](image).flatten(1).float(), y)
+        return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Pictures, what their z and y give again, and others of the same y."""

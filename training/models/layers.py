@@ -58,6 +58,12 @@ class _AllReduce(torch.autograd.Function):
         return out
 
 
+def _summed(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    out: Tensor = _AllReduce.apply(value)  # type: ignore[no-untyped-call]
+    return out
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm over the whole global batch; torch's SyncBatchNorm refuses the CPU."""
 
@@ -67,9 +73,9 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         with autocast_off(x):
             x = x.float()
-            count = _AllReduce.apply(x.new_full((1,), x.numel() / x.shape[1]))
-            mean = (_AllReduce.apply(x.sum((0, 2, 3))) / count)[:, None, None]
-            spread = _AllReduce.apply((x - mean).square().sum((0, 2, 3)))
+            count = _summed(x.new_full((1,), x.numel() / x.shape[1]))
+            mean = (_summed(x.sum((0, 2, 3))) / count)[:, None, None]
+            spread = _summed((x - mean).square().sum((0, 2, 3)))
             self._remember(mean.flatten().detach(), (spread / (count - 1)).detach())
             scale = (self.weight * (spread / count + self.eps).rsqrt())[:, None, None]
             return (x - mean) * scale + self.bias[:, None, None]
@@ -110,11 +116,9 @@ class Signed(nn.Module):
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
         """Which columns of c̃ are known labels that change: (n, dim_g), bool."""
-        return (
-            (source != target)
-            & (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
-            & (self(target) != 0)
-        )
+        labels = (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
+        known: Tensor = self(target) != 0
+        return (source != target) & labels & known
 
     def asked(self, source: Tensor, target: Tensor) -> Tensor:
         """The changed labels but those that only make room: Black_Hair, where Blond_Hair comes."""
@@ -196,7 +200,8 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        out: Tensor = x + self.body(x)
+        return out
 
 
 def gradient_penalty(
@@ -210,4 +215,5 @@ def gradient_penalty(
     with autocast_off(real):
         mixed = (alpha * real.float() + (1 - alpha) * fake.float()).requires_grad_(True)
         (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        return (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        out: Tensor = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        return out

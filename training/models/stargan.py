@@ -68,7 +68,8 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([x, tiled(c, x)], 1)).float()
+        out: Tensor = self.main(torch.cat([x, tiled(c, x)], 1)).float()
+        return out
 
 
 class Discriminator(nn.Module):
@@ -319,4 +320,5 @@ class StarGAN(Model):
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """G(x, c); StarGAN does not look at the source labels."""
-        return nets["G"](image, target)
+        out: Tensor = nets["G"](image, target)
+        return out

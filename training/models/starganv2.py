@@ -54,8 +54,8 @@ class ResBlock(nn.Module):
         short = self.short(x)
         if self.shrink:
             h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
-        h = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
-        return (h + short) / math.sqrt(2)
+        out: Tensor = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
+        return (out + short) / math.sqrt(2)
 
 
 class AdaIN(nn.Module):
@@ -67,7 +67,8 @@ class AdaIN(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         gamma, beta = self.affine(s)[:, :, None, None].chunk(2, 1)
-        return (1 + gamma) * F.instance_norm(x) + beta
+        out: Tensor = (1 + gamma) * F.instance_norm(x) + beta
+        return out
 
 
 class StyledBlock(nn.Module):
@@ -90,8 +91,8 @@ class StyledBlock(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
-        h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
-        return (h + self.short(self._grown(x))) / math.sqrt(2) if self.skip else h
+        out: Tensor = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
+        return (out + self.short(self._grown(x))) / math.sqrt(2) if self.skip else out
 
 
 def widths(dim: int, most: int, count: int) -> list[int]:
@@ -144,7 +145,8 @@ class Generator(nn.Module):
             h = block(h, s)
             if maps is not None and h.shape[2] in (32, 64, 128):
                 h = h + self.high_pass(seen[h.shape[2]], maps)
-        return self.leave(h).float()
+        out: Tensor = self.leave(h).float()
+        return out
 
     def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
         """hpf(m∘h), one of the two maps at the size of h."""
@@ -185,7 +187,8 @@ class SharedMap(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         domain = F.one_hot(y, self.domains).to(z.dtype)
-        return self.affine(torch.cat([z[:, : self.latent], domain], 1)).float()
+        out: Tensor = self.affine(torch.cat([z[:, : self.latent], domain], 1)).float()
+        return out
 
 
 def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
@@ -223,7 +226,8 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.main(x)
         with autocast_off(h):
-            return self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+            out: Tensor = self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+            return out
 
 
 @dataclass(frozen=True)
@@ -362,14 +366,17 @@ class StarGANv2(Model):
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
         if latent or not self.styled:
-            return nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
+            out: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
+            return out
         if batch.reference is None:
             raise ValueError("StarGAN v2 trains on batches with references")
-        return nets["E"](batch.reference[:, which], y)
+        out: Tensor = nets["E"](batch.reference[:, which], y)
+        return out
 
     def s_org(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
         """The style that leads back to x."""
-        return nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+        return out
 
     def style_loss(self, nets: Nets, x_fake: Tensor, y_trg: Tensor, s_trg: Tensor) -> Tensor:
         """L_sty = ‖s − E(G(x,s), y)‖₁."""
@@ -461,13 +468,15 @@ class StarGANv2(Model):
         """
         y = target.argmax(1)
         if options.reference is not None:
-            return nets["G"](image, nets["E"](options.reference, y)).clamp(-1, 1)
+            out: Tensor = nets["G"](image, nets["E"](options.reference, y)).clamp(-1, 1)
+            return out
         s = nets["F"](fixed(image, options.seed or 0), y)
         if source is not None and options.seed is None:
             stays = source.argmax(1) == y
             if stays.any():
                 s = torch.where(stays[:, None], self.s_org(nets, image, y), s)
-        return nets["G"](image, s).clamp(-1, 1)
+        out: Tensor = nets["G"](image, s).clamp(-1, 1)
+        return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Of each domain: images in the styles of three latents and of up to three references."""

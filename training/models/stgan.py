@@ -86,7 +86,8 @@ class Generator(nn.Module):
         changed, state = list(features), features[-1]
         for i, unit in enumerate(self.stu, 2):
             changed[-i], state = unit(features[-i], state, diff, self.kept)
-        return self.decoder(changed, diff)
+        out: Tensor = self.decoder(changed, diff)
+        return out
 
 
 # 200 epochs of 947 cycles of six batches of 32; of the official split's images it is 223 epochs.
