@@ -26,9 +26,9 @@ from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.distributed import World
-from training.engine.loop import Job, advance, build_state
+from training.engine.session import Job, Session, build_state
 from training.engine.throughput import Noise
-from training.models.presets import CELEBA
+from training.models.recipes import CELEBA
 from training.models.stargan import StarGAN
 from training.tracking.tracker import Tracker
 
@@ -107,11 +107,9 @@ def make_job(size: int, batch: int, device: torch.device) -> Job:
 
 
 def ours(job: Job, bf16: bool) -> Callable[[], dict[str, torch.Tensor]]:
-    state = build_state(job)
-    state.extra["bf16"] = bf16
-    order = Order(job.faces, job.train.seed, job.train.batch, flip=True, length=job.train.images)
-    phases = job.model.phases(SPACE)
-    return lambda: advance(state, state.nets, order, job, phases)
+    session = Session.open(job)
+    session.state.bf16 = bf16
+    return session.advance
 
 
 def plain(job: Job) -> Callable[[], dict[str, float]]:

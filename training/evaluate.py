@@ -22,6 +22,7 @@ from training.core.config import EvalConfig, from_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.data.dataset import Faces
 from training.evaluation.cost import cost
+from training.evaluation.diagnostics import diagnostics, worst_balance
 from training.evaluation.diversity import diversity
 from training.evaluation.fingerprint import identity
 from training.evaluation.frechet import Distances
@@ -30,10 +31,9 @@ from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.score import View, score, views  # fmt: skip
 from training.evaluation.scorecard import scorecard
 from training.evaluation.summary import Numbers, key, summarise
-from training.evaluation.symptoms import symptoms, worst_balance
 from training.evaluation.verification import verification, verification_numbers
 from training.inference.translator import Translator, load_translator, translator_from_files
-from training.models.base import Ask
+from training.models.base import EditOptions
 from training.registry.references import model_files
 from training.storage.store import Manifest, Store
 
@@ -117,7 +117,7 @@ def evaluate(
         at = f"at_{row['intensity']:g}"
         numbers |= {key(k, at): row[k] for k in ("success_mean", "preservation_mean") if k in row}
     took = trained.about.get("training", {})
-    signs = symptoms(translator.model, translator.nets, faces, translator.space, frozen.device)
+    signs = diagnostics(translator.model, translator.nets, faces, translator.space, frozen.device)
     signs += worst_balance(translator.model, took)
     numbers |= {f"symptom_{s.name}": s.value for s in signs}
     details |= {"diversity": apart, "styles": far_styles}
@@ -139,12 +139,12 @@ def sweep(
 
     Of a model that takes an intensity; on at most 64 images of each data set.
     """
-    if "intensity" not in getattr(translator.model, "takes", ()):
+    if "intensity" not in translator.model.supported_options:
         return []
     few = replace(config, limit=min(config.limit or SWEPT, SWEPT))
     rows = []
     for intensity in INTENSITIES:
-        asked = replace(translator, ask=Ask(intensity=intensity))
+        asked = replace(translator, options=EditOptions(intensity=intensity))
         table = score(asked, faces, judge, few, what=f"intensity {intensity:g}")
         numbers = summarise(table, few)[0]
         chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine")

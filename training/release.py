@@ -118,15 +118,14 @@ def _reads_source(name: str) -> bool:
     """Whether the model edits better when told which labels a picture has."""
     from training.models import MODELS
 
-    return getattr(MODELS[name], "reads_source", False)
+    return MODELS[name].reads_source
 
 
 def _takes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """What the model heeds beside labels."""
-    from training.core.config import build
-    from training.models import MODELS
+    from training.models import model_from_json
 
-    return getattr(build(MODELS[config["name"]], config["model"]), "takes", ())
+    return model_from_json(config["name"], config["model"]).supported_options
 
 
 def _space(files: Mapping[str, Path]) -> Any:

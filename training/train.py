@@ -29,7 +29,7 @@ from training.models.presets import parse, resolve
 from training.storage.store import Manifest
 
 if TYPE_CHECKING:
-    from training.engine.loop import Job
+    from training.engine.session import Job
     from training.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -100,10 +100,11 @@ def train(
     from training.data.dataset import Faces
     from training.engine import checkpoint
     from training.engine.distributed import world
-    from training.engine.loop import Job, StoppedError, build_state, fit
+    from training.engine.loop import StoppedError, fit
     from training.engine.mirror import LOG, mirror
     from training.engine.precision import use_bf16
     from training.engine.resume import resume
+    from training.engine.session import Job, build_state
     from training.engine.telemetry import summed
     from training.registry.references import model_files
 
@@ -134,7 +135,7 @@ def train(
         job = Job(network, settings, faces, held_out, run, config, here, mirror=copies)
         state = build_state(job)
         if not resume(state, job):
-            state.extra["bf16"] = use_bf16(settings.precision, here)
+            state.bf16 = use_bf16(settings.precision, here)
             if init:
                 checkpoint.warm_start(model_files(init), state)
         if here.rank == 0 and experiment:

@@ -29,7 +29,7 @@ from training.data.dataset import to_float, to_uint8
 from training.inference.paste import find, parse_box, paste, square_in
 from training.inference.request import labels
 from training.inference.translator import Translator, translator_from_files
-from training.models.base import Ask
+from training.models.base import EditOptions
 from training.registry.references import registered_files
 from training.tracking import client as tracking
 
@@ -69,7 +69,7 @@ def edited(
     if box is None:
         return to_uint8(translator(square(picture, translator.size), *c))[0].numpy()
     box = square_in(box, *picture.size)
-    keep, paint = translator.painted(square(picture.crop(box), translator.size), *c)
+    keep, paint = translator.paint(square(picture.crop(box), translator.size), *c)
     return paste(np.asarray(picture), box, keep, paint)
 
 
@@ -96,10 +96,9 @@ def translate(
     if kind is None:
         raise ValueError(f"{out}: a picture's ending is needed, as .png")
     translator = translator_from_files(registered_files(reference))
-    reads = getattr(translator.model, "reads_source", False)
-    c = labels(translator.space, asked, has, reads=reads)
+    c = labels(translator.space, asked, has, reads=translator.model.reads_source)
     shown = None if style is None else square(upright(style), translator.size)
-    translator = replace(translator, ask=Ask(intensity, seed, shown))
+    translator = replace(translator, options=EditOptions(intensity, seed, shown))
     picture = upright(face)
     where = face_of(picture) if box == "find" else box
     buffer = io.BytesIO()

@@ -18,7 +18,7 @@ from training.data.preprocess import preprocess
 from training.data.pull import pull
 from training.data.synthetic.faces import draw_celeba
 from training.data.unify import unify
-from training.evaluation.symptoms import LEAST, MOST, balance, worst_balance
+from training.evaluation.diagnostics import LEAST, MOST, balance, worst_balance
 from training.models import MODELS, presets
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2

@@ -34,7 +34,7 @@ from training.evaluation.score import margin, score
 from training.evaluation.scorecard import _distances, _sweep
 from training.inference.translator import Translator
 from training.judge import judge
-from training.models.base import PLAIN, Ask
+from training.models.base import DEFAULT_OPTIONS, EditOptions
 from training.models.stargan import StarGAN
 from training.models.torchscript import pinned
 from training.storage.store import Entry, Manifest, Store
@@ -228,14 +228,19 @@ def test_a_model_of_other_data_with_the_same_labels_is_scored_alike(
 class Toy:
     """A model in name: brightens by the seed or takes the reference, and says what it takes."""
 
-    takes = ("seed", "reference")
+    supported_options = ("seed", "reference")
 
     def translate(
-        self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: object,
+        image: Tensor,
+        source: Tensor,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        if ask.reference is not None:
-            return ask.reference
-        return (image + 0.1 * (ask.seed or 0)).clamp(-1, 1)
+        if options.reference is not None:
+            return options.reference
+        return (image + 0.1 * (options.seed or 0)).clamp(-1, 1)
 
 
 def toy(faces: Faces, model: object) -> Translator:
@@ -292,10 +297,15 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
     one = to_float(faces.parts[0].images([0]))
 
     class Pairs(Toy):
-        takes = ()
+        supported_options = ()
 
         def translate(
-            self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+            self,
+            nets: object,
+            image: Tensor,
+            source: Tensor,
+            target: Tensor,
+            options: EditOptions = DEFAULT_OPTIONS,
         ) -> Tensor:
             same = (source == target).all(1)[:, None, None, None]
             return torch.where(same, image, one)
@@ -317,12 +327,17 @@ def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
     paint = Painter(faces.space, faces.size)
 
     class Strong(Toy):
-        takes = ("intensity",)
+        supported_options = ("intensity",)
 
         def translate(
-            self, nets: object, image: Tensor, source: Tensor, target: Tensor, ask: Ask = PLAIN
+            self,
+            nets: object,
+            image: Tensor,
+            source: Tensor,
+            target: Tensor,
+            options: EditOptions = DEFAULT_OPTIONS,
         ) -> Tensor:
-            return paint(image, source, target) if (ask.intensity or 1) >= 1.5 else image
+            return paint(image, source, target) if (options.intensity or 1) >= 1.5 else image
 
     rows = sweep(toy(faces, Strong()), faces, words, EvalConfig())
     assert [row["intensity"] for row in rows] == [1, 1.5, 2]

@@ -12,10 +12,10 @@ from PIL import Image
 from training.data.batch import Batch
 from training.data.dataset import Faces, to_uint8
 from training.data.labels import LabelSet, LabelSpace
-from training.evaluation.previews import drawn, held_out, sample_grids, shown
-from training.evaluation.symptoms import symptoms
+from training.evaluation.diagnostics import diagnostics
+from training.evaluation.previews import held_out, preview_png, render_previews, sample_grids
 from training.models.attgan import AttGAN
-from training.models.base import Picture, Symptom
+from training.models.base import Diagnostic, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
@@ -61,7 +61,7 @@ def test_each_model_shows_itself_in_its_own_form(
 ) -> None:
     faces, nets, batch = ready(name, model, request)
     with torch.no_grad():
-        pictures: dict[str, Picture] = model.shows(nets, batch, faces.space)
+        pictures: dict[str, Preview] = model.previews(nets, batch, faces.space)
     assert {k: tuple(p.images.shape[:2]) for k, p in pictures.items()} == sizes
     for picture in pictures.values():
         assert picture.images.shape[2:] == (3, 16, 16)
@@ -77,9 +77,9 @@ def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
 ) -> None:
     """Those of the image's own labels and of the asked ones."""
     faces, nets, batch = ready("binary", GANIMATION, request)
-    png, _ = shown(GANIMATION, nets, batch, faces.space)["interpolation"]
+    png, _ = render_previews(GANIMATION, nets, batch, faces.space)["interpolation"]
     with torch.no_grad():
-        picture = GANIMATION.shows(nets, batch, faces.space)["interpolation"]
+        picture = GANIMATION.previews(nets, batch, faces.space)["interpolation"]
         for place, labels in ((0, batch.source), (-1, batch.target)):
             single = GANIMATION.translate(nets, batch.image[:4], None, labels[:4])
             torch.testing.assert_close(picture.images[place], single)
@@ -89,14 +89,14 @@ def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
             moving.seek(number)
             frames.append(np.asarray(moving.convert("RGB")))
     for frame, images in zip(frames, (picture.images[0], picture.images[-1]), strict=True):
-        still = drawn(Picture(images[None], (), ""))
+        still = preview_png(Preview(images[None], (), ""))
         assert np.array_equal(frame, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
 
 
 def test_a_sweep_changes_one_label_alone(request: pytest.FixtureRequest) -> None:
     faces, nets, batch = ready("binary", GANIMATION, request)
     with torch.no_grad():
-        sweep = GANIMATION.shows(nets, batch, faces.space)["sweep"]
+        sweep = GANIMATION.previews(nets, batch, faces.space)["sweep"]
         c = batch.source[:1].clone()
         c[:, 2] = 1 / 3
         third = GANIMATION.translate(nets, batch.image[:1], None, c)
@@ -110,7 +110,7 @@ def test_the_attention_that_is_shown_is_what_the_edit_is_made_by(
 ) -> None:
     faces, nets, batch = ready("binary", GANIMATION, request)
     with torch.no_grad():
-        images = GANIMATION.shows(nets, batch, faces.space)["attention"].images
+        images = GANIMATION.previews(nets, batch, faces.space)["attention"].images
     x, mask, colours, edited = images.unbind(1)
     kept = (mask + 1) / 2
     torch.testing.assert_close(kept * x + (1 - kept) * colours, edited)
@@ -120,7 +120,7 @@ def test_the_intensities_shown_are_those_of_the_titles(request: pytest.FixtureRe
     model = AttGAN(**_ATTGAN, test_int=1.5)
     faces, nets, batch = ready("binary", model, request)
     with torch.no_grad():
-        picture = model.shows(nets, batch, faces.space)["intensity"]
+        picture = model.previews(nets, batch, faces.space)["intensity"]
         labels = faces.space.tasks(batch.source, 0)
         row = int(labels[2].changed.nonzero()[2 % len(labels[2].changed.nonzero())])
         single = model.translate(
@@ -135,7 +135,7 @@ def test_the_way_back_is_made_of_what_came_out(request: pytest.FixtureRequest) -
     model = CycleGAN(**PAIRS, d_layers=1)
     faces, nets, batch = ready("binary", model, request)
     with torch.no_grad():
-        picture = model.shows(nets, batch, faces.space)["cycle"]
+        picture = model.previews(nets, batch, faces.space)["cycle"]
         _, there, back = picture.images[2].unbind(0)
         again = [nets[g](there[None])[0] for g in ("Gab1", "Gba1")]  # the pair of Male
     assert any(torch.allclose(back, one, atol=1e-6) for one in again)
@@ -147,7 +147,7 @@ def test_styles_are_of_latents_and_of_references_of_the_domain(
     model = StarGANv2(dim=4, max_dim=8, hidden=8)
     faces, nets, batch = ready("classes", model, request)
     with torch.no_grad():
-        images = model.shows(nets, batch, faces.space)["styles_2"].images
+        images = model.previews(nets, batch, faces.space)["styles_2"].images
         y = torch.tensor([1])
         own = nets["G"](batch.image[2:3], nets["E"](images[0, 4:5], y)).clamp(-1, 1)
     members = [i for i in range(8) if batch.source[i, 1] == 1]
@@ -167,8 +167,8 @@ def test_a_model_without_pictures_of_its_own_has_the_grid_alone(
 def test_what_is_drawn_has_a_cell_an_image() -> None:
     images = torch.zeros(2, 3, 3, 8, 8)
     images[1, 2] = 1.0
-    picture = Picture(images, ("a", "b", "c"), "")
-    page = np.asarray(Image.open(io.BytesIO(drawn(picture))).convert("RGB"))
+    picture = Preview(images, ("a", "b", "c"), "")
+    page = np.asarray(Image.open(io.BytesIO(preview_png(picture))).convert("RGB"))
     assert page.shape[1] == 4 + 3 * (96 + 4)
     assert (page[-50, -50] == 255).all()
     assert (page[-50, -150] == 128).all()
@@ -178,7 +178,7 @@ def test_what_is_drawn_has_a_cell_an_image() -> None:
 def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
     """Without end, the first and the last frame held."""
     images = torch.linspace(-1, 1, 5)[:, None, None, None, None].expand(5, 2, 3, 8, 8)
-    with Image.open(io.BytesIO(drawn(Picture(images, (), "", moves=True)))) as moving:
+    with Image.open(io.BytesIO(preview_png(Preview(images, (), "", moves=True)))) as moving:
         assert (moving.format, moving.n_frames, moving.info["loop"]) == ("PNG", 5, 0)
         times, greys = [], []
         for number in range(5):
@@ -189,23 +189,23 @@ def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
     assert greys == [(v, v, v) for v in (0, 64, 128, 191, 255)]
 
 
-def symptom(nets: Any, image: torch.Tensor, target: torch.Tensor) -> list[Symptom]:
+def symptom(nets: Any, image: torch.Tensor, target: torch.Tensor) -> list[Diagnostic]:
     """What a model was shown, as a number: the column of c̃ that is its data set's mask."""
-    return [Symptom("mask", float(target[:, 6:].argmax(1).float().mean()), 0, 9, "")]
+    return [Diagnostic("mask", float(target[:, 6:].argmax(1).float().mean()), 0, 9, "")]
 
 
 class Watched:
-    symptoms = staticmethod(symptom)
+    diagnostics = staticmethod(symptom)
 
 
 def test_symptoms_of_a_joint_model_are_looked_for_with_its_own_mask(joint: Path) -> None:
     """Of data that holds its second set alone, too; each of several sets is named."""
     both = Faces.open(joint, "test")
     model: Any = Watched()
-    found = symptoms(model, {}, both, both.space, CPU)
+    found = diagnostics(model, {}, both, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask_celeba", 0.0), ("mask_rafd", 1.0)]
     alone = Faces("test", LabelSpace(both.space.sets[1:]), both.size, both.parts[1:])
-    found = symptoms(model, {}, alone, both.space, CPU)
+    found = diagnostics(model, {}, alone, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask", 1.0)]
 
 

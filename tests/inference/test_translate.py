@@ -17,7 +17,7 @@ from training.data.dataset import to_uint8
 from training.data.labels import UNITS, LabelSet, LabelSpace
 from training.inference.translator import translator_from_files
 from training.models import MODELS
-from training.models.base import Ask
+from training.models.base import EditOptions
 
 NAMES = ("Black_Hair", "Blond_Hair", "Male")
 FACES = LabelSet("celeba", "binary", NAMES, (NAMES[:2],))
@@ -61,14 +61,14 @@ def edit(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return run
 
 
-def direct(tmp_path: Path, name: str, source: Any, target: Any, ask: Ask) -> np.ndarray:
+def direct(tmp_path: Path, name: str, source: Any, target: Any, options: EditOptions) -> np.ndarray:
     """The same edit by the model that `edit` saved, of c̃ written out."""
     folder = tmp_path / name
     files = {f"nets/{path.name}": path for path in folder.glob("*.safetensors")}
     translator = translator_from_files(files | {p.name: p for p in folder.glob("*.json")})
     image = translate.square(translate.upright(tmp_path / "face.png"), 16)
     c = [None if v is None else torch.tensor([v], dtype=torch.float32) for v in (source, target)]
-    return to_uint8(dataclasses.replace(translator, ask=ask)(image, *c))[0].numpy()  # type: ignore[arg-type]
+    return to_uint8(dataclasses.replace(translator, options=options)(image, *c))[0].numpy()  # type: ignore[arg-type]
 
 
 def units(**values: float) -> list[float]:
@@ -76,28 +76,36 @@ def units(**values: float) -> list[float]:
 
 
 # model, what is typed, and c̃ of the source, of the target, and the ask that it means
-EDITS: list[tuple[str, list[str], Any, Any, Ask]] = [
-    ("stargan", ["Blond_Hair", "Male"], None, [0, 1, 1], Ask()),
-    ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1], Ask()),
-    ("attgan", ["Male", "--has", "Black_Hair"], [1, 0, 0], [1, 0, 1], Ask()),
+EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
+    ("stargan", ["Blond_Hair", "Male"], None, [0, 1, 1], EditOptions()),
+    ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1],
+     EditOptions()),
+    ("attgan", ["Male", "--has", "Black_Hair"], [1, 0, 0], [1, 0, 1], EditOptions()),
     ("attgan", ["Blond_Hair", "--has", "celeba/Black_Hair", "--intensity", "1.5"],
-     [1, 0, 0], [0, 1, 0], Ask(intensity=1.5)),
+     [1, 0, 0], [0, 1, 0], EditOptions(intensity=1.5)),
     ("stgan", ["Male=0", "--has", "Male", "--has", "Blond_Hair", "--intensity", "0.5"],
-     [0, 1, 1], [0, 1, 0], Ask(intensity=0.5)),
-    ("stgan", ["Male", "--has", "Male=0"], [0, 0, 0], [0, 0, 1], Ask()),
-    ("cyclegan", ["Blond_Hair", "--has", "Black_Hair"], [1, 0, 0], [0, 1, 0], Ask()),
-    ("ganimation", ["AU12=0.8", "AU06"], None, units(AU12=0.8, AU06=1), Ask()),
-    ("ganimation", ["AU12=0.8", "--has", "AU06=0.5"], None, units(AU12=0.8, AU06=0.5), Ask()),
-    ("ganimation", [], None, units(), Ask()),
-    ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], Ask(seed=7)),
+     [0, 1, 1], [0, 1, 0], EditOptions(intensity=0.5)),
+    ("stgan", ["Male", "--has", "Male=0"], [0, 0, 0], [0, 0, 1], EditOptions()),
+    ("cyclegan", ["Blond_Hair", "--has", "Black_Hair"], [1, 0, 0], [0, 1, 0], EditOptions()),
+    ("ganimation", ["AU12=0.8", "AU06"], None, units(AU12=0.8, AU06=1), EditOptions()),
+    ("ganimation", ["AU12=0.8", "--has", "AU06=0.5"], None, units(AU12=0.8, AU06=0.5),
+     EditOptions()),
+    ("ganimation", [], None, units(), EditOptions()),
+    ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], EditOptions(seed=7)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "typed", "source", "target", "ask"), EDITS)
 def test_what_is_typed_is_what_the_model_is_asked(
-    name: str, typed: list[str], source: Any, target: Any, ask: Ask, edit: Edit, tmp_path: Path
+    name: str,
+    typed: list[str],
+    source: Any,
+    target: Any,
+    options: EditOptions,
+    edit: Edit,
+    tmp_path: Path,
 ) -> None:
-    assert np.array_equal(edit(name, *typed), direct(tmp_path, name, source, target, ask))
+    assert np.array_equal(edit(name, *typed), direct(tmp_path, name, source, target, options))
 
 
 def test_each_part_of_an_ask_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
@@ -126,7 +134,7 @@ def test_a_joint_model_gets_the_mask_of_the_set_that_is_named(
     typed: list[str], target: list[int], edit: Edit, tmp_path: Path
 ) -> None:
     made = edit("stargan", *typed, space=JOINT)
-    assert np.array_equal(made, direct(tmp_path, "stargan", None, target, Ask()))
+    assert np.array_equal(made, direct(tmp_path, "stargan", None, target, EditOptions()))
 
 
 WORDS: list[tuple[str, list[str], str]] = [
@@ -168,26 +176,26 @@ def test_an_intensity_that_is_no_number_is_refused(
         edit("attgan", *LABELS[BINARY], "--intensity", typed)
 
 
-# What is typed for each field of an ask, and labels that every model of a space can be asked for.
+# What is typed for each edit option, and labels that every model of a space can be given.
 FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Ask)])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EditOptions)])
 @pytest.mark.parametrize("name", MODELS)
 def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
     name: str, field: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By every model: another picture, or what it takes in words and none."""
     monkeypatch.chdir(tmp_path)
-    typed, takes = LABELS[SPACES[name]], getattr(MODELS[name](), "takes", ())
+    typed, supported = LABELS[SPACES[name]], MODELS[name]().supported_options
     plain = edit(name, *typed)
     (tmp_path / "out.png").unlink()
     more = (f"--{field}", FLAGS[field])
-    if field in takes:
+    if field in supported:
         assert (edit(name, *typed, *more) != plain).any()
         return
-    says = f"{name} takes no {field}; it takes {', '.join(('labels', *takes))}"
+    says = f"{name} takes no {field}; it takes {', '.join(('labels', *supported))}"
     with pytest.raises(ValueError, match=f"^{says}$"):
         edit(name, *typed, *more)
     assert not (tmp_path / "out.png").exists()

@@ -256,7 +256,7 @@ def test_schedules_are_the_published_ones() -> None:
     assert [AttGAN().lr_scale(i, 60, 30) for i in (0, 30, 45, 60)] == [1, 1, 0.5, 0]
     assert [STGAN().lr_scale(i, 200, 100) for i in (0, 99, 100, 199)] == [1, 1, 0.1, 0.1]
     phases = AttGAN().phases(LabelSpace((THIRTEEN,)))
-    assert [(p.name, p.every, p.fresh) for p in phases] == [("d", 1, False), ("g", 5, True)]
+    assert [(p.name, p.every, p.new_batch) for p in phases] == [("d", 1, False), ("g", 5, True)]
 
 
 def test_at_rest_nothing_that_the_norms_remember_moves() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
-from training.models.cyclegan import CycleGAN, pairs_of, split
+from training.models.cyclegan import CycleGAN
+from training.models.pairs import pairs_of, split
 
 FIVE = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 CELEBA = LabelSet("celeba", "binary", FIVE, (FIVE[:3],))
@@ -146,7 +147,7 @@ def test_a_batch_shows_both_sides_of_its_pair(binary: Path) -> None:
     order = Order(faces, 1, 8, flip=True, length=64)
     cpu = torch.device("cpu")
     for turn in range(len(SMALL.pairs(faces.space))):
-        sides = SMALL.sides(faces.parts[0].labels, faces.space, turn)
+        sides = SMALL.domain_masks(faces.parts[0].labels, faces.space, turn)
         batch = order.batch(0, 8, 8, slice(0, 8), cpu, sides)
         pair = SMALL.pairs(faces.space)[turn]
         assert split(batch.source, pair)[0].all()

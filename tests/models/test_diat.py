@@ -24,11 +24,11 @@ def test_parameter_counts_are_those_of_stargans_table() -> None:
 
 def test_a_direction_takes_every_other_turn() -> None:
     labels = torch.eye(2)[[0, 1, 1]]
-    there = SMALL.sides(labels, GENDER, 0)
-    back = SMALL.sides(labels, GENDER, 1)
+    there = SMALL.domain_masks(labels, GENDER, 0)
+    back = SMALL.domain_masks(labels, GENDER, 1)
     assert [side.tolist() for side in there] == [[True, False, False], [False, True, True]]
     assert [side.tolist() for side in back] == [[False, True, True], [True, False, False]]
-    phases = [(p.name, p.trains, p.every, p.turn) for p in DIAT().phases(GENDER)]
+    phases = [(p.name, p.trains, p.every, p.round_robin_index) for p in DIAT().phases(GENDER)]
     assert phases == [("d", ("Dab0",), 1, 0), ("g", ("Gab0",), 5, 0),
                       ("d", ("Dba0",), 1, 1), ("g", ("Gba0",), 5, 1)]  # fmt: skip
 

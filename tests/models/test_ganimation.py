@@ -115,7 +115,7 @@ def test_a_saturated_mask_is_a_symptom(logit: float, said: str) -> None:
     _, nets, batch, _ = setup()
     g: Any = nets["G"]
     g.attention.forward = lambda h: torch.full((4, 1, 16, 16), logit)
-    bad = [sign.says for sign in SMALL.symptoms(nets, batch.image, batch.target) if sign.bad]
+    bad = [sign.says for sign in SMALL.diagnostics(nets, batch.image, batch.target) if sign.bad]
     assert len(bad) == bool(said)
     assert all(said in says for says in bad)
 
@@ -127,4 +127,4 @@ def test_a_mask_that_paints_a_small_place_is_no_symptom() -> None:
     logits = torch.full((4, 1, 16, 16), 9.0)
     logits[:, :, 4:6, 4:6] = -9.0
     g.attention.forward = lambda h: logits
-    assert not [sign for sign in SMALL.symptoms(nets, batch.image, batch.target) if sign.bad]
+    assert not [sign for sign in SMALL.diagnostics(nets, batch.image, batch.target) if sign.bad]

@@ -18,7 +18,7 @@ from training.core.files import sha256_file
 from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
-from training.models.base import Ask, check_ask
+from training.models.base import EditOptions, check_options
 from training.models.landmarks import Landmarks, kept
 from training.models.layers import normal
 from training.models.starganv2 import Generator, StarGANv2, StyledBlock
@@ -333,10 +333,10 @@ def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
     y = torch.tensor([0, 1, 2, 2])
     w, b = nets["F"].affine.weight, nets["F"].affine.bias
     torch.testing.assert_close(nets["F"](torch.randn(4, 16), y), w.T[y] + b)
-    assert not model.symptoms(nets, batch.image, batch.target)
-    for ask in (Ask(seed=1), Ask(reference=batch.image)):
+    assert not model.diagnostics(nets, batch.image, batch.target)
+    for options in (EditOptions(seed=1), EditOptions(reference=batch.image)):
         with pytest.raises(ValueError, match=r"starganv2 takes no .*; it takes labels$"):
-            check_ask(model, "starganv2", batch.source, ask)
+            check_options(model, "starganv2", batch.source, options)
 
 
 def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
@@ -350,9 +350,9 @@ def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
 
 def test_latents_that_give_one_picture_are_a_symptom() -> None:
     nets, batch, _ = setup()
-    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    (found,) = SMALL.diagnostics(nets, batch.image, batch.target)
     assert not found.bad
     nets["F"].forward = lambda z, y: torch.zeros(len(z), 64)
-    (found,) = SMALL.symptoms(nets, batch.image, batch.target)
+    (found,) = SMALL.diagnostics(nets, batch.image, batch.target)
     assert found.value == 0
     assert found.bad

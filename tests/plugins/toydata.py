@@ -12,6 +12,16 @@ from training.core.files import write_json
 from training.data.labels import LabelSet, LabelSpace
 from training.storage.store import Manifest
 
+HAIR = ("Black_Hair", "Blond_Hair", "Male")
+CELEBA = LabelSet("celeba", "binary", HAIR, (HAIR[:2],))
+RAFD = LabelSet("rafd", "onehot", ("angry", "happy", "sad"))
+SETS = {  # of the fixtures below
+    "binary": (CELEBA,),
+    "classes": (RAFD,),
+    "units": (LabelSet("celeba", "continuous", ("AU06", "AU12")),),
+    "joint": (CELEBA, RAFD),
+}
+
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,20 +37,7 @@ def small() -> dict[str, Any]:
     """Every model by name, as small as 16 px allow."""
     from training.models import MODELS
 
-    attgan = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
-    stargan = {"conv_dim": 4, "repeat_num": 1, "d_conv_dim": 4, "d_repeat_num": 2}
-    pairs = {"dim": 4, "blocks": 1, "d_dim": 4}
-    settings: dict[str, dict[str, Any]] = {
-        "attgan": attgan,
-        "stgan": attgan | {"shortcut_layers": 1, "inject_layers": 1},
-        "cyclegan": pairs | {"d_layers": 1},
-        "diat": pairs | {"d_repeat_num": 2},
-        "icgan": {"dim": 4, "latent": 4, "e_dim": 4, "z_hidden": 8, "y_hidden": 8},
-        "starganv2": {"dim": 4, "max_dim": 8, "hidden": 8},
-        "ganimation": stargan,
-        "stargan": stargan,
-    }
-    return {name: model(**settings[name]) for name, model in MODELS.items()}
+    return {name: model.tiny() for name, model in MODELS.items()}
 
 
 def dataset_of(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: int = 40) -> Path:
@@ -87,32 +84,22 @@ def make_dataset(store: Path) -> Callable[..., Path]:
 @pytest.fixture
 def binary(store: Path, tmp_path: Path) -> Path:
     """One data set: three attributes, two of which exclude each other."""
-    names = ("Black_Hair", "Blond_Hair", "Male")
-    return dataset_of(
-        tmp_path / "binary.json", (LabelSet("celeba", "binary", names, (names[:2],)),)
-    )
+    return dataset_of(tmp_path / "binary.json", SETS["binary"])
 
 
 @pytest.fixture
 def joint(store: Path, tmp_path: Path) -> Path:
     """Two data sets: attributes and expressions."""
-    names = ("Black_Hair", "Blond_Hair", "Male")
-    sets = (
-        LabelSet("celeba", "binary", names, (names[:2],)),
-        LabelSet("rafd", "onehot", ("angry", "happy", "sad")),
-    )
-    return dataset_of(tmp_path / "joint.json", sets)
+    return dataset_of(tmp_path / "joint.json", SETS["joint"])
 
 
 @pytest.fixture
 def classes(store: Path, tmp_path: Path) -> Path:
     """One data set: three classes."""
-    sets = (LabelSet("rafd", "onehot", ("angry", "happy", "sad")),)
-    return dataset_of(tmp_path / "classes.json", sets)
+    return dataset_of(tmp_path / "classes.json", SETS["classes"])
 
 
 @pytest.fixture
 def units(store: Path, tmp_path: Path) -> Path:
     """One data set: two intensities."""
-    sets = (LabelSet("celeba", "continuous", ("AU06", "AU12")),)
-    return dataset_of(tmp_path / "units.json", sets)
+    return dataset_of(tmp_path / "units.json", SETS["units"])

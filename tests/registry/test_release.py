@@ -304,7 +304,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
 ) -> None:
     """In a process without this project: as the model itself does; the rest is refused in words."""
     from training.models.attgan import AttGAN
-    from training.models.base import Ask
+    from training.models.base import EditOptions
     from training.models.starganv2 import StarGANv2
 
     small = {
@@ -325,7 +325,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
         for file, value in (("config.json", config), ("label_space.json", space.to_json())):
             write_json(root / file, value)
             files[file] = root / file
-        reads = getattr(model, "reads_source", False)
+        reads = model.reads_source
         bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
     script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -344,15 +344,15 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
     made = np.load(tmp_path / "out.npz")
     x = torch.from_numpy(made["image"])
     on, off = (torch.tensor([row, row]) for row in ([1.0, 0, 0], [0, 1.0, 0]))
-    style = Ask(reference=x[1:].expand_as(x))
-    for key, name, ask in (
-        ("plain", "attgan", Ask()), ("half", "attgan", Ask(intensity=0.5)),
-        ("latent", "starganv2", Ask()), ("seven", "starganv2", Ask(seed=7)),
+    style = EditOptions(reference=x[1:].expand_as(x))
+    for key, name, options in (
+        ("plain", "attgan", EditOptions()), ("half", "attgan", EditOptions(intensity=0.5)),
+        ("latent", "starganv2", EditOptions()), ("seven", "starganv2", EditOptions(seed=7)),
         ("style", "starganv2", style),
     ):  # fmt: skip
         source = off if name == "attgan" else None
         with torch.no_grad():
-            ours = small[name][0].translate(nets[name], x, source, on, ask)
+            ours = small[name][0].translate(nets[name], x, source, on, options)
         np.testing.assert_allclose(made[key], ours.numpy(), atol=1e-5)
     assert np.abs(made["plain"] - made["half"]).max() > 1e-3
     assert np.abs(made["latent"] - made["seven"]).max() > 1e-3
@@ -416,7 +416,7 @@ def test_every_model_goes_from_its_training_to_an_edited_picture(
     shown = [word for label in has for word in ("--has", label)]
     places = (str(tmp_path / "face.png"), str(tmp_path / "out.png"))
     translate.main([f"{name}/1", *places, *asked, *shown])
-    reads = getattr(MODELS[name], "reads_source", False)
+    reads = MODELS[name].reads_source
     source, target = translate.labels(load_translator(model).space, asked, has or None, reads=reads)
     given = {"image": to_float(torch.from_numpy(pixels)[None]), "label": target}
     given |= {"source": source} if reads else {}

@@ -19,4 +19,6 @@ class Batch:
     position: float  # of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
     other: Tensor | None = None  # (n, dim_g) c̃ of other images, never the labels of the row's own
+    peers: Tensor | None = None  # (n, k − 1, 3, size, size) more images of the source's domain
     shared: dict[str, Tensor] = field(default_factory=dict)
+    # what one phase makes of this batch for a later phase of the same step

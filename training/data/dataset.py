@@ -147,28 +147,32 @@ class Order:
         seen: int,
         local: slice,
         device: torch.device,
-        sides: tuple[Tensor, Tensor] | None = None,
+        masks: tuple[Tensor, Tensor] | None = None,
     ) -> Batch:
         """Rows `local` of the global batch that follows `drawn` images of this data set.
 
-        With `sides`, two (n,) bools, images are drawn from the first and references from the
-        second. `seen` counts the images of all data sets before it. Targets are a permutation of
-        the global batch's own labels (StarGAN 4.2), so the result is the same for any world size.
+        With `masks`, two (n,) bools, images and their peers are drawn from the first, references
+        from the second. `seen` counts the images of all data sets before it. Targets are a
+        permutation of the global batch's own labels (StarGAN 4.2), so the result is the same for
+        any world size.
         """
         part, space = self.faces.parts[dataset], self.faces.space
-        rows, beside = self._chosen(dataset, drawn, sides)
+        rows, beside, others = self._chosen(dataset, drawn, masks)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
         targets, reference = labels[order], None
+
+        def stacked(rows: Tensor, what: str) -> Tensor:
+            images = [
+                self._images(part, rows[:, k], dataset, drawn, local, device, f"{what}{k}")
+                for k in range(rows.shape[1])
+            ]
+            return torch.stack(images, 1)
+
         if beside is not None:
             targets = part.labels[beside[:, 0]]
-            reference = torch.stack(
-                [
-                    self._images(part, beside[:, k], dataset, drawn, local, device, f"reference{k}")
-                    for k in range(beside.shape[1])
-                ],
-                1,
-            )
+            reference = stacked(beside, "reference")
+        peers = None if others is None else stacked(others, "peer")
         image = self._images(part, rows, dataset, drawn, local, device)
 
         def noise(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -184,22 +188,32 @@ class Order:
             min(1.0, seen / self.length),
             reference,
             space.encode(self._others(part, labels)[local], dataset).to(device),
+            peers,
         )
 
     def _chosen(
-        self, dataset: int, drawn: int, sides: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Rows (batch,) of the images, and (batch, k) of their references where these are asked."""
-        if sides:
+        self, dataset: int, drawn: int, masks: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Rows (batch,) of the images, (batch, k) of their references and (batch, k − 1) of peers.
+
+        The latter are None where there are no references, or nothing that says whose peers.
+        """
+        if masks:
             first, second = (
-                self._any_of(side, what, dataset, drawn)
-                for side, what in zip(sides, ("first", "second"), strict=True)
+                torch.stack(
+                    [
+                        self._any_of(side, f"{what}{k or ''}", dataset, drawn)
+                        for k in range(max(1, self.references))
+                    ],
+                    1,
+                )
+                for side, what in zip(masks, ("first", "second"), strict=True)
             )
-            return first, second[:, None]
+            return first[:, 0], second, first[:, 1:] if first.shape[1] > 1 else None
         if self.references:
             rows = self.balanced(dataset, drawn, "source", 1)[:, 0]
-            return rows, self.balanced(dataset, drawn, "reference", self.references)
-        return self.rows(dataset, drawn), None
+            return rows, self.balanced(dataset, drawn, "reference", self.references), None
+        return self.rows(dataset, drawn), None, None
 
     def _any_of(self, side: Tensor, what: str, dataset: int, drawn: int) -> Tensor:
         """Rows (batch,) at random of those that `side` allows; ValueError where it allows none."""

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import logging
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.core.files import canonical_json, read_json, whole_folder, write_json
+from training.core.config import TrainConfig
+from training.core.files import canonical_json, read_json, whole_folder
 from training.data.labels import LabelSpace
 from training.inference.weights import CheckpointError, load_weights, seal, verify
-from training.models.base import Nets
+from training.models.base import Model, Nets
 
 log = logging.getLogger(__name__)
 Optimisers = dict[str, torch.optim.Adam]
@@ -35,8 +36,7 @@ class State:
     optim: Optimisers
     step: int = 0  # batches drawn as main batches, over all data sets
     images: int = 0  # real images drawn
-    best: float | None = None  # validation score of the best checkpoint
-    extra: dict[str, Any] = field(default_factory=dict)  # JSON values
+    bf16: bool = False  # whether the losses are computed in bfloat16
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) 
         for name, optimiser in state.optim.items():
             save_file(_adam(state.nets[name], optimiser), new / "optim" / f"{name}.safetensors")
         (new / "extra").mkdir()
-        facts = {"step": state.step, "images": state.images, "best": state.best, **state.extra}
+        facts = {"step": state.step, "images": state.images, "bf16": state.bf16}
         (new / "extra" / "state.json").write_bytes(canonical_json(facts))
         (new / "config.json").write_bytes(canonical_json(config))
         (new / "label_space.json").write_bytes(canonical_json(space.to_json()))
@@ -111,8 +111,8 @@ def load(path: Path, state: State) -> None:
         values = load_file(path / "optim" / f"{name}.safetensors")
         _restore_adam(state.nets[name], optimiser, values)
     facts = read_json(path / "extra" / "state.json")
-    state.step, state.images, state.best = facts["step"], facts["images"], facts["best"]
-    state.extra = {k: v for k, v in facts.items() if k not in ("step", "images", "best")}
+    # Others than these, as the "best" of older checkpoints, are ignored.
+    state.step, state.images, state.bf16 = facts["step"], facts["images"], facts["bf16"]
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -148,19 +148,6 @@ def check_config(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> 
         )
 
 
-def write_best(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> None:
-    """Keep the networks of the best validation score beside the last checkpoints."""
-    with whole_folder(folder / "best") as new:
-        for part, nets in (("nets", state.nets), ("ema", state.ema)):
-            (new / part).mkdir()
-            for name, net in nets.items():
-                save_file(_tensors(net), new / part / f"{name}.safetensors")
-        write_json(new / "state.json", {"images": state.images, "score": state.best})
-        write_json(new / "config.json", config)
-        write_json(new / "label_space.json", space.to_json())
-        seal(new)
-
-
 def warm_start(files: dict[str, Path], state: State) -> None:
     """Start from the networks of a model's `files` by name.
 
@@ -173,6 +160,6 @@ def warm_start(files: dict[str, Path], state: State) -> None:
             load_weights(state.ema[name], files[f"nets/{name}.safetensors"])
 
 
-def as_dict(model: Any) -> dict[str, Any]:
-    """A model's fields, as they stand in config.json."""
+def as_dict(model: Model | TrainConfig) -> dict[str, Any]:
+    """Its fields, as they are in config.json."""
     return dataclasses.asdict(model)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from training.engine import checkpoint
 from training.engine.checkpoint import State
-from training.engine.loop import Job
 from training.engine.mirror import Mirror
+from training.engine.session import Job
 
 log = logging.getLogger(__name__)
 

@@ -12,17 +12,22 @@ class Schedule:
     """
 
     def __init__(self, phases: list[Phase], sets: int, batch: int, warmup_images: int = 0) -> None:
-        if wrong := [p.name for p in phases if p.fresh and (p.turn >= 0 or p.span != (0.0, 1.0))]:
+        if wrong := [
+            p.name
+            for p in phases
+            if p.new_batch and (p.round_robin_index >= 0 or p.active_range != (0.0, 1.0))
+        ]:
             raise ValueError(
-                f"{', '.join(wrong)}: a fresh phase of a turn or a stage is not counted"
+                f"{', '.join(wrong)}: a phase that draws a new batch is always active; take "
+                "round_robin_index and active_range away, or new_batch"
             )
-        self.fresh = [p.every for p in phases if p.fresh]
+        self.drawing = [p.every for p in phases if p.new_batch]
         self.sets, self.batch = sets, batch
         self.warm = math.ceil(warmup_images / (batch * sets))
 
     def drawn(self, iteration: int) -> int:
         """Images of one data set drawn before `iteration`."""
-        past = (max(iteration, self.warm) // every - self.warm // every for every in self.fresh)
+        past = (max(iteration, self.warm) // every - self.warm // every for every in self.drawing)
         return self.batch * (iteration + sum(past))
 
     def images(self, step: int) -> int:

@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 
 from training.core.config import Config, DataConfig
-from training.data.dataset import Faces, Order, Part
+from training.data.dataset import Faces, Part
 from training.data.labels import LabelSet, LabelSpace
 from training.data.layouts import EXPRESSIONS
 from training.data.unify import read_labels
 from training.data.versions import split_datasets
 from training.engine.distributed import World
-from training.engine.loop import Job, advance, build_state
 from training.engine.schedule import Schedule
+from training.engine.session import Job, Session
 from training.tracking.tracker import Tracker
 
 # Of the schedule: a model may train other networks later, or begin with a warm-up.
@@ -74,22 +74,16 @@ def pace(config: Config, seconds: float = 20.0) -> float:
     faces = Faces("train", space, config.data.size, [*parts])
     train = replace(config.train, precision="fp32") if device.type == "cpu" else config.train
     job = Job(config.model, train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
-    state, model = build_state(job), config.model
-    order = Order(
-        faces, train.seed, train.batch, flip=train.flip, length=train.images,
-        references=getattr(model, "references", 0),
-    )  # fmt: skip
-    phases, warmup = model.phases(space), model.warmup(space)
-    schedule = Schedule(phases, len(parts), train.batch, train.warmup_images)
+    session = Session.open(job)
+    state, schedule = session.state, session.schedule
     spent = drawn = 0.0
     for place in PLACES:
         state.step = step_at(schedule, int(place * train.images), train.batch)
         state.images = schedule.images(state.step)
-        active = warmup if state.step // len(parts) < schedule.warm else phases
-        advance(state, state.nets, order, job, active)  # the first step plans its convolutions
+        session.advance()  # the first step plans its convolutions
         start, before = time.monotonic(), state.images
         while time.monotonic() - start < seconds / len(PLACES):
-            advance(state, state.nets, order, job, active)
+            session.advance()
         if device.type == "cuda":
             torch.cuda.synchronize()
         rate = (time.monotonic() - start) / (state.images - before)

@@ -7,21 +7,22 @@ from training.core.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSpace
 from training.evaluation.metrics import macs, parameters, throughput
-from training.evaluation.score import Translate, position, run, space_of, spread
+from training.evaluation.score import position, run, space_of, spread
 from training.evaluation.summary import Numbers
+from training.inference.translator import Translator
 
 
-def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
+def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
     """E7: parameters and GMAC of what translates, images a second (fp32) at batch 1 and 16.
 
     The median of 50 calls (of 8 where under 1,000 images are scored, as in the demo).
     """
-    nets = getattr(translator, "nets", {})
+    nets = translator.nets
     space = space_of(translator, faces)
     spent = sorted(edits(translator, faces, space, device), key=lambda edit: sum(edit[0].values()))
     used, x, labels, target = spent[len(spent) // 2]
-    whole = getattr(getattr(translator, "model", None), "deployed", None)
-    names = whole(nets) if whole else [n for n, count in used.items() if count]
+    deployed = translator.model.deployed(nets)
+    names = [n for n, count in used.items() if count] if deployed is None else deployed
     sizes = [parameters(nets[n]) for n in names]
     out = {
         "parameters": float(sum(sizes)),
@@ -39,7 +40,7 @@ def cost(translator: Translate, faces: Faces, config: EvalConfig, device: torch.
 
 
 def edits(
-    translator: Translate, faces: Faces, space: LabelSpace, device: torch.device
+    translator: Translator, faces: Faces, space: LabelSpace, device: torch.device
 ) -> list[tuple[dict[str, int], torch.Tensor, torch.Tensor, torch.Tensor]]:
     """(operations a network, x, c_org, c) of each single edit, of the image that takes most.
 
@@ -54,8 +55,7 @@ def edits(
             x = to_float(part.images([rows[i]]).to(device))
             source = space.encode(shown[i : i + 1], mine)
             target = space.encode(task.target[i : i + 1], mine)
-            nets = getattr(translator, "nets", {})
-            used = macs(nets, lambda: run(translator, x, source, target))  # noqa: B023
+            used = macs(translator.nets, lambda: run(translator, x, source, target))  # noqa: B023
             tried.append((used, x, source, target))
         if tried:
             out.append(max(tried, key=lambda edit: sum(edit[0].values())))

@@ -22,12 +22,12 @@ from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge
 from training.evaluation.score import View, run, views
 from training.inference.translator import Translator
-from training.models.base import Ask
+from training.models.base import EditOptions
 from training.models.torchscript import pinned
 
 OUTPUTS = 10
 SOURCES = 32  # images of each data set at most
-WAYS = {"latent": "seed", "reference": "reference"}  # way -> the field of `Ask` that it needs
+WAYS = {"latent": "seed", "reference": "reference"}  # way -> the edit option that it needs
 
 
 class Apart:
@@ -51,16 +51,16 @@ class Apart:
         return np.asarray((one - two).norm(dim=1).cpu())
 
 
-def _asks(way: str, faces: Faces, view: View, task: Task) -> list[Ask]:
-    """Ten ways to ask for a task's target: latents, or held-out images that show its label."""
+def _options(way: str, faces: Faces, view: View, task: Task) -> list[EditOptions]:
+    """Ten styles of a task's target: of latents, or of held-out images that show its label."""
     if way == "latent":
-        return [Ask(seed=i) for i in range(OUTPUTS)]
+        return [EditOptions(seed=i) for i in range(OUTPUTS)]
     part, at = faces.parts[view.dataset], [view.labels.names.index(n) for n in task.edits]
     shown = (part.labels[:, at] == task.target[0, at]).all(1).nonzero().flatten()
     order = torch.randperm(len(shown), generator=generator(0, "style", task.name))[:OUTPUTS]
     if len(order) < 2:
         return []
-    return [Ask(reference=to_float(part.images([int(i)]))) for i in shown[order]]
+    return [EditOptions(reference=to_float(part.images([int(i)]))) for i in shown[order]]
 
 
 def diversity(
@@ -70,8 +70,8 @@ def diversity(
     (distance to the source), images; and by way the Fréchet distances' features. Empty for a model
     that takes neither a latent nor a reference.
     """
-    takes = getattr(translator.model, "takes", ())
-    ways = [way for way, field in WAYS.items() if field in takes]
+    supported = translator.model.supported_options
+    ways = [way for way, field in WAYS.items() if field in supported]
     if not ways:
         return [], {}
     few = replace(config, limit=min(config.limit or SOURCES, SOURCES))
@@ -84,11 +84,12 @@ def diversity(
         for way in ways:
             for task in (task for task in view.tasks if task.single and task.changed.any()):
                 made = []
-                for ask in _asks(way, faces, view, task):
-                    if ask.reference is not None:
-                        ask = Ask(reference=ask.reference.to(x.device).expand(len(x), -1, -1, -1))
-                    asked = replace(translator, ask=ask)
-                    made.append(run(asked, x, source, view.encode(task.target)))
+                for options in _options(way, faces, view, task):
+                    if options.reference is not None:
+                        style = options.reference.to(x.device).expand(len(x), -1, -1, -1)
+                        options = EditOptions(reference=style)
+                    styled = replace(translator, options=options)
+                    made.append(run(styled, x, source, view.encode(task.target)))
                     features = judge.features(view.judged, to_float(made[-1]))
                     seen[way].see(view, slice(0, len(x)), task, made[-1], features)
                 if not made:

@@ -12,8 +12,9 @@ from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSpace
 from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import Interval, proportion_interval
-from training.evaluation.previews import SHOWN, held_out, shown
+from training.evaluation.previews import SHOWN, held_out, render_previews
 from training.evaluation.score import Translate, View, run, space_of, spread
+from training.inference.translator import Translator
 from training.rendering.grids import grid
 
 FACES = 6  # rows of a grid
@@ -73,13 +74,15 @@ def samples(translator: Translate, faces: Faces, view: View, device: torch.devic
 
 def own(translator: Translate, faces: Faces, view: View, device: torch.device) -> list[Figure]:
     """What the model shows of itself, on the same held-out images each time."""
-    model, space = getattr(translator, "model", None), space_of(translator, faces)
+    if not isinstance(translator, Translator):
+        return []
+    space = translator.space
     rows = [view.rows[i] for i in spread(len(view.rows), SHOWN)]
     batch = held_out(faces.parts[view.dataset], rows, space, device)
-    nets = getattr(translator, "nets", {})
+    previews = render_previews(translator.model, translator.nets, batch, space)
     return [
         Figure(f"samples_{view.labels.name}_{name}.png", png, f"{view.labels.name}: {says}")
-        for name, (png, says) in (shown(model, nets, batch, space) if model else {}).items()
+        for name, (png, says) in previews.items()
     ]
 
 

@@ -19,6 +19,7 @@ from training.data.labels import TOLERANCE, LabelSet, LabelSpace, Task
 from training.evaluation.judges.judge import Judge
 from training.evaluation.judges.training import decide
 from training.evaluation.metrics import psnr, ssim
+from training.inference.translator import Translator
 
 BATCH = 32
 CYCLE = ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")
@@ -223,9 +224,9 @@ def _score_batch(
 
 def _reconstructed(translator: Translate, x: Tensor, source: Tensor, own: Tensor) -> Tensor:
     """What E3 compares with the input: `own`, or what the model has in its place."""
-    if not hasattr(getattr(translator, "model", None), "reconstruct"):
+    if not isinstance(translator, Translator) or translator.model.edits_own_labels:
         return own
-    return to_uint8(translator.reconstruct(x, source.to(x.device)))  # type: ignore[attr-defined]
+    return to_uint8(translator.reconstruct(x, source.to(x.device)))
 
 
 def _quality(prefix: str, before: Tensor, after: Tensor) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from training.core.files import read_json
 from training.data.labels import LabelSpace
 from training.inference.weights import load_weights, weight_files
 from training.models import model_from_json
-from training.models.base import PLAIN, Ask, Model, Nets, check_ask
+from training.models.base import DEFAULT_OPTIONS, EditOptions, Model, Nets, check_options
 from training.storage.store import Manifest, Store
 
 
@@ -24,40 +24,37 @@ class Translator:
     space: LabelSpace
     size: int
     config: dict[str, Any]
-    ask: Ask = PLAIN
+    options: EditOptions = DEFAULT_OPTIONS
 
     @torch.no_grad()
     def __call__(self, image: Tensor, source: Tensor | None, target: Tensor) -> Tensor:
         """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g).
 
-        Raises ValueError, with what the model takes, for an ask that it does not heed.
+        Raises ValueError, with what the model supports, for options that it would ignore.
         """
-        check_ask(self.model, self.config["name"], source, self.ask)
-        return self.model.translate(self.nets, image, source, target, self.ask)
+        check_options(self.model, self.config["name"], source, self.options)
+        return self.model.translate(self.nets, image, source, target, self.options)
 
     @torch.no_grad()
-    def painted(
+    def paint(
         self, image: Tensor, source: Tensor | None, target: Tensor
     ) -> tuple[Tensor | None, Tensor]:
         """What is kept of the image (None: the model does not say) and what is put in its place."""
-        check_ask(self.model, self.config["name"], source, self.ask)
-        paint = getattr(self.model, "painted", None)
-        if paint is None:
-            return None, self(image, source, target)
-        kept: tuple[Tensor, Tensor] = paint(self.nets, image, source, target, self.ask)
-        return kept
+        check_options(self.model, self.config["name"], source, self.options)
+        return self.model.paint(self.nets, image, source, target, self.options)
 
+    @torch.no_grad()
     def reconstruct(self, image: Tensor, source: Tensor) -> Tensor:
-        """G(x, c_org), or the model's own `reconstruct` where no network takes what is there."""
-        own = getattr(self.model, "reconstruct", None)
-        with torch.no_grad():
-            return own(self.nets, image, source) if own else self(image, source, source)
+        """The images with the labels that they have, through the networks."""
+        if self.model.edits_own_labels:
+            return self(image, source, source)
+        return self.model.reconstruct(self.nets, image, source)
 
     def back(self, image: Tensor) -> "Translator":
         """The way back to `image`: with its own style where the model takes a reference."""
-        if "reference" not in getattr(self.model, "takes", ()):
+        if "reference" not in self.model.supported_options:
             return self
-        return replace(self, ask=Ask(reference=image))
+        return replace(self, options=EditOptions(reference=image))
 
 
 def load_translator(source: Manifest | Path, store: Store | None = None) -> Translator:

@@ -5,6 +5,7 @@ from typing import Any
 
 from training.core.config import build
 from training.models.attgan import AttGAN
+from training.models.base import Model
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
@@ -13,7 +14,7 @@ from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
 
-MODELS: dict[str, type[Any]] = {
+MODELS: dict[str, type[Model]] = {
     "attgan": AttGAN,
     "cyclegan": CycleGAN,
     "diat": DIAT,
@@ -25,7 +26,7 @@ MODELS: dict[str, type[Any]] = {
 }
 
 
-def model_from_json(name: str, values: Mapping[str, Any]) -> Any:
+def model_from_json(name: str, values: Mapping[str, Any]) -> Model:
     """The model that a stored configuration describes. Raises ValueError for an unknown name."""
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")

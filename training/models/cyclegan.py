@@ -6,61 +6,39 @@ pairs of a label space take turns and share one budget.
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, TrainConfig
 from training.data.batch import Batch
-from training.data.labels import LabelSet, LabelSpace
-from training.models.base import (  # fmt: skip
-    PLAIN,
+from training.data.labels import Kind, LabelSpace
+from training.models.base import (
+    DEFAULT_OPTIONS,
     Adversarial,
-    Ask,
+    EditOptions,
     Losses,
     Model,
     Nets,
     Optim,
     Phase,
-    Picture,
-    examples,
+    Preset,
+    Preview,
 )
-
-
-class Pair(NamedTuple):
-    """Two domains: label `a` is 1 in one; in the other label `b` is, or, where b is −1, a is 0."""
-
-    name: str
-    a: int
-    b: int
-    hub: bool = False  # edits between its label `b` and the other such pairs' go through `a`
-
-
-def pairs_of(labels: LabelSet, hub: str = "") -> list[Pair]:
-    """Every two labels that exclude each other, and each other attribute with its absence.
-
-    Of the labels that exclude `hub`, only its own pairs. ValueError where nothing does.
-    """
-    names, out = labels.names, []
-    groups = [names] if labels.kind == "onehot" else list(labels.groups)
-    if hub and not any(hub in group for group in groups):
-        known = ", ".join(name for group in groups for name in group)
-        raise ValueError(f"hub={hub!r}: one of the classes is needed ({known or 'there are none'})")
-    for group in groups:
-        couples = list(combinations(group, 2))
-        if hub in group:
-            couples = [(hub, y) for y in group if y != hub]
-        out += [Pair(f"{x}-{y}", names.index(x), names.index(y), hub in group) for x, y in couples]
-    grouped = {name for group in groups for name in group}
-    return out + [Pair(n, names.index(n), -1) for n in names if n not in grouped]
-
-
-def split(labels: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
-    """Which rows (n,) of labels (n, k) are in the pair's first and second domain."""
-    first = labels[:, pair.a] > 0.5
-    return first, (labels[:, pair.b] > 0.5) if pair.b >= 0 else ~first
+from training.models.layers import narrow_normal
+from training.models.pairs import (
+    Edge,
+    Pair,
+    chained,
+    identities,
+    pairs_of,
+    split,
+    there_and_back,
+    two_domains,
+)
+from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 class Block(nn.Module):
@@ -79,7 +57,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        out: Tensor = x + self.body(x)
+        return out
 
 
 class Generator(nn.Module):
@@ -102,7 +81,8 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.main(x).float()
+        out: Tensor = self.main(x).float()
+        return out
 
 
 class Discriminator(nn.Module):
@@ -118,11 +98,12 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*parts, nn.Conv2d(dim << layers, 1, 4, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.main(x).float()
+        out: Tensor = self.main(x).float()
+        return out
 
 
 @dataclass(frozen=True)
-class CycleGAN:
+class CycleGAN(Model):
     """The published code's numbers; without its pool of 50 old fakes, which has a memory."""
 
     dim: int = 64
@@ -140,16 +121,40 @@ class CycleGAN:
     adversarial: ClassVar[Adversarial] = Adversarial(
         "lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))
     )
+    label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
+    several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
+    edits_own_labels: ClassVar[bool] = False
+    references: ClassVar[int] = 1
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        small = demo(cls(dim=16, blocks=3, d_dim=16, d_layers=2, lr=8e-4, averages=True), batch=2)
+        # StarGAN's length for each pair: five of CelebA, RaFD's neutral and each of seven others.
+        celeba, rafd = 5 * CELEBA, 7 * RAFD
+        return {
+            "demo": small,
+            "smoke": smoke(small),
+            "celeba-128": Preset(
+                cls(),
+                train=TrainConfig(
+                    images=celeba, decay_images=celeba // 2, batch=1, ema=0.0, crop="shift"
+                ),
+            ),
+            "rafd-128": Preset(
+                cls(hub="neutral"),
+                DataConfig(datasets=("rafd",)),
+                TrainConfig(images=rafd, decay_images=rafd // 2, batch=1, ema=0.0, crop="shift"),
+            ),
+        }
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(dim=4, blocks=1, d_dim=4, d_layers=1, averages=True)
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
         """The pairs of the label space, one data set of classes or attributes (ValueError)."""
-        if len(space.sets) != 1 or space.sets[0].kind == "continuous":
-            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
-            raise ValueError(
-                f"{kinds}: CycleGAN takes one data set of classes or attributes, whose pairs it "
-                "trains"
-            )
+        self.check_space(space)
         return pairs_of(space.sets[0], self.hub)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
@@ -165,11 +170,7 @@ class CycleGAN:
             for name in ("Da", "Db"):
                 nets[f"{name}{k}"] = Discriminator(self.d_dim, self.d_layers)
         for net in nets.values():
-            for layer in net.modules():
-                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                    nn.init.normal_(layer.weight, 0.0, 0.02)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+            narrow_normal(net)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
@@ -178,15 +179,17 @@ class CycleGAN:
         for k in range(len(self.pairs(space))):
             g, d = (f"Gab{k}", f"Gba{k}"), (f"Da{k}", f"Db{k}")
             out += [
-                Phase("g", g, partial(self.g_loss, k=k), turn=k),
-                Phase("d", d, partial(self.d_loss, k=k), turn=k),
+                Phase("g", g, partial(self.g_loss, k=k), round_robin_index=k),
+                Phase("d", d, partial(self.d_loss, k=k), round_robin_index=k),
             ]
         return out
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
         """Not in the paper: each G learns to copy."""
         return [
-            Phase("warmup", (f"Gab{k}", f"Gba{k}"), partial(self.copy_loss, k=k), turn=k)
+            Phase(
+                "warmup", (f"Gab{k}", f"Gba{k}"), partial(self.copy_loss, k=k), round_robin_index=k
+            )
             for k in range(len(self.pairs(space)))
         ]
 
@@ -202,17 +205,13 @@ class CycleGAN:
             return ()
         return tuple(f"{n}{k}" for k in range(len(self.pairs(space))) for n in ("Gab", "Gba"))
 
-    def sides(self, labels: Tensor, space: LabelSpace, turn: int) -> tuple[Tensor, Tensor]:
-        """Which images of (n, k) labels are in the first and second domain of the turn's pair."""
-        return split(labels, self.pairs(space)[turn])
-
-    def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, then linear to 0 over the last `decay` images."""
-        return min(1.0, (length - images) / decay) if decay else 1.0
+    def domain_masks(self, labels: Tensor, space: LabelSpace, index: int) -> tuple[Tensor, Tensor]:
+        """The first and the second domain of the pair whose turn it is."""
+        return split(labels, self.pairs(space)[index])
 
     def g_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """L_GAN of both G in its least-squares form, λ·L_cyc (eq. 2) and λ_idt·L_identity."""
-        a, b = two(batch)
+        a, b = two_domains(batch)
         ab, ba = nets[f"Gab{k}"], nets[f"Gba{k}"]
         fake_b, fake_a = ab(a), ba(b)
         batch.shared.update(a=fake_a.detach(), b=fake_b.detach())
@@ -225,7 +224,7 @@ class CycleGAN:
 
     def d_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of G's own step."""
-        a, b = two(batch)
+        a, b = two_domains(batch)
         out = {}
         if not batch.shared:
             with torch.no_grad():
@@ -238,13 +237,13 @@ class CycleGAN:
 
     def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """λ_cyc·‖G(x) − x‖₁ of both G."""
-        a, b = two(batch)
+        a, b = two_domains(batch)
         lost = F.l1_loss(nets[f"Gab{k}"](a), a) + F.l1_loss(nets[f"Gba{k}"](b), b)
         return {"cyc": self.lambda_cyc * lost}
 
-    def deployed(self, nets: Nets) -> list[str]:
-        """What edits need in all: every G, of which one edit uses one or a few."""
-        return [name for name in nets if name.startswith("G")]
+    def deployed(self, nets: Nets) -> tuple[str, ...]:
+        """Every G, of which one edit uses one or a few."""
+        return tuple(name for name in nets if name.startswith("G"))
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−λ_cyc·L_cyc of held-out faces, there and back along the chain of pairs."""
@@ -253,79 +252,29 @@ class CycleGAN:
         return -self.lambda_cyc * F.l1_loss(back, batch.image)
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """Each pair that the edit crosses, one after the other; ValueError without the source."""
-        return chained(nets, kept(nets), image, source, target)
+        return chained(edge_of(nets), pairs_in(nets), image, source, target)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        return identities(nets, kept(nets), image, source)
+        return identities(edge_of(nets), pairs_in(nets), image, source)
 
-    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         return there_and_back(self, nets, batch, space)
 
 
-def kept(nets: Nets) -> list[Pair]:
-    """The pairs of networks Gab<k>, in order."""
+def edge_of(nets: Nets) -> Edge:
+    """The generator of each direction."""
+    return lambda direction, x: nets[f"G{direction}"](x)
+
+
+def pairs_in(nets: Nets) -> list[Pair]:
+    """The pairs that the networks Gab<k> lead between, in order."""
     count = sum(name.startswith("Gab") for name in nets)
-    return [cast(Pair, nets[f"Gab{k}"].pair) for k in range(count)]
-
-
-def there_and_back(model: Model, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
-    """Single edits, and the networks of the other direction on what came out."""
-    names, x, source, target = examples(batch, space)
-    there = model.translate(nets, x, source, target)
-    back = model.translate(nets, there, target, source)
-    says = "Single edits, and the way back from what came out."
-    columns = ("input", "edited", "back")
-    return {"cycle": Picture(torch.stack([x, there, back], 1), columns, says, names)}
-
-
-def chained(
-    nets: Nets, pairs: list[Pair], image: Tensor, source: Tensor | None, target: Tensor
-) -> Tensor:
-    """The nets Gab<k> and Gba<k> of each pair that an edit crosses, one after the other.
-
-    Where pairs have a hub, an edit goes to it and from there on.
-    """
-    if source is None:
-        raise ValueError(
-            "networks of pairs go from one domain to another: say which labels the picture has"
-        )
-    out, between = image.clone(), target
-    if hubs := [pair for pair in pairs if pair.hub]:
-        members = [hubs[0].a, *(pair.b for pair in hubs)]
-        at_hub = torch.zeros_like(target[:, members])
-        at_hub[:, 0] = 1
-        moves = (source[:, members] != target[:, members]).any(1, keepdim=True)
-        between = target.clone()
-        between[:, members] = torch.where(moves, at_hub, target[:, members])
-    for start, end in ((source, between), (between, target)):
-        for k, pair in enumerate(pairs):
-            (from_a, from_b), (to_a, to_b) = split(start, pair), split(end, pair)
-            for name, rows in (("Gab", from_a & to_b), ("Gba", from_b & to_a)):
-                if rows.any():
-                    out[rows] = nets[f"{name}{k}"](out[rows])
-    return out
-
-
-def identities(nets: Nets, pairs: list[Pair], image: Tensor, source: Tensor) -> Tensor:
-    """Each image by the first network that leads to a domain it is in already: G_ab(b).
-
-    A chain from its labels to themselves crosses no pair and would be a copy.
-    """
-    out, left = image.clone(), torch.ones(len(image), dtype=torch.bool, device=image.device)
-    for k, pair in enumerate(pairs):
-        in_a, in_b = split(source, pair)
-        for name, rows in (("Gab", in_b & left), ("Gba", in_a & left)):
-            if rows.any():
-                out[rows] = nets[f"{name}{k}"](image[rows])
-        left &= ~(in_a | in_b)
-    return out
-
-
-def two(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The pair's images: of its first and of its second domain."""
-    if batch.reference is None:
-        raise ValueError("a pair trains on batches of two domains")
-    return batch.image, batch.reference[:, 0]
+    return [cast(Generator, nets[f"Gab{k}"]).pair for k in range(count)]

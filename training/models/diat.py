@@ -8,36 +8,39 @@ that comes with the data.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, TrainConfig
 from training.data.batch import Batch
-from training.data.labels import LabelSpace
-from training.models.base import (  # fmt: skip
-    PLAIN,
+from training.data.labels import Kind, LabelSpace
+from training.models.base import (
+    DEFAULT_OPTIONS,
     Adversarial,
-    Ask,
+    EditOptions,
     Losses,
+    Model,
     Nets,
     Optim,
     Phase,
-    Picture,
+    Preset,
+    Preview,
 )
-from training.models.cyclegan import (
-    Generator,
+from training.models.cyclegan import Generator, edge_of, pairs_in
+from training.models.layers import autocast_off, check_halvings, gradient_penalty
+from training.models.pairs import (
     Pair,
     chained,
     identities,
-    kept,
     pairs_of,
     split,
     there_and_back,
-    two,
-)  # fmt: skip
-from training.models.layers import autocast_off, gradient_penalty
+    two_domains,
+)
+from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 class Critic(nn.Module):
@@ -61,7 +64,7 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True)
-class DIAT:
+class DIAT(Model):
     """StarGAN's recipe (its paper trains all models alike); λ_id is ours."""
 
     dim: int = 64
@@ -80,15 +83,39 @@ class DIAT:
     hub: str = ""
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
+    several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
+    edits_own_labels: ClassVar[bool] = False
+    references: ClassVar[int] = 1
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        small = demo(
+            # With λ_id up to 10 G paints noise that D takes for the label, with 30 hardly an edit.
+            cls(
+                dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True,
+                lambda_id=15.0,
+            ),
+            batch=2,
+        )  # fmt: skip
+        # StarGAN's length for each direction, two a pair.
+        celeba = TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0)
+        rafd = TrainConfig(images=14 * RAFD, decay_images=7 * RAFD, ema=0.0)
+        return {
+            "demo": small,
+            "smoke": smoke(small),
+            "celeba-128": Preset(cls(), train=celeba),
+            "rafd-128": Preset(cls(hub="neutral"), DataConfig(datasets=("rafd",)), rafd),
+        }
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(dim=4, blocks=1, d_dim=4, d_repeat_num=2, n_critic=1, averages=True)
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
-        """As CycleGAN's; each is two directions. ValueError likewise."""
-        if len(space.sets) != 1 or space.sets[0].kind == "continuous":
-            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
-            raise ValueError(
-                f"{kinds}: DIAT takes one data set of classes or attributes, whose pairs it trains"
-            )
+        """As CycleGAN's; each is two directions. Raises ValueError likewise."""
+        self.check_space(space)
         return pairs_of(space.sets[0], self.hub)
 
     def directions(self, space: LabelSpace) -> list[str]:
@@ -97,30 +124,34 @@ class DIAT:
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D of each direction. Raises ValueError for a size that D cannot halve."""
-        if size % (1 << self.d_repeat_num) or size % 4:
-            raise ValueError(f"size={size}: a multiple of {1 << self.d_repeat_num} is needed")
+        check_halvings(size, self.d_repeat_num)
         nets: Nets = {}
-        for turn, name in enumerate(self.directions(space)):
-            pair = self.pairs(space)[turn // 2]
+        pairs = self.pairs(space)
+        for index, name in enumerate(self.directions(space)):
+            pair = pairs[index // 2]
             nets[f"G{name}"] = Generator(self.dim, self.blocks, pair)
             nets[f"D{name}"] = Critic(self.d_dim, self.d_repeat_num)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
         out = []
-        for turn, name in enumerate(self.directions(space)):
+        for index, name in enumerate(self.directions(space)):
             g, d = (f"G{name}",), (f"D{name}",)
             out += [
-                Phase("d", d, partial(self.d_loss, name=name), turn=turn),
-                Phase("g", g, partial(self.g_loss, name=name), self.n_critic, turn=turn),
+                Phase("d", d, partial(self.d_loss, name=name), round_robin_index=index),
+                Phase(
+                    "g", g, partial(self.g_loss, name=name), self.n_critic, round_robin_index=index
+                ),
             ]
         return out
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
         """Not in the paper: each G learns to copy."""
         return [
-            Phase("warmup", (f"G{name}",), partial(self.copy_loss, name=name), turn=turn)
-            for turn, name in enumerate(self.directions(space))
+            Phase(
+                "warmup", (f"G{name}",), partial(self.copy_loss, name=name), round_robin_index=index
+            )
+            for index, name in enumerate(self.directions(space))
         ]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
@@ -131,18 +162,14 @@ class DIAT:
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return tuple(f"G{name}" for name in self.directions(space)) if self.averages else ()
 
-    def sides(self, labels: Tensor, space: LabelSpace, turn: int) -> tuple[Tensor, Tensor]:
-        """Where a turn's direction comes from, and where it goes."""
-        first, second = split(labels, self.pairs(space)[turn // 2])
-        return (second, first) if turn % 2 else (first, second)
-
-    def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, then linear to 0 over the last `decay` images."""
-        return min(1.0, (length - images) / decay) if decay else 1.0
+    def domain_masks(self, labels: Tensor, space: LabelSpace, index: int) -> tuple[Tensor, Tensor]:
+        """Where the direction whose turn it is comes from, and where it goes."""
+        first, second = split(labels, self.pairs(space)[index // 2])
+        return (second, first) if index % 2 else (first, second)
 
     def d_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """−E[D(y)] + E[D(G(x))] + λ_gp·GP."""
-        x, real = two(batch)
+        x, real = two_domains(batch)
         with torch.no_grad():
             fake = nets[f"G{name}"](x)
         d = nets[f"D{name}"]
@@ -155,7 +182,7 @@ class DIAT:
 
     def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, F the critic's features."""
-        x, _ = two(batch)
+        x, _ = two_domains(batch)
         src, seen = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
         with torch.no_grad():
             _, own = nets[f"D{name}"](x, features=True)
@@ -163,12 +190,12 @@ class DIAT:
 
     def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """10·‖G(x) − x‖₁."""
-        x, _ = two(batch)
+        x, _ = two_domains(batch)
         return {"rec": 10 * F.l1_loss(nets[f"G{name}"](x), x)}
 
-    def deployed(self, nets: Nets) -> list[str]:
-        """What edits need in all: every G, of which one edit uses one or a few."""
-        return [name for name in nets if name.startswith("G")]
+    def deployed(self, nets: Nets) -> tuple[str, ...]:
+        """Every G, of which one edit uses one or a few."""
+        return tuple(name for name in nets if name.startswith("G"))
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−‖x − G(G(x))‖₁ of held-out faces, there and back along the chain of directions."""
@@ -177,13 +204,18 @@ class DIAT:
         return -F.l1_loss(back, batch.image)
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """Each direction that the edit takes, in turn; ValueError without the source."""
-        return chained(nets, kept(nets), image, source, target)
+        return chained(edge_of(nets), pairs_in(nets), image, source, target)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        return identities(nets, kept(nets), image, source)
+        return identities(edge_of(nets), pairs_in(nets), image, source)
 
-    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         return there_and_back(self, nets, batch, space)

@@ -4,31 +4,42 @@ G paints colours C and an attention mask A: I = A∘I_y_r + (1 − A)∘C, so th
 moves is painted. Conditions are intensities in [0, 1], the paper's 17 action units.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, JudgeConfig, TrainConfig
 from training.data.batch import Batch
-from training.data.labels import LabelSpace
-from training.models.base import (  # fmt: skip
-    PLAIN,
+from training.data.labels import UNITS, Kind, LabelSpace
+from training.models.base import (
+    DEFAULT_OPTIONS,
     Adversarial,
-    Ask,
+    Diagnostic,
+    EditOptions,
     Losses,
+    Model,
     Nets,
     Optim,
     Phase,
-    Picture,
-    Symptom,
+    Preset,
+    Preview,
 )
-from training.models.layers import gradient_penalty, label_loss, tiled
+from training.models.layers import (
+    check_halvings,
+    gradient_penalty,
+    label_loss,
+    narrow_normal,
+    tiled,
+)
+from training.models.recipes import demo, smoke
 from training.models.stargan import Discriminator, trunk
 
 STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # of a label that is swept
 FRAMES = 13  # of an interpolation
+EMOTIONET = 6_000_000  # 30 epochs of 200,000
 
 
 class Generator(nn.Module):
@@ -60,7 +71,7 @@ def total_variation(mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GANimation:
+class GANimation(Model):
     """The paper's numbers; weights are those on means, which no batch size changes.
 
     The code divides a mean squared error by the batch again and sums the variation: at its batch
@@ -84,31 +95,61 @@ class GANimation:
     beta2: float = 0.999
     averages: bool = False  # keep a moving average of G, which the paper does not
 
+    label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        base = demo(
+            # All weights are lighter beside D's score: at 160, and still at 25, G paints what only
+            # D takes for units.
+            cls(
+                conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
+                d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=1.0, lambda_mask=0.02,
+                lambda_tv=0.8,
+            ),
+            images=22_400,
+            batch=8,
+            decay_images=8_800,
+            warmup_images=0,
+        )  # fmt: skip
+        small = replace(
+            base,
+            # Those that show plainly at 64 px, of the 16 that the drawn faces have.
+            data=replace(base.data, attributes=("AU02", "AU04", "AU06", "AU12", "AU25", "AU26")),
+            judge=JudgeConfig(images=(9_600,), batch=32),  # what units show is small
+            eval=replace(base.eval, min_success=0.1),  # mouths move, brows hardly
+        )
+        paper = Preset(
+            cls(),
+            DataConfig(attributes=UNITS),
+            TrainConfig(images=EMOTIONET, decay_images=EMOTIONET // 3, batch=25, ema=0.0),
+        )
+        return {"demo": small, "smoke": smoke(small), "units-128": paper}
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(
+            conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2, averages=True
+        )
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D; Conv weights from N(0, 0.02), biases 0. Raises ValueError as StarGAN does."""
-        if size % (1 << self.d_repeat_num) or size % 4:
-            raise ValueError(
-                f"size={size}: a multiple of {1 << self.d_repeat_num} is needed "
-                f"(2^d_repeat_num; D halves the image {self.d_repeat_num} times)"
-            )
+        check_halvings(size, self.d_repeat_num)
         nets: Nets = {
             "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
             "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
         }
         for net in nets.values():
-            for layer in net.modules():
-                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                    nn.init.normal_(layer.weight, 0.0, 0.02)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+            narrow_normal(net)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
         """One step of D holds its penalty; the code's second step breaks data parallelism."""
         return [
-            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keeps=("G",)),
+            Phase(
+                "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
+            ),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
 
@@ -122,10 +163,6 @@ class GANimation:
 
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return ("G",) if self.averages else ()
-
-    def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, then linear to 0 over the last `decay` images."""
-        return min(1.0, (length - images) / decay) if decay else 1.0
 
     def wanted(self, batch: Batch, space: LabelSpace) -> Tensor:
         """y_g: another face's intensities with noise, not clipped; other labels as they are."""
@@ -194,7 +231,7 @@ class GANimation:
         return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
 
     @torch.no_grad()
-    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+    def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
         """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew.
 
         An edit may be small, so that the first is looked for in the hundredth that is painted most.
@@ -202,26 +239,36 @@ class GANimation:
         mask = nets["G"](image, target)[1].flatten(1)
         most = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
         return [
-            Symptom("attention", float(mask.mean()), 0.05, 1.0,
+            Diagnostic("attention", float(mask.mean()), 0.05, 1.0,
                     "the mask is near 0: the whole picture is painted"),
-            Symptom("attention_where_painted", float(most.mean()), 0.0, 0.9,
+            Diagnostic("attention_where_painted", float(most.mean()), 0.0, 0.9,
                     "the mask is near 1 everywhere: the output is the input"),
         ]  # fmt: skip
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """A∘I + (1 − A)∘C at the target's intensities."""
-        return nets["G"](image, target)[0]
+        out: Tensor = nets["G"](image, target)[0]
+        return out
 
-    def painted(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+    def paint(
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> tuple[Tensor, Tensor]:
         """The mask A and the colours C."""
-        maps: tuple[Tensor, Tensor] = nets["G"].maps(image, target)  # type: ignore[operator]
-        return maps
+        return cast(Generator, nets["G"]).maps(image, target)
 
-    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Each label alone from 0 to 1, what G paints and where, and the way to another image's."""
         part, x, source = space.slice(batch.dataset), batch.image[:4], batch.source[:4]
         names = space.sets[batch.dataset].names
@@ -231,7 +278,7 @@ class GANimation:
             c[:, k] = torch.tensor(STEPS)
             rows.append(torch.cat([x[:1], self.translate(nets, one, None, c)]))
         target = batch.target[:4]
-        mask, colours = self.painted(nets, x, source, target)
+        mask, colours = self.paint(nets, x, source, target)
         whole = self.translate(nets, x, source, target)
         parts = torch.stack([x, (2 * mask - 1).expand_as(x), colours, whole], 1)
         way = [
@@ -239,16 +286,16 @@ class GANimation:
             for t in torch.linspace(0, 1, FRAMES).tolist()
         ]
         return {
-            "sweep": Picture(
+            "sweep": Preview(
                 torch.stack(rows), ("input", "0", "1/3", "2/3", "1"),
                 "Each label alone, from 0 to 1; the others as the image has them.", names,
             ),
-            "attention": Picture(
+            "attention": Preview(
                 parts, ("input", "attention", "colours", "edited"),
                 "What is painted and where: the edit is the input where the attention is white, "
                 "the colours where it is black.",
             ),
-            "interpolation": Picture(
+            "interpolation": Preview(
                 torch.stack(way), (), "From each image's own labels to another image's.", moves=True
             ),
         }  # fmt: skip

@@ -5,17 +5,43 @@ edit is G(Ez(x), y'), y' in [-1, 1]: Ey(x) with the labels changed that are to c
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, TrainConfig
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Losses, Nets, Optim, Phase, Picture
-from training.models.layers import BatchNorm, Signed, autocast_off, normal, tiled
+from training.models.base import (
+    DEFAULT_OPTIONS,
+    Adversarial,
+    EditOptions,
+    Losses,
+    Model,
+    Nets,
+    Optim,
+    Phase,
+    Preset,
+    Preview,
+)
+from training.models.layers import (
+    BatchNorm,
+    Signed,
+    autocast_off,
+    check_power_of_two,
+    narrow_normal,
+    normal,
+    tiled,
+)
+from training.models.recipes import demo, smoke
 
+EIGHTEEN = (
+    "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
+    "Gray_Hair", "Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Mustache", "Pale_Skin",
+    "Receding_Hairline", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Hat",
+)  # fmt: skip
 OTHERS = 3  # pictures of other latents that are shown
 
 
@@ -35,11 +61,12 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
+        out: Tensor = self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
+        return out
 
 
 class Discriminator(nn.Module):
-    """Picture and c̃ -> logits (n,); the labels join after the first layer."""
+    """Preview and c̃ -> logits (n,); the labels join after the first layer."""
 
     def __init__(self, space: LabelSpace, size: int, dim: int) -> None:
         super().__init__()
@@ -58,7 +85,8 @@ class Discriminator(nn.Module):
         h = self.first(x)
         h = self.main(torch.cat([h, tiled(self.signed(c), h)], 1))
         with autocast_off(h):
-            return self.last(h.float()).flatten()
+            out: Tensor = self.last(h.float()).flatten()
+            return out
 
 
 def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -73,7 +101,7 @@ def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
-class IcGAN:
+class IcGAN(Model):
     """The published numbers, at 64 px."""
 
     dim: int = 64  # of G's last and D's first hidden layer
@@ -91,10 +119,31 @@ class IcGAN:
     reads_source: ClassVar[bool] = True  # what does not change is as Ey sees it
     adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
 
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        small = demo(
+            cls(dim=32, e_dim=16, z_hidden=512, y_hidden=128),
+            images=22_400,  # at 5,600 the faces are still noise
+            batch=8,
+            warmup_images=0,
+            decay_images=0,
+            ema=0.0,
+        )
+        paper = Preset(
+            cls(),
+            # x 30 to 168, y 40 to 178
+            DataConfig(size=64, celeba_crop=138, celeba_shift=(10, 0), attributes=EIGHTEEN),
+            TrainConfig(images=40 * 182_637, decay_images=0, batch=64, ema=0.0),
+        )
+        return {"demo": small, "smoke": smoke(small), "celeba-64": paper}
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G, D, Ez, Ey; weights from N(0, 0.02), norms' from N(1, 0.02), biases 0."""
-        if size < 16 or size & (size - 1):
-            raise ValueError(f"size={size}: a power of two, at least 16, is needed")
+        check_power_of_two(size)
         nets: Nets = {
             "G": Generator(space, size, self.dim, self.latent),
             "D": Discriminator(space, size, self.dim),
@@ -102,38 +151,29 @@ class IcGAN:
             "Ey": encoder(size, self.e_dim, self.y_hidden, space.dim_d),
         }
         for net in nets.values():
-            for layer in net.modules():
-                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
-                    nn.init.normal_(layer.weight, float(isinstance(layer, BatchNorm)), 0.02)
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+            narrow_normal(net)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
         """The GAN's stage, then the encoders'."""
         gan, after = (0.0, self.gan_share), (self.gan_share, 1.0)
         return [
-            Phase("d", ("D",), self.d_loss, span=gan),
-            Phase("g", ("G",), self.g_loss, span=gan),
-            Phase("ez", ("Ez",), self.z_loss, span=after),
-            Phase("ey", ("Ey",), lambda nets, batch: self.y_loss(nets, batch, space), span=after),
+            Phase("d", ("D",), self.d_loss, active_range=gan),
+            Phase("g", ("G",), self.g_loss, active_range=gan),
+            # Ez learns from the pictures that G makes when it translates.
+            Phase("ez", ("Ez",), self.z_loss, active_range=after, eval_nets=("G",)),
+            Phase(
+                "ey",
+                ("Ey",),
+                lambda nets, batch: self.y_loss(nets, batch, space),
+                active_range=after,
+            ),
         ]
-
-    def warmup(self, space: LabelSpace) -> list[Phase]:
-        """A GAN from noise has nothing to copy: its own phases."""
-        return self.phases(space)
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
         gan = Optim(self.lr, (self.beta1, self.beta2))
         slow = Optim(self.e_lr, (self.e_beta1, self.beta2))
         return {"G": gan, "D": gan, "Ez": slow, "Ey": slow}
-
-    def averaged(self, space: LabelSpace) -> tuple[str, ...]:
-        return ()
-
-    def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, as published; a `decay` that is asked for is linear to 0."""
-        return min(1.0, (length - images) / decay) if decay else 1.0
 
     def z(self, batch: Batch) -> Tensor:
         """Standard normal latents (n, latent)."""
@@ -159,15 +199,13 @@ class IcGAN:
         return {"fake": F.softplus(-nets["D"](fake, batch.target)).mean()}
 
     def z_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """‖z − Ez(G(z, y'))‖² on pictures that G makes at rest.
+        """‖z − Ez(G(z, y'))‖² on pictures of G in evaluation mode.
 
         Its norms keep the averages of its training; the published code takes 100 passes anew.
         """
-        z, g = self.z(batch), nets["G"]
-        g.eval()
+        z = self.z(batch)
         with torch.no_grad():
-            made = g(z, batch.target)
-        g.train()
+            made = nets["G"](z, batch.target)
         return {"z": F.mse_loss(nets["Ez"](made).flatten(1).float(), z)}
 
     def y_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
@@ -182,13 +220,19 @@ class IcGAN:
         return -F.l1_loss(again, batch.image)
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """G(Ez(x), y'); where the source is not known, y' is the target whole."""
         y = target if source is None else edited(nets, image, source, target)
-        return nets["G"](nets["Ez"](image).flatten(1).float(), y)
+        out: Tensor = nets["G"](nets["Ez"](image).flatten(1).float(), y)
+        return out
 
-    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Pictures, what their z and y give again, and others of the same y."""
         x, source = batch.image[:4], batch.source[:4]
         y = edited(nets, x, source, source)
@@ -198,7 +242,7 @@ class IcGAN:
         made = [self.translate(nets, x, source, source), *others]
         columns = ("input", "again", *(f"latent {k}" for k in range(OTHERS)))
         says = "G(Ez(x), Ey(x)), and G(z, Ey(x)) of latents that are the same for every picture."
-        return {"inverse": Picture(torch.stack([x, *made], 1), columns, says)}
+        return {"inverse": Preview(torch.stack([x, *made], 1), columns, says)}
 
 
 def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:

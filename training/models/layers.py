@@ -1,7 +1,8 @@
 """Blocks and penalties of the papers, in their notation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,19 @@ from training.data.labels import LabelSpace
 def autocast_off(tensor: Tensor) -> torch.autocast:
     """Full precision for what follows: penalties, losses and the critic's heads."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+@contextmanager
+def eval_mode(nets: dict[str, nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode within the block; their modes are restored afterwards."""
+    before = {name: net.training for name, net in nets.items()}
+    for net in nets.values():
+        net.eval()
+    try:
+        yield
+    finally:
+        for name, net in nets.items():
+            net.train(before[name])
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -44,6 +58,12 @@ class _AllReduce(torch.autograd.Function):
         return out
 
 
+def _summed(value: Tensor) -> Tensor:
+    """The sum over all processes."""
+    out: Tensor = _AllReduce.apply(value)  # type: ignore[no-untyped-call]
+    return out
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm over the whole global batch; torch's SyncBatchNorm refuses the CPU."""
 
@@ -53,9 +73,9 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         with autocast_off(x):
             x = x.float()
-            count = _AllReduce.apply(x.new_full((1,), x.numel() / x.shape[1]))
-            mean = (_AllReduce.apply(x.sum((0, 2, 3))) / count)[:, None, None]
-            spread = _AllReduce.apply((x - mean).square().sum((0, 2, 3)))
+            count = _summed(x.new_full((1,), x.numel() / x.shape[1]))
+            mean = (_summed(x.sum((0, 2, 3))) / count)[:, None, None]
+            spread = _summed((x - mean).square().sum((0, 2, 3)))
             self._remember(mean.flatten().detach(), (spread / (count - 1)).detach())
             scale = (self.weight * (spread / count + self.eps).rsqrt())[:, None, None]
             return (x - mean) * scale + self.bias[:, None, None]
@@ -96,11 +116,9 @@ class Signed(nn.Module):
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
         """Which columns of c̃ are known labels that change: (n, dim_g), bool."""
-        return (
-            (source != target)
-            & (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
-            & (self(target) != 0)
-        )
+        labels = (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
+        known: Tensor = self(target) != 0
+        return (source != target) & labels & known
 
     def asked(self, source: Tensor, target: Tensor) -> Tensor:
         """The changed labels but those that only make room: Black_Hair, where Blond_Hair comes."""
@@ -144,6 +162,30 @@ def xavier(net: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def narrow_normal(net: nn.Module) -> None:
+    """Convolutions' weights from N(0, 0.02), batch norms' from N(1, 0.02), biases 0."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
+            nn.init.normal_(layer.weight, float(isinstance(layer, BatchNorm)), 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def check_halvings(size: int, times: int) -> None:
+    """Raises ValueError for a side that a critic of `times` strided layers cannot halve."""
+    if size % (1 << times) or size % 4:
+        raise ValueError(
+            f"size={size}: a multiple of {1 << times} is needed "
+            f"(2^d_repeat_num; D halves the image {times} times)"
+        )
+
+
+def check_power_of_two(size: int) -> None:
+    """Raises ValueError for a side that is not a power of two from 16 px."""
+    if size < 16 or size & (size - 1):
+        raise ValueError(f"size={size}: a power of two, at least 16, is needed")
+
+
 class Residual(nn.Module):
     """x + IN(Conv3(ReLU(IN(Conv3(x))))), no activation after the sum."""
 
@@ -158,7 +200,8 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        out: Tensor = x + self.body(x)
+        return out
 
 
 def gradient_penalty(
@@ -172,4 +215,5 @@ def gradient_penalty(
     with autocast_off(real):
         mixed = (alpha * real.float() + (1 - alpha) * fake.float()).requires_grad_(True)
         (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        return (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        out: Tensor = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        return out

@@ -4,17 +4,36 @@ One generator G(x, c) for every domain, one discriminator D with a patch critic 
 head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, JudgeConfig, TrainConfig
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
-from training.models.base import PLAIN, Adversarial, Ask, Losses, Nets, Optim, Phase
-from training.models.layers import Residual, autocast_off, gradient_penalty, norm, tiled
+from training.models.base import (
+    DEFAULT_OPTIONS,
+    Adversarial,
+    EditOptions,
+    Losses,
+    Model,
+    Nets,
+    Optim,
+    Phase,
+    Preset,
+)
+from training.models.layers import (
+    Residual,
+    autocast_off,
+    check_halvings,
+    gradient_penalty,
+    norm,
+    tiled,
+)
+from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
@@ -49,7 +68,8 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        return self.main(torch.cat([x, tiled(c, x)], 1)).float()
+        out: Tensor = self.main(torch.cat([x, tiled(c, x)], 1)).float()
+        return out
 
 
 class Discriminator(nn.Module):
@@ -81,8 +101,19 @@ class Discriminator(nn.Module):
             return self.src(h), logits
 
 
+JOINT = ("celeba", "rafd")
+# The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
+REPOSITORY = 3_200_000
+
+
+def _paper(model: Model, length: int, size: int = 128, **data: Any) -> Preset:
+    """The paper's settings: the rate falls over the second half."""
+    train = TrainConfig(images=length, decay_images=length // 2)
+    return Preset(model, DataConfig(size=size, **data), train)
+
+
 @dataclass(frozen=True)
-class StarGAN:
+class StarGAN(Model):
     """The paper's numbers; where the reference code errs, `fidelity` says whom to follow."""
 
     conv_dim: int = 64  # of G's first layer
@@ -106,16 +137,57 @@ class StarGAN:
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
 
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        small = demo(
+            cls(
+                conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, lambda_rec=15,
+                g_lr=8e-4, d_lr=8e-4,
+            )
+        )  # fmt: skip
+        joint = replace(
+            small,
+            data=replace(small.data, datasets=JOINT),
+            # Eight expressions of few people take more and smaller steps than hair colours do.
+            judge=JudgeConfig(images=(3_200, 6_400), batch=16),
+        )
+        return {
+            "demo": small,
+            "demo-joint": replace(
+                joint,
+                train=replace(small.train, images=6_400, decay_images=2_400),
+                eval=replace(small.eval, min_success=0.3),  # eight of 13 edits begin at 1/8
+            ),
+            "demo-long": replace(
+                joint,
+                train=replace(
+                    small.train, images=32_000, decay_images=16_000, warmup_images=3_000, ema=0.995,
+                    sample_images=4_000, checkpoint_images=4_000,
+                ),
+            ),
+            "smoke": smoke(small),
+            "celeba-128": _paper(cls(), CELEBA),
+            "celeba-256": _paper(cls(), CELEBA, 256),
+            "rafd-128": _paper(cls(), RAFD, datasets=("rafd",)),
+            "joint-128": _paper(cls(), 2 * REPOSITORY, datasets=JOINT),
+            "joint-256": _paper(cls(), 2 * REPOSITORY, 256, datasets=JOINT),
+            # The reference code's own choices: its length, its random split, its decay without
+            # effect.
+            "celeba-128-repo": _paper(
+                cls(fidelity="repo"), REPOSITORY, split="paper", interpolation="bilinear"
+            ),
+        }  # fmt: skip
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2)
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D for images of side `size`, a multiple of 2^d_repeat_num.
 
         Raises ValueError for another size, and for branches of D on what is not one set of classes.
         """
-        if size % (1 << self.d_repeat_num) or size % 4:
-            raise ValueError(
-                f"size={size}: a multiple of {1 << self.d_repeat_num} is needed "
-                f"(2^d_repeat_num; D halves the image {self.d_repeat_num} times)"
-            )
+        check_halvings(size, self.d_repeat_num)
         if self.d_branches and [part.kind for part in space.sets] != ["onehot"]:
             raise ValueError(
                 "d_branches: one data set of classes is needed; data.domains makes them"
@@ -129,7 +201,9 @@ class StarGAN:
 
     def phases(self, space: LabelSpace) -> list[Phase]:
         return [
-            Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keeps=("G",)),
+            Phase(
+                "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
+            ),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
 
@@ -238,7 +312,13 @@ class StarGAN:
         return -(losses.get("cls", 0.0) + losses["rec"])
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """G(x, c); StarGAN does not look at the source labels."""
-        return nets["G"](image, target)
+        out: Tensor = nets["G"](image, target)
+        return out

@@ -1,34 +1,38 @@
 """StarGAN v2 (Choi et al., CVPR 2020, arXiv 1912.01865).
 
-G is told a style code s, either F(z, y) of a latent z or E(x, y) of a reference picture x, for a
+G takes a style code s, either F(z, y) of a latent z or E(x, y) of a reference picture x, for a
 domain y; F, E and D have a branch a domain. Domains are the classes of one data set.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.core.config import DataConfig, TrainConfig
 from training.data.batch import Batch
-from training.data.labels import LabelSpace
-from training.models.base import (  # fmt: skip
-    PLAIN,
+from training.data.labels import Kind, LabelSpace
+from training.models.base import (
+    DEFAULT_OPTIONS,
     Adversarial,
-    Ask,
+    Diagnostic,
+    EditOptions,
     Losses,
+    Model,
     Nets,
     Optim,
     Phase,
-    Picture,
-    Symptom,
+    Preset,
+    Preview,
 )
 from training.models.landmarks import Landmarks
-from training.models.layers import autocast_off, norm, normal
+from training.models.layers import autocast_off, check_power_of_two, norm, normal
+from training.models.recipes import demo, smoke
 
 LATENT, STYLE = 16, 64  # widths of z and s
 
@@ -50,8 +54,8 @@ class ResBlock(nn.Module):
         short = self.short(x)
         if self.shrink:
             h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
-        h = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
-        return (h + short) / math.sqrt(2)
+        out: Tensor = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
+        return (out + short) / math.sqrt(2)
 
 
 class AdaIN(nn.Module):
@@ -63,7 +67,8 @@ class AdaIN(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         gamma, beta = self.affine(s)[:, :, None, None].chunk(2, 1)
-        return (1 + gamma) * F.instance_norm(x) + beta
+        out: Tensor = (1 + gamma) * F.instance_norm(x) + beta
+        return out
 
 
 class StyledBlock(nn.Module):
@@ -86,8 +91,8 @@ class StyledBlock(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
-        h = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
-        return (h + self.short(self._grown(x))) / math.sqrt(2) if self.skip else h
+        out: Tensor = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
+        return (out + self.short(self._grown(x))) / math.sqrt(2) if self.skip else out
 
 
 def widths(dim: int, most: int, count: int) -> list[int]:
@@ -140,7 +145,8 @@ class Generator(nn.Module):
             h = block(h, s)
             if maps is not None and h.shape[2] in (32, 64, 128):
                 h = h + self.high_pass(seen[h.shape[2]], maps)
-        return self.leave(h).float()
+        out: Tensor = self.leave(h).float()
+        return out
 
     def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
         """hpf(m∘h), one of the two maps at the size of h."""
@@ -180,8 +186,9 @@ class SharedMap(nn.Module):
         self.affine = nn.Linear(latent + domains, STYLE)
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
-        told = F.one_hot(y, self.domains).to(z.dtype)
-        return self.affine(torch.cat([z[:, : self.latent], told], 1)).float()
+        domain = F.one_hot(y, self.domains).to(z.dtype)
+        out: Tensor = self.affine(torch.cat([z[:, : self.latent], domain], 1)).float()
+        return out
 
 
 def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
@@ -219,11 +226,12 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.main(x)
         with autocast_off(h):
-            return self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+            out: Tensor = self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
+            return out
 
 
 @dataclass(frozen=True)
-class StarGANv2:
+class StarGANv2(Model):
     """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
 
     Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), with
@@ -253,10 +261,40 @@ class StarGANv2:
     adversarial: ClassVar[Adversarial] = Adversarial(
         "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
     )
+    label_kinds: ClassVar[tuple[Kind, ...]] = ("onehot",)
+    several_sets: ClassVar[bool] = False
     references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
 
+    @classmethod
+    def presets(cls) -> dict[str, Preset]:
+        base = demo(
+            cls(dim=16, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4),
+            images=3_200,
+            batch=8,
+            decay_images=0,
+            warmup_images=0,
+            ema=0.99,
+        )
+        small = replace(
+            base, data=replace(base.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair"))
+        )
+        train = TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998, crop="zoom")
+        # Folders female/ and male/.
+        celeba_hq = Preset(cls(), DataConfig(datasets=("celeba-hq:folders",), size=256), train)
+        afhq = DataConfig(datasets=("afhq:folders",), size=256)
+        return {
+            "demo": small,
+            "smoke": smoke(small),
+            "celeba-hq": celeba_hq,
+            "afhq": Preset(cls(lambda_ds=2.0), afhq, train),
+        }
+
+    @classmethod
+    def tiny(cls) -> Self:
+        return cls(dim=4, max_dim=8, hidden=8)
+
     @property
-    def takes(self) -> tuple[str, ...]:
+    def supported_options(self) -> tuple[str, ...]:
         return ("seed", "reference") if self.styled else ()
 
     @property
@@ -264,7 +302,7 @@ class StarGANv2:
         return self.style != "label"
 
     @property
-    def side(self) -> tuple[str, ...]:
+    def g_side(self) -> tuple[str, ...]:
         """The networks of G's side."""
         return ("G", "F", "E") if self.styled else ("G", "F")
 
@@ -274,14 +312,8 @@ class StarGANv2:
         Raises ValueError unless the size is a power of two from 16 px and the label space is one
         data set of classes.
         """
-        if size < 16 or size & (size - 1):
-            raise ValueError(f"size={size}: a power of two, at least 16, is needed")
-        if len(space.sets) != 1 or space.sets[0].kind != "onehot":
-            kinds = ", ".join(f"{s.name}: {s.kind}" for s in space.sets)
-            raise ValueError(
-                f"{kinds}: StarGAN v2 takes one data set whose images fall into classes; take "
-                "folders or rafd, or make classes of attributes with data.domains"
-            )
+        check_power_of_two(size)
+        self.check_space(space)
         dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
         marks = Landmarks(self.landmarks) if self.w_hpf else None
         nets: Nets = {
@@ -309,7 +341,7 @@ class StarGANv2:
             ),
             Phase(
                 "g_latent",
-                self.side,
+                self.g_side,
                 lambda nets, batch: self.g_loss(nets, batch, latent=True),
             ),
             Phase(
@@ -319,52 +351,54 @@ class StarGANv2:
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
         """Not in the paper: G and E learn to copy a picture by its own style."""
-        return [Phase("warmup", ("G", self.side[-1]), self.copy_loss)]
+        return [Phase("warmup", ("G", self.g_side[-1]), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
         betas = (self.beta1, self.beta2)
         slow = Optim(self.f_lr, betas, self.weight_decay)
         usual = Optim(self.lr, betas, self.weight_decay)
-        return {name: slow if name == "F" else usual for name in (*self.side, "D")}
+        return {name: slow if name == "F" else usual for name in (*self.g_side, "D")}
 
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
-        return self.side
+        return self.g_side
 
-    def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, as published; a `decay` that is asked for is linear to 0."""
-        return min(1.0, (length - images) / decay) if decay else 1.0
-
-    def told(self, nets: Nets, batch: Batch, place: int, *, latent: bool) -> Tensor:
+    def style_code(self, nets: Nets, batch: Batch, which: int, *, latent: bool) -> Tensor:
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
         if latent or not self.styled:
-            return nets["F"](normal(batch.noise(f"z{place}", (LATENT,))), y)
+            out: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
+            return out
         if batch.reference is None:
             raise ValueError("StarGAN v2 trains on batches with references")
-        return nets["E"](batch.reference[:, place], y)
+        out: Tensor = nets["E"](batch.reference[:, which], y)
+        return out
 
-    def own(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
+    def s_org(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
         """The style that leads back to x."""
-        return nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+        return out
 
-    def style_loss(self, nets: Nets, fake: Tensor, y: Tensor, s: Tensor) -> Tensor:
+    def style_loss(self, nets: Nets, x_fake: Tensor, y_trg: Tensor, s_trg: Tensor) -> Tensor:
         """L_sty = ‖s − E(G(x,s), y)‖₁."""
-        return F.l1_loss(nets["E"](fake, y), s) if self.styled else s.new_zeros(())
+        if not self.styled:
+            return s_trg.new_zeros(())
+        s_pred = nets["E"](x_fake, y_trg)
+        return F.l1_loss(s_pred, s_trg)
 
     def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
         """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
         with torch.no_grad():
-            fake = nets["G"](batch.image, self.told(nets, batch, 0, latent=latent))
+            x_fake = nets["G"](batch.image, self.style_code(nets, batch, 0, latent=latent))
         with autocast_off(batch.image):
-            x = batch.image.detach().requires_grad_(True)
-            real = nets["D"](x, batch.source.argmax(1))
+            x_real = batch.image.detach().requires_grad_(True)
+            real = nets["D"](x_real, batch.source.argmax(1))
             r1 = real.new_zeros(())
             if self.lambda_reg:
-                (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+                (slope,) = torch.autograd.grad(real.sum(), x_real, create_graph=True)
                 r1 = slope.square().flatten(1).sum(1).mean() / 2
         return {
             "real": F.softplus(-real).mean(),
-            "fake": F.softplus(nets["D"](fake, batch.target.argmax(1))).mean(),
+            "fake": F.softplus(nets["D"](x_fake, batch.target.argmax(1))).mean(),
             "r1": self.lambda_reg * r1,
         }
 
@@ -373,70 +407,78 @@ class StarGANv2:
 
         L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
         """
-        x, y = batch.image, batch.target.argmax(1)
-        s = self.told(nets, batch, 0, latent=latent)
-        fake = nets["G"](x, s)
-        own = self.own(nets, x, batch.source.argmax(1))
+        x_real, y_trg = batch.image, batch.target.argmax(1)
+        s_trg = self.style_code(nets, batch, 0, latent=latent)
+        x_fake = nets["G"](x_real, s_trg)
+        s_org = self.s_org(nets, x_real, batch.source.argmax(1))
         weight = self.styled * self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
-        apart = fake.new_zeros(())
+        loss_ds = x_fake.new_zeros(())
         if weight:
             with torch.no_grad():
-                other = nets["G"](x, self.told(nets, batch, 1, latent=latent))
-            apart = F.l1_loss(fake, other)
+                x_fake2 = nets["G"](x_real, self.style_code(nets, batch, 1, latent=latent))
+            loss_ds = F.l1_loss(x_fake, x_fake2)
         return {
-            "adv": F.softplus(-nets["D"](fake, y)).mean(),
-            "sty": self.lambda_sty * self.style_loss(nets, fake, y, s),
-            "ds": -weight * apart,
-            "cyc": self.lambda_cyc * F.l1_loss(nets["G"](fake, own), x),
+            "adv": F.softplus(-nets["D"](x_fake, y_trg)).mean(),
+            "sty": self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg),
+            "ds": -weight * loss_ds,
+            "cyc": self.lambda_cyc * F.l1_loss(nets["G"](x_fake, s_org), x_real),
         }
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_cyc·‖x − G(x, E(x))‖₁."""
-        own = self.own(nets, batch.image, batch.source.argmax(1))
-        return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, own), batch.image)}
+        s_org = self.s_org(nets, batch.image, batch.source.argmax(1))
+        return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, s_org), batch.image)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed latent's style."""
-        x, y = batch.image, batch.target.argmax(1)
-        s = nets["F"](fixed(x), y)
-        fake = nets["G"](x, s)
-        back = nets["G"](fake, self.own(nets, x, batch.source.argmax(1)))
-        sty = self.lambda_sty * self.style_loss(nets, fake, y, s)
-        return -(sty + self.lambda_cyc * F.l1_loss(back, x))
+        x_real, y_trg = batch.image, batch.target.argmax(1)
+        s_trg = nets["F"](fixed(x_real), y_trg)
+        x_fake = nets["G"](x_real, s_trg)
+        back = nets["G"](x_fake, self.s_org(nets, x_real, batch.source.argmax(1)))
+        loss_sty = self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg)
+        return -(loss_sty + self.lambda_cyc * F.l1_loss(back, x_real))
 
-    def deployed(self, nets: Nets) -> list[str]:
-        """What translation needs in all: F for a latent, E for a reference."""
-        return list(self.side)
+    def deployed(self, nets: Nets) -> tuple[str, ...]:
+        """F for a latent, E for a reference."""
+        return self.g_side
 
     @torch.no_grad()
-    def symptoms(self, nets: Nets, image: Tensor, target: Tensor) -> list[Symptom]:
+    def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
         """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
         if not self.styled:
             return []
         y = target.argmax(1)
         first, second = (nets["G"](image, nets["F"](fixed(image, seed), y)) for seed in (0, 1))
-        apart = float((first - second).abs().mean())
+        distance = float((first - second).abs().mean())
         says = "two latents give the same picture: the mapping has collapsed"
-        return [Symptom("diversity", apart, 0.01, 2.0, says)]
+        return [Diagnostic("diversity", distance, 0.01, 2.0, says)]
 
     def translate(
-        self, nets: Nets, image: Tensor, source: Tensor | None, target: Tensor, ask: Ask = PLAIN
+        self,
+        nets: Nets,
+        image: Tensor,
+        source: Tensor | None,
+        target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """G(x, F(z, y)) with the z of a seed, or G(x, E(x_ref, y)).
 
-        Unasked, it is the same z for all, and the picture's own style where the domain stays.
+        By default z is the same for all, and the picture keeps its own style where the domain
+        stays.
         """
         y = target.argmax(1)
-        if ask.reference is not None:
-            return nets["G"](image, nets["E"](ask.reference, y)).clamp(-1, 1)
-        s = nets["F"](fixed(image, ask.seed or 0), y)
-        if source is not None and ask.seed is None:
+        if options.reference is not None:
+            out: Tensor = nets["G"](image, nets["E"](options.reference, y)).clamp(-1, 1)
+            return out
+        s = nets["F"](fixed(image, options.seed or 0), y)
+        if source is not None and options.seed is None:
             stays = source.argmax(1) == y
             if stays.any():
-                s = torch.where(stays[:, None], self.own(nets, image, y), s)
-        return nets["G"](image, s).clamp(-1, 1)
+                s = torch.where(stays[:, None], self.s_org(nets, image, y), s)
+        out: Tensor = nets["G"](image, s).clamp(-1, 1)
+        return out
 
-    def shows(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Picture]:
+    def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """Of each domain: images in the styles of three latents and of up to three references."""
         if not self.styled:
             return {}
@@ -444,9 +486,9 @@ class StarGANv2:
         for k, name in enumerate(space.sets[batch.dataset].names):
             target = torch.zeros_like(batch.target[:4])
             target[:, k] = 1
-            styles = [Ask(seed=seed) for seed in range(3)]
+            styles = [EditOptions(seed=seed) for seed in range(3)]
             shown = batch.image[batch.source[:, k] > 0.5][:3]
-            styles += [Ask(reference=one.expand_as(x)) for one in shown]
+            styles += [EditOptions(reference=one.expand_as(x)) for one in shown]
             made = [self.translate(nets, x, None, target, style) for style in styles]
             white = torch.ones_like(x[:1])
             top = torch.cat([white.expand(4, -1, -1, -1), shown])
@@ -454,7 +496,7 @@ class StarGANv2:
             columns = ("input", *(f"{name}, {title}" for title in titles))
             says = f"{name}: styles of latents, and of the held-out images in the first row."
             images = torch.cat([top[None], torch.stack([x, *made], 1)])
-            out[f"styles_{k + 1}"] = Picture(images, columns, says)
+            out[f"styles_{k + 1}"] = Preview(images, columns, says)
         return out
 
 

@@ -18,5 +18,5 @@ def pinned(setting: str, field: str) -> nn.Module:
     found = sha256_file(Path(path))
     if found != wanted.lower():
         raise ValueError(f"{path}: sha256 {found}, not {wanted}; fetch the file again")
-    net: nn.Module = torch.jit.load(path, map_location="cpu").eval()
-    return net
+    net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    return net.eval()

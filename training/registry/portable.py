@@ -7,19 +7,24 @@ It travels inside the model, with the few modules that it imports and the weight
 
 `image` is float32 (n, 3, H, W) in [-1, 1], `label` float32 (n, c) holds the labels asked for, in
 the order of the model's metadata, and, where the model's signature has it, `source` those that the
-images show; the answer is float32 (n, 3, H, W) in [-1, 1]. What a model takes beside labels is
-given as params={"intensity": 1.5}, {"seed": 7} or {"reference": the numbers of one image in a row};
+images show; the answer is float32 (n, 3, H, W) in [-1, 1]. Edit options beside the labels are given
+as params={"intensity": 1.5}, {"seed": 7} or {"reference": the numbers of one image in a row};
 a model that does not take it says so. Our own programs never run this file: they load the checked
 weights with the installed package (`training.release`).
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.models.base import EditOptions
 
 
 class PortableTranslator(PythonModel):
@@ -47,7 +52,7 @@ class PortableTranslator(PythonModel):
     # Without annotations: MLflow takes them for a signature, and there is a better one.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Translate; MLflow has checked names, shapes and types by the signature."""
-        from training.models.base import check_ask
+        from training.models.base import check_options
 
         image, label = (np.asarray(model_input[k], np.float32) for k in ("image", "label"))
         source = np.asarray(model_input["source"], np.float32) if "source" in model_input else None
@@ -56,15 +61,15 @@ class PortableTranslator(PythonModel):
         _check_range("image", image)
         x, c = self.torch.from_numpy(image.copy()), self.torch.from_numpy(label.copy())
         known = None if source is None else self.torch.from_numpy(source.copy())
-        ask = self._ask(params or {}, x)
-        check_ask(self.model, self.name, known, ask)
+        options = self._options(params or {}, x)
+        check_options(self.model, self.name, known, options)
         with self.torch.inference_mode():
-            out = self.model.translate(self.nets, x, known, c, ask)
+            out = self.model.translate(self.nets, x, known, c, options)
             return np.asarray(out.numpy(), np.float32)
 
-    def _ask(self, params: dict[str, Any], x: Any) -> Any:
-        """What is asked for beside labels; one reference image serves all of `x`."""
-        from training.models.base import Ask
+    def _options(self, params: dict[str, Any], x: "Tensor") -> "EditOptions":
+        """Edit options of `params`; one reference image serves all of `x`."""
+        from training.models.base import EditOptions
 
         flat, reference = np.asarray(params.get("reference", ()), np.float32), None
         if flat.size:
@@ -75,7 +80,7 @@ class PortableTranslator(PythonModel):
                 )
             _check_range("reference", flat)
             reference = self.torch.from_numpy(flat.copy()).view(1, *x.shape[1:]).expand_as(x)
-        return Ask(params.get("intensity"), params.get("seed"), reference)
+        return EditOptions(params.get("intensity"), params.get("seed"), reference)
 
 
 def _check_range(what: str, values: np.ndarray) -> None:

@@ -1,0 +1,195 @@
+"""Processes: as many as one likes train the same model; the launcher starts and stops them."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import QUICK, RICHEST, command, environment, go, losses
+from safetensors.torch import load_file
+
+from training import launch as launching
+from training.cluster.job import Request
+from training.core.config import to_json
+from training.engine import checkpoint
+from training.launch import launch
+from training.models import MODELS
+from training.storage.store import Manifest
+from training.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def torchrun(processes: int, dataset: Path, run: Path, name: str = "stargan") -> list[str]:
+    head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    return [*head, str(processes), *command(dataset, run, name)[1:]]
+
+
+SLOPES = """
+import json, sys
+from pathlib import Path
+import torch
+from training.core.config import TrainConfig
+from training.data.dataset import Faces
+from training.engine.distributed import World, world
+from training.engine.session import Job, Session
+from training.models import model_from_json
+
+train = TrainConfig(images=64, decay_images=0, batch=8, precision="fp32")
+
+def slopes(model, faces, phase, here):
+    # Adam's first moments after one update: of the gradients, and of nothing else
+    session = Session.open(Job(model, train, faces, faces, Path(), {}, here))
+    batch = session.draw(0, 0, max(0, phase.round_robin_index))
+    session.update(phase, batch)
+    state = session.state
+    return {n: torch.cat([state.optim[n].state[p]["exp_avg"].flatten() for p in net.parameters()
+                          if p in state.optim[n].state])
+            for n, net in state.nets.items() if n in phase.trains}
+
+with world() as here:
+    alone = World(0, 1, here.device)
+    for name, config, dataset in json.loads(sys.argv[1]):
+        model, faces = model_from_json(name, config), Faces.open(Path(dataset), "train")
+        for phase in (*model.warmup(faces.space), *model.phases(faces.space)):
+            whole, parts = (slopes(model, faces, phase, w) for w in (alone, here))
+            far = {n: float((parts[n] - g).norm() / g.norm()) for n, g in whole.items()}
+            if here.rank == 0:
+                print(json.dumps([name, phase.name, far]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_more_processes_give_the_gradients_of_one(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Of every phase of every model, before any step lets rounding grow."""
+    asked = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
+             for name, which in RICHEST]  # fmt: skip
+    script = tmp_path / "slopes.py"
+    script.write_text(SLOPES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "3", str(script), json.dumps(asked)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {name for name, _, _ in found} == set(MODELS)
+    assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "which", "processes"), [*((*case, 3) for case in RICHEST), ("stargan", "joint", 2)]
+)
+def test_more_processes_give_the_losses_and_weights_of_one(
+    name: str, which: str, processes: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """3 does not divide the global batch of 8: local means are weighted by their counts."""
+    dataset = request.getfixturevalue(which)
+    go(dataset, tmp_path / "one", name=name)
+    run = tmp_path / "many"
+    subprocess.run(
+        torchrun(processes, dataset, run, name=name),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    for one, many in zip(losses(tmp_path / "one"), losses(run), strict=True):
+        assert one.keys() == many.keys()
+        # Rounding, which is another on each kind of processor, grows from step to step.
+        rel = 2e-3 if one["images"] <= 16 else 1e-2 if one["images"] <= 32 else 5e-2
+        for key, value in one.items():
+            assert many[key] == pytest.approx(value, rel=rel, abs=rel / 10), (one["images"], key)
+    # Adam's first moment is a sum of gradients; weights would amplify rounding where it is near 0.
+    last = checkpoint.saved(run / "checkpoints")[-2].name  # early, before Adam amplifies
+    networks = {p.stem for p in (run / "checkpoints" / last / "optim").glob("*.safetensors")}
+    for net in networks:
+        path = Path("checkpoints") / last / "optim" / f"{net}.safetensors"
+        one, many = load_file(tmp_path / "one" / path), load_file(run / path)
+        moments = [k for k in one if k.endswith("/exp_avg")]
+        if moments:
+            whole, parts = (torch.cat([m[k].flatten() for k in moments]) for m in (one, many))
+            assert (parts - whole).norm() <= 0.05 * whole.norm(), net
+
+
+@pytest.mark.slow
+def test_each_launch_tells_its_processes_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which the store knows a restarted process from a rival; a shell's would be everybody's."""
+    seen = []
+
+    class Torchrun:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            seen.append(env["LAUNCH_ID"])
+
+        def __enter__(self) -> "Torchrun":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setenv("LAUNCH_ID", "the shell's")
+    monkeypatch.setattr("training.launch.subprocess.Popen", Torchrun)
+    request = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+    for _ in range(2):
+        launching._torchrun(1, tmp_path / "d.json", request, tmp_path / "m.json", tmp_path)
+    assert len({"the shell's", *seen}) == 3
+
+
+def test_a_stopped_launch_saves_and_leaves_nobody_behind(binary: Path, tmp_path: Path) -> None:
+    """The signal comes to the launcher alone, as Kubernetes sends it; exit code 143."""
+    import psutil
+
+    line = [
+        sys.executable, "-m", "training.launch", str(binary), "--preset", "smoke", "--experiment",
+        "", "--set", "images=1000000;d_repeat_num=3", "--out", str(tmp_path / "model.json"),
+    ]  # fmt: skip
+    process = subprocess.Popen(line, env=environment(), cwd=tmp_path)
+    found: list[Path] = []
+    while not found and process.poll() is None:
+        found = list(tmp_path.glob("runs/train/*/log.jsonl"))
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    saved = checkpoint.latest(found[0].parent / "checkpoints")
+    assert saved is not None
+    assert int(saved.name) % 320 != 0  # not one that was due: it was saved for the signal
+    assert not (tmp_path / "model.json").exists()
+
+
+@pytest.mark.slow
+def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
+    binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what its seed alone gives; the same command again trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    out, replicates = tmp_path / "model.json", tmp_path / "replicates.json"
+    texts = (to_json(MODELS["stargan"].tiny()), to_json(QUICK))
+    for _ in range(2):
+        launch(binary, out, "stargan", *texts, seeds=2, experiment="", replicates=replicates)
+    second = Manifest.read(replicates, "replicates")
+    assert second.meta == {"seeds": [1]}
+    alone = tmp_path / "alone.json"
+    second_seed = to_json(replace(QUICK, seed=1))
+    train(binary, alone, "stargan", texts[0], second_seed, run=tmp_path / "r", preset="demo")
+    for entry in Manifest.read(alone).entries:
+        assert second.entry(f"1/{entry.name}").sha256 == entry.sha256
+    weights = "nets/G.safetensors"
+    assert Manifest.read(out).entry(weights).sha256 != second.entry(f"1/{weights}").sha256

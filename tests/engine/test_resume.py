@@ -1,0 +1,233 @@
+"""Going on: from a checkpoint, after a signal, after a kill at any moment."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import QUICK, RICHEST, command, environment, go, losses, session_of, weights
+
+from training.core.config import TrainConfig, to_json
+from training.core.files import read_json, write_json
+from training.engine import checkpoint
+from training.models.stargan import StarGAN
+
+
+def test_a_checkpoint_of_version_0_1_still_loads(binary: Path, tmp_path: Path) -> None:
+    """Its state.json holds the best validation score as well."""
+    session = session_of(StarGAN.tiny(), binary)
+    session.advance()
+    path = checkpoint.save(tmp_path, session.state, {}, session.job.faces.space)
+    state = path / "extra" / "state.json"
+    assert read_json(state) == {"step": 1, "images": 8, "bf16": False}
+    write_json(state, {"best": -1.25, "bf16": True, "images": 8, "step": 1})
+    other = session_of(StarGAN.tiny(), binary).state
+    checkpoint.load(path, other)
+    assert (other.step, other.images, other.bf16) == (1, 8, True)
+
+
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_resume_gives_the_weights_of_the_uninterrupted_run(
+    name: str, which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    dataset = request.getfixturevalue(which)
+    whole = go(dataset, tmp_path / "whole", name=name)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for path in checkpoint.saved(tmp_path / "cut" / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+    assert weights(go(dataset, tmp_path / "cut", name=name)) == weights(whole)
+
+
+def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: Path) -> None:
+    """As that of the uninterrupted one, whatever a kill left behind."""
+    go(binary, tmp_path / "whole")
+    run = tmp_path / "cut"
+    go(binary, run)
+    for folder in checkpoint.saved(run / "checkpoints")[-2:]:
+        shutil.rmtree(folder)
+    with (run / "log.jsonl").open("a") as stream:
+        stream.write('{"images": 6')
+    go(binary, run)
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("lost", ["optim", "ema", "step"])
+def test_a_resume_that_forgets_something_is_not_bit_equal(
+    lost: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: it can see a wrong resume."""
+    expected = weights(go(binary, tmp_path / "whole"))
+    for path in checkpoint.saved(tmp_path / "whole" / "checkpoints")[:-1]:
+        shutil.rmtree(path)
+    true_load = checkpoint.load
+
+    def forgetful(path: Path, state: checkpoint.State) -> None:
+        if lost == "optim":
+            monkeypatch.setattr(checkpoint, "_restore_adam", lambda *a: None)
+        averages = {
+            n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in state.ema.items()
+        }
+        true_load(path, state)
+        if lost == "ema":
+            for name, values in averages.items():
+                state.ema[name].load_state_dict(values)
+        if lost == "step":
+            state.step += 1
+
+    monkeypatch.setattr(checkpoint, "load", forgetful)
+    assert weights(go(binary, tmp_path / "whole")) != expected
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = weights(go(binary, tmp_path / "run"))
+    newest = checkpoint.saved(tmp_path / "run" / "checkpoints")[0]
+    path = newest / "nets" / "G.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    again = go(binary, tmp_path / "run")
+    assert "altered since it was saved" in caplog.text
+    assert weights(again) == expected
+
+
+def test_other_settings_are_refused_and_named(binary: Path, tmp_path: Path) -> None:
+    go(binary, tmp_path / "run")
+    other = TrainConfig(**{**vars(QUICK), "seed": 1})
+    with pytest.raises(checkpoint.CheckpointError, match=r"train\.seed: 0 -> 1"):
+        go(binary, tmp_path / "run", other)
+
+
+def test_only_the_last_checkpoints_are_kept(binary: Path, tmp_path: Path) -> None:
+    go(binary, tmp_path / "run", TrainConfig(**{**vars(QUICK), "keep": 2}))
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000000048", "000000000064"]
+
+
+def test_warm_start_begins_with_the_given_networks(binary: Path, tmp_path: Path) -> None:
+    first = go(binary, tmp_path / "a")
+    still = TrainConfig(**{**vars(QUICK), "images": 8, "decay_images": 8, "warmup_images": 0})
+    short = go(binary, tmp_path / "b", still, init=str(first))
+    # n_critic = 2: the first batch trains D alone, so G is still the one that was given.
+    name = "nets/G.safetensors"
+    assert weights(short)[name] == weights(first)[name]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_started_again_ends_the_same(binary: Path, tmp_path: Path) -> None:
+    whole = go(binary, tmp_path / "whole")
+    for trial in range(3):
+        run = tmp_path / f"cut{trial}"
+        for attempt in range(40):
+            process = subprocess.Popen(command(binary, run), env=environment())
+            folder, before = run / "checkpoints", len(checkpoint.saved(run / "checkpoints"))
+            while process.poll() is None and len(checkpoint.saved(folder)) == before:
+                time.sleep(0.005 * (trial + 1))
+            if process.poll() is not None:
+                break
+            time.sleep(0.013 * attempt)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert process.returncode == 0
+        assert attempt > 0
+        assert weights(tmp_path / f"cut{trial}.json") == weights(whole)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(binary: Path, tmp_path: Path) -> None:
+    whole, run = go(binary, tmp_path / "whole"), tmp_path / "cut"
+    code = (
+        "import os, signal, sys, training.engine.session as session, training.train as t\n"
+        "true = session.Session.advance\n"
+        "def advance(self):\n"
+        "    out = true(self)\n"
+        "    if self.state.images == 40: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return out\n"
+        "session.Session.advance = advance\n"
+        "t.main(sys.argv[1:])\n"
+    )
+    first = subprocess.run(
+        [sys.executable, "-c", code, *command(binary, run)[3:]], env=environment()
+    )
+    assert first.returncode == 143
+    assert checkpoint.latest(run / "checkpoints") == run / "checkpoints" / f"{40:012d}"
+    assert subprocess.run(command(binary, run), env=environment()).returncode == 0
+    assert weights(tmp_path / "cut.json") == weights(whole)
+
+
+SWEEP = """
+import json, os, pathlib, sys, training.core.files as files
+places, arguments = json.loads(sys.argv[1]), sys.argv[2:]
+count = [0]
+
+def around(name, kill):
+    true = getattr(files, name)
+    def call(*args):
+        for moment in (0, 1):
+            count[0] += 1
+            if count[0] == kill: os._exit(9)
+            if moment == 0: out = true(*args)
+        return out
+    setattr(files, name, call)
+
+def tear(kill):  # half of the bytes, then death
+    true = pathlib.Path.write_bytes
+    def call(path, data):
+        count[0] += 1
+        if count[0] == kill:
+            true(path, data[: len(data) // 2])
+            os._exit(9)
+        return true(path, data)
+    pathlib.Path.write_bytes = call
+
+import training.engine.checkpoint, training.engine.loop, training.train as train
+
+def attempt(folder, kill):
+    pid = os.fork()  # the imports are paid for once
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    for name in ("fsync", "rename"): around(name, kill)
+    tear(kill)
+    train.main([*arguments, "--folder", folder, "--out", folder + ".json"])
+    os.write(2, f"MOMENTS {count[0]}\\n".encode())
+    os._exit(0)
+
+for kill, folder in places:
+    first = attempt(folder, kill) if kill else 0
+    print(kill, first, attempt(folder, 0), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_path: Path) -> None:
+    """One short run a moment: killed before or after an fsync or rename, or half through a write.
+
+    Every thirteenth of some two hundred moments, which meets each kind of file; all of them take
+    ten minutes. The last ones lie in the store, which has the bytes from the run before.
+    """
+    short = to_json(replace(QUICK, images=24, decay_images=8, warmup_images=8, sample_images=24))
+    line = command(binary, tmp_path / "unused")[3:]
+    line[line.index("--train-config") + 1] = short
+    for option in ("--folder", "--out"):
+        del line[line.index(option) : line.index(option) + 2]
+
+    def sweep(kills: range) -> subprocess.CompletedProcess[str]:
+        places = json.dumps([(kill, str(tmp_path / f"at{kill}")) for kill in kills])
+        run = [sys.executable, "-c", SWEEP, places, *line]
+        return subprocess.run(run, env=environment(), capture_output=True, text=True)
+
+    moments = int(sweep(range(1)).stderr.split("MOMENTS")[1].split()[0])
+    assert moments > 60
+    shutil.rmtree(tmp_path / "at0")
+    kills = range(0, moments, 13)
+    ends = [row.split() for row in sweep(kills).stdout.splitlines() if row[:1].isdigit()]
+    assert {row[2] for row in ends} == {"0"}
+    assert [row[1] for row in ends[1 : len(kills) * 3 // 4]] == ["9"] * (len(kills) * 3 // 4 - 1)
+    assert len(ends) == len(kills)
+    whole = weights(tmp_path / "at0.json")
+    assert all(weights(tmp_path / f"at{i}.json") == whole for i in kills)

@@ -1,0 +1,91 @@
+"""Short trainings of the smallest networks, and what they leave behind."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from toydata import SETS
+
+from training.core.config import TrainConfig, to_json
+from training.data.dataset import Faces
+from training.data.labels import LabelSpace
+from training.engine.distributed import World
+from training.engine.session import Job, Session
+from training.models import MODELS
+from training.models.base import Model
+from training.storage.store import Manifest
+from training.train import train
+
+QUICK = TrainConfig(
+    images=64, decay_images=32, warmup_images=16, batch=8, log_images=8, sample_images=64,
+    checkpoint_images=16, precision="fp32", ema=0.9, keep=9,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def takes(model: type[Model], which: str) -> bool:
+    """Whether the model takes the label space of a fixture of this name."""
+    try:
+        model.tiny().check_space(LabelSpace(SETS[which]))
+    except ValueError:
+        return False
+    return True
+
+
+def richest(model: type[Model]) -> str:
+    """The label space that asks most of a model: several sets where its own kind is among them."""
+    kind = model.label_kinds[0]
+    own = next(which for which, sets in SETS.items() if [s.kind for s in sets] == [kind])
+    joint = takes(model, "joint") and kind in {part.kind for part in SETS["joint"]}
+    return "joint" if joint else own
+
+
+CASES = [(name, which) for name, model in MODELS.items() for which in SETS if takes(model, which)]
+RICHEST = [(name, richest(model)) for name, model in MODELS.items()]
+
+
+def go(
+    dataset: Path, run: Path, config: TrainConfig = QUICK, name: str = "stargan", **more: Any
+) -> Path:
+    """Train in the folder `run`; the model's manifest beside it."""
+    out = run.parent / f"{run.name}.json"
+    train(dataset, out, name, to_json(MODELS[name].tiny()), to_json(config), run=run, **more)
+    return out
+
+
+def session_of(
+    model: Model, dataset: Path, config: TrainConfig = QUICK, world: World | None = None
+) -> Session:
+    """A training that has not begun."""
+    faces = Faces.open(dataset, "train")
+    return Session.open(Job(model, config, faces, faces, Path(), {}, world or World(0, 1, CPU)))
+
+
+def weights(manifest: Path) -> dict[str, str]:
+    """Digest of every network, average and optimiser."""
+    entries = Manifest.read(manifest, "model").entries
+    return {e.name: e.sha256 for e in entries if e.name.endswith(".safetensors")}
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    """The log's rows without what depends on the machine."""
+    keys = ("images_per_second", "memory_mib", "data_wait_share", "checkpoint_seconds")
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in keys} for line in lines]
+
+
+def command(dataset: Path, run: Path, name: str = "stargan") -> list[str]:
+    """`go` as a process of its own."""
+    return [
+        sys.executable, "-m", "training.train", str(dataset), "--model", name,
+        "--model-config", to_json(MODELS[name].tiny()), "--train-config", to_json(QUICK),
+        "--folder", str(run), "--experiment", "", "--out", str(run.parent / f"{run.name}.json"),
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """This process's, with as many threads for the child."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
