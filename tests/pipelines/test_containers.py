@@ -21,7 +21,7 @@ BASE = "localhost/stargan-base:bookworm"
 TRAIN_BASE = "localhost/stargan-torch:bookworm"  # for CUDA's, which is not to be had here
 IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
 USER = 10001  # the images' own
-SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
+SHORT = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=96",
          "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
          "checkpoint_images=96", "judge.images=128"]  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

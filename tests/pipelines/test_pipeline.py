@@ -295,14 +295,14 @@ def test_a_field_goes_on_top_of_overrides() -> None:
     [
         ("epochs=3", ["unknown key 'epochs'", "images", "lambda_rec", "parameters: ", "nproc"]),
         ("train.lambda_rec=3", ["unknown key 'train.lambda_rec'"]),
-        ("nproc=two", ["nproc='two'", "int"]),
-        ("batch=many", ["batch='many'", "int"]),
+        ("nproc=two", ["nproc='two'", "a whole number"]),
+        ("batch=many", ["train.batch='many'", "a whole number, at least 1"]),
         ("preset=huge", ["unknown preset 'huge'", "demo-joint", "celeba-128"]),
         ("model=gan", ["unknown model 'gan'", "stargan"]),
         ("overrides=epochs=3", ["unknown key 'epochs'"]),
-        ("interpolation=a;b", ["semicolon"]),
+        ("data.interpolation=a;b", ["semicolon"]),
         ("nproc", ["key=value"]),
-        ("split=random", ["split='random'", "official"]),
+        ("data.split=random", ["split='random'", "official"]),
     ],
 )
 def test_a_wrong_key_is_refused_with_the_known_ones(pair: str, words: list[str]) -> None:
