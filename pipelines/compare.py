@@ -13,6 +13,7 @@ from pipelines import compiled
 from pipelines.arguments import LOCAL, parse
 from pipelines.local.run import StepError, execute, say
 from pipelines.model_specs import ModelSpec, budgeted, parse_specs
+from training.core import environment
 from training.core.config import Config, to_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.evaluation.comparison.page import record, report
@@ -123,7 +124,7 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
         if not sign or key in given:
             raise ValueError(f"{pair!r}: {'given twice' if sign else 'key=value is needed'}")
         given[key] = value
-    runs = root or Path("runs").resolve()
+    runs = root or environment.runs().resolve()
     preset, budget = given.get("preset", "demo"), Budget.read(given)
     entries: list[Entry] = []
     failed: list[str] = []
