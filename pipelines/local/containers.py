@@ -14,14 +14,14 @@ from typing import Any
 from kfp import local
 
 from components.images import TRAIN_IMAGE
-from training.core import environment as settings
+from training.core import environment as variables
 
 # What the steps read from the environment: addresses, credentials and switches.
 NAMES = [
     variable.name
     for variable in (
-        settings.STORE_URI, settings.NODE_CACHE, settings.DVC_REMOTE_URL, settings.DRAW_DEMO,
-        settings.PIPELINE_RUN_ID,
+        variables.STORE_URI, variables.NODE_CACHE, variables.DVC_REMOTE_URL, variables.DRAW_DEMO,
+        variables.PIPELINE_RUN_ID,
     )
 ]  # fmt: skip
 FAMILIES = ("AWS_", "MLFLOW_")
@@ -42,7 +42,7 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
     from docker.types import Mount
 
     root.mkdir(parents=True, exist_ok=True)
-    folder, runs, owner = Path.cwd(), settings.runs().absolute(), root.stat()
+    folder, runs, owner = Path.cwd(), variables.runs().absolute(), root.stat()
     for made in (runs, root / "kfp"):
         if not made.exists():
             made.mkdir()
@@ -57,7 +57,7 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
             if place.is_dir()
         ],
         working_dir=str(folder),
-        environment=environment(settings.whole()),
+        environment=environment(variables.whole()),
         user=f"{owner.st_uid}:{owner.st_gid}",
         network_mode="host",  # the servers on loopback
         read_only=True,
@@ -96,7 +96,7 @@ def run_in(follow: Follow) -> Callable[..., int]:
     def run(
         client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
     ) -> int:
-        settings["environment"] = environment(settings.whole()) | settings.get("environment", {})
+        settings["environment"] = environment(variables.whole()) | settings.get("environment", {})
         container = client.containers.run(
             image=find(client, image).id, command=command, volumes=volumes, detach=True, **settings
         )

@@ -175,7 +175,7 @@ def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path
     name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
     job = yaml.safe_load((ROOT / "k8s" / "jobs" / "trainjob.yaml").read_text())
     said = inside(
-        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "work", name, flags=flags
+        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "run", name, flags=flags
     )
     assert "32/32 images" in said
     made = runs / "store" / "refs" / "jobs" / name / "model"

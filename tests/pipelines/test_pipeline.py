@@ -252,7 +252,7 @@ def test_a_node_selector_is_a_json_object(bad: str) -> None:
 def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "pinned.yaml"
     steps, train = DIGEST, DIGEST.replace("/stargan@", "/train@")
-    program.main(["release", "--steps", steps, "--train", train, "-o", str(out)])
+    program.main(["pin-images", "--steps", steps, "--train", train, "-o", str(out)])
     text = out.read_text()
     assert text.replace(steps, STEPS_IMAGE).replace(train, TRAIN_IMAGE) == (
         compiled.PACKAGE.read_text()
@@ -265,7 +265,7 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
 def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
-        program.main(["release", "--steps", bad, "--train", DIGEST, "-o", str(tmp_path / "x.yaml")])
+        program.main(["pin-images", "--steps", bad, "--train", DIGEST, "-o", str(tmp_path / "x.yaml")])
     assert not (tmp_path / "x.yaml").exists()
 
 

@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
-MODEL, PRESET = "stargan", "demo"  # what a run trains where nothing else is given
 SECTIONS = ("train", "data", "judge", "eval", "model")
 SEED = 2**63 - 1  # the largest one
 KINDS = {

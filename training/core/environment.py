@@ -13,8 +13,8 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 YOU = "you; a cluster's config map `stargan-environment`"
 CREDENTIALS = "you; a cluster's secret `{}`"
@@ -22,7 +22,8 @@ TORCHRUN = "torchrun"
 STEP = "the local runner; on a cluster the step's pod"
 
 
-class Variable(NamedTuple):
+@dataclass(frozen=True)
+class Variable:
     """A variable that the project, or a library under it, reads."""
 
     name: str
@@ -79,7 +80,9 @@ AWS_ACCESS_KEY_ID = Variable(
     "AWS_ACCESS_KEY_ID", "S3 credentials; read by boto3 and DVC", CREDENTIALS.format("stargan-s3")
 )
 AWS_SECRET_ACCESS_KEY = Variable(
-    "AWS_SECRET_ACCESS_KEY", "S3 credentials; read by boto3 and DVC", CREDENTIALS.format("stargan-s3")
+    "AWS_SECRET_ACCESS_KEY",
+    "S3 credentials; read by boto3 and DVC",
+    CREDENTIALS.format("stargan-s3"),
 )
 MLFLOW_TRACKING_URI = Variable(
     "MLFLOW_TRACKING_URI", "MLflow: a server, an SQLite file, or `off`", YOU,
@@ -90,7 +93,9 @@ MLFLOW_TRACKING_USERNAME = Variable(
     CREDENTIALS.format("stargan-mlflow"), computed="none; in records the system's user",
 )  # fmt: skip
 MLFLOW_TRACKING_PASSWORD = Variable(
-    "MLFLOW_TRACKING_PASSWORD", "MLflow password; read by MLflow", CREDENTIALS.format("stargan-mlflow")
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLflow password; read by MLflow",
+    CREDENTIALS.format("stargan-mlflow"),
 )
 MLFLOW_RUN_ID = Variable(
     "MLFLOW_RUN_ID", "MLflow run of this step, to join instead of starting one",
@@ -188,7 +193,7 @@ def changed(**values: str) -> Iterator[None]:
 def table() -> str:
     """Every variable as a page of Markdown."""
     rows = []
-    for one in sorted(VARIABLES):
+    for one in sorted(VARIABLES, key=lambda one: one.name):
         default = one.computed or (f"`{one.default}`" if one.default else "none")
         rows.append(f"| `{one.name}` | {one.meaning} | {default} | {one.set_by} |")
     head = [

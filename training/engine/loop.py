@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.core.cli import StoppedError
 from training.core.config import TrainConfig
 from training.core.files import write_bytes, write_json
 from training.core.progress import Progress
@@ -44,10 +45,6 @@ log = logging.getLogger(__name__)
 
 class NonFiniteError(ValueError):
     """A loss became NaN or infinite."""
-
-
-class StoppedError(Exception):
-    """SIGTERM came; the state is saved."""
 
 
 @dataclass(frozen=True)

@@ -343,9 +343,12 @@ def locate(config: Config, key: str) -> tuple[str, str]:
     raise ValueError(f"{key}: not a setting of the training or the model alone; write {options}")
 
 
-def resolve(model: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Config:
+def resolve(
+    model: str, preset: str, overrides: Mapping[str, Any] | None = None, datasets: str = ""
+) -> Config:
     """The preset with `overrides` (name, or section.name -> text or value) applied.
 
+    `datasets`, a parameter of the pipeline, comes before `data.datasets` where it is given.
     Raises ValueError, with the known names, for an unknown model, preset, key or value.
     """
     if model not in MODELS:
@@ -355,7 +358,8 @@ def resolve(model: str, preset: str, overrides: Mapping[str, Any] | None = None)
         raise ValueError(f"unknown preset {preset!r} of {model}; known: {', '.join(rows)}")
     config = PRESETS[model, preset]
     changes: dict[str, dict[str, Any]] = {}
-    for key, value in (overrides or {}).items():
+    given = {"data.datasets": datasets} if datasets else {}
+    for key, value in {**(overrides or {}), **given}.items():
         section, name = locate(config, key)
         changes.setdefault(section, {})[name] = value
     for section, values in changes.items():

@@ -22,9 +22,9 @@ from typing import Any
 
 from training.core import environment
 from training.core.files import write_json
+from training.core.options import EXPERIMENT
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
-EXPERIMENT = "stargan"
 PARENT = "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on chats
 
