@@ -83,13 +83,15 @@ def test_what_a_block_changes_is_as_before_after_it(monkeypatch: pytest.MonkeyPa
     """Whether the block sets, removes or keeps it, and where it fails."""
     monkeypatch.setenv("LAUNCH_ID", "mine")
     monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
-    with (
-        pytest.raises(KeyError),
-        environment.changed(LAUNCH_ID="other", PIPELINE_RUN_ID="run"),
-    ):
-        assert environment.LAUNCH_ID.get() == "other"
-        assert environment.PIPELINE_RUN_ID.get() == "run"
-        monkeypatch.delenv("PIPELINE_RUN_ID")
-        raise KeyError
+
+    def block() -> None:
+        with environment.changed(LAUNCH_ID="other", PIPELINE_RUN_ID="run"):
+            assert environment.LAUNCH_ID.get() == "other"
+            assert environment.PIPELINE_RUN_ID.get() == "run"
+            monkeypatch.delenv("PIPELINE_RUN_ID")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        block()
     assert environment.LAUNCH_ID.get() == "mine"
     assert environment.PIPELINE_RUN_ID.get() == ""

@@ -265,7 +265,7 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
 def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
-        program.main(["pin-images", "--steps", bad, "--train", DIGEST, "-o", str(tmp_path / "x.yaml")])
+        compiled.pin(bad, DIGEST, tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
 
 
