@@ -15,9 +15,9 @@ def train(
     """Train one model a seed on `nproc` processes; what was interrupted goes on from there."""
     from pathlib import Path
 
-    from training.launch import launch
+    from training.launch import step
 
-    launch(
+    step(
         Path(dataset.path), Path(out.path), model, model_config, train_config,
         nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
         replicates=Path(replicates.path), launcher=launcher, nodes=nodes, queue=queue,

@@ -1,4 +1,4 @@
-"""Run, compile, submit and release the pipeline.
+"""Run, compile, submit and pin the pipeline.
 
     python -m pipelines run preset=demo seed=1              on this machine
     python -m pipelines run preset=demo batch=8 --dry-run   only say what would be run
@@ -7,7 +7,7 @@
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines compare models=stargan,stgan        one page for several models
     python -m pipelines compile                             after a change of the pipeline
-    python -m pipelines release --steps R --train R -o F    the same, pinned to image digests
+    python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
 Exit codes: 0 done, 1 a step failed (or the run that was waited for), 2 a mistake in the call, 130
@@ -27,6 +27,7 @@ from pipelines import compiled
 from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
+from training.core.options import EXPERIMENT
 
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
@@ -35,9 +36,7 @@ def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) ->
 
     whole = {name: p.default for name, p in known.items()} | arguments
     overrides = presets.parse(whole["overrides"])
-    if whole["datasets"]:
-        overrides["data.datasets"] = whole["datasets"]
-    config = presets.resolve(whole["model"], whole["preset"], overrides)
+    config = presets.resolve(whole["model"], whole["preset"], overrides, whole["datasets"])
     shown = {"parameters": whole, "config": dataclasses.asdict(config)}
     return json.dumps(shown, indent=1, sort_keys=True)
 
@@ -109,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--dry-run", action="store_true", help="print the configuration and end")
     one.add_argument("--containers", action="store_true", help="each step in its image")
     two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
-    two.add_argument("-e", "--experiment-name", default="stargan")
+    two.add_argument("-e", "--experiment-name", default=EXPERIMENT)
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
     two.add_argument("-n", "--namespace", default="", help="the profile's, where there are any")
     two.add_argument("--dry-run", action="store_true", help="print the line and end")
@@ -119,14 +118,14 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_argument("pairs", nargs="*", metavar="key=value")
     three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
     three.add_argument("-o", "--output", type=Path, default=compiled.PACKAGE)
-    four = commands.add_parser("release", help="write the YAML pinned to image digests")
+    four = commands.add_parser("pin-images", help="write the YAML pinned to image digests")
     four.add_argument("--steps", required=True, metavar="NAME@sha256:…")
     four.add_argument("--train", required=True, metavar="NAME@sha256:…")
     four.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(cli.renamed(argv, {"release": "pin-images"}))
     if args.command == "compile":
         compiled.write(args.output)
-    elif args.command == "release":
+    elif args.command == "pin-images":
         compiled.pin(args.steps, args.train, args.output)
     elif args.command == "compare":
         compare(args.pairs)

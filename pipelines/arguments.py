@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipelines import compiled
+from training.core.options import NAMES, read_options
 
 LOCAL = "none, a local environment"  # the image of a run without one
 
@@ -22,8 +23,10 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
         given[key] = value
     fields = {key: given.pop(key) for key in list(given) if key not in known}
     arguments = compiled.check(known, given)
+    defaults = {name: p.default for name, p in known.items()}
+    read_options({n: v for n, v in (defaults | arguments).items() if n in NAMES})
     if fields or arguments.keys() & {"model", "preset", "overrides"}:
-        arguments |= fold(fields, {k: p.default for k, p in known.items()} | arguments)
+        arguments |= fold(fields, defaults | arguments)
     return arguments
 
 

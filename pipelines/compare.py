@@ -13,8 +13,10 @@ from pipelines import compiled
 from pipelines.arguments import LOCAL, parse
 from pipelines.local.run import StepError, execute, say
 from pipelines.model_specs import ModelSpec, budgeted, parse_specs
+from training.core import environment
 from training.core.config import Config, to_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
+from training.core.options import PRESET
 from training.evaluation.comparison.page import record, report
 from training.evaluation.comparison.runs import Entry
 from training.models import MODELS, presets
@@ -80,7 +82,7 @@ def timed(one: ModelSpec, config: Config, minutes: float, root: Path) -> int:
 
 def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dict[str, Any]]]:
     """(system, seed, the pipeline's arguments) of every run; all is checked before one begins."""
-    budget, preset = Budget.read(given), given.get("preset", "demo")
+    budget, preset = Budget.read(given), given.get("preset", PRESET)
     known = compiled.parameters()
     shared = {key: value for key, value in given.items() if key not in OWN}
     if "train.images" in shared:
@@ -92,10 +94,10 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
         own = {"model": one.model, "name": f"{prefix}-{name}", "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip
         fields = {key: value for key, value in own.items() if key not in known}
-        if own.get("datasets"):
-            fields["data.datasets"] = own["datasets"]
         parse([f"{key}={value}" for key, value in own.items()], known)
-        systems.append((one, own, presets.resolve(one.model, preset, fields)))
+        systems.append(
+            (one, own, presets.resolve(one.model, preset, fields, own.get("datasets", "")))
+        )
     plan = []
     for one, own, config in systems:
         images = budget.images
@@ -123,8 +125,8 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
         if not sign or key in given:
             raise ValueError(f"{pair!r}: {'given twice' if sign else 'key=value is needed'}")
         given[key] = value
-    runs = root or Path("runs").resolve()
-    preset, budget = given.get("preset", "demo"), Budget.read(given)
+    runs = root or environment.runs().resolve()
+    preset, budget = given.get("preset", PRESET), Budget.read(given)
     entries: list[Entry] = []
     failed: list[str] = []
     last: StepError | None = None

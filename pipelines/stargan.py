@@ -18,28 +18,30 @@ from components.train import train
 from components.unify_labels import unify_labels
 from components.validate import validate
 from pipelines import resources as cluster
+from training.core.options import MODEL, TrainOptions, documented
 
 
 @dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")
+@documented
 def stargan(
     datasets: str = "",
     raw: str = "",
     revision: str = "",
-    model: str = "stargan",
-    preset: str = "demo",
+    model: str = MODEL,
+    preset: str = TrainOptions.preset,
     overrides: str = "",
-    init: str = "",
+    init: str = TrainOptions.init,
     compare: str = "",
-    nproc: int = 1,
-    seeds: int = 1,
-    launcher: str = "local",
-    nodes: int = 1,
-    queue: str = "",
-    accelerator: str = "nvidia.com/gpu",
-    accelerators: int = 0,
+    nproc: int = TrainOptions.nproc,
+    seeds: int = TrainOptions.seeds,
+    launcher: str = TrainOptions.launcher,
+    nodes: int = TrainOptions.nodes,
+    queue: str = TrainOptions.queue,
+    accelerator: str = TrainOptions.accelerator,
+    accelerators: int = TrainOptions.accelerators,
     node_selector: dict = {},  # noqa: B006 - kfp reads it as the default of the parameter
     name: str = "",
-    experiment: str = "stargan",
+    experiment: str = TrainOptions.experiment,
     override: str = "",
     image: str = TRAIN_IMAGE,
 ) -> None:
@@ -50,21 +52,11 @@ def stargan(
         raw: folder or URI of the raw data; empty means what DVC has.
         revision: git revision of the `.dvc` files; empty means those at hand.
         model: the family's member to train.
-        preset: a named configuration of it.
         overrides: `key=value;key=value` on top of the preset.
-        init: model manifest or registered version to start from; empty means from scratch.
-        compare: likewise, to set beside the new one in the report (the paper's Fig. 6).
-        nproc: training processes, of each node.
-        seeds: models to train, of seeds one apart; the first is registered, the spread of all
-            tells the gate how much chance there is in a rise.
-        launcher: `local` trains in the step's pod, `trainjob` on `nodes` pods of a TrainJob.
-        nodes: of a TrainJob, each with `nproc` accelerators.
-        queue: Kueue's local queue for a TrainJob; empty means none.
-        accelerator: the resource's name.
-        accelerators: of the training step's own pod; 0 trains on CPUs.
+        compare: model manifest or registered version to set beside the new one in the report (the
+            paper's Fig. 6).
         node_selector: labels of the nodes that the training step may run on, as JSON.
         name: the registered model; empty means as the family's member.
-        experiment: of MLflow.
         override: a reason to promote against the gate; recorded.
         image: what the lineage says the model was made in; a local run says so.
     """

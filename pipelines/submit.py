@@ -5,13 +5,14 @@ task and never ends for a run that somebody stops, so following is done here.
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from training.core import environment
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EVERY = 5.0  # s between looks
@@ -42,7 +43,7 @@ def submit(command: list[str]) -> str:
 
 def endpoint() -> str:
     """Where people look at runs: the UI's address, or the API's."""
-    return os.environ.get("KF_PIPELINES_UI_ENDPOINT") or os.environ.get("KF_PIPELINES_ENDPOINT", "")
+    return environment.KF_PIPELINES_UI_ENDPOINT.get() or environment.KF_PIPELINES_ENDPOINT.get()
 
 
 def link(run_id: str) -> str:
@@ -107,7 +108,7 @@ def wait(run_id: str) -> int:
     """Follow a submitted run on the terminal; 0 where it succeeded, 1 where it did not."""
     from kfp import Client
 
-    client = Client(host=os.environ.get("KF_PIPELINES_ENDPOINT") or None)
+    client = Client(host=environment.KF_PIPELINES_ENDPOINT.get() or None)
 
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")

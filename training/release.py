@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.core import cli
+from training.core import cli, options
 from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.data.versions import short_md5
 from training.registry import lineage
@@ -227,7 +227,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     one = commands.add_parser("register", help="make a trained model a version")
     for kind in ("model", "evaluation", "dataset"):
         one.add_argument(kind, type=Path, help=f"manifest of kind {kind}")
-    one.add_argument("--name", default="stargan")
+    one.add_argument("--name", default=options.MODEL)
     for option in ("data-md5", "revision", "code-hash", "image"):
         one.add_argument(f"--{option}", default="", help="for the lineage record")
     two = commands.add_parser("promote", help="make a version the champion if it earns it")

@@ -9,11 +9,13 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from training.core import cli
 from training.core.config import Config, to_json
+from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
+from training.core.options import MODEL, PRESET
 from training.core.provenance import code_hash, git_state, lock_hash
 from training.data.versions import data_version, split_datasets
 from training.evaluation.protocol import JUDGE_RECIPE
@@ -71,10 +73,7 @@ def resolve(
     if found := set("/:@") & set(name):
         what = " ".join(sorted(found))
         raise ValueError(f"name={name}: {what} cannot be in a registered name; write - instead")
-    changes: dict[str, Any] = dict(presets.parse(overrides))
-    if datasets:
-        changes["data.datasets"] = datasets
-    config = presets.resolve(model, preset, changes)
+    config = presets.resolve(model, preset, presets.parse(overrides), datasets)
     data_md5, where, kinds = data_version(split_datasets(config.data.datasets), raw, revision)
     resolved = Resolved(
         data_md5, where, code_hash(), to_json(config.data), to_json(config.judge),
@@ -94,10 +93,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--datasets", default="", help="name or name:kind, comma-separated")
     parser.add_argument("--raw", default="", help="the user's own folder instead of DVC's data")
     parser.add_argument("--revision", default="", help="git revision or data md5")
-    parser.add_argument("--model", default="stargan")
-    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--preset", default=PRESET)
     parser.add_argument("--overrides", default="", help="key=value;key=value")
-    parser.add_argument("--out", type=Path, default=Path("runs/resolved.json"))
+    parser.add_argument("--out", type=Path, default=runs("resolved.json"))
     args = parser.parse_args(argv)
     resolve(
         args.datasets, args.raw, args.revision, args.model, args.preset, args.overrides, args.out

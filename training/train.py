@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,9 @@ from filelock import FileLock, Timeout
 
 from training.core import cli
 from training.core.config import TrainConfig, from_json, to_json
+from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes
+from training.core.options import MODEL, add_fields
 from training.core.provenance import code_hash
 from training.data.versions import short_md5
 from training.models import model_from_json
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RESIDENT = 16 << 30  # bytes; smaller data sets are kept on the GPU whole
+OWN = ("preset", "init", "experiment")  # of the training step's options, those that one process has
 ELSEWHERE = 30.0  # s to wait for a process that still trains in the folder
 
 
-def options(prog: str, doc: str | None) -> argparse.ArgumentParser:
-    """What to train, and on what: the options of this program and of the launcher."""
+def options(prog: str, doc: str | None, names: Collection[str] = OWN) -> argparse.ArgumentParser:
+    """What to train, and on what, with the training step's options `names`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m training.{prog}",
         description=doc,
@@ -46,12 +49,10 @@ def options(prog: str, doc: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("dataset", type=Path, help='manifest of kind "dataset"')
-    parser.add_argument("--model", default="stargan")
-    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
-    parser.add_argument("--init", default="", help="start from the networks of this model")
-    parser.add_argument("--experiment", default="stargan", help="MLflow experiment; empty: none")
     parser.add_argument("--out", type=Path, required=True, help="manifest of the (first) model")
+    add_fields(parser, names)
     return parser
 
 
@@ -60,25 +61,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--folder", dest="run", type=Path, help="of this run's checkpoints")
+    parser.add_argument(
+        "--child",
+        action="store_true",
+        help="one of several models of a step: an MLflow run of its own",
+    )
     args = parser.parse_args(argv)
-    preset = resolve(args.model, args.preset, parse(args.set))
+    model, settings = args.model_config, args.train_config
+    if not (model and settings):
+        preset = resolve(args.model, args.preset, parse(args.set))
+        model, settings = model or to_json(preset.model), settings or to_json(preset.train)
     train(
         args.dataset,
         args.out,
         args.model,
-        args.model_config or to_json(preset.model),
-        args.train_config or to_json(preset.train),
+        model,
+        settings,
         run=args.run,
         init=args.init,
         experiment=args.experiment,
         preset=args.preset,
+        child=args.child,
     )
 
 
 def run_folder(dataset: Manifest, *what: str) -> Path:
     """Where a run's checkpoints lie by default: a folder named by what is trained on what."""
     key = sha256_bytes(canonical_json([dataset.digest, *what]))
-    return Path("runs") / "train" / key[:16]
+    return runs("train", key[:16])
 
 
 def train(
@@ -92,15 +102,17 @@ def train(
     init: str = "",
     experiment: str = "",
     preset: str = "",
+    child: bool = False,
 ) -> None:
     """Train `model` on the manifest `dataset` and write the manifest `out` of kind "model".
 
-    Configs are JSON texts. Progress, checkpoints and samples lie in `run`.
+    Configs are JSON texts. Progress, checkpoints and samples lie in `run`. A `child` is one of
+    several models of a pipeline's step. Raises StoppedError after SIGTERM, with the state saved.
     """
     from training.data.dataset import Faces
     from training.engine import checkpoint
     from training.engine.distributed import world
-    from training.engine.loop import StoppedError, fit
+    from training.engine.loop import fit
     from training.engine.mirror import LOG, mirror
     from training.engine.precision import use_bf16
     from training.engine.resume import resume
@@ -139,13 +151,12 @@ def train(
             if init:
                 checkpoint.warm_start(model_files(init), state)
         if here.rank == 0 and experiment:
-            job = replace(job, tracker=_tracker(job, dataset, manifest, experiment))
+            job = replace(job, tracker=_tracker(job, dataset, manifest, experiment, child))
         try:
             last = fit(job, state)
-        except StoppedError as stop:
+        except cli.StoppedError:
             job.tracker.close("KILLED")
-            sys.stderr.write(f"{stop}\n")
-            raise SystemExit(cli.STOPPED) from stop
+            raise
         except BaseException:
             job.tracker.close("FAILED")
             raise
@@ -157,7 +168,9 @@ def train(
         here.wait()
 
 
-def _tracker(job: "Job", dataset: Path, manifest: Manifest, experiment: str) -> "Tracker":
+def _tracker(
+    job: "Job", dataset: Path, manifest: Manifest, experiment: str, child: bool
+) -> "Tracker":
     """The MLflow run of this training; of a part that another machine did, too."""
     from training.tracking.tracker import Tracker
 
@@ -179,6 +192,7 @@ def _tracker(job: "Job", dataset: Path, manifest: Manifest, experiment: str) -> 
         },
         run_id=job.mirror.entry.mlflow_run if job.mirror else "",
         folder=job.run / "tracking",
+        child=child,
     )
 
 

@@ -14,9 +14,16 @@ from typing import Any
 from kfp import local
 
 from components.images import TRAIN_IMAGE
+from training.core import environment as variables
 
 # What the steps read from the environment: addresses, credentials and switches.
-NAMES = ("STORE_URI", "NODE_CACHE", "DVC_REMOTE_URL", "DRAW_DEMO", "PIPELINE_RUN_ID")
+NAMES = [
+    variable.name
+    for variable in (
+        variables.STORE_URI, variables.NODE_CACHE, variables.DVC_REMOTE_URL, variables.DRAW_DEMO,
+        variables.PIPELINE_RUN_ID,
+    )
+]  # fmt: skip
 FAMILIES = ("AWS_", "MLFLOW_")
 GRACE = 60  # s that a stopped step has to save its work
 Follow = Callable[[Iterable[str]], None]
@@ -35,12 +42,12 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
     from docker.types import Mount
 
     root.mkdir(parents=True, exist_ok=True)
-    folder, owner = Path.cwd(), root.stat()
-    for made in (folder / "runs", root / "kfp"):
+    folder, runs, owner = Path.cwd(), variables.runs().absolute(), root.stat()
+    for made in (runs, root / "kfp"):
         if not made.exists():
             made.mkdir()
             os.chown(made, owner.st_uid, owner.st_gid)
-    places = {root: False, folder / "runs": False, folder / "data": True}
+    places = {root: False, runs: False, folder / "data": True}
     if raw and "://" not in raw:
         places.setdefault(Path(raw).resolve(), True)
     return local.DockerRunner(
@@ -50,7 +57,7 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
             if place.is_dir()
         ],
         working_dir=str(folder),
-        environment=environment(os.environ),
+        environment=environment(variables.whole()),
         user=f"{owner.st_uid}:{owner.st_gid}",
         network_mode="host",  # the servers on loopback
         read_only=True,
@@ -89,7 +96,7 @@ def run_in(follow: Follow) -> Callable[..., int]:
     def run(
         client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
     ) -> int:
-        settings["environment"] = environment(os.environ) | settings.get("environment", {})
+        settings["environment"] = environment(variables.whole()) | settings.get("environment", {})
         container = client.containers.run(
             image=find(client, image).id, command=command, volumes=volumes, detach=True, **settings
         )

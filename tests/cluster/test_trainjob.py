@@ -257,7 +257,7 @@ def test_the_job_is_what_was_asked_for(
     assert (spec["activeDeadlineSeconds"], spec["trainer"]["numNodes"]) == (60, 3)
     assert spec["trainer"]["numProcPerNode"] == 2
     assert spec["trainer"]["image"] == "registry.example/stargan-train@sha256:0"
-    assert spec["trainer"]["args"] == ["work", REQUEST.name]
+    assert spec["trainer"]["args"] == ["run", REQUEST.name]
     assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
 
 
@@ -272,12 +272,12 @@ def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing but YAML on stdout, without a cluster."""
-    by_hand(tmp_path, "ask", "--nodes", "5", "--queue", "faces", "--image", "mine:1")
+    by_hand(tmp_path, "render", "--nodes", "5", "--queue", "faces", "--image", "mine:1")
     said = capsys.readouterr()
     job = yaml.safe_load(said.out)
     assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
     trainer = job["spec"]["trainer"]
-    assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["work", REQUEST.name])
+    assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["run", REQUEST.name])
     assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
     assert REQUEST.name in said.err
     asked = Store().reference(f"jobs/{REQUEST.name}/request")
@@ -288,10 +288,10 @@ def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
 def test_a_job_that_a_person_applied_is_followed(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    by_hand(tmp_path, "ask")
+    by_hand(tmp_path, "render")
     api.jobs[REQUEST.name] = yaml.safe_load(capsys.readouterr().out)
     api.later = [runs, ends]
-    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    by_hand(tmp_path, "submit", str(tmp_path / "model.json"))
     assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
     assert api.made == []
 
@@ -301,10 +301,10 @@ def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_aga
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     Store().refer(f"jobs/{REQUEST.name}/model", '{"the": "model"}')
-    by_hand(tmp_path, "start", str(tmp_path / "model.json"))
+    by_hand(tmp_path, "submit", str(tmp_path / "model.json"))
     assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
-    with pytest.raises(ValueError, match="trained already; `start` with the same request"):
-        by_hand(tmp_path, "ask")
+    with pytest.raises(ValueError, match="trained already; `submit` the same request"):
+        by_hand(tmp_path, "render")
     assert capsys.readouterr().out == ""
 
 
@@ -581,7 +581,8 @@ def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
     code = (
         "import sys; from dataclasses import replace; from pathlib import Path;"
         "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
-        "launch(Request('{}', 'stargan', '{}', '{}'), Shape(template=sys.argv[1]), Path('m.json'))"
+        "request = Request('{}', 'stargan', '{}', '{}');"
+        "cli.run(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
     )
     command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
     process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)

@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-SMALL = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=160",
+SMALL = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=160",
          "decay_images=80", "warmup_images=32", "log_images=64", "sample_images=160",
          "checkpoint_images=160", "judge.images=256"]  # fmt: skip
 HEAVY = ["pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate"]
@@ -121,7 +121,7 @@ def test_a_deleted_output_reruns_its_step_alone(place: Place, first: str) -> Non
 
 def test_a_failed_gate_never_promotes(place: Place, first: str) -> None:
     """Another model, better or not: below the floor it stays a version without the alias."""
-    said = place.run("seed=1", "min_success=1.0", "min_psnr=99")
+    said = place.run("seed=1", "eval.min_success=1.0", "eval.min_psnr=99")
     version, verdict = place.registered(said)
     assert (version["version"], version["created"]) == ("2", True)
     assert verdict["promoted"] is False
@@ -133,7 +133,9 @@ def test_a_failed_gate_never_promotes(place: Place, first: str) -> None:
 
 
 def test_a_person_s_word_promotes_and_is_recorded(place: Place, first: str) -> None:
-    said = place.run("seed=1", "min_success=1.0", "min_psnr=99", "override=shown to the jury")
+    said = place.run(
+        "seed=1", "eval.min_success=1.0", "eval.min_psnr=99", "override=shown to the jury"
+    )
     version, verdict = place.registered(said)
     assert (version["version"], version["created"]) == ("2", False)
     assert verdict["promoted"] is True

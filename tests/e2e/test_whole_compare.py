@@ -15,7 +15,7 @@ from training.core.files import read_json
 from training.evaluation.comparison.runs import Entry
 from training.models import MODELS, presets
 
-SHORT = ["preset=smoke", "images=64", "size=32", "judge.images=128", "train.batch=4",
+SHORT = ["preset=smoke", "images=64", "data.size=32", "judge.images=128", "train.batch=4",
          "raw=raw/celeba"]  # fmt: skip
 SMALL = [*SHORT, "d_layers=3", "layers=3", "shortcut_layers=2", "inject_layers=2"]
 
@@ -140,7 +140,9 @@ def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_every_models_pace_can_be_measured(name: str) -> None:
     from training.engine.throughput import pace
 
-    config = presets.resolve(name, "smoke", {"size": "32", "batch": "2"} | SMALLER.get(name, {}))
+    config = presets.resolve(
+        name, "smoke", {"data.size": "32", "batch": "2"} | SMALLER.get(name, {})
+    )
     assert 0 < pace(config, 0.05) < 1e6
 
 

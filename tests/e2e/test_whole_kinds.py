@@ -13,7 +13,7 @@ from training.models.presets import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SHORT = ["preset=smoke", "size=32", "train.images=96", "decay_images=32",
+SHORT = ["preset=smoke", "data.size=32", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=96",
          "judge.images=128"]  # fmt: skip
 SHOWN = resolve("ganimation", "smoke").data.attributes
@@ -54,12 +54,17 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ([*STARGAN, "datasets=rafd", "raw={raw}/rafd"], EXPRESSIONS),
         (
-            [*STARGAN, "datasets=hair:folders,mine:csv", "raw={raw}/own", "attributes=Male,Young"],
+            [
+                *STARGAN,
+                "datasets=hair:folders,mine:csv",
+                "raw={raw}/own",
+                "data.attributes=Male,Young",
+            ],
             [*CLASSES, "Male", "Young"],
         ),
         ([*STARGAN, "model=ganimation", "raw={raw}/celeba"], [*SHOWN]),
         (
-            ["model=starganv2", "domains=Male", "datasets=mine:csv", "raw={raw}/own/mine"],
+            ["model=starganv2", "data.domains=Male", "datasets=mine:csv", "raw={raw}/own/mine"],
             ["not Male", "Male"],
         ),
         (["model=starganv2", "datasets=hair:folders", "raw={raw}/own"], [*CLASSES]),

@@ -20,7 +20,7 @@ from training.storage.store import Manifest
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
-SHORT = ["preset=smoke", "size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
+SHORT = ["preset=smoke", "data.size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=32",
          "judge.images=128"]  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_the_demos_first_images_are_sound(
     changes = {key: getattr(whole, key) * IMAGES // whole.images
                for key in ("warmup_images", "decay_images")}  # fmt: skip
     changes |= {"train.images": IMAGES, "log_images": 200, "sample_images": IMAGES,
-                "checkpoint_images": IMAGES, "size": 32}  # fmt: skip
+                "checkpoint_images": IMAGES, "data.size": 32}  # fmt: skip
     config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
     raw, images, dataset = (home / f"{name}-{what}.json" for what in ("raw", "images", "dataset"))
     pull("celeba", str(drawn), "", "", raw)

@@ -21,7 +21,7 @@ BASE = "localhost/stargan-base:bookworm"
 TRAIN_BASE = "localhost/stargan-torch:bookworm"  # for CUDA's, which is not to be had here
 IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
 USER = 10001  # the images' own
-SHORT = ["preset=smoke", "raw=raw/celeba", "size=32", "d_repeat_num=4", "train.images=96",
+SHORT = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=96",
          "decay_images=32", "warmup_images=32", "log_images=32", "sample_images=96",
          "checkpoint_images=96", "judge.images=128"]  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -174,9 +174,7 @@ def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path
     given = (dataset.read_text(), "stargan", to_json(config.model), to_json(config.train))
     name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
     job = yaml.safe_load((ROOT / "k8s" / "jobs" / "trainjob.yaml").read_text())
-    said = inside(
-        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "work", name, flags=flags
-    )
+    said = inside(podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "run", name, flags=flags)
     assert "32/32 images" in said
     made = runs / "store" / "refs" / "jobs" / name / "model"
     assert json.loads(made.read_text())["kind"] == "model"

@@ -252,7 +252,7 @@ def test_a_node_selector_is_a_json_object(bad: str) -> None:
 def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "pinned.yaml"
     steps, train = DIGEST, DIGEST.replace("/stargan@", "/train@")
-    program.main(["release", "--steps", steps, "--train", train, "-o", str(out)])
+    program.main(["pin-images", "--steps", steps, "--train", train, "-o", str(out)])
     text = out.read_text()
     assert text.replace(steps, STEPS_IMAGE).replace(train, TRAIN_IMAGE) == (
         compiled.PACKAGE.read_text()
@@ -265,7 +265,7 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
 def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
-        program.main(["release", "--steps", bad, "--train", DIGEST, "-o", str(tmp_path / "x.yaml")])
+        compiled.pin(bad, DIGEST, tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
 
 
@@ -295,14 +295,14 @@ def test_a_field_goes_on_top_of_overrides() -> None:
     [
         ("epochs=3", ["unknown key 'epochs'", "images", "lambda_rec", "parameters: ", "nproc"]),
         ("train.lambda_rec=3", ["unknown key 'train.lambda_rec'"]),
-        ("nproc=two", ["nproc='two'", "int"]),
-        ("batch=many", ["batch='many'", "int"]),
+        ("nproc=two", ["nproc='two'", "a whole number"]),
+        ("batch=many", ["train.batch='many'", "a whole number, at least 1"]),
         ("preset=huge", ["unknown preset 'huge'", "demo-joint", "celeba-128"]),
         ("model=gan", ["unknown model 'gan'", "stargan"]),
         ("overrides=epochs=3", ["unknown key 'epochs'"]),
-        ("interpolation=a;b", ["semicolon"]),
+        ("data.interpolation=a;b", ["semicolon"]),
         ("nproc", ["key=value"]),
-        ("split=random", ["split='random'", "official"]),
+        ("data.split=random", ["split='random'", "official"]),
     ],
 )
 def test_a_wrong_key_is_refused_with_the_known_ones(pair: str, words: list[str]) -> None:

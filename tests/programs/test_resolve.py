@@ -191,7 +191,7 @@ def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
     name = run(clone).judge_hash
     assert run(clone, overrides="train.images=1600;lambda_rec=5").judge_hash == name
     assert run(clone, revision="v1").judge_hash != name
-    assert run(clone, overrides="size=32").judge_hash != name
+    assert run(clone, overrides="data.size=32").judge_hash != name
     assert run(clone, overrides="judge.images=2000").judge_hash != name
 
 

@@ -154,8 +154,7 @@ def test_further_seeds_are_children_of_the_injected_run(
     parent = api.create_run(where).info.run_id
     step = api.create_run(where, tags={tracking.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", step)
-    monkeypatch.setenv("RUN_AS_CHILD", "1")
-    tracker = start(place / "t")
+    tracker = start(place / "t", child=True)
     assert tracker.close() == ""
     assert tracker.run_id != step
     assert api.get_run(tracker.run_id).data.tags[tracking.PARENT] == step

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from training.core.environment import new_launch
+from training.core.environment import LAUNCH_ID, new_launch
 from training.core.files import canonical_json, sha256_bytes
 from training.core.provenance import code_hash, git_state
 
@@ -68,9 +68,9 @@ def manifest(
         head["labels"]["kueue.x-k8s.io/queue-name"] = shape.queue
     spec["activeDeadlineSeconds"] = shape.deadline
     trainer |= {
-        "args": ["work", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
+        "args": ["run", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
         # The job's, whichever of its pods is rank 0.
-        "env": [*trainer.get("env", ()), {"name": "LAUNCH_ID", "value": new_launch()}],
+        "env": [*trainer.get("env", ()), {"name": LAUNCH_ID.name, "value": new_launch()}],
     }  # fmt: skip
     if image:
         trainer["image"] = image

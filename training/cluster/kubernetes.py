@@ -6,12 +6,13 @@ again for `PATIENCE` seconds.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+
+from training.core import environment
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
@@ -33,7 +34,7 @@ class ClusterError(ValueError):
 
 
 def _namespace(contexts: Any) -> str:
-    if name := os.environ.get("POD_NAMESPACE"):
+    if name := environment.POD_NAMESPACE.get():
         return name
     if ACCOUNT.is_file():
         return ACCOUNT.read_text().strip()
@@ -52,7 +53,9 @@ class Cluster:
             config.load_incluster_config()
         except config.ConfigException:
             try:
-                files = os.environ.get("KUBECONFIG")  # the client reads it once, when imported
+                files = (
+                    environment.KUBECONFIG.get() or None
+                )  # the client reads it once, when imported
                 config.load_kube_config(files)
                 active = config.list_kube_config_contexts(files)[1]
             except config.ConfigException as error:
@@ -124,7 +127,7 @@ class Cluster:
 
     def itself(self) -> tuple[list[dict[str, Any]], str]:
         """For what this pod makes: owner references (those of the pod: its workflow), its image."""
-        pod = os.environ.get("POD_NAME", "")
+        pod = environment.POD_NAME.get()
         if not pod:
             return [], ""
         found = self._ask(pod, partial(self.core.read_namespaced_pod, pod, self.namespace))

@@ -1,97 +1,218 @@
 """Typed configuration: what a run fixes, read from `key=value`, written beside every result.
 
-The paper's numbers are fields of the model's own dataclass (`training/models/`); named rows that
-set all of it are in `training/models/presets.py`. Addresses and secrets come from the
-environment only.
+Meaning and bounds stand beside each field, as `Annotated[type, Field(...)]`; the models' own
+dataclasses (`training/models/`) are read by the same functions. Addresses and secrets come from
+the environment only (`training/core/environment.py`).
+
+Sections are plain frozen dataclasses: `build` checks what comes from text or JSON, and code that
+makes one directly is trusted.
 """
 
 import dataclasses
+import functools
 import json
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+SECTIONS = ("train", "data", "judge", "eval", "model")
+SEED = 2**63 - 1  # the largest one
+KINDS = {
+    "integer": "a whole number",
+    "number": "a finite number",
+    "boolean": "true or false",
+    "string": "text",
+}
+BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+# Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
+FINITE = ConfigDict(allow_inf_nan=False)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Which images and labels, and how they are cut; everything before the first network."""
 
-    datasets: tuple[str, ...] = ("celeba",)  # name, or name:kind with kind celeba|rafd|folders|csv
-    size: int = 128  # side of the square training image, px
-    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"  # always antialiased
-    celeba_crop: int = 178  # side of the centre square, px; 178 StarGAN, 170 AttGAN/STGAN
-    celeba_shift: tuple[int, int] = (0, 0)  # of that square, px right and down at 178x218
-    rafd_crop: int = 256  # side of the square around the face at 681x1024, px
-    rafd_centre: tuple[int, int] = (340, 440)  # its centre (x, y), px
-    cameras: tuple[str, ...] = ("045", "090", "135")
-    gazes: tuple[str, ...] = ("frontal", "left", "right")
-    attributes: tuple[str, ...] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
-    # attributes as classes instead: of several, the one that an image has (others are left out);
-    # of one, whether it has it
-    domains: tuple[str, ...] = ()
-    # official: CelebA's partition; identity: by person; paper: random images (2,000 or 10 % test)
-    split: Literal["official", "identity", "paper"] = "official"
-    test_share: float = 0.1  # of identities, where no official partition exists
-    fold: int = 0  # which share of the identities is the test part
-    limit: int = 0  # use the first n images of each data set; 0 = all
-    bad_share: float = 0.001  # above this share of unreadable images the step fails
-    shard_rows: int = 8192  # images a shard at most
+    datasets: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="name, or name:kind with kind celeba, rafd, folders, csv"),
+    ] = ("celeba",)
+    size: Annotated[
+        int, Field(ge=8, le=4096, description="side of the square training image, px")
+    ] = 128
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic", "lanczos"],
+        Field(description="of the resizing, always antialiased"),
+    ] = "bicubic"
+    celeba_crop: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=178,
+            description="side of CelebA's centre square, px; StarGAN 178, AttGAN and STGAN 170",
+        ),
+    ] = 178
+    celeba_shift: Annotated[
+        tuple[Annotated[int, Field(ge=-178, le=178)], Annotated[int, Field(ge=-218, le=218)]],
+        Field(description="of that square, px right and down at 178x218"),
+    ] = (0, 0)
+    rafd_crop: Annotated[
+        int, Field(ge=1, le=1024, description="side of the square around RaFD's face, px")
+    ] = 256
+    rafd_centre: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=681)], Annotated[int, Field(ge=0, le=1024)]],
+        Field(description="of that square, px from the left and the top at 681x1024"),
+    ] = (340, 440)
+    cameras: Annotated[
+        tuple[str, ...], Field(min_length=1, description="RaFD's camera angles to use, degrees")
+    ] = ("045", "090", "135")
+    gazes: Annotated[
+        tuple[str, ...], Field(min_length=1, description="RaFD's gaze directions to use")
+    ] = ("frontal", "left", "right")
+    attributes: Annotated[
+        tuple[str, ...], Field(description="attributes to edit, each on or off")
+    ] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+    domains: Annotated[
+        tuple[str, ...],
+        Field(
+            description="attributes as classes instead: of several, the one that an image has "
+            "(images with none or more are left out); of one, whether an image has it"
+        ),
+    ] = ()
+    split: Annotated[
+        Literal["official", "identity", "paper"],
+        Field(
+            description="official: CelebA's partition; identity: by person; paper: random images "
+            "for the test (2,000 or 10 %)"
+        ),
+    ] = "official"
+    test_share: Annotated[
+        float,
+        Field(gt=0, lt=1, description="of the identities, where no official partition exists"),
+    ] = 0.1
+    fold: Annotated[
+        int, Field(ge=0, description="which share of the identities is the test part")
+    ] = 0
+    limit: Annotated[
+        int, Field(ge=0, description="use the first n images of each data set; 0: all")
+    ] = 0
+    bad_share: Annotated[
+        Share, Field(description="above this share of unreadable images the step fails")
+    ] = 0.001
+    shard_rows: Annotated[Positive, Field(description="images in a shard, at most")] = 8192
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. Lengths are counted in real images drawn, summed over data sets."""
 
-    images: int = 4_012_000  # length
-    decay_images: int = 2_006_000  # lr falls linearly to 0 over the last of them
-    warmup_images: int = 0  # reconstruction alone for the first of them
-    batch: int = 16  # global, over all processes
-    seed: int = 0
-    flip: bool = True  # mirror each image with probability 1/2
-    # at random: shift, 256/286 of the side; zoom, with probability ½ 0.8–1 of the area
-    crop: Literal["none", "shift", "zoom"] = "none"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    ema: float = 0.999  # decay of G's moving average per 16 images; 0 = off
-    log_images: int = 1_600
-    sample_images: int = 160_000
-    checkpoint_images: int = 160_000
-    keep: int = 2  # last checkpoints kept, beside the best
-    price_per_hour: float = 0.0  # of all that trains, in any currency; 0 = not known
+    images: Annotated[Positive, Field(description="length of the training")] = 4_012_000
+    decay_images: Annotated[
+        int, Field(ge=0, description="the learning rate falls linearly to 0 over the last of them")
+    ] = 2_006_000
+    warmup_images: Annotated[
+        int, Field(ge=0, description="reconstruction alone for the first of them")
+    ] = 0
+    batch: Annotated[Positive, Field(description="images, over all processes")] = 16
+    seed: Annotated[
+        int, Field(ge=0, le=SEED, description="of the weights, the order and all random numbers")
+    ] = 0
+    flip: Annotated[bool, Field(description="mirror each image with probability 1/2")] = True
+    crop: Annotated[
+        Literal["none", "shift", "zoom"],
+        Field(
+            description="at random: shift, 256/286 of the side; zoom, with probability 1/2 0.8 "
+            "to 1 of the area"
+        ),
+    ] = "none"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="auto: bf16 where it was measured faster"),
+    ] = "auto"
+    ema: Annotated[
+        float,
+        Field(ge=0, lt=1, description="decay of G's moving average per 16 images; 0: none"),
+    ] = 0.999
+    log_images: Annotated[Positive, Field(description="between two lines of the log")] = 1_600
+    sample_images: Annotated[Positive, Field(description="between two sample grids")] = 160_000
+    checkpoint_images: Annotated[Positive, Field(description="between two checkpoints")] = 160_000
+    keep: Annotated[Positive, Field(description="last checkpoints kept, beside the best")] = 2
+    price_per_hour: Annotated[
+        float,
+        Field(ge=0, description="of everything that trains, in any currency; 0: unknown"),
+    ] = 0.0
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
     """The frozen evaluation classifiers, trained once a data version."""
 
-    # drawn to train on each data set; the last number holds for those that follow, too
-    images: tuple[int, ...] = (2_000_000,)
-    batch: int = 64
-    lr: float = 1e-3
-    seed: int = 20_180_619  # never a GAN's seed
-    floor: float = 0.8  # evaluate refuses a judge whose clean accuracy is below
+    images: Annotated[
+        tuple[Positive, ...],
+        Field(
+            min_length=1,
+            description="drawn to train on each data set; the last number holds "
+            "for those that follow, too",
+        ),
+    ] = (2_000_000,)
+    batch: Annotated[Positive, Field(description="images")] = 64
+    lr: Annotated[float, Field(gt=0, le=1, description="learning rate")] = 1e-3
+    seed: Annotated[int, Field(ge=0, le=SEED, description="never one of a translation model")] = (
+        20_180_619
+    )
+    floor: Annotated[
+        Share, Field(description="evaluation refuses a judge whose clean accuracy is below")
+    ] = 0.8
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What evaluation scores and what promotion asks for."""
+    """What evaluation scores and what promotion requires."""
 
-    limit: int = 2_000  # images of each data set
-    eval_split: Literal["test", "val"] = "test"  # val: to choose settings without seeing the test
-    inception: str = ""  # PATH@SHA256 of TorchScript Inception weights for a true FID
-    lpips: str = ""  # PATH@SHA256 of TorchScript LPIPS, for models with a latent or reference
-    bootstrap: int = 1_000
-    min_success: float = 0.5  # floor of the mean single-edit success
-    min_psnr: float = 15.0  # floor of the self-reconstruction, dB
-    must_learn: bool = True  # a model that did not clear a copied input never becomes champion
-    min_effect: float = 0.02  # of mean single-edit success, over seed noise
-    margin_identity: float = 0.05
-    margin_preservation: float = 0.05
-    margin_psnr: float = 1.0  # dB
-    margin_worst: float = 0.10  # of the worst attribute's success
+    limit: Annotated[Positive, Field(description="images of each data set")] = 2_000
+    eval_split: Annotated[
+        Literal["test", "val"],
+        Field(description="val: to choose settings without seeing the test"),
+    ] = "test"
+    inception: Annotated[
+        str, Field(description="PATH@SHA256 of TorchScript Inception weights, for a true FID")
+    ] = ""
+    lpips: Annotated[
+        str,
+        Field(
+            description="PATH@SHA256 of TorchScript LPIPS, for models with a latent or reference"
+        ),
+    ] = ""
+    bootstrap: Annotated[Positive, Field(description="samples of the confidence intervals")] = 1_000
+    min_success: Annotated[Share, Field(description="lowest mean success of single edits")] = 0.5
+    min_psnr: Annotated[
+        float, Field(ge=0, le=100, description="lowest PSNR of the self-reconstruction, dB")
+    ] = 15.0
+    must_learn: Annotated[
+        bool, Field(description="a model no better than a copied input never becomes champion")
+    ] = True
+    min_effect: Annotated[
+        Share, Field(description="rise of the mean single-edit success, above the seeds' noise")
+    ] = 0.02
+    margin_identity: Annotated[Share, Field(description="tolerated loss of identity")] = 0.05
+    margin_preservation: Annotated[
+        Share, Field(description="tolerated loss of the other labels' preservation")
+    ] = 0.05
+    margin_psnr: Annotated[float, Field(ge=0, le=100, description="tolerated loss, dB")] = 1.0
+    margin_worst: Annotated[
+        Share, Field(description="tolerated loss of the worst attribute's success")
+    ] = 0.10
 
 
 @dataclass(frozen=True)
@@ -107,52 +228,86 @@ class Config:
     model: Any = None
 
 
-def convert(kind: Any, value: Any, where: str) -> Any:
-    """`value` (JSON or text) as `kind`; a wrong one raises ValueError naming `where`."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{where}={value!r}: one of {', '.join(map(str, args))} is needed")
-        return value
-    if origin is tuple:
-        parts = value.split(",") if isinstance(value, str) else list(value)
-        item = args[0] if args else str
-        if len(args) > 1 and args[1] is not Ellipsis and len(parts) != len(args):
-            raise ValueError(f"{where}={value!r}: {len(args)} values are needed, comma-separated")
-        return tuple(convert(item, part, where) for part in parts)
-    if origin in (types.UnionType, typing.Union):
-        return convert(next(a for a in args if a is not type(None)), value, where)
-    if kind is bool:
-        return _boolean(value, where)
-    return _scalar(kind, value, where)
+def need(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema asks of a value, in words: type, choices and range."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if schema["type"] == "array":
+        if "prefixItems" in schema:
+            items = "; ".join(need(item) for item in schema["prefixItems"])
+            return f"{len(schema['prefixItems'])} values, comma-separated ({items})"
+        least = f"{schema['minItems']} or more values" if "minItems" in schema else "values"
+        return f"{least}, comma-separated, each {need(schema['items'])}"
+    kind = KINDS[schema["type"]]
+    if "minimum" in schema and "maximum" in schema:
+        return f"{kind} from {schema['minimum']} to {schema['maximum']}"
+    bounds = [f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema]
+    return f"{kind}, {' and '.join(bounds)}" if bounds else kind
 
 
-def _boolean(value: Any, where: str) -> bool:
-    text = str(value).lower()
-    if not isinstance(value, str | bool) or text not in ("true", "false"):
-        raise ValueError(f"{where}={value!r}: true or false is needed")
-    return text == "true"
+def _prepare(kind: Any, value: Any) -> Any:
+    """Text as the value that it spells; raises ValueError for a mixed-up boolean."""
+    while typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and isinstance(value, str | list | tuple):
+        if isinstance(value, str):
+            value = value.split(",") if value else []
+        return [_prepare(args[0], part) for part in value]
+    if kind is bool and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if kind in (bool, int, float) and isinstance(value, bool) != (kind is bool):
+        raise ValueError("true and false are no numbers, and numbers neither")
+    return value
 
 
-def _scalar(kind: Any, value: Any, where: str) -> Any:
-    if isinstance(value, bool) or (kind is int and isinstance(value, float) and value % 1):
-        raise ValueError(f"{where}={value!r}: {kind.__name__} is needed")
-    if kind is str and not isinstance(value, str):
-        raise ValueError(f"{where}={value!r}: text is needed")
+def convert(kind: Any, value: Any, where: str, adapter: "TypeAdapter[Any] | None" = None) -> Any:
+    """`value` (JSON or text) as `kind`, a type with its bounds.
+
+    Raises ValueError with `where`, the value and what is needed, for another type, a value out of
+    bounds, NaN and infinity.
+    """
+    adapter = adapter or TypeAdapter(kind, config=FINITE)
     try:
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}={value!r}: {kind.__name__} is needed") from error
+        return adapter.validate_python(_prepare(kind, value))
+    except (ValidationError, ValueError) as error:
+        needed = need(adapter.json_schema())
+        raise ValueError(f"{where}={value!r}: needs {needed}") from error
+
+
+@functools.cache
+def _adapters(cls: Any) -> "dict[str, tuple[Any, TypeAdapter[Any]]]":
+    """Of each field of dataclass `cls`: its type, and what checks a value."""
+    kinds = typing.get_type_hints(cls, include_extras=True)
+    return {
+        f.name: (kinds[f.name], TypeAdapter(kinds[f.name], config=FINITE))
+        for f in dataclasses.fields(cls)
+    }
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """An instance of dataclass `cls` from `values`; unknown or ill-typed names are refused."""
-    kinds = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(names))
+    """An instance of dataclass `cls` from `values`; ValueError for a wrong name or value."""
+    known = _adapters(cls)  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"unknown {where}{', '.join(unknown)}; known: {', '.join(names)}")
-    return cls(**{k: convert(kinds[k], v, f"{where}{k}") for k, v in values.items()})
+        raise ValueError(f"unknown {where}{', '.join(unknown)}; known: {', '.join(known)}")
+    made = {}
+    for name, value in values.items():
+        kind, adapter = known[name]
+        made[name] = convert(kind, value, f"{where}{name}", adapter)
+    return cls(**made)
+
+
+def describe(cls: type) -> list[tuple[str, str, str, str]]:
+    """(name, default, what is needed, meaning) of each field of a section or model."""
+    rows = []
+    for f in dataclasses.fields(cls):
+        schema = _adapters(cls)[f.name][1].json_schema()
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = str(shown).lower() if isinstance(shown, bool) else str(shown)
+        rows.append((f.name, text, need(schema), schema.get("description", "")))
+    return rows
 
 
 def to_json(config: Any) -> str:

@@ -1,8 +1,148 @@
-"""What the environment says: addresses, secrets and switches."""
+"""What the environment says: addresses, credentials and switches. Nothing else reads it.
 
+    python -m training.core.environment > docs/environment.md
+
+A variable is read when it is needed, so that a program may set one for what it calls. What is not
+set, or empty, has the default.
+"""
+
+import math
 import os
 import socket
+import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+YOU = "you; a cluster's config map `stargan-environment`"
+CREDENTIALS = "you; a cluster's secret `{}`"
+TORCHRUN = "torchrun"
+STEP = "the local runner; on a cluster the step's pod"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable that the project, or a library under it, reads."""
+
+    name: str
+    meaning: str
+    set_by: str
+    default: str = ""
+    computed: str = ""  # in words, where the default is found out at run time
+
+    def get(self) -> str:
+        """Its text, or the default."""
+        return os.environ.get(self.name) or self.default
+
+    def number(self) -> float:
+        """Its value as a finite number that is not negative; ValueError for anything else."""
+        try:
+            found = float(self.get())
+        except ValueError:
+            found = math.nan
+        if not 0 <= found < math.inf:
+            raise ValueError(f"{self.name}={self.get()}: needs a finite number, at least 0")
+        return found
+
+    def count(self) -> int:
+        """Its value as a whole number that is not negative; ValueError for anything else."""
+        if not self.get().isdecimal():
+            raise ValueError(f"{self.name}={self.get()}: needs a whole number, at least 0")
+        return int(self.get())
+
+
+STORE_URI = Variable(
+    "STORE_URI", "root of the store: `file:///folder` or `s3://bucket/prefix`", YOU,
+    computed="`file://` and the working folder's `runs/store`",
+)  # fmt: skip
+NODE_CACHE = Variable(
+    "NODE_CACHE", "folder for what was read from an `s3://` store", YOU,
+    computed="the working folder's `runs/node-cache`",
+)  # fmt: skip
+DVC_REMOTE_URL = Variable(
+    "DVC_REMOTE_URL", "DVC remote of the raw data, instead of the default one of `.dvc/config`", YOU
+)
+DRAW_DEMO = Variable(
+    "DRAW_DEMO", "`0`: fail instead of drawing demo faces that no remote has", "you", "1"
+)
+S3_PATIENCE = Variable(
+    "S3_PATIENCE", "seconds to go on asking an S3 server that does not answer", "you", "60"
+)
+AWS_ENDPOINT_URL_S3 = Variable(
+    "AWS_ENDPOINT_URL_S3", "address of the S3 server; read by boto3 and DVC", YOU, computed="AWS"
+)
+AWS_DEFAULT_REGION = Variable(
+    "AWS_DEFAULT_REGION", "region of the S3 server; read by boto3 and DVC", YOU
+)
+AWS_ACCESS_KEY_ID = Variable(
+    "AWS_ACCESS_KEY_ID", "S3 credentials; read by boto3 and DVC", CREDENTIALS.format("stargan-s3")
+)
+AWS_SECRET_ACCESS_KEY = Variable(
+    "AWS_SECRET_ACCESS_KEY",
+    "S3 credentials; read by boto3 and DVC",
+    CREDENTIALS.format("stargan-s3"),
+)
+MLFLOW_TRACKING_URI = Variable(
+    "MLFLOW_TRACKING_URI", "MLflow: a server, an SQLite file, or `off`", YOU,
+    computed="`sqlite:///` and the working folder's `runs/mlflow.db`",
+)  # fmt: skip
+MLFLOW_TRACKING_USERNAME = Variable(
+    "MLFLOW_TRACKING_USERNAME", "MLflow login; also who acts, in records",
+    CREDENTIALS.format("stargan-mlflow"), computed="none; in records the system's user",
+)  # fmt: skip
+MLFLOW_TRACKING_PASSWORD = Variable(
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLflow password; read by MLflow",
+    CREDENTIALS.format("stargan-mlflow"),
+)
+MLFLOW_RUN_ID = Variable(
+    "MLFLOW_RUN_ID", "MLflow run of this step, to join instead of starting one",
+    "a platform that starts runs itself",
+)  # fmt: skip
+METRICS_PORT = Variable(
+    "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"
+)
+PIPELINE_RUN_ID = Variable(
+    "PIPELINE_RUN_ID", "name that joins the steps of one pipeline run in MLflow", STEP,
+    computed="a random one",
+)  # fmt: skip
+SOURCE_REVISION = Variable(
+    "SOURCE_REVISION", "git commit of the code, `-dirty` if files differ from it",
+    "the container images", computed="asked of git",
+)  # fmt: skip
+LAUNCH_ID = Variable(
+    "LAUNCH_ID", "the launch that a training process belongs to; restarts keep it",
+    "`training.launch`, `training.trainjob`", computed="a random one",
+)  # fmt: skip
+OMP_NUM_THREADS = Variable(
+    "OMP_NUM_THREADS", "threads of each training process; read by torch",
+    "you; else `training.launch`", computed="the machine's cores, shared by the processes",
+)  # fmt: skip
+COLLECTIVE_TIMEOUT = Variable(
+    "COLLECTIVE_TIMEOUT",
+    "seconds after which a training process that does not answer the others is given up; longer "
+    "than a checkpoint and its copy take", "you", "600",
+)  # fmt: skip
+WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1")
+RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
+LOCAL_RANK = Variable("LOCAL_RANK", "the same among those of one machine", TORCHRUN, "0")
+KF_PIPELINES_ENDPOINT = Variable(
+    "KF_PIPELINES_ENDPOINT", "address of the Kubeflow Pipelines API, to submit runs", "you"
+)
+KF_PIPELINES_UI_ENDPOINT = Variable(
+    "KF_PIPELINES_UI_ENDPOINT", "address of its pages, for links", "you",
+    computed="as `KF_PIPELINES_ENDPOINT`",
+)  # fmt: skip
+KUBECONFIG = Variable(
+    "KUBECONFIG", "Kubernetes credentials outside a pod", "you", computed="`~/.kube/config`"
+)
+POD_NAME = Variable("POD_NAME", "name of the step's pod", "the step's pod")
+POD_NAMESPACE = Variable(
+    "POD_NAMESPACE", "its namespace", "the step's pod", computed="of the service account"
+)
+VARIABLES = tuple(value for value in globals().copy().values() if isinstance(value, Variable))
 
 
 def cores() -> int:
@@ -13,3 +153,56 @@ def cores() -> int:
 def new_launch() -> str:
     """A name for a launch: where it began, and what tells it from all others."""
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+
+
+def runs(*parts: str) -> Path:
+    """A path under `runs`, the working folder's place for all that is written."""
+    return Path("runs", *parts)
+
+
+def whole() -> dict[str, str]:
+    """All of it, to be handed on to a program that this one starts."""
+    return dict(os.environ)
+
+
+def put_default(**values: str) -> None:
+    """Set, for libraries that read the environment, what is not set."""
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
+
+
+def put(**values: str) -> None:
+    """Set for the rest of this process."""
+    os.environ.update(values)
+
+
+@contextmanager
+def changed(**values: str) -> Iterator[None]:
+    """Set for the duration of a block; afterwards these are as they were, whatever it did."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def table() -> str:
+    """Every variable as a page of Markdown."""
+    rows = []
+    for one in sorted(VARIABLES, key=lambda one: one.name):
+        default = one.computed or (f"`{one.default}`" if one.default else "none")
+        rows.append(f"| `{one.name}` | {one.meaning} | {default} | {one.set_by} |")
+    head = [
+        "# Environment variables", "",
+        "Made by `python -m training.core.environment`; an empty variable counts as not set.", "",
+        "| variable | meaning | default | set by |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    return "\n".join([*head, *rows, ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+from training.core import environment
 from training.core.files import canonical_json, sha256_bytes, sha256_file
 
 PACKAGES = ("training", "components", "pipelines")
@@ -29,7 +30,7 @@ def git_state() -> tuple[str, bool]:
 
     SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Where neither says: ("unknown", True).
     """
-    given = os.environ.get("SOURCE_REVISION", "")
+    given = environment.SOURCE_REVISION.get()
     if given:
         return given.removesuffix("-dirty"), given.endswith("-dirty")
     try:

@@ -1,4 +1,4 @@
-"""Programs around the raw data: python -m training.data {draw,scenes,pin,push,fetch,adopt} …"""
+"""Programs around the raw data: python -m training.data {draw,scenes,pin,push,info,adopt} …"""
 
 import argparse
 from pathlib import Path
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--count", type=int, default=300, help="pictures of each")
     commands.add_parser("pin", help="draw the demo's faces anew and write data.dvc, data.pixels")
     commands.add_parser("push", help="put the demo's faces into the remote")
-    one = commands.add_parser("fetch", help="say where and under which terms a data set is had")
+    one = commands.add_parser("info", help="a data set's download page, licence and files")
     one.add_argument("name", help=" or ".join(TERMS))
     one = commands.add_parser("adopt", help="check a download and version it as NAME.dvc")
     one.add_argument("name", help="celeba, rafd, or a name for your own data")
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument(
         "--subset", action="store_true", help="accept fewer images or other label files"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_args(cli.renamed(argv, {"fetch": "info"}))
     if args.command == "draw":
         draw(args.out)
     elif args.command == "scenes":
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         pin_demo()
     elif args.command == "push":
         push_demo()
-    elif args.command == "fetch":
+    elif args.command == "info":
         fetch(args.name)
     else:
         adopt(args.name, args.path, args.kind, args.subset)

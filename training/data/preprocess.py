@@ -22,7 +22,7 @@ from PIL import Image
 
 from training.core.cli import run
 from training.core.config import DataConfig, from_json, to_json
-from training.core.environment import cores
+from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
 from training.data.archive import Tree, open_raw
@@ -64,7 +64,7 @@ def preprocess(
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
     key = sha256_bytes(canonical_json([VERSION, manifest.digest, to_json(config)]))[:16]
-    work = (work or Path.cwd() / "runs" / "work") / f"preprocess-{key}"
+    work = (work or runs("work").absolute()) / f"preprocess-{key}"
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
         entries: list[Entry] = []

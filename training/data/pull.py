@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from training.core import cli
+from training.core import cli, environment
 from training.core.files import read_json, write_json
 from training.data import archive as tree
 from training.data.versions import (
@@ -36,7 +36,7 @@ from training.storage.s3 import RemoteError
 from training.storage.store import Manifest
 
 DATA = Path(DEMO)  # the demo's raw data, below the working folder
-DRAWN = Path("runs") / "drawn.json"  # what this machine's drawing gave: {"md5", "pixels"}
+DRAWN = environment.runs("drawn.json")  # what this machine's drawing gave: {"md5", "pixels"}
 
 
 class Source(NamedTuple):
@@ -144,7 +144,7 @@ def obtain(md5: str, names: Sequence[str], work: Path) -> Source:
         nfiles = remote.pull(md5, known.nfiles, target, size=known.size, root=project_root())
     except RemoteError as error:
         absent = error.code in ("missing-object", "missing-remote")
-        if demo is None or not absent or os.environ.get("DRAW_DEMO") == "0":
+        if demo is None or not absent or environment.DRAW_DEMO.get() == "0":
             raise
         say(f"not in the remote ({error}); drawing it, a few minutes")
         return _draw(demo, target)

@@ -1,6 +1,5 @@
 """Processes and devices: everything that knows of torch.distributed."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from training.core import environment
 from training.models.base import Nets
 
 
@@ -89,15 +89,15 @@ def world() -> Iterator[World]:
     COLLECTIVE_TIMEOUT: seconds after which a peer that does not answer is given up (600), longer
     than rank 0 needs for a checkpoint and its copy.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    size = environment.WORLD_SIZE.count()
+    rank = environment.RANK.count()
+    local = environment.LOCAL_RANK.count()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
-        patience = timedelta(seconds=float(os.environ.get("COLLECTIVE_TIMEOUT", "600")))
+        patience = timedelta(seconds=environment.COLLECTIVE_TIMEOUT.number())
         dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
     try:
         yield World(rank, size, device, local)

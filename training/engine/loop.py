@@ -18,6 +18,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from training.core.cli import StoppedError
 from training.core.files import write_bytes, write_json
 from training.core.progress import Progress
 from training.engine import checkpoint
@@ -37,10 +38,6 @@ log = logging.getLogger(__name__)
 
 class NonFiniteError(ValueError):
     """A loss became NaN or infinite."""
-
-
-class StoppedError(Exception):
-    """SIGTERM came; the state is saved."""
 
 
 class Meter:

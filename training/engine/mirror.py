@@ -14,12 +14,11 @@ lest the two take turns; only a new launch may take over.
 
 import json
 import logging
-import os
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from training.core.environment import new_launch
+from training.core import environment
 from training.core.files import sha256_file, whole_folder
 from training.storage.s3 import Bucket, RemoteError
 from training.storage.store import store_uri
@@ -54,7 +53,7 @@ class Mirror:
         self.run, self.keep = f"checkpoints/{run}", keep
         self.number, self.entry = -1, Entry(0, "")  # of the log, as it was last read
         self.owner = ""  # what this one's own entries say, once it is the writer
-        self.launch = os.environ.get("LAUNCH_ID") or new_launch()
+        self.launch = environment.LAUNCH_ID.get() or environment.new_launch()
 
     def newest(self) -> Entry | None:
         """The last entry of the log, or None where the run has none; it is read anew."""

@@ -5,7 +5,6 @@ METRICS_PORT: the port on which rank 0 answers Prometheus; none by default.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from training.core import environment
 
 log = logging.getLogger(__name__)
 
@@ -146,13 +147,10 @@ class Exporter:
 @contextmanager
 def exporter(rank: int) -> Iterator[Exporter | None]:
     """Rank 0's exporter, where the environment names a port."""
-    port = os.environ.get("METRICS_PORT", "")
-    if rank or not port:
+    if rank or not environment.METRICS_PORT.get():
         yield None
         return
-    if not port.isdigit():
-        raise ValueError(f"METRICS_PORT={port}: a port's number is needed")
-    found = Exporter(int(port))
+    found = Exporter(environment.METRICS_PORT.count())
     try:
         yield found
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from training.core.config import Config, build
+from training.core.config import SECTIONS, Config, build
 from training.models import MODELS
 
 PRESETS = {
@@ -16,7 +16,6 @@ PRESETS = {
     for name, model in MODELS.items()
     for preset, row in model.presets().items()
 }
-SECTIONS = ("train", "data", "judge", "eval", "model")
 
 
 def fields(config: Config) -> dict[str, list[str]]:
@@ -30,21 +29,29 @@ def known(config: Config) -> str:
 
 
 def locate(config: Config, key: str) -> tuple[str, str]:
-    """(section, name) of `key`, dotted or bare. A bare name of two sections means `train`'s."""
+    """(section, name) of `key`, dotted or bare.
+
+    A bare name means the training's field, or the model's where no other section has one of that
+    name. Raises ValueError for an unknown name, and with the candidates for one of other sections.
+    """
     table = fields(config)
     section, _, name = key.rpartition(".")
     homes = [s for s in ([section] if section else SECTIONS) if name in table.get(s, [])]
-    if homes and (len(homes) == 1 or homes[0] == "train"):
+    if not homes:
+        raise ValueError(f"unknown key {key!r}; known: {known(config)}")
+    if section or homes[0] == "train" or homes == ["model"]:
         return homes[0], name
-    if homes:
-        options = " or ".join(f"{home}.{name}" for home in homes)
-        raise ValueError(f"{key}: say {options}")
-    raise ValueError(f"unknown key {key!r}; known: {known(config)}")
+    near = [f"model.{own}" for own in table["model"] if own.endswith(f"_{name}")]
+    options = " or ".join([*near, *(f"{home}.{name}" for home in homes)])
+    raise ValueError(f"{key}: not a setting of the training or the model alone; write {options}")
 
 
-def resolve(model: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Config:
+def resolve(
+    model: str, preset: str, overrides: Mapping[str, Any] | None = None, datasets: str = ""
+) -> Config:
     """The preset with `overrides` (name, or section.name -> text or value) applied.
 
+    `datasets`, a parameter of the pipeline, comes before `data.datasets` where it is given.
     Raises ValueError, with the known names, for an unknown model, preset, key or value.
     """
     if model not in MODELS:
@@ -53,10 +60,14 @@ def resolve(model: str, preset: str, overrides: Mapping[str, Any] | None = None)
         rows = [p for m, p in PRESETS if m == model]
         raise ValueError(f"unknown preset {preset!r} of {model}; known: {', '.join(rows)}")
     config = PRESETS[model, preset]
-    for key, value in (overrides or {}).items():
+    changes: dict[str, dict[str, Any]] = {}
+    given = {"data.datasets": datasets} if datasets else {}
+    for key, value in {**(overrides or {}), **given}.items():
         section, name = locate(config, key)
+        changes.setdefault(section, {})[name] = value
+    for section, values in changes.items():
         part = getattr(config, section)
-        changed = build(type(part), {**_shallow(part), name: value}, f"{section}.")
+        changed = build(type(part), {**_shallow(part), **values}, f"{section}.")
         config = replace(config, **{section: changed})
     _check(config)
     return config
@@ -67,19 +78,17 @@ def _shallow(part: Any) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
+    """What no field's own bounds can say."""
     train = config.train
-    if train.batch < 1 or train.images < train.batch:
+    if train.images < train.batch:
         raise ValueError(
-            f"train.images={train.images}: at least one batch of {train.batch} is needed"
+            f"train.images={train.images}: needs at least one batch, train.batch={train.batch}"
         )
     for name in ("decay_images", "warmup_images"):
-        if not 0 <= getattr(train, name) <= train.images:
-            raise ValueError(f"train.{name}={getattr(train, name)}: between 0 and {train.images}")
-    for name in ("log_images", "sample_images", "checkpoint_images", "keep"):
-        if getattr(train, name) < 1:
-            raise ValueError(f"train.{name}={getattr(train, name)}: at least 1 is needed")
-    if not 0 <= train.ema < 1:
-        raise ValueError(f"train.ema={train.ema}: between 0 (off) and 1 is needed")
+        if getattr(train, name) > train.images:
+            raise ValueError(
+                f"train.{name}={getattr(train, name)}: needs at most train.images={train.images}"
+            )
 
 
 def parse(text: str) -> dict[str, str]:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from training.core.files import (
-    sha256_file,
-)
+from training.core.files import sha256_file
+from training.core.references import split_digest, split_version, with_digest
 from training.inference.weights import CheckpointError, verify, weight_files
 from training.registry import versions
 from training.registry.lineage import fetch
@@ -14,9 +13,6 @@ from training.storage.store import Manifest, Store
 def registered_files(reference: str) -> dict[str, Path]:
     """A verified version's files by the names they have in a model's manifest."""
     return fetch(reference)[1]
-
-
-PINNED = "@sha256:"  # between a path and the digest of what lay there
 
 
 def model_digest(path: Path) -> str:
@@ -32,7 +28,7 @@ def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
     `source` is a model manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS; a path may end
     in `@sha256:<digest>`, which must be the digest of what lies there (ValueError otherwise).
     """
-    name, _, digest = source.partition(PINNED)
+    name, digest = split_digest(source)
     path = Path(name)
     if digest and model_digest(path) != digest:
         raise CheckpointError(f"{path}: changed since this run began; start the run again")
@@ -48,7 +44,8 @@ def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
 def pin(reference: str) -> str:
     """NAME@ALIAS as NAME/VERSION, since an alias moves; a path with its digest, since files do."""
     if Path(reference).exists() and reference:
-        return f"{reference}{PINNED}{model_digest(Path(reference))}"
-    if "@" not in reference:
+        return with_digest(reference, model_digest(Path(reference)))
+    found = split_version(reference)
+    if found is None or not found.alias:
         return reference
-    return f"{reference.partition('@')[0]}/{versions.version(reference).version}"
+    return f"{found.name}/{versions.version(reference).version}"

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training.core.references import split_version
 from training.tracking import client as tracking
 
 ALIAS = "champion"
@@ -46,16 +47,14 @@ def champion(name: str) -> str | None:
 
 def version(reference: str) -> Any:
     """The MLflow ModelVersion of NAME@ALIAS or NAME/VERSION. Raises ValueError if absent."""
-    name, at, alias = reference.partition("@")
-    if not at:
-        name, slash, number = reference.rpartition("/")
-        if not (slash and number.isdigit()):
-            raise ValueError(f"{reference}: NAME@{ALIAS} or NAME/VERSION is needed")
+    found = split_version(reference)
+    if found is None:
+        raise ValueError(f"{reference}: NAME@{ALIAS} or NAME/VERSION is needed")
     api = tracking.client()
     try:
-        if at:
-            return api.get_model_version_by_alias(name, alias)
-        return api.get_model_version(name, number)
+        if found.alias:
+            return api.get_model_version_by_alias(found.name, found.alias)
+        return api.get_model_version(found.name, found.number)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
             raise ValueError(f"{reference}: no such version in {tracking.uri()}") from error

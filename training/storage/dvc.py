@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
 
+from training.core import environment
 from training.core.files import rename
 from training.core.progress import Progress
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
@@ -110,7 +111,7 @@ def configured(url: str = "", root: Path | None = None) -> Remote:
         for name in config.sections()
         if name.startswith("'remote ")
     }
-    url = url or os.environ.get("DVC_REMOTE_URL", "")
+    url = url or environment.DVC_REMOTE_URL.get()
     default = remotes.get(config.get("core", "remote", fallback=""), {})
     if not url and not default:
         raise RemoteError(
@@ -256,7 +257,10 @@ def _write_project(work: Path, remote: Remote, md5: str) -> None:
 def _dvc_pull(work: Path, nfiles: int) -> tuple[int, str]:
     """Run `dvc pull`, showing how many files have come; its exit code and what it said."""
     command = [sys.executable, "-m", "dvc", "pull"]
-    env = dict(os.environ, DVC_NO_ANALYTICS="1", DVC_SITE_CACHE_DIR=str(work / "site"))
+    env = environment.whole() | {
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(work / "site"),
+    }
     # Not beside the data: a full disk would swallow the reason.
     with tempfile.TemporaryFile("w+") as errors, Progress("pull", nfiles, "files") as bar:
         process = subprocess.Popen(command, cwd=work, env=env, stdout=errors, stderr=errors)
@@ -315,7 +319,7 @@ def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> Re
 def dvc(*arguments: str, cwd: Path | None = None) -> None:
     """Run a DVC command in a folder (here). Raises ValueError with what DVC said."""
     command = [sys.executable, "-m", "dvc", *arguments]
-    env = dict(os.environ, DVC_NO_ANALYTICS="1")
+    env = environment.whole() | {"DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
     if done.returncode:
         raise ValueError(f"dvc {' '.join(arguments)}: {done.stderr.strip()}")

@@ -8,13 +8,14 @@ does not answer, or answers that it is busy, is asked again with growing pauses.
 import errno
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlparse
+
+from training.core import environment
 
 Code = Literal[
     "wrong-credentials", "no-credentials", "unreachable", "missing-bucket", "missing-remote",
@@ -71,7 +72,7 @@ def patient(request: F) -> F:
 
     @functools.wraps(request)
     def ask(*arguments: Any, **named: Any) -> Any:
-        end, pause = time.monotonic() + float(os.environ.get("S3_PATIENCE", "60")), 0.5
+        end, pause = time.monotonic() + environment.S3_PATIENCE.number(), 0.5
         while True:
             try:
                 return request(*arguments, **named)

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from training.core import environment
 from training.core.files import (
     canonical_json,
     fsync,
@@ -50,7 +51,7 @@ class Entry:
 
 def store_uri() -> str:
     """The root that the environment names."""
-    return os.environ.get("STORE_URI") or f"file://{Path.cwd() / 'runs' / 'store'}"
+    return environment.STORE_URI.get() or f"file://{environment.runs('store').absolute()}"
 
 
 class Store:
@@ -139,7 +140,7 @@ class S3Store(Store):
         from training.storage.s3 import Bucket
 
         self.uri = (uri or store_uri()).rstrip("/")
-        self.root = Path(os.environ.get("NODE_CACHE") or Path.cwd() / "runs" / "node-cache")
+        self.root = Path(environment.NODE_CACHE.get() or environment.runs("node-cache").absolute())
         self.bucket = Bucket(self.uri)
 
     def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:

@@ -20,20 +20,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from training.core import environment
 from training.core.files import write_json
+from training.core.options import EXPERIMENT
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
-EXPERIMENT = "stargan"
 PARENT = "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on chats
 
 
 def mlflow() -> Any:
     """The mlflow module, imported on first use (2 s) with its telemetry off."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    environment.put_default(
+        MLFLOW_DISABLE_TELEMETRY="true",
+        DO_NOT_TRACK="true",
+        MLFLOW_LOGGING_LEVEL="WARNING",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    )
     import mlflow as module
 
     return module
@@ -41,11 +44,11 @@ def mlflow() -> Any:
 
 def uri() -> str:
     """Where runs are kept; `off` where nothing is to be kept."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_runs() / 'mlflow.db'}"
+    return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
 
 
 def _runs() -> Path:
-    return Path.cwd() / "runs"
+    return environment.runs().absolute()
 
 
 def client() -> Any:
@@ -85,20 +88,18 @@ def answered() -> Iterator[None]:
 @contextmanager
 def as_default() -> Iterator[None]:
     """MLflow's global address is `uri()` meanwhile: parts of it know no other."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow().set_tracking_uri(uri())
-    try:
-        yield
-    finally:
-        mlflow().set_tracking_uri(None)  # which removes the variable
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+    with environment.changed(MLFLOW_TRACKING_URI=uri()):  # MLflow sets it and, at last, removes it
+        mlflow().set_tracking_uri(uri())
+        try:
+            yield
+        finally:
+            mlflow().set_tracking_uri(None)
 
 
 def user() -> str:
     """Who acts, for the record."""
     try:
-        return os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+        return environment.MLFLOW_TRACKING_USERNAME.get() or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"uid {os.getuid()}"
 
@@ -124,12 +125,12 @@ def experiment_id(name: str = EXPERIMENT) -> str:
 @functools.cache
 def pipeline_run_id() -> str:
     """The name that joins the steps of one pipeline run; one of our own outside a pipeline."""
-    return os.environ.get("PIPELINE_RUN_ID") or f"alone-{uuid.uuid4().hex[:12]}"
+    return environment.PIPELINE_RUN_ID.get() or f"alone-{uuid.uuid4().hex[:12]}"
 
 
 def injected() -> tuple[str, str]:
     """The run that the platform made for this step and its parent; empty where there is none."""
-    run_id = os.environ.get("MLFLOW_RUN_ID", "")
+    run_id = environment.MLFLOW_RUN_ID.get()
     return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
 
 
@@ -173,7 +174,7 @@ def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
 
     An injected run is left to the platform. A pipeline run that logged nothing has no parent.
     """
-    if uri() == "off" or os.environ.get("MLFLOW_RUN_ID"):
+    if uri() == "off" or environment.MLFLOW_RUN_ID.get():
         return ""
     if uri().startswith("sqlite:///") and not _parent_note().is_file():
         return ""

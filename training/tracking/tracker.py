@@ -5,7 +5,6 @@ python -m training.tracking end --status FINISHED          # close the pipeline 
 """
 
 import io
-import os
 import sys
 import tempfile
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.core import environment
 from training.core.files import read_json, write_json
 from training.tracking.client import (
     PARENT,
@@ -126,8 +126,7 @@ class Delivery(threading.Thread):
         if plan["run_id"] and not self._known(plan["run_id"]):
             self._remember(run_id="", joined=False, described=False)
         if not plan["run_id"]:
-            child = os.environ.get("RUN_AS_CHILD")  # one of several models of a step
-            if step and parent and not child:  # the platform's run for this very step
+            if step and parent and not plan.get("child"):  # the platform's run for this very step
                 self._remember(run_id=step, joined=True)
             else:
                 self._remember(run_id=self._child(step or parent_run(plan["experiment"])))
@@ -224,22 +223,26 @@ class Tracker:
         dataset: Mapping[str, str],
         run_id: str = "",
         folder: Path | None = None,
+        child: bool = False,
     ) -> "Tracker":
         """Begin (or, with `run_id` or a used `folder`, join again) the run of one training.
 
         `dataset` has name, digest and source, or is empty. `folder` keeps what is not yet
         delivered, best inside the training's own folder. Returns at once; with
-        MLFLOW_TRACKING_URI=off the tracker is off.
+        MLFLOW_TRACKING_URI=off the tracker is off. A `child` is one of several models of a step: it
+        gets a run of its own even where the platform made one for the step.
         """
         if uri() == "off":
             return cls()
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        environment.put_default(
+            MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"
+        )
         folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
         before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
         run_id = run_id or before.get("run_id", "")
         plan = {
             "experiment": experiment,
+            "child": child,
             "name": name,
             "params": {k: str(v) for k, v in params.items()},
             "tags": {k: str(v) for k, v in tags.items()},

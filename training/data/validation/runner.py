@@ -1,7 +1,6 @@
 """Great Expectations at work: rules judge frames; what failed is found again in the rows."""
 
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from training.core.config import DataConfig
-from training.core.environment import cores
+from training.core.environment import cores, put
 from training.data.archive import Tree
 from training.data.layouts import Facts, gather
 from training.data.validation.frames import frames
@@ -60,7 +59,7 @@ def shown(value: Any) -> str:
 
 def open_context() -> Any:
     """A Great Expectations context in memory; one serves several data sets."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # it would post to its makers
+    put(GX_ANALYTICS_ENABLED="false")  # it would post to its makers
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 

@@ -1,0 +1,97 @@
+"""The environment is read in one module, and its page is that module's."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from pipelines import resources
+from pipelines.local import containers
+from training.core import environment
+
+ROOT = Path(__file__).parents[2]
+NAMES = {variable.name for variable in environment.VARIABLES}
+SOURCES = sorted(
+    path
+    for package in ("training", "components", "pipelines")
+    for path in (ROOT / package).rglob("*.py")
+    if path != ROOT / "training" / "core" / "environment.py"
+)
+
+
+def test_no_other_module_touches_the_environment() -> None:
+    """Neither os.environ, os.getenv nor os.putenv, under whatever name it is imported."""
+    forbidden = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+            if isinstance(node, ast.ImportFrom) and node.module == "os":
+                names = [alias.name for alias in node.names]
+            found += [(path.relative_to(ROOT), name) for name in names if name in forbidden]
+    assert found == []
+
+
+def test_no_other_module_spells_a_variable_that_it_could_read() -> None:
+    """But for what sets them: the cluster's settings, the local stack's exports, MLflow's own."""
+    setters = {"pipelines/resources.py", "pipelines/local/stack.py"}
+    spelt = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in NAMES:
+                spelt.add(path.relative_to(ROOT).as_posix())
+    assert spelt <= setters
+
+
+def test_the_page_is_what_the_module_says() -> None:
+    """To update it: python -m training.core.environment > docs/environment.md"""
+    assert (ROOT / "docs" / "environment.md").read_text() == environment.table()
+
+
+def test_what_a_cluster_and_a_container_hand_on_is_on_the_page() -> None:
+    (settings,) = [
+        document["data"]
+        for document in yaml.safe_load_all((ROOT / "k8s/base/environment.yaml").read_text())
+        if document["kind"] == "ConfigMap"
+    ]
+    given = {*resources.ADDRESSES, *settings, *containers.NAMES}
+    given |= {name for names in resources.SECRETS.values() for name in names}
+    assert given <= NAMES
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_PATIENCE", "")
+    assert environment.S3_PATIENCE.number() == 60.0
+    monkeypatch.setenv("S3_PATIENCE", "2.5")
+    assert environment.S3_PATIENCE.number() == 2.5
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_wrong_number_is_refused_with_its_variable(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLLECTIVE_TIMEOUT", text)
+    with pytest.raises(ValueError, match=f"^COLLECTIVE_TIMEOUT={text}: needs a finite number"):
+        environment.COLLECTIVE_TIMEOUT.number()
+    monkeypatch.setenv("RANK", text)
+    with pytest.raises(ValueError, match=f"^RANK={text}: needs a whole number"):
+        environment.RANK.count()
+
+
+def test_what_a_block_changes_is_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the block sets, removes or keeps it, and where it fails."""
+    monkeypatch.setenv("LAUNCH_ID", "mine")
+    monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
+
+    def block() -> None:
+        with environment.changed(LAUNCH_ID="other", PIPELINE_RUN_ID="run"):
+            assert environment.LAUNCH_ID.get() == "other"
+            assert environment.PIPELINE_RUN_ID.get() == "run"
+            monkeypatch.delenv("PIPELINE_RUN_ID")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        block()
+    assert environment.LAUNCH_ID.get() == "mine"
+    assert environment.PIPELINE_RUN_ID.get() == ""

@@ -1,0 +1,94 @@
+"""How the training step runs: its options, declared once for every command that has them.
+
+The pipeline's parameters, the component's arguments and the options of `training.launch` are these;
+what is trained is in `training/core/config.py`.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from training.core.config import Positive, build, describe
+
+MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # where nothing else is given
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where a training runs, how often, and what it starts from."""
+
+    preset: Annotated[str, Field(description="the model's named configuration")] = PRESET
+    nproc: Annotated[Positive, Field(description="training processes, on each node")] = 1
+    seeds: Annotated[
+        Positive,
+        Field(
+            description="models to train, of seeds one apart; the first is registered, the spread "
+            "of all tells promotion how much of a rise is chance"
+        ),
+    ] = 1
+    init: Annotated[
+        str,
+        Field(description="model manifest or registered version to start from; empty: none"),
+    ] = ""
+    experiment: Annotated[str, Field(description="MLflow experiment; empty: none")] = EXPERIMENT
+    launcher: Annotated[
+        Literal["local", "trainjob"],
+        Field(
+            description="local trains in the step's own pod, trainjob on the pods of a Kubeflow "
+            "TrainJob"
+        ),
+    ] = "local"
+    nodes: Annotated[
+        Positive, Field(description="nodes of a TrainJob, each with `nproc` accelerators")
+    ] = 1
+    queue: Annotated[str, Field(description="Kueue's local queue for a TrainJob; empty: none")] = ""
+    accelerator: Annotated[str, Field(description="name of the accelerator's resource")] = (
+        "nvidia.com/gpu"
+    )
+    accelerators: Annotated[
+        int,
+        Field(ge=0, description="accelerators of the training step's own pod; 0: it uses CPUs"),
+    ] = 0
+
+
+NAMES = tuple(f.name for f in dataclasses.fields(TrainOptions))
+
+
+def read_options(values: Mapping[str, Any]) -> TrainOptions:
+    """The options from `values` of any spelling.
+
+    Raises ValueError for a wrong name or value, and for values that do not go together.
+    """
+    found = build(TrainOptions, values)
+    if found.launcher == "trainjob" and found.accelerators:
+        raise ValueError(
+            f"accelerators={found.accelerators}: this pod only starts a TrainJob, whose pods have "
+            "nproc each; set accelerators=0"
+        )
+    if found.accelerators and found.nproc > found.accelerators:
+        raise ValueError(
+            f"nproc={found.nproc}: one for each of {found.accelerators} accelerators at most"
+        )
+    return found
+
+
+def add_fields(parser: argparse.ArgumentParser, names: Collection[str] = NAMES) -> None:
+    """An option for each of `names`; `read_options` checks what is given."""
+    for name, default, needed, meaning in describe(TrainOptions):
+        if name in names:
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", default=default, metavar=name.upper(),
+                help=f"{meaning} ({needed}; {default or 'empty'})".replace("%", "%%"),
+            )  # fmt: skip
+
+
+def documented(function: F) -> F:
+    """Add the options to the end of a docstring's `Args:`."""
+    lines = [f"{name}: {meaning}." for name, _, _, meaning in describe(TrainOptions)]
+    function.__doc__ = "\n        ".join([(function.__doc__ or "").rstrip(), *lines])
+    return function
