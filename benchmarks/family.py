@@ -24,7 +24,7 @@ from training.core import cli
 from training.core.config import to_json
 from training.core.files import write_bytes, write_json
 from training.evaluation.comparison.page import report
-from training.evaluation.comparison.runs import Entry
+from training.evaluation.comparison.runs import ComparedRun
 from training.models import presets
 
 
@@ -58,7 +58,7 @@ class Run:
             ],
         ]  # fmt: skip
 
-    def go(self, preset: str, end: float) -> Entry | str:
+    def go(self, preset: str, end: float) -> ComparedRun | str:
         """Train and evaluate until `end` (monotonic, s); what failed, with its log's last line."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.txt").open("w") as log:
@@ -75,10 +75,10 @@ class Run:
                     )
                     return f"{self.system.label}, seed {self.seed}: {why}: {' '.join(said[-20:])}"
         made = (self.folder / "model.json", self.folder / "evaluation.json", self.dataset)
-        return Entry.read(self.system.label, *made)
+        return ComparedRun.read(self.system.label, *made)
 
 
-def show(entry: Entry) -> dict[str, float]:
+def show(entry: ComparedRun) -> dict[str, float]:
     """What a line of the table says of one run."""
     took, numbers = entry.model.about["training"], entry.numbers
     chosen = ("success_mean", "success_worst", "copy_success_mean", "preservation_mean",

@@ -18,7 +18,7 @@ from training.core.config import Config, to_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.options import PRESET
 from training.evaluation.comparison.page import record, report
-from training.evaluation.comparison.runs import Entry
+from training.evaluation.comparison.runs import ComparedRun
 from training.models import MODELS, presets
 
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a budget below says of itself that it is a smoke test
@@ -127,7 +127,7 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
         given[key] = value
     runs = root or environment.runs().resolve()
     preset, budget = given.get("preset", PRESET), Budget.read(given)
-    entries: list[Entry] = []
+    entries: list[ComparedRun] = []
     failed: list[str] = []
     last: StepError | None = None
     for one, seed, arguments in planned(given, runs):
@@ -140,7 +140,7 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
             last = error
             continue
         files = (done.file(step, "out") for step in ("train", "evaluate", "unify-labels"))
-        entries.append(Entry.read(one.label, *files))
+        entries.append(ComparedRun.read(one.label, *files))
     if last and not entries:
         raise last
     remark = (

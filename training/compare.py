@@ -13,7 +13,7 @@ from pathlib import Path
 from training.core import cli
 from training.core.files import write_bytes
 from training.evaluation.comparison.page import report
-from training.evaluation.comparison.runs import Entry
+from training.evaluation.comparison.runs import ComparedRun
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--remark", default="", help="what to know before reading the numbers")
     parser.add_argument("--out", type=Path, required=True, help="the HTML to write")
     args = parser.parse_args(argv)
-    entries = [Entry.read(name, *map(Path, rest)) for name, *rest in args.runs]
+    entries = [ComparedRun.read(name, *map(Path, rest)) for name, *rest in args.runs]
     write_bytes(args.out, report(entries, args.title, args.remark).encode())
 
 

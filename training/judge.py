@@ -34,8 +34,7 @@ def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
     value = store.reference(f"judges/{name}")
     if value is None:
         return None
-    sha256, _, size = value.partition(" ")
-    entry = Entry("manifest.json", sha256, int(size))
+    entry = Entry.parse("manifest.json", value)
     try:
         return entry, store.local(entry).read_bytes()
     except StoreError:
@@ -66,8 +65,7 @@ def judge(
     made = _make(source, config, store)
     made.write(out, store)
     entry = store.put(out, "manifest.json")
-    stands = store.refer(f"judges/{name}", f"{entry.sha256} {entry.size}")
-    if stands == f"{entry.sha256} {entry.size}":
+    if store.refer(f"judges/{name}", entry.reference) == entry.reference:
         return _good(made, store)
     if standing:
         out.unlink()

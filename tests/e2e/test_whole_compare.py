@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.compare import Budget, budgeted, parse_specs, planned
 from training.core.files import read_json
-from training.evaluation.comparison.runs import Entry
+from training.evaluation.comparison.runs import ComparedRun
 from training.models import MODELS, presets
 
 SHORT = ["preset=smoke", "images=64", "data.size=32", "judge.images=128", "train.batch=4",
@@ -184,5 +184,5 @@ def test_files_of_two_runs_are_not_taken_for_one(binary: Path, joint: Path, tmp_
     meta = {"model": model.digest, "dataset": Manifest.read(joint).digest, "identity": "i"}
     Manifest.build("evaluation", {}, meta).write(tmp_path / "e.json")
     with pytest.raises(ValueError, match="is not of this model and data"):
-        Entry.read("stargan", tmp_path / "m.json", tmp_path / "e.json", binary)
+        ComparedRun.read("stargan", tmp_path / "m.json", tmp_path / "e.json", binary)
     assert read_json(tmp_path / "e.json")["meta"] == meta

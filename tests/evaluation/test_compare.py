@@ -1,8 +1,11 @@
 """The comparison's numbers, on hand-made score tables."""
 
 import io
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,19 +13,19 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from training import compare
 from training.core.config import EvalConfig
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.schedule import Schedule
 from training.engine.throughput import PLACES, invented, step_at
 from training.evaluation.comparison.figures import across
-from training.evaluation.comparison.page import intervals
-from training.evaluation.comparison.runs import Entry
+from training.evaluation.comparison.page import Group, System, _of_seeds, intervals
+from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
 from training.evaluation.summary import summarise
 from training.models import MODELS
 from training.models.presets import resolve
-from training.rendering.charts import cost_plot
+from training.rendering.charts import Mark, cost_plot
+from training.rendering.html import render
 from training.storage.store import Manifest
 
 
@@ -54,7 +57,7 @@ def test_of_one_seed_the_interval_is_the_evaluations() -> None:
     table = scores(0.6)
     numbers, _ = summarise(table, EvalConfig())
     low, high = intervals([table])["success_mean"]
-    assert (low, high) == pytest.approx((numbers["success_low"], numbers["success_high"]))
+    assert (low, high) == pytest.approx((numbers.success_low, numbers.success_high))
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
@@ -68,19 +71,19 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_the_interval_over_seeds_is_students() -> None:
     """Of the seeds' means alone where people do not differ; cut at what a share can be."""
     seeds = [0.5, 0.6, 0.55]
-    found = compare._of_seeds(np.tile(seeds, (10, 1)), 1.0)
+    found = _of_seeds(np.tile(seeds, (10, 1)), 1.0)
     expected = stats.t.interval(0.95, 2, np.mean(seeds), stats.sem(seeds))
     assert found == pytest.approx(expected)
-    assert compare._of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
+    assert _of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
     alike = np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)  # of people only
-    assert compare._of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
+    assert _of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
 
 
 def test_where_all_succeed_the_interval_is_not_a_point() -> None:
     """Twenty people: Wilson's, of the evaluation, of one seed and of several alike."""
     table = scores(1.0)
     numbers, _ = summarise(table, EvalConfig())
-    ends = numbers["success_low"], numbers["success_high"]
+    ends = numbers.success_low, numbers.success_high
     assert ends == pytest.approx(wilson(20, 20))
     assert intervals([table])["success_mean"] == pytest.approx(ends)
     assert intervals([table, table])["success_mean"] == pytest.approx(ends)
@@ -89,8 +92,8 @@ def test_where_all_succeed_the_interval_is_not_a_point() -> None:
 def test_what_has_no_other_labels_preserves_none() -> None:
     """One class of several: the number is left out, not called perfect."""
     numbers, _ = summarise(scores(0.5).assign(others=0), EvalConfig(bootstrap=50))
-    assert "preservation_mean" not in numbers
-    assert "preservation_mean" in summarise(scores(0.5), EvalConfig(bootstrap=50))[0]
+    assert numbers.preservation_mean is None
+    assert summarise(scores(0.5), EvalConfig(bootstrap=50))[0].preservation_mean is not None
 
 
 def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_image(
@@ -104,7 +107,7 @@ def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_imag
             make_dataset(tmp_path / str(k) / "d.json", (LabelSet("celeba", "binary", names),))
         )
         scored = Manifest("evaluation", (), {"split": "test"})
-        groups.append([Entry(f"model{k}", data, scored, data)])
+        groups.append([ComparedRun(f"model{k}", data, scored, data)])
     assert list(across(groups)) == ["model0", "model1"]
     assert list(across(groups[1:])) == []
 
@@ -134,29 +137,44 @@ def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
         assert images <= found < images + 4 * train.batch
 
 
-def test_every_seed_stands_on_the_page_where_there_are_several() -> None:
+def system(name: str, **known: Any) -> System:
+    """A system of which all is 0 or unknown but what is `known`."""
+    floats = {f.name: 0.0 for f in fields(System) if f.type == "float" or f.type is float}
+    unknown = {f.name: None for f in fields(System) if "None" in str(f.type)}
+    rest = {"learned": True, "models": 1.0, "intervals": {}, "seeds": {0: 0.5}, "tasks": {},
+            "alarms": ()}  # fmt: skip
+    return System(name=name, **{**floats, **unknown, **rest, **known})
+
+
+def page(*systems: System) -> str:
+    """The text of a comparison's page, cells apart."""
+    seeds = sorted({seed for s in systems for seed in s.seeds})
+    group = Group(systems, "celeba", 0.0, seeds, b"", b"")
+    html = render("comparison", title="", made="", remark="", failed=(), groups=[group],
+                  across=None)  # fmt: skip
+    return " ".join(re.sub("<[^>]*>", " ", html.split("</style>")[1]).split())
+
+
+def test_every_seed_is_on_the_page_where_there_are_several() -> None:
     """One that failed leaves a dash."""
-    (shown,) = compare._seeds(
-        {"stargan": {"seeds": {0: 0.5, 2: 0.25}}, "diat": {"seeds": {2: 0.125}}}
-    )
-    assert [cell.split("<")[0] for cell in shown.split('number">')[1:]] == [
-        "seed 0", "seed 2", "50.0", "25.0", "–", "12.5"]  # fmt: skip
-    assert compare._seeds({"stargan": {"seeds": {0: 0.5}}}) == []
+    text = page(
+        system("stargan", seeds={0: 0.5, 2: 0.25}), system("diat", seeds={2: 0.125})
+    )  # fmt: skip
+    assert "seed 0 seed 2 stargan 50.0 25.0 diat – 12.5" in text
+    assert "seed" not in page(system("stargan")).replace("over seeds", "")
 
 
 def test_a_long_name_leaves_the_plots_their_room() -> None:
     """Three plots of one size, whatever a system is called; no warning."""
-    numbers = {"parameters": 1e6, "gmac": 1.0, "minutes": 2.0, "success_mean": 0.5,
-               "intervals": {"success_mean": (0.4, 0.6)}}  # fmt: skip
     sizes = [
-        Image.open(io.BytesIO(cost_plot({name: numbers}))).size
+        Image.open(io.BytesIO(cost_plot([Mark(name, 0.5, 0.4, 0.6, 1e6, 1.0, 2.0)]))).size
         for name in ("a", "attgan:" + "shortcut_layers=0+" * 12)
     ]
     assert sizes[0] == sizes[1]
 
 
 def test_systems_of_intensities_say_how_far_they_are_from_what_was_asked() -> None:
-    far = {"error_mean": 0.31, "copy_error_mean": 0.62, "judge_error_celeba": 0.05}
-    (said,) = compare._intensities({"ganimation": far, "stargan": {"success_mean": 0.5}})
-    assert "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)" in said
-    assert compare._intensities({"stargan": {"success_mean": 0.5}}) == []
+    far = system("ganimation", error_mean=0.31, copy_error_mean=0.62, judge_error=0.05)
+    said = "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)."
+    assert said in page(far, system("stargan"))
+    assert "judged intensities" not in page(system("stargan"))

@@ -22,16 +22,18 @@ from training.core.files import canonical_json, sha256_bytes, sha256_file, write
 from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.checkpoint import as_dict
-from training.evaluate import evaluate, summarise, sweep
+from training.evaluate import evaluate
 from training.evaluate import main as evaluate_main
+from training.evaluation.cache import ScoreCache, weight_digests
 from training.evaluation.diversity import diversity
-from training.evaluation.fingerprint import identity
+from training.evaluation.fingerprint import fingerprint
 from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.judges.training import _clean
+from training.evaluation.measure import sweep
 from training.evaluation.metrics import PSNR_CAP
 from training.evaluation.score import margin, score
-from training.evaluation.scorecard import _distances, _sweep
+from training.evaluation.summary import summarise
 from training.inference.translator import Translator
 from training.judge import judge
 from training.models.base import DEFAULT_OPTIONS, EditOptions
@@ -128,21 +130,21 @@ def test_a_perfect_editor_succeeds_and_a_copy_does_not(scene: tuple[Faces, Judge
     faces, words = scene
     table = score(Painter(faces.space, faces.size), faces, words, EvalConfig(bootstrap=50))
     numbers, tasks = summarise(table, EvalConfig(bootstrap=200))
-    assert numbers["success_mean"] > 0.9
-    assert numbers["copy_success_mean"] < 0.1
-    assert numbers["learned"] == 1
-    assert numbers["self_psnr"] == pytest.approx(PSNR_CAP)
-    assert numbers["cycle_psnr"] > 30
-    assert {t["task"] for t in tasks} == {"Black_Hair", "Blond_Hair", "Male", "H+G"}
+    assert numbers.success_mean > 0.9
+    assert numbers.copy_success_mean < 0.1
+    assert numbers.learned
+    assert numbers.self_psnr == pytest.approx(PSNR_CAP)
+    assert numbers.cycle_psnr > 30
+    assert {t.task for t in tasks} == {"Black_Hair", "Blond_Hair", "Male", "H+G"}
 
 
 def test_a_copied_input_did_not_learn(scene: tuple[Faces, Judge]) -> None:
     faces, words = scene
     numbers, _ = summarise(score(CopyInput(), faces, words, EvalConfig()), EvalConfig(bootstrap=50))
-    assert numbers["learned"] == 0
-    assert numbers["success_mean"] == numbers["copy_success_mean"]
-    assert numbers["preservation_mean"] == 1
-    assert numbers["identity_cosine"] == pytest.approx(1, abs=1e-5)
+    assert not numbers.learned
+    assert numbers.success_mean == numbers.copy_success_mean
+    assert numbers.preservation_mean == 1
+    assert numbers.identity_cosine == pytest.approx(1, abs=1e-5)
 
 
 def test_the_copy_columns_are_what_the_copying_translator_scores(
@@ -168,9 +170,9 @@ def test_an_output_that_ignores_the_labels_did_not_learn(scene: tuple[Faces, Jud
 
     table = score(Stuck(faces.space, faces.size), faces, words, EvalConfig())
     numbers, _ = summarise(table, EvalConfig(bootstrap=200))
-    assert numbers["success_mean"] > 0.2 > numbers["copy_success_mean"]
-    assert numbers["blind_success_mean"] == numbers["success_mean"]
-    assert numbers["learned"] == 0
+    assert numbers.success_mean > 0.2 > numbers.copy_success_mean
+    assert numbers.blind_success_mean == numbers.success_mean
+    assert not numbers.learned
 
 
 def test_scores_are_one_row_an_image_and_task_and_the_same_again(
@@ -255,10 +257,10 @@ def test_styles_that_make_no_difference_have_no_diversity(scene: tuple[Faces, Ju
             return image
 
     rows, _ = diversity(toy(faces, Deaf()), faces, words, EvalConfig(limit=4))
-    assert {row["way"] for row in rows} == {"latent", "reference"}
-    assert all(row["apart"] == row["from_input"] == 0 for row in rows)
+    assert {row.way for row in rows} == {"latent", "reference"}
+    assert all(row.apart == row.from_input == 0 for row in rows)
     rows, seen = diversity(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
-    assert all(row["apart"] > 0 and row["distance"] == "diversity_vgg" for row in rows)
+    assert all(row.apart > 0 and row.distance == "diversity_vgg" for row in rows)
     assert set(seen) == {"latent", "reference"}
     assert diversity(toy(faces, object()), faces, words, EvalConfig(limit=4)) == ([], {})
 
@@ -277,7 +279,7 @@ def test_lpips_is_named_only_where_its_weights_are_given(
     torch.jit.script(Plain()).save(str(path))
     config = EvalConfig(limit=4, lpips=f"{path}@{sha256_file(path)}")
     rows, _ = diversity(toy(faces, Toy()), faces, words, config)
-    assert {row["distance"] for row in rows} == {"lpips"}
+    assert {row.distance for row in rows} == {"lpips"}
     with pytest.raises(ValueError, match="fetch the file again"):
         diversity(toy(faces, Toy()), faces, words, replace(config, lpips=f"{path}@{'0' * 64}"))
 
@@ -318,11 +320,11 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
     edits = table[table["changed"]]
     assert (edits["blind_success"] == edits["success"]).all()
     assert edits["success"].mean() > edits["copy_success"].mean()
-    assert summarise(table, EvalConfig(bootstrap=50))[0]["learned"] == 0
+    assert not summarise(table, EvalConfig(bootstrap=50))[0].learned
 
 
 def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
-    """Of one who edits from 1.5 on; on the page beside the model's own intensity."""
+    """Of one who edits from 1.5 on."""
     faces, words = scene
     paint = Painter(faces.space, faces.size)
 
@@ -339,15 +341,10 @@ def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
         ) -> Tensor:
             return paint(image, source, target) if (options.intensity or 1) >= 1.5 else image
 
-    rows = sweep(toy(faces, Strong()), faces, words, EvalConfig())
-    assert [row["intensity"] for row in rows] == [1, 1.5, 2]
-    assert rows[0]["success_mean"] < 0.1 < 0.9 < rows[1]["success_mean"] == rows[2]["success_mean"]
-    page = "".join(_sweep(rows, 1.5))
-    assert "at 1.5" in page
-    for row in rows:
-        assert f">{row['intensity']:g}</td><td" in page
-        assert f"{100 * row['success_mean']:.1f} %" in page
-    assert sweep(toy(faces, Toy()), faces, words, EvalConfig()) == _sweep([], None) == []
+    weak, strong, stronger = sweep(toy(faces, Strong()), faces, words, EvalConfig())
+    assert (weak.intensity, strong.intensity, stronger.intensity) == (1, 1.5, 2)
+    assert weak.success_mean < 0.1 < 0.9 < strong.success_mean == stronger.success_mean
+    assert sweep(toy(faces, Toy()), faces, words, EvalConfig()) == []
 
 
 def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
@@ -361,9 +358,9 @@ def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
         score(Painter(faces.space, faces.size), faces, words, EvalConfig()),
         EvalConfig(bootstrap=50),
     )
-    assert numbers["error_mean"] < 0.7 * numbers["copy_error_mean"]
-    assert numbers["error_low"] <= numbers["error_mean"] <= numbers["error_high"]
-    assert all(task["error_others"] < task["copy_error"] for task in tasks)
+    assert numbers.error_mean < 0.7 * numbers.copy_error_mean
+    assert numbers.error_low <= numbers.error_mean <= numbers.error_high
+    assert all(task.error_others < task.copy_error for task in tasks)
     assert words.facts["datasets"][0]["error"] < 0.25
 
 
@@ -519,22 +516,37 @@ def test_promotion_finds_the_scores_in_the_store(
     binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
     made, _, _ = outputs(binary, frozen[0], tmp_path)
-    trained = Manifest.read(tmp_path / "model.json")
-    weights = {e.name: e.sha256 for e in sorted(trained.entries, key=lambda e: e.name)}
-    for digests in (weights, "copy"):
-        name = f"scores/{sha256_bytes(canonical_json([digests, made.meta['identity']]))}"
-        sha256, _, size = (Store().reference(name) or "").partition(" ")
-        table = pd.read_parquet(Store().local(Entry("scores.parquet", sha256, int(size))))
-        assert len(table) == 8 * 4
+    weights = weight_digests(Manifest.read(tmp_path / "model.json"))
+    cache = ScoreCache(Store(), made.meta["identity"])
+    table = cache.find(weights)
+    assert table is not None
+    assert len(table) == 8 * 4
+    assert cache.find(dict(reversed(weights.items()))) is not None
+    assert cache.find(weights | {"nets/G.safetensors": "0" * 64}) is None
 
 
-def test_identity_follows_images_judge_and_number_of_images(binary: Path, frozen: Frozen) -> None:
+def test_the_key_of_stored_scores_is_that_of_older_versions(
+    binary: Path, frozen: Frozen, tmp_path: Path
+) -> None:
+    """So that what was scored before is not scored again."""
+    made, _, _ = outputs(binary, frozen[0], tmp_path)
+    weights = weight_digests(Manifest.read(tmp_path / "model.json"))
+    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), made.meta["identity"]]))
+    stored = Store().reference(f"scores/{name}")
+    assert stored is not None
+    table = pd.read_parquet(Store().local(Entry.parse("scores.parquet", stored)))
+    assert len(table) == 8 * 4
+
+
+def test_the_fingerprint_follows_images_judge_and_number_of_images(
+    binary: Path, frozen: Frozen
+) -> None:
     data, words = Manifest.read(binary), Manifest.read(frozen[0])
-    first = identity(data, words, EvalConfig(limit=4))
-    assert first == identity(data, words, EvalConfig(limit=4, min_success=0.9))
-    assert first != identity(data, words, EvalConfig(limit=5))
-    assert first != identity(data, data, EvalConfig(limit=4))
-    assert first != identity(data, words, EvalConfig(limit=4, eval_split="val"))
+    first = fingerprint(data, words, EvalConfig(limit=4))
+    assert first == fingerprint(data, words, EvalConfig(limit=4, min_success=0.9))
+    assert first != fingerprint(data, words, EvalConfig(limit=5))
+    assert first != fingerprint(data, data, EvalConfig(limit=4))
+    assert first != fingerprint(data, words, EvalConfig(limit=4, eval_split="val"))
 
 
 def test_settings_can_be_chosen_without_a_look_at_the_test_split(
@@ -602,12 +614,14 @@ def test_distances_stand_beside_a_floor_at_the_same_number(binary: Path, frozen:
         far = Distances(words)
         score(kind(faces.space, faces.size), faces, words, EvalConfig(), hook=far.see)
         rows = far.table(faces, Faces.open(binary, "test"), faces)
-        for r in rows:  # from faces that it saw, too
-            assert abs(r["frechet_vgg_train"] - r["frechet_vgg"]) < r["frechet_vgg"]
-            assert f"{r['frechet_vgg_train']:,.4g}" in _distances(rows)
-        assert {r["domain"] for r in rows} <= {"Black_Hair", "Blond_Hair", "Male", "not_Male"}
-        assert all(8 <= r["images"] <= 32 and r["frechet_vgg_floor"] > 0 for r in rows)
-        means.append([np.mean([r[k] for r in rows]) for k in ("frechet_vgg", "frechet_vgg_floor")])
+        found = [r.distances["frechet_vgg"] for r in rows]
+        for d in found:  # from faces that it saw, too
+            assert d.train is not None
+            assert abs(d.train - d.value) < d.value
+        assert {r.domain for r in rows} <= {"Black_Hair", "Blond_Hair", "Male", "not_Male"}
+        assert all(8 <= r.images <= 32 for r in rows)
+        assert all(d.floor > 0 for d in found)
+        means.append([np.mean([d.value for d in found]), np.mean([d.floor for d in found])])
     (good, floor), (bad, same) = means
     assert floor == same
     assert bad > 2 * good
@@ -634,13 +648,13 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
     score(CopyInput(), faces, words, EvalConfig(), hook=far.see)
     assert far.edited[0, "Male"]["fid"][0].shape[1] == 3
     real = Faces.open(binary, "test")
-    assert {"fid", "fid_floor", "frechet_vgg"} <= set(far.table(faces, real)[0])
+    assert set(far.table(faces, real)[0].distances) == {"fid", "frechet_vgg"}
     config = EvalConfig(limit=8, inception=f"{path}@{digest}")
     _, styles = diversity(toy(faces, Toy()), faces, words, config)
     for way in ("latent", "reference"):  # of every domain that either way paints
         rows = styles[way].table(faces, real)
         assert rows, way
-        assert all("fid" in row for row in rows)
+        assert all("fid" in row.distances for row in rows)
 
 
 def test_the_program_evaluates_from_paths_to_paths(

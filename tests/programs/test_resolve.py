@@ -202,7 +202,11 @@ def test_the_file_says_what_the_steps_get(clone: Path) -> None:
     assert json.loads(found.train_config)["seed"] == 7
 
 
-@pytest.mark.parametrize("name", ["training/resolve.py", "components/pull.py", "requirements.lock"])
+@pytest.mark.parametrize(
+    "name",
+    ["training/resolve.py", "training/rendering/templates/base.html.j2", "components/pull.py",
+     "requirements.lock"],
+)  # fmt: skip
 def test_the_code_hash_sees_one_changed_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

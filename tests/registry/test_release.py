@@ -529,7 +529,7 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         )  # fmt: skip
 
     monkeypatch.setattr(promotion.Contest, "_score", score)
-    monkeypatch.setattr(promotion.Contest, "identity", property(lambda self: IDENTITY))
+    monkeypatch.setattr(promotion.Contest, "fingerprint", property(lambda self: IDENTITY))
     config = to_json(EvalConfig(bootstrap=200))
 
     def run(seed: int, override: str = "", **more: Any) -> dict[str, Any]:

@@ -1,15 +1,28 @@
-"""Reports are one escaped file that fetches nothing."""
+"""Pages are one escaped file that fetches nothing."""
 
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import DictLoader, Environment, UndefinedError
 
+from training.rendering import html
 from training.rendering.grids import grid
-from training.rendering.html import heading, note, page, paragraph, picture, table
 
 EVIL = "<script>alert('x')</script>\" onload=\"a.png & <b>"
+PAGE = """
+{% extends "base.html.j2" %}
+{% from "macros.html.j2" import empty, fact, note, number, picture, table %}
+{% block title %}{{ text }}{% endblock %}
+{% block subtitle %}{{ text }}{% endblock %}
+{% block content %}
+{% call table([text], text) %}<tr><td>{{ text }}</td>{{ number(text) }}</tr>{{ fact(text, text) }}
+{% endcall %}
+{{ picture(png, text) }}
+{% call note("bad") %}{{ text }}{% endcall %}
+{% endblock %}
+"""
 
 
 class Tags(HTMLParser):
@@ -27,63 +40,83 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
-def parse(html: str) -> Tags:
+def parse(page: str) -> Tags:
     tags = Tags()
-    tags.feed(html)
+    tags.feed(page)
     return tags
 
 
-def test_text_from_outside_is_escaped_everywhere() -> None:
+@pytest.fixture
+def templates(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Templates of the test's own beside those of the library."""
+    more: dict[str, str] = {}
+    ours = html._TEMPLATES
+    loader = ours.loader
+    assert loader is not None
+    for name in ("base.html.j2", "macros.html.j2", "style.css.j2"):
+        more[name] = loader.get_source(ours, name)[0]
+    own: Environment = ours.overlay(loader=DictLoader(more))
+    monkeypatch.setattr(html, "_TEMPLATES", own)
+    return more
+
+
+def shown(templates: dict[str, str], body: str) -> str:
+    """The page of one template whose content is `body`."""
+    head, _, _ = PAGE.partition("{% block title")
+    blocks = "{% block title %}t{% endblock %}{% block content %}" + body + "{% endblock %}"
+    templates["own.html.j2"] = head + blocks
+    return html.render("own").split('<div class="subtitle"></div>')[1]
+
+
+@pytest.fixture
+def evil(templates: dict[str, str]) -> str:
+    templates["evil.html.j2"] = PAGE
     png = grid([[np.zeros((8, 8, 3), np.uint8)]], ["a"], ["b"])
-    parts = [
-        table([EVIL], [[EVIL]], EVIL),
-        picture(png, EVIL),
-        note(EVIL, "bad"),
-        heading(EVIL),
-        paragraph(EVIL),
-        EVIL,
-    ]
-    seen = parse(page(EVIL, parts, EVIL))
+    return html.render("evil", text=EVIL, png=png)
+
+
+def test_text_from_outside_is_escaped_everywhere(evil: str) -> None:
+    seen = parse(evil)
     assert "script" not in seen.tags
     assert "b" not in seen.tags
     assert "onload" not in dict(seen.attributes)
-    assert "".join(seen.text).count(EVIL) == 11  # title twice, subtitle, table, caption, four
+    # title twice, subtitle, head, caption, four cells, figure, note
+    assert "".join(seen.text).count(EVIL) == 11
 
 
-def test_page_fetches_nothing() -> None:
-    png = grid([[np.zeros((8, 8, 3), np.uint8)]], ["a"], ["b"])
-    html = page("t", [picture(png, "c")])
-    seen = parse(html)
+def test_a_page_fetches_nothing(evil: str) -> None:
+    seen = parse(evil)
     links = [v for k, v in seen.attributes if k in ("src", "href")]
     assert links
     assert all(v.startswith("data:") for v in links)
     assert not {"script", "link", "iframe"} & set(seen.tags)
-    assert "url(" not in html
-    assert "@import" not in html
+    assert "url(" not in evil
+    assert "@import" not in evil
 
 
-def test_numbers_stand_right_and_words_left() -> None:
-    rows = [["a", 1234567, 0.98765, "3.1 – 9 %", 1], ["b", 3, 2.0, "–", "c"]]
-    html = table(["name", "n", "share", "span", "mixed"], rows)
-    assert '<td class="number">1,234,567</td><td class="number">0.9877</td>' in html
-    assert '<th>name</th><th class="number">n</th>' in html
-    assert '<td class="number">–</td><td>c</td>' in html
-    assert "<td>yes</td>" in table(["x"], [[True]])
+def test_a_name_that_nobody_gave_is_an_error(templates: dict[str, str]) -> None:
+    with pytest.raises(UndefinedError, match="forgotten"):
+        shown(templates, "{{ forgotten }}")
 
 
-def test_table_with_empty_headers_has_no_head() -> None:
-    assert "<thead>" not in table(["", ""], [["a", 1]])
+def test_columns_of_numbers_are_set_to_the_right(templates: dict[str, str]) -> None:
+    body = '{% call table(["name", ">n"]) %}<tr><td>a</td>{{ number(1234567) }}</tr>{% endcall %}'
+    page = shown(templates, body)
+    assert '<th>name</th><th class="number">n</th>' in page
+    assert '<td>a</td><td class="number">1,234,567</td>' in page
 
 
-def test_table_without_rows_says_none() -> None:
-    assert ">none<" in table(["a", "b"], [])
+def test_numbers_have_thousands_and_four_digits() -> None:
+    shown = [html.amount(v) for v in (1234567, 0.98765, 2.0, 12345.6, True, "3.1 – 9 %")]
+    assert shown == ["1,234,567", "0.9877", "2", "12,346", "yes", "3.1 – 9 %"]
 
 
-def test_ragged_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 1 has not 2 cells"):
-        table(["a", "b"], [[1, 2], [3]])
+def test_a_table_without_columns_has_no_head(templates: dict[str, str]) -> None:
+    page = shown(templates, '{% call table([]) %}{{ fact("a", 1) }}{% endcall %}')
+    assert "<thead>" not in page
+    assert "<tr><td>a</td><td>1</td></tr>" in page
 
 
-def test_unknown_note_level_is_refused() -> None:
-    with pytest.raises(ValueError, match="note level"):
-        note("x", "loud")  # type: ignore[arg-type]
+def test_a_table_without_rows_says_none(templates: dict[str, str]) -> None:
+    page = shown(templates, '{% call table(["a", "b"]) %}{{ empty(2) }}{% endcall %}')
+    assert '<td class="empty" colspan="2">none</td>' in page

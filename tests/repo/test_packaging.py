@@ -39,13 +39,19 @@ def test_tests_are_no_package() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
-def test_the_wheel_has_every_module_and_the_pipeline(tmp_path: Path) -> None:
+def test_the_wheel_has_every_module_the_templates_and_the_pipeline(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    here = {str(p.relative_to(ROOT)) for name in OURS for p in (ROOT / name).rglob("*.py")}
+    here = {
+        str(p.relative_to(ROOT))
+        for name in OURS
+        for kind in ("*.py", "*.j2")
+        for p in (ROOT / name).rglob(kind)
+    }
+    assert "training/rendering/templates/evaluation.html.j2" in here
     assert here <= names
     assert "pipelines/stargan.yaml" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)

@@ -10,12 +10,16 @@ from training.core import environment
 from training.core.files import canonical_json, sha256_bytes, sha256_file
 
 PACKAGES = ("training", "components", "pipelines")
+SOURCES = ("*.py", "*.j2")
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def code_hash() -> str:
-    """Hex sha256 over the names and bytes of the installed package's sources and the lock."""
-    files = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    """Hex sha256 over the installed packages' sources, the pages' templates among them, and the
+    lock: names and bytes."""
+    files = sorted(
+        path for package in PACKAGES for kind in SOURCES for path in (ROOT / package).rglob(kind)
+    )
     rows = [[path.relative_to(ROOT).as_posix(), sha256_file(path)] for path in files]
     return sha256_bytes(canonical_json([*rows, ["requirements.lock", lock_hash()]]))
 

@@ -7,12 +7,12 @@ from training.core.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSpace
 from training.evaluation.metrics import macs, parameters, throughput
+from training.evaluation.records import Cost
 from training.evaluation.score import position, run, space_of, spread
-from training.evaluation.summary import Numbers
 from training.inference.translator import Translator
 
 
-def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch.device) -> Numbers:
+def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch.device) -> Cost:
     """E7: parameters and GMAC of what translates, images a second (fp32) at batch 1 and 16.
 
     The median of 50 calls (of 8 where under 1,000 images are scored, as in the demo).
@@ -24,19 +24,21 @@ def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch
     deployed = translator.model.deployed(nets)
     names = [n for n, count in used.items() if count] if deployed is None else deployed
     sizes = [parameters(nets[n]) for n in names]
-    out = {
-        "parameters": float(sum(sizes)),
-        "parameters_total": float(sum(parameters(net) for net in nets.values())),
-        # of equal networks a domain or pair each has its own: n models, as the papers count
-        "models": float(len(sizes) if len(set(sizes)) == 1 else 1),
-        "gmac": float(np.mean([sum(edit[0].values()) for edit in spent])) / 1e9,
-    }
     repeats = 50 if not 0 < config.limit < 1000 else 8
-    for n in (1, 16):
+
+    def rate(n: int) -> float:
         many, a, b = (t.expand(n, *t.shape[1:]) for t in (x, labels, target))
-        rate = throughput(lambda: run(translator, many, a, b), n, repeats, device)  # noqa: B023
-        out[f"images_per_second_{n}"] = rate
-    return out
+        return throughput(lambda: run(translator, many, a, b), n, repeats, device)
+
+    return Cost(
+        parameters=float(sum(sizes)),
+        parameters_total=float(sum(parameters(net) for net in nets.values())),
+        # of equal networks a domain or pair each has its own: n models, as the papers count
+        models=float(len(sizes) if len(set(sizes)) == 1 else 1),
+        gmac=float(np.mean([sum(edit[0].values()) for edit in spent])) / 1e9,
+        images_per_second_1=rate(1),
+        images_per_second_16=rate(16),
+    )
 
 
 def edits(

@@ -9,7 +9,6 @@ of a domain.
 from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from training.data.dataset import Faces, generator, to_float
 from training.data.labels import Task
 from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge
+from training.evaluation.records import StyleSpread
 from training.evaluation.score import View, run, views
 from training.inference.translator import Translator
 from training.models.base import EditOptions
@@ -65,7 +65,7 @@ def _options(way: str, faces: Faces, view: View, task: Task) -> list[EditOptions
 
 def diversity(
     translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
-) -> tuple[list[dict[str, Any]], dict[str, Distances]]:
+) -> tuple[list[StyleSpread], dict[str, Distances]]:
     """One row a (way, data set, target domain): apart (mean over pairs of ten outputs), from_input
     (distance to the source), images; and by way the Fréchet distances' features. Empty for a model
     that takes neither a latent nor a reference.
@@ -76,7 +76,7 @@ def diversity(
         return [], {}
     few = replace(config, limit=min(config.limit or SOURCES, SOURCES))
     apart = Apart(judge, config.lpips)
-    rows: list[dict[str, Any]] = []
+    rows: list[StyleSpread] = []
     seen: dict[str, Distances] = defaultdict(lambda: Distances(judge, config.inception))
     for view in views(translator, faces, judge, few):
         before = faces.parts[view.dataset].images(view.rows)
@@ -97,10 +97,10 @@ def diversity(
                 pairs = [apart(view.judged, a, b).mean() for a, b in combinations(made, 2)]
                 moved = [apart(view.judged, a, before.to(a.device)).mean() for a in made]
                 rows.append(
-                    {
-                        "way": way, "dataset": view.labels.name, "domain": task.name,
-                        "distance": apart.name, "apart": float(np.mean(pairs)),
-                        "from_input": float(np.mean(moved)), "images": len(x),
-                    }
+                    StyleSpread(
+                        way=way, dataset=view.labels.name, domain=task.name, distance=apart.name,
+                        apart=float(np.mean(pairs)), from_input=float(np.mean(moved)),
+                        images=len(x),
+                    )
                 )  # fmt: skip
     return rows, dict(seen)

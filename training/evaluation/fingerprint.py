@@ -4,11 +4,11 @@ from training.core.config import EvalConfig
 from training.core.files import canonical_json, sha256_bytes
 from training.data.dataset import Faces
 from training.evaluation.protocol import PROTOCOL
-from training.evaluation.score import spread  # fmt: skip
+from training.evaluation.score import spread
 from training.storage.store import Manifest, Store
 
 
-def identity(
+def fingerprint(
     dataset: Manifest, judge: Manifest, config: EvalConfig, store: Store | None = None
 ) -> str:
     """Hex sha256 that two scores must share to be comparable: images, judge, tasks, protocol."""

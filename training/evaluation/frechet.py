@@ -6,7 +6,6 @@ each stands its floor: real against real, at the same number of images.
 """
 
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from training.data.dataset import Faces, Part, generator, to_float
 from training.data.labels import LabelSet, Task
 from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import frechet
+from training.evaluation.records import Distance, DomainDistance
 from training.evaluation.score import View
 from training.models.torchscript import pinned
 
@@ -86,16 +86,21 @@ class Distances:
                     self.edited[view.dataset, name][kind].append(values[mine])
 
     def table(
-        self, faces: Faces, spare: Faces | None, learned: Faces | None = None, seed: int = 0
-    ) -> list[dict[str, Any]]:
-        """One row a domain: distance, floor, and the number of images on each side of both.
+        self,
+        faces: Faces,
+        spare: Faces | None,
+        learned: Faces | None = None,
+        seed: int = 0,
+        way: str = "",
+    ) -> list[DomainDistance]:
+        """One record a domain: distance, floor, and the number of images on each side of both.
 
         Real faces are those of `faces` (the test split) and `spare` (validation, if any) with the
-        label: one half is compared with the edits, and with the other half for the floor. `_train`
+        label: one half is compared with the edits, and with the other half for the floor. `train`
         is the distance from as many of `learned` (StarGAN v2's convention), where it has them.
         Domains with fewer than 8 images a side are left out.
         """
-        out: list[dict[str, Any]] = []
+        out: list[DomainDistance] = []
         for i, labels in enumerate(faces.space.sets):
             parts = [s.parts[i] for s in (faces, spare) if s is not None]
             real = self._real(self.judge.space.index(labels.name), parts)
@@ -116,20 +121,20 @@ class Distances:
                 n = min(total, len(rows) // 2)
                 if n < LEAST:
                     continue
-                row: dict[str, Any] = {"dataset": labels.name, "domain": name, "images": n}
-                for kind in self.kinds:
-                    one, two = real[kind][rows[:n]], real[kind][rows[n : 2 * n]]
-                    row[kind] = frechet(fakes[kind][order[:n]], one)
-                    row[f"{kind}_floor"] = frechet(two, one)
+                trained: dict[str, np.ndarray] = {}
                 if learned is not None:
                     part = learned.parts[i]
                     seen = ((part.labels[:, at] > 0.5) == positive).nonzero().flatten()
                     some = seen[torch.randperm(len(seen), generator=stream)[:n]].tolist()
                     if len(some) == n:
-                        judged = self.judge.space.index(labels.name)
-                        for kind, values in self._some(judged, part, some).items():
-                            row[f"{kind}_train"] = frechet(fakes[kind][order[:n]], values)
-                out.append(row)
+                        trained = self._some(self.judge.space.index(labels.name), part, some)
+                distances = {}
+                for kind in self.kinds:
+                    fake = fakes[kind][order[:n]]
+                    one, two = real[kind][rows[:n]], real[kind][rows[n : 2 * n]]
+                    train = frechet(fake, trained[kind]) if trained else None
+                    distances[kind] = Distance(frechet(fake, one), frechet(two, one), train)
+                out.append(DomainDistance(labels.name, name, n, distances, way))
         return out
 
     def _real(self, judged: int, parts: list[Part]) -> dict[str, np.ndarray]:

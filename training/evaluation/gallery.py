@@ -1,7 +1,5 @@
 """The pictures of an evaluation: samples, the worst edits, and the paper's Figs 6 and 7."""
 
-from typing import Any, NamedTuple
-
 import numpy as np
 import pandas as pd
 import torch
@@ -11,8 +9,9 @@ from training.core.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSpace
 from training.evaluation.judges.judge import Judge
-from training.evaluation.metrics import Interval, proportion_interval
+from training.evaluation.metrics import proportion_interval
 from training.evaluation.previews import SHOWN, held_out, render_previews
+from training.evaluation.records import Figure, Interval, MaskResult
 from training.evaluation.score import Translate, View, run, space_of, spread
 from training.inference.translator import Translator
 from training.rendering.grids import grid
@@ -20,31 +19,6 @@ from training.rendering.grids import grid
 FACES = 6  # rows of a grid
 WORST = 12  # edits in the gallery
 FIG7_FACES = 64  # faces on which the success of Fig. 7 is measured
-
-
-class Figure(NamedTuple):
-    """One picture: its file name, the PNG, and what it shows."""
-
-    name: str
-    png: bytes
-    caption: str
-
-
-class MaskResult(NamedTuple):
-    """Fig. 7 in numbers: success with the proper and the wrong mask, and what chance gives."""
-
-    faces: str
-    labels: str
-    images: int
-    proper: float
-    proper_interval: Interval
-    wrong: float
-    wrong_interval: Interval
-    chance: float
-
-    @property
-    def exceeds_chance(self) -> bool:
-        return self.proper_interval[0] > self.chance
 
 
 def _cells(images: Tensor) -> list[np.ndarray]:
@@ -220,8 +194,3 @@ def compared(
     return Figure(
         f"fig6_{mine.labels.name}.png", grid(rows, titles, list(names) * len(chosen)), caption
     )
-
-
-def facts(result: MaskResult) -> dict[str, Any]:
-    """A MaskResult as JSON, with its verdict."""
-    return {**result._asdict(), "exceeds_chance": result.exceeds_chance}

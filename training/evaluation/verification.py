@@ -15,8 +15,9 @@ from training.core.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import pairs, proportion_interval, threshold
+from training.evaluation.records import Verification
 from training.evaluation.score import BATCH, View, spread
-from training.evaluation.summary import Numbers, clusters, key
+from training.evaluation.summary import clusters
 
 FAR = 1e-3  # share of impostors that may pass
 IMAGES = 2_000  # of each data set at most, in two million pairs
@@ -24,12 +25,8 @@ IMAGES = 2_000  # of each data set at most, in two million pairs
 
 def verification(
     table: pd.DataFrame, faces: Faces, judge: Judge, asked: Sequence[View], config: EvalConfig
-) -> list[dict[str, Any]]:
-    """One row a data set: dataset, people, impostors (pairs) and needed, how many there must be.
-
-    Where there are as many: threshold, passing (impostors above it), rate of the single edits with
-    its 95 % interval (low, high), and real_rate, of real pairs of one person (genuine of them).
-    """
+) -> list[Verification]:
+    """One record a data set: with rates of the single edits where its people allow a threshold."""
     rows = []
     for view in asked:
         part = faces.parts[view.dataset]
@@ -39,12 +36,14 @@ def verification(
         genuine, impostors = pairs(_vectors(faces, judge, view, known), names)
         edits = table[(table["dataset"] == view.labels.name) & table["single"] & table["changed"]]
         rows.append(
-            {
-                "dataset": view.labels.name, "people": len(set(names)),
-                "impostors": len(impostors), "needed": round(1 / FAR),
+            Verification(
+                view.labels.name,
+                people=len(set(names)),
+                impostors=len(impostors),
+                needed=round(1 / FAR),
                 **_rates(edits, genuine, impostors, config),
-            }
-        )  # fmt: skip
+            )
+        )
     return rows
 
 
@@ -67,13 +66,3 @@ def _rates(
     found = {"threshold": at, "passing": int((impostors > at).sum()), "rate": float(passed.mean()),
              "low": low, "high": high, "genuine": len(genuine)}  # fmt: skip
     return found | ({"real_rate": float((genuine > at).mean())} if len(genuine) else {})
-
-
-def verification_numbers(rows: Sequence[dict[str, Any]]) -> Numbers:
-    """The rate and its threshold where they are known, and always how many impostors there were."""
-    return {
-        key("verification", name, row["dataset"]): float(row[name])
-        for row in rows
-        for name in ("impostors", "threshold", "rate", "real_rate")
-        if name in row
-    }

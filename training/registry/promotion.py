@@ -1,9 +1,8 @@
 """Who becomes champion: both models scored anew by one judge on one evaluation set, then the gate.
 
-Scores are kept in the store by (weights, evaluation identity), so that asking again costs nothing.
+Scores are kept in the store by weights and fingerprint, so that promoting again costs nothing.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +12,13 @@ from typing import Any
 import pandas as pd
 
 from training.core.config import EvalConfig, from_json
-from training.core.files import (
-    canonical_json,
-    read_json,
-    sha256_bytes,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from training.core.files import read_json, sha256_file, write_bytes, write_json
+from training.evaluation.cache import ScoreCache
 from training.registry import lineage
 from training.registry import versions as registry
-from training.registry.gate import Check, Verdict, decide
-from training.rendering import html as report
-from training.storage.store import Entry, Manifest, Store, StoreError
+from training.registry.gate import Verdict, decide
+from training.rendering import html
+from training.storage.store import Manifest, Store
 from training.tracking import client as tracking
 
 TRIES = 5  # times that another promoter may come first
@@ -41,29 +34,20 @@ class Contest:
     store: Store
 
     @cached_property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """What two scores must share to be comparable: images, judge, tasks and protocol."""
-        from training.evaluation.fingerprint import identity
+        from training.evaluation.fingerprint import fingerprint
 
-        return identity(self.dataset, self.judge, self.config, self.store)
+        return fingerprint(self.dataset, self.judge, self.config, self.store)
 
     def scores(self, files: Mapping[str, Path]) -> pd.DataFrame:
         """The score table of a model's files by name; `evaluate` leaves its own in the store."""
-        digests = {name: sha256_file(path) for name, path in sorted(files.items())}
-        key = f"scores/{sha256_bytes(canonical_json([digests, self.identity]))}"
-        standing = self.store.reference(key)
-        if standing:
-            sha256, _, size = standing.partition(" ")
-            try:
-                return pd.read_parquet(self.store.local(Entry("scores.parquet", sha256, int(size))))
-            except StoreError:
-                pass  # scored again below
-        table = self._score(files)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "scores.parquet"
-            table.to_parquet(path)
-            entry = self.store.put(path)
-        self.store.refer(key, f"{entry.sha256} {entry.size}")
+        digests = {name: sha256_file(path) for name, path in files.items()}
+        cache = ScoreCache(self.store, self.fingerprint)
+        table = cache.find(digests)
+        if table is None:
+            table = self._score(files)
+            cache.keep(digests, table)
         return table
 
     def _score(self, files: Mapping[str, Path]) -> pd.DataFrame:
@@ -215,13 +199,14 @@ def _record(
         "champion": number if verdict.promoted else champion,
         "before": champion,
         "alias": registry.ALIAS,
-        "identity": contest.identity,
+        "identity": contest.fingerprint,
         "judge": contest.judge.digest,
         "checks": [check._asdict() for check in verdict.checks],
     }
     write_json(out, result)
     page = out.with_name(f"{out.name}.html")
-    write_bytes(page, _page(name, number, champion, verdict).encode())
+    text = html.render("promotion", name=name, version=number, champion=champion, verdict=verdict)
+    write_bytes(page, text.encode())
     found = registry.version(f"{name}/{number}")
     word = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{word}: {verdict.reason}")
@@ -229,26 +214,6 @@ def _record(
         files = {"promotion/verdict.json": out, "promotion/verdict.html": page}
         tracking.log_results(found.run_id, {}, files)
     return result
-
-
-def _page(name: str, number: str, champion: str | None, verdict: Verdict) -> str:
-    against = f"version {champion}" if champion else "no champion"
-    level: report.Level = "good" if verdict.promoted else "warn"
-    word = "Promoted" if verdict.promoted else "Not promoted"
-
-    def row(check: Check) -> list[Any]:
-        mark = "passed" if check.passed else "failed"
-        return [check.name, check.value, check.bound, mark, "" if check.passed else check.why]
-
-    parts = [
-        report.note(f"{word}: {verdict.reason}", level),
-        report.table(
-            ["condition", "value", "at least", "", "why not"],
-            [row(check) for check in verdict.checks],
-            "Both models scored by one judge on one evaluation set",
-        ),
-    ]
-    return report.page(f"{name}: version {number} against {against}", parts)
 
 
 def rollback(name: str, reason: str) -> str:

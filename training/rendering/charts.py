@@ -2,26 +2,49 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 
-def bars(tasks: Sequence[dict[str, Any]], ceilings: Sequence[float]) -> bytes:
+class Bar(NamedTuple):
+    """Success of one task in 0..1, its 95 % interval, a copied input's, and the judge's ceiling."""
+
+    name: str
+    success: float
+    low: float
+    high: float
+    copied: float
+    ceiling: float
+    pale: bool = False
+
+
+class Mark(NamedTuple):
+    """A model's success in 0..1 with its 95 % interval, and what it costs."""
+
+    name: str
+    success: float
+    low: float
+    high: float
+    parameters: float
+    gmac: float
+    minutes: float
+
+
+def bars(tasks: Sequence[Bar]) -> bytes:
     """PNG: success of each task with its 95 % interval, copied input and the judge's ceiling."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Plot
+    from matplotlib.figure import Figure
 
-    names = [f"{t['dataset']}  {t['task']}" for t in tasks][::-1]
-    values = [t["success"] for t in tasks][::-1]
-    errors = [
-        [t["success"] - t["low"] for t in tasks][::-1],
-        [t["high"] - t["success"] for t in tasks][::-1],
-    ]
+    shown = tasks[::-1]  # from the bottom up
+    values = [t.success for t in shown]
     # Wilson's interval of a share of 1 lies below it: no error bar has a negative length
-    errors = [[max(0.0, e) for e in side] for side in errors]
-    plot = Plot(figsize=(8.6, 0.9 + 0.3 * len(tasks)), dpi=110, layout="constrained")
+    errors = [
+        [max(0.0, t.success - t.low) for t in shown],
+        [max(0.0, t.high - t.success) for t in shown],
+    ]
+    plot = Figure(figsize=(8.6, 0.9 + 0.3 * len(tasks)), dpi=110, layout="constrained")
     FigureCanvasAgg(plot)
     axes = plot.add_subplot()
-    colours = ["#3b74c4" if t["single"] else "#8fb0dd" for t in tasks][::-1]
+    colours = ["#8fb0dd" if t.pale else "#3b74c4" for t in shown]
     places = list(range(len(tasks)))
     axes.barh(places, values, color=colours, height=0.62, zorder=2)
     axes.errorbar(
@@ -34,11 +57,11 @@ def bars(tasks: Sequence[dict[str, Any]], ceilings: Sequence[float]) -> bytes:
         capsize=3,
         zorder=3,
     )
-    copied = [t["copy_success"] for t in tasks][::-1]
+    copied, ceilings = [t.copied for t in shown], [t.ceiling for t in shown]
     axes.scatter(copied, places, marker="D", s=22, color="#c98a11", zorder=4, label="copied input")
-    axes.scatter(ceilings[::-1], places, marker="|", s=110, color="#2c8a4b", zorder=4,
+    axes.scatter(ceilings, places, marker="|", s=110, color="#2c8a4b", zorder=4,
                  label="judge's accuracy on real images")  # fmt: skip
-    axes.set_yticks(places, names, fontsize=9)
+    axes.set_yticks(places, [t.name for t in shown], fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)
     axes.set_xlabel("edit success, 95 % interval", fontsize=9)
@@ -53,7 +76,7 @@ def bars(tasks: Sequence[dict[str, Any]], ceilings: Sequence[float]) -> bytes:
     return out.getvalue()
 
 
-def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
+def cost_plot(marks: Sequence[Mark]) -> bytes:
     """PNG: success against parameters, training minutes and GMAC, a mark a model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,19 +86,19 @@ def cost_plot(systems: dict[str, dict[str, Any]]) -> bytes:
     shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC a translation", 1.0),
              ("minutes", "minutes of training", 1.0))  # fmt: skip
     for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
-        for name, n in systems.items():
-            at, high = n[key] / unit, 100 * n["success_mean"]
-            ends = n["intervals"]["success_mean"]
-            errors = [[max(0.0, high - 100 * ends[0])], [max(0.0, 100 * ends[1] - high)]]
-            axes.errorbar([at], [high], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
+        costs = [getattr(mark, key) / unit for mark in marks]
+        for at, mark in zip(costs, marks, strict=True):
+            height = 100 * mark.success
+            errors = [[max(0.0, height - 100 * mark.low)], [max(0.0, 100 * mark.high - height)]]
+            axes.errorbar([at], [height], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
             axes.annotate(
-                name.replace(":", ":\n"), (at, high), textcoords="offset points", xytext=(6, 5),
-                fontsize=9, in_layout=False,  # a long name takes no room from the plots
+                mark.name.replace(":", ":\n"), (at, height), textcoords="offset points",
+                xytext=(6, 5), fontsize=9, in_layout=False,  # a long name takes no room
             )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(0, 104)
         # Room for the last one's name; a scale even where all cost nothing.
-        axes.set_xlim(0, 1.35 * max(n[key] / unit for n in systems.values()) or 1.0)
+        axes.set_xlim(0, 1.35 * max(costs) or 1.0)
         axes.grid(color="#e1e4ea")
         axes.set_axisbelow(True)
     plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)

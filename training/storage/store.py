@@ -48,6 +48,19 @@ class Entry:
         """The same bytes under another name."""
         return replace(self, name=name)
 
+    @property
+    def reference(self) -> str:
+        """The value of a named reference to these bytes; `parse` reads it."""
+        return f"{self.sha256} {self.size}"
+
+    @classmethod
+    def parse(cls, name: str, reference: str) -> "Entry":
+        """The entry behind a reference's value, `<sha256> <size>` (ValueError otherwise)."""
+        sha256, _, size = reference.partition(" ")
+        if not size.isdecimal():
+            raise ValueError(f"{name}: reference {reference!r} is not <sha256> <size>")
+        return cls(name, sha256, int(size))
+
 
 def store_uri() -> str:
     """The root that the environment names."""

@@ -7,7 +7,7 @@ import torch
 
 from training.data.dataset import Faces, to_float
 from training.data.labels import Task
-from training.evaluation.comparison.runs import Entry, named
+from training.evaluation.comparison.runs import ComparedRun, named
 from training.evaluation.score import position, run, space_of, spread
 from training.inference.translator import load_translator
 from training.rendering.grids import grid
@@ -15,8 +15,8 @@ from training.rendering.grids import grid
 WALL = 3  # images on the picture wall
 
 
-def _held_out(entry: Entry) -> Faces:
-    return Faces.open(entry.dataset, entry.evaluation.meta["split"])
+def _held_out(run: ComparedRun) -> Faces:
+    return Faces.open(run.dataset, run.evaluation.meta["split"])
 
 
 def _singles(faces: Faces, rows: list[int]) -> dict[str, Task]:
@@ -26,7 +26,7 @@ def _singles(faces: Faces, rows: list[int]) -> dict[str, Task]:
 
 
 @torch.no_grad()
-def wall(names: dict[str, list[Entry]]) -> bytes:
+def wall(names: dict[str, list[ComparedRun]]) -> bytes:
     """PNG: the same held-out images under the same single edits, a row a model (its first seed).
 
     The images and edits are those that every model's data have, by file and by name; no edit in
@@ -56,13 +56,13 @@ def wall(names: dict[str, list[Entry]]) -> bytes:
     return grid(rows, ["input", *asked], list(names) * len(chosen))
 
 
-def across(groups: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
+def across(groups: Sequence[list[ComparedRun]]) -> dict[str, list[ComparedRun]]:
     """Models of several groups that all share an edit and an image.
 
     Groups are taken in order, each that shares with all taken before; empty where the first shares
     with none.
     """
-    near: list[list[Entry]] = []
+    near: list[list[ComparedRun]] = []
     edits: set[str] = set()
     files: set[str] = set()
     size = 0
@@ -75,4 +75,4 @@ def across(groups: Sequence[list[Entry]]) -> dict[str, list[Entry]]:
             continue
         edits, files = edits & known, files & held
         near.append(group)
-    return named([entry for group in near for entry in group]) if len(near) > 1 else {}
+    return named([one for group in near for one in group]) if len(near) > 1 else {}

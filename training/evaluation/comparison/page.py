@@ -1,25 +1,22 @@
 """Models side by side: one page from what each run's evaluation says, and from the models."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from scipy.stats import t as student
 
-from training.core.files import read_json
 from training.core.provenance import machine
 from training.evaluation.comparison.figures import across, wall
-from training.evaluation.comparison.runs import Entry, grouped, named
+from training.evaluation.comparison.runs import ComparedRun, grouped, named
 from training.evaluation.metrics import Interval, bootstrap
-from training.evaluation.scorecard import percent
 from training.evaluation.summary import certain, clusters
-from training.rendering.charts import cost_plot
-from training.rendering.html import heading, note, page, paragraph, picture, table
+from training.rendering import html
+from training.rendering.charts import Mark, cost_plot
 from training.tracking import client as tracking
 
 DRAWS = 1_000  # of the bootstrap
@@ -79,179 +76,180 @@ def _of_seeds(values: np.ndarray, most: float) -> Interval:
     return float(low), float(high)
 
 
-def _system(entries: Sequence[Entry]) -> dict[str, Any]:
-    """One system's numbers: means over its seeds, and their intervals."""
-    numbers = [entry.numbers for entry in entries]
-    means = {k: mean(n[k] for n in numbers) for k in numbers[0] if all(k in n for n in numbers)}
-    tables = [pd.read_parquet(e.evaluation.local("scores.parquet")) for e in entries]
-    return {
-        **means,
-        "intervals": intervals(tables),
-        "learned": all(n["learned"] == 1 for n in numbers),
-        "minutes": mean(entry.minutes for entry in entries),
-        "images": mean(float(entry.model.meta["images"]) for entry in entries),
-        "seeds": {
-            int(entry.model.meta["seed"]): n["success_mean"]
-            for entry, n in zip(entries, numbers, strict=True)
+@dataclass(frozen=True)
+class System:
+    """One system: means over its seeds and their 95 % intervals; None where nothing was measured.
+
+    Shares in 0..1; `lead`: the least and greatest of D over G in training; `alarms`: its symptoms
+    out of range; `seeds`: success by seed; `tasks`: success by edit.
+    """
+
+    name: str
+    learned: bool
+    success_mean: float
+    success_worst: float
+    copy_success_mean: float
+    preservation_mean: float | None
+    identity_cosine: float
+    self_psnr: float
+    self_ssim: float
+    error_mean: float | None
+    copy_error_mean: float | None
+    judge_error: float | None
+    verified: float | None
+    parameters: float
+    parameters_total: float
+    models: float
+    gmac: float
+    images_per_second_16: float
+    images: float
+    minutes: float
+    intervals: Mapping[str, Interval]
+    seeds: Mapping[int, float]
+    tasks: Mapping[str, float]
+    lead: Interval | None
+    alarms: Sequence[str]
+
+    def interval(self, name: str) -> Interval | None:
+        return self.intervals.get(name)
+
+
+def system(name: str, runs: Sequence[ComparedRun]) -> System:
+    """The numbers of one system from the runs of its seeds."""
+    scores, costs = [run.summary for run in runs], [run.cost for run in runs]
+    tables = [pd.read_parquet(run.evaluation.local("scores.parquet")) for run in runs]
+    tasks = [{f"{t.dataset} {t.task}": t.success for t in run.tasks} for run in runs]
+    return System(
+        name=name,
+        learned=all(s.learned for s in scores),
+        success_mean=mean(s.success_mean for s in scores),
+        success_worst=mean(s.success_worst for s in scores),
+        copy_success_mean=mean(s.copy_success_mean for s in scores),
+        preservation_mean=_mean([s.preservation_mean for s in scores]),
+        identity_cosine=mean(s.identity_cosine for s in scores),
+        self_psnr=mean(s.self_psnr for s in scores),
+        self_ssim=mean(s.self_ssim for s in scores),
+        error_mean=_mean([s.error_mean for s in scores]),
+        copy_error_mean=_mean([s.copy_error_mean for s in scores]),
+        judge_error=_mean_of(runs, "judge_error"),
+        verified=_mean_of(runs, "verification_rate"),
+        parameters=mean(c.parameters for c in costs),
+        parameters_total=mean(c.parameters_total for c in costs),
+        models=mean(c.models for c in costs),
+        gmac=mean(c.gmac for c in costs),
+        images_per_second_16=mean(c.images_per_second_16 for c in costs),
+        images=mean(float(run.model.meta["images"]) for run in runs),
+        minutes=mean(run.minutes for run in runs),
+        intervals=intervals(tables),
+        seeds={
+            int(run.model.meta["seed"]): s.success_mean for run, s in zip(runs, scores, strict=True)
         },
-    }
+        tasks={task: mean(seed[task] for seed in tasks) for task in tasks[0]},
+        lead=_lead(runs),
+        alarms=_alarms(runs),
+    )
 
 
-def _of(n: dict[str, Any], name: str, show: Callable[[float], str]) -> str:
-    """A mean with its interval below it, as a cell."""
-    if name not in n["intervals"]:
-        return "–"
-    low, high = n["intervals"][name]
-    return f"{show(n[name])}\n[{show(low)} – {show(high)}]"
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None where any seed has none."""
+    known = [value for value in values if value is not None]
+    return mean(known) if len(known) == len(values) else None
 
 
-def _quality(systems: dict[str, dict[str, Any]]) -> Markup:
-    """In the shape of StarGAN's Table 3 and STGAN's: errors and reconstruction."""
-    headers = ["model", "learned", "single edits succeed, %", "error, %", "worst edit, %",
-               "others preserved, %", "identity", "PSNR, dB", "SSIM"]  # fmt: skip
-    rows = [
-        [
-            name, "yes" if n["learned"] else "did not learn",
-            _of(n, "success_mean", hundredths), hundredths(1 - n["success_mean"]),
-            hundredths(n["success_worst"]), _of(n, "preservation_mean", hundredths),
-            _of(n, "identity_cosine", "{:.3f}".format), _of(n, "self_psnr", "{:.2f}".format),
-            _of(n, "self_ssim", "{:.3f}".format),
-        ]
-        for name, n in systems.items()
-    ]  # fmt: skip
-    return table(headers, rows)
+def _mean_of(runs: Sequence[ComparedRun], beginning: str) -> float | None:
+    """Mean over data sets, then seeds, of the metrics that begin so and that every seed has."""
+    names = [k for k in runs[0].numbers if k.startswith(beginning)]
+    shared = [k for k in names if all(k in run.numbers for run in runs)]
+    return mean(mean(run.numbers[k] for run in runs) for k in shared) if shared else None
 
 
-def hundredths(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _lead(runs: Sequence[ComparedRun]) -> Interval | None:
+    names = ("balance_least", "balance_most")
+    ends = [run.training[k] for run in runs for k in names if k in run.training]
+    return (min(ends), max(ends)) if ends else None
 
 
-def _seeds(systems: dict[str, dict[str, Any]]) -> list[Markup]:
-    """What every seed gave, where there are several."""
-    seeds = sorted({seed for n in systems.values() for seed in n["seeds"]})
-    if len(seeds) < 2:
-        return []
-    rows = [
-        [name, *(hundredths(n["seeds"][k]) if k in n["seeds"] else "–" for k in seeds)]
-        for name, n in systems.items()
+def _alarms(runs: Sequence[ComparedRun]) -> list[str]:
+    """What was out of range, each once."""
+    signs = [sign for run in runs for sign in run.symptoms if sign.bad]
+    return list(dict.fromkeys(f"{s.name} {s.value:.3g}: {s.says}" for s in signs))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Systems whose scores compare, with the pictures of them; `data`: their data sets."""
+
+    systems: Sequence[System]
+    data: str
+    copied: float
+    seeds: Sequence[int]
+    wall: bytes
+    costs: bytes
+
+
+def _group(runs: Sequence[ComparedRun]) -> Group:
+    names = named(runs)
+    systems = [system(name, found) for name, found in names.items()]
+    marks = [
+        Mark(s.name, s.success_mean, *s.intervals["success_mean"], s.parameters, s.gmac, s.minutes)
+        for s in systems
     ]
-    return [table(["single edits succeed, %", *(f"seed {k}" for k in seeds)], rows)]
-
-
-def _soundness(names: dict[str, list[Entry]], systems: dict[str, dict[str, Any]]) -> Markup:
-    """Whether D and G held each other, what was alarming, and whether the people are the same."""
-    rows = []
-    for name, entries in names.items():
-        took = [entry.model.about.get("training", {}) for entry in entries]
-        ends = [t[k] for t in took for k in ("balance_least", "balance_most") if k in t]
-        signs = [read_json(e.evaluation.local("details.json"))["symptoms"] for e in entries]
-        bad = [f"{s['name']} {s['value']:.3g}: {s['says']}" for of in signs for s in of if s["bad"]]
-        rates = [v for k, v in systems[name].items() if k.startswith("verification_rate")]
-        rows.append([
-            name, f"{min(ends):.3f} – {max(ends):.3f}" if ends else "–",
-            hundredths(mean(rates)) if rates else "–", "; ".join(dict.fromkeys(bad)) or "none",
-        ])  # fmt: skip
-    headers = ["model", "D's lead over G in training", "person verified (E6), %", "alarms"]
-    return table(headers, rows)
-
-
-def _intensities(systems: dict[str, dict[str, Any]]) -> list[Markup]:
-    """How far the judged intensities are from those asked for, where labels are such."""
-    far = [
-        f"{name} {n['error_mean']:.3f} (copied input {n['copy_error_mean']:.3f}, the judge on real "
-        f"images {mean(v for k, v in n.items() if k.startswith('judge_error')):.3f})"
-        for name, n in systems.items()
-        if "error_mean" in n
-    ]
-    if not far:
-        return []
-    return [paragraph(f"Mean distance of judged intensities from those asked: {'; '.join(far)}.")]
-
-
-def _cost(systems: dict[str, dict[str, Any]]) -> Markup:
-    """What each takes: to keep, to use, to train."""
-    headers = ["model", "parameters × networks, million", "in training, million", "GMAC",
-               "images/s, batch 16", "images trained on", "minutes of training"]  # fmt: skip
-    rows = [
-        [name, f"{n['parameters'] / n['models'] / 1e6:.2f} × {n['models']:.0f}",
-         f"{n['parameters_total'] / 1e6:.2f}", f"{n['gmac']:.2f}",
-         f"{n['images_per_second_16']:.0f}", f"{n['images']:,.0f}", f"{n['minutes']:.1f}"]
-        for name, n in systems.items()
-    ]  # fmt: skip
-    return table(headers, rows)
-
-
-def _tasks(names: dict[str, list[Entry]]) -> Markup:
-    """Success of every edit by every model, as STGAN's attribute table has it."""
-    columns = {}
-    for name, entries in names.items():
-        details = [read_json(e.evaluation.local("details.json"))["tasks"] for e in entries]
-        columns[name] = {
-            f"{t['dataset']} {t['task']}": mean(seed[i]["success"] for seed in details)
-            for i, t in enumerate(details[0])
-        }
-    tasks = next(iter(columns.values()))
-    rows = [[task, *(percent(column[task]) for column in columns.values())] for task in tasks]
-    return table(["edit", *columns], rows)
+    return Group(
+        systems,
+        "+".join(part["name"] for part in runs[0].dataset.meta.get("datasets", [])),
+        mean(s.copy_success_mean for s in systems),
+        sorted({seed for s in systems for seed in s.seeds}),
+        wall(names),
+        cost_plot(marks),
+    )
 
 
 def report(
-    entries: Sequence[Entry], title: str, remark: str = "", failed: Sequence[str] = ()
+    runs: Sequence[ComparedRun], title: str, remark: str = "", failed: Sequence[str] = ()
 ) -> str:
     """The page: tables, picture wall and cost of every group of models whose scores compare."""
-    parts: list[Markup | str] = [note(remark, "warn")] if remark else []
-    parts += [note(f"Failed: {line}", "bad") for line in failed]
-    groups = grouped(entries)
-    for group in groups:
-        names = named(group)
-        systems = {name: _system(found) for name, found in names.items()}
-        sets = "+".join(part["name"] for part in group[0].dataset.meta.get("datasets", []))
-        if len(groups) > 1:
-            parts.append(heading(f"{', '.join(names)} on {sets or 'their data'}"))
-        copied = mean(n["copy_success_mean"] for n in systems.values())
-        parts += [
-            _quality(systems),
-            paragraph(
-                f"Success by the same frozen judge on the same held-out images; a copied input "
-                f"scores {percent(copied)}. In brackets 95 % intervals, over whole people "
-                "and, where there are several, over seeds. PSNR and SSIM are of the "
-                "self-reconstruction, on uint8."
-            ),
-            *_seeds(systems),
-            *_intensities(systems),
-            picture(wall(names), "The same held-out images under the same edits, a row a model."),
-            _tasks(names),
-            _soundness(names, systems),
-            paragraph(
-                "D's lead is 0 where it cannot tell real from made and 1 where it is sure. A "
-                "person is verified whose edit is nearer to the input than all but one in a "
-                "thousand pairs of two people are to each other."
-            ),
-            _cost(systems),
-            picture(
-                cost_plot(systems),
-                "Quality against cost; parameters are of all that translation needs.",
-            ),
-        ]
-    if mixed := across(groups):
-        text = "The same held-out images under the edits that models of several label spaces know."
-        parts += [heading("Across label spaces"), picture(wall(mixed), text)]
-    return page(title, parts, f"judged by one protocol; {date.today():%Y-%m-%d}, {machine()}")
+    groups = grouped(runs)
+    mixed = across(groups)
+    return html.render(
+        "comparison",
+        title=title,
+        made=f"{date.today():%Y-%m-%d}, {machine()}",
+        remark=remark,
+        failed=failed,
+        groups=[_group(group) for group in groups],
+        across=wall(mixed) if mixed else None,
+    )
 
 
-def record(entries: Sequence[Entry], page: Path, facts: Mapping[str, str]) -> None:
+def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) -> None:
     """One run of MLflow for the whole comparison: every system's numbers, and the page."""
     if tracking.uri() == "off":
         return
-    chosen = ("success_mean", "success_worst", "preservation_mean", "identity_cosine", "self_psnr",
-              "self_ssim", "parameters", "gmac", "minutes", "images", "learned")  # fmt: skip
     numbers: dict[str, float] = {}
-    for name, found in named(entries).items():
-        system = _system(found)
-        numbers |= {f"{name}/{key}": float(system[key]) for key in chosen if key in system}
-        for key, (low, high) in system["intervals"].items():
-            numbers |= {f"{name}/{key}_low": low, f"{name}/{key}_high": high}
+    for name, found in named(runs).items():
+        numbers |= {f"{name}/{key}": value for key, value in _metrics(system(name, found)).items()}
     tracking.log_run(
         "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
         numbers, {page.name: page},
     )  # fmt: skip
+
+
+def _metrics(found: System) -> dict[str, float]:
+    """What MLflow keeps of a system."""
+    values = {
+        "success_mean": found.success_mean,
+        "success_worst": found.success_worst,
+        "preservation_mean": found.preservation_mean,
+        "identity_cosine": found.identity_cosine,
+        "self_psnr": found.self_psnr,
+        "self_ssim": found.self_ssim,
+        "parameters": found.parameters,
+        "gmac": found.gmac,
+        "minutes": found.minutes,
+        "images": found.images,
+        "learned": float(found.learned),
+    }
+    numbers = {key: value for key, value in values.items() if value is not None}
+    for key, (low, high) in found.intervals.items():
+        numbers |= {f"{key}_low": low, f"{key}_high": high}
+    return numbers

@@ -1,15 +1,26 @@
 """One run of a comparison: a trained model, what its evaluation says, and the data of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from training.core.files import read_json
+from training.evaluation.records import (
+    Cost,
+    Summary,
+    TaskScore,
+    from_json,
+    stored_symptoms,
+    stored_tasks,
+)
+from training.models.base import Symptom
 from training.storage.store import Manifest
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedRun:
     """One trained and evaluated model; those of one name are seeds of one system."""
 
     name: str
@@ -18,7 +29,7 @@ class Entry:
     dataset: Manifest
 
     @classmethod
-    def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "Entry":
+    def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "ComparedRun":
         """Raises ValueError where the three are not of one run."""
         found = cls(
             name,
@@ -31,25 +42,52 @@ class Entry:
             raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
         return found
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, float]:
+        """The flat metrics."""
         return dict(read_json(self.evaluation.local("metrics.json")))
+
+    @cached_property
+    def summary(self) -> Summary:
+        return from_json(Summary, {"preservation_mean": None, **self.numbers})
+
+    @cached_property
+    def cost(self) -> Cost:
+        return from_json(Cost, self.numbers)
+
+    @cached_property
+    def details(self) -> Mapping[str, Any]:
+        return dict(read_json(self.evaluation.local("details.json")))
+
+    @property
+    def tasks(self) -> list[TaskScore]:
+        return stored_tasks(self.details)
+
+    @property
+    def symptoms(self) -> list[Symptom]:
+        return stored_symptoms(self.details)
+
+    @property
+    def training(self) -> Mapping[str, float]:
+        """What the training took, by name; empty where its manifest does not say."""
+        return dict(self.model.about.get("training", {}))
 
     @property
     def minutes(self) -> float:
-        return float(self.model.about.get("training", {}).get("seconds", float("nan"))) / 60
+        return self.training.get("seconds", float("nan")) / 60
 
 
-def grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries whose scores compare, in the order given."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.evaluation.meta["identity"], []).append(entry)
+def grouped(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
+    """Runs whose scores compare, in the order given."""
+    found: dict[str, list[ComparedRun]] = {}
+    for run in runs:
+        found.setdefault(run.evaluation.meta["identity"], []).append(run)
     return list(found.values())
 
 
-def named(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.name, []).append(entry)
+def named(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
+    """The seeds of each system, in the order given."""
+    found: dict[str, list[ComparedRun]] = {}
+    for run in runs:
+        found.setdefault(run.name, []).append(run)
     return found

@@ -1,0 +1,164 @@
+"""The page of an evaluation whose every part is filled, against its text as it was first written."""
+
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from training.evaluation.numbers import flat
+from training.evaluation.records import (
+    ComparedModel,
+    Comparison,
+    Cost,
+    Distance,
+    DomainDistance,
+    Evaluation,
+    Figure,
+    JudgeFacts,
+    MaskResult,
+    StyleSpread,
+    Subject,
+    Summary,
+    SweepPoint,
+    TaskScore,
+    Verification,
+    stored_symptoms,
+    stored_tasks,
+)
+from training.evaluation.scorecard import render
+from training.models.base import Symptom
+
+GOLDEN = Path(__file__).parent / "golden"
+JUDGE = {
+    "config": {"seed": 7},
+    "datasets": [
+        {
+            "name": "celeba", "kind": "binary", "names": ["Male", "Young"], "accuracy": 0.9,
+            "second_accuracy": 0.8, "verification_auc": 0.7, "people": 30, "train_images": 1234,
+            "test_images": 56, "labels": {
+                "Male": {"accuracy": 0.91, "balanced": 0.93, "share": 0.4},
+                "Young": {"accuracy": 0.88, "balanced": 0.6, "share": 0.1},
+            },
+        },
+        {
+            "name": "units", "kind": "continuous", "names": ["AU06"], "accuracy": 0.85,
+            "second_accuracy": 0.8, "verification_auc": None, "people": 0, "train_images": 90,
+            "test_images": 12, "error": 0.06,
+            "labels": {"AU06": {"accuracy": 0.8, "balanced": 0.85, "share": 0.3}},
+        },
+        {
+            "name": "rafd", "kind": "onehot", "names": ["happy"], "accuracy": 1.0,
+            "second_accuracy": 0.9, "verification_auc": None, "people": 1, "train_images": 40,
+            "test_images": 8, "labels": {"happy": {"accuracy": 1.0, "balanced": 1.0, "share": 0.2}},
+        },
+    ],
+}  # fmt: skip
+
+
+def evaluation() -> Evaluation:
+    task = TaskScore("celeba", "Male", True, 40, 20, 0.75, 0.6, 0.875, 0.05, 0.1, 0.9, 1, 0.81)
+    return Evaluation(
+        subject=Subject("f" * 64, "a" * 64, "d" * 64, "test", "e" * 64),
+        config={"name": "stgan", "preset": "<b>demo</b>", "model": {"test_int": 1.5}},
+        summary=Summary(
+            0.7, 0.55, 0.85, 0.4, 0.8, 0.04, 0.125, 0.31, True, 0.82, 0.91, 22.5, 0.75, 0.76, 20.25,
+            0.65, 0.66, error_mean=0.3, error_others_mean=0.02, copy_error_mean=0.6,
+            error_low=0.25, error_high=0.35, success_combined=0.5,
+        ),
+        tasks=[
+            task,
+            replace(task, task="Young", success=0.4, low=0.25, high=0.55),
+            replace(task, task="G+A", single=False, success=0.5, others=0),
+            replace(task, dataset="units", task="AU06", error=0.3, error_others=0.02,
+                    copy_error=0.6),
+            replace(task, dataset="rafd", task="happy", success=0.8, people=1234),
+        ],
+        domains=[
+            DomainDistance("celeba", "Male", 20, {"frechet_vgg": Distance(12.345678, 1.5, 13.0),
+                                                  "fid": Distance(99.5, 30.25, 101.0)}),
+            DomainDistance("celeba", "not_Male", 9, {"frechet_vgg": Distance(8.0, 1.25),
+                                                     "fid": Distance(77.0, 20.0)}),
+        ],
+        diversity=[StyleSpread("latent", "celeba", "Male", "lpips", 0.25, 0.5, 32)],
+        styles=[DomainDistance("celeba", "Male", 64, {"frechet_vgg": Distance(11.0, 1.5)},
+                               way="latent")],
+        cost=Cost(8430528.0, 53000000.0, 1.0, 9.9637, 31.04, 44.0),
+        judge=JudgeFacts.read(JUDGE),
+        masks=[
+            MaskResult("celeba", "rafd", 64, 0.5, (0.4, 0.6), 0.125, (0.05, 0.2), 0.125),
+            MaskResult("celeba", "other", 64, 0.1, (0.05, 0.2), 0.125, (0.05, 0.2), 0.125),
+        ],
+        verification=[
+            Verification("celeba", 60, 7080, 1000, 0.8, 7, 0.5, 0.4, 0.6, 60, 0.95),
+            Verification("rafd", 4, 24, 1000),
+        ],
+        sweep=[
+            SweepPoint(1.0, 0.7, 0.4, 0.91, 0.82),
+            SweepPoint(1.5, 0.8, 0.5, None, 0.75),
+        ],
+        symptoms=[
+            Symptom("balance", 1.25, -0.1, 1.0, "D has left G behind"),
+            Symptom("diversity", 0.02, 0.01, 10.0, "one picture for all"),
+        ],
+        training={"seconds": 600.0, "images": 2000.0, "data_wait_share": 0.05, "balance": 0.5,
+                  "steps": 9.0},
+        comparison=Comparison("rafd", (
+            ComparedModel("joint", "e" * 64, 0.7, 0.6, 0.8, 0.82, 22.5),
+            ComparedModel("single", "stargan@champion", 0.5, 0.4, 0.6, 0.8, 21.0),
+        )),
+        pictures=[Figure(f"{kind}_celeba.png", b"png", f"caption of {kind} & more")
+                  for kind in ("samples", "fig7_proper", "fig7_wrong", "fig6", "worst")],
+        table=pd.DataFrame(),
+    )  # fmt: skip
+
+
+def text(page: str) -> str:
+    """What a reader sees, a tag's text a line."""
+    parts = map(unescape, re.split("<[^>]*>", page.split("</style>")[1]))
+    return "\n".join(" ".join(part.split()) for part in parts if part.strip()) + "\n"
+
+
+def test_the_page_says_what_it_always_said() -> None:
+    """Made by the code before the templates, but for the word of the first checksum."""
+    assert text(render(evaluation())) == (GOLDEN / "scorecard.txt").read_text()
+
+
+def test_an_unsuccessful_sparse_evaluation_has_a_page() -> None:
+    """Without styles, masks, intensities, distances, a comparison or a training's summary."""
+    full = evaluation()
+    summary = replace(full.summary, learned=False, preservation_mean=None, error_mean=None)
+    sparse = replace(full, summary=summary, tasks=full.tasks[:2], domains=[], diversity=[],
+                     styles=[], masks=[], verification=[], sweep=[], symptoms=[], training={},
+                     comparison=None, pictures=full.pictures[:1])  # fmt: skip
+    said = text(render(sparse))
+    assert "Did not learn: single edits succeed in 70.0 % [55.0 – 85.0 %]" in said
+    assert "celeba: too few test images for a Fréchet distance (8 a side)." in said
+    for word in ("Intensities", "Diversity (E5)", "Test intensity", "Symptoms", "Training",
+                 "Two models", "mask"):  # fmt: skip
+        assert word not in said
+
+
+def test_details_and_metrics_keep_their_stored_names_and_order() -> None:
+    stored = json.loads((GOLDEN / "evaluation.json").read_text())
+    found = evaluation()
+    for name, value in (("details", found.details()), ("metrics", flat(found))):
+        assert json.dumps(value) == json.dumps(stored[name]), name
+
+
+def test_stored_details_are_read_again() -> None:
+    found = evaluation()
+    details = json.loads(json.dumps(found.details()))
+    assert stored_tasks(details) == found.tasks
+    assert stored_symptoms(details) == found.symptoms
+    with pytest.raises(ValueError, match=r"stored TaskScore: .*success.*; evaluate"):
+        stored_tasks({"tasks": [{"dataset": "celeba", "task": "Male"}]})
+
+
+def test_a_number_that_is_not_finite_is_refused_by_name() -> None:
+    broken = replace(evaluation(), cost=replace(evaluation().cost, gmac=float("nan")))
+    with pytest.raises(ValueError, match="not finite: gmac; the model or the judge is broken"):
+        flat(broken)
