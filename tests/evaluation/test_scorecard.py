@@ -1,4 +1,4 @@
-"""The page of an evaluation whose every part is filled, against its text as it was first written."""
+"""The evaluation page says what was measured, and what was not."""
 
 import json
 import re

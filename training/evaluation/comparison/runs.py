@@ -15,7 +15,7 @@ from training.evaluation.records import (
     stored_symptoms,
     stored_tasks,
 )
-from training.models.base import Symptom
+from training.models.base import Diagnostic
 from training.storage.store import Manifest
 
 
@@ -64,7 +64,7 @@ class ComparedRun:
         return stored_tasks(self.details)
 
     @property
-    def symptoms(self) -> list[Symptom]:
+    def symptoms(self) -> list[Diagnostic]:
         return stored_symptoms(self.details)
 
     @property
