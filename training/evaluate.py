@@ -35,7 +35,8 @@ from training.evaluation.verification import verification, verification_numbers
 from training.inference.translator import Translator, load_translator, translator_from_files
 from training.models.base import Ask
 from training.registry.references import model_files
-from training.storage.store import Manifest, Store
+from training.storage.meta import EvaluationMeta
+from training.storage.store import Manifest, Store, open_store
 
 INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
 SWEPT = 64  # images of each data set at each intensity
@@ -57,7 +58,7 @@ def evaluate(
     report: Path,
     metrics: Path,
     compare: str = "",
-) -> Manifest:
+) -> Manifest[EvaluationMeta]:
     """Score a model and write everything that is known of it.
 
     Takes manifests of kind "model", "dataset" and "judge", and JSON of EvalConfig ("" for its
@@ -66,7 +67,7 @@ def evaluate(
     flat JSON of finite numbers to `metrics`. Raises ValueError where the judge is below its floor,
     the three do not belong together, or a number is not finite.
     """
-    config, store = from_json(EvalConfig, eval_config), Store()
+    config, store = from_json(EvalConfig, eval_config), open_store()
     trained, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
     words = Manifest.read(judge, "judge")
     frozen = load_judge(words, store)
@@ -104,14 +105,20 @@ def evaluate(
         models = (translator, trained, compare)
         picture, found["compare"] = _compare(models, table, faces, frozen, config)
         pictures.append(picture)
-    meta = {
-        "identity": identity(data, words, config, store),
-        "judge": words.digest,
-        "dataset": data.digest,
-        "split": config.eval_split,
-        "model": trained.digest,
+    meta = EvaluationMeta(
+        identity=identity(data, words, config, store),
+        judge=words.digest,
+        dataset=data.digest,
+        split=config.eval_split,
+        model=trained.digest,
+    )
+    details = {
+        **meta.to_json(),
+        "tasks": tasks,
+        "domains": far,
+        **found,
+        "judge_facts": frozen.facts,
     }
-    details = {**meta, "tasks": tasks, "domains": far, **found, "judge_facts": frozen.facts}
     details["sweep"] = sweep(translator, faces, frozen, config)
     for row in details["sweep"]:
         at = f"at_{row['intensity']:g}"
@@ -125,7 +132,7 @@ def evaluate(
     details["training"] = took
     page = scorecard(_finite(numbers), details, pictures, translator.config)
     manifest = _write(meta, numbers, details, table, pictures, page, store)
-    _keep_scores(trained, table, meta["identity"], store)
+    _keep_scores(trained, table, meta.identity, store)
     manifest.write(out, store)
     write_bytes(report, page.encode())
     write_json(metrics, numbers)
@@ -232,14 +239,14 @@ def _compare(
 
 
 def _write(
-    meta: dict[str, Any],
+    meta: EvaluationMeta,
     numbers: Numbers,
     details: dict[str, Any],
     table: pd.DataFrame,
     pictures: list[Figure],
     page: str,
     store: Store,
-) -> Manifest:
+) -> Manifest[EvaluationMeta]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_json(root / "metrics.json", numbers)

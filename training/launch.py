@@ -21,6 +21,7 @@ from training.cluster.job import Request, Shape
 from training.core import cli
 from training.core.config import to_json
 from training.core.environment import new_launch
+from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
 LAUNCHERS = ("local", "trainjob")
@@ -93,7 +94,9 @@ def launch(
                     for entry in Manifest.read(made, "model").entries
                 ]
     if replicates:
-        Manifest("replicates", tuple(entries), {"seeds": others}).write(replicates)
+        Manifest("replicates", tuple(entries), ReplicatesMeta(seeds=tuple(others))).write(
+            replicates
+        )
 
 
 def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from training.core.config import to_json
 from training.engine.mirror import Entry, Mirror
 from training.models.presets import resolve
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHORT = "last_call_timeout=1,keep_alive_interval=1,is_host=false"
@@ -261,10 +261,10 @@ def test_a_host_that_is_cut_off_writes_no_more(
     weed = make_weed(networks)
     for name, value in weed.server.env.items():
         monkeypatch.setenv(name, value)
-    held = [(Store().local(e), e) for e in Manifest.read(binary).entries]
+    held = [(open_store().local(e), e) for e in Manifest.read(binary).entries]
     monkeypatch.setenv("STORE_URI", f"{weed.server.bucket('store')}/root")
     for path, entry in held:
-        Store().put(path, entry.name, entry.rows)
+        open_store().put(path, entry.name, entry.rows)
 
     here = cluster("net", images=960, nodes="1:2", address=networks)
     here.environment = {

@@ -37,7 +37,8 @@ from training.judge import judge
 from training.models.base import PLAIN, Ask
 from training.models.stargan import StarGAN
 from training.models.torchscript import pinned
-from training.storage.store import Entry, Manifest, Store
+from training.storage.meta import ModelMeta
+from training.storage.store import Entry, Manifest, open_store
 from training.tracking.tracker import Tracker
 from training.train import train
 
@@ -91,7 +92,7 @@ def frozen(joint: Path, tmp_path: Path, trained: dict[str, bytes]) -> Frozen:
     for name, content in trained.items():
         files[name] = tmp_path / f"copy-{name}"
         files[name].write_bytes(content)
-    Manifest.build("judge", files, {}).write(path)
+    Manifest.build("judge", files, {"recipe": "", "dataset": "", "accuracy": {}}).write(path)
     return path, load_judge(path)
 
 
@@ -120,7 +121,8 @@ def model(dataset: Path, path: Path) -> Path:
     for name, value in (("config.json", config), ("label_space.json", faces.space.to_json())):
         files[name] = path.parent / f"model-{name}"
         write_json(files[name], value)
-    Manifest.build("model", files, {}).write(path)
+    meta = ModelMeta(model="stargan", preset="", seed=0, images=0, dataset="", mlflow_run="")
+    Manifest.build("model", files, meta).write(path)
     return path
 
 
@@ -507,9 +509,9 @@ def test_promotion_finds_the_scores_in_the_store(
     trained = Manifest.read(tmp_path / "model.json")
     weights = {e.name: e.sha256 for e in sorted(trained.entries, key=lambda e: e.name)}
     for digests in (weights, "copy"):
-        name = f"scores/{sha256_bytes(canonical_json([digests, made.meta['identity']]))}"
-        sha256, _, size = (Store().reference(name) or "").partition(" ")
-        table = pd.read_parquet(Store().local(Entry("scores.parquet", sha256, int(size))))
+        name = f"scores/{sha256_bytes(canonical_json([digests, made.meta.identity]))}"
+        sha256, _, size = (open_store().reference(name) or "").partition(" ")
+        table = pd.read_parquet(open_store().local(Entry("scores.parquet", sha256, int(size))))
         assert len(table) == 8 * 4
 
 

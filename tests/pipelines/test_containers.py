@@ -187,10 +187,10 @@ ASK = """
 import sys
 from dataclasses import asdict
 from training.core.files import canonical_json
-from training.storage.store import Store
+from training.storage.store import open_store
 from training.trainjob import Request
 asked = Request(*sys.argv[1:])
-Store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
+open_store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
 print(asked.name)
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_bytes
 from training.core.provenance import lock_bytes
 from training.registry import versions as registry
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, Store, open_store
 
 RECORD = "release/lineage.json"
 MODEL, LOCK, DATASET = "artifacts/model", "release/requirements.lock", "release/dataset.json"
@@ -130,7 +130,7 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
     ]
     faults += [f"{_part(name)} added: {name}" for name in sorted(set(present) - set(lineage.files))]
     if data and not faults:
-        faults += _data_faults(folder, lineage, store or Store())
+        faults += _data_faults(folder, lineage, store or open_store())
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise LineageError(
@@ -178,7 +178,7 @@ def verify(reference: str, *, data: bool = True) -> Lineage:
 
 def fetch(reference: str, *, data: bool = False) -> tuple[Lineage, dict[str, Path]]:
     """A verified version's record, and its weights, config.json and label_space.json by name."""
-    store = Store()
+    store = open_store()
     with verified(reference, data=data) as (folder, record):
         names = [n.removeprefix(f"{MODEL}/") for n in record.files if n.startswith(f"{MODEL}/")]
         return record, {n: store.local(store.put(folder / MODEL / n, n)) for n in names}

@@ -25,7 +25,8 @@ from training.registry import lineage
 from training.registry import versions as registry
 from training.registry.gate import Check, Verdict, decide
 from training.rendering import html as report
-from training.storage.store import Entry, Manifest, Store, StoreError
+from training.storage.meta import DatasetMeta, JudgeMeta
+from training.storage.store import Entry, Manifest, Store, StoreError, open_store
 from training.tracking import client as tracking
 
 TRIES = 5  # times that another promoter may come first
@@ -35,8 +36,8 @@ TRIES = 5  # times that another promoter may come first
 class Contest:
     """What both models are scored on."""
 
-    dataset: Manifest
-    judge: Manifest
+    dataset: Manifest[DatasetMeta]
+    judge: Manifest[JudgeMeta]
     config: EvalConfig
     store: Store
 
@@ -80,7 +81,7 @@ class Contest:
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the labels and the size of this evaluation set."""
         space = read_json(self.dataset.local("label_space.json", self.store))
-        size = self.dataset.meta.get("data", {}).get("size")
+        size = self.dataset.meta.data.get("size")
         return bool(
             read_json(files["label_space.json"]) == space
             and size in (None, read_json(files["config.json"])["size"])
@@ -110,7 +111,7 @@ def promote(
         Manifest.read(dataset, "dataset"),
         Manifest.read(judge, "judge"),
         from_json(EvalConfig, eval_config),
-        Store(),
+        open_store(),
     )
     for _ in range(TRIES):
         champion = registry.champion(name)
@@ -198,7 +199,7 @@ def _replicated(contest: Contest, replicates: Path, names: Iterable[str]) -> lis
     models = Manifest.read(replicates, "replicates")
     return [
         contest.scores({n: models.local(f"{seed}/{n}", contest.store) for n in names})
-        for seed in models.meta["seeds"]
+        for seed in models.meta.seeds
     ]
 
 

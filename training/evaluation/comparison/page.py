@@ -89,9 +89,9 @@ def _system(entries: Sequence[Entry]) -> dict[str, Any]:
         "intervals": intervals(tables),
         "learned": all(n["learned"] == 1 for n in numbers),
         "minutes": mean(entry.minutes for entry in entries),
-        "images": mean(float(entry.model.meta["images"]) for entry in entries),
+        "images": mean(float(entry.model.meta.images) for entry in entries),
         "seeds": {
-            int(entry.model.meta["seed"]): n["success_mean"]
+            entry.model.meta.seed: n["success_mean"]
             for entry, n in zip(entries, numbers, strict=True)
         },
     }
@@ -205,7 +205,7 @@ def report(
     for group in groups:
         names = named(group)
         systems = {name: _system(found) for name, found in names.items()}
-        sets = "+".join(part["name"] for part in group[0].dataset.meta.get("datasets", []))
+        sets = "+".join(part.name for part in group[0].dataset.meta.datasets)
         if len(groups) > 1:
             parts.append(heading(f"{', '.join(names)} on {sets or 'their data'}"))
         copied = mean(n["copy_success_mean"] for n in systems.values())

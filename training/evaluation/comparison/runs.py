@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.core.files import read_json
+from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest
 
 
@@ -13,9 +14,9 @@ class Entry:
     """One trained and evaluated model; those of one name are seeds of one system."""
 
     name: str
-    model: Manifest
-    evaluation: Manifest
-    dataset: Manifest
+    model: Manifest[ModelMeta]
+    evaluation: Manifest[EvaluationMeta]
+    dataset: Manifest[DatasetMeta]
 
     @classmethod
     def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "Entry":
@@ -26,7 +27,7 @@ class Entry:
             Manifest.read(evaluation, "evaluation"),
             Manifest.read(dataset, "dataset"),
         )
-        said = (found.evaluation.meta["model"], found.evaluation.meta["dataset"])
+        said = (found.evaluation.meta.model, found.evaluation.meta.dataset)
         if said != (found.model.digest, found.dataset.digest):
             raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
         return found
@@ -44,7 +45,7 @@ def grouped(entries: Sequence[Entry]) -> list[list[Entry]]:
     """Entries whose scores compare, in the order given."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(entry.evaluation.meta["identity"], []).append(entry)
+        found.setdefault(entry.evaluation.meta.identity, []).append(entry)
     return list(found.values())
 
 
