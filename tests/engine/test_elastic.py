@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from training.core.config import to_json
-from training.engine.mirror import Entry, Mirror
+from training.engine.mirror import LogEntry, Mirror
 from training.models.presets import resolve
 from training.storage.store import Manifest, open_store
 
@@ -245,11 +245,11 @@ def networks() -> Iterator[str]:
         ip("link", "del", "stargan-br", check=False)
 
 
-def entries(mirror: Mirror) -> list[Entry]:
+def entries(mirror: Mirror) -> list[LogEntry]:
     """The run's whole log in the store."""
     mirror.newest()
     numbers = range(mirror.number + 1)
-    return [Entry(**json.loads(mirror.bucket.read(mirror._log(number)))) for number in numbers]
+    return [LogEntry(**json.loads(mirror.bucket.read(mirror._log(number)))) for number in numbers]
 
 
 @pytest.mark.server
