@@ -219,7 +219,7 @@ def test_an_image_that_is_not_here_is_not_fetched_from_anywhere(
     monkeypatch.setenv("DOCKER_HOST", podman["DOCKER_HOST"])
     client = docker.from_env()
     with pytest.raises(ValueError, match=r"no such image on this machine; make image"):
-        containers.find(client, "stargan-nowhere:9")
+        containers.find_or_pull(client, "stargan-nowhere:9")
     client.close()
 
 

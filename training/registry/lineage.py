@@ -176,9 +176,12 @@ def verify(reference: str, *, data: bool = True) -> Lineage:
         return record
 
 
-def fetch(reference: str, *, data: bool = False) -> tuple[Lineage, dict[str, Path]]:
-    """A verified version's record, and its weights, config.json and label_space.json by name."""
+def store_files(reference: str, *, data: bool = False) -> dict[str, Path]:
+    """Verify a version and put its weights, config.json and label_space.json into the store.
+
+    Returns name -> local path. Raises as `verified` does.
+    """
     store = open_store()
     with verified(reference, data=data) as (folder, record):
         names = [n.removeprefix(f"{MODEL}/") for n in record.files if n.startswith(f"{MODEL}/")]
-        return record, {n: store.local(store.put(folder / MODEL / n, n)) for n in names}
+        return {n: store.local(store.put(folder / MODEL / n, n)) for n in names}

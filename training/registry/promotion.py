@@ -157,7 +157,7 @@ def _judge(
     replicates: Path | None,
 ) -> Verdict:
     """The gate's verdict; a reason to override it turns a refusal into a promotion."""
-    _, challenger = lineage.fetch(f"{name}/{number}", data=True)
+    challenger = lineage.store_files(f"{name}/{number}", data=True)
     try:
         verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", replicates)
     except lineage.LineageError as error:
@@ -176,7 +176,7 @@ def _gate(
 ) -> Verdict:
     if not contest.fits(challenger):
         return Verdict(False, "the challenger has other labels or another size than the data set")
-    standing = lineage.fetch(champion)[1] if champion else None
+    standing = lineage.store_files(champion) if champion else None
     if standing is not None and not contest.fits(standing):
         return Verdict(
             False,

@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-from training.core.files import (
-    sha256_file,
-)
+from training.core.files import sha256_file
 from training.inference.weights import CheckpointError, verify, weight_files
 from training.registry import versions
-from training.registry.lineage import fetch
+from training.registry.lineage import store_files
 from training.storage.store import Manifest, Store
 
 
 def registered_files(reference: str) -> dict[str, Path]:
     """A verified version's files by the names they have in a model's manifest."""
-    return fetch(reference)[1]
+    return store_files(reference)
 
 
 PINNED = "@sha256:"  # between a path and the digest of what lay there
