@@ -72,7 +72,7 @@ class Lineage:
 
 
 def differences(record: Lineage) -> list[str]:
-    """What of this installation is not what made the version; a note, not a fault."""
+    """Where this installation differs from the one that made the version; no error."""
     from training.core.provenance import code_hash
 
     here = {
@@ -168,7 +168,7 @@ def verified(reference: str, *, data: bool) -> Iterator[tuple[Path, Lineage]]:
 
 
 def verify(reference: str, *, data: bool = True) -> Lineage:
-    """The record of NAME@ALIAS or NAME/VERSION, if weights, data, config and lock are untouched.
+    """The record of NAME@ALIAS or NAME/VERSION; weights, data, config and lock are checked.
 
     Raises LineageError that names what changed; `data=False` leaves the training data out.
     """

@@ -231,17 +231,17 @@ class Bucket:
 
     @patient
     def create(self, key: str, data: bytes) -> bool:
-        """Write a small object unless it stands; whether this call wrote it. One writer wins."""
+        """Write a small object unless one exists; whether this call wrote it. One writer wins."""
         from botocore.exceptions import ClientError
 
         with explained(f"{self.url}/{key}"):
             try:
                 self.client.put_object(**self._where(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in _STANDS:
+                if error.response.get("Error", {}).get("Code") not in _EXISTS:
                     raise
                 return False
         return True
 
 
-_STANDS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}

@@ -294,7 +294,7 @@ class Manifest(Generic[M]):
         return {"schema": SCHEMA, "kind": self.kind, "entries": entries, "meta": meta}
 
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the manifest; beside each file's digest stands the URI it had when written."""
+        """Write the manifest; beside each file's digest is its URI at that time."""
         content = self._content()
         store = store or open_store()
         for entry in content["entries"]:
