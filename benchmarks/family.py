@@ -141,9 +141,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{at}  {json.dumps(facts)}", flush=True)
     if not entries:
         raise SystemExit("every system failed")
-    write_json(
-        args.out / "results.json", [[e.name, e.model.meta["seed"], show(e)] for e in entries]
-    )
+    write_json(args.out / "results.json", [[e.name, e.model.meta.seed, show(e)] for e in entries])
     write_bytes(args.out / "compare.html", report(entries, args.title, "", failed).encode())
     if failed:
         raise SystemExit(1)

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tenacity import RetryCallState
+
 from training.core import environment
+from training.core.retry import retrying
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EVERY = 5.0  # s between looks
@@ -66,20 +69,20 @@ def follow(
     import urllib3
     from kfp_server_api import ApiException
 
+    away = (ApiException, urllib3.exceptions.HTTPError, OSError)
+
+    def transient(error: BaseException) -> bool:
+        final = getattr(error, "status", None) in (400, 401, 403, 404)
+        return isinstance(error, away) and not final
+
+    def failed(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        tell(f"the server does not answer ({type(error).__name__}); asking again")
+
     known: dict[str, str] = {}
-    away = 0.0
     while True:
-        try:
-            run = look()
-        except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
-            final = getattr(error, "status", None) in (400, 401, 403, 404)
-            if final or away >= patience:
-                raise
-            tell(f"the server does not answer ({type(error).__name__}); asking again")
-            time.sleep(every)
-            away += every
-            continue
-        away = 0.0
+        retry = retrying(transient, lambda: patience, first=every, most=every, failed=failed)
+        run = retry(look)
         for task in _tasks(run):
             if known.get(task.display_name) != task.state:
                 known[task.display_name] = task.state

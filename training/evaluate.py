@@ -21,7 +21,7 @@ from training.evaluation.publish import publish
 from training.evaluation.scorecard import render
 from training.inference.translator import translator_from_files
 from training.registry.references import model_files
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
     ValueError where the judge is below its floor, the three do not belong together, or a number
     is not finite.
     """
-    config, store = from_json(EvalConfig, eval_config), Store()
+    config, store = from_json(EvalConfig, eval_config), open_store()
     trained, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
     other = Other(translator_from_files(model_files(compare)), compare) if compare else None
     found = measure(trained, data, Manifest.read(judge, "judge"), config, store, other)

@@ -26,7 +26,8 @@ from training.data.dataset import Faces
 from training.evaluation.judges.judge import require
 from training.evaluation.judges.training import train
 from training.evaluation.protocol import JUDGE_RECIPE
-from training.storage.store import Entry, Manifest, Store, StoreError
+from training.storage.meta import JudgeMeta
+from training.storage.store import Entry, Manifest, Store, StoreError, open_store
 
 
 def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
@@ -43,7 +44,7 @@ def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
 
 def judge(
     dataset: Path, judge_config: str, judge_hash: str, out: Path, store: Store | None = None
-) -> Manifest:
+) -> Manifest[JudgeMeta]:
     """Train the judges of a data set, or return those that stand under `judge_hash`.
 
     dataset: manifest of kind "dataset"; judge_config: JSON of JudgeConfig, "" for its defaults;
@@ -52,7 +53,7 @@ def judge(
     (ValueError otherwise). Judges below their floor are kept, and refused with a ValueError before
     anybody trains for days.
     """
-    store, config = store or Store(), from_json(JudgeConfig, judge_config)
+    store, config = store or open_store(), from_json(JudgeConfig, judge_config)
     source = Manifest.read(dataset, "dataset")
     name = judge_hash or sha256_bytes(canonical_json([JUDGE_RECIPE, asdict(config), source.digest]))
     standing = _standing(name, store)
@@ -76,12 +77,12 @@ def judge(
     return judge(dataset, judge_config, judge_hash, out, store)  # another process came first
 
 
-def _good(made: Manifest, store: Store) -> Manifest:
+def _good(made: Manifest[JudgeMeta], store: Store) -> Manifest[JudgeMeta]:
     require(read_json(made.local("judge.json", store)))
     return made
 
 
-def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest:
+def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[JudgeMeta]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     faces, test = Faces.open(source, "train", store), Faces.open(source, "test", store)
     facts: dict[str, Any] = {
@@ -106,11 +107,11 @@ def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest:
                 )
         files["judge.json"] = Path(folder) / "judge.json"
         files["judge.json"].write_bytes(canonical_json(facts))
-        meta = {
-            "recipe": JUDGE_RECIPE,
-            "dataset": source.digest,
-            "accuracy": {f["name"]: f["accuracy"] for f in facts["datasets"]},
-        }
+        meta = JudgeMeta(
+            recipe=JUDGE_RECIPE,
+            dataset=source.digest,
+            accuracy={f["name"]: f["accuracy"] for f in facts["datasets"]},
+        )
         return Manifest.build("judge", files, meta, store=store)
 
 
@@ -124,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     args = parser.parse_args(argv)
     manifest = judge(args.dataset, args.config, args.hash, args.out)
-    sys.stdout.write(json.dumps(manifest.meta["accuracy"]) + "\n")
+    sys.stdout.write(json.dumps(manifest.meta.accuracy) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from training.cluster.job import Request, Shape
 from training.core import cli, environment
 from training.core.config import to_json
 from training.core.options import NAMES, read_options
+from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
 NOTICE = 2.0  # s for torchrun to have had the signal that reached us
@@ -70,7 +71,9 @@ def launch(
                     for entry in Manifest.read(made, "model").entries
                 ]
     if replicates:
-        Manifest("replicates", tuple(entries), {"seeds": others}).write(replicates)
+        Manifest("replicates", tuple(entries), ReplicatesMeta(seeds=tuple(others))).write(
+            replicates
+        )
 
 
 def step(*arguments: Any, **options: Any) -> None:

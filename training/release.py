@@ -25,7 +25,8 @@ from training.data.versions import short_md5
 from training.registry import lineage
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage, verify
-from training.storage.store import Manifest, Store
+from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
+from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
 
@@ -47,7 +48,7 @@ def register(
     {"name", "version", "created", "run_id", "content"}. Raises ValueError where the manifests do
     not belong together or a metric is missing or not finite.
     """
-    store = Store()
+    store = open_store()
     trained, scored = Manifest.read(model, "model"), Manifest.read(evaluation, "evaluation")
     data = Manifest.read(dataset, "dataset")
     _belong_together(trained, scored, data)
@@ -61,7 +62,7 @@ def register(
             pyfunc as bundle,  # brings torch, which a known version does not need
         )
 
-        run_id = tracking.parent_run(tracking.experiment_of(trained.meta["mlflow_run"]))
+        run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "pyfunc"
@@ -94,11 +95,13 @@ def _travels(name: str) -> bool:
     return name in ("config.json", "label_space.json") or name.startswith(("nets/", "ema/"))
 
 
-def _belong_together(trained: Manifest, scored: Manifest, data: Manifest) -> None:
+def _belong_together(
+    trained: Manifest[ModelMeta], scored: Manifest[EvaluationMeta], data: Manifest[DatasetMeta]
+) -> None:
     pairs = [
-        ("the model was trained on another data set", trained.meta["dataset"], data.digest),
-        ("the evaluation is of another model", scored.meta["model"], trained.digest),
-        ("the evaluation is on another data set", scored.meta["dataset"], data.digest),
+        ("the model was trained on another data set", trained.meta.dataset, data.digest),
+        ("the evaluation is of another model", scored.meta.model, trained.digest),
+        ("the evaluation is on another data set", scored.meta.dataset, data.digest),
     ]
     for what, said, found in pairs:
         if said != found:
@@ -135,7 +138,10 @@ def _space(files: Mapping[str, Path]) -> Any:
 
 
 def _lineage(
-    trained: Manifest, scored: Manifest, data: Manifest, given: tuple[str, str, str, str]
+    trained: Manifest[ModelMeta],
+    scored: Manifest[EvaluationMeta],
+    data: Manifest[DatasetMeta],
+    given: tuple[str, str, str, str],
 ) -> Lineage:
     from training.core.provenance import git_state
 
@@ -153,11 +159,11 @@ def _lineage(
         label_space_hash=trained.entry("label_space.json").sha256,
         lock_hash=sha256_bytes(lineage.lock_bytes()),
         image=image,
-        seed=int(trained.meta["seed"]),
-        judge=scored.meta["judge"],
-        evaluation=scored.meta["identity"],
+        seed=trained.meta.seed,
+        judge=scored.meta.judge,
+        evaluation=scored.meta.identity,
         pipeline_run=tracking.pipeline_run_id(),
-        training_run=trained.meta["mlflow_run"],
+        training_run=trained.meta.mlflow_run,
         weights=weights,
     )
 
@@ -167,7 +173,7 @@ def _release_files(
     name: str,
     record: Lineage,
     metrics: dict[str, float],
-    manifests: tuple[Manifest, Manifest, Manifest],
+    manifests: tuple[Manifest[ModelMeta], Manifest[EvaluationMeta], Manifest[DatasetMeta]],
 ) -> str:
     """Write what lies beside the pyfunc: card, lock, metrics and manifests. Returns the card."""
     import pandas as pd
@@ -178,7 +184,7 @@ def _release_files(
     table = pd.read_parquet(data.local("labels.parquet"), columns=["dataset", "split"])
     counts = {(str(d), str(s)): int(n) for (d, s), n in table.value_counts().items()}
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
-    kinds = {str(d["name"]): str(d["kind"]) for d in data.meta.get("datasets", [])}
+    kinds = {part.name: part.kind for part in data.meta.datasets}
     config = read_json(files["config.json"])
     source, takes = _reads_source(config["name"]), _takes(config)
     text = card(
@@ -194,12 +200,16 @@ def _release_files(
 
 
 def _log_evaluation(
-    run_id: str, scored: Manifest, data: Manifest, data_md5: str, metrics: dict[str, float]
+    run_id: str,
+    scored: Manifest[EvaluationMeta],
+    data: Manifest[DatasetMeta],
+    data_md5: str,
+    metrics: dict[str, float],
 ) -> None:
     """Report, grids, scores and the data's version on the pipeline's parent run."""
     files = {f"evaluation/{e.name}": scored.local(e.name) for e in scored.entries}
     tracking.log_results(run_id, metrics, files)
-    names = "+".join(d["name"] for d in data.meta.get("datasets", [])) or "data"
+    names = "+".join(part.name for part in data.meta.datasets) or "data"
     tracking.log_dataset(run_id, names, short_md5(data_md5) if data_md5 else data.digest, data_md5)
 
 

@@ -28,6 +28,7 @@ from training.core.provenance import code_hash
 from training.data.versions import short_md5
 from training.models import model_from_json
 from training.models.presets import parse, resolve
+from training.storage.meta import DatasetMeta, ModelMeta
 from training.storage.store import Manifest
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def train(
             "model": checkpoint.as_dict(network),
             "train": checkpoint.as_dict(settings),
             "data_digest": manifest.digest,
-            "data": manifest.meta.get("data", {}),
+            "data": manifest.meta.data,
             "init": init,
             "code": code,
         }
@@ -169,7 +170,7 @@ def train(
 
 
 def _tracker(
-    job: "Job", dataset: Path, manifest: Manifest, experiment: str, child: bool
+    job: "Job", dataset: Path, manifest: Manifest[DatasetMeta], experiment: str, child: bool
 ) -> "Tracker":
     """The MLflow run of this training; of a part that another machine did, too."""
     from training.tracking.tracker import Tracker
@@ -187,7 +188,7 @@ def _tracker(
         },
         {
             "name": "+".join(labels.name for labels in job.faces.space.sets),
-            "digest": short_md5(str(manifest.meta.get("md5") or manifest.digest[:36])),
+            "digest": short_md5(manifest.meta.md5 or manifest.digest[:36]),
             "source": str(dataset),
         },
         run_id=job.mirror.entry.mlflow_run if job.mirror else "",
@@ -230,14 +231,14 @@ def _publish(
     for picture in (run / "samples").glob(f"{last.name}-*.png"):
         files[f"samples/{picture.name.partition('-')[2]}"] = picture
     config = read_json(last / "config.json")
-    meta = {
-        "model": config["name"],
-        "preset": config["preset"],
-        "seed": seed,
-        "images": read_json(last / "extra" / "state.json")["images"],
-        "dataset": dataset.digest,
-        "mlflow_run": mlflow_run,
-    }
+    meta = ModelMeta(
+        model=config["name"],
+        preset=config["preset"],
+        seed=seed,
+        images=read_json(last / "extra" / "state.json")["images"],
+        dataset=dataset.digest,
+        mlflow_run=mlflow_run,
+    )
     Manifest.build("model", files, meta, about={"training": took}).write(out)
 
 

@@ -27,7 +27,7 @@ from training.cluster.kubernetes import Cluster, ClusterError
 from training.cluster.watch import Watch, condition, leaving, say
 from training.core import cli, environment
 from training.core.files import canonical_json, write_bytes
-from training.storage.store import Store
+from training.storage.store import Store, open_store
 
 log = logging.getLogger(__name__)
 POLL = 5.0  # s between looks at the job
@@ -83,7 +83,7 @@ def render(request: Request, shape: Shape) -> str:
 
 def _stored(request: Request, shape: Shape) -> Store:
     """The store, with `request` in it where the job's pods look for it."""
-    store = Store()
+    store = open_store()
     if not store.uri.startswith("s3://") and not shape.template:
         raise ValueError(
             f"STORE_URI={store.uri}: other nodes cannot read it; set an s3:// one, or name a "
@@ -124,7 +124,7 @@ def run(name: str) -> None:
     """In a job's pod, under torchrun: train what the request says; rank 0 stores the result."""
     from training.train import train  # brings torch, which the launcher does without
 
-    store = Store()
+    store = open_store()
     text = store.reference(f"jobs/{name}/request")
     if text is None:
         raise ValueError(f"{store.uri}: no request {name}; start it with the launcher")

@@ -23,7 +23,7 @@ from kfp import dsl
 from kfp.local.cache import LocalCache
 
 from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
-from training.storage.store import Entry, Manifest, Store
+from training.storage.store import Entry, Manifest, open_store
 
 
 def digest(path: Path) -> str:
@@ -127,7 +127,7 @@ class ContentCache(LocalCache):
             if digest(path) != row["sha256"]:
                 return f"{path} was altered"
             if row["manifest"]:
-                store = Store()
+                store = open_store()
                 for entry in Manifest.read(path).entries:
                     if entry not in self.verified and not store.exists(entry):
                         return f"{entry.name} is gone from the store, or altered ({entry.sha256})"

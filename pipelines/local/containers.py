@@ -67,8 +67,8 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
     )
 
 
-def find(client: Any, image: str) -> Any:
-    """The image that a step asks for. Raises ValueError where it is neither here nor pinned."""
+def find_or_pull(client: Any, image: str) -> Any:
+    """The image on this machine; one named by its digest is pulled. Else raises ValueError."""
     import docker
 
     try:
@@ -85,7 +85,7 @@ def described() -> str:
 
     client = docker.from_env()
     try:
-        return f"{TRAIN_IMAGE} {find(client, TRAIN_IMAGE).id}"
+        return f"{TRAIN_IMAGE} {find_or_pull(client, TRAIN_IMAGE).id}"
     finally:
         client.close()
 
@@ -98,7 +98,11 @@ def run_in(follow: Follow) -> Callable[..., int]:
     ) -> int:
         settings["environment"] = environment(variables.whole()) | settings.get("environment", {})
         container = client.containers.run(
-            image=find(client, image).id, command=command, volumes=volumes, detach=True, **settings
+            image=find_or_pull(client, image).id,
+            command=command,
+            volumes=volumes,
+            detach=True,
+            **settings,
         )
         try:
             follow(_lines(container.logs(stream=True, follow=True)))

@@ -204,6 +204,7 @@ class Stack:
         return f"postgresql+psycopg2://stargan:{s['postgres_password']}@{where}"
 
     def start_mlflow(self) -> None:
+        self.create_databases()
         s, auth = self.settings, self.folder / "auth.ini"
         auth.touch(mode=0o600)
         auth.write_text(
@@ -254,24 +255,32 @@ class Stack:
     def postgres_ready(self) -> bool:
         import psycopg2
 
-        s = self.settings
-        where = {
-            "host": "127.0.0.1", "port": s["postgres"], "user": "stargan",
-            "password": s["postgres_password"],
-        }  # fmt: skip
         try:
-            connection = psycopg2.connect(dbname="postgres", **where)
+            self.connect_postgres().close()
         except psycopg2.OperationalError:
             return False
+        return True
+
+    def connect_postgres(self) -> Any:
+        """A connection that commits each statement. Raises psycopg2.OperationalError."""
+        import psycopg2
+
+        connection = psycopg2.connect(
+            dbname="postgres", host="127.0.0.1", port=self.settings["postgres"], user="stargan",
+            password=self.settings["postgres_password"],
+        )  # fmt: skip
         connection.autocommit = True
+        return connection
+
+    def create_databases(self) -> None:
+        """Create MLflow's two databases where they are missing; Postgres must run."""
+        connection = self.connect_postgres()
         with connection.cursor() as cursor:
             cursor.execute("SELECT datname FROM pg_database")
-            have = {name for (name,) in cursor.fetchall()}
-            for name in ("mlflow", "mlflow_auth"):
-                if name not in have:
-                    cursor.execute(f"CREATE DATABASE {name}")
+            present = {name for (name,) in cursor.fetchall()}
+            for name in {"mlflow", "mlflow_auth"} - present:
+                cursor.execute(f"CREATE DATABASE {name}")
         connection.close()
-        return True
 
     def mlflow_ready(self) -> bool:
         """It answers, lets this password in and nobody without one."""

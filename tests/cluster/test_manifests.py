@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 
 from components.images import STEPS_IMAGE
 from pipelines.compiled import DIGEST
-from training.storage.store import Store
+from training.storage.store import open_store
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("dev", "prod")
@@ -294,4 +294,4 @@ def test_the_store_understands_the_clusters_address(
 ) -> None:
     path = K8S / ("overlays/prod" if overlay == "prod" else "base") / "environment.yaml"
     uri = yaml.safe_load(path.read_text())["data"]["STORE_URI"]
-    assert Store(uri).uri.rstrip("/") == uri
+    assert open_store(uri).uri.rstrip("/") == uri

@@ -25,7 +25,7 @@ from training import trainjob
 from training.cluster import kubernetes as cluster
 from training.cluster import watch as follow
 from training.cluster.job import Request, Shape, manifest
-from training.storage.store import Store
+from training.storage.store import open_store
 from training.trainjob import launch
 
 JOBS = Path(__file__).parents[2] / "k8s" / "jobs"
@@ -214,7 +214,7 @@ def runs(api: Api, job: dict[str, Any]) -> None:
 def ends(api: Api, job: dict[str, Any]) -> None:
     """The pods have trained: the model stands in the store."""
     api.log += "2026-11-01T00:00:02Z train: 16/16 images\n"
-    Store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
+    open_store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
     condition("Complete")(api, job)
 
 
@@ -280,7 +280,7 @@ def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
     assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["run", REQUEST.name])
     assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
     assert REQUEST.name in said.err
-    asked = Store().reference(f"jobs/{REQUEST.name}/request")
+    asked = open_store().reference(f"jobs/{REQUEST.name}/request")
     assert asked
     assert Request(**json.loads(asked)) == REQUEST
 
@@ -300,7 +300,7 @@ def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_aga
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    Store().refer(f"jobs/{REQUEST.name}/model", '{"the": "model"}')
+    open_store().refer(f"jobs/{REQUEST.name}/model", '{"the": "model"}')
     by_hand(tmp_path, "submit", str(tmp_path / "model.json"))
     assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
     with pytest.raises(ValueError, match="trained already; `submit` the same request"):
@@ -649,7 +649,7 @@ def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
     api.faults = [503] * 1000
     process = start(api, tmp_path)
     until(lambda: len(api.faults) < 1000)
-    assert Store().reference(f"jobs/{REQUEST.name}/request")
+    assert open_store().reference(f"jobs/{REQUEST.name}/request")
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
@@ -670,7 +670,7 @@ def test_a_launcher_that_died_at_its_job_s_end_hands_the_model_on(api: Api, tmp_
 
     api.later = [runs, end_unheard]
     process = start(api, tmp_path)
-    until(lambda: Store().reference(f"jobs/{REQUEST.name}/model"))
+    until(lambda: open_store().reference(f"jobs/{REQUEST.name}/model"))
     ends_well_after(process, api, tmp_path, [])
 
 

@@ -16,6 +16,7 @@ from training.data.pull import pull
 from training.data.synthetic import faces
 from training.data.versions import pin
 from training.storage.dvc import tree_md5
+from training.storage.meta import RawSet
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_an_adopted_set_is_what_pull_delivers(
     assert "raw" not in status
     assert "non-commercial research" in capsys.readouterr().out
     manifest = pull("faces", "", "", "", Path("runs") / "raw.json")
-    assert manifest.meta["datasets"] == [{"name": "faces", "kind": "celeba"}]
+    assert manifest.meta.datasets == (RawSet(name="faces", kind="celeba"),)
     (download / "img_align_celeba.zip").unlink()
     packed = tree.open_raw(manifest)["faces"]
     assert {name: packed.read(name) for name in packed.names()} == files(download)
@@ -179,7 +180,7 @@ def test_own_folders_are_adopted(clone: Path, tmp_path: Path) -> None:
         adopt("pets", tmp_path / "pets")
     adopt("pets", tmp_path / "pets", "folders")
     manifest = pull("pets", "", "", "", Path("runs") / "raw.json")
-    assert manifest.meta["datasets"] == [{"name": "pets", "kind": "folders"}]
+    assert manifest.meta.datasets == (RawSet(name="pets", kind="folders"),)
     assert tree.open_raw(manifest)["pets"].names() == ["cat/1.png", "dog/1.png"]
 
 

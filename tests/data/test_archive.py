@@ -3,13 +3,15 @@
 import pickle
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from training.core.files import sha256_file
 from training.data.archive import Folder, Tars, check_name, open_raw, pack
-from training.storage.store import Manifest, Store
+from training.storage.meta import RawMeta, RawSet
+from training.storage.store import Manifest, open_store
 
 FILES = {
     "labels.csv": b"file,a\n",
@@ -157,15 +159,17 @@ def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
 
 
 def test_a_raw_manifest_opens_by_data_set(folder: Folder, tmp_path: Path) -> None:
-    store = Store(f"file://{tmp_path / 'store'}")
+    store = open_store(f"file://{tmp_path / 'store'}")
     shards = pack(folder, tmp_path / "out", "own", 1024) + pack(folder, tmp_path / "out", "own-2")
-    datasets = [{"name": "own", "kind": "csv"}, {"name": "own-2", "kind": "csv"}]
+    own = [RawSet(name=name, kind="csv") for name in ("own", "own-2")]
+    meta = RawMeta(datasets=tuple(own), md5="", nfiles=0, source="folder", note="")
     files = {path.name: path for path in shards}
-    manifest = Manifest.build("raw", files, {"datasets": datasets}, store=store)
+    manifest = Manifest.build("raw", files, meta, store=store)
     trees = open_raw(manifest, store)
     assert list(trees) == ["own", "own-2"]
     assert trees["own"].read("img/a.jpg") == trees["own-2"].read("img/a.jpg")
-    other = Manifest("raw", manifest.entries, {"datasets": [{"name": "rafd", "kind": "rafd"}]})
+    rafd = replace(meta, datasets=(RawSet(name="rafd", kind="rafd"),))
+    other = Manifest("raw", manifest.entries, rafd)
     with pytest.raises(ValueError, match="no shard of data set 'rafd'"):
         open_raw(other, store)
 

@@ -23,7 +23,8 @@ from training.data.dataset import Faces
 from training.data.layouts import ATTRIBUTES, EXPRESSIONS
 from training.data.preprocess import PreprocessError, preprocess, write_folders
 from training.data.unify import unify
-from training.storage.store import Manifest, Store
+from training.storage.meta import RawMeta, RawSet
+from training.storage.store import Manifest, Store, open_store
 
 SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SMALL = DataConfig(size=32, shard_rows=10)
@@ -72,15 +73,16 @@ def raw(tmp_path: Path, store: Store, **kinds: str) -> Path:
     for name in kinds:
         for path in pack(Folder(tmp_path / name), packed, name):
             files[path.name] = path
-    datasets = [{"name": name, "kind": kind} for name, kind in kinds.items()]
+    datasets = tuple(RawSet(name=name, kind=kind) for name, kind in kinds.items())
+    meta = RawMeta(datasets=datasets, md5="", nfiles=0, source="folder", note="")
     out = tmp_path / "raw.json"
-    Manifest.build("raw", files, {"datasets": datasets}, store=store).write(out, store)
+    Manifest.build("raw", files, meta, store=store).write(out, store)
     return out
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(f"file://{tmp_path / 'store'}")
+    return open_store(f"file://{tmp_path / 'store'}")
 
 
 @pytest.fixture
@@ -120,8 +122,8 @@ def test_celeba_rows_shards_and_pixels(tmp_path: Path, store: Store, go: Callabl
         part = Image.open(io.BytesIO(data)).convert("RGB").crop((0, 20, 178, 198))
         expected = part.resize((32, 32), Image.Resampling.BICUBIC)
         assert np.array_equal(pixels(manifest, row, store), np.asarray(expected))
-    assert manifest.meta["data"] == json.loads(to_json(SMALL))
-    assert manifest.meta["datasets"][0]["kept"] == 60
+    assert manifest.meta.data == json.loads(to_json(SMALL))
+    assert manifest.meta.datasets[0].kept == 60
 
 
 def test_any_number_of_workers_and_a_second_run_give_the_same_bytes(
@@ -152,9 +154,9 @@ def test_rafd_selects_cameras_and_splits_by_subject(
     part = Image.open(tmp_path / "rafd" / row["file"]).crop((106, 156, 234, 284))
     expected = np.asarray(part.resize((32, 32), Image.Resampling.BICUBIC)).astype(int)
     assert np.abs(pixels(manifest, row, store) - expected).mean() < 3, "not around rafd_centre"
-    facts = manifest.meta["datasets"][0]
-    assert facts["dropped"] == {"camera not selected": 40}
-    assert facts["split_by"] == "identity"
+    facts = manifest.meta.datasets[0]
+    assert facts.dropped == {"camera not selected": 40}
+    assert facts.split_by == "identity"
 
 
 def test_gazes_can_be_selected_and_nothing_selected_is_refused(
@@ -163,7 +165,7 @@ def test_gazes_can_be_selected_and_nothing_selected_is_refused(
     rafd(tmp_path / "rafd")
     path = raw(tmp_path, store, rafd="rafd")
     manifest = go(path, DataConfig(size=32, gazes=("left",), cameras=("090",)))
-    assert manifest.meta["datasets"][0]["kept"] == 20
+    assert manifest.meta.datasets[0].kept == 20
     with pytest.raises(PreprocessError, match="none of 120 images is selected; cameras=180"):
         go(path, DataConfig(cameras=("180",)))
 
@@ -295,7 +297,7 @@ from PIL import Image
 Image.init()
 import training.core.files, training.storage.store, training.data.preprocess as module
 import training.data.shards as shards
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, Store, open_store
 clean, config, before = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "before"
 left = 0
 
@@ -324,7 +326,7 @@ def attempt(folder, writes):
     left, code = writes, 1
     try:
         module.preprocess(folder / "raw.json", config, folder / "images.json", workers=2,
-                          work=folder / "work", store=Store(f"file://{folder / 'store'}"))
+                          work=folder / "work", store=open_store(f"file://{folder / 'store'}"))
         code = 0
     finally:
         os._exit(code)
@@ -335,7 +337,7 @@ def snapshot(folder):
     return kept | {"digest": Manifest.read(folder / "images.json").digest}
 
 # The labels are read once: that part writes nothing.
-tree = module.open_raw(Manifest.read(clean / "raw.json"), Store(f"file://{clean / 'store'}"))
+tree = module.open_raw(Manifest.read(clean / "raw.json"), open_store(f"file://{clean / 'store'}"))
 source = module.read_source("celeba", tree["celeba"], module.from_json(module.DataConfig, config))
 module.read_source = lambda *_: source
 start, folder = clean.with_name("start"), clean.with_name("try")
@@ -363,7 +365,7 @@ def test_a_kill_at_any_write_leaves_a_run_that_ends_the_same(tmp_path: Path, mom
     """os._exit around every write, fsync and rename; the next run finishes with the same bytes."""
     clean = tmp_path / "clean"
     celeba(clean / "celeba", 24)
-    raw(clean, Store(f"file://{clean / 'store'}"), celeba="celeba")
+    raw(clean, open_store(f"file://{clean / 'store'}"), celeba="celeba")
     config = to_json(DataConfig(size=16, shard_rows=12))
     command = [sys.executable, "-c", KILL, str(clean), config, moment]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -418,7 +420,7 @@ def test_an_altered_finished_shard_is_made_again(
 def test_genuine_celeba(tmp_path: Path, store: Store, go: Callable) -> None:
     (tmp_path / "celeba").symlink_to(SHARED / "celeba")
     manifest = go(raw(tmp_path, store, celeba="celeba"), DataConfig(size=64))
-    assert manifest.meta["datasets"][0]["splits"] == {"train": 1100, "val": 200, "test": 200}
+    assert manifest.meta.datasets[0].splits == {"train": 1100, "val": 200, "test": 200}
     frame = pd.read_parquet(manifest.local("celeba.parquet", store))
     assert (frame["reason"] == "").all()
     for _, row in frame.iloc[::100].iterrows():

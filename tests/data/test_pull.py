@@ -1,5 +1,6 @@
 """The pull step hands on exactly the pinned raw data, whichever way they come."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from training.data import archive as tree
 from training.data.pull import pull
 from training.data.synthetic import faces
 from training.storage.dvc import tree_md5
+from training.storage.meta import RawSet
 from training.storage.s3 import RemoteError
 from training.storage.store import Manifest
 
@@ -81,7 +83,7 @@ def test_a_verified_copy_is_used(project: Path, pushed: Any, drawing: Drawing) -
     manifest = run()
     assert contents(manifest) == {"celeba": files(pushed.clone / "data" / "celeba")}
     assert [entry.name for entry in manifest.entries] == ["celeba-00000.tar"]
-    assert manifest.meta == {
+    assert json.loads(json.dumps(manifest.meta.to_json())) == {
         "datasets": [{"name": "celeba", "kind": "celeba"}],
         "md5": pushed.facts[0],
         "nfiles": 13,
@@ -164,9 +166,9 @@ def test_another_jpeg_encoder_is_accepted_by_its_pixels(
     """It says so, and the next run knows the same folder again without drawing."""
     drawing.extra = "other bytes, same pixels"
     first = run()
-    assert first.meta["source"] == "drawn"
-    assert "another JPEG encoder" in first.meta["note"]
-    assert first.meta["md5"] == pushed.facts[0]
+    assert first.meta.source == "drawn"
+    assert "another JPEG encoder" in first.meta.note
+    assert first.meta.md5 == pushed.facts[0]
     assert run().digest == first.digest
     assert drawing.count == 1
 
@@ -205,8 +207,8 @@ def test_the_users_own_folder_is_packed(project: Path, tmp_path: Path) -> None:
     (own / "cat" / "1.jpg").write_text("x")
     manifest = run("pets:folders", raw=str(own))
     assert contents(manifest) == {"pets": {"cat/1.jpg": b"x"}}
-    assert manifest.meta["source"] == "folder"
-    assert manifest.meta["md5"] == tree_md5(own)[0]
+    assert manifest.meta.source == "folder"
+    assert manifest.meta.md5 == tree_md5(own)[0]
     assert str(tmp_path) not in (Path("runs") / "raw.json").read_text().replace(str(project), "")
 
 
@@ -216,7 +218,7 @@ def test_two_folders_of_the_same_bytes_are_both_packed(project: Path, tmp_path: 
         (tmp_path / "raw" / name / "cat" / "1.jpg").write_text("x")
     manifest = run("one:folders,two:folders", raw=str(tmp_path / "raw"))
     assert list(contents(manifest)) == ["one", "two"]
-    assert manifest.meta["nfiles"] == 2
+    assert manifest.meta.nfiles == 2
 
 
 def test_a_folder_that_changed_since_resolve_is_refused(project: Path, tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_adopted_shards_are_taken_as_they_are(
 
     monkeypatch.setattr(tree, "pack", refuse)
     manifest = run("pets")
-    assert manifest.meta["datasets"] == [{"name": "pets", "kind": "csv"}]
+    assert manifest.meta.datasets == (RawSet(name="pets", kind="csv"),)
     assert manifest.local("pets-00000.tar").read_bytes() == shards[0].read_bytes()
 
 
@@ -264,7 +266,7 @@ def test_data_of_two_sources_are_pulled_together(
         "celeba": {"1.jpg": b"genuine"},
         "rafd": files(pushed.clone / "data" / "rafd"),
     }
-    assert manifest.meta["md5"] == f"celeba={md5},rafd={pushed.facts[0]}"
+    assert manifest.meta.md5 == f"celeba={md5},rafd={pushed.facts[0]}"
 
 
 @pytest.mark.parametrize("damage", [lambda md5: "zz", lambda md5: f"other={md5}"])

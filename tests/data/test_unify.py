@@ -13,7 +13,8 @@ from training.core.config import DataConfig, to_json
 from training.core.files import read_json
 from training.data.labels import LabelSet, LabelSpace
 from training.data.unify import UnifyError, read_labels, unify
-from training.storage.store import Manifest, Store
+from training.storage.meta import ImageSet, ImagesMeta
+from training.storage.store import Manifest, open_store
 
 FIVE = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 
@@ -54,14 +55,17 @@ def make(tmp_path: Path) -> Callable[..., Manifest]:
     """Unify frames given as name_kind=frame; returns the manifest (store in tmp_path/store)."""
 
     def call(config: DataConfig = DataConfig(), **frames: pd.DataFrame) -> Manifest:  # noqa: B008
-        store, files, datasets = Store(f"file://{tmp_path / 'store'}"), {}, []
+        store, files, datasets = open_store(f"file://{tmp_path / 'store'}"), {}, []
         for key, table in frames.items():
             name, kind = key.split("_")
             path = tmp_path / f"{name}.parquet"
             table.to_parquet(path, index=False)
             files[path.name] = path
-            datasets.append({"name": name, "kind": kind})
-        images = Manifest.build("images", files, {"datasets": datasets}, store=store)
+            datasets.append(
+                ImageSet(name=name, kind=kind, split_by="", images=0, kept=0, splits={}, dropped={})
+            )
+        meta = ImagesMeta(data={}, source="", datasets=tuple(datasets))
+        images = Manifest.build("images", files, meta, store=store)
         images.write(tmp_path / "images.json", store)
         return unify(tmp_path / "images.json", to_json(config), tmp_path / "set.json", store=store)
 
@@ -69,12 +73,14 @@ def make(tmp_path: Path) -> Callable[..., Manifest]:
 
 
 def table(manifest: Manifest, tmp_path: Path) -> pd.DataFrame:
-    return pd.read_parquet(manifest.local("labels.parquet", Store(f"file://{tmp_path / 'store'}")))
+    return pd.read_parquet(
+        manifest.local("labels.parquet", open_store(f"file://{tmp_path / 'store'}"))
+    )
 
 
 def test_two_data_sets_become_one_space_and_one_table(tmp_path: Path, make: Callable) -> None:
     manifest = make(celeba_celeba=celeba(), rafd_rafd=faces())
-    store = Store(f"file://{tmp_path / 'store'}")
+    store = open_store(f"file://{tmp_path / 'store'}")
     space = LabelSpace.from_json(read_json(manifest.local("label_space.json", store)))
     assert space.sets == (
         LabelSet("celeba", "binary", FIVE, (FIVE[:3],)),
@@ -137,7 +143,9 @@ def test_action_units_are_continuous_and_unmeasured_images_are_left_out(
     assert len(rows) == 10
     assert "004.jpg" not in set(rows["file"])
     assert np.allclose(rows["label"][0], [1, 0])
-    space = read_json(manifest.local("label_space.json", Store(f"file://{tmp_path / 'store'}")))
+    space = read_json(
+        manifest.local("label_space.json", open_store(f"file://{tmp_path / 'store'}"))
+    )
     assert space["sets"][0]["kind"] == "continuous"
 
 

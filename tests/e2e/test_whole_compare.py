@@ -181,7 +181,8 @@ def test_files_of_two_runs_are_not_taken_for_one(binary: Path, joint: Path, tmp_
     train(binary, tmp_path / "m.json", "stargan", to_json(config.model), to_json(config.train),
           run=tmp_path / "run")  # fmt: skip
     model = Manifest.read(tmp_path / "m.json")
-    meta = {"model": model.digest, "dataset": Manifest.read(joint).digest, "identity": "i"}
+    dataset = Manifest.read(joint).digest
+    meta = {"identity": "i", "judge": "", "dataset": dataset, "model": model.digest}
     Manifest.build("evaluation", {}, meta).write(tmp_path / "e.json")
     with pytest.raises(ValueError, match="is not of this model and data"):
         ComparedRun.read("stargan", tmp_path / "m.json", tmp_path / "e.json", binary)

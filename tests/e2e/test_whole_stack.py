@@ -196,7 +196,7 @@ def test_a_training_outlives_mlflow_and_postgres(stack: Stack, place: Path, tmp_
     away.join()
     assert "training goes on" in said, said
     made = Manifest.read(tmp_path / "model.json", "model")
-    sent = subprocess.run([sys.executable, "-c", STEPS, made.meta["mlflow_run"]],
+    sent = subprocess.run([sys.executable, "-c", STEPS, made.meta.mlflow_run],
                           capture_output=True, text=True)  # fmt: skip
     steps = list(range(32, 3201, 32))
     assert sent.stdout == f"FINISHED {steps}\n", sent.stdout + sent.stderr

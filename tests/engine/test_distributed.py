@@ -185,7 +185,7 @@ def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
     for _ in range(2):
         launch(binary, out, "stargan", *texts, seeds=2, experiment="", replicates=replicates)
     second = Manifest.read(replicates, "replicates")
-    assert second.meta == {"seeds": [1]}
+    assert second.meta.seeds == (1,)
     alone = tmp_path / "alone.json"
     second_seed = to_json(replace(QUICK, seed=1))
     train(binary, alone, "stargan", texts[0], second_seed, run=tmp_path / "r", preset="demo")

@@ -17,9 +17,9 @@ import pytest
 from safetensors.torch import load_file
 
 from training.core.config import to_json
-from training.engine.mirror import Entry, Mirror
+from training.engine.mirror import LogEntry, Mirror
 from training.models.presets import resolve
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHORT = "last_call_timeout=1,keep_alive_interval=1,is_host=false"
@@ -245,11 +245,11 @@ def networks() -> Iterator[str]:
         ip("link", "del", "stargan-br", check=False)
 
 
-def entries(mirror: Mirror) -> list[Entry]:
+def entries(mirror: Mirror) -> list[LogEntry]:
     """The run's whole log in the store."""
     mirror.newest()
     numbers = range(mirror.number + 1)
-    return [Entry(**json.loads(mirror.bucket.read(mirror._log(number)))) for number in numbers]
+    return [LogEntry(**json.loads(mirror.bucket.read(mirror._log(number)))) for number in numbers]
 
 
 @pytest.mark.server
@@ -261,10 +261,10 @@ def test_a_host_that_is_cut_off_writes_no_more(
     weed = make_weed(networks)
     for name, value in weed.server.env.items():
         monkeypatch.setenv(name, value)
-    held = [(Store().local(e), e) for e in Manifest.read(binary).entries]
+    held = [(open_store().local(e), e) for e in Manifest.read(binary).entries]
     monkeypatch.setenv("STORE_URI", f"{weed.server.bucket('store')}/root")
     for path, entry in held:
-        Store().put(path, entry.name, entry.rows)
+        open_store().put(path, entry.name, entry.rows)
 
     here = cluster("net", images=960, nodes="1:2", address=networks)
     here.environment = {

@@ -204,9 +204,9 @@ def answered(tracker: Tracker) -> None:
 
 def binary_in(bucket: Bucket, dataset: Path, tmp_path: Path) -> Path:
     """The data set's files moved into the bucket's store."""
-    from training.storage.store import Manifest, Store
+    from training.storage.store import Manifest, open_store
 
-    local, remote = Store(f"file://{tmp_path / 'store'}"), Store()
+    local, remote = open_store(f"file://{tmp_path / 'store'}"), open_store()
     manifest = Manifest.read(dataset)
     for entry in manifest.entries:
         remote.put(local.local(entry), entry.name, entry.rows)

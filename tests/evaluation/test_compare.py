@@ -26,6 +26,7 @@ from training.models import MODELS
 from training.models.presets import resolve
 from training.rendering.charts import Mark, cost_plot
 from training.rendering.html import render
+from training.storage.meta import EvaluationMeta
 from training.storage.store import Manifest
 
 
@@ -106,7 +107,8 @@ def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_imag
         data = Manifest.read(
             make_dataset(tmp_path / str(k) / "d.json", (LabelSet("celeba", "binary", names),))
         )
-        scored = Manifest("evaluation", (), {"split": "test"})
+        meta = EvaluationMeta(identity="", judge="", dataset="", split="test", model="")
+        scored = Manifest("evaluation", (), meta)
         groups.append([ComparedRun(f"model{k}", data, scored, data)])
     assert list(across(groups)) == ["model0", "model1"]
     assert list(across(groups[1:])) == []

@@ -39,7 +39,8 @@ from training.judge import judge
 from training.models.base import DEFAULT_OPTIONS, EditOptions
 from training.models.stargan import StarGAN
 from training.models.torchscript import pinned
-from training.storage.store import Entry, Manifest, Store
+from training.storage.meta import ModelMeta
+from training.storage.store import Entry, Manifest, open_store
 from training.tracking.tracker import Tracker
 from training.train import train
 
@@ -93,7 +94,7 @@ def frozen(joint: Path, tmp_path: Path, trained: dict[str, bytes]) -> Frozen:
     for name, content in trained.items():
         files[name] = tmp_path / f"copy-{name}"
         files[name].write_bytes(content)
-    Manifest.build("judge", files, {}).write(path)
+    Manifest.build("judge", files, {"recipe": "", "dataset": "", "accuracy": {}}).write(path)
     return path, load_judge(path)
 
 
@@ -122,7 +123,8 @@ def model(dataset: Path, path: Path) -> Path:
     for name, value in (("config.json", config), ("label_space.json", faces.space.to_json())):
         files[name] = path.parent / f"model-{name}"
         write_json(files[name], value)
-    Manifest.build("model", files, {}).write(path)
+    meta = ModelMeta(model="stargan", preset="", seed=0, images=0, dataset="", mlflow_run="")
+    Manifest.build("model", files, meta).write(path)
     return path
 
 
@@ -517,7 +519,7 @@ def test_promotion_finds_the_scores_in_the_store(
 ) -> None:
     made, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    cache = ScoreCache(Store(), made.meta["identity"])
+    cache = ScoreCache(open_store(), made.meta.identity)
     table = cache.find(weights)
     assert table is not None
     assert len(table) == 8 * 4
@@ -531,10 +533,10 @@ def test_the_key_of_stored_scores_is_that_of_older_versions(
     """So that what was scored before is not scored again."""
     made, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), made.meta["identity"]]))
-    stored = Store().reference(f"scores/{name}")
+    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), made.meta.identity]))
+    stored = open_store().reference(f"scores/{name}")
     assert stored is not None
-    table = pd.read_parquet(Store().local(Entry.parse("scores.parquet", stored)))
+    table = pd.read_parquet(open_store().local(Entry.parse("scores.parquet", stored)))
     assert len(table) == 8 * 4
 
 

@@ -15,7 +15,7 @@ from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.evaluation.judges.training import agree, decide
 from training.judge import judge
 from training.judge import main as judge_main
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 
 QUICK = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0))
 
@@ -111,7 +111,7 @@ def test_lost_bytes_are_made_again_bit_for_bit(
 ) -> None:
     dataset, _, made = quick
     before = torch.random.get_rng_state()
-    Store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    open_store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
     again = judge(dataset, QUICK, "frozen", tmp_path / "again.json")
     assert again.digest == made.digest
     assert again.intact()
@@ -122,7 +122,7 @@ def test_lost_bytes_that_cannot_be_made_again_are_an_error(
     quick: tuple[Path, Path, Manifest], tmp_path: Path
 ) -> None:
     dataset, _, made = quick
-    Store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    open_store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
     other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
     with pytest.raises(ValueError, match="training gave others"):
         judge(dataset, other, "frozen", tmp_path / "again.json")
@@ -140,7 +140,7 @@ def test_only_the_train_split_is_learned_from(binary: Path, tmp_path: Path) -> N
     table.to_parquet(tmp_path / "other.parquet")
     files = {"labels.parquet": tmp_path / "other.parquet"}
     keep = [e for e in source.entries if e.name != "labels.parquet"]
-    Manifest.build("dataset", files, {}, keep=keep).write(tmp_path / "other.json")
+    Manifest.build("dataset", files, source.meta, keep=keep).write(tmp_path / "other.json")
     other = judge(tmp_path / "other.json", QUICK, "", tmp_path / "two.json")
     weights = [n.name for n in made.entries if n.name.endswith(".safetensors")]
     assert [made.entry(n).sha256 for n in weights] == [other.entry(n).sha256 for n in weights]

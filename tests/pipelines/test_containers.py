@@ -185,10 +185,10 @@ ASK = """
 import sys
 from dataclasses import asdict
 from training.core.files import canonical_json
-from training.storage.store import Store
+from training.storage.store import open_store
 from training.trainjob import Request
 asked = Request(*sys.argv[1:])
-Store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
+open_store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
 print(asked.name)
 """
 
@@ -217,7 +217,7 @@ def test_an_image_that_is_not_here_is_not_fetched_from_anywhere(
     monkeypatch.setenv("DOCKER_HOST", podman["DOCKER_HOST"])
     client = docker.from_env()
     with pytest.raises(ValueError, match=r"no such image on this machine; make image"):
-        containers.find(client, "stargan-nowhere:9")
+        containers.find_or_pull(client, "stargan-nowhere:9")
     client.close()
 
 

@@ -41,7 +41,7 @@ def source(text: str, code_hash: str, out: Output[Dataset]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text"
         path.write_text(text)
-        Manifest.build("text", {"text": path}, {}).write(Path(out.path))
+        Manifest.build("replicates", {"text": path}, {"seeds": []}).write(Path(out.path))
     out.metadata["when"] = os.times().elapsed
 
 

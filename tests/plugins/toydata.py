@@ -10,6 +10,7 @@ import pytest
 
 from training.core.files import write_json
 from training.data.labels import LabelSet, LabelSpace
+from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest
 
 HAIR = ("Black_Hair", "Blond_Hair", "Male")
@@ -21,6 +22,7 @@ SETS = {  # of the fixtures below
     "units": (LabelSet("celeba", "continuous", ("AU06", "AU12")),),
     "joint": (CELEBA, RAFD),
 }
+DATASET = DatasetMeta(data={}, source="", datasets=(), md5="", images="", dim_g=0)
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def dataset_of(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: in
     pd.DataFrame(records).to_parquet(table)
     write_json(space, LabelSpace(sets).to_json())
     files |= {"labels.parquet": table, "label_space.json": space}
-    Manifest.build("dataset", files, {"data": {}}, rows=rows).write(path)
+    Manifest.build("dataset", files, DATASET, rows=rows).write(path)
     return path
 
 

@@ -177,13 +177,13 @@ def test_the_users_own_folder_is_hashed(clone: Path, tmp_path: Path) -> None:
 def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
     """`#` and `?` end a path where a URI parser reads it: another folder would be taken."""
     from training.data.versions import raw_folder
-    from training.storage.store import Store
+    from training.storage.store import open_store
 
     for name in ("set#1", "set?a", "a b", "100%25"):
         (tmp_path / name).mkdir()
         assert raw_folder(str(tmp_path / name), "mine", True) == tmp_path / name
         assert raw_folder(f"file://{tmp_path / name}", "mine", True) == tmp_path / name
-        assert Store(f"file://{tmp_path / name}").root == tmp_path / name
+        assert open_store(f"file://{tmp_path / name}").root == tmp_path / name
 
 
 def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
@@ -236,11 +236,14 @@ def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
     """So that overwritten weights miss the cache, and are refused where a run began with others."""
     from training.inference.weights import CheckpointError
     from training.registry.references import model_files
+    from training.storage.meta import ModelMeta
     from training.storage.store import Manifest
 
     def write(text: str) -> None:
         (clone / "G.safetensors").write_text(text)
-        Manifest.build("model", {"nets/G.safetensors": clone / "G.safetensors"}, {}).write(path)
+        files = {"nets/G.safetensors": clone / "G.safetensors"}
+        meta = ModelMeta(model="", preset="", seed=0, images=0, dataset="", mlflow_run="")
+        Manifest.build("model", files, meta).write(path)
 
     path = clone / "model.json"
     write("one")

@@ -31,7 +31,7 @@ from training.registry import pyfunc as bundle
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.registry.references import pin, registered_files
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
 pytestmark = [
@@ -473,7 +473,7 @@ def test_one_changed_byte_in_the_registry_is_found_and_named(binary: Path) -> No
 def test_one_changed_byte_in_the_stored_data_is_found_and_named(binary: Path) -> None:
     register(binary)
     for name in ("celeba-00000.npy", "labels.parquet", "label_space.json"):
-        path = Store().path(Manifest.read(binary).entry(name).sha256)
+        path = open_store().path(Manifest.read(binary).entry(name).sha256)
         flip_byte(path)
         with pytest.raises(LineageError, match=f"data altered or gone: {name}"):
             release.verify("stargan/1")
@@ -511,7 +511,7 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     """`promote` where the judge is replaced by a success for each seed's weights."""
     success = {0: 0.6, 1: 0.8, 2: 0.81, 3: 0.3, 4: 0.95}
     judge = binary.parent / "judge.json"
-    Manifest.build("judge", {}, {"recipe": "1"}).write(judge)
+    Manifest.build("judge", {}, {"recipe": "1", "dataset": "", "accuracy": {}}).write(judge)
     calls: list[str] = []
 
     def score(self: Any, files: Any) -> pd.DataFrame:
@@ -639,7 +639,7 @@ def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(judged: Any) 
 
 def test_a_challenger_whose_training_data_changed_is_not_promoted(judged: Any) -> None:
     register(judged.dataset, 0)
-    flip_byte(Store().path(Manifest.read(judged.dataset).entry("celeba-00000.npy").sha256))
+    flip_byte(open_store().path(Manifest.read(judged.dataset).entry("celeba-00000.npy").sha256))
     with pytest.raises(LineageError, match="data altered"):
         judged(0)
     assert registry.champion("stargan") is None
@@ -670,7 +670,7 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
     with monkeypatch.context() as patch:
         patch.setattr(promotion.Contest, "_score", None)  # evaluate's own table is used
         first = verdict()
-    shutil.rmtree(Store().root / "refs" / "scores")
+    shutil.rmtree(open_store().root / "refs" / "scores")
     assert verdict() == first
     assert not first["promoted"]
     assert "did not learn" in first["reason"]

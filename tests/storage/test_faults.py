@@ -15,7 +15,7 @@ from training.engine.mirror import Mirror
 from training.models.presets import resolve
 from training.storage import dvc as remote
 from training.storage.s3 import Bucket, RemoteError
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, open_store
 from training.train import train
 
 pytestmark = pytest.mark.server
@@ -146,11 +146,11 @@ def test_training_goes_on_without_its_store_and_copies_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """A checkpoint that cannot be copied stays here; the last one is in the store at the end."""
-    local = Store(f"file://{tmp_path / 'store'}")
+    local = open_store(f"file://{tmp_path / 'store'}")
     url = f"{weed.server.bucket('store')}/root"
     monkeypatch.setenv("STORE_URI", url)
     for entry in Manifest.read(binary).entries:
-        Store().put(local.local(entry), entry.name, entry.rows)
+        open_store().put(local.local(entry), entry.name, entry.rows)
     config = resolve("stargan", "smoke", {
         "images": 400, "decay_images": 16, "warmup_images": 8, "checkpoint_images": 40,
         "log_images": 40, "sample_images": 400, "conv_dim": 4, "d_conv_dim": 4,

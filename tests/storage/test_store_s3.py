@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from training.storage.meta import ReplicatesMeta
 from training.storage.s3 import RemoteError
-from training.storage.store import Entry, Manifest, S3Store, Store, StoreError
+from training.storage.store import Entry, Manifest, S3Store, StoreError, open_store
 
 pytestmark = pytest.mark.server
 
@@ -37,14 +38,16 @@ def object_key(entry: Entry) -> str:
 
 
 def test_the_environment_opens_it(bucket: str) -> None:
-    assert isinstance(Store(), S3Store)
-    assert Store().uri == f"s3://{bucket}/prefix"
+    assert isinstance(open_store(), S3Store)
+    assert open_store().uri == f"s3://{bucket}/prefix"
 
 
 def test_bytes_come_back(bucket: str, source: Path, tmp_path: Path) -> None:
     """Through a manifest, in the node's cache."""
-    Manifest.build("model", {"G": source}, {}, rows={"G": 3}).write(tmp_path / "m.json")
-    manifest = Manifest.read(tmp_path / "m.json", "model")
+    Manifest.build("replicates", {"G": source}, ReplicatesMeta(seeds=()), rows={"G": 3}).write(
+        tmp_path / "m.json"
+    )
+    manifest = Manifest.read(tmp_path / "m.json", "replicates")
     assert manifest.intact()
     assert manifest.entry("G").rows == 3
     assert manifest.local("G").read_bytes() == source.read_bytes()
@@ -56,57 +59,59 @@ def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> 
     """32 MiB are four of boto3's parts, which the object's tag counts."""
     path = tmp_path / "large"
     path.write_bytes(bytes(range(256)) * 2**17)
-    entry = Store().put(path)
-    assert Store().exists(entry)
-    assert Store().local(entry).read_bytes() == path.read_bytes()
+    entry = open_store().put(path)
+    assert open_store().exists(entry)
+    assert open_store().local(entry).read_bytes() == path.read_bytes()
     tag = s3.client().head_object(Bucket=bucket, Key=object_key(entry))["ETag"]
     assert tag.strip('"').endswith("-4")
 
 
 def test_bytes_that_stand_are_not_sent_again(bucket: str, source: Path, s3: Any) -> None:
-    entry = Store().put(source)
+    entry = open_store().put(source)
     first = s3.client().head_object(Bucket=bucket, Key=object_key(entry))["LastModified"]
-    assert Store().put(source, "again") == replace(entry, name="again")
+    assert open_store().put(source, "again") == replace(entry, name="again")
     assert s3.client().head_object(Bucket=bucket, Key=object_key(entry))["LastModified"] == first
 
 
 def test_what_is_cached_is_not_fetched_again(bucket: str, source: Path, s3: Any) -> None:
-    entry = Store().put(source)
-    Store().local(entry)
+    entry = open_store().put(source)
+    open_store().local(entry)
     s3.client().delete_object(Bucket=bucket, Key=object_key(entry))
-    assert Store().local(entry).read_bytes() == source.read_bytes()
-    assert not Store().exists(entry)
+    assert open_store().local(entry).read_bytes() == source.read_bytes()
+    assert not open_store().exists(entry)
 
 
 def test_an_altered_cache_is_fetched_again(bucket: str, source: Path) -> None:
-    entry = Store().put(source)
-    Store().local(entry).write_bytes(b"altered")
-    assert Store().local(entry).read_bytes() == source.read_bytes()
+    entry = open_store().put(source)
+    open_store().local(entry).write_bytes(b"altered")
+    assert open_store().local(entry).read_bytes() == source.read_bytes()
 
 
 def test_missing_bytes_are_named(bucket: str) -> None:
     entry = Entry("gone.npy", "0" * 64, 10)
-    assert not Store().exists(entry)
+    assert not open_store().exists(entry)
     with pytest.raises(StoreError, match=r"gone\.npy .* is missing; run the step again"):
-        Store().local(entry)
+        open_store().local(entry)
 
 
 def test_altered_bytes_are_refused_and_not_kept(bucket: str, source: Path, s3: Any) -> None:
     """Same size, same claim beside them, other bytes; then a new upload heals a shorter object."""
-    entry = Store().put(source)
+    entry = open_store().put(source)
     where = {"Bucket": bucket, "Key": object_key(entry)}
     s3.client().put_object(**where, Body=b"!" * entry.size, Metadata={"sha256": entry.sha256})
     with pytest.raises(StoreError, match="delete that object"):
-        Store().local(entry)
-    assert [p for p in Store().path(entry.sha256).parent.iterdir() if p.suffix != ".lock"] == []
+        open_store().local(entry)
+    assert [
+        p for p in open_store().path(entry.sha256).parent.iterdir() if p.suffix != ".lock"
+    ] == []
     s3.client().put_object(**where, Body=b"!" * 5, Metadata={"sha256": entry.sha256})
-    assert not Store().exists(entry)
-    assert Store().local(Store().put(source)).read_bytes() == source.read_bytes()
+    assert not open_store().exists(entry)
+    assert open_store().local(open_store().put(source)).read_bytes() == source.read_bytes()
 
 
 def test_the_bytes_themselves_are_asked_for(bucket: str, source: Path, s3: Any) -> None:
     """An object of the same size and metadata with other bytes exists, but not once it is read."""
-    store = Store()
+    store = open_store()
     entry = store.put(source)
     assert store.exists(entry, read=True)
     where = {"Bucket": bucket, "Key": object_key(entry)}
@@ -117,7 +122,7 @@ def test_the_bytes_themselves_are_asked_for(bucket: str, source: Path, s3: Any) 
 
 
 def test_a_reference_is_set_once(bucket: str) -> None:
-    store = Store()
+    store = open_store()
     assert store.reference("judges/a") is None
     assert store.refer("judges/a", "first") == "first"
     assert store.refer("judges/a", "second") == "first"
@@ -126,15 +131,15 @@ def test_a_reference_is_set_once(bucket: str) -> None:
 
 def test_of_many_writers_one_wins(bucket: str) -> None:
     with ThreadPoolExecutor(8) as pool:
-        stood = set(pool.map(lambda value: Store().refer("judges/b", str(value)), range(16)))
-    assert stood == {Store().reference("judges/b")}
+        stood = set(pool.map(lambda value: open_store().refer("judges/b", str(value)), range(16)))
+    assert stood == {open_store().reference("judges/b")}
 
 
 def test_a_missing_bucket_is_an_error_not_an_absence(
     bucket: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a mistyped STORE_URI would look like an empty cache."""
-    store = Store("s3://mistyped/prefix")
+    store = open_store("s3://mistyped/prefix")
     with pytest.raises(RemoteError) as caught:
         store.exists(Entry("x", "0" * 64, 1))
     assert caught.value.code == "missing-bucket"
@@ -142,4 +147,4 @@ def test_a_missing_bucket_is_an_error_not_an_absence(
 
 def test_another_scheme_is_refused() -> None:
     with pytest.raises(ValueError, match="s3://bucket/prefix is needed"):
-        Store("ftp://host/folder")
+        open_store("ftp://host/folder")

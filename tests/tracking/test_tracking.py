@@ -12,7 +12,7 @@ import pytest
 
 import training.tracking.tracker
 from training.tracking import client as tracking
-from training.tracking.journal import Spool
+from training.tracking.journal import Journal
 from training.tracking.tracker import Tracker
 
 pytestmark = [
@@ -235,15 +235,15 @@ def test_a_digest_longer_than_mlflow_takes_is_refused_or_cut(place: Path) -> Non
 
 
 def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    spool.add({"kind": "metrics", "step": 1, "values": {"loss": 1.0}})
-    with spool.journal.open("a") as stream:
+    journal = Journal(tmp_path)
+    journal.add({"kind": "metrics", "step": 1, "values": {"loss": 1.0}})
+    with journal.path.open("a") as stream:
         stream.write('{"kind": "metr')
-    again = Spool(tmp_path)
+    again = Journal(tmp_path)
     again.add({"kind": "metrics", "step": 2, "values": {"loss": 2.0}})
     assert [record["step"] for _, record in again.pending()] == [1, 2]
     again.delivered(again.pending(1)[0][0], [])
-    assert [record["step"] for _, record in Spool(tmp_path).pending()] == [2]
+    assert [record["step"] for _, record in Journal(tmp_path).pending()] == [2]
 
 
 @pytest.mark.server

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.core import environment
+from training.core.retry import retrying
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 MAIN = "main"  # Argo's name for the container that runs a step
@@ -178,10 +179,13 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        start, pause, tries = time.monotonic(), 0.5, 0
-        while True:
-            left = (parting if self.stops else PATIENCE) - (time.monotonic() - start)
-            tries += 1
+        start = time.monotonic()
+
+        def patience() -> float:
+            return parting if self.stops else PATIENCE
+
+        def attempt() -> T:
+            left = patience() - (time.monotonic() - start)
             try:
                 return request(_request_timeout=tuple(max(0.1, min(t, left)) for t in TIMEOUT))
             except ApiException as error:
@@ -193,19 +197,28 @@ class Cluster:
                     raise ClusterError(_refused(what, self.namespace, error)) from error
                 # A conflict is with another writer, of the job or of the quota.
                 how = "is in conflict" if error.status == 409 else "does not answer"
-                last = f"{error.status}: {_told(error)['message']}"
+                raise _AwayError(how, f"{error.status}: {_told(error)['message']}") from error
             except HTTPError as error:
-                how, last = "does not answer", str(error)
-            spent, patience = time.monotonic() - start, parting if self.stops else PATIENCE
-            if spent + pause > patience:
-                raise ClusterError(
-                    f"{self.namespace}/{what}: the Kubernetes API {how} (asked {tries} times in "
-                    f"{spent:.0f} s, last {last}); try again later"
-                )
-            wake, told = time.monotonic() + pause, bool(self.stops)
-            while time.monotonic() < wake and bool(self.stops) == told:
-                time.sleep(0.1)
-            pause = min(2 * pause, 30.0)
+                raise _AwayError("does not answer", str(error)) from error
+
+        retry = retrying(
+            lambda error: isinstance(error, _AwayError), patience, most=30.0, sleep=self._sleep
+        )
+        try:
+            return retry(attempt)
+        except _AwayError as error:
+            how, last = error.args
+            raise ClusterError(
+                f"{self.namespace}/{what}: the Kubernetes API {how} (asked "
+                f"{retry.statistics['attempt_number']} times in {time.monotonic() - start:.0f} s, "
+                f"last {last}); try again later"
+            ) from error
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than until this process is told to end."""
+        wake, told = time.monotonic() + seconds, bool(self.stops)
+        while time.monotonic() < wake and bool(self.stops) == told:
+            time.sleep(0.1)
 
 
 def rank(pod: Any) -> int:
@@ -219,6 +232,10 @@ class _AbsentError(Exception):
 
 class _StandsError(Exception):
     pass
+
+
+class _AwayError(Exception):
+    """What the API does (`is in conflict`, `does not answer`), and its last words."""
 
 
 def _told(error: Any) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from training.core.files import fsync, rename, whole_folder
+from training.storage.meta import RawMeta
 from training.storage.store import Manifest, Store
 
 SHARD_BYTES = 256 * 2**20
@@ -207,13 +208,13 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.members.clear()  # type: ignore[attr-defined]
 
 
-def open_raw(manifest: Manifest, store: Store | None = None) -> dict[str, Tree]:
+def open_raw(manifest: Manifest[RawMeta], store: Store | None = None) -> dict[str, Tree]:
     """The trees of a manifest of kind "raw", by data-set name, in its order; bytes verified."""
     if manifest.kind != "raw":
         raise ValueError(f"a manifest of kind {manifest.kind!r}; 'raw' is needed")
     trees: dict[str, Tree] = {}
-    for dataset in manifest.meta["datasets"]:
-        name = dataset["name"]
+    for dataset in manifest.meta.datasets:
+        name = dataset.name
         shards = [
             entry.name
             for entry in manifest.entries

@@ -29,7 +29,8 @@ from training.data.archive import Tree, open_raw
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source
 from training.data.split import SPLITS, assign, first
-from training.storage.store import Entry, Manifest, Store
+from training.storage.meta import ImageSet, ImagesMeta
+from training.storage.store import Entry, Manifest, Store, open_store
 
 VERSION = 1  # of what the steps below do to pixels and rows; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
@@ -48,7 +49,7 @@ def preprocess(
     workers: int = 0,
     work: Path | None = None,
     store: Store | None = None,
-) -> Manifest:
+) -> Manifest[ImagesMeta]:
     """Cut every image of a "raw" manifest; write and return a manifest of kind "images".
 
     Its files: `<dataset>-00000.npy` …, uint8 (n, size, size, 3), at most `shard_rows` rows each, in
@@ -60,7 +61,7 @@ def preprocess(
     finished. Raises PreprocessError where more than `bad_share` of the asked images are unusable
     or a split is empty.
     """
-    store = store or Store()
+    store = store or open_store()
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
     key = sha256_bytes(canonical_json([VERSION, manifest.digest, to_json(config)]))[:16]
@@ -70,13 +71,17 @@ def preprocess(
         entries: list[Entry] = []
         facts = []
         trees = open_raw(manifest, store)
-        for dataset in manifest.meta["datasets"]:
-            job = Job(dataset["name"], dataset["kind"], trees[dataset["name"]], config, work, store)
+        for dataset in manifest.meta.datasets:
+            job = Job(dataset.name, dataset.kind, trees[dataset.name], config, work, store)
             made, fact = job.run(pool)
             entries += made
             facts.append(fact)
-        meta = {"data": json.loads(to_json(config)), "source": manifest.digest, "datasets": facts}
-        meta["md5"] = manifest.meta.get("md5", "")
+        meta = ImagesMeta(
+            data=json.loads(to_json(config)),
+            source=manifest.digest,
+            datasets=tuple(facts),
+            md5=manifest.meta.md5,
+        )
         result = Manifest("images", tuple(entries), meta)
         result.write(out, store)
         shutil.rmtree(work)
@@ -94,7 +99,7 @@ class Job:
     work: Path  # notes of finished shards, and the shard being written
     store: Store
 
-    def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], dict[str, Any]]:
+    def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Every shard and the Parquet file, and the facts of the data set for the manifest."""
         frame, by = plan(
             read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
@@ -111,7 +116,7 @@ class Job:
         _check_bad(frame.loc[asked], self.name, self.config.bad_share)
         _check_splits(frame[frame["reason"] == ""], self.name)
         entries.append(self._parquet(frame))
-        return entries, {"name": self.name, "kind": self.kind, "split_by": by, **_counts(frame)}
+        return entries, ImageSet(name=self.name, kind=self.kind, split_by=by, **_counts(frame))
 
     def _shard(
         self, number: int, files: list[str], pool: ThreadPoolExecutor, progress: Progress
@@ -215,7 +220,7 @@ def _counts(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def write_folders(images: Manifest, out: Path, store: Store | None = None) -> int:
+def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None = None) -> int:
     """Write `train|test/<class>/<name>.png` of every data set with classes (RaFD, own folders), as
     StarGAN's reference code reads RaFD; returns how many files.
 
@@ -223,13 +228,13 @@ def write_folders(images: Manifest, out: Path, store: Store | None = None) -> in
     layout knows no validation part, so those images are among `train`. Raises ValueError where no
     data set has classes or two images would get one name.
     """
-    store = store or Store()
+    store = store or open_store()
     seen: set[Path] = set()
-    for dataset in images.meta["datasets"]:
-        column = {"rafd": "expression", "folders": "class"}.get(dataset["kind"])
+    for dataset in images.meta.datasets:
+        column = {"rafd": "expression", "folders": "class"}.get(dataset.kind)
         if column is None:
             continue
-        frame = pd.read_parquet(images.local(f"{dataset['name']}.parquet", store))
+        frame = pd.read_parquet(images.local(f"{dataset.name}.parquet", store))
         for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
             pixels = np.load(images.local(str(shard), store), mmap_mode="r")
             for file, row, split, label in zip(
@@ -239,9 +244,7 @@ def write_folders(images: Manifest, out: Path, store: Store | None = None) -> in
                 name = "_".join(PurePosixPath(file).with_suffix("").parts)
                 path = out / part / label / f"{name}.png"
                 if path in seen:
-                    raise ValueError(
-                        f"{dataset['name']}: two images would be {path}; rename {file}"
-                    )
+                    raise ValueError(f"{dataset.name}: two images would be {path}; rename {file}")
                 seen.add(path)
                 buffer = io.BytesIO()
                 Image.fromarray(pixels[row]).save(buffer, "PNG")

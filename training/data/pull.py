@@ -32,6 +32,7 @@ from training.data.versions import (
     with_kind,
 )
 from training.storage import dvc as remote
+from training.storage.meta import RawMeta, RawSet
 from training.storage.s3 import RemoteError
 from training.storage.store import Manifest
 
@@ -53,7 +54,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifest:
+def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifest[RawMeta]:
     """Write a manifest of kind "raw" to `out`: the data sets' tar shards, verified against `md5`.
 
     `datasets`, `raw` and `md5` as `training.resolve` gives them (an empty `md5` is resolved here);
@@ -80,13 +81,13 @@ def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifes
                 sources[version] = obtain(version, same, work)
             shards |= _shards(sources[version].folder, name, len(same) == 1, work)
         found = list(sources.values())
-        meta = {
-            "datasets": [{"name": name, "kind": kind} for name, kind in kinds],
-            "md5": md5,
-            "nfiles": sum(source.nfiles for source in found),
-            "source": found[0].origin,
-            "note": "; ".join(source.note for source in found if source.note),
-        }
+        meta = RawMeta(
+            datasets=tuple(RawSet(name=name, kind=kind) for name, kind in kinds),
+            md5=md5,
+            nfiles=sum(source.nfiles for source in found),
+            source=found[0].origin,
+            note="; ".join(source.note for source in found if source.note),
+        )
         # The same data under another revision are the same data.
         manifest = Manifest.build("raw", shards, meta, about={"revision": revision})
     manifest.write(out)

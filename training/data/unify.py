@@ -18,7 +18,8 @@ from training.core.cli import run
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes, write_json
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
-from training.storage.store import Manifest, Store
+from training.storage.meta import DatasetMeta
+from training.storage.store import Manifest, Store, open_store
 
 FACTS = ("shard", "row", "split", "identity", "file", "sha256")
 CLASS = {"rafd": "expression", "folders": "class"}  # the column that holds a data set's class
@@ -32,7 +33,9 @@ class UnifyError(ValueError):
     """Labels that cannot become one label space."""
 
 
-def unify(images: Path, data_config: str, out: Path, *, store: Store | None = None) -> Manifest:
+def unify(
+    images: Path, data_config: str, out: Path, *, store: Store | None = None
+) -> Manifest[DatasetMeta]:
     """Write and return a manifest of kind "dataset": the images' files, and two more.
 
     `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary,
@@ -47,12 +50,12 @@ def unify(images: Path, data_config: str, out: Path, *, store: Store | None = No
     Raises UnifyError for an attribute that the source lacks, a value outside its domain (with file
     and row) and a class or attribute without a training image.
     """
-    store = store or Store()
+    store = store or open_store()
     manifest = Manifest.read(images, "images")
     config = from_json(DataConfig, data_config)
     sets, tables = [], []
-    for dataset in manifest.meta["datasets"]:
-        name, kind = dataset["name"], dataset["kind"]
+    for dataset in manifest.meta.datasets:
+        name, kind = dataset.name, dataset.kind
         frame = pd.read_parquet(manifest.local(f"{name}.parquet", store))
         labels, values = read_labels(name, kind, frame, config)
         kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
@@ -68,7 +71,14 @@ def unify(images: Path, data_config: str, out: Path, *, store: Store | None = No
         write_bytes(files["labels.parquet"], buffer.getvalue())
         write_json(files["label_space.json"], space.to_json())
         rows = {"labels.parquet": sum(table.num_rows for table in tables)}
-        meta = {**manifest.meta, "images": manifest.digest, "dim_g": space.dim_g}
+        meta = DatasetMeta(
+            data=manifest.meta.data,
+            source=manifest.meta.source,
+            datasets=manifest.meta.datasets,
+            md5=manifest.meta.md5,
+            images=manifest.digest,
+            dim_g=space.dim_g,
+        )
         result = Manifest.build(
             "dataset", files, meta, rows=rows, keep=manifest.entries, store=store
         )

@@ -41,8 +41,8 @@ def validate(
     trees = open_raw(manifest, store)
     outcomes = []
     context = open_context()
-    for dataset in manifest.meta["datasets"]:
-        name, kind = dataset["name"], dataset["kind"]
+    for dataset in manifest.meta.datasets:
+        name, kind = dataset.name, dataset.kind
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
     if docs:
@@ -51,7 +51,8 @@ def validate(
         with whole_folder(Path(docs)) as pages:
             write_docs(context, pages)
     write_bytes(
-        report, render(outcomes, trees, config, {**manifest.meta, **manifest.about}).encode()
+        report,
+        render(outcomes, trees, config, {**manifest.meta.to_json(), **manifest.about}).encode(),
     )
     _refuse(outcomes, report)
 

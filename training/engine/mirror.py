@@ -9,7 +9,7 @@ that one that was cut off, and comes back, cannot write over its successor's wor
 
 LAUNCH_ID names the launch that a trainer belongs to (the launchers set it): its processes, however
 often they start again, may follow each other. A launch that another has overtaken writes no more,
-lest the two take turns; only a new launch may take over.
+so that the two do not take turns; only a new launch may take over.
 """
 
 import json
@@ -32,8 +32,8 @@ class FencedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What stands in the run's log: the writer, and the newest checkpoint's files by sha256."""
+class LogEntry:
+    """One entry of the run's log: the writer, and the newest checkpoint's files by sha256."""
 
     generation: int
     owner: str  # one a claim, so that no two claims are alike
@@ -51,32 +51,32 @@ class Mirror:
     def __init__(self, run: str, keep: int = 2, bucket: Bucket | None = None) -> None:
         self.bucket = bucket or Bucket(store_uri())
         self.run, self.keep = f"checkpoints/{run}", keep
-        self.number, self.entry = -1, Entry(0, "")  # of the log, as it was last read
+        self.number, self.entry = -1, LogEntry(0, "")  # of the log, as last read
         self.owner = ""  # what this one's own entries say, once it is the writer
         self.launch = environment.LAUNCH_ID.get() or environment.new_launch()
 
-    def newest(self) -> Entry | None:
+    def newest(self) -> LogEntry | None:
         """The last entry of the log, or None where the run has none; it is read anew."""
-        low, high = -1, 0  # entry `low` stands, `high` does not: they have no gaps
-        while self._stands(high):
+        low, high = -1, 0  # entry `low` exists, `high` does not: there are no gaps
+        while self._exists(high):
             low, high = high, 2 * high + 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._stands(middle) else (low, middle)
+            low, high = (middle, high) if self._exists(middle) else (low, middle)
         self.number = low
         if low < 0:
             return None
         self.entry = self._read(low)
         return self.entry
 
-    def claim(self) -> Entry:
+    def claim(self) -> LogEntry:
         """Become the run's writer; returns the entry that says so, with the newest checkpoint.
 
         Raises FencedError where another launch has overtaken this one's.
         """
         owner = uuid.uuid4().hex
         while True:
-            before = self.newest() or Entry(0, "")
+            before = self.newest() or LogEntry(0, "")
             if self.launch in before.overtaken:
                 raise self._fenced(before)
             passed = [before.launch] if before.launch not in ("", self.launch) else []
@@ -95,7 +95,7 @@ class Mirror:
         """
         if not self.owner or self.entry.owner != self.owner:
             raise self._fenced(self.entry)
-        if self._stands(self.number + 1):
+        if self._exists(self.number + 1):
             raise self._fenced(self._read(self.number + 1))
         paths = {
             path.relative_to(checkpoint).as_posix(): path
@@ -118,7 +118,7 @@ class Mirror:
         for old in others[: len(others) - self.keep + 1]:
             self.bucket.delete(f"{self.run}/{old}/")
 
-    def fetch(self, entry: Entry, folder: Path) -> Path:
+    def fetch(self, entry: LogEntry, folder: Path) -> Path:
         """Bring the entry's checkpoint into `folder`, whole, and the log beside it.
 
         Raises RemoteError.
@@ -143,23 +143,23 @@ class Mirror:
     def _log(self, number: int) -> str:
         return f"{self.run}/log/{number:08d}"
 
-    def _read(self, number: int) -> Entry:
-        return Entry(**json.loads(self.bucket.read(self._log(number))))
+    def _read(self, number: int) -> LogEntry:
+        return LogEntry(**json.loads(self.bucket.read(self._log(number))))
 
-    def _stands(self, number: int) -> bool:
+    def _exists(self, number: int) -> bool:
         return self.bucket.size(self._log(number)) is not None
 
-    def _write(self, entry: Entry) -> bool:
+    def _write(self, entry: LogEntry) -> bool:
         """Add `entry` to the log, unless another has the place."""
         text = json.dumps(asdict(entry), sort_keys=True).encode()
         place = self._log(self.number + 1)
-        # What stands may be our own, where the answer was lost on the way and we asked again.
+        # The present one may be our own: the answer was lost on the way and we asked again.
         if not self.bucket.create(place, text) and self.bucket.read(place) != text:
             return False
         self.number, self.entry = self.number + 1, entry
         return True
 
-    def _fenced(self, writer: Entry) -> FencedError:
+    def _fenced(self, writer: LogEntry) -> FencedError:
         return FencedError(
             f"{self.bucket.url}/{self.run}: launch {writer.launch} has taken this run over "
             f"(generation {writer.generation}); launch {self.launch} ends without writing"

@@ -14,7 +14,7 @@ from pathlib import Path
 from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_bytes
 from training.core.provenance import lock_bytes
 from training.registry import versions as registry
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, Store, open_store
 
 RECORD = "release/lineage.json"
 MODEL, LOCK, DATASET = "artifacts/model", "release/requirements.lock", "release/dataset.json"
@@ -72,7 +72,7 @@ class Lineage:
 
 
 def differences(record: Lineage) -> list[str]:
-    """What of this installation is not what made the version; a note, not a fault."""
+    """Where this installation differs from the one that made the version; no error."""
     from training.core.provenance import code_hash
 
     here = {
@@ -130,7 +130,7 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
     ]
     faults += [f"{_part(name)} added: {name}" for name in sorted(set(present) - set(lineage.files))]
     if data and not faults:
-        faults += _data_faults(folder, lineage, store or Store())
+        faults += _data_faults(folder, lineage, store or open_store())
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise LineageError(
@@ -168,7 +168,7 @@ def verified(reference: str, *, data: bool) -> Iterator[tuple[Path, Lineage]]:
 
 
 def verify(reference: str, *, data: bool = True) -> Lineage:
-    """The record of NAME@ALIAS or NAME/VERSION, if weights, data, config and lock are untouched.
+    """The record of NAME@ALIAS or NAME/VERSION; weights, data, config and lock are checked.
 
     Raises LineageError that names what changed; `data=False` leaves the training data out.
     """
@@ -176,9 +176,12 @@ def verify(reference: str, *, data: bool = True) -> Lineage:
         return record
 
 
-def fetch(reference: str, *, data: bool = False) -> tuple[Lineage, dict[str, Path]]:
-    """A verified version's record, and its weights, config.json and label_space.json by name."""
-    store = Store()
+def store_files(reference: str, *, data: bool = False) -> dict[str, Path]:
+    """Verify a version and put its weights, config.json and label_space.json into the store.
+
+    Returns name -> local path. Raises as `verified` does.
+    """
+    store = open_store()
     with verified(reference, data=data) as (folder, record):
         names = [n.removeprefix(f"{MODEL}/") for n in record.files if n.startswith(f"{MODEL}/")]
-        return record, {n: store.local(store.put(folder / MODEL / n, n)) for n in names}
+        return {n: store.local(store.put(folder / MODEL / n, n)) for n in names}

@@ -18,7 +18,8 @@ from training.registry import lineage
 from training.registry import versions as registry
 from training.registry.gate import Verdict, decide
 from training.rendering import html
-from training.storage.store import Manifest, Store
+from training.storage.meta import DatasetMeta, JudgeMeta
+from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
 
 TRIES = 5  # times that another promoter may come first
@@ -28,8 +29,8 @@ TRIES = 5  # times that another promoter may come first
 class Contest:
     """What both models are scored on."""
 
-    dataset: Manifest
-    judge: Manifest
+    dataset: Manifest[DatasetMeta]
+    judge: Manifest[JudgeMeta]
     config: EvalConfig
     store: Store
 
@@ -64,7 +65,7 @@ class Contest:
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the labels and the size of this evaluation set."""
         space = read_json(self.dataset.local("label_space.json", self.store))
-        size = self.dataset.meta.get("data", {}).get("size")
+        size = self.dataset.meta.data.get("size")
         return bool(
             read_json(files["label_space.json"]) == space
             and size in (None, read_json(files["config.json"])["size"])
@@ -94,7 +95,7 @@ def promote(
         Manifest.read(dataset, "dataset"),
         Manifest.read(judge, "judge"),
         from_json(EvalConfig, eval_config),
-        Store(),
+        open_store(),
     )
     for _ in range(TRIES):
         champion = registry.champion(name)
@@ -140,7 +141,7 @@ def _judge(
     replicates: Path | None,
 ) -> Verdict:
     """The gate's verdict; a reason to override it turns a refusal into a promotion."""
-    _, challenger = lineage.fetch(f"{name}/{number}", data=True)
+    challenger = lineage.store_files(f"{name}/{number}", data=True)
     try:
         verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", replicates)
     except lineage.LineageError as error:
@@ -159,7 +160,7 @@ def _gate(
 ) -> Verdict:
     if not contest.fits(challenger):
         return Verdict(False, "the challenger has other labels or another size than the data set")
-    standing = lineage.fetch(champion)[1] if champion else None
+    standing = lineage.store_files(champion) if champion else None
     if standing is not None and not contest.fits(standing):
         return Verdict(
             False,
@@ -182,7 +183,7 @@ def _replicated(contest: Contest, replicates: Path, names: Iterable[str]) -> lis
     models = Manifest.read(replicates, "replicates")
     return [
         contest.scores({n: models.local(f"{seed}/{n}", contest.store) for n in names})
-        for seed in models.meta["seeds"]
+        for seed in models.meta.seeds
     ]
 
 

@@ -6,13 +6,13 @@ from training.core.files import sha256_file
 from training.core.references import split_digest, split_version, with_digest
 from training.inference.weights import CheckpointError, verify, weight_files
 from training.registry import versions
-from training.registry.lineage import fetch
+from training.registry.lineage import store_files
 from training.storage.store import Manifest, Store
 
 
 def registered_files(reference: str) -> dict[str, Path]:
     """A verified version's files by the names they have in a model's manifest."""
-    return fetch(reference)[1]
+    return store_files(reference)
 
 
 def model_digest(path: Path) -> str:

@@ -83,7 +83,7 @@ class FolderRemote:
 
     def check(self) -> None:
         if not self.root.is_dir():
-            message = f"{self.root}: no such folder; push to it first, or mend the remote's url"
+            message = f"{self.root}: no such folder; push to it first, or correct the remote's url"
             raise RemoteError("missing-remote", message)
 
     def read(self, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""S3 objects through boto3, with errors that name the cause and its mend.
+"""S3 objects through boto3, with errors that name the cause and the fix.
 
 The environment gives endpoint and credentials: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION; and S3_PATIENCE, for how many seconds (60) a server that
@@ -8,7 +8,6 @@ does not answer, or answers that it is busy, is asked again with growing pauses.
 import errno
 import functools
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlparse
 
 from training.core import environment
+from training.core.retry import retrying
 
 Code = Literal[
     "wrong-credentials", "no-credentials", "unreachable", "missing-bucket", "missing-remote",
@@ -30,11 +30,18 @@ _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 class RemoteError(ValueError):
-    """Stored data cannot be had; `code` tells the causes apart, the message names the mend."""
+    """Stored data are not available; `code` says why, the message how to fix it."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class UnreachableError(RemoteError):
+    """The server does not answer or fails; the same request may succeed later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("unreachable", message)
 
 
 def disk_full(where: Path, error: OSError) -> RemoteError:
@@ -55,7 +62,7 @@ def explained(what: str) -> Iterator[None]:
         aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, RetriesExceededError,
     ) as error:  # fmt: skip
         message = f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3"
-        raise RemoteError("unreachable", message) from error
+        raise UnreachableError(message) from error
     except aws.ClientError as error:
         raise _refusal(what, error) from error
     except (aws.BotoCoreError, S3UploadFailedError) as error:
@@ -68,34 +75,30 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def patient(request: F) -> F:
-    """`request`, asked again while the server is away, for S3_PATIENCE seconds."""
+    """`request`, repeated while it raises UnreachableError, for S3_PATIENCE seconds."""
 
     @functools.wraps(request)
-    def ask(*arguments: Any, **named: Any) -> Any:
-        end, pause = time.monotonic() + environment.S3_PATIENCE.number(), 0.5
-        while True:
-            try:
-                return request(*arguments, **named)
-            except RemoteError as error:
-                if error.code != "unreachable" or time.monotonic() + pause > end:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+    def repeated(*arguments: Any, **named: Any) -> Any:
+        seconds = environment.S3_PATIENCE.number()
+        retry = retrying(lambda error: isinstance(error, UnreachableError), lambda: seconds)
+        return retry(request, *arguments, **named)
 
-    return cast(F, ask)
+    return cast(F, repeated)
 
 
 def _refusal(what: str, error: Any) -> RemoteError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-        return RemoteError("unreachable", f"{what}: the S3 server fails ({code}); see its log")
+        return UnreachableError(f"{what}: the S3 server fails ({code}); see its log")
     if code in _WRONG:
         return RemoteError(
             "wrong-credentials",
             f"{what}: the credentials are refused ({code}); {_KEYS} to a pair that may use it",
         )
     if code == "NoSuchBucket":
-        return RemoteError("missing-bucket", f"{what}: no such bucket; create it or mend the URL")
+        return RemoteError(
+            "missing-bucket", f"{what}: no such bucket; create it or correct the URL"
+        )
     if code in ("NoSuchKey", "404"):
         return RemoteError("missing-object", f"{what}: no such object")
     return RemoteError("failed", f"{what}: {error}")
@@ -164,7 +167,7 @@ class Bucket:
                 self.client.head_bucket(Bucket=self.name)
         except RemoteError as error:
             if error.code == "missing-object":
-                message = f"s3://{self.name}: no such bucket; create it or mend the URL"
+                message = f"s3://{self.name}: no such bucket; create it or correct the URL"
                 raise RemoteError("missing-bucket", message) from error
             raise
 
@@ -228,17 +231,17 @@ class Bucket:
 
     @patient
     def create(self, key: str, data: bytes) -> bool:
-        """Write a small object unless it stands; whether this call wrote it. One writer wins."""
+        """Write a small object unless one exists; whether this call wrote it. One writer wins."""
         from botocore.exceptions import ClientError
 
         with explained(f"{self.url}/{key}"):
             try:
                 self.client.put_object(**self._where(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in _STANDS:
+                if error.response.get("Error", {}).get("Code") not in _EXISTS:
                     raise
                 return False
         return True
 
 
-_STANDS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}

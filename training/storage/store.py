@@ -9,10 +9,11 @@ folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node fe
 
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from filelock import FileLock
 
@@ -27,8 +28,20 @@ from training.core.files import (
     write_bytes,
     write_json,
 )
+from training.storage.meta import (
+    DatasetMeta,
+    EvaluationMeta,
+    ImagesMeta,
+    JudgeMeta,
+    Meta,
+    ModelMeta,
+    RawMeta,
+    ReplicatesMeta,
+    meta_of,
+)
 
 SCHEMA = 1
+M = TypeVar("M", bound=Meta)
 
 
 class StoreError(ValueError):
@@ -67,29 +80,51 @@ def store_uri() -> str:
     return environment.STORE_URI.get() or f"file://{environment.runs('store').absolute()}"
 
 
-class Store:
-    """Bytes by sha256 under one root, and named references that are set once.
+class Store(ABC):
+    """Bytes by sha256 under one root, and named references that are set once."""
 
-    `Store(uri)` opens a `file://` root here or, as an `S3Store`, an `s3://` one.
-    """
-
-    def __new__(cls, uri: str = "") -> "Store":
-        s3 = (uri or store_uri()).startswith("s3://")
-        return super().__new__(S3Store if s3 else cls)
-
-    def __init__(self, uri: str = "") -> None:
-        uri = uri or store_uri()
-        if not uri.startswith("file:///"):
-            raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
-        # Not through urlparse, which cuts a path at "#" and "?".
-        self.uri, self.root = uri, Path(uri.removeprefix("file://"))
+    uri: str  # the root
+    root: Path  # the folder of this machine in which files are read
 
     def path(self, sha256: str) -> Path:
         """Where the bytes lie, or would lie, on this machine."""
         return self.root / _key(sha256)
 
+    @abstractmethod
     def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
-        """Store a file's bytes; the same bytes are kept once. The source stays as it is."""
+        """Store a file's bytes once; the source stays as it is. S3 raises RemoteError."""
+
+    @abstractmethod
+    def exists(self, entry: Entry, *, read: bool = False) -> bool:
+        """Whether the bytes are stored and unaltered.
+
+        S3 looks at the object's size and metadata alone unless `read`; a folder always reads.
+        """
+
+    @abstractmethod
+    def local(self, entry: Entry) -> Path:
+        """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
+
+    @abstractmethod
+    def reference(self, name: str) -> str | None:
+        """What a named reference points to, or None."""
+
+    @abstractmethod
+    def refer(self, name: str, value: str) -> str:
+        """Set a reference once: the first writer wins, on any node. Returns the value that won."""
+
+    def _missing(self, entry: Entry) -> StoreError:
+        what = f"{entry.name} ({entry.sha256})"
+        return StoreError(f"{self.uri}: {what} is missing; run the step again")
+
+
+class FolderStore(Store):
+    """A store in a folder that this machine can reach."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri, self.root = f"file://{root}", root
+
+    def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
         entry = Entry(name or source.name, sha256_file(source), source.stat().st_size, rows)
         target = self.path(entry.sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +140,6 @@ class Store:
         return entry
 
     def exists(self, entry: Entry, *, read: bool = False) -> bool:
-        """Whether the blob exists with this size and SHA-256; a local one is always `read`."""
         path = self.path(entry.sha256)
         return (
             path.is_file()
@@ -114,7 +148,6 @@ class Store:
         )
 
     def local(self, entry: Entry) -> Path:
-        """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
         path = self.path(entry.sha256)
         if not path.is_file():
             raise self._missing(entry)
@@ -125,48 +158,39 @@ class Store:
             )
         return path
 
-    def _missing(self, entry: Entry) -> StoreError:
-        what = f"{entry.name} ({entry.sha256})"
-        return StoreError(f"{self.uri}: {what} is missing; run the step again")
-
     def reference(self, name: str) -> str | None:
-        """What a named reference points to, or None."""
         path = self.root / "refs" / name
         return path.read_text() if path.is_file() else None
 
     def refer(self, name: str, value: str) -> str:
-        """Set a reference once: the first writer wins. Returns the value that stands."""
         path = self.root / "refs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            standing = self.reference(name)
-            if standing is None:
+            present = self.reference(name)
+            if present is None:
                 write_bytes(path, value.encode())
-                standing = value
-        return standing
+                present = value
+        return present
 
 
 class S3Store(Store):
-    """The same under `s3://bucket/prefix`; `root` is this node's cache of it."""
+    """A store under `s3://bucket/prefix`, with a folder of this node as its cache."""
 
-    def __init__(self, uri: str = "") -> None:
+    def __init__(self, uri: str, cache: Path) -> None:
         from training.storage.s3 import Bucket
 
-        self.uri = (uri or store_uri()).rstrip("/")
-        self.root = Path(environment.NODE_CACHE.get() or environment.runs("node-cache").absolute())
-        self.bucket = Bucket(self.uri)
+        self.uri, self.root = uri.rstrip("/"), cache
+        self.bucket, self.cache = Bucket(self.uri), FolderStore(cache)
 
     def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
-        """Upload a file's bytes unless they stand. Raises RemoteError."""
         entry = Entry(name or source.name, sha256_file(source), source.stat().st_size, rows)
         if not self.exists(entry):
             self.bucket.upload(_key(entry.sha256), source, entry.sha256)
         return entry
 
     def exists(self, entry: Entry, *, read: bool = False) -> bool:
-        """Whether the object exists, by its size and metadata; with `read` by its bytes."""
         if read:
-            return self._intact(entry)
+            return self._read_intact(entry)
         found = self.bucket.head(_key(entry.sha256))
         return (
             found is not None
@@ -174,7 +198,7 @@ class S3Store(Store):
             and found["Metadata"].get("sha256") == entry.sha256
         )
 
-    def _intact(self, entry: Entry) -> bool:
+    def _read_intact(self, entry: Entry) -> bool:
         path = self.root / f"check-{entry.sha256}"
         self.root.mkdir(parents=True, exist_ok=True)
         try:
@@ -186,11 +210,10 @@ class S3Store(Store):
         return True
 
     def local(self, entry: Entry) -> Path:
-        """A verified path in the node cache, downloaded if need be. Raises StoreError."""
         path = self.path(entry.sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not super().exists(entry):
+            if not self.cache.exists(entry):
                 self._download(entry, path)
         return path
 
@@ -212,16 +235,29 @@ class S3Store(Store):
             temporary.unlink(missing_ok=True)
 
     def reference(self, name: str) -> str | None:
-        """What a named reference points to, or None."""
         if self.bucket.head(f"refs/{name}") is None:
             return None
         return self.bucket.read(f"refs/{name}").decode()
 
     def refer(self, name: str, value: str) -> str:
-        """Set a reference once: the first writer wins, on any node. Returns what stands."""
         if self.bucket.create(f"refs/{name}", value.encode()):
             return value
         return self.bucket.read(f"refs/{name}").decode()
+
+
+def open_store(uri: str = "") -> Store:
+    """The store under `uri`, by default the one that the environment names.
+
+    Raises ValueError unless it is file:///folder or s3://bucket/prefix.
+    """
+    uri = uri or store_uri()
+    if uri.startswith("s3://"):
+        cache = environment.NODE_CACHE.get() or environment.runs("node-cache").absolute()
+        return S3Store(uri, Path(cache))
+    if not uri.startswith("file:///"):
+        raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
+    # Not through urlparse, which cuts a path at "#" and "?".
+    return FolderStore(Path(uri.removeprefix("file://")))
 
 
 def _key(sha256: str) -> str:
@@ -230,28 +266,34 @@ def _key(sha256: str) -> str:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a step made: its kind, the stored files, and facts about them (JSON values only)."""
+class Manifest(Generic[M]):
+    """What a step made: its kind, the stored files, and the kind's record of facts about them.
+
+    Raises ValueError where `meta` is not the record of this kind, or its JSON values.
+    """
 
     kind: str
     entries: tuple[Entry, ...]
-    meta: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)  # told with it, no part of what it is
+    meta: M
+    about: dict[str, Any] = field(default_factory=dict)  # written beside it, not in the digest
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "meta", meta_of(self.kind, self.meta))
 
     @classmethod
     def build(
         cls,
         kind: str,
         files: Mapping[str, Path],
-        meta: dict[str, Any],
+        meta: M,
         *,
         rows: Mapping[str, int] | None = None,
         keep: Iterable[Entry] = (),
         store: Store | None = None,
         about: dict[str, Any] | None = None,
-    ) -> "Manifest":
+    ) -> "Manifest[M]":
         """Store `files` (name within the manifest -> path) and list them after `keep`'s entries."""
-        store, rows = store or Store(), rows or {}
+        store, rows = store or open_store(), rows or {}
         new = tuple(store.put(path, name, rows.get(name, 0)) for name, path in files.items())
         return cls(kind, (*keep, *new), meta, about or {})
 
@@ -262,25 +304,61 @@ class Manifest:
 
     def _content(self) -> dict[str, Any]:
         entries = [asdict(entry) for entry in self.entries]
-        return {"schema": SCHEMA, "kind": self.kind, "entries": entries, "meta": self.meta}
+        meta = self.meta.to_json()
+        return {"schema": SCHEMA, "kind": self.kind, "entries": entries, "meta": meta}
 
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the manifest; beside each file's digest stands the URI it had when written."""
+        """Write the manifest; beside each file's digest is its URI at that time."""
         content = self._content()
-        store = store or Store()
+        store = store or open_store()
         for entry in content["entries"]:
             entry["uri"] = f"{store.uri}/{_key(entry['sha256'])}"
         write_json(path, {**content, "about": self.about, "digest": self.digest})
 
+    @overload
     @classmethod
-    def read(cls, path: Path, kind: str = "") -> "Manifest":
-        """Read a manifest, checking schema, digest and, if given, kind (ValueError otherwise)."""
+    def read(cls, path: Path, kind: Literal["raw"]) -> "Manifest[RawMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["images"]) -> "Manifest[ImagesMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["dataset"]) -> "Manifest[DatasetMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["judge"]) -> "Manifest[JudgeMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["model"]) -> "Manifest[ModelMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["evaluation"]) -> "Manifest[EvaluationMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path, kind: Literal["replicates"]) -> "Manifest[ReplicatesMeta]": ...
+
+    @overload
+    @classmethod
+    def read(cls, path: Path) -> "Manifest[Any]": ...
+
+    @classmethod
+    def read(cls, path: Path, kind: str = "") -> "Manifest[Any]":
+        """Read a manifest, checking schema, meta, digest and, if given, kind (else ValueError)."""
         content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"{path}: not a manifest of schema {SCHEMA}")
         names = ("name", "sha256", "size", "rows")
         entries = tuple(Entry(**{n: e[n] for n in names}) for e in content["entries"])
-        manifest = cls(content["kind"], entries, content["meta"], content.get("about", {}))
+        try:
+            manifest = cls(content["kind"], entries, content["meta"], content.get("about", {}))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         if manifest.digest != content["digest"]:
             raise ValueError(f"{path}: altered since it was written; run the step again")
         if kind and manifest.kind != kind:
@@ -295,9 +373,9 @@ class Manifest:
 
     def local(self, name: str, store: Store | None = None) -> Path:
         """A verified local path of one listed file."""
-        return (store or Store()).local(self.entry(name))
+        return (store or open_store()).local(self.entry(name))
 
     def intact(self, store: Store | None = None) -> bool:
         """Whether every listed file is in the store, unaltered."""
-        store = store or Store()
+        store = store or open_store()
         return all(store.exists(entry) for entry in self.entries)

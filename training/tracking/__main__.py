@@ -10,7 +10,7 @@ from training.tracking.client import (
     EXPERIMENT,
     end_parent,
 )
-from training.tracking.journal import Spool
+from training.tracking.journal import Journal
 from training.tracking.tracker import Delivery
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not (arguments.folder / "run.json").is_file():
         raise ValueError(f"{arguments.folder}: no tracking folder; name the one close() printed")
-    delivery = Delivery(Spool(arguments.folder), read_json(arguments.folder / "run.json"))
+    delivery = Delivery(Journal(arguments.folder), read_json(arguments.folder / "run.json"))
     left = delivery.finish()
     if left:
         raise ValueError(left)

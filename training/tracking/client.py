@@ -1,4 +1,4 @@
-"""Runs, metrics and pictures in MLflow. Only portable.py, which leaves with a model, has it too.
+"""Runs, metrics and pictures in MLflow. Only portable.py, packed with each model, uses it too.
 
 The address is MLFLOW_TRACKING_URI: a server, an SQLite file, or `off`. Unset, it is the file
 runs/mlflow.db with artifacts in runs/mlartifacts. One pipeline run is one parent run, found by the
@@ -66,7 +66,7 @@ class TrackingError(ValueError):
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """A server that fails a request, after MLflow's own retries, is named with the mend."""
+    """A server that fails a request, after MLflow's own retries, is named, with the fix."""
     try:
         yield
     except (OSError, mlflow().exceptions.MlflowException) as error:
@@ -77,11 +77,11 @@ def answered() -> Iterator[None]:
             raise
         where = re.sub(r"//[^/@]*@", "//", uri())
         if re.search(r"error code 40[13]|\b40[13] Client Error", text):
-            mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         else:
-            mend = "start it and what it stores to, or set MLFLOW_TRACKING_URI"
+            fix = "start it and what it stores to, or set MLFLOW_TRACKING_URI"
         raise TrackingError(
-            f"MLflow at {where}: {text[:300]}; {mend}, then run this again"
+            f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
         ) from error
 
 

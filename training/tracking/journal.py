@@ -9,7 +9,7 @@ from typing import Any
 from training.core.files import write_bytes
 
 
-class Spool:
+class Journal:
     """`journal.jsonl` in a folder, and beside it how many of its bytes are done with.
 
     Memory stays bounded however long delivery is impossible, and a killed process loses nothing
@@ -19,15 +19,15 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.journal, self._mark = folder / "journal.jsonl", folder / "delivered"
+        self.path, self._mark = folder / "journal.jsonl", folder / "delivered"
         self._lock = threading.Lock()
         self._drop_torn_line()
         self.done = int(self._mark.read_text()) if self._mark.is_file() else 0
-        self._end = self.journal.stat().st_size
+        self._end = self.path.stat().st_size
 
     def _drop_torn_line(self) -> None:
-        self.journal.touch()
-        with self.journal.open("r+b") as stream:
+        self.path.touch()
+        with self.path.open("r+b") as stream:
             content = stream.read()
             stream.truncate(content.rfind(b"\n") + 1)
 
@@ -35,7 +35,7 @@ class Spool:
         """Append one record of JSON values."""
         line = (json.dumps(record) + "\n").encode()
         with self._lock:
-            with self.journal.open("ab") as stream:
+            with self.path.open("ab") as stream:
                 stream.write(line)
             self._end += len(line)
 
@@ -57,7 +57,7 @@ class Spool:
     def pending(self, limit: int = 100) -> list[tuple[int, dict[str, Any]]]:
         """The next `limit` records, each with the offset at which its line ends."""
         found: list[tuple[int, dict[str, Any]]] = []
-        with self.journal.open("rb") as stream:
+        with self.path.open("rb") as stream:
             stream.seek(self.done)
             while len(found) < limit and (line := stream.readline()).endswith(b"\n"):
                 found.append((stream.tell(), json.loads(line)))
@@ -73,7 +73,7 @@ class Spool:
     def last_steps(self) -> dict[str, int]:
         """The highest step recorded for each metric and each `image KEY`, delivered or not."""
         steps: dict[str, int] = {}
-        with self.journal.open("rb") as stream:
+        with self.path.open("rb") as stream:
             for line in stream:
                 record = json.loads(line)
                 keys = [f"image {record['key']}"] if "key" in record else record.get("values", ())

@@ -5,6 +5,7 @@ python -m training.tracking end --status FINISHED          # close the pipeline 
 """
 
 import io
+import math
 import sys
 import tempfile
 import threading
@@ -13,8 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tenacity import RetryCallState
+
 from training.core import environment
 from training.core.files import read_json, write_json
+from training.core.retry import retrying
 from training.tracking.client import (
     PARENT,
     client,
@@ -27,7 +31,7 @@ from training.tracking.client import (
     uri,
     user,
 )
-from training.tracking.journal import Spool
+from training.tracking.journal import Journal
 
 INTERVAL = 2.0  # s between deliveries
 PATIENCE = 20.0  # s that close() waits for a server
@@ -37,11 +41,11 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
 
 
 class Delivery(threading.Thread):
-    """Sends a spool's records to one run in the background; what fails is tried again."""
+    """Sends a journal's records to one run in the background; what fails is tried again."""
 
-    def __init__(self, spool: Spool, plan: dict[str, Any]) -> None:
+    def __init__(self, journal: Journal, plan: dict[str, Any]) -> None:
         super().__init__(name="tracking", daemon=True)
-        self.spool, self.plan = spool, plan
+        self.journal, self.plan = journal, plan
         self.refused, self.error = 0, ""
         self._closing, self._opened, self._away = threading.Event(), False, False
         self._given_up = False
@@ -61,45 +65,59 @@ class Delivery(threading.Thread):
                 break
         self._given_up = True
         text = f"{self.refused} records were refused ({self.error}). " if self.refused else ""
-        if not self.spool.empty:
+        if not self.journal.empty:
             text += (
-                f"{len(self.spool.pending(10**9))} records did not reach {uri()} "
+                f"{len(self.journal.pending(10**9))} records did not reach {uri()} "
                 f"({self.error or 'no answer'}); send them with: "
-                f"python -m training.tracking deliver {self.spool.folder}"
+                f"python -m training.tracking deliver {self.journal.folder}"
             )
         return text.strip()
 
     def run(self) -> None:
-        delay = 0.0
-        while True:
-            closing = self._closing.wait(delay)
+        retry = retrying(
+            lambda error: isinstance(error, Exception),  # whatever a server does, training goes on
+            lambda: -1.0 if self._given_up else math.inf,
+            first=1.0,
+            most=BACKOFF,
+            sleep=self._pause,
+            failed=self._failed,
+        )
+        closing = False
+        while not closing:
+            closing = self._closing.is_set()  # read first: all that came before it is then sent
             try:
-                self._deliver()
-                self._tell("takes records again; all have arrived" if self._away else "")
-                self._away, delay = False, INTERVAL
-            except Exception as error:  # whatever a server can do wrong, training goes on
-                self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-                self._tell(
-                    ""
-                    if self._away
-                    else f"takes no records ({self.error}); "
-                    f"training goes on, they wait in {self.spool.folder}"
-                )
-                self._away, delay = True, min(max(2 * delay, 1.0), BACKOFF)
-            if closing:
-                if self.spool.empty or self._given_up:
-                    return
-                time.sleep(0.5)
+                retry(self._deliver)
+            except Exception:  # given up; finish() reports `error`
+                return
+            if self._away:
+                self._tell("takes records again; all have arrived")
+            self._away = False
+            if not closing:
+                self._closing.wait(INTERVAL)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next try; half a second at most once the training has ended."""
+        if self._closing.wait(seconds):
+            time.sleep(0.5)
+
+    def _failed(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if not self._away:
+            self._tell(
+                f"takes no records ({self.error}); "
+                f"training goes on, they wait in {self.journal.folder}"
+            )
+        self._away = True
 
     @staticmethod
     def _tell(text: str) -> None:
-        if text:
-            sys.stderr.write(f"tracking: {uri()} {text}\n")
+        sys.stderr.write(f"tracking: {uri()} {text}\n")
 
     def _deliver(self) -> None:
         if not self._opened:
             self._open()
-        while batch := self.spool.pending():
+        while batch := self.journal.pending():
             group = [batch[0]]
             for item in batch[1:]:
                 points = sum(len(record.get("values", ())) for _, record in group)
@@ -113,11 +131,11 @@ class Delivery(threading.Thread):
                 if error.error_code not in PERMANENT:
                     raise
                 self.refused, self.error = self.refused + len(records), str(error)[:200]
-            self.spool.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
+            self.journal.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
 
     def _remember(self, **facts: Any) -> None:
         self.plan.update(facts)
-        write_json(self.spool.folder / "run.json", self.plan)
+        write_json(self.journal.folder / "run.json", self.plan)
 
     def _open(self) -> None:
         """Create or join the run, and note what it is."""
@@ -183,13 +201,13 @@ class Delivery(threading.Thread):
         else:
             with tempfile.TemporaryDirectory() as folder:
                 named = Path(folder) / first["name"]
-                named.write_bytes(self.spool.file(first["file"]).read_bytes())
+                named.write_bytes(self.journal.file(first["file"]).read_bytes())
                 api.log_artifact(run_id, str(named), first["folder"] or None)
 
     def _send_image(self, record: dict[str, Any]) -> None:
         from PIL import Image
 
-        with Image.open(self.spool.file(record["file"])) as picture:
+        with Image.open(self.journal.file(record["file"])) as picture:
             client().log_image(
                 self.plan["run_id"],
                 picture.convert("RGB"),
@@ -210,7 +228,7 @@ class Tracker:
 
     def __init__(self, delivery: Delivery | None = None) -> None:
         self._delivery = delivery
-        self._seen = delivery.spool.last_steps() if delivery else {}
+        self._seen = delivery.journal.last_steps() if delivery else {}
         self._lost = 0
 
     @classmethod
@@ -234,9 +252,7 @@ class Tracker:
         """
         if uri() == "off":
             return cls()
-        environment.put_default(
-            MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"
-        )
+        bound_requests()
         folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
         before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
         run_id = run_id or before.get("run_id", "")
@@ -251,7 +267,7 @@ class Tracker:
             "joined": before.get("joined", False),
             "described": before.get("described", bool(run_id)),
         }
-        return cls(Delivery(Spool(folder), plan))
+        return cls(Delivery(Journal(folder), plan))
 
     @property
     def run_id(self) -> str:
@@ -291,10 +307,18 @@ class Tracker:
         if self._delivery is None:
             return
         try:
-            kept = {"file": self._delivery.spool.keep(data(), suffix)} if data else {}
-            self._delivery.spool.add({**record, "time": now(), **kept})
+            kept = {"file": self._delivery.journal.keep(data(), suffix)} if data else {}
+            self._delivery.journal.add({**record, "time": now(), **kept})
         except OSError:  # a full disk is the checkpoint's business to report
             self._lost += 1
+
+
+def bound_requests() -> None:
+    """MLflow gives up on a request after 10 s and one retry, unless the environment says else.
+
+    For the whole process: MLflow reads its time-outs from nowhere but the environment.
+    """
+    environment.put_default(MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
 
 
 def _png(picture: Any) -> bytes:

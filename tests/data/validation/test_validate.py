@@ -22,7 +22,8 @@ from training.data.validation.frames import frames
 from training.data.validation.images import image_facts
 from training.data.validation.rules import rules
 from training.data.validation.runner import Outcome, check
-from training.storage.store import Manifest, Store
+from training.storage.meta import RawMeta, RawSet
+from training.storage.store import Manifest, Store, open_store
 
 # Great Expectations imports modules that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
@@ -369,9 +370,10 @@ def test_listed_rows_are_capped_and_the_count_is_whole() -> None:
 
 
 def raw(root: Path, **datasets: tuple[str, Files]) -> tuple[Path, Store]:
-    store = Store(f"file://{root / 'store'}")
+    store = open_store(f"file://{root / 'store'}")
     paths = [p for name, (_, files) in datasets.items() for p in pack(Memory(files), root, name)]
-    meta = {"datasets": [{"name": name, "kind": kind} for name, (kind, _) in datasets.items()]}
+    sets = tuple(RawSet(name=name, kind=kind) for name, (kind, _) in datasets.items())
+    meta = RawMeta(datasets=sets, md5="", nfiles=0, source="folder", note="")
     manifest = Manifest.build("raw", {p.name: p for p in paths}, meta, store=store)
     manifest.write(root / "raw.json", store)
     return root / "raw.json", store

@@ -16,7 +16,7 @@ WALL = 3  # images on the picture wall
 
 
 def _held_out(run: ComparedRun) -> Faces:
-    return Faces.open(run.dataset, run.evaluation.meta["split"])
+    return Faces.open(run.dataset, run.evaluation.meta.split or "test")
 
 
 def _singles(faces: Faces, rows: list[int]) -> dict[str, Task]:

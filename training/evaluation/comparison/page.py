@@ -138,12 +138,10 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
         models=mean(c.models for c in costs),
         gmac=mean(c.gmac for c in costs),
         images_per_second_16=mean(c.images_per_second_16 for c in costs),
-        images=mean(float(run.model.meta["images"]) for run in runs),
+        images=mean(float(run.model.meta.images) for run in runs),
         minutes=mean(run.minutes for run in runs),
         intervals=intervals(tables),
-        seeds={
-            int(run.model.meta["seed"]): s.success_mean for run, s in zip(runs, scores, strict=True)
-        },
+        seeds={run.model.meta.seed: s.success_mean for run, s in zip(runs, scores, strict=True)},
         tasks={task: mean(seed[task] for seed in tasks) for task in tasks[0]},
         lead=_lead(runs),
         alarms=_alarms(runs),
@@ -196,7 +194,7 @@ def _group(runs: Sequence[ComparedRun]) -> Group:
     ]
     return Group(
         systems,
-        "+".join(part["name"] for part in runs[0].dataset.meta.get("datasets", [])),
+        "+".join(part.name for part in runs[0].dataset.meta.datasets),
         mean(s.copy_success_mean for s in systems),
         sorted({seed for s in systems for seed in s.seeds}),
         wall(names),

@@ -16,6 +16,7 @@ from training.evaluation.records import (
     stored_tasks,
 )
 from training.models.base import Diagnostic
+from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest
 
 
@@ -24,9 +25,9 @@ class ComparedRun:
     """One trained and evaluated model; those of one name are seeds of one system."""
 
     name: str
-    model: Manifest
-    evaluation: Manifest
-    dataset: Manifest
+    model: Manifest[ModelMeta]
+    evaluation: Manifest[EvaluationMeta]
+    dataset: Manifest[DatasetMeta]
 
     @classmethod
     def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "ComparedRun":
@@ -37,7 +38,7 @@ class ComparedRun:
             Manifest.read(evaluation, "evaluation"),
             Manifest.read(dataset, "dataset"),
         )
-        said = (found.evaluation.meta["model"], found.evaluation.meta["dataset"])
+        said = (found.evaluation.meta.model, found.evaluation.meta.dataset)
         if said != (found.model.digest, found.dataset.digest):
             raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
         return found
@@ -81,7 +82,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
     """Runs whose scores compare, in the order given."""
     found: dict[str, list[ComparedRun]] = {}
     for run in runs:
-        found.setdefault(run.evaluation.meta["identity"], []).append(run)
+        found.setdefault(run.evaluation.meta.identity, []).append(run)
     return list(found.values())
 
 

@@ -1,0 +1,147 @@
+"""What each kind of manifest states about its files: one frozen record a kind.
+
+A record's JSON text is part of a manifest's digest, so fields keep their names and their order. A
+field that older manifests lack is optional, and is left out of the JSON where it is None.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """The base of all records; its fields hold JSON values."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, in their order; those that are None are left out."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSet(Meta):
+    """One raw data set: its name, and its layout (celeba, rafd, folders or csv)."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet(RawSet):
+    """One preprocessed data set: how it was split, and how many images became what."""
+
+    split_by: str
+    images: int  # listed in the source
+    kept: int
+    splits: Mapping[str, int]  # kept images of each split
+    dropped: Mapping[str, int]  # images by the reason for leaving them out
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawMeta(Meta):
+    """Kind "raw": packed data sets."""
+
+    datasets: tuple[RawSet, ...]
+    md5: str  # DVC's, of the data or of each data set as name=md5,…
+    nfiles: int
+    source: str  # dvc, folder or drawn
+    note: str  # how drawn data differ from the recorded ones, or empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesMeta(Meta):
+    """Kind "images": shards of squares, and a label table a data set."""
+
+    data: Mapping[str, Any]  # the DataConfig that made them
+    source: str  # digest of the "raw" manifest
+    datasets: tuple[ImageSet, ...]
+    md5: str | None = None  # of the raw data; None before it was recorded
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetMeta(ImagesMeta):
+    """Kind "dataset": the images, one label space and one label table."""
+
+    images: str  # digest of the "images" manifest
+    dim_g: int  # width of a label vector with its masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeMeta(Meta):
+    """Kind "judge": the frozen classifiers of a data set."""
+
+    recipe: str
+    dataset: str  # digest of the "dataset" manifest
+    accuracy: Mapping[str, float]  # clean test accuracy in 0…1 by data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMeta(Meta):
+    """Kind "model": one training's last checkpoint."""
+
+    model: str  # a key of MODELS
+    preset: str
+    seed: int
+    images: int  # real images seen
+    dataset: str  # digest of the "dataset" manifest
+    mlflow_run: str  # its id; empty where tracking was off
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMeta(Meta):
+    """Kind "evaluation": a model's scores and pictures."""
+
+    identity: str  # equal where two evaluations compare
+    judge: str  # digest of the "judge" manifest
+    dataset: str  # digest of the "dataset" manifest
+    split: str | None = None  # test or val; None: test, before there was a choice
+    model: str  # digest of the "model" manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicatesMeta(Meta):
+    """Kind "replicates": models of one recipe, their files under SEED/."""
+
+    seeds: tuple[int, ...]
+
+
+KINDS: dict[str, type[Meta]] = {
+    "raw": RawMeta,
+    "images": ImagesMeta,
+    "dataset": DatasetMeta,
+    "judge": JudgeMeta,
+    "model": ModelMeta,
+    "evaluation": EvaluationMeta,
+    "replicates": ReplicatesMeta,
+}
+
+
+def meta_of(kind: str, values: Mapping[str, Any] | Meta) -> Meta:
+    """The record of a manifest of this kind, from its JSON values or already built.
+
+    Raises ValueError for an unknown kind and for unknown, missing or ill-typed fields.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"manifest of unknown kind {kind!r}; known: {', '.join(KINDS)}")
+    if isinstance(values, Meta):
+        if type(values) is not KINDS[kind]:
+            raise ValueError(f"manifest of kind {kind!r}: a {type(values).__name__} was given")
+        return values
+    from pydantic import TypeAdapter, ValidationError  # 0.3 s
+
+    try:
+        # As JSON, whose lists may become tuples where nothing else is converted.
+        text = json.dumps(values, allow_nan=False)
+        made: Meta = TypeAdapter(KINDS[kind]).validate_json(text, strict=True)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'meta'}: {e['msg']}" for e in error.errors()]
+        raise ValueError(
+            f"manifest of kind {kind!r}: {len(faults)} wrong fields of its meta "
+            f"({'; '.join(faults)}); run the step that writes it again with this version"
+        ) from error
+    return made
