@@ -80,7 +80,8 @@ def test_two_workers_write_the_bytes_of_one(celeba, tmp_path):
 def test_another_process_and_hash_seed_write_the_same_bytes(celeba, tmp_path, seed):
     out, drawn = celeba
     code = (
-        "import sys; from pathlib import Path; from training.data.synthetic.faces import draw_celeba\n"
+        "import sys; from pathlib import Path\n"
+        "from training.data.synthetic.faces import draw_celeba\n"
         f"print(draw_celeba(Path(sys.argv[1]), {COUNT}, workers=1).pixel_hash)"
     )
     found = subprocess.run(
