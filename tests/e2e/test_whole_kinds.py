@@ -24,14 +24,14 @@ EXPRESSIONS = ["angry", "contemptuous", "disgusted", "fearful", "happy", "neutra
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """Drawn faces in both layouts; the same as folders by hair colour and with a CSV."""
     from training.data.synthetic import scenes
-    from training.data.synthetic.faces import draw_celeba, draw_rafd
+    from training.data.synthetic.faces import draw_rafd
 
     root = tmp_path_factory.mktemp("raw")
-    draw_celeba(root / "celeba", 160)
-    draw_rafd(root / "rafd", 6)
+    (root / "celeba").symlink_to(drawn)
+    draw_rafd(root / "rafd", 6, workers=1)
     scenes.draw(root / "scenes", ("summer", "winter"), 40)
     table = pd.read_csv(root / "celeba/list_attr_celeba.txt", sep=r"\s+", skiprows=1)
     images = root / "celeba" / "img_align_celeba"
