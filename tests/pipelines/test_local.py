@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,6 +148,27 @@ def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks:
         return made
 
     return run
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no')", "raise OSError('full')", "pass"])
+def test_a_fork_does_what_a_started_process_does(forks: Forks, tmp_path: Path, end: str) -> None:
+    """Arguments, folder, environment, what it starts itself, exit code, last words."""
+    code = (
+        "import os, subprocess, sys, atexit; atexit.register(print, 'bye')\n"
+        "print(sys.argv, os.getcwd(), os.environ, __name__, flush=True)\n"
+        "again = [sys.executable, '-c', 'import os; print(os.environ); raise SystemExit(4)']\n"
+        "print(subprocess.run(again, env={'A': 'b', 'LC_CTYPE': 'C.UTF-8'}, capture_output=True))\n"
+        f"{end}\n"
+    )
+    line = [sys.executable, "-c", code, "one", "two words"]
+    env = {"HOME": str(tmp_path), "LC_CTYPE": "C.UTF-8"}
+    started = subprocess.run(
+        line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    status, said = forks.run(line, tmp_path, env)
+    assert status == started.returncode
+    frames = re.compile(r"^( *File |Traceback| {4}).*\n", re.MULTILINE)
+    assert frames.sub("", said) == frames.sub("", started.stdout)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ folder, output and exit code. What it does not test is a start from nothing: the
 """
 
 import atexit
+import contextlib
 import importlib
 import inspect
 import json
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 PACKAGES = ("training", "components", "pipelines")
@@ -79,8 +81,7 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
     """Be the program and end with its exit code, as the interpreter would."""
     status = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         weakref.finalize._registry.clear()  # type: ignore[attr-defined] # the parent's, not ours
         tempfile.tempdir = None
@@ -180,9 +181,13 @@ class Forks:
         self.output.write_bytes(b"")
         asked = {"command": [str(word) for word in command], "cwd": str(cwd or Path.cwd()),
                  "env": env or dict(os.environ), "output": str(self.output)}  # fmt: skip
-        self.server.stdin.write(f"{json.dumps(asked)}\n")
-        self.server.stdin.flush()
-        return int(self.answer()), self.output.read_text(errors="replace")
+        try:
+            self.server.stdin.write(f"{json.dumps(asked)}\n")
+            self.server.stdin.flush()
+            return int(self.answer()), self.output.read_text(errors="replace")
+        except BaseException:  # a timeout: the next one must not take this one's answer
+            self.close()
+            raise
 
     def answer(self) -> str:
         assert self.server
@@ -193,8 +198,12 @@ class Forks:
 
     def close(self) -> None:
         if self.server:
-            self.server.kill()
+            started = psutil.Process(self.server.pid)
+            for process in [*started.children(recursive=True), started]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.server.communicate()
+            self.server = None
 
 
 @pytest.fixture(scope="session")

@@ -328,7 +328,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
             files[file] = root / file
         reads = getattr(model, "reads_source", False)
         bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
-    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
+    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(Path(__file__).resolve().parents[2])))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],
