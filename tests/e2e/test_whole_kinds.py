@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
+    """A working folder, whose MLflow has its tables."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("pairs", "edits"),
     [
@@ -75,21 +84,19 @@ def raw(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     ],
 )
 def test_every_kind_of_data_reaches_the_registry(
-    raw: Path, tmp_path: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
+    raw: Path, folder: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
 ) -> None:
     """The edits that are scored are the data's own labels; a version is registered."""
-    said = run_pipeline(tmp_path, *SHORT, *(pair.format(raw=raw) for pair in pairs))
+    said = run_pipeline(folder, *SHORT, *(pair.format(raw=raw) for pair in pairs))
     shows(said, edits)
 
 
 def test_genuine_celeba_reaches_the_registry(
-    shared_data: Path, tmp_path: Path, run_pipeline: Callable[..., str]
+    shared_data: Path, folder: Path, run_pipeline: Callable[..., str]
 ) -> None:
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "celeba").symlink_to(shared_data / "celeba")
-    shows(
-        run_pipeline(tmp_path, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"]
-    )
+    (folder / "raw").mkdir()
+    (folder / "raw" / "celeba").symlink_to(shared_data / "celeba")
+    shows(run_pipeline(folder, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"])
 
 
 def shows(said: str, edits: list[str]) -> None:

@@ -46,23 +46,15 @@ MD5 = "0517a8" * 5 + "01.dir"
 IDENTITY = "e" * 64
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables made (3 s), to be copied."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
-def place(empty_store: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the default stores, as one step of a pipeline run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
     tracking.pipeline_run_id.cache_clear()
     (tmp_path / "runs").mkdir()
-    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
     return tmp_path
 
 
