@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test lint docs compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test test-all lint docs compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,8 +61,14 @@ lock:  ## every lock file anew; needs uv
 		--no-annotate --group docs --constraints requirements-dev.lock \
 		--output-file requirements-docs.lock >/dev/null
 
-test: setup  ## every test; ARGS="-m 'not slow'" for the quick ones
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# One worker runs a file's tests, the longest files first: tests/README.md.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
+	$(PYTEST) -m "not long and not container" $(ARGS)
+
+test-all: setup  ## every test, images and the long ones too
+	$(PYTEST) $(ARGS)
 
 lint: setup  ## format, rules, layers of imports, types
 	$(BIN)/ruff format --check .

@@ -406,7 +406,11 @@ def test_an_altered_finished_shard_is_made_again(
     celeba(tmp_path / "celeba")
     path = raw(tmp_path, store, celeba="celeba")
     expected = go(path)
-    monkeypatch.setattr(module.Job, "_parquet", lambda *a: (_ for _ in ()).throw(OSError("stop")))
+
+    def stop(*_: object, **__: object) -> None:
+        raise OSError("stop")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", stop)  # what comes after the shards
     with pytest.raises(OSError, match="stop"):
         go(path)
     monkeypatch.undo()

@@ -1,11 +1,10 @@
 """Several models through the whole pipeline under one budget, onto one page."""
 
-import os
 import re
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,34 +19,30 @@ SHORT = ["preset=smoke", "images=64", "data.size=32", "judge.images=128", "train
 SMALL = [*SHORT, "d_layers=3", "layers=3", "shortcut_layers=2", "inject_layers=2"]
 
 
-def compare(place: Path, *pairs: str, code: int = 0) -> str:
-    names = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines", "compare", *pairs], cwd=place, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={k: v for k, v in os.environ.items() if k not in names},
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout[-6000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.data.synthetic.faces import draw_celeba
-
+def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    draw_celeba(folder / "raw" / "celeba", 160)
+    (folder / "raw").mkdir()
+    (folder / "raw" / "celeba").symlink_to(drawn)
     return folder
+
+
+@pytest.fixture
+def compare(place: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]:
+    """`python -m pipelines compare` in the place."""
+    return partial(run_pipeline, place, command="compare")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_models_end_on_one_page_and_go_on_from_the_cache(place: Path) -> None:
+def test_models_end_on_one_page_and_go_on_from_the_cache(
+    place: Path, compare: Callable[..., str]
+) -> None:
     """Same judge and data for those of one label space; a smoke test says of itself that it is."""
-    said = compare(place, "models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
+    said = compare("models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
     assert "unknown key 'd_repeat_num'" in said  # of one of the two only
     models = "models=attgan,attgan:shortcut_layers=0"
-    said = compare(place, models, *SMALL)
+    said = compare(models, *SMALL)
     assert said.count("judge: from cache") == 1
     (page,) = (place / "runs" / "report").glob("compare-*.html")
     text = page.read_text()
@@ -58,7 +53,7 @@ def test_models_end_on_one_page_and_go_on_from_the_cache(place: Path) -> None:
     assert "cores" in text
     assert "D&#39;s lead over G in training" in text
     assert not re.search(r"<script|https?://", text)
-    again = compare(place, models, *SMALL)
+    again = compare(models, *SMALL)
     assert again.count("train: from cache") == 2
     assert logged(place) == [{"attgan", "attgan_shortcut_layers_0"}] * 2
 
@@ -77,9 +72,11 @@ def logged(place: Path) -> list[set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(place: Path) -> None:
+def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(
+    place: Path, compare: Callable[..., str]
+) -> None:
     """A judge that must not err is refused; the other system's is good enough."""
-    said = compare(place, "models=attgan:judge.floor=1.0,attgan", *SMALL, code=1)
+    said = compare("models=attgan:judge.floor=1.0,attgan", *SMALL, code=1)
     assert re.search(r"failed +attgan:judge.floor=1.0, seed 0: step judge failed", said)
     page = max((place / "runs" / "report").glob("compare-*.html"))
     assert "Failed: attgan:judge.floor=1.0, seed 0" in page.read_text()
@@ -164,8 +161,10 @@ def test_a_budget_stretches_every_length_of_the_preset() -> None:
     assert budgeted("stargan", "demo", 0) == {}
 
 
-def test_an_unknown_model_is_refused_with_the_known_ones(place: Path) -> None:
-    said = compare(place, "models=stargan,pix2pix", code=2)
+def test_an_unknown_model_is_refused_with_the_known_ones(
+    compare: Callable[..., str],
+) -> None:
+    said = compare("models=stargan,pix2pix", code=2)
     assert f"unknown model pix2pix; known: {', '.join(MODELS)}" in said
 
 

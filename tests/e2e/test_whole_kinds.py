@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +25,14 @@ EXPRESSIONS = ["angry", "contemptuous", "disgusted", "fearful", "happy", "neutra
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """Drawn faces in both layouts; the same as folders by hair colour and with a CSV."""
     from training.data.synthetic import scenes
-    from training.data.synthetic.faces import draw_celeba, draw_rafd
+    from training.data.synthetic.faces import draw_rafd
 
     root = tmp_path_factory.mktemp("raw")
-    draw_celeba(root / "celeba", 160)
-    draw_rafd(root / "rafd", 6)
+    (root / "celeba").symlink_to(drawn)
+    draw_rafd(root / "rafd", 6, workers=1)
     scenes.draw(root / "scenes", ("summer", "winter"), 40)
     table = pd.read_csv(root / "celeba/list_attr_celeba.txt", sep=r"\s+", skiprows=1)
     images = root / "celeba" / "img_align_celeba"
@@ -47,6 +48,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = pd.Series([f"pictures/{file}" for file in table.index], name="file")
     pd.concat([files, labels], axis=1).to_csv(root / "own" / "mine" / "labels.csv", index=False)
     return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
+    """A working folder, whose MLflow has its tables."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -80,21 +89,19 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_every_kind_of_data_reaches_the_registry(
-    raw: Path, tmp_path: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
+    raw: Path, folder: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
 ) -> None:
     """The edits that are scored are the data's own labels; a version is registered."""
-    said = run_pipeline(tmp_path, *SHORT, *(pair.format(raw=raw) for pair in pairs))
+    said = run_pipeline(folder, *SHORT, *(pair.format(raw=raw) for pair in pairs))
     shows(said, edits)
 
 
 def test_genuine_celeba_reaches_the_registry(
-    shared_data: Path, tmp_path: Path, run_pipeline: Callable[..., str]
+    shared_data: Path, folder: Path, run_pipeline: Callable[..., str]
 ) -> None:
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "celeba").symlink_to(shared_data / "celeba")
-    shows(
-        run_pipeline(tmp_path, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"]
-    )
+    (folder / "raw").mkdir()
+    (folder / "raw" / "celeba").symlink_to(shared_data / "celeba")
+    shows(run_pipeline(folder, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"])
 
 
 def shows(said: str, edits: list[str]) -> None:

@@ -3,46 +3,70 @@
 import contextlib
 import json
 import os
-import subprocess
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from forks import Forks
+from servers import run_stack
 
 from pipelines.local.stack import SERVERS, Stack
 from training.storage import dvc as remote
 from training.storage.s3 import Bucket
 from training.storage.store import Manifest
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
+AWAY = 4.0  # s that a server is away: longer than a registration takes without it
 SHORT = ["preset=smoke", "data.size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=32",
          "judge.images=128"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.data.synthetic.faces import draw_celeba
-
+def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    draw_celeba(folder / "raw" / "celeba", 160)
+    shutil.copytree(drawn, folder / "raw" / "celeba")
     return folder
 
 
+@pytest.fixture(scope="module")
+def ended(stack: Stack, place: Path, run_pipeline: Callable[..., str]) -> str:
+    """The output of a run on the servers, whose model, evaluation and data the tests use."""
+    return run_pipeline(place, *SHORT, "raw=raw/celeba", environment=stack.exports())
+
+
+Program = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def program(stack: Stack, place: Path, ended: str, forks: Forks) -> Program:
+    """Exit code and output of `python -m training.…` in the place, on the servers."""
+
+    def run(*words: str, **more: str) -> tuple[int, str]:
+        line = [sys.executable, "-m", f"training.{words[0]}", *words[1:]]
+        return forks.run(line, place, {**os.environ, **stack.exports(), **more})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def release(program: Program) -> Program:
+    return partial(program, "release")
+
+
+@pytest.mark.usefixtures("there")
 def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
-    stack: Stack, place: Path, run_pipeline: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    stack: Stack, place: Path, ended: str, forks: Forks
 ) -> None:
     """Version, artifacts and checkpoints are remote; keys and passwords are in no output."""
-    given = stack.exports()
-    said = run_pipeline(place, *SHORT, "raw=raw/celeba", environment=given)
-    assert "stargan 1 (new)" in said
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
+    assert "stargan 1 (new)" in ended
     bucket = Bucket("s3://stargan")
     (run,) = bucket.folders("store/checkpoints/")
     assert bucket.folders(f"store/checkpoints/{run}/")
@@ -50,13 +74,13 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
         "from mlflow import MlflowClient as C; v = C().search_model_versions(\"name='stargan'\");"
         "print(len(v), C().get_run(v[0].run_id).info.artifact_uri)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.startswith("1 mlflow-artifacts:"), found.stderr
+    _, found = forks.run([sys.executable, "-c", code])
+    assert found.startswith("1 mlflow-artifacts:"), found
 
     words = [stack.settings[name].encode() for name in (
         "access_key", "secret_key", "postgres_password", "mlflow_password",
         "flask_key")]  # fmt: skip
-    assert not [word for word in words if word in said.encode()]
+    assert not [word for word in words if word in ended.encode()]
     for path in place.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -67,11 +91,9 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
     for key in keys:
         content = bucket.client.get_object(Bucket="stargan", Key=key)["Body"].read()
         assert not [word for word in words if word in content], key
-    database = subprocess.run(
-        [sys.executable, "-c", DUMP, json.dumps(words, default=bytes.decode)],
-        env={**os.environ, "DATABASE": stack.database("mlflow")}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert database.stdout == "searched\n", database.stdout + database.stderr
+    line = [sys.executable, "-c", DUMP, json.dumps(words, default=bytes.decode)]
+    _, found = forks.run(line, env={**os.environ, "DATABASE": stack.database("mlflow")})
+    assert found == "searched\n"
 
 
 @pytest.fixture
@@ -80,20 +102,6 @@ def there(stack: Stack, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in stack.exports().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(place)
-
-
-def program(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
-    """Exit code and word of `python -m training.…` with what the run above made."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"training.{words[0]}", *words[1:]], cwd=place, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, **stack.exports(), **more},
-    )  # fmt: skip
-    return done.returncode, done.stdout
-
-
-def release(stack: Stack, place: Path, *words: str, **more: str) -> tuple[int, str]:
-    return program(stack, place, "release", *words, **more)
 
 
 def training(place: Path, images: int, out: Path) -> list[str]:
@@ -128,55 +136,53 @@ def kill(stack: Stack, name: str) -> None:
     gone.wait(30)
 
 
-def up(stack: Stack) -> None:
-    """As `make stack` does, in a process of its own."""
+def up(forks: Forks, stack: Stack) -> None:
+    """As `make stack` does."""
     command = [sys.executable, "-m", "pipelines.local.stack", "up", "--folder", str(stack.folder)]
-    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    status, said = forks.run(command)
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
-    stack: Stack, place: Path, name: str
+    stack: Stack, place: Path, release: Program, name: str
 ) -> None:
     """Killed as it begins, back some seconds later: one version, whole."""
     kill(stack, name)
-
-    def back() -> None:
-        time.sleep(12.0)
-        up(stack)
-
-    again = threading.Thread(target=back)
+    again = threading.Timer(AWAY, run_stack, (stack, "up"))
     again.start()
     given = ["register", *manifests(place), "--name", f"after-{name}", "--out", f"{name}.json"]
-    code, said = release(stack, place, *given)
+    code, said = release(*given)
     again.join()
     assert code == 0, said
     assert json.loads((place / f"{name}.json").read_text())["version"] == "1"
-    code, said = release(stack, place, "verify", f"after-{name}/1")
+    code, said = release("verify", f"after-{name}/1")
     assert code == 0, said
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
-    stack: Stack, place: Path, name: str
+    stack: Stack, place: Path, release: Program, forks: Forks, name: str
 ) -> None:
     """The same command again, when it is back, registers one whole version."""
     kill(stack, name)
     given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
     few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
-    code, said = release(stack, place, *given, **few)
-    up(stack)
+    code, said = release(*given, **few)
+    up(forks, stack)
     assert code == 2, said
     assert f"MLflow at http://127.0.0.1:{stack.settings['mlflow']}: API request to" in said
     assert "Traceback" not in said
-    assert release(stack, place, "show", f"without-{name}")[1].count("\n") <= 1
-    code, said = release(stack, place, *given)
+    assert release("show", f"without-{name}")[1].count("\n") <= 1
+    code, said = release(*given)
     assert code == 0, said
-    assert release(stack, place, "verify", f"without-{name}/1")[0] == 0
+    assert release("verify", f"without-{name}/1")[0] == 0
 
 
 @pytest.mark.usefixtures("there")
-def test_a_training_outlives_mlflow_and_postgres(stack: Stack, place: Path, tmp_path: Path) -> None:
+def test_a_training_outlives_mlflow_and_postgres(
+    stack: Stack, place: Path, program: Program, forks: Forks, tmp_path: Path
+) -> None:
     """Both killed in the middle, back some seconds later: every step arrives in one run."""
     before = set(place.glob("runs/train/*"))
 
@@ -186,24 +192,22 @@ def test_a_training_outlives_mlflow_and_postgres(stack: Stack, place: Path, tmp_
             time.sleep(0.05)
         kill(stack, "mlflow")
         kill(stack, "postgres")
-        time.sleep(8.0)
-        up(stack)
+        time.sleep(AWAY)
+        run_stack(stack, "up")
 
     away = threading.Thread(target=fail, daemon=True)
     away.start()
-    code, said = program(stack, place, *training(place, 3200, tmp_path / "model.json"))
+    code, said = program(*training(place, 3200, tmp_path / "model.json"))
     assert code == 0, said  # else nobody may have been killed
     away.join()
     assert "training goes on" in said, said
     made = Manifest.read(tmp_path / "model.json", "model")
-    sent = subprocess.run([sys.executable, "-c", STEPS, made.meta.mlflow_run],
-                          capture_output=True, text=True)  # fmt: skip
-    steps = list(range(32, 3201, 32))
-    assert sent.stdout == f"FINISHED {steps}\n", sent.stdout + sent.stderr
+    _, sent = forks.run([sys.executable, "-c", STEPS, made.meta.mlflow_run])
+    assert sent == f"FINISHED {list(range(32, 3201, 32))}\n"
 
 
 def test_wrong_keys_are_named_wherever_the_store_is_needed(
-    stack: Stack, place: Path, tmp_path: Path
+    place: Path, program: Program, release: Program, tmp_path: Path
 ) -> None:
     """On a machine that has none of the bytes yet; and the keys are not in what is said."""
     wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-secret", "NODE_CACHE": str(tmp_path / "cache")}
@@ -212,19 +216,19 @@ def test_wrong_keys_are_named_wherever_the_store_is_needed(
         ["release", "register", *manifests(place), "--name", "keyless", "--out", str(out)],
         training(place, 1632, out),
     ):
-        code, said = program(stack, place, *words, **wrong)
+        code, said = program(*words, **wrong)
         assert code == 2, said
         assert "the credentials are refused" in said
         assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
         assert "not-the-secret" not in said
         assert "Traceback" not in said
         assert not out.exists()
-    assert release(stack, place, "show", "keyless")[1].count("\n") <= 1
+    assert release("show", "keyless")[1].count("\n") <= 1
 
 
-def test_a_wrong_password_is_named(stack: Stack, place: Path) -> None:
+def test_a_wrong_password_is_named(place: Path, release: Program) -> None:
     given = ["register", *manifests(place), "--name", "denied", "--out", "denied.json"]
-    code, said = release(stack, place, *given, MLFLOW_TRACKING_PASSWORD="wrong")
+    code, said = release(*given, MLFLOW_TRACKING_PASSWORD="wrong")
     assert code == 2, said
     assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
     assert "Traceback" not in said

@@ -1,12 +1,15 @@
-"""The first 2,000 images of each model's demo: finite losses, and D and G hold each other.
+"""The first images of each model's demo: finite losses, and D and G hold each other.
 
 At 32 px instead of 64, with the demo's networks, batches and rates, and its shares of warm-up and
-decay: every update is made, each at a quarter of its cost.
+decay: every update is made, each at a quarter of its cost. A short one in every run of the tests,
+2,000 images in those that take their time.
 """
 
 import json
 import logging
 import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,17 +17,15 @@ import torch
 from torch import Tensor
 
 from training.core.config import to_json
+from training.core.files import sha256_bytes
 from training.data.preprocess import preprocess
 from training.data.pull import pull
-from training.data.synthetic.faces import draw_celeba
 from training.data.unify import unify
 from training.evaluation.diagnostics import LEAST, MOST, balance, worst_balance
 from training.models import MODELS, presets
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.train import train
-
-IMAGES = 2_000
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +34,29 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drawn(home: Path) -> Path:
-    """200 drawn faces."""
-    draw_celeba(home / "celeba", 200, workers=1)
-    return home / "celeba"
+def prepare(home: Path, drawn: Path) -> Callable[[str], Path]:
+    """The data set of a data configuration, made once."""
+
+    @cache
+    def made(config: str) -> Path:
+        name = sha256_bytes(config.encode())[:8]
+        raw, images, dataset = (home / f"{name}-{what}" for what in ("raw", "images", "dataset"))
+        pull("celeba", str(drawn), "", "", raw)
+        preprocess(raw, config, images, workers=1)
+        unify(images, config, dataset)
+        return dataset
+
+    return made
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("length", [320, pytest.param(2_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_demos_first_images_are_sound(
     name: str,
+    length: int,
     home: Path,
-    drawn: Path,
+    prepare: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -54,20 +65,17 @@ def test_the_demos_first_images_are_sound(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.chdir(home)
     whole = presets.resolve(name, "demo").train
-    changes = {key: getattr(whole, key) * IMAGES // whole.images
+    changes = {key: getattr(whole, key) * length // whole.images
                for key in ("warmup_images", "decay_images")}  # fmt: skip
-    changes |= {"train.images": IMAGES, "log_images": 200, "sample_images": IMAGES,
-                "checkpoint_images": IMAGES, "data.size": 32}  # fmt: skip
+    changes |= {"train.images": length, "log_images": length // 10, "sample_images": length,
+                "checkpoint_images": length, "data.size": 32}  # fmt: skip
     config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
-    raw, images, dataset = (home / f"{name}-{what}.json" for what in ("raw", "images", "dataset"))
-    pull("celeba", str(drawn), "", "", raw)
-    preprocess(raw, to_json(config.data), images, workers=1)
-    unify(images, to_json(config.data), dataset)
+    run = home / f"{name}-{length}"
     with caplog.at_level(logging.WARNING):
-        train(dataset, home / f"{name}.json", name, to_json(config.model), to_json(config.train),
-              run=home / name)  # fmt: skip
-    rows = [json.loads(line) for line in (home / name / "log.jsonl").read_text().splitlines()]
-    assert rows[-1]["images"] >= IMAGES
+        train(prepare(to_json(config.data)), home / f"{name}-{length}.json", name,
+              to_json(config.model), to_json(config.train), run=run)  # fmt: skip
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["images"] >= length
     assert all(math.isfinite(value) for row in rows for value in row.values())
     leads = [row["symptom/balance"] for row in rows if "symptom/balance" in row]
     assert len(leads) >= 5

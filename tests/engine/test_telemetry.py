@@ -45,7 +45,12 @@ def test_a_training_answers_prometheus_and_logs_its_waits(
         "checkpoint_images": 32, "sample_images": 64, "conv_dim": 4, "d_conv_dim": 4,
         "d_repeat_num": 2, "repeat_num": 1, "price_per_hour": 3600.0,
     })  # fmt: skip
-    monkeypatch.setattr("training.engine.loop._sample", lambda *_: seen.update(read(port)))
+
+    def look(*_: object) -> dict[str, bytes]:
+        seen.update(read(port))
+        return {}
+
+    monkeypatch.setattr("training.engine.loop.sample_grids", look)  # at the end, still training
     train(binary, tmp_path / "m.json", "stargan", to_json(config.model), to_json(config.train),
           run=tmp_path / "run")  # fmt: skip
     assert (seen["stargan_images"], seen["stargan_length"]) == (64.0, 64.0)

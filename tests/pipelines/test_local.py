@@ -3,25 +3,30 @@
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kfp
 import pytest
 from filelock import FileLock
+from forks import Forks
 from kfp import compiler, dsl
 from kfp.dsl import Artifact, Dataset, Input, Output
 from kfp.local import cache, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 
+from pipelines.local import containers
 from pipelines.local import run as local
 from pipelines.local.cache import ContentCache
 from pipelines.local.run import StepError, execute
+from training.core.files import read_json
 from training.storage.store import Manifest
 
 IMAGE = {"base_image": "nowhere/tiny:1", "install_kfp_package": False}
@@ -104,16 +109,74 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+EXECUTE = """
+import json, sys
+from pathlib import Path
+from pipelines.local.run import StepError, execute
+try:
+    run = execute(json.loads(sys.argv[2]), Path(sys.argv[1]))
+except StepError as error:
+    run = error.run
+uris = {step: {name: value.uri for name, value in outputs.items() if hasattr(value, "uri")}
+        for step, outputs in run.outputs.items()}
+told = {"id": run.id, "steps": run.steps, "cached": run.cached, "failure": run.failure}
+Path("run.json").write_text(json.dumps({**told, "uris": uris}))
+"""
+
+
 @pytest.fixture
-def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks) -> Start:
+    """`execute` in a fork, whose steps are forks as well: the imports are paid once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STORE_URI", raising=False)
 
-    def run(**arguments: Any) -> local.LocalRun:
+    def run(package: Path = package, **arguments: Any) -> local.LocalRun:
         Path("ran.txt").unlink(missing_ok=True)
-        return execute(arguments, package)
+        line = [sys.executable, "-c", EXECUTE, str(package), json.dumps(arguments)]
+        code, said = forks.run(line)
+        sys.stdout.write(said)
+        assert code == 0, said
+        told = read_json(Path("run.json"))
+        uris = told.pop("uris")
+        outputs = {
+            step: {name: Artifact(uri=uri) for name, uri in artifacts.items()}
+            for step, artifacts in uris.items()
+        }
+        made = local.LocalRun(root=tmp_path / "runs", outputs=outputs, **told)
+        if made.failure:
+            raise StepError(made)
+        return made
 
     return run
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no')", "raise OSError('full')", "pass"])
+def test_a_fork_does_what_a_started_process_does(forks: Forks, tmp_path: Path, end: str) -> None:
+    """Arguments, folder, environment, what it starts itself, exit code, last words."""
+    code = (
+        "import os, subprocess, sys, atexit; atexit.register(print, 'bye')\n"
+        "print(sys.argv, os.getcwd(), os.environ, __name__, flush=True)\n"
+        "again = [sys.executable, '-c', 'import os; print(os.environ); raise SystemExit(4)']\n"
+        "print(subprocess.run(again, env={'A': 'b', 'LC_CTYPE': 'C.UTF-8'}, capture_output=True))\n"
+        f"{end}\n"
+    )
+    line = [sys.executable, "-c", code, "one", "two words"]
+    env = {"HOME": str(tmp_path), "LC_CTYPE": "C.UTF-8"}
+    started = subprocess.run(
+        line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    status, said = forks.run(line, tmp_path, env)
+    assert status == started.returncode
+    frames = re.compile(r"^( *File |Traceback| {4}).*\n", re.MULTILINE)
+    assert frames.sub("", said) == frames.sub("", started.stdout)
+
+
+@pytest.fixture
+def start_here(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """`execute` in this process, whose steps are started as for a user."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STORE_URI", raising=False)
+    return lambda **arguments: execute(arguments, package)
 
 
 def ran() -> list[str]:
@@ -194,8 +257,7 @@ def test_the_image_does_not_count(start: Start, package: Path) -> None:
     start()
     other = Path("other.yaml")
     other.write_text(package.read_text().replace("nowhere/tiny:1", "elsewhere/big:2"))
-    Path("ran.txt").unlink()
-    assert execute({}, other).cached == ["source", "middle", "sink"]
+    assert start(other).cached == ["source", "middle", "sink"]
     assert ran() == []
 
 
@@ -246,12 +308,16 @@ def test_a_failed_step_is_not_cached(start: Start) -> None:
         assert ran()[-1] == "middle"
 
 
-def test_the_steps_find_the_run_and_leave_no_temporary_files(start: Start) -> None:
-    run = start()
+def test_started_steps_find_the_run_and_nothing_is_left_of_it(start_here: Start) -> None:
+    """No temporary files, no variable, and kfp as it was."""
+    run = start_here()
+    assert ran() == ["source", "middle", "sink"]
     state, name, scratch = Path("ended.txt").read_text().split()
     assert (state, name) == ("SUCCEEDED", run.id)
     assert not Path(scratch).exists()
     assert "PIPELINE_RUN_ID" not in os.environ
+    assert cache.LocalCache is not ContentCache
+    assert task_executor.execute_single_task.__module__ == task_executor.__name__
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -393,12 +459,6 @@ def test_kfp_is_still_steered_where_we_think() -> None:
     )
 
 
-def test_kfp_is_left_as_it_was(start: Start) -> None:
-    start()
-    assert cache.LocalCache is not ContentCache
-    assert task_executor.execute_single_task is local._execute
-
-
 def test_cache_entries_are_readable(start: Start) -> None:
     """One JSON file a result, with the digest of every output file."""
     run = start()
@@ -409,3 +469,29 @@ def test_cache_entries_are_readable(start: Start) -> None:
         str(run.file("middle", "out")): False,
         str(run.file("sink", "out")): False,
     }
+
+
+def test_the_steps_see_addresses_and_secrets_and_nothing_else() -> None:
+    given = {"AWS_SECRET_ACCESS_KEY": "s", "STORE_URI": "u", "PATH": "/bin", "HOME": "/h",
+             "MLFLOW_TRACKING_URI": "m", "GITHUB_TOKEN": "t"}  # fmt: skip
+    assert containers.environment(given).keys() == {
+        "AWS_SECRET_ACCESS_KEY", "STORE_URI", "MLFLOW_TRACKING_URI",
+    }  # fmt: skip
+
+
+def test_a_containers_lines_come_whole_whatever_the_pieces() -> None:
+    """With its exit code; and it is removed."""
+    pieces = [b"one\ntw", b"o\n", b"", b"\xff three"]
+    removed: list[bool] = []
+    container = SimpleNamespace(
+        logs=lambda **_: pieces, wait=lambda: {"StatusCode": 3},
+        remove=lambda *, force: removed.append(force),
+    )  # fmt: skip
+    client = SimpleNamespace(
+        images=SimpleNamespace(get=lambda name: SimpleNamespace(id=f"id of {name}")),
+        containers=SimpleNamespace(run=lambda **_: container),
+    )
+    lines: list[str] = []
+    assert containers.run_in(lines.extend)(client, "steps:1", ["true"], {}) == 3
+    assert lines == ["one\n", "two\n", "\ufffd three\n"]
+    assert removed == [True]

@@ -1,33 +1,23 @@
 """`make stack`: real servers, started once, stopped alone, with their data."""
 
+import base64
 import json
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
+from servers import run_stack
 
 from pipelines.local.stack import SERVERS, Stack
 
 READ = (".json", ".ini", ".log", ".pid")
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def program(stack: Stack, command: str) -> str:
-    """Run the command as a user does; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.local.stack", command, "--folder", str(stack.folder)],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
 
 def client(stack: Stack, secret: str = "") -> object:
@@ -39,31 +29,39 @@ def client(stack: Stack, secret: str = "") -> object:
     )  # fmt: skip
 
 
-def experiments(stack: Stack, password: str = "", host: str = "") -> int:
-    """The status of MLflow's answer; `host`: what the request's header says instead."""
-    import base64
-
+def ask(
+    stack: Stack, method: str, body: object = None, password: str = "", host: str = ""
+) -> dict[str, Any]:
+    """MLflow's answer; `host`: what the request's header says instead of the address."""
     given = stack.exports()
     word = f"admin:{password or given['MLFLOW_TRACKING_PASSWORD']}".encode()
     request = urllib.request.Request(
-        f"{given['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1",
+        f"{given['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{method}",
+        data=None if body is None else json.dumps(body).encode(),
         headers={
             "Authorization": f"Basic {base64.b64encode(word).decode()}",
+            "Content-Type": "application/json",
             **({"Host": host} if host else {}),
         },
     )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return dict(json.load(answer))
+
+
+def experiments(stack: Stack, **settings: str) -> int:
+    """The status of MLflow's answer."""
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return int(answer.status)
+        ask(stack, "experiments/search?max_results=1", **settings)
     except urllib.error.HTTPError as error:
         return error.code
+    return 200
 
 
 def test_all_three_take_their_passwords_and_no_others(stack: Stack) -> None:
     client(stack).put_object(Bucket="stargan", Key="a", Body=b"1")
     with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|403"):
         client(stack, "wrong").put_object(Bucket="stargan", Key="a", Body=b"1")
-    assert (experiments(stack), experiments(stack, "wrong")) == (200, 401)
+    assert (experiments(stack), experiments(stack, password="wrong")) == (200, 401)
     import psycopg2
 
     where = {"host": "127.0.0.1", "port": stack.settings["postgres"], "user": "stargan"}
@@ -95,34 +93,29 @@ def test_no_secret_is_readable_by_others_or_seen_in_the_process_list(stack: Stac
 
 def test_up_again_starts_nothing(stack: Stack) -> None:
     before = {name: stack.process(name) for name in SERVERS}
-    printed = program(stack, "up")
+    printed = run_stack(stack, "up")
     assert {name: stack.process(name) for name in SERVERS} == before
     assert all(f"export {name}={value}" in printed for name, value in stack.exports().items())
 
 
 def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) -> None:
     client(stack).put_object(Bucket="stargan", Key="kept", Body=b"2")
-    environment = {**os.environ, **stack.exports()}
-    code = "import mlflow; print(mlflow.create_experiment('kept'))"
-    python = sys.executable
-    made = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
+    made = ask(stack, "experiments/create", {"name": "kept"})["experiment_id"]
     for name in ("postgres", "mlflow"):
         killed = stack.process(name)
         assert killed
         workers = killed.children(recursive=True)
         killed.kill()
         killed.wait(30)
-        program(stack, "up")
+        run_stack(stack, "up")
         assert not [worker for worker in workers if worker.is_running()]
-    program(stack, "down")
+    run_stack(stack, "down")
     assert all(stack.process(name) is None for name in SERVERS)
-    program(stack, "up")
+    run_stack(stack, "up")
     body = client(stack).get_object(Bucket="stargan", Key="kept")["Body"].read()
     assert body == b"2"
-    code = "import mlflow; print(mlflow.get_experiment_by_name('kept').experiment_id)"
-    found = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
-    assert found.stdout == made.stdout, found.stderr
+    found = ask(stack, "experiments/get-by-name?experiment_name=kept")["experiment"]
+    assert found["experiment_id"] == made
 
 
 def test_down_leaves_what_it_did_not_start(stack: Stack, tmp_path: Path) -> None:
@@ -133,5 +126,5 @@ def test_down_leaves_what_it_did_not_start(stack: Stack, tmp_path: Path) -> None
     running = stack.process("s3")
     assert running
     (other.folder / "s3.pid").write_text(f"{running.pid} 1.00")
-    program(other, "down")
+    run_stack(other, "down")
     assert stack.process("s3") == running

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,19 +65,59 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
 
 
 @pytest.fixture(scope="session")
-def run_pipeline() -> Callable[..., str]:
-    """Run the pipeline in a folder, as a user does; gives what it said."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 drawn faces in CelebA's layout, drawn once for all workers. Read them, change a copy."""
+    from training.data.synthetic.faces import draw_celeba
+
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent  # the workers' common one
+    with FileLock(folder / "drawn.lock"):
+        if not (folder / "drawn").is_dir():
+            draw_celeba(folder / "drawn", 200, workers=1)
+    return folder / "drawn"
+
+
+# What a test's own surroundings must not tell a pipeline.
+OURS = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
+
+
+def surroundings(more: dict[str, str] | None) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k not in OURS} | (more or {})
+
+
+@pytest.fixture(scope="session")
+def start_pipeline() -> Callable[..., str]:
+    """Run the pipeline in a folder, as a user does; gives its output."""
 
     def run(
         folder: Path, *pairs: str, code: int = 0, environment: dict[str, str] | None = None
     ) -> str:
-        names = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
         done = subprocess.run(
             [sys.executable, "-m", "pipelines", "run", *pairs],
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={k: v for k, v in os.environ.items() if k not in names} | (environment or {}),
+            env=surroundings(environment),
         )  # fmt: skip
         assert done.returncode == code, done.stdout[-6000:]
         return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_pipeline(forks: Forks) -> Callable[..., str]:
+    """The same, the program and each of its steps being forks: the imports are paid once.
+
+    `command`: another of `python -m pipelines`.
+    """
+
+    def run(
+        folder: Path, *pairs: str, code: int = 0, environment: dict[str, str] | None = None,
+        command: str = "run",
+    ) -> str:  # fmt: skip
+        line = [sys.executable, "-m", "pipelines", command, *pairs]
+        found, said = forks.run(line, folder, surroundings(environment))
+        assert found == code, said[-6000:]
+        return said
 
     return run

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.local.stack import free_ports
+from pipelines.local.stack import Stack, free_ports
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,18 @@ class MlflowServer:
         self.log.close()
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's SQLite file with its tables, to be copied: making them takes 3 s."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy's, of MLflow's doing
+        MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
     """A real MLflow server on loopback that serves the artifacts, too."""
@@ -195,26 +208,27 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
     running.kill()
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Any]:
-    """`make stack`'s servers, in a folder that Postgres' own user can reach."""
-    from pipelines.local.stack import Stack
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """`make stack`'s servers, in a folder that Postgres' own user can reach.
 
+    Modules that take it are in the `xdist_group` "stack", so that there is one.
+    """
     folder = Path(tempfile.mkdtemp(prefix="stack-"))
     folder.chmod(0o755)
     made = Stack(folder / "stack")
-    for word in ("up", "down"):
-        command = [
-            sys.executable,
-            "-m",
-            "pipelines.local.stack",
-            word,
-            "--folder",
-            str(made.folder),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        assert done.returncode == 0, done.stderr
-        if word == "up":
-            made.load()
-            yield made
+    run_stack(made, "up")
+    made.load()
+    yield made
+    run_stack(made, "down")
     shutil.rmtree(folder)
+
+
+def run_stack(stack: Stack, command: str) -> str:
+    """`make stack` or `make stack-down`, as a user runs them; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.local.stack", command, "--folder", str(stack.folder)],
+        capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -10,12 +10,13 @@ from pathlib import Path
 import psycopg2
 import pytest
 import yaml
+from forks import Forks
 
-from pipelines.local.stack import Stack, _postgres
+from pipelines.local.stack import Stack
 from training import backup
 from training.storage.s3 import Bucket, RemoteError
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = "s3://stargan/mlflow"
 WRITE = """
@@ -34,14 +35,12 @@ print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load
 """
 
 
-def client(stack: Stack, code: str, *arguments: str) -> str:
+def client(forks: Forks, stack: Stack, code: str, *arguments: str) -> str:
     """What a program says that speaks to the MLflow server."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env={**os.environ, **stack.exports()},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip().splitlines()[-1]
+    line = [sys.executable, "-c", code, *arguments]
+    status, said = forks.run(line, env={**os.environ, **stack.exports()})
+    assert status == 0, said[-3000:]
+    return said.strip().splitlines()[-1]
 
 
 def address(stack: Stack, name: str) -> str:
@@ -50,7 +49,7 @@ def address(stack: Stack, name: str) -> str:
 
 def shell(stack: Stack, command: str, dumps: Path) -> None:
     """Run a command of the CronJob or of the guide, its /dump being `dumps`."""
-    programs = str(Path(_postgres("pg_dump")).parent)
+    programs = ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))  # as Debian has them
     names = {"DATABASE": address(stack, "mlflow"), "AUTH_DATABASE": address(stack, "mlflow_auth")}
     done = subprocess.run(
         ["sh", "-ec", command.replace("/dump/", f"{dumps}/")], capture_output=True, text=True,
@@ -73,7 +72,7 @@ def restoring() -> str:
 
 
 def test_what_was_lost_comes_back_and_agrees(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forks: Forks, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two backups share their artifacts; the second, restored, has both runs and nothing later."""
     for name, value in stack.exports().items():
@@ -81,14 +80,14 @@ def test_what_was_lost_comes_back_and_agrees(
     Bucket("s3://stargan").client.create_bucket(Bucket="backup")
     names = []
     for word in ("first", "second"):
-        client(stack, WRITE, word)
+        client(forks, stack, WRITE, word)
         (tmp_path / word).mkdir()
         shell(stack, nightly(), tmp_path / word)
         names.append(backup.save(tmp_path / word, ARTIFACTS, "s3://backup/faces"))
         time.sleep(1.1)  # names are seconds
-    expected = json.loads(client(stack, READ))
+    expected = json.loads(client(forks, stack, READ))
     assert len(expected) == 2
-    client(stack, WRITE, "after the backup")
+    client(forks, stack, WRITE, "after the backup")
 
     with psycopg2.connect(address(stack, "mlflow")) as connection:
         connection.cursor().execute("DELETE FROM metrics; DELETE FROM latest_metrics")
@@ -98,7 +97,7 @@ def test_what_was_lost_comes_back_and_agrees(
     assert backup.latest("s3://backup/faces") == names[1]
     backup.load("s3://backup/faces", names[1], tmp_path / "back", ARTIFACTS)
     shell(stack, restoring(), tmp_path / "back")
-    assert json.loads(client(stack, READ)) == expected
+    assert json.loads(client(forks, stack, READ)) == expected
 
 
 def test_a_backup_without_its_end_is_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

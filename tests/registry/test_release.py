@@ -10,6 +10,7 @@ import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,23 +46,15 @@ MD5 = "0517a8" * 5 + "01.dir"
 IDENTITY = "e" * 64
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables made (3 s), to be copied."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracking.mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture(autouse=True)
-def place(empty_store: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the default stores, as one step of a pipeline run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
     tracking.pipeline_run_id.cache_clear()
     (tmp_path / "runs").mkdir()
-    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
     return tmp_path
 
 
@@ -327,7 +320,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
             files[file] = root / file
         reads = model.reads_source
         bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
-    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(bundle.HERE.parent)))
+    script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(Path(__file__).resolve().parents[2])))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-I", "-c", script],
@@ -514,8 +507,7 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     Manifest.build("judge", {}, {"recipe": "1", "dataset": "", "accuracy": {}}).write(judge)
     calls: list[str] = []
 
-    def score(self: Any, files: Any) -> pd.DataFrame:
-        seed = read_json(files["config.json"])["seed"]
+    def score(seed: int, *_: Any) -> pd.DataFrame:
         calls.append(str(seed))
         images = np.repeat(np.arange(80), 2)
         return pd.DataFrame(
@@ -528,8 +520,12 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
             }
         )  # fmt: skip
 
-    monkeypatch.setattr(promotion.Contest, "_score", score)
-    monkeypatch.setattr(promotion.Contest, "fingerprint", property(lambda self: IDENTITY))
+    seed_of: Callable[..., int] = lambda files: read_json(files["config.json"])["seed"]  # noqa: E731
+    evaluation, asked = "training.evaluation", SimpleNamespace(require=lambda: None)
+    monkeypatch.setattr("training.inference.translator.translator_from_files", seed_of)
+    monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: asked)
+    monkeypatch.setattr(f"{evaluation}.score.score", score)
+    monkeypatch.setattr(f"{evaluation}.fingerprint.fingerprint", lambda *_: IDENTITY)
     config = to_json(EvalConfig(bootstrap=200))
 
     def run(seed: int, override: str = "", **more: Any) -> dict[str, Any]:
@@ -668,7 +664,7 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
         return promotion.promote(version, binary, folder / "judge.json", config, "", out)
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion.Contest, "_score", None)  # evaluate's own table is used
+        patch.setattr("training.evaluation.score.score", None)  # evaluate's own table is used
         first = verdict()
     shutil.rmtree(open_store().root / "refs" / "scores")
     assert verdict() == first
@@ -707,15 +703,14 @@ def test_a_promoter_that_was_overtaken_judges_against_the_new_champion(
     """Better than the champion it read, not better than the one that came meanwhile."""
     judged(0)
     register(judged.dataset, 4)
-    judge = promotion._judge
+    decide = promotion.decide
 
-    def slow(contest: Any, name: str, number: str, champion: str, *rest: Any) -> Any:
-        verdict = judge(contest, name, number, champion, *rest)
-        if champion == "1":
+    def slow(*scores: Any) -> Any:
+        if registry.champion("stargan") == "1":
             registry.move("stargan", "1", "2", "promote", "another promoter")
-        return verdict
+        return decide(*scores)
 
-    monkeypatch.setattr(promotion, "_judge", slow)
+    monkeypatch.setattr(promotion, "decide", slow)
     assert not judged(1)["promoted"]
     assert registry.champion("stargan") == "2"
 
@@ -744,7 +739,7 @@ def test_a_server_in_another_process_serves_the_same_registry(
 RACER = """
     import sys, time, warnings
     warnings.simplefilter("ignore")
-    from training import registry, tracking
+    from training.registry import versions as registry
     registry.champion("stargan")
     print("ready", flush=True)
     sys.stdin.readline()
@@ -792,16 +787,15 @@ def test_a_move_recorded_and_never_done_leaves_no_trace(
     """A promoter that dies between the record and the alias."""
     register(binary, 0)
     register(binary, 1)
-    record = registry._record
 
-    def die(*arguments: Any) -> None:
-        record(*arguments)
+    def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_record", die)
+        patch.setattr(tracking.mlflow().MlflowClient, "set_registered_model_alias", die)
         with pytest.raises(KeyboardInterrupt):
             registry.move("stargan", None, "1", "promote", "dies")
+    assert [m["why"] for m in registry.history("stargan")] == ["dies"]
     assert registry.champion("stargan") is None
     registry.move("stargan", None, "2", "promote", "lives")
     assert [m["why"] for m in registry.history("stargan")] == ["lives"]
@@ -810,7 +804,8 @@ def test_a_move_recorded_and_never_done_leaves_no_trace(
 def test_a_lock_whose_holder_died_is_broken_after_its_time(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert registry._claim("stargan.lock", "a dead process")
+    dead = {"holder": "a dead process"}
+    tracking.client().create_registered_model("stargan.lock", tags=dead)
     monkeypatch.setattr(registry, "PATIENCE", 0.3)
     with pytest.raises(TimeoutError, match="another process"):
         registry.move("stargan", None, "1", "promote", "waits for the lock")

@@ -100,7 +100,7 @@ def test_a_changed_drawing_changes_the_pin(tmp_path: Path, monkeypatch: pytest.M
     assert not unchanged("data.dvc")
 
 
-@pytest.mark.slow
+@pytest.mark.long  # where DRAWN is not set, it draws 2,880 faces
 @pytest.mark.server
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not (ROOT / "data.dvc").is_file(), reason="this checkout has no data.dvc")

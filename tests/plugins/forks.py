@@ -1,0 +1,220 @@
+"""The project's programs as forks of one process that has torch, kfp and MLflow imported already.
+
+A program started anew spends 5 to 10 s of CPU on imports before its own work begins; a pipeline
+starts eleven of them. A fork is a process of its own all the same: with its environment, working
+folder, output and exit code. What it does not test is a start from nothing: the suite keeps some.
+"""
+
+import atexit
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import pytest
+
+PACKAGES = ("training", "components", "pipelines")
+HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplotlib.pyplot",
+         "great_expectations", "pandas", "scipy.stats", "boto3", "psycopg2")  # fmt: skip
+
+
+def preload() -> None:
+    """Import all that our programs import."""
+    for name in HEAVY:
+        importlib.import_module(name)
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__") and module.name != "pipelines.stack":
+                importlib.import_module(module.name)
+
+
+def program(command: Sequence[str]) -> Callable[[], object] | None:
+    """What a command does, if it is one of our programs, a kfp step or Python code; else None."""
+    words = [str(word) for word in command]
+    if words[0] == "sh" and "kfp.dsl.executor_main" in words[2]:
+        return lambda: step(words[3], words[4:])
+    if words[0] != sys.executable:
+        return None
+    if words[1] == "-c":
+        return lambda: code(words[2], words[3:])
+    # torchrun with one process trains as without it.
+    if words[1:3] == ["-m", "torch.distributed.run"] and words[6:8] == ["--nproc-per-node", "1"]:
+        words = [words[0], *words[words.index("-m", 3) :]]
+    if words[1] == "-m" and words[2].partition(".")[0] in PACKAGES:
+        return lambda: module(words[2], words[3:])
+    return None
+
+
+def module(name: str, arguments: list[str]) -> None:
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def code(text: str, arguments: list[str]) -> None:
+    sys.argv = ["-c", *arguments]
+    exec(compile(text, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def step(source: str, arguments: list[str]) -> None:
+    """As kfp's shell lines: the component's source in a file, run by its executor."""
+    path = Path(tempfile.mkdtemp()) / "ephemeral_component.py"
+    path.write_text(source)
+    os.environ["_KFP_RUNTIME"] = "true"
+    module("kfp.dsl.executor_main", ["--component_module_path", str(path), *arguments])
+
+
+def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) -> NoReturn:
+    """Be the program and end with its exit code, as the interpreter would."""
+    status = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        weakref.finalize._registry.clear()  # type: ignore[attr-defined] # the parent's, not ours
+        tempfile.tempdir = None
+        if env is not None:
+            os.environ.clear()
+            os.environ.update(env)
+        if cwd:
+            os.chdir(cwd)
+        sys.path[0] = str(Path.cwd())
+        subprocess.Popen = Forked  # type: ignore[misc]
+        start()
+        status = 0
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            sys.stderr.write(f"{end.code}\n")
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+class Forked(subprocess.Popen):  # type: ignore[type-arg]
+    """What a fork has in the place of Popen: our own programs are its forks, others as usual."""
+
+    def _execute_child(self, *given: Any) -> None:
+        asked = inspect.signature(super()._execute_child).bind(*given).arguments  # type: ignore[misc]
+        args = asked["args"]
+        start = None if isinstance(args, (str, bytes, os.PathLike)) else program(args)
+        if start is None:
+            super()._execute_child(*given)  # type: ignore[misc]
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if not self.pid:
+            if asked["start_new_session"]:
+                os.setsid()
+            wire(*(asked[name] for name in ("p2cread", "c2pwrite", "errwrite")))
+            become(start, asked["env"], asked["cwd"])
+        self._child_created = True
+        names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(asked[name] for name in names))  # type: ignore[attr-defined]
+
+
+def wire(*ends: int) -> None:
+    """Make these the standard streams (-1: as they are) and close everything else."""
+    for number, end in enumerate(ends):
+        if end not in (-1, number):
+            os.dup2(end, number)
+    os.closerange(3, 4096)
+
+
+def serve() -> None:
+    """Run the commands that come in, one a line of JSON; answer with each exit code."""
+    preload()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        start = program(asked["command"])
+        if start is None:
+            raise ValueError(f"{asked['command']}: not one of our programs")
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            out = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            wire(os.open(os.devnull, os.O_RDONLY), out, out)
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            become(start, asked["env"], asked["cwd"])
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+class Forks:
+    """The process that forks, started at the first command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "output"
+        self.server: subprocess.Popen[str] | None = None
+
+    def run(
+        self, command: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Exit code of the command and what it wrote, errors among the rest."""
+        if self.server is None:
+            self.server = subprocess.Popen(
+                [sys.executable, "-W", "ignore", __file__], text=True, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+            )  # fmt: skip
+            assert self.answer() == "ready"
+        assert self.server.stdin
+        self.output.write_bytes(b"")
+        asked = {"command": [str(word) for word in command], "cwd": str(cwd or Path.cwd()),
+                 "env": env or dict(os.environ), "output": str(self.output)}  # fmt: skip
+        try:
+            self.server.stdin.write(f"{json.dumps(asked)}\n")
+            self.server.stdin.flush()
+            return int(self.answer()), self.output.read_text(errors="replace")
+        except BaseException:  # a timeout: the next one must not take this one's answer
+            self.close()
+            raise
+
+    def answer(self) -> str:
+        assert self.server
+        assert self.server.stdout
+        line = self.server.stdout.readline().strip()
+        assert line, "the process that forks has ended"
+        return line
+
+    def close(self) -> None:
+        if self.server:
+            started = psutil.Process(self.server.pid)
+            for process in [*started.children(recursive=True), started]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.server.communicate()
+            self.server = None
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Runs our programs without the time that imports take."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()
+
+
+if __name__ == "__main__":
+    sys.modules["forks"] = sys.modules["__main__"]  # survives a program that becomes __main__
+    sys.path[0] = str(Path.cwd())
+    serve()
