@@ -37,7 +37,9 @@ def test_two_runs_with_the_same_seed_are_bit_equal(
 def test_a_label_space_that_a_model_does_not_take_is_refused_in_words(
     joint: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"celeba: binary, rafd: onehot: .* one data set whose"):
+    with pytest.raises(
+        ValueError, match=r"celeba: binary, rafd: onehot: .* one data set of classes"
+    ):
         go(joint, tmp_path / "run", name="starganv2")
 
 

@@ -233,6 +233,7 @@ class Toy:
     """A model in name: brightens by the seed or takes the reference, and says what it takes."""
 
     supported_options = ("seed", "reference")
+    edits_own_labels = True
 
     def translate(
         self,
@@ -302,6 +303,7 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
 
     class Pairs(Toy):
         supported_options = ()
+        edits_own_labels = False
 
         def translate(
             self,

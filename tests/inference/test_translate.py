@@ -95,7 +95,7 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "typed", "source", "target", "ask"), EDITS)
+@pytest.mark.parametrize(("name", "typed", "source", "target", "options"), EDITS)
 def test_what_is_typed_is_what_the_model_is_asked(
     name: str,
     typed: list[str],

@@ -9,7 +9,7 @@ import torch
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
-from training.data.dataset import Faces, Order, memory_order
+from training.data.dataset import Faces, Order, generator, memory_order
 from training.engine import checkpoint
 from training.engine.checkpoint import Optimisers, State
 from training.engine.distributed import World, freeze
@@ -155,6 +155,9 @@ class Session:
         for name, rate in self.rates().items():
             for group in state.optim[name].param_groups:
                 group["lr"] = rate
+        # Dropout: torch's own stream begins anew, so that a resumed run draws the same.
+        stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
+        torch.manual_seed(stream.initial_seed())
         due, index = self.due()
         batch = self.draw(dataset, drawn, index)
         losses: Losses = {}

@@ -133,10 +133,10 @@ class Generator(nn.Module):
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
-            out: Tensor = self.decoder(features, b)
-            return out
+            blind: Tensor = self.decoder(features, b)
+            return blind
         asked = self.signed.asked(source, target)
-        fake = self.decoder(features, torch.where(asked, intensity * b, b))
+        fake: Tensor = self.decoder(features, torch.where(asked, intensity * b, b))
         if not both:
             return fake
         return fake, self.decoder(features, self.strength * self.signed(source))

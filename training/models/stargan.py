@@ -5,7 +5,7 @@ head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -106,10 +106,9 @@ JOINT = ("celeba", "rafd")
 REPOSITORY = 3_200_000
 
 
-def _paper(model: Model, length: int, size: int = 128, **data: Any) -> Preset:
+def _paper(model: Model, length: int, data: DataConfig) -> Preset:
     """The paper's settings: the rate falls over the second half."""
-    train = TrainConfig(images=length, decay_images=length // 2)
-    return Preset(model, DataConfig(size=size, **data), train)
+    return Preset(model, data, TrainConfig(images=length, decay_images=length // 2))
 
 
 @dataclass(frozen=True)
@@ -166,15 +165,17 @@ class StarGAN(Model):
                 ),
             ),
             "smoke": smoke(small),
-            "celeba-128": _paper(cls(), CELEBA),
-            "celeba-256": _paper(cls(), CELEBA, 256),
-            "rafd-128": _paper(cls(), RAFD, datasets=("rafd",)),
-            "joint-128": _paper(cls(), 2 * REPOSITORY, datasets=JOINT),
-            "joint-256": _paper(cls(), 2 * REPOSITORY, 256, datasets=JOINT),
+            "celeba-128": _paper(cls(), CELEBA, DataConfig()),
+            "celeba-256": _paper(cls(), CELEBA, DataConfig(size=256)),
+            "rafd-128": _paper(cls(), RAFD, DataConfig(datasets=("rafd",))),
+            "joint-128": _paper(cls(), 2 * REPOSITORY, DataConfig(datasets=JOINT)),
+            "joint-256": _paper(cls(), 2 * REPOSITORY, DataConfig(size=256, datasets=JOINT)),
             # The reference code's own choices: its length, its random split, its decay without
             # effect.
             "celeba-128-repo": _paper(
-                cls(fidelity="repo"), REPOSITORY, split="paper", interpolation="bilinear"
+                cls(fidelity="repo"),
+                REPOSITORY,
+                DataConfig(split="paper", interpolation="bilinear"),
             ),
         }  # fmt: skip
 

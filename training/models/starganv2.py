@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(self.norm1(x), 0.2))
-        short = self.short(x)
+        short: Tensor = self.short(x)
         if self.shrink:
             h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
         out: Tensor = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
@@ -366,12 +366,12 @@ class StarGANv2(Model):
         """The first (0) or second (1) style of the target's domain."""
         y = batch.target.argmax(1)
         if latent or not self.styled:
-            out: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
-            return out
+            mapped: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
+            return mapped
         if batch.reference is None:
             raise ValueError("StarGAN v2 trains on batches with references")
-        out: Tensor = nets["E"](batch.reference[:, which], y)
-        return out
+        encoded: Tensor = nets["E"](batch.reference[:, which], y)
+        return encoded
 
     def s_org(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
         """The style that leads back to x."""
@@ -468,8 +468,9 @@ class StarGANv2(Model):
         """
         y = target.argmax(1)
         if options.reference is not None:
-            out: Tensor = nets["G"](image, nets["E"](options.reference, y)).clamp(-1, 1)
-            return out
+            s_trg = nets["E"](options.reference, y)
+            styled: Tensor = nets["G"](image, s_trg).clamp(-1, 1)
+            return styled
         s = nets["F"](fixed(image, options.seed or 0), y)
         if source is not None and options.seed is None:
             stays = source.argmax(1) == y
