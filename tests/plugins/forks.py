@@ -32,6 +32,16 @@ HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplo
          "great_expectations", "pandas", "scipy.stats", "boto3", "psycopg2")  # fmt: skip
 
 
+AT_END: list[Callable[..., Any]] = []  # what this fork has given to atexit
+_register = atexit.register
+
+
+def at_end(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """In the place of `atexit.register` in a fork."""
+    AT_END.append(function)
+    return _register(function, *args, **kwargs)
+
+
 def preload() -> None:
     """Import all that our programs import."""
     for name in HEAVY:
@@ -83,7 +93,12 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        weakref.finalize._registry.clear()  # type: ignore[attr-defined] # the parent's, not ours
+        # What the parent does at its end is not for us to do.
+        weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+        for function in AT_END:
+            atexit.unregister(function)
+        AT_END.clear()
+        atexit.register = at_end
         tempfile.tempdir = None
         if env is not None:
             os.environ.clear()
