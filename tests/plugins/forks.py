@@ -6,10 +6,12 @@ folder, output and exit code. What it does not test is a start from nothing: the
 """
 
 import atexit
+import builtins
 import contextlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import pkgutil
 import runpy
@@ -32,6 +34,7 @@ HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplo
          "great_expectations", "pandas", "scipy.stats", "boto3", "psycopg2")  # fmt: skip
 
 
+PRINT, HANDLERS = builtins.print, [*logging.root.handlers]
 AT_END: list[Callable[..., Any]] = []  # what this fork has given to atexit
 _register = atexit.register
 
@@ -93,6 +96,11 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # kfp.local indents what is printed and has a logger of its own.
+        builtins.print = PRINT
+        logging.disable(logging.NOTSET)
+        logging.root.handlers[:] = HANDLERS
+        logging.root.setLevel(logging.WARNING)
         # What the parent does at its end is not for us to do.
         weakref.finalize._registry.clear()  # type: ignore[attr-defined]
         for function in AT_END:
@@ -159,6 +167,7 @@ def wire(*ends: int) -> None:
 def serve() -> None:
     """Run the commands that come in, one a line of JSON; answer with each exit code."""
     preload()
+    HANDLERS[:] = logging.root.handlers
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
