@@ -6,10 +6,12 @@ folder, output and exit code. What it does not test is a start from nothing: the
 """
 
 import atexit
+import builtins
 import contextlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import pkgutil
 import runpy
@@ -30,6 +32,17 @@ import pytest
 PACKAGES = ("training", "components", "pipelines")
 HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplotlib.pyplot",
          "great_expectations", "pandas", "scipy.stats", "boto3", "psycopg2")  # fmt: skip
+
+
+PRINT, HANDLERS = builtins.print, [*logging.root.handlers]
+AT_END: list[Callable[..., Any]] = []  # what this fork has given to atexit
+_register = atexit.register
+
+
+def at_end(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """In the place of `atexit.register` in a fork."""
+    AT_END.append(function)
+    return _register(function, *args, **kwargs)
 
 
 def preload() -> None:
@@ -83,7 +96,17 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        weakref.finalize._registry.clear()  # type: ignore[attr-defined] # the parent's, not ours
+        # kfp.local indents what is printed and has a logger of its own.
+        builtins.print = PRINT
+        logging.disable(logging.NOTSET)
+        logging.root.handlers[:] = HANDLERS
+        logging.root.setLevel(logging.WARNING)
+        # What the parent does at its end is not for us to do.
+        weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+        for function in AT_END:
+            atexit.unregister(function)
+        AT_END.clear()
+        atexit.register = at_end
         tempfile.tempdir = None
         if env is not None:
             os.environ.clear()
@@ -144,6 +167,7 @@ def wire(*ends: int) -> None:
 def serve() -> None:
     """Run the commands that come in, one a line of JSON; answer with each exit code."""
     preload()
+    HANDLERS[:] = logging.root.handlers
     print("ready", flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
