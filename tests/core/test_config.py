@@ -23,11 +23,11 @@ from training.core.config import (
     to_json,
 )
 from training.core.files import sha256_bytes
-from training.models import presets
+from training.models import MODELS, presets
 from training.resolve import judge_hash
 
 GOLDEN = json.loads(Path(__file__).with_name("presets.json").read_text())
-PARTS = (DataConfig, TrainConfig, JudgeConfig, EvalConfig)
+PARTS = (DataConfig, TrainConfig, JudgeConfig, EvalConfig, *MODELS.values())
 
 
 def test_every_section_of_every_preset_keeps_its_bytes() -> None:
@@ -53,7 +53,7 @@ def test_a_preset_is_within_its_own_bounds(key: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("section", PARTS)
-def test_every_field_of_a_section_has_a_meaning(section: type) -> None:
+def test_every_field_of_a_section_or_model_has_a_meaning(section: type) -> None:
     assert [name for name, _, _, meaning in describe(section) if not meaning] == []
 
 

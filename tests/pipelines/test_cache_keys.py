@@ -54,7 +54,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_changed_section_costs_its_own_steps_alone(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`eval.*` keeps six of seven results, `train.*` five, the judge's four, the data's one."""
+    """`eval.*` keeps six of seven results, `train.*` five, as the judge's, the data's one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
 

@@ -7,13 +7,23 @@ critic D and the attribute classifier C.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import (
+    DataConfig,
+    Decay,
+    Natural,
+    Positive,
+    Rate,
+    Share,
+    TrainConfig,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.models.base import (
@@ -183,25 +193,36 @@ SMALL: dict[str, Any] = {
 class AttGAN(Model):
     """The paper's numbers, as in the author's TensorFlow code."""
 
-    dim: int = 64  # of the first layer of encoder and decoder
-    layers: int = 5
-    shortcut_layers: int = 1
-    inject_layers: int = 1
-    d_dim: int = 64
-    d_layers: int = 5
-    d_fc: int = 1024
-    lambda_rec: float = 100.0
-    lambda_g_cls: float = 10.0
-    lambda_d_cls: float = 1.0
-    lambda_gp: float = 10.0
-    n_critic: int = 5
-    strength: float = 1.0  # of a label in training: ±1
-    test_int: float = 2.0  # factor on an edited label at test; the published numbers need it
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    bn_momentum: float = 0.001
-    averages: bool = False  # keep a moving average of G, which the paper does not
+    dim: Annotated[
+        Positive, Field(description="channels of the first layer of encoder and decoder")
+    ] = 64
+    layers: Annotated[Positive, Field(description="layers of encoder and decoder")] = 5
+    shortcut_layers: Annotated[
+        Natural, Field(description="skip connections from encoder to decoder")
+    ] = 1
+    inject_layers: Annotated[
+        Natural, Field(description="decoder layers that are given the labels again")
+    ] = 1
+    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
+    d_layers: Annotated[Positive, Field(description="layers of D")] = 5
+    d_fc: Annotated[Positive, Field(description="units of D's fully connected layer")] = 1024
+    lambda_rec: Annotated[Weight, Field(description="weight of the reconstruction loss")] = 100.0
+    lambda_g_cls: Annotated[Weight, Field(description="weight of G's classification loss")] = 10.0
+    lambda_d_cls: Annotated[Weight, Field(description="weight of D's classification loss")] = 1.0
+    lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
+    n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
+    strength: Annotated[Weight, Field(description="of a label in training: ±1")] = 1.0
+    test_int: Annotated[
+        Weight,
+        Field(description="factor on an edited label at test; the published numbers need it"),
+    ] = 2.0
+    lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    bn_momentum: Annotated[Share, Field(description="momentum of batch normalisation")] = 0.001
+    averages: Annotated[
+        bool, Field(description="keep moving averages of G, which the paper does not")
+    ] = False
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified

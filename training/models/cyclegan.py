@@ -6,13 +6,14 @@ pairs of a label space take turns and share one budget.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import DataConfig, Decay, Positive, Rate, TrainConfig, Weight
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -106,17 +107,27 @@ class Discriminator(nn.Module):
 class CycleGAN(Model):
     """The published code's numbers; without its pool of 50 old fakes, which has a memory."""
 
-    dim: int = 64
-    blocks: int = 6  # 9 at 256 px
-    d_dim: int = 64
-    d_layers: int = 3
-    lambda_cyc: float = 10.0
-    lambda_idt: float = 5.0
-    lr: float = 2e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    averages: bool = False  # keep moving averages, which the paper does not
-    hub: str = ""  # pairs of this class alone: StarGAN's comparison on RaFD has neutral's seven
+    dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
+    blocks: Annotated[
+        Positive, Field(description="residual blocks of G; the paper's are 9 at 256 px")
+    ] = 6
+    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
+    d_layers: Annotated[Positive, Field(description="layers of D")] = 3
+    lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 10.0
+    lambda_idt: Annotated[Weight, Field(description="weight of the identity loss")] = 5.0
+    lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    averages: Annotated[
+        bool, Field(description="keep moving averages of G, which the paper does not")
+    ] = False
+    hub: Annotated[
+        str,
+        Field(
+            description="pairs of this class alone: StarGAN's comparison on RaFD has neutral's "
+            "seven"
+        ),
+    ] = ""
 
     adversarial: ClassVar[Adversarial] = Adversarial(
         "lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))

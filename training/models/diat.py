@@ -8,13 +8,14 @@ that comes with the data.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import DataConfig, Decay, Positive, Rate, TrainConfig, Weight
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -67,20 +68,29 @@ class Critic(nn.Module):
 class DIAT(Model):
     """StarGAN's recipe (its paper trains all models alike); λ_id is ours."""
 
-    dim: int = 64
-    blocks: int = 6
-    d_dim: int = 64
-    d_repeat_num: int = 6
-    lambda_id: float = 10.0  # of 1, G painted noise that pleases D
-    lambda_gp: float = 10.0
-    n_critic: int = 5
-    lr: float = 1e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    averages: bool = False  # keep moving averages, which the paper does not
-    # pairs of this class alone; StarGAN's table counts the 7 directions that leave RaFD's neutral,
-    # those back are ours, for edits between the others
-    hub: str = ""
+    dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
+    blocks: Annotated[Positive, Field(description="residual blocks of G")] = 6
+    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    lambda_id: Annotated[
+        Weight,
+        Field(description="weight of the identity loss; of 1, G painted noise that pleases D"),
+    ] = 10.0
+    lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
+    n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
+    lr: Annotated[Rate, Field(description="learning rate")] = 1e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    averages: Annotated[
+        bool, Field(description="keep moving averages of G, which the paper does not")
+    ] = False
+    hub: Annotated[
+        str,
+        Field(
+            description="pairs of this class alone; StarGAN's table counts the 7 directions that "
+            "leave RaFD's neutral, those back are ours, for edits between the others"
+        ),
+    ] = ""
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")

@@ -5,13 +5,23 @@ moves is painted. Conditions are intensities in [0, 1], the paper's 17 action un
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, JudgeConfig, TrainConfig
+from training.core.config import (
+    DataConfig,
+    Decay,
+    JudgeConfig,
+    Positive,
+    Rate,
+    Share,
+    TrainConfig,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import UNITS, Kind, LabelSpace
 from training.models.base import (
@@ -78,22 +88,28 @@ class GANimation(Model):
     of 25 and 128 px that is 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
     """
 
-    conv_dim: int = 64
-    repeat_num: int = 6
-    d_conv_dim: int = 64
-    d_repeat_num: int = 6
-    lambda_cond: float = 160.0
-    lambda_cyc: float = 10.0
-    lambda_mask: float = 0.1
-    lambda_tv: float = 4.1
-    lambda_gp: float = 10.0
-    noise: float = 0.1  # half-width of what is added to another face's intensities
-    n_critic: int = 5
-    g_lr: float = 1e-4
-    d_lr: float = 1e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    averages: bool = False  # keep a moving average of G, which the paper does not
+    conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
+    repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
+    d_conv_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    lambda_cond: Annotated[Weight, Field(description="weight of the units' regression")] = 160.0
+    lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 10.0
+    lambda_mask: Annotated[Weight, Field(description="weight of the attention mask's size")] = 0.1
+    lambda_tv: Annotated[
+        Weight, Field(description="weight of the attention mask's total variation")
+    ] = 4.1
+    lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
+    noise: Annotated[
+        Share, Field(description="half-width of what is added to another face's intensities")
+    ] = 0.1
+    n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
+    g_lr: Annotated[Rate, Field(description="learning rate of G")] = 1e-4
+    d_lr: Annotated[Rate, Field(description="learning rate of D")] = 1e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    averages: Annotated[
+        bool, Field(description="keep moving averages of G, which the paper does not")
+    ] = False
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))

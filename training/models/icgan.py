@@ -5,13 +5,14 @@ edit is G(Ez(x), y'), y' in [-1, 1]: Ey(x) with the labels changed that are to c
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import DataConfig, Decay, Positive, Rate, Share, TrainConfig
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.models.base import (
@@ -104,17 +105,21 @@ def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
 class IcGAN(Model):
     """The published numbers, at 64 px."""
 
-    dim: int = 64  # of G's last and D's first hidden layer
-    latent: int = 100
-    e_dim: int = 32
-    z_hidden: int = 4096
-    y_hidden: int = 512
-    lr: float = 2e-4
-    beta1: float = 0.5
-    e_lr: float = 1e-4
-    e_beta1: float = 0.1
-    beta2: float = 0.999
-    gan_share: float = 0.625  # of the images, before the encoders' turn: 25 epochs of 25 + 15
+    dim: Annotated[
+        Positive, Field(description="channels of G's last and D's first hidden layer")
+    ] = 64
+    latent: Annotated[Positive, Field(description="length of z")] = 100
+    e_dim: Annotated[Positive, Field(description="channels of the encoders' first layer")] = 32
+    z_hidden: Annotated[Positive, Field(description="units of Ez's hidden layer")] = 4096
+    y_hidden: Annotated[Positive, Field(description="units of Ey's hidden layer")] = 512
+    lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    e_lr: Annotated[Rate, Field(description="learning rate of the encoders")] = 1e-4
+    e_beta1: Annotated[Decay, Field(description="the same for the encoders")] = 0.1
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    gan_share: Annotated[
+        Share, Field(description="of the images, before the encoders' turn: 25 epochs of 25 + 15")
+    ] = 0.625
 
     reads_source: ClassVar[bool] = True  # what does not change is as Ey sees it
     adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))

@@ -5,13 +5,14 @@ head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, JudgeConfig, TrainConfig
+from training.core.config import DataConfig, Decay, JudgeConfig, Positive, Rate, TrainConfig, Weight
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.models.base import (
@@ -115,24 +116,38 @@ def _paper(model: Model, length: int, data: DataConfig) -> Preset:
 class StarGAN(Model):
     """The paper's numbers; where the reference code errs, `fidelity` says whom to follow."""
 
-    conv_dim: int = 64  # of G's first layer
-    repeat_num: int = 6  # residual blocks of G
-    d_conv_dim: int = 64
-    d_repeat_num: int = 6  # strided layers of D
-    lambda_cls: float = 1.0
-    lambda_rec: float = 10.0
-    lambda_gp: float = 10.0
-    n_critic: int = 5
-    g_lr: float = 1e-4
-    d_lr: float = 1e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    # paper: the rate falls to 0 over the decay; repo: the reference's decay, which changes nothing
-    fidelity: Literal["paper", "repo"] = "paper"
-    # the penalty's slope is that of the patches' sum (as published) or of their mean
-    gp_patches: Literal["sum", "mean"] = "sum"
-    # B of StarGAN v2's table 1: D has a critic of its own for each class, and no label head
-    d_branches: bool = False
+    conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
+    repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
+    d_conv_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    lambda_cls: Annotated[Weight, Field(description="weight of the classification loss")] = 1.0
+    lambda_rec: Annotated[Weight, Field(description="weight of the reconstruction loss")] = 10.0
+    lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
+    n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
+    g_lr: Annotated[Rate, Field(description="learning rate of G")] = 1e-4
+    d_lr: Annotated[Rate, Field(description="learning rate of D")] = 1e-4
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
+    fidelity: Annotated[
+        Literal["paper", "repo"],
+        Field(
+            description="paper: the learning rate falls to 0 over the decay; repo: the reference "
+            "code's decay, which changes nothing"
+        ),
+    ] = "paper"
+    gp_patches: Annotated[
+        Literal["sum", "mean"],
+        Field(
+            description="slope of the penalty: of the patches' sum, as published, or of their mean"
+        ),
+    ] = "sum"
+    d_branches: Annotated[
+        bool,
+        Field(
+            description="B of StarGAN v2's table 1: D has a critic of its own for each class, "
+            "and no label head"
+        ),
+    ] = False
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
 

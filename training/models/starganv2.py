@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import DataConfig, Decay, Natural, Positive, Rate, TrainConfig, Weight
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -240,23 +241,39 @@ class StarGANv2(Model):
     with `d_branches`.
     """
 
-    dim: int = 0  # of the first layer; 0: 2^14 / size
-    max_dim: int = 512
-    hidden: int = 512  # of F
-    # latent: z itself, by one map for all domains; label: no more than the domain
-    style: Literal["code", "latent", "label"] = "code"
-    w_hpf: float = 0.0  # high-pass skips are divided by it; 0: none
-    landmarks: str = ""  # PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0
-    lambda_reg: float = 1.0
-    lambda_sty: float = 1.0
-    lambda_ds: float = 1.0  # at the start; 2 for AFHQ
-    lambda_cyc: float = 1.0
-    ds_share: float = 1.0  # of the schedule, over which λ_ds falls to 0
-    lr: float = 1e-4
-    f_lr: float = 1e-6
-    beta1: float = 0.0
-    beta2: float = 0.99
-    weight_decay: float = 1e-4
+    dim: Annotated[Natural, Field(description="channels of the first layer; 0: 2^14 / size")] = 0
+    max_dim: Annotated[Positive, Field(description="most channels of a layer")] = 512
+    hidden: Annotated[Positive, Field(description="units of F's hidden layers")] = 512
+    style: Annotated[
+        Literal["code", "latent", "label"],
+        Field(
+            description="latent: z itself, by one map for all domains; label: no more than the "
+            "domain"
+        ),
+    ] = "code"
+    w_hpf: Annotated[Weight, Field(description="high-pass skips are divided by it; 0: none")] = 0.0
+    landmarks: Annotated[
+        str, Field(description="PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0")
+    ] = ""
+    lambda_reg: Annotated[Weight, Field(description="weight of R1")] = 1.0
+    lambda_sty: Annotated[Weight, Field(description="weight of the style reconstruction")] = 1.0
+    lambda_ds: Annotated[
+        Weight, Field(description="weight of the diversity loss at the start; 2 for AFHQ")
+    ] = 1.0
+    lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 1.0
+    ds_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="of the schedule, over which the weight of the diversity loss falls to 0",
+        ),
+    ] = 1.0
+    lr: Annotated[Rate, Field(description="learning rate")] = 1e-4
+    f_lr: Annotated[Rate, Field(description="learning rate of F")] = 1e-6
+    beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.0
+    beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.99
+    weight_decay: Annotated[Weight, Field(description="Adam's weight decay")] = 1e-4
 
     adversarial: ClassVar[Adversarial] = Adversarial(
         "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))

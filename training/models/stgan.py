@@ -5,12 +5,13 @@ connections pass selective transfer units (STU), which transform the encoder's f
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, TrainConfig
+from training.core.config import DataConfig, Natural, TrainConfig, Weight
 from training.data.labels import LabelSpace
 from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
 from training.models.base import Preset
@@ -98,13 +99,30 @@ LENGTH = 36_364_800
 class STGAN(AttGAN):
     """The paper's numbers."""
 
-    shortcut_layers: int = 4
-    inject_layers: int = 4
-    stu_dim: int = 0  # of the outermost unit; 0: dim, as published but at 384 px (48, units 64)
-    use_stu: bool = True  # off: plain skip connections, the paper's ablation
-    # what a unit hands on as state: r∘ŝ as published, f' (a GRU), or ŝ
-    stu_state: Literal["stu", "gru", "direct"] = "stu"
-    test_int: float = 2.0  # ±1.5 instead of ±1 for an edited label, as behind the paper's numbers
+    shortcut_layers: Annotated[
+        Natural, Field(description="selective transfer units between encoder and decoder")
+    ] = 4
+    inject_layers: Annotated[
+        Natural, Field(description="decoder layers that are given the label difference again")
+    ] = 4
+    stu_dim: Annotated[
+        Natural,
+        Field(
+            description="channels of the outermost unit; 0: dim, as published but at 384 px (48, "
+            "units 64)"
+        ),
+    ] = 0
+    use_stu: Annotated[
+        bool, Field(description="off: plain skip connections, the paper's ablation")
+    ] = True
+    stu_state: Annotated[
+        Literal["stu", "gru", "direct"],
+        Field(description="what a unit hands on as state: r∘ŝ as published, f' (a GRU), or ŝ"),
+    ] = "stu"
+    test_int: Annotated[
+        Weight,
+        Field(description="±1.5 instead of ±1 for an edited label, as behind the paper's numbers"),
+    ] = 2.0
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

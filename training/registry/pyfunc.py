@@ -17,7 +17,7 @@ from training.tracking import client as tracking
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY = PACKAGE / "registry" / "portable.py"  # what MLflow runs
-REQUIREMENTS = ("mlflow", "numpy", "safetensors", "torch")
+REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch")
 
 
 def modules(start: Path) -> list[Path]:

@@ -1,0 +1,168 @@
+"""How the training programs hand on what they were given, and how they end."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import launch as launching
+from training import train as training
+from training import trainjob
+from training.cluster.job import Request, Shape
+from training.cluster.kubernetes import ClusterError
+from training.core.cli import StoppedError
+from training.storage.store import Store
+
+REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
+SHAPE = Shape(template=str(Path(__file__).parents[2] / "k8s" / "jobs" / "trainjob.yaml"))
+
+
+class Cluster:
+    """A cluster whose job does what a test says; remembers what was deleted."""
+
+    during: Callable[[], None]
+    deleted: list[str]
+
+    def __init__(self, stops: list[int]) -> None:
+        self.stops = stops
+
+    def itself(self) -> tuple[list[dict[str, Any]], str]:
+        type(self).during()
+        return [], ""
+
+    def create(self, job: dict[str, Any]) -> bool:
+        raise AssertionError(job)
+
+    def delete(self, name: str) -> None:
+        self.deleted.append(name)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> type[Cluster]:
+    class Mine(Cluster):
+        deleted: list[str] = []  # noqa: RUF012 - one a test
+
+    monkeypatch.setattr(trainjob, "Cluster", Mine)
+    return Mine
+
+
+def stop_and(error: Exception) -> Callable[[], None]:
+    def during() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise error
+
+    return during
+
+
+def test_a_stopped_job_is_deleted_and_said_to_be_stopped(
+    store: Path, tmp_path: Path, cluster: type[Cluster]
+) -> None:
+    """The request that the signal cut short is the cause, not the outcome; the signal is free."""
+    before = signal.getsignal(signal.SIGTERM)
+    cut = ClusterError("no answer")
+    cluster.during = staticmethod(stop_and(cut))
+    with pytest.raises(StoppedError, match="the same command goes on") as caught:
+        trainjob.launch(REQUEST, SHAPE, tmp_path / "model.json")
+    assert caught.value.__cause__ is cut
+    assert cluster.deleted == [REQUEST.name]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_failure_is_not_masked_by_a_stop(
+    store: Path, tmp_path: Path, cluster: type[Cluster]
+) -> None:
+    cluster.during = staticmethod(stop_and(ValueError("the loss is not finite")))
+    with pytest.raises(ValueError, match="the loss is not finite"):
+        trainjob.launch(REQUEST, SHAPE, tmp_path / "model.json")
+    assert cluster.deleted == [REQUEST.name]
+
+
+def test_a_failure_without_a_stop_deletes_nothing(
+    store: Path, tmp_path: Path, cluster: type[Cluster]
+) -> None:
+    def during() -> None:
+        raise ClusterError("no answer")
+
+    cluster.during = staticmethod(during)
+    with pytest.raises(ClusterError, match="no answer"):
+        trainjob.launch(REQUEST, SHAPE, tmp_path / "model.json")
+    assert cluster.deleted == []
+
+
+def test_the_pods_train_what_the_request_says(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name of its pipeline run, for the time of the training alone."""
+    from training.core import environment
+
+    request = Request("{}", "stargan", "{}", "{}", pipeline_run="run-7", child=True)
+    Store().refer(f"jobs/{request.name}/request", trainjob.json.dumps(trainjob.asdict(request)))
+    monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
+    seen: dict[str, Any] = {}
+
+    def train(*_: Any, **options: Any) -> None:
+        seen.update(options, run=environment.PIPELINE_RUN_ID.get())
+
+    monkeypatch.setattr(training, "train", train)
+    trainjob.run(request.name)
+    assert (seen["run"], seen["child"]) == ("run-7", True)
+    assert environment.PIPELINE_RUN_ID.get() == ""
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_one_of_several_models_is_said_to_be_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: bool
+) -> None:
+    commands: list[list[str]] = []
+
+    class Torchrun:
+        returncode = 0
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            commands.append(command)
+
+        def __enter__(self) -> "Torchrun":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr("training.launch.subprocess.Popen", Torchrun)
+    request = Request("{}", "stargan", "{}", "{}", child=child)
+    launching._torchrun(1, tmp_path / "d.json", request, tmp_path / "m.json", tmp_path)
+    assert ("--child" in commands[0]) == child
+
+
+def test_configurations_given_as_json_are_not_resolved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preset that does not exist is no mistake then."""
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(training, "train", lambda *given, **_: seen.append(given))
+    words = ["d.json", "--out", "m.json", "--preset", "none"]
+    training.main([*words, "--model-config", "{}", "--train-config", '{"seed": 3}'])
+    assert seen == [(Path("d.json"), Path("m.json"), "stargan", "{}", '{"seed": 3}')]
+    with pytest.raises(ValueError, match="unknown preset 'none'"):
+        training.main([*words, "--model-config", "{}"])
+
+
+def test_a_stopped_step_ends_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise StoppedError("stopped; the same command goes on")
+
+    monkeypatch.setattr(launching, "launch", stopped)
+    with pytest.raises(SystemExit) as ended:
+        launching.step()
+    assert ended.value.code == 143
+
+
+def test_the_launcher_needs_no_torch() -> None:
+    """The step that only starts a TrainJob runs in few megabytes."""
+    code = "import sys, training.launch; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
