@@ -1,4 +1,4 @@
-"""The page of an evaluation whose every part is filled, against its text as it was first written."""
+"""The page of a full evaluation, against the text that it had before it was a template."""
 
 import json
 import re
