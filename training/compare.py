@@ -3,8 +3,8 @@
     python -m training.compare --run stargan model.json evaluation.json dataset.json \\
         --run attgan model.json evaluation.json dataset.json --title "2,000 images each" --out P
 
-Scores compare only where the evaluation's identity (images, judge, tasks, protocol) is the same;
-models of another one stand in a table of their own.
+Scores compare only where the evaluation's fingerprint (images, judge, tasks, protocol) is the same;
+models with another one are in a table of their own.
 """
 
 import argparse

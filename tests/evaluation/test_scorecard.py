@@ -1,4 +1,4 @@
-"""The evaluation page says what was measured, and what was not."""
+"""The page of a full evaluation, against the text that it had before it was a template."""
 
 import json
 import re

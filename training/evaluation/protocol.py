@@ -1,4 +1,4 @@
-"""Versions of how things are judged; part of the identity of every score. Imports nothing heavy."""
+"""Versions of how things are judged; part of every score's fingerprint. Imports nothing heavy."""
 
 # How the judges are built and trained: raise it with any change that gives other weights.
 JUDGE_RECIPE = "2"
