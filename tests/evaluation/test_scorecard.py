@@ -30,7 +30,7 @@ from training.evaluation.records import (
     stored_tasks,
 )
 from training.evaluation.scorecard import render
-from training.models.base import Symptom
+from training.models.base import Diagnostic
 
 GOLDEN = Path(__file__).parent / "golden"
 JUDGE = {
@@ -101,8 +101,8 @@ def evaluation() -> Evaluation:
             SweepPoint(1.5, 0.8, 0.5, None, 0.75),
         ],
         symptoms=[
-            Symptom("balance", 1.25, -0.1, 1.0, "D has left G behind"),
-            Symptom("diversity", 0.02, 0.01, 10.0, "one picture for all"),
+            Diagnostic("balance", 1.25, -0.1, 1.0, "D has left G behind"),
+            Diagnostic("diversity", 0.02, 0.01, 10.0, "one picture for all"),
         ],
         training={"seconds": 600.0, "images": 2000.0, "data_wait_share": 0.05, "balance": 0.5,
                   "steps": 9.0},
