@@ -98,6 +98,20 @@ def stargan(
             replicates=trained.outputs["replicates"], eval_config=what["eval_config"],
             override=override,
         ).set_caching_options(False)  # fmt: skip
+    for step, title in {
+        start: "Resolve configuration",
+        pulled: "Pull raw data",
+        valid: "Validate raw data",
+        images: "Preprocess images",
+        unified: "Unify labels",
+        judged: "Train judge",
+        trained: "Train model",
+        scored: "Evaluate model",
+        version: "Register version",
+        verdict: "Promote through the gate",
+        ended: "Report status",
+    }.items():
+        step.set_display_name(title)
     cluster.reached(
         start, pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
     )
