@@ -265,7 +265,7 @@ def test_styles_that_make_no_difference_have_no_diversity(scene: tuple[Faces, Ju
     rows, seen = diversity(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
     assert all(row.apart > 0 and row.distance == "diversity_vgg" for row in rows)
     assert set(seen) == {"latent", "reference"}
-    assert diversity(toy(faces, object()), faces, words, EvalConfig(limit=4)) == ([], {})
+    assert diversity(toy(faces, StarGAN.tiny()), faces, words, EvalConfig(limit=4)) == ([], {})
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
