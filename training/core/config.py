@@ -151,7 +151,7 @@ class TrainConfig:
     log_images: Annotated[Positive, Field(description="between two lines of the log")] = 1_600
     sample_images: Annotated[Positive, Field(description="between two sample grids")] = 160_000
     checkpoint_images: Annotated[Positive, Field(description="between two checkpoints")] = 160_000
-    keep: Annotated[Positive, Field(description="last checkpoints kept, beside the best")] = 2
+    keep: Annotated[Positive, Field(description="last checkpoints kept")] = 2
     price_per_hour: Annotated[
         float,
         Field(ge=0, description="of everything that trains, in any currency; 0: unknown"),
