@@ -249,7 +249,7 @@ def test_only_the_label_that_is_asked_for_is_intensified() -> None:
     g(torch.zeros(2, 3, 16, 16), a, b, 2.0)
     assert told[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
     angry, happy = (space.encode(row[None], 1) for row in torch.eye(2))
-    assert g.signed.asked(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
+    assert g.signed.requested(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
 
 
 def test_schedules_are_the_published_ones() -> None:

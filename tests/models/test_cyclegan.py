@@ -102,7 +102,7 @@ def test_edits_of_several_attributes_are_chained() -> None:
     out = SMALL.translate(nets, x, source, target)
     assert used == ["Gab0", "Gba3"]
     assert out.amax((1, 2, 3)).tolist() == [2, 0]
-    with pytest.raises(ValueError, match="say which labels the picture has"):
+    with pytest.raises(ValueError, match="give the labels of the picture"):
         SMALL.translate(nets, x, None, target)
 
 
