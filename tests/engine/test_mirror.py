@@ -76,7 +76,7 @@ def test_who_was_overtaken_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
     old.push(saved(tmp_path / "old", 8, "old"))
     new.claim()
     new.push(saved(tmp_path / "new", 16, "new"))
-    with pytest.raises(FencedError, match="taken this run over"):
+    with pytest.raises(FencedError, match="claimed this run"):
         old.push(saved(tmp_path / "old", 16, "old"))
     entry = Mirror("r", bucket=bucket).claim()
     path = new.fetch(entry, tmp_path / "third")
@@ -99,14 +99,14 @@ def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
     second.claim()
     second.push(saved(tmp_path, 8))
     for again in (first, trainer("first")):
-        with pytest.raises(FencedError, match=r"checkpoints/r: launch second has taken .* first "):
+        with pytest.raises(FencedError, match=r"r: launch second has claimed .* first "):
             again.claim()
-        with pytest.raises(FencedError, match="launch second has taken"):
+        with pytest.raises(FencedError, match="launch second has claimed"):
             again.push(saved(tmp_path, 16))
     second.push(saved(tmp_path, 16))
     third = trainer("third").claim()
     assert (third.images, third.overtaken) == (16, ["first", "second"])
-    with pytest.raises(FencedError, match="launch third has taken"):
+    with pytest.raises(FencedError, match="launch third has claimed"):
         trainer("second").claim()
 
 

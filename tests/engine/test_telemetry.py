@@ -15,7 +15,7 @@ from pipelines.compiled import PACKAGE
 from training.cluster import kubernetes as cluster
 from training.cluster.job import Request
 from training.core.config import to_json
-from training.engine.telemetry import Exporter, Telemetry, summed
+from training.engine.telemetry import Exporter, Telemetry, summarise_log
 from training.models.presets import resolve
 from training.storage.store import Manifest
 from training.train import train
@@ -79,19 +79,19 @@ def test_a_log_is_summed_by_time(tmp_path: Path) -> None:
     for row, lead in zip(rows, (1.5, 0.25), strict=True):
         row["symptom/balance"] = lead
     log.write_text("".join(f"{json.dumps(same | row)}\n" for row in rows))
-    assert summed(log, price=72.0) == pytest.approx({
+    assert summarise_log(log, price=72.0) == pytest.approx({
         "seconds": 50.0, "images": 200, "images_per_second": 4.0, "data_wait_share": 0.18,
         "checkpoint_seconds": 3.0, "memory_mib": 7.0, "gpu_utilisation": 50.0, "cost": 1.0,
         "balance": 0.25, "balance_least": 0.25, "balance_most": 1.5,
     })  # fmt: skip
-    assert summed(tmp_path / "absent") == {}
+    assert summarise_log(tmp_path / "absent") == {}
 
 
 def test_a_taken_port_is_named() -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        with pytest.raises(ValueError, match=r"METRICS_PORT=.*in use; name another"):
+        with pytest.raises(ValueError, match=r"METRICS_PORT=.*in use; use another"):
             Exporter(other.getsockname()[1])
 
 

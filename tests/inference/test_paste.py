@@ -10,7 +10,7 @@ from PIL import Image
 
 from training import translate
 from training.data.dataset import to_float
-from training.inference.paste import parse_box, paste, square_in
+from training.inference.paste import edge_weights, find_faces, parse_box, paste, square_in
 
 WHOLE = np.random.RandomState(1).randint(0, 256, (60, 90, 3), np.uint8)
 BOX = (20, 10, 60, 50)
