@@ -1,4 +1,4 @@
-"""What a training tells of its time, in its log and to Prometheus."""
+"""Time and resource metrics of a training, in its log and for Prometheus."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def test_a_taken_port_is_named() -> None:
             Exporter(other.getsockname()[1])
 
 
-def test_the_shares_are_of_the_time_since_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_refer_to_the_time_since_the_last_take(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 3.0, 4.0, 10.0, 20.0])
     monkeypatch.setattr("training.engine.telemetry.time.monotonic", lambda: next(times))
     clock = Telemetry()
@@ -132,7 +132,7 @@ def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
     assert known - watched == {"stargan_lr_scale"}
 
 
-def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
+def test_trainers_are_scraped_at_their_metrics_port() -> None:
     """In a pipeline's step and in jobs: the label, the container's name, the port."""
     monitor, _ = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -144,8 +144,8 @@ def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
 
     _, platform = yaml.safe_load_all(PACKAGE.read_text())
     step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
-    told = [pair["configMapKey"] for row in step["configMapAsEnv"] for pair in row["keyToEnv"]]
-    found = [(step["podMetadata"]["labels"], cluster.MAIN, "METRICS_PORT" in told)]
+    keys = [pair["configMapKey"] for row in step["configMapAsEnv"] for pair in row["keyToEnv"]]
+    found = [(step["podMetadata"]["labels"], cluster.MAIN, "METRICS_PORT" in keys)]
     runtime, job = (
         yaml.safe_load((k8s / "jobs" / name).read_text())["spec"]
         for name in ("runtime.yaml", "pytorchjob.yaml")
@@ -154,9 +154,9 @@ def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
     worker = job["pytorchReplicaSpecs"]["Worker"]["template"]
     for template in (node["template"]["spec"]["template"], worker):
         (container,) = template["spec"]["containers"]
-        told = [source.get("configMapRef", {}).get("name") for source in container["envFrom"]]
+        keys = [source.get("configMapRef", {}).get("name") for source in container["envFrom"]]
         found.append(
-            (template["metadata"]["labels"], container["name"], "stargan-environment" in told)
+            (template["metadata"]["labels"], container["name"], "stargan-environment" in keys)
         )
     for labels, name, knows in found:
         assert label.items() <= labels.items(), name

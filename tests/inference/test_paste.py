@@ -62,13 +62,13 @@ def test_a_box_is_read_and_cut_to_its_central_square() -> None:
 
 
 @pytest.mark.parametrize("text", ["10,20,30", "a,b,c,d", "", "1 2 3 4"])
-def test_what_is_no_box_is_refused_in_words(text: str) -> None:
+def test_text_that_is_no_box_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a box is LEFT,TOP,RIGHT,BOTTOM"):
         parse_box(text)
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 10, 10), (0, 0, 91, 10), (5, 5, 5, 9), (0, 50, 9, 61)])
-def test_a_box_outside_the_picture_is_refused_in_words(box: tuple[int, int, int, int]) -> None:
+def test_a_box_outside_the_picture_is_refused(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="within the picture's 90x60 px"):
         square_in(box, 90, 60)
 
@@ -98,7 +98,7 @@ def test_a_face_is_found_as_models_are_shown_it(shared_data: Path) -> None:
     assert np.mean(np.array(overlaps) > 0.6) >= 0.8
 
 
-def test_of_several_faces_the_largest_is_taken_and_that_is_said(
+def test_of_several_faces_the_largest_is_edited_with_a_warning(
     shared_data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:8]
@@ -110,7 +110,7 @@ def test_of_several_faces_the_largest_is_taken_and_that_is_said(
     assert box[0] > 200
 
 
-def test_no_face_is_refused_with_the_mend() -> None:
+def test_no_face_is_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="no face found; say where it is with --box"):
         translate.face_of(Image.new("RGB", (200, 200), (120, 125, 130)))
     with pytest.raises(ValueError, match="no face found"):

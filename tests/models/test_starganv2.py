@@ -106,7 +106,7 @@ def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
 def test_high_pass_skips_train_and_resume_to_the_same_bits(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The landmark network is among no checkpoint's weights, and is found again by its path."""
+    """No checkpoint contains the landmark network; it is loaded again from its path."""
     path = tmp_path / "marks.pt"
     torch.jit.script(Halves()).save(str(path))
     model = replace(SMALL, w_hpf=1.0, landmarks=f"{path}@{sha256_file(path)}")
@@ -325,7 +325,7 @@ def test_the_ablations_build_and_learn_without_what_they_leave_out(
 
 
 def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
-    """Whatever the latent; there is no E, and a style that is asked for is refused."""
+    """For every latent; there is no E, and style options are refused."""
     torch.manual_seed(0)
     model, (_, batch, _) = replace(SMALL, style="label"), setup()
     nets: dict[str, Any] = model.networks(space(3), 16)

@@ -249,7 +249,7 @@ class IcGAN(Model):
         latents = torch.randn(OTHERS, 1, self.latent, generator=stream).to(x.device)
         others = [nets["G"](z.expand(len(x), -1), y) for z in latents]
         outputs = [self.translate(nets, x, source, source), *others]
-        columns = ("input", "reconstructed", *(f"latent {k}" for k in range(OTHERS)))
+        columns = ("input", "again", *(f"latent {k}" for k in range(OTHERS)))
         caption = "G(Ez(x), Ey(x)), and G(z, Ey(x)) with the same latents z for every image."
         return {"inverse": Preview(torch.stack([x, *outputs], 1), columns, caption)}
 
