@@ -69,13 +69,13 @@ class Budget(NamedTuple):
 def timed(one: ModelSpec, config: Config, minutes: float, root: Path) -> int:
     """Images that `minutes` of training come to; measured once, so that a run can go on."""
     from training.core.provenance import machine
-    from training.engine.throughput import pace
+    from training.engine.throughput import measure_throughput
 
     what = [machine(), to_json(config)]
     note = root / "pace" / f"{sha256_bytes(canonical_json(what))[:16]}.json"
     if not note.is_file():
         say(f"compare: measuring how fast {one.label} trains")
-        write_json(note, {"images_per_second": pace(config), "machine": what[0]})
+        write_json(note, {"images_per_second": measure_throughput(config), "machine": what[0]})
     rate = float(read_json(note)["images_per_second"])
     return max(int(rate * 60 * minutes) // 100 * 100, 10 * config.train.batch)
 

@@ -118,7 +118,7 @@ def train(
     from training.engine.precision import use_bf16
     from training.engine.resume import resume
     from training.engine.session import Job, build_state
-    from training.engine.telemetry import summed
+    from training.engine.telemetry import summarise_log
     from training.registry.references import model_files
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -164,7 +164,7 @@ def train(
         if undelivered := job.tracker.close("FINISHED"):
             log.warning("%s", undelivered)
         if here.rank == 0:
-            took = summed(run / LOG, settings.price_per_hour)
+            took = summarise_log(run / LOG, settings.price_per_hour)
             _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, took)
         here.wait()
 

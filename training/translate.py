@@ -26,8 +26,8 @@ from training.core import cli
 from training.core.files import write_bytes
 from training.data.crop import Box
 from training.data.dataset import to_float, to_uint8
-from training.inference.paste import find, parse_box, paste, square_in
-from training.inference.request import labels
+from training.inference.paste import find_faces, parse_box, paste, square_in
+from training.inference.request import edit_labels
 from training.inference.translator import Translator, translator_from_files
 from training.models.base import EditOptions
 from training.registry.references import registered_files
@@ -50,7 +50,7 @@ def square(picture: Image.Image, size: int) -> Tensor:
 
 def face_of(picture: Image.Image) -> Box:
     """Where the largest face is; a warning names it where there are more."""
-    found = find(picture)
+    found = find_faces(picture)
     if not found:
         raise ValueError("no face found; say where it is with --box LEFT,TOP,RIGHT,BOTTOM")
     if len(found) > 1:
@@ -96,7 +96,7 @@ def translate(
     if kind is None:
         raise ValueError(f"{out}: a picture's ending is needed, as .png")
     translator = translator_from_files(registered_files(reference))
-    c = labels(translator.space, asked, has, reads=translator.model.reads_source)
+    c = edit_labels(translator.space, asked, has, reads_source=translator.model.reads_source)
     shown = None if style is None else square(upright(style), translator.size)
     translator = replace(translator, options=EditOptions(intensity, seed, shown))
     picture = upright(face)

@@ -124,23 +124,23 @@ def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
 
 def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rate is measured and kept, so that the same command goes on with the same length."""
-    monkeypatch.setattr("training.engine.throughput.pace", lambda config: 10.0)
+    monkeypatch.setattr("training.engine.throughput.measure_throughput", lambda config: 10.0)
     given = {"models": "stargan", "minutes": "2", "preset": "smoke"}
     ((one, seed, arguments),) = planned(given, tmp_path)
     assert (one.label, seed) == ("stargan", 0)
     assert "train.images=1200" in arguments["overrides"]
-    monkeypatch.setattr("training.engine.throughput.pace", lambda config: 99.0)
+    monkeypatch.setattr("training.engine.throughput.measure_throughput", lambda config: 99.0)
     assert planned(given, tmp_path)[0][2] == arguments
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_models_pace_can_be_measured(name: str) -> None:
-    from training.engine.throughput import pace
+    from training.engine.throughput import measure_throughput
 
     config = presets.resolve(
         name, "smoke", {"data.size": "32", "batch": "2"} | SMALLER.get(name, {})
     )
-    assert 0 < pace(config, 0.05) < 1e6
+    assert 0 < measure_throughput(config, 0.05) < 1e6
 
 
 # At 32 px the smoke presets' networks have a stride too many.

@@ -1,4 +1,4 @@
-"""Processes: as many as one likes train the same model; the launcher starts and stops them."""
+"""Any number of processes trains the same model; the launcher starts and stops them."""
 
 import dataclasses
 import json
@@ -71,12 +71,12 @@ def test_more_processes_give_the_gradients_of_one(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Of every phase of every model, before any step lets rounding grow."""
-    asked = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
+    cases = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
              for name, which in RICHEST]  # fmt: skip
     script = tmp_path / "slopes.py"
     script.write_text(SLOPES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "3", str(script), json.dumps(asked)]  # fmt: skip
+               "--nproc-per-node", "3", str(script), json.dumps(cases)]  # fmt: skip
     done = subprocess.run(
         command, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -151,7 +151,7 @@ def test_each_launch_tells_its_processes_its_own_name(
     assert len({"the shell's", *seen}) == 3
 
 
-def test_a_stopped_launch_saves_and_leaves_nobody_behind(binary: Path, tmp_path: Path) -> None:
+def test_a_stopped_launch_saves_and_leaves_no_process_behind(binary: Path, tmp_path: Path) -> None:
     """The signal comes to the launcher alone, as Kubernetes sends it; exit code 143."""
     import psutil
 

@@ -200,7 +200,9 @@ def test_kills_of_workers_and_agents_change_nothing(
     assert whole(logged(run), count)
 
 
-def test_a_lost_host_is_done_without_and_joins_again(cluster: Callable[..., Cluster]) -> None:
+def test_training_continues_without_a_lost_host_and_it_rejoins(
+    cluster: Callable[..., Cluster],
+) -> None:
     """One process goes on from the last checkpoint; the one that comes back takes part."""
     here = cluster("run", images=1200, nodes="1:2")
     run = here.share()
@@ -213,8 +215,8 @@ def test_a_lost_host_is_done_without_and_joins_again(cluster: Callable[..., Clus
     here.until(lambda: bool(lost.workers()))
     finish(here, run)
     assert whole(logged(run), 1200)
-    assert "going on from" in kept.log()
-    assert kept.log().count("going on from") >= 2  # without the other, and with it again
+    assert "resuming from" in kept.log()
+    assert kept.log().count("resuming from") >= 2  # without the other, and with it again
 
 
 SPACES = (("stargan-a", "10.77.0.2"), ("stargan-b", "10.77.0.3"))
@@ -256,7 +258,7 @@ def entries(mirror: Mirror) -> list[LogEntry]:
 
 
 @pytest.mark.server
-def test_a_host_that_is_cut_off_writes_no_more(
+def test_a_partitioned_host_is_fenced(
     cluster: Callable[..., Cluster], binary: Path, networks: str, make_weed: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip

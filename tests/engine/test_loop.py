@@ -34,9 +34,7 @@ def test_two_runs_with_the_same_seed_are_bit_equal(
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_a_label_space_that_a_model_does_not_take_is_refused_in_words(
-    joint: Path, tmp_path: Path
-) -> None:
+def test_an_unsupported_label_space_is_refused(joint: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"celeba: binary, rafd: onehot: .* one data set of classes"
     ):
@@ -51,7 +49,7 @@ def test_another_seed_gives_another_model(binary: Path, tmp_path: Path) -> None:
 def test_other_code_trains_in_another_folder(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what was trained before a mend would be published as the mended code's."""
+    """Otherwise weights trained before a fix would be published as those of the fixed code."""
     monkeypatch.chdir(tmp_path)
     texts = (to_json(StarGAN.tiny()), to_json(replace(QUICK, images=16)))
     for code in ("a", "b", "b"):

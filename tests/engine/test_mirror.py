@@ -1,4 +1,4 @@
-"""Checkpoints in a real object store: gone on with from there alone, written by one process."""
+"""Checkpoints in a real object store: resumed from there alone, written by one process."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 def saved(folder: Path, images: int, content: str = "x") -> Path:
-    """What looks like a checkpoint to the mirror."""
+    """A folder with the layout of a checkpoint."""
     path = folder / f"{images:012d}"
     (path / "nets").mkdir(parents=True, exist_ok=True)
     (path / "nets" / "G.safetensors").write_text(f"{content} {images}")
@@ -69,14 +69,14 @@ def test_the_newest_entry_is_found_in_a_log_of_any_length(bucket: Bucket, count:
     assert (found.generation if found else 0) == count
 
 
-def test_who_was_overtaken_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_fenced_writer_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
     """Neither a new checkpoint nor over the successor's, of the same images."""
     old, new = Mirror("r", bucket=bucket), Mirror("r", bucket=bucket)
     old.claim()
     old.push(saved(tmp_path / "old", 8, "old"))
     new.claim()
     new.push(saved(tmp_path / "new", 16, "new"))
-    with pytest.raises(FencedError, match="taken this run over"):
+    with pytest.raises(FencedError, match="claimed this run"):
         old.push(saved(tmp_path / "old", 16, "old"))
     entry = Mirror("r", bucket=bucket).claim()
     path = new.fetch(entry, tmp_path / "third")
@@ -99,14 +99,14 @@ def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
     second.claim()
     second.push(saved(tmp_path, 8))
     for again in (first, trainer("first")):
-        with pytest.raises(FencedError, match=r"checkpoints/r: launch second has taken .* first "):
+        with pytest.raises(FencedError, match=r"r: launch second has claimed .* first "):
             again.claim()
-        with pytest.raises(FencedError, match="launch second has taken"):
+        with pytest.raises(FencedError, match="launch second has claimed"):
             again.push(saved(tmp_path, 16))
     second.push(saved(tmp_path, 16))
     third = trainer("third").claim()
     assert (third.images, third.overtaken) == (16, ["first", "second"])
-    with pytest.raises(FencedError, match="launch third has taken"):
+    with pytest.raises(FencedError, match="launch third has claimed"):
         trainer("second").claim()
 
 
@@ -143,7 +143,7 @@ def test_altered_bytes_are_refused_and_leave_nothing(bucket: Bucket, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore::ResourceWarning")
-def test_training_goes_on_on_another_machine_from_the_store_alone(
+def test_training_resumes_on_another_machine_from_the_store_alone(
     bucket: Bucket, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same weights, bit for bit, one log and one run in MLflow, as without the change."""

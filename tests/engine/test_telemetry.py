@@ -1,4 +1,4 @@
-"""What a training tells of its time, in its log and to Prometheus."""
+"""Time and resource metrics of a training, in its log and for Prometheus."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pipelines.compiled import PACKAGE
 from training.cluster import kubernetes as cluster
 from training.cluster.job import Request
 from training.core.config import to_json
-from training.engine.telemetry import Exporter, Telemetry, summed
+from training.engine.telemetry import Exporter, Telemetry, summarise_log
 from training.models.presets import resolve
 from training.storage.store import Manifest
 from training.train import train
@@ -79,23 +79,23 @@ def test_a_log_is_summed_by_time(tmp_path: Path) -> None:
     for row, lead in zip(rows, (1.5, 0.25), strict=True):
         row["symptom/balance"] = lead
     log.write_text("".join(f"{json.dumps(same | row)}\n" for row in rows))
-    assert summed(log, price=72.0) == pytest.approx({
+    assert summarise_log(log, price=72.0) == pytest.approx({
         "seconds": 50.0, "images": 200, "images_per_second": 4.0, "data_wait_share": 0.18,
         "checkpoint_seconds": 3.0, "memory_mib": 7.0, "gpu_utilisation": 50.0, "cost": 1.0,
         "balance": 0.25, "balance_least": 0.25, "balance_most": 1.5,
     })  # fmt: skip
-    assert summed(tmp_path / "absent") == {}
+    assert summarise_log(tmp_path / "absent") == {}
 
 
 def test_a_taken_port_is_named() -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        with pytest.raises(ValueError, match=r"METRICS_PORT=.*in use; name another"):
+        with pytest.raises(ValueError, match=r"METRICS_PORT=.*in use; use another"):
             Exporter(other.getsockname()[1])
 
 
-def test_the_shares_are_of_the_time_since_the_last_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_refer_to_the_time_since_the_last_take(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 3.0, 4.0, 10.0, 20.0])
     monkeypatch.setattr("training.engine.telemetry.time.monotonic", lambda: next(times))
     clock = Telemetry()
@@ -132,7 +132,7 @@ def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
     assert known - watched == {"stargan_lr_scale"}
 
 
-def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
+def test_trainers_are_scraped_at_their_metrics_port() -> None:
     """In a pipeline's step and in jobs: the label, the container's name, the port."""
     monitor, _ = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -144,8 +144,8 @@ def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
 
     _, platform = yaml.safe_load_all(PACKAGE.read_text())
     step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
-    told = [pair["configMapKey"] for row in step["configMapAsEnv"] for pair in row["keyToEnv"]]
-    found = [(step["podMetadata"]["labels"], cluster.MAIN, "METRICS_PORT" in told)]
+    keys = [pair["configMapKey"] for row in step["configMapAsEnv"] for pair in row["keyToEnv"]]
+    found = [(step["podMetadata"]["labels"], cluster.MAIN, "METRICS_PORT" in keys)]
     runtime, job = (
         yaml.safe_load((k8s / "jobs" / name).read_text())["spec"]
         for name in ("runtime.yaml", "pytorchjob.yaml")
@@ -154,9 +154,9 @@ def test_trainers_are_found_and_asked_at_the_port_that_they_open() -> None:
     worker = job["pytorchReplicaSpecs"]["Worker"]["template"]
     for template in (node["template"]["spec"]["template"], worker):
         (container,) = template["spec"]["containers"]
-        told = [source.get("configMapRef", {}).get("name") for source in container["envFrom"]]
+        keys = [source.get("configMapRef", {}).get("name") for source in container["envFrom"]]
         found.append(
-            (template["metadata"]["labels"], container["name"], "stargan-environment" in told)
+            (template["metadata"]["labels"], container["name"], "stargan-environment" in keys)
         )
     for labels, name, knows in found:
         assert label.items() <= labels.items(), name

@@ -16,7 +16,7 @@ from scipy import stats
 from training.core.config import EvalConfig
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.schedule import Schedule
-from training.engine.throughput import PLACES, invented, step_at
+from training.engine.throughput import PROGRESS_POINTS, step_at, synthetic_labels
 from training.evaluation.comparison.figures import across
 from training.evaluation.comparison.page import Group, System, _of_seeds, intervals
 from training.evaluation.comparison.runs import ComparedRun
@@ -130,11 +130,11 @@ def test_every_mean_lies_in_its_interval() -> None:
 def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
     """At places of its schedule, none beyond the end, whatever batches a step draws."""
     config = resolve(name, "demo")
-    space = LabelSpace(tuple(labels for labels, _ in invented(config.data)))
+    space = LabelSpace(tuple(labels for labels, _ in synthetic_labels(config.data)))
     train, phases = config.train, config.model.phases(space)
     schedule = Schedule(phases, 1, train.batch, train.warmup_images)
-    for place in PLACES:
-        images = int(place * train.images)
+    for progress in PROGRESS_POINTS:
+        images = int(progress * train.images)
         found = schedule.images(step_at(schedule, images, train.batch))
         assert images <= found < images + 4 * train.batch
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training import translate
 from training.data.dataset import to_float
-from training.inference.paste import find, parse_box, paste, soft, square_in
+from training.inference.paste import edge_weights, find_faces, parse_box, paste, square_in
 
 WHOLE = np.random.RandomState(1).randint(0, 256, (60, 90, 3), np.uint8)
 BOX = (20, 10, 60, 50)
@@ -39,7 +39,7 @@ def test_what_the_attention_keeps_stays_and_the_rest_is_painted() -> None:
 
 
 def test_the_edges_of_what_is_put_in_fade() -> None:
-    weight = soft(40)
+    weight = edge_weights(40)
     assert float(weight.max()) == 1
     assert float(weight[0].max()) == pytest.approx(0.1)
     assert torch.equal(weight, weight.T)
@@ -62,13 +62,13 @@ def test_a_box_is_read_and_cut_to_its_central_square() -> None:
 
 
 @pytest.mark.parametrize("text", ["10,20,30", "a,b,c,d", "", "1 2 3 4"])
-def test_what_is_no_box_is_refused_in_words(text: str) -> None:
+def test_text_that_is_no_box_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="a box is LEFT,TOP,RIGHT,BOTTOM"):
         parse_box(text)
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 10, 10), (0, 0, 91, 10), (5, 5, 5, 9), (0, 50, 9, 61)])
-def test_a_box_outside_the_picture_is_refused_in_words(box: tuple[int, int, int, int]) -> None:
+def test_a_box_outside_the_picture_is_refused(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="within the picture's 90x60 px"):
         square_in(box, 90, 60)
 
@@ -89,7 +89,7 @@ def test_a_face_is_found_as_models_are_shown_it(shared_data: Path) -> None:
     paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:30]
     overlaps = []
     for path in paths:
-        found = find(sheet([path], [178], 420))
+        found = find_faces(sheet([path], [178], 420))
         left, top, right, bottom = found[0] if found else (0, 0, 0, 0)
         width = max(0, min(right, 238) - max(left, 60))
         height = max(0, min(bottom, 258) - max(top, 80))
@@ -98,11 +98,11 @@ def test_a_face_is_found_as_models_are_shown_it(shared_data: Path) -> None:
     assert np.mean(np.array(overlaps) > 0.6) >= 0.8
 
 
-def test_of_several_faces_the_largest_is_taken_and_that_is_said(
+def test_of_several_faces_the_largest_is_edited_with_a_warning(
     shared_data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:8]
-    clear = [path for path in paths if len(find(sheet([path], [178], 420))) == 1][:2]
+    clear = [path for path in paths if len(find_faces(sheet([path], [178], 420))) == 1][:2]
     picture = sheet(clear, [110, 178], 500)
     with caplog.at_level(logging.WARNING):
         box = translate.face_of(picture)
@@ -110,7 +110,7 @@ def test_of_several_faces_the_largest_is_taken_and_that_is_said(
     assert box[0] > 200
 
 
-def test_no_face_is_refused_with_the_mend() -> None:
+def test_no_face_is_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="no face found; say where it is with --box"):
         translate.face_of(Image.new("RGB", (200, 200), (120, 125, 130)))
     with pytest.raises(ValueError, match="no face found"):

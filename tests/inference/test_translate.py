@@ -1,4 +1,4 @@
-"""The program that edits a picture: what each kind of model takes, and what is refused in words."""
+"""Editing a picture from the command line: supported options and refused requests."""
 
 import dataclasses
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def units(**values: float) -> list[float]:
     return [values.get(name, 0.0) for name in UNITS]
 
 
-# model, what is typed, and c̃ of the source, of the target, and the ask that it means
+# model, command-line arguments, and the source c̃, target c̃ and options that they mean
 EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
     ("stargan", ["Blond_Hair", "Male"], None, [0, 1, 1], EditOptions()),
     ("stargan", ["Blond_Hair", "--has", "Black_Hair", "--has", "Male"], None, [0, 1, 1],
@@ -96,7 +96,7 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
 
 
 @pytest.mark.parametrize(("name", "typed", "source", "target", "options"), EDITS)
-def test_what_is_typed_is_what_the_model_is_asked(
+def test_arguments_become_labels_and_options(
     name: str,
     typed: list[str],
     source: Any,
@@ -108,7 +108,7 @@ def test_what_is_typed_is_what_the_model_is_asked(
     assert np.array_equal(edit(name, *typed), direct(tmp_path, name, source, target, options))
 
 
-def test_each_part_of_an_ask_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
+def test_each_option_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
     """Else the comparisons above would pass where it is ignored."""
     has = ("Male", "--has", "Black_Hair")
     assert (edit("attgan", *has) != edit("attgan", *has, "--intensity", "0.5")).any()
@@ -138,31 +138,35 @@ def test_a_joint_model_gets_the_mask_of_the_set_that_is_named(
 
 
 WORDS: list[tuple[str, list[str], str]] = [
-    ("stargan", ["Beard"], "'Beard': name one of the model's labels: celeba/Black_Hair"),
+    (
+        "stargan",
+        ["Beard"],
+        "'Beard': not a unique label name; use one of celeba/Black_Hair",
+    ),
     ("stargan", ["Male=2"], "Male=2: a number between 0 and 1"),
-    ("stargan", ["Blond_Hair=0.3"], "Blond_Hair=0.3: celeba knows on and off"),
+    ("stargan", ["Blond_Hair=0.3"], "Blond_Hair=0.3: labels of celeba are binary"),
     ("stargan", ["Male", "Male=0"], "Male: given twice"),
-    ("stargan", ["Black_Hair", "Blond_Hair"], "Black_Hair, Blond_Hair: a picture has one of these"),
-    ("attgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
-    ("stgan", ["Male", "--intensity", "1.5"], r"intensity: .* has already \(--has\)"),
-    ("cyclegan", ["Blond_Hair"], "say which labels the picture has"),
-    ("starganv2", [], "rafd: no class is named; name one of angry, happy, sad"),
-    ("starganv2", ["happy", "sad"], "happy, sad: a picture has one of these"),
-    ("starganv2", ["happy=0.5"], "happy=0.5: a class is had whole"),
-    ("starganv2", ["happy=0"], "happy=0: a class is had whole"),
-    ("starganv2", ["happy", "--has", "sad"], "sad: the model does not look at"),
+    ("stargan", ["Black_Hair", "Blond_Hair"], "Black_Hair, Blond_Hair: mutually exclusive"),
+    ("attgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
+    ("stgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
+    ("cyclegan", ["Blond_Hair"], "give the labels of the picture with --has"),
+    ("starganv2", [], "rafd: no class is given; use one of angry, happy, sad"),
+    ("starganv2", ["happy", "sad"], "happy, sad: mutually exclusive"),
+    ("starganv2", ["happy=0.5"], "happy=0.5: a class has no intensity"),
+    ("starganv2", ["happy=0"], "happy=0: a class has no intensity"),
+    ("starganv2", ["happy", "--has", "sad"], "sad: this model does not use"),
     ("starganv2", ["happy", "--seed", "1", "--reference", "style.png"], "seed and reference: "),
     ("ganimation", ["AU12=1.5"], "AU12=1.5: a number between 0 and 1"),
 ]
 
 
-@pytest.mark.parametrize(("name", "typed", "says"), WORDS)
-def test_what_a_model_cannot_do_is_refused_in_words_and_nothing_is_written(
-    name: str, typed: list[str], says: str, edit: Edit, tmp_path: Path,
+@pytest.mark.parametrize(("name", "typed", "message"), WORDS)
+def test_unsupported_requests_are_refused_and_write_nothing(
+    name: str, typed: list[str], message: str, edit: Edit, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         edit(name, *typed)
     assert not (tmp_path / "out.png").exists()
 
@@ -172,7 +176,7 @@ def test_an_intensity_that_is_no_number_is_refused(
     typed: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"intensity={typed}: a number"):
+    with pytest.raises(ValueError, match=f"intensity={typed}: a finite number"):
         edit("attgan", *LABELS[BINARY], "--intensity", typed)
 
 
@@ -183,10 +187,10 @@ LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EditOptions)])
 @pytest.mark.parametrize("name", MODELS)
-def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
+def test_each_option_is_used_or_refused_by_name(
     name: str, field: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By every model: another picture, or what it takes in words and none."""
+    """For every model: another picture, or an error that lists the supported options."""
     monkeypatch.chdir(tmp_path)
     typed, supported = LABELS[SPACES[name]], MODELS[name]().supported_options
     plain = edit(name, *typed)
@@ -195,22 +199,25 @@ def test_each_field_of_an_ask_is_heeded_or_refused_by_name(
     if field in supported:
         assert (edit(name, *typed, *more) != plain).any()
         return
-    says = f"{name} takes no {field}; it takes {', '.join(('labels', *supported))}"
-    with pytest.raises(ValueError, match=f"^{says}$"):
+    message = f"{name} takes no {field}; it takes {', '.join(('labels', *supported))}"
+    with pytest.raises(ValueError, match=f"^{message}$"):
         edit(name, *typed, *more)
     assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("typed", "says"),
+    ("typed", "message"),
     [
-        (["Male", "happy"], "Male, happy: of 2 data sets; name labels of one of celeba, rafd"),
+        (
+            ["Male", "happy"],
+            "Male, happy: of 2 data sets; use labels of one of celeba, rafd",
+        ),
         ([], "no label: of 0 data sets"),
-        (["happy", "--has", "Male"], "Male: the model does not look at"),
+        (["happy", "--has", "Male"], "Male: this model does not use"),
     ],
 )
-def test_labels_of_no_or_two_sets_are_refused(typed: list[str], says: str, edit: Edit) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_labels_of_no_or_two_sets_are_refused(typed: list[str], message: str, edit: Edit) -> None:
+    with pytest.raises(ValueError, match=message):
         edit("stargan", *typed, space=JOINT)
 
 
@@ -253,16 +260,16 @@ def test_the_box_is_edited_as_a_picture_of_its_own_is(edit: Edit, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         (["--box", "0,0,17,9"], "within the picture's 16x16 px"),
         (["--box", "1,2"], "a box is LEFT,TOP,RIGHT,BOTTOM"),
         (["--find"], "no face found; say where it is with --box"),
     ],
 )
-def test_a_place_that_cannot_be_edited_is_refused_in_words(
-    more: list[str], says: str, edit: Edit, tmp_path: Path
+def test_an_invalid_box_is_refused(
+    more: list[str], message: str, edit: Edit, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         edit("stargan", "Male", *more)
     assert not (tmp_path / "out.png").exists()

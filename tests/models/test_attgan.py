@@ -90,7 +90,9 @@ def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int
         ({"shortcut_layers": 5}, 128, "shortcut_layers=5: between 0 and"),
     ],
 )
-def test_what_cannot_be_built_is_refused(more: dict[str, Any], size: int, said: str) -> None:
+def test_unsupported_sizes_and_depths_are_refused(
+    more: dict[str, Any], size: int, said: str
+) -> None:
     with pytest.raises(ValueError, match=said):
         AttGAN(**more).networks(LabelSpace((THIRTEEN,)), size)
 
@@ -235,21 +237,21 @@ def test_the_difference_is_published_at_one_and_a_half_at_test() -> None:
     assert g.difference(a, b, 2.0).tolist() == [[-1.5, 1.5, 0]]
 
 
-def test_only_the_label_that_is_asked_for_is_intensified() -> None:
-    """Blond hair comes at 2, black hair goes as in training; a flip off is asked for, too."""
+def test_only_the_requested_label_is_scaled() -> None:
+    """Blond hair is added at 2, black hair removed as in training; removing a label also counts."""
     hair = LabelSet("celeba", "binary", CELEBA.names, (CELEBA.names[:2],))
     space = LabelSpace((hair, RAFD))
     a = space.encode(torch.tensor([[1.0, 0, 1], [0, 1, 1]]), 0)
     b = space.encode(torch.tensor([[0.0, 1, 1], [0, 1, 0]]), 0)
     g: Any = STGAN_.generator(space)
     assert g.difference(a, b, 2.0)[:, :3].tolist() == [[-1, 1.5, 0], [0, 0, -1.5]]
-    told: list[Tensor] = []
+    labels_seen: list[Tensor] = []
     g = ATTGAN.generator(space)
-    g.decoder.forward = lambda features, labels: told.append(labels)
+    g.decoder.forward = lambda features, labels: labels_seen.append(labels)
     g(torch.zeros(2, 3, 16, 16), a, b, 2.0)
-    assert told[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
+    assert labels_seen[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
     angry, happy = (space.encode(row[None], 1) for row in torch.eye(2))
-    assert g.signed.asked(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
+    assert g.signed.requested(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
 
 
 def test_schedules_are_the_published_ones() -> None:
@@ -259,7 +261,7 @@ def test_schedules_are_the_published_ones() -> None:
     assert [(p.name, p.every, p.new_batch) for p in phases] == [("d", 1, False), ("g", 5, True)]
 
 
-def test_at_rest_nothing_that_the_norms_remember_moves() -> None:
+def test_running_statistics_do_not_change_in_evaluation_mode() -> None:
     space = LabelSpace((CELEBA,))
     nets, batch = ATTGAN.networks(space, 16), batch_of(space, 0)
     before = {k: v.clone() for k, v in nets["G"].state_dict().items()}

@@ -41,7 +41,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_new_model_is_one_file_and_one_line(
     toy: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trained, resumed, evaluated, registered and translated, like those that are there."""
+    """Trained, resumed, evaluated, registered and used, like the built-in models."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     config = replace(QUICK, images=32, decay_images=8)
     model = go(binary, tmp_path / "run", config, name=toy)
@@ -90,7 +90,7 @@ def test_a_networks_gradient_is_clipped_to_its_own_norm(binary: Path) -> None:
     assert norms[0.0] > 0.02
 
 
-def test_a_phase_rests_the_networks_that_it_names(binary: Path) -> None:
+def test_a_phase_puts_its_eval_nets_in_evaluation_mode(binary: Path) -> None:
     """D has dropout: off in G's phase, on in its own, and on again afterwards."""
     session = session_of(Toy(), binary)
     d, modes = session.state.nets["D"], []
@@ -123,7 +123,7 @@ def test_a_model_without_a_warm_up_trains_at_once(binary: Path, toy: str, tmp_pa
 
 
 def test_the_balance_is_of_one_scores_loss_times_the_factor() -> None:
-    """Unhalved squares, factor ½: a D that says ½ everywhere has no lead."""
+    """Unhalved squares, factor ½: a D that outputs ½ everywhere has no lead."""
     (even,) = balance(Toy(), {"d/real": 0.25, "d/fake": 0.25}, 16)
     assert even.value == pytest.approx(0)
     (sure,) = balance(Toy(), {"d/real": 0.0, "d/fake": 0.0}, 16)
@@ -131,7 +131,7 @@ def test_the_balance_is_of_one_scores_loss_times_the_factor() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_says_what_the_library_needs(name: str) -> None:
+def test_every_model_implements_the_interface(name: str) -> None:
     """Presets by name, each of its own class, and a tiny form that its own label space fits."""
     model = MODELS[name]
     assert issubclass(model, Model)
@@ -152,7 +152,7 @@ def test_every_model_says_what_the_library_needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_label_space_that_a_model_does_not_take_is_refused(name: str) -> None:
-    """By the networks too, not only by what the class says of itself."""
+    """Also by `networks`, not only by the class attributes."""
     model = MODELS[name].tiny()
     for sets in SETS.values():
         space = LabelSpace(sets)

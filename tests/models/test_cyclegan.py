@@ -90,7 +90,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def test_edits_of_several_attributes_are_chained() -> None:
-    """Black-haired woman to blond man: through both pairs; who has all already stays as is."""
+    """Black-haired woman to blond man: through both pairs; else unchanged."""
     space = LabelSpace((CELEBA,))
     nets: dict[str, Any] = SMALL.networks(space, 16)
     used: list[str] = []
@@ -102,7 +102,7 @@ def test_edits_of_several_attributes_are_chained() -> None:
     out = SMALL.translate(nets, x, source, target)
     assert used == ["Gab0", "Gba3"]
     assert out.amax((1, 2, 3)).tolist() == [2, 0]
-    with pytest.raises(ValueError, match="say which labels the picture has"):
+    with pytest.raises(ValueError, match="give the labels of the picture"):
         SMALL.translate(nets, x, None, target)
 
 
@@ -127,7 +127,7 @@ def test_with_a_hub_edits_between_the_others_go_through_it() -> None:
 
 
 def test_d_learns_from_the_fakes_of_gs_step() -> None:
-    """As published; G's forward is paid for once."""
+    """As published; G runs only once per step."""
     nets: dict[str, Any] = SMALL.networks(GENDER, 16)
     a, b, none = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.zeros(2, 2)
     batch = Batch(a, none, none, 0, lambda *_: none, 0.0, b[:, None])

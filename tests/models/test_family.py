@@ -160,7 +160,7 @@ torch.save({"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": no
 
 
 def test_batch_norm_over_unequal_shares_is_torchs_over_the_whole_batch(tmp_path: Path) -> None:
-    """Two processes with 5 and 3 of 8 pictures: values, gradients and what is remembered."""
+    """Two processes with 5 and 3 of 8 pictures: values, gradients and running statistics."""
     torch.manual_seed(0)
     whole = nn.BatchNorm2d(3, 1e-3, 0.2)
     nn.init.normal_(whole.weight)

@@ -107,7 +107,7 @@ def test_labels_that_are_no_intensities_get_no_noise() -> None:
     space = LabelSpace((LabelSet("faces", "binary", ("Male", "Young")),))
     target = torch.tensor([[0.0, 1.0]])
     batch = Batch(torch.zeros(1, 3, 16, 16), target, target, 0, lambda *_: 1 / 0, 0.0)  # type: ignore[arg-type,return-value]
-    assert SMALL.wanted(batch, space) is target
+    assert SMALL.noisy_target(batch, space) is target
 
 
 @pytest.mark.parametrize(("logit", "said"), [(9.0, "near 1"), (-9.0, "near 0"), (0.0, "")])

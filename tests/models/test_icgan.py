@@ -90,7 +90,7 @@ def test_every_loss_term_is_the_papers() -> None:
 
 
 def test_an_edit_changes_what_the_label_encoder_sees() -> None:
-    """Labels that change are as asked, the others Ey's; none that is known: all as asked."""
+    """Changed labels come from the target, others from Ey; without a source all from the target."""
     torch.manual_seed(0)
     nets: dict[str, Any] = SMALL.networks(JOINT, 16)
     for net in nets.values():

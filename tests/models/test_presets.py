@@ -1,4 +1,4 @@
-"""Presets hold the papers' numbers; precision is what is measured or asked for."""
+"""Presets hold the papers' numbers; precision is measured or configured."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ OTHERS = {
 
 
 def test_presets_of_the_other_papers() -> None:
-    """And they are all that there are, beside StarGAN's and those for two cores."""
+    """No other presets exist, except StarGAN's and those for two cores."""
     found = {}
     for (name, preset), row in presets.PRESETS.items():
         if name != "stargan" and not preset.startswith(("demo", "smoke")):
@@ -171,7 +171,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 def test_auto_takes_bf16_where_it_was_measured_faster(
     seconds: tuple[float, float], faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is asked for without a measurement."""
+    """A configured precision is used without a measurement."""
     world = World(0, 1, torch.device("cpu"))
     monkeypatch.setattr(precision, "_seconds", lambda net, x, bf16: seconds[bf16])
     assert precision.use_bf16("auto", world) is faster

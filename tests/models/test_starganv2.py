@@ -19,7 +19,7 @@ from training.data.batch import Batch
 from training.data.dataset import Faces, Order
 from training.data.labels import LabelSet, LabelSpace
 from training.models.base import EditOptions, check_options
-from training.models.landmarks import Landmarks, kept
+from training.models.landmarks import Landmarks, face_masks
 from training.models.layers import normal
 from training.models.starganv2 import Generator, StarGANv2, StyledBlock
 from training.storage.store import Manifest
@@ -89,7 +89,7 @@ def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
     for block in g.decode:
         short = block.norm1(h, s)
         h = block.conv2(F.leaky_relu(block.norm2(block.conv1(
-            block._grown(F.leaky_relu(short, 0.2))), s), 0.2))  # fmt: skip
+            block._upsampled(F.leaky_relu(short, 0.2))), s), 0.2))  # fmt: skip
         if h.shape[2] in (32, 64):
             kept, side = seen[h.shape[2]].clone(), h.shape[2]
             if side == 32:
@@ -106,7 +106,7 @@ def test_high_pass_skips_are_the_papers(tmp_path: Path) -> None:
 def test_high_pass_skips_train_and_resume_to_the_same_bits(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The landmark network is among no checkpoint's weights, and is found again by its path."""
+    """No checkpoint contains the landmark network; it is loaded again from its path."""
     path = tmp_path / "marks.pt"
     torch.jit.script(Halves()).save(str(path))
     model = replace(SMALL, w_hpf=1.0, landmarks=f"{path}@{sha256_file(path)}")
@@ -148,7 +148,7 @@ def test_heat_maps_become_what_a_face_keeps(
     """One point at row 100 of 256, half as warm as the warmest; what is under 0.1 is not seen."""
     heat = torch.zeros(1, 98, 256, 256)
     heat[0, point, 200, 7], heat[0, point, 100, 9], heat[0, point, 100, 30] = 0.8, 0.4, 0.09
-    maps = kept(heat)
+    maps = face_masks(heat)
     for found, rows in zip(maps[0], (coarse, fine), strict=True):
         at = {int(row): float(found[row, 9]) for row in found[:, 9].nonzero()}
         assert at == pytest.approx(rows)
@@ -181,7 +181,7 @@ def test_what_it_does_not_take_is_refused() -> None:
 
 def test_a_styled_block_is_the_papers() -> None:
     torch.manual_seed(0)
-    block: Any = StyledBlock(4, 2, grow=True)
+    block: Any = StyledBlock(4, 2, upsample=True)
     x, s = torch.randn(3, 4, 5, 5), torch.randn(3, 64)
 
     def adain(x: Tensor, layer: Any) -> Tensor:
@@ -325,7 +325,7 @@ def test_the_ablations_build_and_learn_without_what_they_leave_out(
 
 
 def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
-    """Whatever the latent; there is no E, and a style that is asked for is refused."""
+    """For every latent; there is no E, and style options are refused."""
     torch.manual_seed(0)
     model, (_, batch, _) = replace(SMALL, style="label"), setup()
     nets: dict[str, Any] = model.networks(space(3), 16)

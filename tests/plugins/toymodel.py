@@ -24,7 +24,7 @@ from training.models.base import (
     Preset,
     Preview,
 )
-from training.models.pairs import Pair, chained, identities, pairs_of, split, there_and_back
+from training.models.pairs import Pair, chained, cycle_previews, identity_mappings, pairs_of, split
 from training.models.recipes import demo, smoke
 
 
@@ -146,7 +146,7 @@ class Toy(Model):
         return keep, self.translate(nets, image, source, target, options)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        return identities(self._edge(nets), self._pairs(nets), image, source)
+        return identity_mappings(self._edge(nets), self._pairs(nets), image, source)
 
     def deployed(self, nets: Nets) -> tuple[str, ...]:
         return tuple(name for name in nets if name != "D")
@@ -156,7 +156,7 @@ class Toy(Model):
         return [Diagnostic("features", spread, 0.0, 100.0, "the features have blown up")]
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        return there_and_back(self, nets, batch, space)
+        return cycle_previews(self, nets, batch, space)
 
     def _edge(self, nets: Nets) -> Callable[[str, Tensor], Tensor]:
         return lambda direction, x: nets[f"G{direction}"](nets["E"](x))

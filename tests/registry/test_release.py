@@ -330,7 +330,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
     assert done.stdout.splitlines() == [
         "attgan takes no reference; it takes labels, intensity",
         "starganv2 takes no intensity; it takes labels, seed, reference",
-        "seed and reference: a style comes from one of them; leave one out",
+        "seed and reference: the style comes from one of them; give only one",
         "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, is needed",
         "reference: values between -1 and 1 are needed",
     ]
@@ -410,7 +410,9 @@ def test_every_model_goes_from_its_training_to_an_edited_picture(
     places = (str(tmp_path / "face.png"), str(tmp_path / "out.png"))
     translate.main([f"{name}/1", *places, *asked, *shown])
     reads = MODELS[name].reads_source
-    source, target = translate.labels(load_translator(model).space, asked, has or None, reads=reads)
+    source, target = translate.edit_labels(
+        load_translator(model).space, asked, has or None, reads_source=reads
+    )
     given = {"image": to_float(torch.from_numpy(pixels)[None]), "label": target}
     given |= {"source": source} if reads else {}
     made = predicts(f"{name}/1", {key: value.numpy() for key, value in given.items()})

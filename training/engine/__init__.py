@@ -1,1 +1,1 @@
-"""The training loop and what it needs: checkpoints, resume, processes, telemetry."""
+"""The training loop: checkpoints, resume, distributed processes, telemetry."""

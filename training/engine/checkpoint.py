@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, checked by sha256, never a pickle.
+"""Checkpoints: written atomically, verified by SHA-256, never pickled.
 
 checkpoints/000000014400/
   nets/G.safetensors  ema/G.safetensors  optim/G.safetensors  extra/state.json
@@ -29,7 +29,7 @@ Optimisers = dict[str, torch.optim.Adam]
 
 @dataclass
 class State:
-    """Everything that training carries from one image to the next."""
+    """The whole state of a training."""
 
     nets: Nets
     ema: Nets
@@ -53,19 +53,19 @@ def _adam(net: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
 
 def _restore_adam(net: nn.Module, optimiser: torch.optim.Adam, values: dict[str, Tensor]) -> None:
     for name, parameter in net.named_parameters():
-        mine = {k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name}
-        if mine:
+        state = {k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name}
+        if state:
             optimiser.state[parameter] = {
-                # Fused Adam walks the memory of both, so moments lie as their parameter does.
+                # Fused Adam needs moments in the memory format of their parameter.
                 k: torch.empty_like(parameter.detach()).copy_(v)
                 if v.shape == parameter.shape
                 else v.to(parameter.device)
-                for k, v in mine.items()
+                for k, v in state.items()
             }
 
 
 def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> Path:
-    """Write `folder`/<images> whole; the same images' older checkpoint is replaced."""
+    """Write `folder`/<images> atomically, replacing an existing one. Returns its path."""
     path = folder / f"{state.images:012d}"
     with whole_folder(path) as new:
         for part, nets in (("nets", state.nets), ("ema", state.ema)):
@@ -85,25 +85,25 @@ def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) 
 
 
 def saved(folder: Path) -> list[Path]:
-    """Checkpoints of a run, newest first; temporary folders are not among them."""
+    """Checkpoint folders of a run, newest first, without temporary ones."""
     paths = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
     return sorted(paths, reverse=True)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a warning."""
+    """The newest complete checkpoint; damaged ones are skipped with a warning. None without."""
     for path in saved(folder):
         try:
             verify(path)
         except CheckpointError as error:
-            log.warning("%s; going back to the one before it", error)
+            log.warning("%s; using the previous checkpoint", error)
         else:
             return path
     return None
 
 
 def load(path: Path, state: State) -> None:
-    """Put a verified checkpoint into `state`, weights, averages, optimisers and counters."""
+    """Load weights, averages, optimisers and counters of a verified checkpoint into `state`."""
     for part, nets in (("nets", state.nets), ("ema", state.ema)):
         for name, net in nets.items():
             load_weights(net, path / part / f"{name}.safetensors")
@@ -111,7 +111,7 @@ def load(path: Path, state: State) -> None:
         values = load_file(path / "optim" / f"{name}.safetensors")
         _restore_adam(state.nets[name], optimiser, values)
     facts = read_json(path / "extra" / "state.json")
-    # Others than these, as the "best" of older checkpoints, are ignored.
+    # Other keys, such as "best" of older checkpoints, are ignored.
     state.step, state.images, state.bf16 = facts["step"], facts["images"], facts["bf16"]
 
 
@@ -122,18 +122,18 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def averages(nets: Nets, names: tuple[str, ...]) -> Nets:
-    """Copies of the named networks, to hold moving averages."""
+    """Copies of the named networks for moving averages."""
     return {n: copy.deepcopy(nets[n]).requires_grad_(False) for n in names}
 
 
-def check_config(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with a run under other settings (how often to log or save may change)."""
-    free = {"log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour"}
+def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError if settings changed (except how often to log, sample and save)."""
+    ignored = {"log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour"}
     differing = []
     for section in ("model", "train", "data_digest", "name", "size"):
-        old, new = stored.get(section), wanted.get(section)
+        old, new = stored.get(section), current.get(section)
         if isinstance(old, dict) and isinstance(new, dict):
-            keys = sorted((set(old) | set(new)) - free)
+            keys = sorted((set(old) | set(new)) - ignored)
             differing += [
                 f"{section}.{k}: {old.get(k)} -> {new.get(k)}"
                 for k in keys
@@ -144,15 +144,14 @@ def check_config(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> 
     if differing:
         raise CheckpointError(
             f"{path}: started with other settings ({'; '.join(differing)}); "
-            "name another run folder, or start this one anew by deleting it"
+            "choose another run folder, or delete this one to start over"
         )
 
 
 def warm_start(files: dict[str, Path], state: State) -> None:
-    """Start from the networks of a model's `files` by name.
+    """Initialise networks and averages from a model's `files`, name -> path.
 
-    Averages start from the same weights; optimisers and counters start anew. Raises
-    CheckpointError where a tensor does not fit.
+    Optimisers and counters are not loaded. Raises CheckpointError for a tensor that does not fit.
     """
     for name, net in state.nets.items():
         load_weights(net, files[f"nets/{name}.safetensors"])
@@ -161,5 +160,5 @@ def warm_start(files: dict[str, Path], state: State) -> None:
 
 
 def as_dict(model: Model | TrainConfig) -> dict[str, Any]:
-    """Its fields, as they are in config.json."""
+    """Its fields as stored in config.json."""
     return dataclasses.asdict(model)

@@ -1,4 +1,4 @@
-"""Processes and devices: everything that knows of torch.distributed."""
+"""Processes and devices: the only user of torch.distributed outside the batch norm."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from training.models.base import Nets
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: rank 0 writes, every rank trains."""
+    """This process among all processes: every rank trains, rank 0 writes."""
 
     rank: int
     size: int
@@ -24,25 +24,28 @@ class World:
     local: int = 0  # rank among the processes of this machine
 
     def share(self, batch: int) -> slice:
-        """This rank's rows of a global batch; sizes differ by one where it does not divide."""
+        """This rank's rows of a global batch; the ranks' sizes differ by at most one.
+
+        Raises ValueError for more processes than rows.
+        """
         if self.size > batch:
             raise ValueError(f"{self.size} processes for a global batch of {batch}; start fewer")
         return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
 
     def weight(self, batch: int) -> float:
-        """Factor on a local mean loss, so that DDP's plain average is the global mean, exactly."""
+        """Factor on a local mean loss that makes DDP's average the exact global mean."""
         share = self.share(batch)
         return (share.stop - share.start) * self.size / batch
 
     def wrap(self, nets: Nets) -> Nets:
-        """`nets` whose backward averages gradients over the world."""
+        """Wrap `nets` in DistributedDataParallel; unchanged for a single process."""
         if self.size == 1:
             return nets
         ids = [self.device.index] if self.device.type == "cuda" else None
         return {n: DistributedDataParallel(net, device_ids=ids) for n, net in nets.items()}
 
     def mean(self, values: Tensor, batch: int) -> Tensor:
-        """Global mean of local means (k,), weighted by local counts; every rank gets it."""
+        """Global mean, on every rank, of local means (k,) weighted by local batch sizes."""
         if self.size > 1:
             values = values * self.weight(batch)
             dist.all_reduce(values)
@@ -50,7 +53,7 @@ class World:
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
+        """Whether `flag` is true on any rank."""
         if self.size == 1:
             return flag
         value = torch.tensor(float(flag), device=self.device)
@@ -58,25 +61,26 @@ class World:
         return bool(value.item())
 
     def agree(self, value: str) -> str:
-        """Rank 0's text, on every rank."""
+        """Broadcast rank 0's text to every rank."""
         if self.size == 1:
             return value
-        # As bytes: torch's own way to send an object unpickles it.
-        mine = torch.frombuffer(bytearray(value.encode() or b"\0"), dtype=torch.uint8)
-        length = torch.tensor(len(mine), device=self.device)
+        # As bytes, because torch.distributed unpickles broadcast objects.
+        local_text = torch.frombuffer(bytearray(value.encode() or b"\0"), dtype=torch.uint8)
+        length = torch.tensor(len(local_text), device=self.device)
         dist.broadcast(length, src=0)
-        sent = mine if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+        sent = local_text if self.rank == 0 else torch.empty(int(length), dtype=torch.uint8)
         sent = sent.to(self.device)
         dist.broadcast(sent, src=0)
         return bytes(sent.tolist()).decode().rstrip("\0")
 
     def wait(self) -> None:
+        """Wait until all ranks get here."""
         if self.size > 1:
             dist.barrier()
 
 
 def freeze(nets: Nets, trains: tuple[str, ...]) -> None:
-    """Let gradients flow into the named networks alone."""
+    """Enable gradients for the networks `trains` only."""
     for name, net in nets.items():
         for parameter in net.parameters():
             parameter.requires_grad_(name in trains)
@@ -84,10 +88,10 @@ def freeze(nets: Nets, trains: tuple[str, ...]) -> None:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK); alone without.
+    """Join torchrun's process group (RANK, WORLD_SIZE, LOCAL_RANK); a single process without it.
 
-    COLLECTIVE_TIMEOUT: seconds after which a peer that does not answer is given up (600), longer
-    than rank 0 needs for a checkpoint and its copy.
+    COLLECTIVE_TIMEOUT: seconds to wait for a peer (600); must exceed the time that rank 0 needs to
+    save and copy a checkpoint.
     """
     size = environment.WORLD_SIZE.count()
     rank = environment.RANK.count()
@@ -97,8 +101,8 @@ def world() -> Iterator[World]:
     if cuda:
         torch.cuda.set_device(device)
     if size > 1:
-        patience = timedelta(seconds=environment.COLLECTIVE_TIMEOUT.number())
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+        limit = timedelta(seconds=environment.COLLECTIVE_TIMEOUT.number())
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=limit)
     try:
         yield World(rank, size, device, local)
     finally:

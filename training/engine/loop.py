@@ -1,6 +1,7 @@
-"""The one training loop: steps, and what is logged, shown and saved between them.
+"""The training loop: steps, logging, sample images and checkpoints.
 
-Progress is counted in real images drawn; the same command again goes on from the last checkpoint.
+Progress is counted in real images drawn; running the same command again resumes from the last
+checkpoint.
 """
 
 import json
@@ -41,7 +42,7 @@ class NonFiniteError(ValueError):
 
 
 class Meter:
-    """Losses since the last flush, kept as tensors so that no step waits for the device."""
+    """Losses since the last flush, as tensors, so that steps do not synchronise with the device."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[Tensor]] = defaultdict(list)
@@ -53,7 +54,7 @@ class Meter:
             self.images[name].append(images)
 
     def flush(self, world: World, batch: int, run: Path) -> dict[str, float]:
-        """Global means since the last flush. Raises NonFiniteError naming term and moment."""
+        """Global means since the last flush. Raises NonFiniteError naming loss and images."""
         names = sorted(self.values)
         if not names:
             return {}
@@ -75,13 +76,13 @@ class Meter:
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[list[bool]]:
-    """A one-element list that turns true when SIGTERM comes."""
+    """Yields a one-element list that becomes [True] on SIGTERM."""
     flag = [False]
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         flag[0] = True
 
-    previous = signal.signal(signal.SIGTERM, note)
+    previous = signal.signal(signal.SIGTERM, on_signal)
     try:
         yield flag
     finally:
@@ -93,7 +94,7 @@ def _due(before: int, now: int, every: int) -> bool:
 
 
 def _save(state: State, job: Job) -> Path:
-    """Write a checkpoint (rank 0), prune, and log what held-out images say of it."""
+    """Save a checkpoint (rank 0), prune old ones, and log validation score and diagnostics."""
     folder, device = job.run / "checkpoints", job.world.device
     nets = {**state.nets, **state.ema}
     with eval_mode(nets):
@@ -106,8 +107,8 @@ def _save(state: State, job: Job) -> Path:
         checkpoint.save(folder, state, job.config, job.faces.space)
         checkpoint.prune(folder, job.train.keep)
         with eval_mode(nets):
-            found = diagnostics(job.model, nets, job.held_out, job.faces.space, device)
-        facts = {"validation/score": score, **_watch(found, state.images)}
+            measured = diagnostics(job.model, nets, job.held_out, job.faces.space, device)
+        facts = {"validation/score": score, **_warn_of(measured, state.images)}
         job.tracker.metrics(facts, step=state.images)
         if job.mirror:
             _copy(job.mirror, folder / f"{state.images:012d}", job.tracker.run_id)
@@ -116,24 +117,24 @@ def _save(state: State, job: Job) -> Path:
 
 
 def _last_good(run: Path) -> str:
-    """What a diverged training can go on from, and what to change."""
+    """The checkpoint to restart a diverged training from, and what to change, as text."""
     good = checkpoint.latest(run / "checkpoints")
     return (
         f"last good checkpoint: {good or 'none'}; lower the learning rate or train in fp32, then "
-        "start again"
+        "restart"
     )
 
 
-def _watch(found: list[Diagnostic], images: int) -> dict[str, float]:
-    """Diagnostics by their names in the log, with a warning for each that is bad."""
-    for one in found:
+def _warn_of(measured: list[Diagnostic], images: int) -> dict[str, float]:
+    """Log a warning for each diagnostic out of range; returns all values by log name."""
+    for one in measured:
         if one.bad:
             log.warning("after %d images: %s %.3g: %s", images, one.name, one.value, one.says)
-    return {f"symptom/{one.name}": one.value for one in found}
+    return {f"symptom/{one.name}": one.value for one in measured}
 
 
 def _copy(mirror: Mirror, path: Path, mlflow_run: str) -> None:
-    """Copy a checkpoint to the store; one that cannot be reached does not stop training."""
+    """Copy a checkpoint to the store; an unreachable store only causes a warning."""
     try:
         mirror.push(path, mlflow_run)
     except RemoteError as error:
@@ -143,11 +144,11 @@ def _copy(mirror: Mirror, path: Path, mlflow_run: str) -> None:
 def _record(
     session: Session, means: dict[str, float], rate: float, metrics: Exporter | None
 ) -> None:
-    """One row of the log, to the tracker and the exporter as well."""
+    """Write one row to the log, the tracker and the exporter."""
     job, images = session.job, session.state.images
     facts = {
         **means,
-        **_watch(balance(job.model, means, job.faces.size), images),
+        **_warn_of(balance(job.model, means, job.faces.size), images),
         "lr_scale": job.model.lr_scale(images, job.train.images, job.train.decay_images),
         **{f"lr/{name}": rate for name, rate in session.rates().items()},
         "images_per_second": rate,
@@ -162,8 +163,8 @@ def _record(
         metrics.show({**facts, "images": images, "length": job.train.images})
 
 
-def _forget_after(log_file: Path, images: int) -> None:
-    """Drop rows that a resumed run will write again, and a line cut short by a kill."""
+def _drop_rows_after(log_file: Path, images: int) -> None:
+    """Remove rows that a resumed run will write again, and an incomplete line after a kill."""
     kept = []
     for line in log_file.read_text().splitlines() if log_file.is_file() else ():
         try:
@@ -177,6 +178,7 @@ def _forget_after(log_file: Path, images: int) -> None:
 
 
 def _sample(state: State, job: Job) -> None:
+    """Save the sample grids and send them to the tracker."""
     nets = {**state.nets, **state.ema}
     for name, picture in sample_grids(job.model, nets, job.held_out, job.world.device).items():
         write_bytes(job.run / "samples" / f"{state.images:012d}-{name}.png", picture)
@@ -184,15 +186,16 @@ def _sample(state: State, job: Job) -> None:
 
 
 def fit(job: Job, state: State) -> Path:
-    """Train to the configured length from where `state` stands; returns the last checkpoint.
+    """Train from `state` to the configured length; returns the last checkpoint's folder.
 
-    Raises NonFiniteError, and StoppedError after SIGTERM with the state saved.
+    Raises NonFiniteError for a loss or validation score that is not finite, and StoppedError after
+    SIGTERM, when the state is saved.
     """
     train = job.train
     if job.world.rank == 0:
         job.run.mkdir(parents=True, exist_ok=True)
         write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
-        _forget_after(job.run / LOG, state.images)
+        _drop_rows_after(job.run / LOG, state.images)
     session = Session.open(job, state)
     meter, clock, since = Meter(), time.monotonic(), state.images
     progress = Progress("train", train.images, "images", state.images)
@@ -218,5 +221,5 @@ def fit(job: Job, state: State) -> Path:
                 with job.clock.stalling():
                     last = _save(state, job)
             if stopping and not done:
-                raise StoppedError(f"stopped after {now} images; the same command goes on")
+                raise StoppedError(f"stopped after {now} images; run the same command to resume")
     return last

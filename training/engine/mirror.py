@@ -1,15 +1,15 @@
-"""A run's checkpoints in the object store, so that any machine can go on, and one writer a run.
+"""Copies a run's checkpoints to the object store, so that any machine can resume, with one writer.
 
-s3://…/checkpoints/<run>/log/00000007                  JSON: who writes now, the newest checkpoint
+s3://…/checkpoints/<run>/log/00000007                  JSON: current writer, newest checkpoint
 s3://…/checkpoints/<run>/<images>-<generation>/<file>  that checkpoint's files, and the run's log
 
-The log's entries are written once each (conditional put): who finds the next one taken is no longer
-the run's writer. A trainer that starts takes over by writing an entry of a higher generation, so
-that one that was cut off, and comes back, cannot write over its successor's work.
+Log entries are written once, with a conditional put: a writer whose next entry already exists has
+been fenced. A starting trainer claims the run by writing an entry with a higher generation, so that
+a partitioned predecessor cannot overwrite its successor's work.
 
-LAUNCH_ID names the launch that a trainer belongs to (the launchers set it): its processes, however
-often they start again, may follow each other. A launch that another has overtaken writes no more,
-so that the two do not take turns; only a new launch may take over.
+LAUNCH_ID, set by the launchers, identifies the launch of a trainer. Restarted processes of one
+launch may claim the run from each other. A launch that was replaced by another one is fenced for
+good, so that the two do not alternate; only a new launch may claim the run.
 """
 
 import json
@@ -24,40 +24,40 @@ from training.storage.s3 import Bucket, RemoteError
 from training.storage.store import store_uri
 
 log = logging.getLogger(__name__)
-LOG = "log.jsonl"  # of the run, beside its checkpoints' folder
+LOG = "log.jsonl"  # in the run folder
 
 
 class FencedError(RuntimeError):
-    """Another process has taken this run over; this one must not write any more."""
+    """Another process has claimed this run; this process must not write any more."""
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One entry of the run's log: the writer, and the newest checkpoint's files by sha256."""
+    """One entry of the run's log: the writer, and the newest checkpoint's files with SHA-256."""
 
     generation: int
-    owner: str  # one a claim, so that no two claims are alike
+    owner: str  # unique for each claim
     images: int = -1  # of the newest checkpoint; -1: none yet
     folder: str = ""
     files: dict[str, str] = field(default_factory=dict)
-    launch: str = ""  # the writer's
-    overtaken: list[str] = field(default_factory=list)  # launches before it
-    mlflow_run: str = ""  # its id, for whoever goes on
+    launch: str = ""  # of the writer
+    overtaken: list[str] = field(default_factory=list)  # earlier launches, which are fenced
+    mlflow_run: str = ""  # its id, for a process that resumes
 
 
 class Mirror:
-    """The copy of one run's checkpoints. Only `claim` makes its holder the writer."""
+    """The copy of one run's checkpoints in the store. Call `claim` to become the writer."""
 
     def __init__(self, run: str, keep: int = 2, bucket: Bucket | None = None) -> None:
         self.bucket = bucket or Bucket(store_uri())
         self.run, self.keep = f"checkpoints/{run}", keep
-        self.number, self.entry = -1, LogEntry(0, "")  # of the log, as last read
-        self.owner = ""  # what this one's own entries say, once it is the writer
+        self.number, self.entry = -1, LogEntry(0, "")  # the last log entry read
+        self.owner = ""  # of our own entries, after `claim`
         self.launch = environment.LAUNCH_ID.get() or environment.new_launch()
 
     def newest(self) -> LogEntry | None:
-        """The last entry of the log, or None where the run has none; it is read anew."""
-        low, high = -1, 0  # entry `low` exists, `high` does not: there are no gaps
+        """Read the last entry of the log; None if the run has none."""
+        low, high = -1, 0  # entry `low` exists, `high` does not: the numbers have no gaps
         while self._exists(high):
             low, high = high, 2 * high + 1
         while high - low > 1:
@@ -70,28 +70,28 @@ class Mirror:
         return self.entry
 
     def claim(self) -> LogEntry:
-        """Become the run's writer; returns the entry that says so, with the newest checkpoint.
+        """Become the run's writer; returns the new entry, which lists the newest checkpoint.
 
-        Raises FencedError where another launch has overtaken this one's.
+        Raises FencedError if another launch has replaced this one.
         """
         owner = uuid.uuid4().hex
         while True:
             before = self.newest() or LogEntry(0, "")
             if self.launch in before.overtaken:
                 raise self._fenced(before)
-            passed = [before.launch] if before.launch not in ("", self.launch) else []
-            mine = replace(
+            replaced = [before.launch] if before.launch not in ("", self.launch) else []
+            claimed = replace(
                 before, generation=before.generation + 1, owner=owner, launch=self.launch,
-                overtaken=[*before.overtaken, *passed],
+                overtaken=[*before.overtaken, *replaced],
             )  # fmt: skip
-            if self._write(mine):
+            if self._write(claimed):
                 self.owner = owner
-                return mine
+                return claimed
 
     def push(self, checkpoint: Path, mlflow_run: str = "") -> None:
-        """Copy a checkpoint's folder, and the run's log with it.
+        """Upload a checkpoint folder and the run's log, then delete all but the newest `keep`.
 
-        Raises FencedError where another process is the writer.
+        Raises FencedError if another process is the writer.
         """
         if not self.owner or self.entry.owner != self.owner:
             raise self._fenced(self.entry)
@@ -108,20 +108,20 @@ class Mirror:
         folder = f"{checkpoint.name}-{self.entry.generation}"
         for name, digest in files.items():
             self.bucket.upload(f"{self.run}/{folder}/{name}", paths[name], digest)
-        made = replace(
+        pushed = replace(
             self.entry, images=int(checkpoint.name), folder=folder, files=files,
             mlflow_run=mlflow_run or self.entry.mlflow_run,
         )  # fmt: skip
-        if not self._write(made):
+        if not self._write(pushed):
             raise self._fenced(self._read(self.number + 1))
         others = sorted(set(self.bucket.folders(f"{self.run}/")) - {folder, "log"})
         for old in others[: len(others) - self.keep + 1]:
             self.bucket.delete(f"{self.run}/{old}/")
 
     def fetch(self, entry: LogEntry, folder: Path) -> Path:
-        """Bring the entry's checkpoint into `folder`, whole, and the log beside it.
+        """Download the entry's checkpoint into `folder` atomically, and the log next to `folder`.
 
-        Raises RemoteError.
+        Raises RemoteError if the store cannot be read or a file's SHA-256 differs.
         """
         target = folder / f"{entry.images:012d}"
         with whole_folder(target) as new:
@@ -137,7 +137,7 @@ class Mirror:
                     raise RemoteError("corrupted", message)
             if (new / LOG).is_file():
                 (new / LOG).replace(folder.parent / LOG)
-        log.info("checkpoint %s brought from %s", target.name, self.bucket.url)
+        log.info("checkpoint %s downloaded from %s", target.name, self.bucket.url)
         return target
 
     def _log(self, number: int) -> str:
@@ -150,22 +150,22 @@ class Mirror:
         return self.bucket.size(self._log(number)) is not None
 
     def _write(self, entry: LogEntry) -> bool:
-        """Add `entry` to the log, unless another has the place."""
+        """Append `entry` to the log; False if another process wrote the next entry first."""
         text = json.dumps(asdict(entry), sort_keys=True).encode()
-        place = self._log(self.number + 1)
-        # The present one may be our own: the answer was lost on the way and we asked again.
-        if not self.bucket.create(place, text) and self.bucket.read(place) != text:
+        key = self._log(self.number + 1)
+        # An existing entry may be ours, if the response was lost and the request was retried.
+        if not self.bucket.create(key, text) and self.bucket.read(key) != text:
             return False
         self.number, self.entry = self.number + 1, entry
         return True
 
     def _fenced(self, writer: LogEntry) -> FencedError:
         return FencedError(
-            f"{self.bucket.url}/{self.run}: launch {writer.launch} has taken this run over "
+            f"{self.bucket.url}/{self.run}: launch {writer.launch} has claimed this run "
             f"(generation {writer.generation}); launch {self.launch} ends without writing"
         )
 
 
 def mirror(run: str, keep: int) -> Mirror | None:
-    """The run's mirror, where the store is an object store; a folder's checkpoints need none."""
+    """The run's mirror if the store is an object store, else None."""
     return Mirror(run, keep) if store_uri().startswith("s3://") else None

@@ -1,4 +1,4 @@
-"""Whether bfloat16 pays on this machine: measured, since on some CPUs it costs 5–11 times."""
+"""Chooses fp32 or bf16 by measurement: on some CPUs bfloat16 is 5–11 times slower."""
 
 import time
 
@@ -7,13 +7,13 @@ from torch import nn
 
 from training.engine.distributed import World
 
-ENOUGH = 0.3  # s; one pass takes longer where bfloat16 is only emulated
+TIME_LIMIT = 0.3  # s for all passes; one pass takes longer if bfloat16 is emulated
 
 
 def _seconds(net: nn.Module, x: torch.Tensor, bf16: bool) -> float:
-    """Fastest of up to three forward and backward passes after one to warm up."""
+    """Shortest time in s of up to three forward and backward passes, after one for warm-up."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < ENOUGH):
+    while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < TIME_LIMIT):
         start = time.perf_counter()
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
             net(x).float().square().mean().backward()
@@ -24,7 +24,7 @@ def _seconds(net: nn.Module, x: torch.Tensor, bf16: bool) -> float:
 
 
 def use_bf16(precision: str, world: World) -> bool:
-    """fp32 or bf16 as told; auto: bf16 where a small convolution is 1.2 times as fast with it."""
+    """Whether to train in bf16. "auto": if it makes a small convolution 1.2 times as fast."""
     if precision != "auto":
         return precision == "bf16"
     faster = False

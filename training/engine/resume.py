@@ -1,4 +1,4 @@
-"""Where a training goes on: the newest whole checkpoint, of this machine or of the store."""
+"""Resume a training from the newest complete checkpoint, local or in the store."""
 
 import json
 import logging
@@ -13,7 +13,10 @@ log = logging.getLogger(__name__)
 
 
 def resume(state: State, job: Job) -> bool:
-    """Load the newest whole checkpoint of the run, from its folder or its mirror, on every rank."""
+    """Load the run's newest complete checkpoint into `state` on every rank; False if none exists.
+
+    Raises CheckpointError if the run started with other settings.
+    """
     folder, mirror = job.run / "checkpoints", job.mirror
     path = ""
     if job.world.rank == 0:
@@ -21,24 +24,24 @@ def resume(state: State, job: Job) -> bool:
     path = job.world.agree(path)
     if not path:
         return False
-    elsewhere = job.world.rank and not job.world.local and not Path(path).is_dir()
-    if elsewhere and mirror and (entry := mirror.newest()):  # not rank 0's machine
+    no_local_copy = job.world.rank and not job.world.local and not Path(path).is_dir()
+    if no_local_copy and mirror and (entry := mirror.newest()):  # not rank 0's machine
         mirror.fetch(entry, folder)
     job.world.wait()
     config = json.loads((Path(path) / "config.json").read_text())
     checkpoint.check_config(config, job.config, Path(path))
     if config.get("code") != job.config.get("code"):
-        log.warning("%s was written by other code; its first part is not this code's", path)
+        log.warning("%s was written by another version of the code; the run mixes both", path)
     checkpoint.load(Path(path), state)
-    log.info("going on from %s", path)
+    log.info("resuming from %s", path)
     return True
 
 
 def _newest(mirror: Mirror, folder: Path) -> Path | None:
-    """The run's newest checkpoint, here and in the store; the run's writer is now this process."""
-    entry, found = mirror.claim(), checkpoint.latest(folder)
-    if found and int(found.name) >= entry.images:
-        if int(found.name) > entry.images:
-            mirror.push(found)
-        return found
+    """Claim the run, and return its newest checkpoint, local or downloaded from the store."""
+    entry, local = mirror.claim(), checkpoint.latest(folder)
+    if local and int(local.name) >= entry.images:
+        if int(local.name) > entry.images:
+            mirror.push(local)
+        return local
     return mirror.fetch(entry, folder) if entry.folder else None

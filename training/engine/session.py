@@ -1,4 +1,4 @@
-"""One training's state, and one step of it; it walks phases and knows no model."""
+"""The state of a training and its single step, for any model: runs the phases that are due."""
 
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -24,22 +24,22 @@ from training.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Job:
-    """What one training run is made of."""
+    """Everything that defines one training run."""
 
     model: Model
     train: TrainConfig
     faces: Faces
     held_out: Faces
     run: Path  # checkpoints/, samples/, log.jsonl
-    config: dict[str, Any]  # resolved; travels with every checkpoint
+    config: dict[str, Any]  # resolved; stored with every checkpoint
     world: World
     tracker: Tracker = field(default_factory=Tracker)
-    mirror: Mirror | None = None  # of the checkpoints, in an object store
+    mirror: Mirror | None = None  # copy of the checkpoints in an object store
     clock: Telemetry = field(default_factory=Telemetry)
 
 
 def build_state(job: Job) -> State:
-    """Fresh networks (seeded), averages and optimisers on the device; full precision."""
+    """Create networks (seeded), averages and optimisers on the device, in full precision."""
     torch.manual_seed(job.train.seed)
     nets = job.model.networks(job.faces.space, job.faces.size)
     for net in nets.values():
@@ -62,11 +62,11 @@ def build_state(job: Job) -> State:
 
 @dataclass
 class Session:
-    """A job under way: its state, and what every step needs, made once."""
+    """A running job: its state and the objects that every step uses."""
 
     job: Job
     state: State
-    nets: Nets  # the state's, wrapped for the world
+    nets: Nets  # the state's networks, wrapped in DDP if distributed
     order: Order
     schedule: Schedule
     phases: list[Phase]
@@ -75,7 +75,7 @@ class Session:
 
     @classmethod
     def open(cls, job: Job, state: State | None = None) -> "Session":
-        """Go on from `state`, or begin anew; raises ValueError for what cannot be scheduled."""
+        """Continue from `state`, or start from scratch. Raises ValueError as `Schedule` does."""
         train, space, model = job.train, job.faces.space, job.model
         state = state or build_state(job)
         order = Order(
@@ -94,15 +94,15 @@ class Session:
         return cls(job, state, nets, order, schedule, phases, warmup, model.optim(space))
 
     def rates(self) -> dict[str, float]:
-        """Each network's learning rate at this moment."""
+        """The current learning rate of each network."""
         train, images = self.job.train, self.state.images
         scale = self.job.model.lr_scale(images, train.images, train.decay_images)
         return {name: setting.lr * scale for name, setting in self.settings.items()}
 
     def due(self) -> tuple[list[Phase], int]:
-        """The phases of this step, and the round-robin index whose turn it is."""
+        """The phases of this step and the current round-robin index."""
         iteration = self.state.step // self.schedule.sets
-        stage = self.warmup if iteration < self.schedule.warm else self.phases
+        stage = self.warmup if iteration < self.schedule.warmup_iterations else self.phases
         turns = max(1, 1 + max((phase.round_robin_index for phase in stage), default=0))
         rounds, index = divmod(iteration, turns)
         progress = self.state.images / self.job.train.images
@@ -116,7 +116,7 @@ class Session:
         return due, index
 
     def draw(self, dataset: int, drawn: int, index: int) -> Batch:
-        """This process's part of the batch that follows `drawn` images of a data set."""
+        """This rank's part of the batch that follows `drawn` images of a data set."""
         job = self.job
         with job.clock.waiting():
             labels = job.faces.parts[dataset].labels
@@ -127,9 +127,9 @@ class Session:
             )
 
     def update(self, phase: Phase, batch: Batch, retained: tuple[str, ...] = ()) -> Losses:
-        """One phase: loss, backward, one step of every network that it trains.
+        """Run one phase: loss, backward, one optimiser step for each network that it trains.
 
-        The networks `retained` stay unfrozen.
+        The networks `retained` are not frozen. Returns the detached losses by log name.
         """
         state, world = self.state, self.job.world
         freeze(state.nets, (*phase.trains, *retained))
@@ -148,14 +148,14 @@ class Session:
         return {f"{phase.name}/{k}": v.detach() for k, v in terms.items()}
 
     def advance(self) -> Losses:
-        """One step: draw one data set's batch, run the phases that are due, move the averages."""
+        """Run one step: draw a batch, run the due phases, update averages. Returns the losses."""
         state = self.state
         iteration, dataset = divmod(state.step, self.schedule.sets)
         drawn = self.schedule.drawn(iteration)
         for name, rate in self.rates().items():
             for group in state.optim[name].param_groups:
                 group["lr"] = rate
-        # Dropout: torch's own stream begins anew, so that a resumed run draws the same.
+        # Reseed torch's generator (dropout), so that a resumed run draws the same numbers.
         stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
         torch.manual_seed(stream.initial_seed())
         due, index = self.due()
@@ -174,7 +174,7 @@ class Session:
         return losses
 
     def _average(self) -> None:
-        """Move the averages towards the weights; buffers are copied."""
+        """Update the moving averages of the weights; copy the buffers."""
         train, state = self.job.train, self.state
         keep = train.ema ** (train.batch / 16)
         for name, average in state.ema.items():
@@ -182,5 +182,5 @@ class Session:
             torch._foreach_lerp_(
                 list(average.parameters()), [p.detach() for p in net.parameters()], 1 - keep
             )
-            for mine, its in zip(average.buffers(), net.buffers(), strict=True):
-                mine.copy_(its)
+            for averaged, current in zip(average.buffers(), net.buffers(), strict=True):
+                averaged.copy_(current)

@@ -1,6 +1,6 @@
-"""Where a training's time goes: for its log and MLflow, and for Prometheus where a port is named.
+"""Time and resource metrics of a training, for its log, MLflow and, with a port, Prometheus.
 
-METRICS_PORT: the port on which rank 0 answers Prometheus; none by default.
+METRICS_PORT: port of rank 0's Prometheus endpoint; none by default.
 """
 
 import json
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Telemetry:
-    """Seconds spent on waiting for data and on writing checkpoints since the last `take`."""
+    """Seconds spent waiting for data and writing checkpoints since the last `take`."""
 
     def __init__(self) -> None:
         self.waited = self.stalled = 0.0
@@ -27,20 +27,20 @@ class Telemetry:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in which a step waits for its batch."""
+        """Measure time in which a step waits for its batch."""
         start = time.monotonic()
         yield
         self.waited += time.monotonic() - start
 
     @contextmanager
     def stalling(self) -> Iterator[None]:
-        """Time in which training stands still for a checkpoint."""
+        """Measure time in which training is paused for a checkpoint."""
         start = time.monotonic()
         yield
         self.stalled += time.monotonic() - start
 
     def take(self, price: float = 0.0) -> dict[str, float]:
-        """The shares since the last call, and what this start has cost at `price` an hour."""
+        """Metrics since the last call, and the cost of this process at `price` per hour."""
         now = time.monotonic()
         facts = {
             "data_wait_share": self.waited / max(now - self.since, 1e-9),
@@ -53,7 +53,7 @@ class Telemetry:
 
 
 def usage(device: torch.device) -> dict[str, float]:
-    """This process's memory and, on a GPU, its peak memory and how busy the device is (%)."""
+    """This process's memory (MiB) and, on a GPU, peak memory (MiB) and utilisation (%)."""
     facts = {"memory_mib": psutil.Process().memory_info().rss / 2**20}
     if device.type == "cuda":
         facts["gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
@@ -63,7 +63,7 @@ def usage(device: torch.device) -> dict[str, float]:
 
 
 def _busy(device: torch.device) -> float | None:
-    """Per cent of the last sample period with a kernel running; None where the driver is silent."""
+    """GPU utilisation (%) in the last sample period; None if the driver does not report it."""
     import pynvml  # type: ignore[import-untyped]
 
     try:
@@ -73,12 +73,12 @@ def _busy(device: torch.device) -> float | None:
         return None
 
 
-def summed(path: Path, price: float = 0.0) -> dict[str, float]:
-    """What a training took, from its log.jsonl: of the parts that count, not of those redone.
+def summarise_log(path: Path, price: float = 0.0) -> dict[str, float]:
+    """Totals of a training from its log.jsonl, without the parts that were repeated.
 
-    seconds, images, images_per_second, data_wait_share, checkpoint_seconds, peak memory, mean GPU
-    utilisation (%) where there is one, the cost at `price` an hour, and of D's lead over G, where
-    it was watched, the last value, the least and the most. Empty without a log.
+    seconds, images, images_per_second, data_wait_share, checkpoint_seconds, peak memory (MiB), mean
+    GPU utilisation (%) if logged, cost at `price` per hour if > 0, and the last, lowest and highest
+    balance of D and G if logged. Empty without a log.
     """
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     spans = []
@@ -113,24 +113,25 @@ def summed(path: Path, price: float = 0.0) -> dict[str, float]:
 
 
 class Exporter:
-    """The last facts of a training, as gauges that Prometheus reads."""
+    """Prometheus endpoint with the latest metrics of a training as gauges."""
 
     def __init__(self, port: int) -> None:
-        """Raises ValueError where the port is taken."""
+        """Serve on `port`. Raises ValueError if the port is in use."""
         from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
         registry = CollectorRegistry()
         names = ("images", "length", "images_per_second", "data_wait_share", "checkpoint_seconds",
                  "memory_mib", "gpu_memory_mib", "gpu_utilisation", "lr_scale", "cost")  # fmt: skip
         self.gauges = {n: Gauge(f"stargan_{n}", f"training: {n}", registry=registry) for n in names}
-        self.moment = Gauge("stargan_logged_at", "when this was written, s", registry=registry)
+        self.moment = Gauge("stargan_logged_at", "last update, Unix s", registry=registry)
         self.losses = Gauge("stargan_loss", "mean of a loss term", ["term"], registry=registry)
         try:
             self.server, self.thread = start_http_server(port, registry=registry)
         except OSError as error:
-            raise ValueError(f"METRICS_PORT={port}: {error.strerror}; name another") from error
+            raise ValueError(f"METRICS_PORT={port}: {error.strerror}; use another port") from error
 
     def show(self, facts: Mapping[str, float]) -> None:
+        """Set the gauges to the latest metrics."""
         for name, value in facts.items():
             if name in self.gauges:
                 self.gauges[name].set(value)
@@ -146,12 +147,12 @@ class Exporter:
 
 @contextmanager
 def exporter(rank: int) -> Iterator[Exporter | None]:
-    """Rank 0's exporter, where the environment names a port."""
+    """Yields rank 0's exporter if METRICS_PORT is set, else None."""
     if rank or not environment.METRICS_PORT.get():
         yield None
         return
-    found = Exporter(environment.METRICS_PORT.count())
+    running = Exporter(environment.METRICS_PORT.count())
     try:
-        yield found
+        yield running
     finally:
-        found.close()
+        running.close()

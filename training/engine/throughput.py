@@ -1,7 +1,4 @@
-"""How many images a second a configuration trains on this machine, measured on noise.
-
-So that a budget in minutes becomes one in images, which alone decides what a training does.
-"""
+"""Measures training throughput on random images, to convert a budget in minutes to images."""
 
 import time
 from bisect import bisect_left
@@ -25,13 +22,13 @@ from training.engine.schedule import Schedule
 from training.engine.session import Job, Session
 from training.tracking.tracker import Tracker
 
-# Of the schedule: a model may train other networks later, or begin with a warm-up.
-PLACES = tuple((i + 0.5) / 10 for i in range(10))
+# Training progress at the measurements: warm-up and later stages train other networks.
+PROGRESS_POINTS = tuple((i + 0.5) / 10 for i in range(10))
 IMAGES = 64
 
 
 class Noise(Part):
-    """Random images in memory, with the labels given: the step is timed, not the disk."""
+    """Random images in memory with given labels, so that disk reads are not measured."""
 
     def __init__(self, name: str, labels: np.ndarray, size: int, device: torch.device) -> None:
         self.name, self.labels = name, torch.from_numpy(labels)
@@ -43,8 +40,8 @@ class Noise(Part):
         return len(self.labels)
 
 
-def invented(data: DataConfig, count: int = IMAGES) -> list[tuple[LabelSet, np.ndarray]]:
-    """Each data set's labels as the configuration would unify them, of `count` made-up images."""
+def synthetic_labels(data: DataConfig, count: int = IMAGES) -> list[tuple[LabelSet, np.ndarray]]:
+    """Each data set's label set and labels (`count`, k) of synthetic images, as unified."""
     chosen = data.domains or data.attributes
     rows: dict[str, list[Any]] = {
         name: [float(i % max(2, len(chosen)) == k) for i in range(count)]
@@ -61,14 +58,14 @@ def invented(data: DataConfig, count: int = IMAGES) -> list[tuple[LabelSet, np.n
 
 
 def step_at(schedule: Schedule, images: int, batch: int) -> int:
-    """The first step that begins with `images` drawn; some phases draw a batch of their own."""
+    """The first step before which at least `images` are drawn, including extra batches."""
     return bisect_left(range(images // batch + 1), images, key=schedule.images)
 
 
-def pace(config: Config, seconds: float = 20.0) -> float:
-    """Images a second of training, over `seconds` spread evenly along the schedule."""
+def measure_throughput(config: Config, seconds: float = 20.0) -> float:
+    """Training images per second, measured for `seconds` spread evenly over the schedule."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sets = invented(config.data)
+    sets = synthetic_labels(config.data)
     parts = [Noise(labels.name, values, config.data.size, device) for labels, values in sets]
     space = LabelSpace(tuple(labels for labels, _ in sets))
     faces = Faces("train", space, config.data.size, [*parts])
@@ -76,16 +73,15 @@ def pace(config: Config, seconds: float = 20.0) -> float:
     job = Job(config.model, train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
     session = Session.open(job)
     state, schedule = session.state, session.schedule
-    spent = drawn = 0.0
-    for place in PLACES:
-        state.step = step_at(schedule, int(place * train.images), train.batch)
+    seconds_per_image = 0.0
+    for progress in PROGRESS_POINTS:
+        state.step = step_at(schedule, int(progress * train.images), train.batch)
         state.images = schedule.images(state.step)
-        session.advance()  # the first step plans its convolutions
+        session.advance()  # the first step selects convolution algorithms
         start, before = time.monotonic(), state.images
-        while time.monotonic() - start < seconds / len(PLACES):
+        while time.monotonic() - start < seconds / len(PROGRESS_POINTS):
             session.advance()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        rate = (time.monotonic() - start) / (state.images - before)
-        spent, drawn = spent + rate, drawn + 1
-    return drawn / spent
+        seconds_per_image += (time.monotonic() - start) / (state.images - before)
+    return len(PROGRESS_POINTS) / seconds_per_image

@@ -34,7 +34,7 @@ def render_previews(
 ) -> dict[str, tuple[bytes, str]]:
     """PNG and caption of each of the model's previews; the networks in evaluation mode."""
     previews = model.previews(nets, batch, space)
-    return {name: (preview_png(p), p.says) for name, p in previews.items() if p.images.numel()}
+    return {name: (preview_png(p), p.caption) for name, p in previews.items() if p.images.numel()}
 
 
 def preview_png(preview: Preview) -> bytes:

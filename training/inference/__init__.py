@@ -1,1 +1,1 @@
-"""A trained model in use: weights, label requests, editing within a picture."""
+"""Inference: load weights, parse label requests, and edit part of a picture."""

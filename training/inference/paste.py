@@ -1,7 +1,7 @@
-"""An edit inside a larger picture: where the face is, its square for the model, and back in place.
+"""Edit a face inside a larger picture: detect it, crop a square, and paste the result.
 
-As in GANimation's full-image mode: the picture keeps its own pixels, at their own resolution, where
-the model's attention keeps the input; of a model without one, a square with soft edges is put in.
+As in GANimation's full-image mode, original pixels are kept where the model's attention mask keeps
+the input. Without an attention mask, the square is blended in with soft edges.
 """
 
 import numpy as np
@@ -13,25 +13,25 @@ from torch import Tensor
 from training.data.crop import Box
 from training.data.dataset import to_float, to_uint8
 
-LOOKED_AT = 640  # px of the longer side of the picture in which faces are looked for
-WIDER = 1.68  # of the square around a face that is found: as CelebA's crop shows it
-HIGHER = 0.14  # of the found face's width, by which that square lies above its centre
-SOFT = 1 / 8  # of the square's side, over which its edges fade
+SEARCH_SIZE = 640  # longer side in px of the downscaled picture for face detection
+CROP_SCALE = 1.68  # side of the crop / width of the detected face, as in CelebA's crop
+CROP_SHIFT = 0.14  # upward shift of the crop / width of the detected face
+FADE = 1 / 8  # width of the soft edge / side of the square
 
 
 def parse_box(text: str) -> Box:
-    """`left,top,right,bottom` in px. Raises ValueError in words."""
+    """Parse `left,top,right,bottom` in px. Raises ValueError for any other text."""
     try:
         left, top, right, bottom = (int(number) for number in text.split(","))
     except ValueError:
         raise ValueError(
-            f"{text}: a box is LEFT,TOP,RIGHT,BOTTOM in px, as 40,30,168,158"
+            f"{text}: a box is LEFT,TOP,RIGHT,BOTTOM in px, such as 40,30,168,158"
         ) from None
     return left, top, right, bottom
 
 
 def square_in(box: Box, width: int, height: int) -> Box:
-    """The central square of a box in a picture. Raises ValueError for one that leaves it."""
+    """The central square of `box`, in px. Raises ValueError for a box outside the picture."""
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise ValueError(
@@ -43,54 +43,55 @@ def square_in(box: Box, width: int, height: int) -> Box:
     return x, y, x + side, y + side
 
 
-def find(picture: Image.Image) -> list[Box]:
-    """Squares around the faces of a picture, as models are shown faces, the largest first.
+def find_faces(picture: Image.Image) -> list[Box]:
+    """Detect faces: squares in px, framed like the training images, the largest first.
 
-    By scikit-image's cascade of local binary patterns, which knows upright faces from the front.
+    Uses scikit-image's LBP cascade, which detects upright frontal faces.
     """
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 
-    scale = max(1.0, max(picture.size) / LOOKED_AT)
+    scale = max(1.0, max(picture.size) / SEARCH_SIZE)
     small = picture.resize(
         (max(1, int(picture.width / scale)), max(1, int(picture.height / scale)))
     )
-    least = max(24, min(small.size) // 8)  # 24 px is the cascade's window
-    if min(small.size) < least:
+    smallest = max(24, min(small.size) // 8)  # 24 px is the cascade's window
+    if min(small.size) < smallest:
         return []
-    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
-        img=np.asarray(small), scale_factor=1.2, step_ratio=1, min_size=(least, least),
+    detected = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
+        img=np.asarray(small), scale_factor=1.2, step_ratio=1, min_size=(smallest, smallest),
         max_size=small.size[::-1],
     )  # fmt: skip
     boxes = []
-    for face in sorted(found, key=lambda face: -face["width"]):
-        side = min(round(WIDER * face["width"] * scale), *picture.size)
-        middle = (face["c"] + face["width"] / 2, face["r"] + (0.5 - HIGHER) * face["width"])
+    for face in sorted(detected, key=lambda face: -face["width"]):
+        side = min(round(CROP_SCALE * face["width"] * scale), *picture.size)
+        centre = (face["c"] + face["width"] / 2, face["r"] + (0.5 - CROP_SHIFT) * face["width"])
         left, top = (
-            int(min(max(0, at * scale - side / 2), end - side))
-            for at, end in zip(middle, picture.size, strict=True)
+            int(min(max(0, middle * scale - side / 2), length - side))
+            for middle, length in zip(centre, picture.size, strict=True)
         )
         boxes.append((left, top, left + side, top + side))
     return boxes
 
 
-def soft(side: int) -> Tensor:
-    """Weights (side, side) of what is put in: 1 within, to almost 0 at the edges."""
-    place = torch.arange(side) + 0.5
-    ramp = (torch.minimum(place, side - place) / (SOFT * side)).clamp(max=1)
+def edge_weights(side: int) -> Tensor:
+    """Blending weights (side, side): 1 in the centre, falling to almost 0 at the edges."""
+    position = torch.arange(side) + 0.5
+    ramp = (torch.minimum(position, side - position) / (FADE * side)).clamp(max=1)
     return torch.minimum(ramp[:, None], ramp[None])
 
 
 def paste(whole: np.ndarray, box: Box, keep: Tensor | None, paint: Tensor) -> np.ndarray:
-    """uint8 (H, W, 3) with `paint` (1, 3, s, s) put into the square `box`.
+    """Blend `paint` (1, 3, s, s) in [-1, 1] into the square `box` of `whole` uint8 (H, W, 3).
 
-    `keep` (1, 1, s, s): 1 where the picture stays as it is. Nothing outside the box changes.
+    `keep` (1, 1, s, s) is 1 where original pixels are kept. Returns a copy; pixels outside the box
+    are unchanged.
     """
     left, top, right, bottom = box
     size = (bottom - top, right - left)
     part = to_float(torch.from_numpy(whole[top:bottom, left:right].copy())[None])
     new = F.interpolate(paint, size, mode="bicubic", antialias=True).clamp(-1, 1)
-    weight = soft(size[0])
+    weight = edge_weights(size[0])
     if keep is not None:
         weight = weight * (1 - F.interpolate(keep, size, mode="bilinear", antialias=True))
     out = whole.copy()

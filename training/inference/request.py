@@ -1,4 +1,4 @@
-"""The labels of an edit as a person writes them: `Blond_Hair`, `set/Male=0`, `AU12=0.8`."""
+"""Parse the labels of an edit from text: `Blond_Hair`, `set/Male=0`, `AU12=0.8`."""
 
 import torch
 from torch import Tensor
@@ -6,36 +6,36 @@ from torch import Tensor
 from training.data.labels import LabelSet, LabelSpace, label_names
 
 
-def read(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
-    """The data set that `name`, `set/name` or `name=value` are of, and the values by name.
+def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
+    """Parse `name`, `set/name` or `name=value`: index of the data set, and name -> value in [0, 1].
 
-    Raises ValueError for a name that is unknown or given twice, labels of no or two data sets,
-    two that exclude each other, and a value that the labels cannot have.
+    Raises ValueError for unknown and repeated names, labels of no or several data sets, mutually
+    exclusive labels, and invalid values.
     """
     known = [(i, name) for i, part in enumerate(space.sets) for name in part.names]
     values: dict[str, float] = {}
     sets = set() if texts or len(space.sets) > 1 else {0}
     for text in texts:
         name, _, value = text.partition("=")
-        hits = [(i, n) for i, n in known if name in (n, f"{space.sets[i].name}/{n}")]
-        if len(hits) != 1:
+        matches = [(i, n) for i, n in known if name in (n, f"{space.sets[i].name}/{n}")]
+        if len(matches) != 1:
             names = ", ".join(label_names(space)[: space.dim_d])
-            raise ValueError(f"{name!r}: name one of the model's labels: {names}")
-        ((index, name),) = hits
+            raise ValueError(f"{name!r}: not a unique label name; use one of {names}")
+        ((index, name),) = matches
         if name in values:
             raise ValueError(f"{name}: given twice; leave one out")
         values[name] = _amount(text, value, space.sets[index])
         sets.add(index)
     if len(sets) != 1:
         raise ValueError(
-            f"{', '.join(texts) or 'no label'}: of {len(sets)} data sets; name labels of one of "
+            f"{', '.join(texts) or 'no label'}: of {len(sets)} data sets; use labels of one of "
             f"{', '.join(part.name for part in space.sets)}"
         )
     index = sets.pop()
     part = space.sets[index]
     for group in [part.names] if part.kind == "onehot" else part.groups:
-        if len(both := [name for name in group if values.get(name)]) > 1:
-            raise ValueError(f"{', '.join(both)}: a picture has one of these at most; name one")
+        if len(exclusive := [name for name in group if values.get(name)]) > 1:
+            raise ValueError(f"{', '.join(exclusive)}: mutually exclusive labels; give only one")
     return index, values
 
 
@@ -47,14 +47,14 @@ def _amount(text: str, value: str, part: LabelSet) -> float:
     if not 0 <= amount <= 1:
         raise ValueError(f"{text}: a number between 0 and 1 is needed")
     if part.kind == "onehot" and amount != 1:
-        raise ValueError(f"{text}: a class is had whole; name the one that is wanted")
+        raise ValueError(f"{text}: a class has no intensity; give its name only")
     if part.kind == "binary" and amount not in (0, 1):
-        raise ValueError(f"{text}: {part.name} knows on and off; NAME or NAME=0 is needed")
+        raise ValueError(f"{text}: labels of {part.name} are binary; NAME or NAME=0 is needed")
     return amount
 
 
-def _switched(part: LabelSet, row: Tensor, values: dict[str, float]) -> Tensor:
-    """Labels (k,) with `values`; what comes on switches off what it excludes."""
+def _updated(part: LabelSet, row: Tensor, values: dict[str, float]) -> Tensor:
+    """Labels (k,) with `values`; labels that exclude one with a value above 0 become 0."""
     out = row.clone()
     for name, value in values.items():
         if value:
@@ -63,35 +63,35 @@ def _switched(part: LabelSet, row: Tensor, values: dict[str, float]) -> Tensor:
     return out
 
 
-def labels(
-    space: LabelSpace, asked: list[str], has: list[str] | None, *, reads: bool
+def edit_labels(
+    space: LabelSpace, requested: list[str], has: list[str] | None, *, reads_source: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """c̃ (1, dim_g) of what a picture has (None: not said) and of what it is to have.
+    """Source c̃ (1, dim_g), None if `has` is None, and target c̃ (1, dim_g) of an edit.
 
-    The edit starts from `has`, else from labels that all are off. `reads`: whether the model looks
-    at the first; where it does not, a `has` that changes nothing is refused too (ValueError).
+    The target is `has` (all labels 0 if None) changed by `requested`. Raises ValueError as `parse`
+    does, and for a `has` that neither the target nor the model (`reads_source`) uses.
     """
-    before = None if has is None else read(space, has)
-    index, wanted = read(space, asked) if asked or before is None else (before[0], {})
+    before = None if has is None else parse(space, has)
+    index, changes = parse(space, requested) if requested or before is None else (before[0], {})
     part = space.sets[index]
-    shown, source = torch.zeros(len(part.names)), None
+    start, source = torch.zeros(len(part.names)), None
     if before is not None:
-        own = space.sets[before[0]]
-        row = _switched(own, torch.zeros(len(own.names)), before[1])
-        _require_class(own, row)
+        source_part = space.sets[before[0]]
+        row = _updated(source_part, torch.zeros(len(source_part.names)), before[1])
+        _require_class(source_part, row)
         source = space.encode(row[None], before[0])
         if before[0] == index:
-            shown = row
-        if not reads and (before[0] != index or part.kind == "onehot"):
+            start = row
+        if not reads_source and (before[0] != index or part.kind == "onehot"):
             raise ValueError(
-                f"{', '.join(has or ())}: the model does not look at what a picture has already, "
-                "and the target takes nothing from it; leave it out"
+                f"{', '.join(has or ())}: this model does not use the source labels, and they do "
+                "not affect the target; remove them"
             )
-    target = _switched(part, shown, wanted)
+    target = _updated(part, start, changes)
     _require_class(part, target)
     return source, space.encode(target[None], index)
 
 
 def _require_class(part: LabelSet, row: Tensor) -> None:
     if part.kind == "onehot" and not row.any():
-        raise ValueError(f"{part.name}: no class is named; name one of {', '.join(part.names)}")
+        raise ValueError(f"{part.name}: no class is given; use one of {', '.join(part.names)}")

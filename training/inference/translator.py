@@ -1,4 +1,4 @@
-"""A trained model ready for use."""
+"""Load a trained model for inference."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.storage.store import Manifest, Store
 
 @dataclass(frozen=True)
 class Translator:
-    """A trained model ready for use; `nets` hold the averaged weights where they exist."""
+    """A trained model for inference; `nets` hold the averaged weights if they exist."""
 
     model: Model
     nets: Nets
@@ -28,9 +28,10 @@ class Translator:
 
     @torch.no_grad()
     def __call__(self, image: Tensor, source: Tensor | None, target: Tensor) -> Tensor:
-        """Translate (n, 3, size, size) in [-1, 1] from c̃ `source` to c̃ `target` (n, dim_g).
+        """Edit images (n, 3, size, size) in [-1, 1] from labels c̃ `source` to `target` (n, dim_g).
 
-        Raises ValueError, with what the model supports, for options that it would ignore.
+        `source` is None if unknown. Raises ValueError, listing the supported options, for options
+        that the model would ignore.
         """
         check_options(self.model, self.config["name"], source, self.options)
         return self.model.translate(self.nets, image, source, target, self.options)
@@ -39,28 +40,28 @@ class Translator:
     def paint(
         self, image: Tensor, source: Tensor | None, target: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """What is kept of the image (None: the model does not say) and what is put in its place."""
+        """Attention mask A (n, 1, s, s) or None, and content C (n, 3, s, s); see `Model.paint`."""
         check_options(self.model, self.config["name"], source, self.options)
         return self.model.paint(self.nets, image, source, target, self.options)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor, source: Tensor) -> Tensor:
-        """The images with the labels that they have, through the networks."""
+        """Self-reconstruction of images (n, 3, size, size) with labels c̃ `source`."""
         if self.model.edits_own_labels:
             return self(image, source, source)
         return self.model.reconstruct(self.nets, image, source)
 
     def back(self, image: Tensor) -> "Translator":
-        """The way back to `image`: with its own style where the model takes a reference."""
+        """The translator for cycle reconstruction; styles come from `image` if supported."""
         if "reference" not in self.model.supported_options:
             return self
         return replace(self, options=EditOptions(reference=image))
 
 
 def load_translator(source: Manifest | Path, store: Store | None = None) -> Translator:
-    """A translator from a manifest of kind "model" (or its path) or a checkpoint's folder.
+    """Load a translator from a manifest of kind "model", its path, or a checkpoint folder.
 
-    Averaged weights stand in for the plain ones where they exist. The file digests are checked.
+    Uses averaged weights if they exist. File digests of a manifest are verified.
     """
     if isinstance(source, Path) and source.is_dir():
         files = weight_files(source)
@@ -75,7 +76,7 @@ def load_translator(source: Manifest | Path, store: Store | None = None) -> Tran
 
 
 def translator_from_files(files: dict[str, Path]) -> Translator:
-    """A translator from a checkpoint's files by name ("ema/G.safetensors", "config.json", …)."""
+    """Load a translator from checkpoint files, name ("ema/G.safetensors", …) -> path."""
     config = read_json(files["config.json"])
     space = LabelSpace.from_json(read_json(files["label_space.json"]))
     model = model_from_json(config["name"], config["model"])

@@ -1,4 +1,4 @@
-"""A model's weight files: sealed by their digests, verified and loaded."""
+"""Weight files of a model: write digests, verify and load."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ from training.core.files import canonical_json, read_json, sha256_file
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is damaged, or that does not fit what it is loaded into."""
+    """A checkpoint is damaged or does not fit the networks it is loaded into."""
 
 
 def seal(folder: Path) -> None:
-    """Write the digest of every file, which `verify` reads."""
+    """Write manifest.json with the SHA-256 of every file in `folder`."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     digests = {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
     (folder / "manifest.json").write_bytes(canonical_json({"files": digests}))
 
 
 def verify(path: Path) -> None:
-    """Raise CheckpointError unless every file is the one that was saved."""
+    """Check the SHA-256 of every file. Raises CheckpointError for an absent or changed one."""
     try:
         digests = read_json(path / "manifest.json")["files"]
         for name, digest in digests.items():
@@ -32,7 +32,7 @@ def verify(path: Path) -> None:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Load one network. Raises CheckpointError naming tensors that are absent or do not fit."""
+    """Load a network's weights. Raises CheckpointError naming absent or mismatched tensors."""
     try:
         values = load_file(path)
         net.load_state_dict(values)
@@ -41,7 +41,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
 
 
 def weight_files(path: Path) -> dict[str, Path]:
-    """Name -> path of the files of a checkpoint that another run or a registry needs."""
+    """Files of a checkpoint that fine-tuning or the registry needs, name -> path."""
     names = (
         "config.json",
         "label_space.json",

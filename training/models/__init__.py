@@ -1,4 +1,4 @@
-"""Every model by name. A new one: its file and one line here."""
+"""The registry of models by name. A new model needs its own file and one line here."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,10 @@ MODELS: dict[str, type[Model]] = {
 
 
 def model_from_json(name: str, values: Mapping[str, Any]) -> Model:
-    """The model that a stored configuration describes. Raises ValueError for an unknown name."""
+    """Build the model of a stored configuration.
+
+    Raises ValueError for an unknown name or an invalid value.
+    """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     return build(MODELS[name], values, "model.")

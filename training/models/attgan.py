@@ -1,8 +1,8 @@
 """AttGAN (He et al., IEEE TIP 2019, arXiv 1711.10678).
 
-An encoder and a decoder that reads the attributes b beside the latent; the picture decoded with
-its own attributes a must be the input (reconstruction instead of a cycle). One trunk carries the
-critic D and the attribute classifier C.
+The decoder is conditioned on the latent and the target attributes b; decoding with the source
+attributes a must reconstruct the input (instead of a cycle loss). The critic D and the attribute
+classifier C share one trunk.
 """
 
 from dataclasses import dataclass
@@ -49,14 +49,14 @@ from training.models.layers import (
     tiled,
     xavier,
 )
-from training.models.recipes import THIRTEEN, demo, smoke
+from training.models.recipes import ATTGAN_ATTRIBUTES, demo, smoke
 
 EPS = 1e-3  # of the batch norms, as published
-INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # that are shown
+INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # in the previews
 
 
 class Encoder(nn.Module):
-    """(n, 3, s, s) -> the features of every layer, z_1 (s/2) … z_k (s/2^k), the latent."""
+    """Images (n, 3, s, s) -> features of every layer: z_1 at s/2, …, z_k, the latent, at s/2^k."""
 
     def __init__(self, dim: int, layers: int, momentum: float) -> None:
         super().__init__()
@@ -81,20 +81,20 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
-    The first `shortcut` layers' outputs are joined by the encoder's features of their size, the
-    first `inject` layers' by the labels; the latent always is. `joined` is the width of the widest
-    features, halved from one to the next.
+    The encoder's features are concatenated to the outputs of the first `shortcut` layers, the
+    labels to the latent and to the outputs of the first `inject` layers. `skip_channels`: channels
+    of the innermost skip connection, halved for each further one; 0: those of the encoder.
     """
 
     def __init__(
         self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float,
-        joined: int = 0,
+        skip_channels: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shortcut, self.inject = shortcut, inject
         self.layers = nn.ModuleList()
         channels = (dim << (layers - 1)) + labels
-        joined = joined or dim << (layers - 2)
+        skip_channels = skip_channels or dim << (layers - 2)
         for i in range(1, layers):
             out = dim << (layers - i)
             self.layers.append(
@@ -105,7 +105,9 @@ class Decoder(nn.Module):
                 )
             )
             channels = (
-                out + (joined >> (i - 1) if i <= shortcut else 0) + (labels if i <= inject else 0)
+                out
+                + (skip_channels >> (i - 1) if i <= shortcut else 0)
+                + (labels if i <= inject else 0)
             )
         self.layers.append(nn.Sequential(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()))
 
@@ -123,7 +125,7 @@ class Decoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """Labels c̃ are in [0, 1]; the decoder sees them signed, ±`strength`."""
+    """Encoder and decoder; labels c̃ in [0, 1] are mapped to ±`strength` for the decoder."""
 
     def __init__(self, space: LabelSpace, encoder: Encoder, decoder: Decoder, strength: float):
         super().__init__()
@@ -139,21 +141,21 @@ class Generator(nn.Module):
         *,
         both: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """G(x, b), and with `both` G(x, a) from the same latent; labels asked for × `intensity`."""
+        """G(x, b), and if `both` also G(x, a); requested labels are scaled by `intensity`."""
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
-            blind: Tensor = self.decoder(features, b)
-            return blind
-        asked = self.signed.asked(source, target)
-        fake: Tensor = self.decoder(features, torch.where(asked, intensity * b, b))
+            unscaled: Tensor = self.decoder(features, b)
+            return unscaled
+        requested = self.signed.requested(source, target)
+        fake: Tensor = self.decoder(features, torch.where(requested, intensity * b, b))
         if not both:
             return fake
         return fake, self.decoder(features, self.strength * self.signed(source))
 
 
 class Discriminator(nn.Module):
-    """(n, 3, s, s) -> critic's scores (n, 1) and label logits (n, c) from one trunk."""
+    """Images (n, 3, s, s) -> critic scores (n, 1) and label logits (n, c) from one trunk."""
 
     def __init__(self, labels: int, size: int, dim: int, layers: int, fc: int) -> None:
         super().__init__()
@@ -167,9 +169,9 @@ class Discriminator(nn.Module):
             ]
             channels = dim << i
         self.main = nn.Sequential(*trunk)
-        wide = channels * (size >> layers) ** 2
+        flat = channels * (size >> layers) ** 2
         self.src, self.cls = (
-            nn.Sequential(nn.Linear(wide, fc), nn.LeakyReLU(0.2, inplace=True), nn.Linear(fc, out))
+            nn.Sequential(nn.Linear(flat, fc), nn.LeakyReLU(0.2, inplace=True), nn.Linear(fc, out))
             for out in (1, labels)
         )
 
@@ -180,9 +182,9 @@ class Discriminator(nn.Module):
             return self.src(h), self.cls(h)
 
 
-# 60 epochs of 182,000; counted by index, of the official split's images it is 67 epochs.
+# 60 epochs of the paper's 182,000 images; 67 epochs of the official split.
 LENGTH = 10_920_000
-# On two cores; STGAN's demo, too.
+# For two CPU cores; also STGAN's demo.
 SMALL: dict[str, Any] = {
     "dim": 32, "layers": 4, "d_dim": 32, "d_layers": 4, "d_fc": 256, "n_critic": 1, "lr": 5e-4,
     "bn_momentum": 0.02, "averages": True,
@@ -191,7 +193,7 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AttGAN(Model):
-    """The paper's numbers, as in the author's TensorFlow code."""
+    """Hyper-parameters of AttGAN; defaults as in the authors' TensorFlow code."""
 
     dim: Annotated[
         Positive, Field(description="channels of the first layer of encoder and decoder")
@@ -201,7 +203,7 @@ class AttGAN(Model):
         Natural, Field(description="skip connections from encoder to decoder")
     ] = 1
     inject_layers: Annotated[
-        Natural, Field(description="decoder layers that are given the labels again")
+        Natural, Field(description="decoder layers with the labels as extra input")
     ] = 1
     d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
     d_layers: Annotated[Positive, Field(description="layers of D")] = 5
@@ -211,30 +213,30 @@ class AttGAN(Model):
     lambda_d_cls: Annotated[Weight, Field(description="weight of D's classification loss")] = 1.0
     lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
     n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
-    strength: Annotated[Weight, Field(description="of a label in training: ±1")] = 1.0
+    strength: Annotated[Weight, Field(description="label magnitude in training: ±1")] = 1.0
     test_int: Annotated[
         Weight,
-        Field(description="factor on an edited label at test; the published numbers need it"),
+        Field(description="factor on edited labels at test time; the published results use 2"),
     ] = 2.0
     lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
     bn_momentum: Annotated[Share, Field(description="momentum of batch normalisation")] = 0.001
-    averages: Annotated[
-        bool, Field(description="keep moving averages of G, which the paper does not")
-    ] = False
+    averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
+        False
+    )
 
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
-    reads_source: ClassVar[bool] = True  # only a label that is known to change is intensified
+    reads_source: ClassVar[bool] = True  # only labels known to change are scaled
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(cls(**SMALL), images=11_200)
-        # The TensorFlow code's length, rate, mirroring and random crop (143 to 128 px) on the
-        # PyTorch port's square, since the former's pictures are aligned anew, which ours are not.
+        # Length, learning rate, flips and random crop (143 to 128 px) of the TensorFlow code; the
+        # centre crop of the PyTorch port, because the TensorFlow code re-aligns the images.
         paper = Preset(
             cls(),
-            DataConfig(celeba_crop=170, interpolation="bilinear", attributes=THIRTEEN),
+            DataConfig(celeba_crop=170, interpolation="bilinear", attributes=ATTGAN_ATTRIBUTES),
             TrainConfig(images=LENGTH, decay_images=LENGTH // 2, batch=32, ema=0.0, crop="shift"),
         )
         return {"demo": small, "smoke": smoke(small), "celeba-128": paper}
@@ -248,7 +250,10 @@ class AttGAN(Model):
         return ("intensity",)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G and D for images of side `size`, a multiple of 2^layers (ValueError)."""
+        """G and D for images of `size` × `size` px.
+
+        Raises ValueError unless `size` is a multiple of 2^layers, or for too many skip layers.
+        """
         halved = max(self.layers, self.d_layers)
         if size % (1 << halved) or size >> self.d_layers < 2:
             raise ValueError(
@@ -268,6 +273,7 @@ class AttGAN(Model):
         return nets
 
     def generator(self, space: LabelSpace) -> nn.Module:
+        """The generator, not initialised yet."""
         encoder = Encoder(self.dim, self.layers, self.bn_momentum)
         decoder = Decoder(
             space.dim_g, self.dim, self.layers, self.shortcut_layers, self.inject_layers,
@@ -276,7 +282,7 @@ class AttGAN(Model):
         return Generator(space, encoder, decoder, self.strength)
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """D on a batch of its own each time, then G on a batch of its own."""
+        """D every iteration; G every `n_critic` iterations on a new batch."""
         return [
             Phase("d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space)),
             Phase(
@@ -289,7 +295,7 @@ class AttGAN(Model):
         ]
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: G alone, on its reconstruction."""
+        """Not in the paper: only G, on the reconstruction loss."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
@@ -303,7 +309,7 @@ class AttGAN(Model):
         x = batch.image
         with torch.no_grad():
             fake = nets["G"](x, batch.source, batch.target)
-        src, cls = nets["D"](torch.cat([x, fake]))  # D's norm looks at each picture alone
+        src, cls = nets["D"](torch.cat([x, fake]))  # D's instance norm makes rows independent
         n = len(x)
         alpha = batch.noise("alpha", (1, 1, 1))
         penalty = gradient_penalty(lambda image: nets["D"](image)[0], x, fake, alpha)
@@ -330,7 +336,7 @@ class AttGAN(Model):
         return {"rec": self.lambda_rec * F.l1_loss(again, batch.image)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−(λ_1·BCE + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""
+        """−(λ_1·BCE + λ_rec·L_rec) on held-out images, with the current D."""
         losses = self.g_loss(nets, batch, space)
         return -(losses["cls"] + losses["rec"])
 
@@ -342,17 +348,17 @@ class AttGAN(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """G(x, b) with each label that is asked for, where a is known, × `test_int`."""
+        """G(x, b); requested labels are scaled by `test_int` if a is known."""
         intensity = self.test_int if options.intensity is None else options.intensity
         out: Tensor = nets["G"](image, source, target, intensity)
         return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        """Single edits at intensities inside and beyond that of training."""
+        """Single edits at several intensities; training uses 1."""
         names, x, source, target = examples(batch, space)
-        made = [
+        edits = [
             self.translate(nets, x, source, target, EditOptions(intensity=i)) for i in INTENSITIES
         ]
-        says = "Single edits by the factor on the label that changes; 1 is that of training."
+        caption = "Single edits by the factor on the changed label; training uses 1."
         columns = ("input", *(f"{i:g}" for i in INTENSITIES))
-        return {"intensity": Preview(torch.stack([x, *made], 1), columns, says, names)}
+        return {"intensity": Preview(torch.stack([x, *edits], 1), columns, caption, names)}

@@ -1,4 +1,4 @@
-"""The contract between a model and everything that trains, evaluates or serves it."""
+"""The interface between a model and the code that trains, evaluates or serves it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,23 +14,22 @@ from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 
 Nets = dict[str, nn.Module]
-Losses = dict[str, Tensor]  # named, already weighted scalars; each a mean over the batch
+Losses = dict[str, Tensor]  # weighted scalar terms by name; each a mean over the batch
 
 
 class Phase(NamedTuple):
-    """One update: which networks it trains and by which loss."""
+    """One update: which networks it trains, with which loss."""
 
     name: str  # prefixes its logged losses: "d/gp"
     trains: tuple[str, ...]  # the rest are frozen
     loss: Callable[[Nets, Batch], Losses]
     every: int = 1  # run once in this many iterations
     new_batch: bool = False  # draw another batch for this phase
-    keep_grad: tuple[
-        str, ...
-    ] = ()  # left unfrozen where a later phase of the batch trains them, so
-    # that what it shares has their graph; its own loss must be detached from them
-    round_robin_index: int = -1  # run when it is this index's turn; `every` counts whole rounds
-    active_range: tuple[float, float] = (0.0, 1.0)  # share of the images in which it runs
+    # Not frozen if a later phase on the same batch trains them, so that shared tensors carry their
+    # graph; this phase's loss must be detached from them.
+    keep_grad: tuple[str, ...] = ()
+    round_robin_index: int = -1  # runs only in this turn; -1: every turn; `every` counts rounds
+    active_range: tuple[float, float] = (0.0, 1.0)  # training progress during which it runs
     eval_nets: tuple[str, ...] = ()  # in evaluation mode during this phase (batch norm, dropout)
 
 
@@ -40,17 +39,17 @@ class Optim(NamedTuple):
     lr: float
     betas: tuple[float, float]
     weight_decay: float = 0.0
-    clip: float = 0.0  # largest norm of the network's gradient; 0: not clipped
+    clip: float = 0.0  # maximum gradient norm of the network; 0: no clipping
 
 
 class Diagnostic(NamedTuple):
-    """A number that reveals a known failure, and its healthy range."""
+    """A scalar that reveals a known training failure, and its healthy range [low, high]."""
 
     name: str
     value: float
     low: float
     high: float
-    says: str  # what a value outside means
+    says: str  # what a value outside the range means
 
     @property
     def bad(self) -> bool:
@@ -58,30 +57,30 @@ class Diagnostic(NamedTuple):
 
 
 class Adversarial(NamedTuple):
-    """A model's adversarial loss: its form, and the logged terms of D that make it up."""
+    """A model's adversarial loss: its form, and the logged loss terms of each D."""
 
-    form: Literal["wgan", "gan", "lsgan"]  # −E[D(x)] + E[D(G)]; cross entropies; ½ squares
-    terms: tuple[tuple[str, ...], ...]  # of each D
-    factor: float = 1.0  # on a D's summed terms, which gives the form's loss of one score
+    form: Literal["wgan", "gan", "lsgan"]  # −E[D(x)] + E[D(G)]; cross entropy; ½ square
+    terms: tuple[tuple[str, ...], ...]  # one tuple of log names for each D
+    factor: float = 1.0  # times a D's summed terms gives the form's loss for one score
 
 
 class Preview(NamedTuple):
-    """Images (rows, columns, 3, s, s) in [-1, 1] in which a model shows what it does."""
+    """A grid of example images (rows, columns, 3, s, s) in [-1, 1] that illustrates a model."""
 
     images: Tensor
     columns: tuple[str, ...]
-    says: str  # the caption
+    caption: str
     rows: tuple[str, ...] = ()
-    moves: bool = False  # the rows are frames, shown one after the other
+    moves: bool = False  # an animation whose frames are the rows
 
 
 @dataclass(frozen=True)
 class EditOptions:
-    """Optional controls of an edit; `Model.supported_options` names those that a model honours."""
+    """Optional edit controls. `Model.supported_options` lists those that a model supports."""
 
-    intensity: float | None = None  # factor on a label that changes; 1 is that of training
-    seed: int | None = None  # of the latent
-    reference: Tensor | None = None  # (n, 3, s, s) images whose style is taken
+    intensity: float | None = None  # factor on each changed label; training uses 1
+    seed: int | None = None  # of the latent code
+    reference: Tensor | None = None  # style images (n, 3, s, s) in [-1, 1]
 
 
 DEFAULT_OPTIONS = EditOptions()
@@ -98,39 +97,41 @@ class Preset:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
-SET_WORDS = {"binary": "attributes", "onehot": "classes", "continuous": "intensities"}
+KIND_NAMES = {"binary": "attributes", "onehot": "classes", "continuous": "intensities"}
 
 
 @dataclass(frozen=True)
 class Model(ABC):
-    """A stateless frozen dataclass whose fields are the paper's numbers.
+    """Base class of all models: stateless frozen dataclasses of hyper-parameters.
 
-    What every model must say is abstract; everything else has a default here.
+    Defaults are the paper's values. Every model implements the abstract methods; all others have
+    a default here.
     """
 
-    label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot", "continuous")  # its own first
-    several_sets: ClassVar[bool] = True  # data sets may share it, through the mask vector
-    reads_source: ClassVar[bool] = False  # edits better when the source labels are known
-    edits_own_labels: ClassVar[bool] = True  # an edit to the labels an image has runs a network
-    references: ClassVar[int] = 0  # images of the target's class in each row of a batch; source and
-    # target classes are then drawn evenly and independently
-    adversarial: ClassVar[Adversarial | None] = None  # whose balance is watched
+    label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot", "continuous")  # main kind first
+    several_sets: ClassVar[bool] = True  # can train on several data sets, with the mask vector
+    reads_source: ClassVar[bool] = False  # `translate` uses the source labels
+    edits_own_labels: ClassVar[bool] = True  # translating to unchanged labels runs a network
+    # Images of the target class per batch row; if > 0, source and target classes are drawn
+    # uniformly and independently.
+    references: ClassVar[int] = 0
+    adversarial: ClassVar[Adversarial | None] = None  # used to monitor the balance of D and G
 
     @classmethod
     @abstractmethod
     def presets(cls) -> dict[str, Preset]:
-        """Its configurations by name."""
+        """Named configurations of this model."""
 
     @classmethod
     @abstractmethod
     def tiny(cls) -> Self:
-        """The smallest networks for images of 16 px, with every option on: what the tests train."""
+        """The smallest configuration, for 16 px images and with every option on; used by tests."""
 
     @abstractmethod
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """New networks for images of side `size`, by name.
+        """Create the networks, by name, for images of `size` × `size` px.
 
-        Raises ValueError for a label space or a size that the model does not take.
+        Raises ValueError for a label space or a size that the model does not support.
         """
 
     @abstractmethod
@@ -139,11 +140,11 @@ class Model(ABC):
 
     @abstractmethod
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
-        """Settings of each network's optimiser."""
+        """Optimiser settings of each network."""
 
     @abstractmethod
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """A scalar that is logged with each checkpoint; higher is better."""
+        """Validation score, logged with each checkpoint; higher is better."""
 
     @abstractmethod
     def translate(
@@ -154,35 +155,38 @@ class Model(ABC):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """Images (n, 3, s, s) in [-1, 1] with labels c̃ `source` (None: unknown) as `target`."""
+        """Edit images (n, 3, s, s) in [-1, 1] from labels c̃ `source` to `target` (n, dim_g).
+
+        `source` is None if unknown. Returns images of the same shape and range.
+        """
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Phases of the optional reconstruction-only warm-up; none: training begins at once."""
+        """Phases of the reconstruction-only warm-up; an empty list for no warm-up."""
         return []
 
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
-        """Networks of which a moving average is kept, and used to translate."""
+        """Networks with a moving average of their weights, which is used to translate."""
         return ()
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Factor on every learning rate after `images` of `length` real images.
+        """Factor on every learning rate after `images` of `length` images.
 
-        Constant, then linear to 0 over the last `decay` images.
+        Default: constant, then linear to 0 over the last `decay` images.
         """
         return min(1.0, (length - images) / decay) if decay else 1.0
 
     def domain_masks(
         self, labels: Tensor, space: LabelSpace, index: int
     ) -> tuple[Tensor, Tensor] | None:
-        """Which images (n,) of labels (n, k) a batch's rows, and their references, are drawn from.
+        """Masks (n,) of the images that batch rows and their references are drawn from.
 
-        `index` is the round-robin index whose turn it is. None: any image.
+        `labels` is (n, k); `index` is the current round-robin index. None: no restriction.
         """
         return None
 
     @property
     def supported_options(self) -> tuple[str, ...]:
-        """The fields of EditOptions that `translate` honours."""
+        """The fields of EditOptions that `translate` supports."""
         return ()
 
     def paint(
@@ -193,66 +197,69 @@ class Model(ABC):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> tuple[Tensor | None, Tensor]:
-        """An edit A∘image + (1 − A)∘C as A (n, 1, s, s) and C (n, 3, s, s).
+        """The edit A∘image + (1 − A)∘C as A (n, 1, s, s) in [0, 1] and C (n, 3, s, s) in [-1, 1].
 
-        A larger picture keeps its own pixels where A is 1. None: C is the whole edit.
+        An edit inside a larger picture keeps its pixels where A is 1. A is None if C is the result.
         """
         return None, self.translate(nets, image, source, target, options)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        """The images with the labels that they have, through the networks."""
+        """Self-reconstruction: translate images to the labels that they already have."""
         return self.translate(nets, image, source, source)
 
     def deployed(self, nets: Nets) -> tuple[str, ...] | None:
-        """Networks that edits need in all; None: those that any single edit runs."""
+        """Networks that inference needs; None: those that any single edit runs."""
         return None
 
     def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
-        """Known failures, measured on held-out images and the labels that they are to have."""
+        """Diagnostics on held-out images (n, 3, s, s) and their target labels c̃ (n, dim_g)."""
         return []
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        """What the model shows of itself on held-out images, beside the grid of edits of all."""
+        """Model-specific preview images by name, on held-out images."""
         return {}
 
     def check_space(self, space: LabelSpace) -> None:
-        """Raises ValueError, naming what is needed, for a label space that it does not take."""
+        """Raise ValueError, naming the supported kinds, for an unsupported label space."""
         kinds = {part.kind for part in space.sets}
         if kinds <= set(self.label_kinds) and (self.several_sets or len(space.sets) == 1):
             return
-        found = ", ".join(f"{part.name}: {part.kind}" for part in space.sets)
-        wanted = " or ".join(SET_WORDS[kind] for kind in self.label_kinds)
+        given = ", ".join(f"{part.name}: {part.kind}" for part in space.sets)
+        supported = " or ".join(KIND_NAMES[kind] for kind in self.label_kinds)
         count = "data sets" if self.several_sets else "one data set"
         hint = (
-            "; take folders or rafd, or make classes of attributes with data.domains"
+            "; use folders or rafd, or turn attributes into classes with data.domains"
             if self.label_kinds == ("onehot",)
             else ""
         )
-        raise ValueError(f"{found}: {type(self).__name__} takes {count} of {wanted}{hint}")
+        raise ValueError(f"{given}: {type(self).__name__} takes {count} of {supported}{hint}")
 
 
 def check_options(model: Model, name: str, source: Tensor | None, options: EditOptions) -> None:
-    """Raises ValueError, with what the model supports, for options that it would ignore."""
+    """Raise ValueError, listing the supported options, for options that the model would ignore.
+
+    Also for an intensity that is not finite or has no `source`, and for both seed and reference.
+    """
     given = [f.name for f in fields(EditOptions) if getattr(options, f.name) is not None]
     supported = model.supported_options
-    if wrong := [what for what in given if what not in supported]:
+    if ignored := [option for option in given if option not in supported]:
         raise ValueError(
-            f"{name} takes no {', '.join(wrong)}; it takes {', '.join(('labels', *supported))}"
+            f"{name} takes no {', '.join(ignored)}; it takes {', '.join(('labels', *supported))}"
         )
     if options.intensity is not None and not math.isfinite(options.intensity):
-        raise ValueError(f"intensity={options.intensity}: a number is needed")
+        raise ValueError(f"intensity={options.intensity}: a finite number is needed")
     if options.intensity is not None and source is None:
         raise ValueError(
-            "intensity: a factor on labels that change; say what the picture has already (--has)"
+            "intensity scales the labels that change; give the labels of the picture with --has"
         )
     if options.seed is not None and options.reference is not None:
-        raise ValueError("seed and reference: a style comes from one of them; leave one out")
+        raise ValueError("seed and reference: the style comes from one of them; give only one")
 
 
 def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:
-    """Each single edit on one image that it changes, another image each time.
+    """One example image for each single edit that changes it.
 
-    Names, images, and c̃ of the labels that they have and of those that they are to have.
+    Returns the edits' names, images (n, 3, s, s), and source and target labels c̃ (n, dim_g).
     """
     labels = batch.source[:, space.slice(batch.dataset)]
     names: list[str] = []
@@ -260,8 +267,8 @@ def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, 
     targets: list[Tensor] = []
     for task in space.tasks(labels, batch.dataset):
         if task.single and task.changed.any():
-            fit = task.changed.nonzero()[:, 0].tolist()
-            rows.append(fit[len(rows) % len(fit)])
+            candidates = task.changed.nonzero()[:, 0].tolist()
+            rows.append(candidates[len(rows) % len(candidates)])
             names.append(task.name)
             targets.append(task.target[rows[-1]])
     target = space.encode(torch.stack(targets), batch.dataset) if rows else batch.target[:0]

@@ -1,7 +1,7 @@
-"""CycleGAN (Zhu et al., ICCV 2017, arXiv 1703.10593), a pair of networks a pair of domains.
+"""CycleGAN (Zhu et al., ICCV 2017, arXiv 1703.10593), one per domain pair.
 
-StarGAN's paper trains one for each pair and chains them for edits of several attributes; here the
-pairs of a label space take turns and share one budget.
+As in StarGAN's comparison, edits of several attributes chain pairs. Here one model holds all pairs
+of a label space; they are trained round-robin and share one budget.
 """
 
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ from training.models.pairs import (
     Edge,
     Pair,
     chained,
-    identities,
+    cycle_previews,
+    identity_mappings,
     pairs_of,
     split,
-    there_and_back,
     two_domains,
 )
 from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 class Block(nn.Module):
-    """x + IN(Conv3(ReLU(IN(Conv3(x))))), reflected at the border."""
+    """Residual block x + IN(Conv3(ReLU(IN(Conv3(x))))) with reflection padding."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """(n, 3, s, s) of one domain of `pair` -> of the other, in [-1, 1]."""
+    """Images (n, 3, s, s) in [-1, 1] of one domain of `pair` -> images of the other."""
 
     def __init__(self, dim: int, blocks: int, pair: Pair) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(n, 3, s, s) -> scores of overlapping patches (70 px at three strided layers)."""
+    """Images (n, 3, s, s) -> patch scores (receptive field 70 px with three strided layers)."""
 
     def __init__(self, dim: int, layers: int) -> None:
         super().__init__()
@@ -105,7 +105,10 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class CycleGAN(Model):
-    """The published code's numbers; without its pool of 50 old fakes, which has a memory."""
+    """Hyper-parameters of CycleGAN; defaults as in the published code.
+
+    Without its pool of 50 earlier fakes, which would be extra training state.
+    """
 
     dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
     blocks: Annotated[
@@ -118,14 +121,14 @@ class CycleGAN(Model):
     lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
-    averages: Annotated[
-        bool, Field(description="keep moving averages of G, which the paper does not")
-    ] = False
+    averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
+        False
+    )
     hub: Annotated[
         str,
         Field(
-            description="pairs of this class alone: StarGAN's comparison on RaFD has neutral's "
-            "seven"
+            description="train only the pairs with this class, such as the seven pairs of RaFD's "
+            "neutral in StarGAN's comparison"
         ),
     ] = ""
 
@@ -141,7 +144,7 @@ class CycleGAN(Model):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(cls(dim=16, blocks=3, d_dim=16, d_layers=2, lr=8e-4, averages=True), batch=2)
-        # StarGAN's length for each pair: five of CelebA, RaFD's neutral and each of seven others.
+        # StarGAN's training length for each pair: five pairs of CelebA, seven of RaFD's neutral.
         celeba, rafd = 5 * CELEBA, 7 * RAFD
         return {
             "demo": small,
@@ -164,12 +167,15 @@ class CycleGAN(Model):
         return cls(dim=4, blocks=1, d_dim=4, d_layers=1, averages=True)
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
-        """The pairs of the label space, one data set of classes or attributes (ValueError)."""
+        """The domain pairs of the label space. Raises ValueError for an unsupported one."""
         self.check_space(space)
         return pairs_of(space.sets[0], self.hub)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G_ab, G_ba, D_a, D_b of each pair; weights from N(0, 0.02), biases 0."""
+        """G_ab, G_ba, D_a, D_b of each pair; weights from N(0, 0.02), biases 0.
+
+        Raises ValueError for an unsupported label space or size.
+        """
         if size % 4 or size < 8 << (self.d_layers - 1):
             raise ValueError(
                 f"size={size}: a multiple of 4, at least {8 << (self.d_layers - 1)}, is needed"
@@ -185,7 +191,7 @@ class CycleGAN(Model):
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """Of each pair in its turn: both G, then both D, as in the published code."""
+        """Both G, then both D of one pair per iteration, as in the published code."""
         out = []
         for k in range(len(self.pairs(space))):
             g, d = (f"Gab{k}", f"Gba{k}"), (f"Da{k}", f"Db{k}")
@@ -196,7 +202,7 @@ class CycleGAN(Model):
         return out
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: each G learns to copy."""
+        """Not in the paper: each G first learns the identity."""
         return [
             Phase(
                 "warmup", (f"Gab{k}", f"Gba{k}"), partial(self.copy_loss, k=k), round_robin_index=k
@@ -217,11 +223,11 @@ class CycleGAN(Model):
         return tuple(f"{n}{k}" for k in range(len(self.pairs(space))) for n in ("Gab", "Gba"))
 
     def domain_masks(self, labels: Tensor, space: LabelSpace, index: int) -> tuple[Tensor, Tensor]:
-        """The first and the second domain of the pair whose turn it is."""
+        """Masks of the first and the second domain of the current pair."""
         return split(labels, self.pairs(space)[index])
 
     def g_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """L_GAN of both G in its least-squares form, λ·L_cyc (eq. 2) and λ_idt·L_identity."""
+        """Least-squares L_GAN of both G, λ_cyc·L_cyc (eq. 2) and λ_idt·L_identity."""
         a, b = two_domains(batch)
         ab, ba = nets[f"Gab{k}"], nets[f"Gba{k}"]
         fake_b, fake_a = ab(a), ba(b)
@@ -234,7 +240,7 @@ class CycleGAN(Model):
         }
 
     def d_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of G's own step."""
+        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of the G phase."""
         a, b = two_domains(batch)
         out = {}
         if not batch.shared:
@@ -249,17 +255,17 @@ class CycleGAN(Model):
     def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """λ_cyc·‖G(x) − x‖₁ of both G."""
         a, b = two_domains(batch)
-        lost = F.l1_loss(nets[f"Gab{k}"](a), a) + F.l1_loss(nets[f"Gba{k}"](b), b)
-        return {"cyc": self.lambda_cyc * lost}
+        loss = F.l1_loss(nets[f"Gab{k}"](a), a) + F.l1_loss(nets[f"Gba{k}"](b), b)
+        return {"cyc": self.lambda_cyc * loss}
 
     def deployed(self, nets: Nets) -> tuple[str, ...]:
-        """Every G, of which one edit uses one or a few."""
+        """Every G; a single edit uses one or a few of them."""
         return tuple(name for name in nets if name.startswith("G"))
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−λ_cyc·L_cyc of held-out faces, there and back along the chain of pairs."""
-        there = self.translate(nets, batch.image, batch.source, batch.target)
-        back = self.translate(nets, there, batch.target, batch.source)
+        """−λ_cyc·‖x − x''‖₁ on held-out images, with x'' the cycle reconstruction of edits."""
+        edited = self.translate(nets, batch.image, batch.source, batch.target)
+        back = self.translate(nets, edited, batch.target, batch.source)
         return -self.lambda_cyc * F.l1_loss(back, batch.image)
 
     def translate(
@@ -270,22 +276,22 @@ class CycleGAN(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """Each pair that the edit crosses, one after the other; ValueError without the source."""
+        """Apply every pair that the edit crosses. Raises ValueError without source labels."""
         return chained(edge_of(nets), pairs_in(nets), image, source, target)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        return identities(edge_of(nets), pairs_in(nets), image, source)
+        return identity_mappings(edge_of(nets), pairs_in(nets), image, source)
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        return there_and_back(self, nets, batch, space)
+        return cycle_previews(self, nets, batch, space)
 
 
 def edge_of(nets: Nets) -> Edge:
-    """The generator of each direction."""
+    """The function that applies the generator of a direction."""
     return lambda direction, x: nets[f"G{direction}"](x)
 
 
 def pairs_in(nets: Nets) -> list[Pair]:
-    """The pairs that the networks Gab<k> lead between, in order."""
+    """The domain pairs of the networks Gab<k>, in order."""
     count = sum(name.startswith("Gab") for name in nets)
     return [cast(Generator, nets[f"Gab{k}"]).pair for k in range(count)]

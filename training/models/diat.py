@@ -1,9 +1,8 @@
-"""DIAT (Li, Zuo, Zhang, arXiv 1610.05586), one network a direction, as StarGAN's paper compares it.
+"""DIAT (Li, Zuo, Zhang, arXiv 1610.05586), one network per direction, as in StarGAN's comparison.
 
-Its tables of layers and weights are not published, so this is the form that StarGAN's parameter
-count implies: CycleGAN's generator, StarGAN's critic without labels, WGAN-GP, and an identity loss
-on deep features. The features are the critic's own (the paper's DIAT-A), for want of a face network
-that comes with the data.
+Layers and loss weights are not published, so this follows the parameter count in StarGAN's paper:
+CycleGAN's generator, StarGAN's critic without labels, WGAN-GP, and an identity loss on deep
+features. The features are the critic's (the paper's DIAT-A), since no face network is available.
 """
 
 from dataclasses import dataclass
@@ -35,17 +34,17 @@ from training.models.layers import autocast_off, check_halvings, gradient_penalt
 from training.models.pairs import (
     Pair,
     chained,
-    identities,
+    cycle_previews,
+    identity_mappings,
     pairs_of,
     split,
-    there_and_back,
     two_domains,
 )
 from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 class Critic(nn.Module):
-    """(n, 3, s, s) -> patch scores, and with `features` what they are made of."""
+    """Images (n, 3, s, s) -> patch scores, and if `features` also the last feature map."""
 
     def __init__(self, dim: int, repeat: int) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True)
 class DIAT(Model):
-    """StarGAN's recipe (its paper trains all models alike); λ_id is ours."""
+    """Hyper-parameters of DIAT; defaults as in StarGAN's comparison, except our λ_id."""
 
     dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
     blocks: Annotated[Positive, Field(description="residual blocks of G")] = 6
@@ -74,21 +73,21 @@ class DIAT(Model):
     d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
     lambda_id: Annotated[
         Weight,
-        Field(description="weight of the identity loss; of 1, G painted noise that pleases D"),
+        Field(description="weight of the identity loss; with 1, G only adds noise"),
     ] = 10.0
     lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
     n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
     lr: Annotated[Rate, Field(description="learning rate")] = 1e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
-    averages: Annotated[
-        bool, Field(description="keep moving averages of G, which the paper does not")
-    ] = False
+    averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
+        False
+    )
     hub: Annotated[
         str,
         Field(
-            description="pairs of this class alone; StarGAN's table counts the 7 directions that "
-            "leave RaFD's neutral, those back are ours, for edits between the others"
+            description="train only the pairs with this class; StarGAN's comparison has the 7 "
+            "directions from RaFD's neutral, ours also the 7 back, for edits between the others"
         ),
     ] = ""
 
@@ -102,14 +101,14 @@ class DIAT(Model):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(
-            # With λ_id up to 10 G paints noise that D takes for the label, with 30 hardly an edit.
+            # λ_id up to 10: G adds noise that D takes for the label; 30: hardly any edit.
             cls(
                 dim=16, blocks=3, d_dim=16, d_repeat_num=4, n_critic=1, lr=8e-4, averages=True,
                 lambda_id=15.0,
             ),
             batch=2,
         )  # fmt: skip
-        # StarGAN's length for each direction, two a pair.
+        # StarGAN's training length for each direction, two per pair.
         celeba = TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0)
         rafd = TrainConfig(images=14 * RAFD, decay_images=7 * RAFD, ema=0.0)
         return {
@@ -124,16 +123,16 @@ class DIAT(Model):
         return cls(dim=4, blocks=1, d_dim=4, d_repeat_num=2, n_critic=1, averages=True)
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
-        """As CycleGAN's; each is two directions. Raises ValueError likewise."""
+        """The domain pairs, each with two directions. Raises ValueError as CycleGAN does."""
         self.check_space(space)
         return pairs_of(space.sets[0], self.hub)
 
     def directions(self, space: LabelSpace) -> list[str]:
-        """ab0, ba0, ab1, …: what a network's name ends in; a turn each."""
-        return [f"{way}{k}" for k in range(len(self.pairs(space))) for way in ("ab", "ba")]
+        """ab0, ba0, ab1, …: suffixes of the networks' names, in round-robin order."""
+        return [f"{side}{k}" for k in range(len(self.pairs(space))) for side in ("ab", "ba")]
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G and D of each direction. Raises ValueError for a size that D cannot halve."""
+        """G and D of each direction. Raises ValueError for an unsupported label space or size."""
         check_halvings(size, self.d_repeat_num)
         nets: Nets = {}
         pairs = self.pairs(space)
@@ -156,7 +155,7 @@ class DIAT(Model):
         return out
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: each G learns to copy."""
+        """Not in the paper: each G first learns the identity."""
         return [
             Phase(
                 "warmup", (f"G{name}",), partial(self.copy_loss, name=name), round_robin_index=index
@@ -173,7 +172,7 @@ class DIAT(Model):
         return tuple(f"G{name}" for name in self.directions(space)) if self.averages else ()
 
     def domain_masks(self, labels: Tensor, space: LabelSpace, index: int) -> tuple[Tensor, Tensor]:
-        """Where the direction whose turn it is comes from, and where it goes."""
+        """Masks of the source and the target domain of the current direction."""
         first, second = split(labels, self.pairs(space)[index // 2])
         return (second, first) if index % 2 else (first, second)
 
@@ -191,12 +190,12 @@ class DIAT(Model):
         }
 
     def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
-        """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, F the critic's features."""
+        """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, with F the critic's features."""
         x, _ = two_domains(batch)
-        src, seen = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
+        src, fake_features = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
         with torch.no_grad():
-            _, own = nets[f"D{name}"](x, features=True)
-        return {"fake": -src.mean(), "id": self.lambda_id * F.l1_loss(seen, own)}
+            _, real_features = nets[f"D{name}"](x, features=True)
+        return {"fake": -src.mean(), "id": self.lambda_id * F.l1_loss(fake_features, real_features)}
 
     def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """10·‖G(x) − x‖₁."""
@@ -204,13 +203,13 @@ class DIAT(Model):
         return {"rec": 10 * F.l1_loss(nets[f"G{name}"](x), x)}
 
     def deployed(self, nets: Nets) -> tuple[str, ...]:
-        """Every G, of which one edit uses one or a few."""
+        """Every G; a single edit uses one or a few of them."""
         return tuple(name for name in nets if name.startswith("G"))
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−‖x − G(G(x))‖₁ of held-out faces, there and back along the chain of directions."""
-        there = self.translate(nets, batch.image, batch.source, batch.target)
-        back = self.translate(nets, there, batch.target, batch.source)
+        """−‖x − x''‖₁ on held-out images, with x'' the cycle reconstruction of edits."""
+        edited = self.translate(nets, batch.image, batch.source, batch.target)
+        back = self.translate(nets, edited, batch.target, batch.source)
         return -F.l1_loss(back, batch.image)
 
     def translate(
@@ -221,11 +220,11 @@ class DIAT(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """Each direction that the edit takes, in turn; ValueError without the source."""
+        """Apply every direction of the edit. Raises ValueError without source labels."""
         return chained(edge_of(nets), pairs_in(nets), image, source, target)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        return identities(edge_of(nets), pairs_in(nets), image, source)
+        return identity_mappings(edge_of(nets), pairs_in(nets), image, source)
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        return there_and_back(self, nets, batch, space)
+        return cycle_previews(self, nets, batch, space)

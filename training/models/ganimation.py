@@ -1,7 +1,7 @@
 """GANimation (Pumarola et al., ECCV 2018, arXiv 1807.09251).
 
-G paints colours C and an attention mask A: I = A∘I_y_r + (1 − A)∘C, so that only what an expression
-moves is painted. Conditions are intensities in [0, 1], the paper's 17 action units.
+G predicts colours C and an attention mask A, I = A∘I_y_r + (1 − A)∘C, so that an edit only changes
+the relevant regions. Conditions are intensities in [0, 1] of the paper's 17 action units.
 """
 
 from dataclasses import dataclass, replace
@@ -47,15 +47,15 @@ from training.models.layers import (
 from training.models.recipes import demo, smoke
 from training.models.stargan import Discriminator, trunk
 
-STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # of a label that is swept
-FRAMES = 13  # of an interpolation
+STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # label values in the sweep preview
+FRAMES = 13  # of the interpolation preview
 EMOTIONET = 6_000_000  # 30 epochs of 200,000
 
 
 class Generator(nn.Module):
-    """(n, 3, s, s) in [-1, 1] and c̃ (n, c) -> the picture and its mask A (n, 1, s, s) in [0, 1].
+    """Images (n, 3, s, s) in [-1, 1] and c̃ (n, c) -> edits and masks A (n, 1, s, s) in [0, 1].
 
-    A is 1 where the input stays, as in the published code; the paper's two versions differ.
+    A is 1 where the input is kept, as in the published code; the paper's two versions disagree.
     """
 
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
@@ -69,30 +69,30 @@ class Generator(nn.Module):
         return mask * x + (1 - mask) * colours, mask
 
     def maps(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask A and the colours C (n, 3, s, s) in [-1, 1]."""
+        """The mask A (n, 1, s, s) in [0, 1] and the colours C (n, 3, s, s) in [-1, 1]."""
         h = self.main(torch.cat([x, tiled(c, x)], 1))
         return torch.sigmoid(self.attention(h)).float(), torch.tanh(self.colour(h)).float()
 
 
 def total_variation(mask: Tensor) -> Tensor:
-    """Mean |A(x+1) − A(x)| plus mean |A(y+1) − A(y)|; L1 as in the code, the paper squares."""
-    across = (mask[..., 1:] - mask[..., :-1]).abs().mean()
-    return across + (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
+    """Mean |A(x+1) − A(x)| plus mean |A(y+1) − A(y)|: L1 as in the code; squared in the paper."""
+    horizontal = (mask[..., 1:] - mask[..., :-1]).abs().mean()
+    return horizontal + (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
 
 
 @dataclass(frozen=True)
 class GANimation(Model):
-    """The paper's numbers; weights are those on means, which no batch size changes.
+    """Hyper-parameters of GANimation; defaults are the paper's, for losses that are means.
 
-    The code divides a mean squared error by the batch again and sums the variation: at its batch
-    of 25 and 128 px that is 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
+    The published code divides the mean squared error by the batch size again and sums the total
+    variation: with its batch of 25 at 128 px, 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
     """
 
     conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
     repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
     d_conv_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
     d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
-    lambda_cond: Annotated[Weight, Field(description="weight of the units' regression")] = 160.0
+    lambda_cond: Annotated[Weight, Field(description="weight of the action units' loss")] = 160.0
     lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 10.0
     lambda_mask: Annotated[Weight, Field(description="weight of the attention mask's size")] = 0.1
     lambda_tv: Annotated[
@@ -100,16 +100,16 @@ class GANimation(Model):
     ] = 4.1
     lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0
     noise: Annotated[
-        Share, Field(description="half-width of what is added to another face's intensities")
+        Share, Field(description="half-width of the uniform noise on target intensities")
     ] = 0.1
     n_critic: Annotated[Positive, Field(description="updates of D for one of G")] = 5
     g_lr: Annotated[Rate, Field(description="learning rate of G")] = 1e-4
     d_lr: Annotated[Rate, Field(description="learning rate of D")] = 1e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
-    averages: Annotated[
-        bool, Field(description="keep moving averages of G, which the paper does not")
-    ] = False
+    averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
+        False
+    )
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
     adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
@@ -117,8 +117,8 @@ class GANimation(Model):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         base = demo(
-            # All weights are lighter beside D's score: at 160, and still at 25, G paints what only
-            # D takes for units.
+            # Lower weights relative to the adversarial loss: with lambda_cond 160 or 25, G learns
+            # patterns that only D takes for action units.
             cls(
                 conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
                 d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=1.0, lambda_mask=0.02,
@@ -131,10 +131,10 @@ class GANimation(Model):
         )  # fmt: skip
         small = replace(
             base,
-            # Those that show plainly at 64 px, of the 16 that the drawn faces have.
+            # Of the 16 units of the synthetic faces, those clearly visible at 64 px.
             data=replace(base.data, attributes=("AU02", "AU04", "AU06", "AU12", "AU25", "AU26")),
-            judge=JudgeConfig(images=(9_600,), batch=32),  # what units show is small
-            eval=replace(base.eval, min_success=0.1),  # mouths move, brows hardly
+            judge=JudgeConfig(images=(9_600,), batch=32),  # units change few pixels
+            eval=replace(base.eval, min_success=0.1),  # mouths change, brows hardly
         )
         paper = Preset(
             cls(),
@@ -150,7 +150,7 @@ class GANimation(Model):
         )
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G and D; Conv weights from N(0, 0.02), biases 0. Raises ValueError as StarGAN does."""
+        """G and D; weights from N(0, 0.02), biases 0. Raises ValueError for an unsupported size."""
         check_halvings(size, self.d_repeat_num)
         nets: Nets = {
             "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
@@ -161,7 +161,7 @@ class GANimation(Model):
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """One step of D holds its penalty; the code's second step breaks data parallelism."""
+        """D's loss includes the penalty; the published code's second step breaks DDP."""
         return [
             Phase(
                 "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
@@ -170,7 +170,7 @@ class GANimation(Model):
         ]
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: the colours alone learn to copy, before the mask can hide them."""
+        """Not in the paper: the colours learn to copy before the mask can hide them."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
@@ -180,27 +180,27 @@ class GANimation(Model):
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return ("G",) if self.averages else ()
 
-    def wanted(self, batch: Batch, space: LabelSpace) -> Tensor:
-        """y_g: another face's intensities with noise, not clipped; other labels as they are."""
+    def noisy_target(self, batch: Batch, space: LabelSpace) -> Tensor:
+        """y_g: another image's intensities plus noise, not clipped; other label kinds unchanged."""
         if space.sets[batch.dataset].kind != "continuous":
             return batch.target
         part = space.slice(batch.dataset)
-        wanted = (batch.target if batch.other is None else batch.other).clone()
+        target = (batch.target if batch.other is None else batch.other).clone()
         width = part.stop - part.start
-        wanted[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
-        return wanted
+        target[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
+        return target
 
     def fake(self, nets: Nets, batch: Batch, space: LabelSpace) -> tuple[Tensor, Tensor]:
-        """G(I, y_g) and its mask, made once a step."""
-        made = batch.shared.get("fake")
-        learns = next(nets["G"].parameters()).requires_grad
-        if made is None or (learns and not made.requires_grad):
-            made, mask = nets["G"](batch.image, self.wanted(batch, space))
-            batch.shared.update(fake=made, mask=mask)
-        return made, batch.shared["mask"]
+        """G(I, y_g) and its mask, computed once per batch."""
+        fake = batch.shared.get("fake")
+        trains_g = next(nets["G"].parameters()).requires_grad
+        if fake is None or (trains_g and not fake.requires_grad):
+            fake, mask = nets["G"](batch.image, self.noisy_target(batch, space))
+            batch.shared.update(fake=fake, mask=mask)
+        return fake, batch.shared["mask"]
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L of D: −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3)."""
+        """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3)."""
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
         src, cls = nets["D"](torch.cat([x, fake]))
@@ -215,23 +215,23 @@ class GANimation(Model):
         }
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L of G: −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
+        """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
         + λ_A·E[A] + λ_TV·TV(A) of both masks (eq. 2).
         """
         fake, mask = self.fake(nets, batch, space)
         src, cls = nets["D"](fake)
-        back, again = nets["G"](fake, batch.source)
-        wanted = self.wanted(batch, space)
+        back, back_mask = nets["G"](fake, batch.source)
+        target = self.noisy_target(batch, space)
         return {
             "fake": -src.mean(),
-            "cond": self.lambda_cond * label_loss(cls, wanted, batch.dataset, space),
+            "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),
             "cyc": self.lambda_cyc * F.l1_loss(back, batch.image),
-            "mask": self.lambda_mask * (mask.mean() + again.mean()),
-            "tv": self.lambda_tv * (total_variation(mask) + total_variation(again)),
+            "mask": self.lambda_mask * (mask.mean() + back_mask.mean()),
+            "tv": self.lambda_tv * (total_variation(mask) + total_variation(back_mask)),
         }
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """λ_idt·‖C − I‖₁ with A held at ½ by its own term."""
+        """λ_idt·‖G(I, y_r) − I‖₁, and a term that keeps A at ½."""
         picture, mask = nets["G"](batch.image, batch.source)
         return {
             "cyc": self.lambda_cyc * F.l1_loss(picture, batch.image),
@@ -239,25 +239,25 @@ class GANimation(Model):
         }
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−(λ_y·L_y + λ_idt·L_idt) of held-out faces, without noise on the intensities."""
+        """−(λ_y·L_y + λ_idt·L_idt) on held-out images, without noise on the intensities."""
         fake, _ = nets["G"](batch.image, batch.target)
         _, cls = nets["D"](fake)
         back, _ = nets["G"](fake, batch.source)
-        wrong = label_loss(cls, batch.target, batch.dataset, space)
-        return -(self.lambda_cond * wrong + self.lambda_cyc * F.l1_loss(back, batch.image))
+        cond = label_loss(cls, batch.target, batch.dataset, space)
+        return -(self.lambda_cond * cond + self.lambda_cyc * F.l1_loss(back, batch.image))
 
     @torch.no_grad()
     def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
-        """The mask goes to 1, where nothing is edited, or to 0, where the face is painted anew.
+        """Collapse of the mask to 1 (output equals input) or to 0 (the whole image is replaced).
 
-        An edit may be small, so that the first is looked for in the hundredth that is painted most.
+        Edits may be small, so collapse to 1 is measured on the 1 % of pixels with the lowest mask.
         """
         mask = nets["G"](image, target)[1].flatten(1)
-        most = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
+        lowest = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
         return [
             Diagnostic("attention", float(mask.mean()), 0.05, 1.0,
-                    "the mask is near 0: the whole picture is painted"),
-            Diagnostic("attention_where_painted", float(most.mean()), 0.0, 0.9,
+                    "the mask is near 0: the whole image is replaced"),
+            Diagnostic("attention_where_painted", float(lowest.mean()), 0.0, 0.9,
                     "the mask is near 1 everywhere: the output is the input"),
         ]  # fmt: skip
 
@@ -285,33 +285,34 @@ class GANimation(Model):
         return cast(Generator, nets["G"]).maps(image, target)
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        """Each label alone from 0 to 1, what G paints and where, and the way to another image's."""
+        """A sweep of each label, masks and colours, and an interpolation to other labels."""
         part, x, source = space.slice(batch.dataset), batch.image[:4], batch.source[:4]
         names = space.sets[batch.dataset].names
         one, rows = x[:1].expand(len(STEPS), -1, -1, -1), []
         for k in range(part.start, part.stop):
-            c = source[:1].repeat(len(STEPS), 1)  # the first image's own labels, but for one
+            c = source[:1].repeat(len(STEPS), 1)  # the first image's labels except one
             c[:, k] = torch.tensor(STEPS)
             rows.append(torch.cat([x[:1], self.translate(nets, one, None, c)]))
         target = batch.target[:4]
         mask, colours = self.paint(nets, x, source, target)
-        whole = self.translate(nets, x, source, target)
-        parts = torch.stack([x, (2 * mask - 1).expand_as(x), colours, whole], 1)
-        way = [
+        edited = self.translate(nets, x, source, target)
+        parts = torch.stack([x, (2 * mask - 1).expand_as(x), colours, edited], 1)
+        frames = [
             self.translate(nets, x, source, torch.lerp(source, target, t))
             for t in torch.linspace(0, 1, FRAMES).tolist()
         ]
         return {
             "sweep": Preview(
                 torch.stack(rows), ("input", "0", "1/3", "2/3", "1"),
-                "Each label alone, from 0 to 1; the others as the image has them.", names,
+                "Each label from 0 to 1, all others unchanged.", names,
             ),
             "attention": Preview(
                 parts, ("input", "attention", "colours", "edited"),
-                "What is painted and where: the edit is the input where the attention is white, "
-                "the colours where it is black.",
+                "Attention mask and colours: the edit is the input where the mask is white and the "
+                "colours where it is black.",
             ),
             "interpolation": Preview(
-                torch.stack(way), (), "From each image's own labels to another image's.", moves=True
+                torch.stack(frames), (), "Interpolation from each image's to another's labels.",
+                moves=True,
             ),
         }  # fmt: skip

@@ -1,7 +1,7 @@
 """IcGAN (Perarnau et al., 2016, arXiv 1611.06355): a conditional GAN and its inverse.
 
-First G(z, y) and D learn alone; then the encoders Ez, on G's own pictures, and Ey, on real ones. An
-edit is G(Ez(x), y'), y' in [-1, 1]: Ey(x) with the labels changed that are to change.
+First G(z, y) and D are trained; then the encoders Ez, on generated images, and Ey, on real ones.
+An edit is G(Ez(x), y'), where y' in [-1, 1] is Ey(x) with the edited labels replaced.
 """
 
 from dataclasses import dataclass
@@ -38,16 +38,16 @@ from training.models.layers import (
 )
 from training.models.recipes import demo, smoke
 
-EIGHTEEN = (
+ICGAN_ATTRIBUTES = (
     "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
     "Gray_Hair", "Heavy_Makeup", "Male", "Mouth_Slightly_Open", "Mustache", "Pale_Skin",
     "Receding_Hairline", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Hat",
 )  # fmt: skip
-OTHERS = 3  # pictures of other latents that are shown
+OTHERS = 3  # other latents in the previews
 
 
 class Generator(nn.Module):
-    """Latent z (n, k) and c̃ (n, c) -> (n, 3, s, s) in [-1, 1]."""
+    """Latents z (n, k) and labels c̃ (n, c) -> images (n, 3, s, s) in [-1, 1]."""
 
     def __init__(self, space: LabelSpace, size: int, dim: int, latent: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Preview and c̃ -> logits (n,); the labels join after the first layer."""
+    """Images and labels c̃ -> logits (n,); the labels are an input of the second layer."""
 
     def __init__(self, space: LabelSpace, size: int, dim: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
 
 
 def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
-    """(n, 3, s, s) -> (n, outputs, 1, 1); its dense layer is a convolution over all 4×4 places."""
+    """(n, 3, s, s) -> (n, outputs, 1, 1); the dense layer is a convolution over the 4×4 map."""
     layers: list[nn.Module] = []
     channels, width = 3, dim
     for _ in range(size.bit_length() - 3):
@@ -103,7 +103,7 @@ def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class IcGAN(Model):
-    """The published numbers, at 64 px."""
+    """Hyper-parameters of IcGAN; defaults are the published ones, for 64 px."""
 
     dim: Annotated[
         Positive, Field(description="channels of G's last and D's first hidden layer")
@@ -115,20 +115,20 @@ class IcGAN(Model):
     lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     e_lr: Annotated[Rate, Field(description="learning rate of the encoders")] = 1e-4
-    e_beta1: Annotated[Decay, Field(description="the same for the encoders")] = 0.1
+    e_beta1: Annotated[Decay, Field(description="the encoders' decay of the first moment")] = 0.1
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.999
     gan_share: Annotated[
-        Share, Field(description="of the images, before the encoders' turn: 25 epochs of 25 + 15")
+        Share, Field(description="share of the images for the GAN stage: 25 epochs of 25 + 15")
     ] = 0.625
 
-    reads_source: ClassVar[bool] = True  # what does not change is as Ey sees it
+    reads_source: ClassVar[bool] = True  # unchanged labels come from Ey
     adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(
             cls(dim=32, e_dim=16, z_hidden=512, y_hidden=128),
-            images=22_400,  # at 5,600 the faces are still noise
+            images=22_400,  # with 5,600 the faces are still noise
             batch=8,
             warmup_images=0,
             decay_images=0,
@@ -136,8 +136,8 @@ class IcGAN(Model):
         )
         paper = Preset(
             cls(),
-            # x 30 to 168, y 40 to 178
-            DataConfig(size=64, celeba_crop=138, celeba_shift=(10, 0), attributes=EIGHTEEN),
+            # crop: x 30 to 168, y 40 to 178
+            DataConfig(size=64, celeba_crop=138, celeba_shift=(10, 0), attributes=ICGAN_ATTRIBUTES),
             TrainConfig(images=40 * 182_637, decay_images=0, batch=64, ema=0.0),
         )
         return {"demo": small, "smoke": smoke(small), "celeba-64": paper}
@@ -147,7 +147,10 @@ class IcGAN(Model):
         return cls(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G, D, Ez, Ey; weights from N(0, 0.02), norms' from N(1, 0.02), biases 0."""
+        """G, D, Ez, Ey; weights from N(0, 0.02), batch norms from N(1, 0.02), biases 0.
+
+        Raises ValueError unless `size` is a power of two from 16 px.
+        """
         check_power_of_two(size)
         nets: Nets = {
             "G": Generator(space, size, self.dim, self.latent),
@@ -160,12 +163,12 @@ class IcGAN(Model):
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """The GAN's stage, then the encoders'."""
+        """The GAN stage, then the encoder stage."""
         gan, after = (0.0, self.gan_share), (self.gan_share, 1.0)
         return [
             Phase("d", ("D",), self.d_loss, active_range=gan),
             Phase("g", ("G",), self.g_loss, active_range=gan),
-            # Ez learns from the pictures that G makes when it translates.
+            # Ez trains on images of G in evaluation mode, as used by `translate`.
             Phase("ez", ("Ez",), self.z_loss, active_range=after, eval_nets=("G",)),
             Phase(
                 "ey",
@@ -181,14 +184,14 @@ class IcGAN(Model):
         return {"G": gan, "D": gan, "Ez": slow, "Ey": slow}
 
     def z(self, batch: Batch) -> Tensor:
-        """Standard normal latents (n, latent)."""
+        """Standard normal latents (n, `latent`)."""
         return normal(batch.noise("z", (self.latent,)))
 
     def d_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """BCE: real with its labels 1; with another's, and G(z, y') with y', half of 0 each."""
+        """BCE: 1 for real images; 0 for wrong labels and for fakes, each weighted ½."""
         x, y = batch.image, batch.source
         if batch.other is None:
-            raise ValueError("IcGAN trains on batches with another image's labels")
+            raise ValueError("IcGAN needs batches with the labels of other images")
         with torch.no_grad():
             fake = nets["G"](self.z(batch), batch.target)
         d = nets["D"]
@@ -204,23 +207,24 @@ class IcGAN(Model):
         return {"fake": F.softplus(-nets["D"](fake, batch.target)).mean()}
 
     def z_loss(self, nets: Nets, batch: Batch) -> Losses:
-        """‖z − Ez(G(z, y'))‖² on pictures of G in evaluation mode.
+        """‖z − Ez(G(z, y'))‖² on images of G in evaluation mode.
 
-        Its norms keep the averages of its training; the published code takes 100 passes anew.
+        G's batch norms use the statistics from training; the published code re-estimates them with
+        100 passes.
         """
         z = self.z(batch)
         with torch.no_grad():
-            made = nets["G"](z, batch.target)
-        return {"z": F.mse_loss(nets["Ez"](made).flatten(1).float(), z)}
+            fake = nets["G"](z, batch.target)
+        return {"z": F.mse_loss(nets["Ez"](fake).flatten(1).float(), z)}
 
     def y_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """‖y − Ey(x)‖² on real pictures, y of the data set's own part in [-1, 1]."""
+        """‖y − Ey(x)‖² on real images, with y in [-1, 1] of the current data set's labels."""
         part = space.slice(batch.dataset)
-        found = nets["Ey"](batch.image).flatten(1).float()[:, part]
-        return {"y": F.mse_loss(found, 2 * batch.source[:, part] - 1)}
+        predicted = nets["Ey"](batch.image).flatten(1).float()[:, part]
+        return {"y": F.mse_loss(predicted, 2 * batch.source[:, part] - 1)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−‖x − G(Ez(x), Ey(x))‖₁ of held-out faces."""
+        """−‖x − G(Ez(x), Ey(x))‖₁ on held-out images."""
         again = self.translate(nets, batch.image, batch.source, batch.source)
         return -F.l1_loss(again, batch.image)
 
@@ -232,27 +236,27 @@ class IcGAN(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """G(Ez(x), y'); where the source is not known, y' is the target whole."""
+        """G(Ez(x), y'); without source labels, y' is the whole target."""
         y = target if source is None else edited(nets, image, source, target)
         out: Tensor = nets["G"](nets["Ez"](image).flatten(1).float(), y)
         return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        """Pictures, what their z and y give again, and others of the same y."""
+        """Images, their reconstructions, and images of other latents with the same labels."""
         x, source = batch.image[:4], batch.source[:4]
         y = edited(nets, x, source, source)
         stream = torch.Generator().manual_seed(0)
         latents = torch.randn(OTHERS, 1, self.latent, generator=stream).to(x.device)
         others = [nets["G"](z.expand(len(x), -1), y) for z in latents]
-        made = [self.translate(nets, x, source, source), *others]
+        outputs = [self.translate(nets, x, source, source), *others]
         columns = ("input", "again", *(f"latent {k}" for k in range(OTHERS)))
-        says = "G(Ez(x), Ey(x)), and G(z, Ey(x)) of latents that are the same for every picture."
-        return {"inverse": Preview(torch.stack([x, *made], 1), columns, says)}
+        caption = "G(Ez(x), Ey(x)), and G(z, Ey(x)) with the same latents z for every image."
+        return {"inverse": Preview(torch.stack([x, *outputs], 1), columns, caption)}
 
 
 def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """y' (n, dim_g): as `target` where a known label changes, else as Ey sees the picture."""
-    found = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
-    seen = torch.cat([(found + 1) / 2, target[:, found.shape[1] :]], 1)
+    """Labels y' (n, dim_g): `target` where a known label changes, else the prediction of Ey."""
+    predicted = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
+    current = torch.cat([(predicted + 1) / 2, target[:, predicted.shape[1] :]], 1)
     signed = cast(Generator, nets["G"]).signed
-    return torch.where(signed.edited(source, target), target, seen)
+    return torch.where(signed.edited(source, target), target, current)

@@ -1,4 +1,4 @@
-"""Blocks and penalties of the papers, in their notation."""
+"""Layers, initialisations and losses shared by the models, in the papers' notation."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ from training.data.labels import LabelSpace
 
 
 def autocast_off(tensor: Tensor) -> torch.autocast:
-    """Full precision for what follows: penalties, losses and the critic's heads."""
+    """Disable autocast: penalties, losses and the critic's heads run in full precision."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 @contextmanager
 def eval_mode(nets: dict[str, nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode within the block; their modes are restored afterwards."""
+    """Put the networks in evaluation mode; restore their modes on exit."""
     before = {name: net.training for name, net in nets.items()}
     for net in nets.values():
         net.eval()
@@ -32,18 +32,18 @@ def eval_mode(nets: dict[str, nn.Module]) -> Iterator[None]:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Instance norm with weights and without running statistics, so that eval equals train.
+    """Affine instance norm without running statistics, so that eval mode equals training mode.
 
-    Written as a group norm of one channel a group: the same function and parameters, but its
-    kernels take channels-last as it lies, where InstanceNorm2d copies there and back.
+    A group norm with one channel per group computes the same function with the same parameters,
+    and supports channels-last directly; InstanceNorm2d would copy the tensor twice.
 
-    The reference tracks running statistics that are wrong at test time (models.md 1.5 no. 6).
+    The reference code tracks running statistics, which are wrong at test time.
     """
     return nn.GroupNorm(channels, channels)
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum over all processes, whose gradient is the sum of theirs."""
+    """Sum over all processes; the gradient is summed likewise."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -58,30 +58,30 @@ class _AllReduce(torch.autograd.Function):
         return out
 
 
-def _summed(value: Tensor) -> Tensor:
-    """The sum over all processes."""
+def _all_reduce(value: Tensor) -> Tensor:
+    """Differentiable sum over all processes."""
     out: Tensor = _AllReduce.apply(value)  # type: ignore[no-untyped-call]
     return out
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm over the whole global batch; torch's SyncBatchNorm refuses the CPU."""
+    """Batch norm over the global batch of all processes; SyncBatchNorm does not support the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        apart = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not (self.training and apart):
+        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if not (self.training and distributed):
             return super().forward(x)
         with autocast_off(x):
             x = x.float()
-            count = _summed(x.new_full((1,), x.numel() / x.shape[1]))
-            mean = (_summed(x.sum((0, 2, 3))) / count)[:, None, None]
-            spread = _summed((x - mean).square().sum((0, 2, 3)))
-            self._remember(mean.flatten().detach(), (spread / (count - 1)).detach())
-            scale = (self.weight * (spread / count + self.eps).rsqrt())[:, None, None]
+            count = _all_reduce(x.new_full((1,), x.numel() / x.shape[1]))
+            mean = (_all_reduce(x.sum((0, 2, 3))) / count)[:, None, None]
+            squares = _all_reduce((x - mean).square().sum((0, 2, 3)))
+            self._update_running_stats(mean.flatten().detach(), (squares / (count - 1)).detach())
+            scale = (self.weight * (squares / count + self.eps).rsqrt())[:, None, None]
             return (x - mean) * scale + self.bias[:, None, None]
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_stats(self, mean: Tensor, variance: Tensor) -> None:
         for running, value in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:
                 running.lerp_(value, self.momentum or 0.0)
@@ -90,24 +90,24 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Signed(nn.Module):
-    """c̃ (n, dim_g) with each known label in [-1, 1] instead of [0, 1], and unknown ones at 0."""
+    """Map labels c̃ (n, dim_g) from [0, 1] to [-1, 1]; unknown labels become 0."""
 
     known: Tensor
-    beside: Tensor  # which labels cannot be 1 beside a label
+    excluded_by: Tensor  # which labels cannot be 1 excluded_by a label
 
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
         self.dim_d = space.dim_d
         known = torch.zeros(len(space.sets), space.dim_d)
-        beside = torch.zeros(space.dim_d, space.dim_d)
+        excluded_by = torch.zeros(space.dim_d, space.dim_d)
         for index, part in enumerate(space.sets):
             known[index, space.slice(index)] = 1.0
             for i, name in enumerate(part.names):
                 others = range(len(part.names)) if part.kind == "onehot" else part.group(name)
                 start = space.slice(index).start
-                beside[start + i, [start + j for j in others if j != i]] = 1.0
+                excluded_by[start + i, [start + j for j in others if j != i]] = 1.0
         self.register_buffer("known", known, persistent=False)
-        self.register_buffer("beside", beside, persistent=False)
+        self.register_buffer("excluded_by", excluded_by, persistent=False)
 
     def forward(self, c: Tensor) -> Tensor:
         labels, mask = c[:, : self.dim_d], c[:, self.dim_d :]
@@ -115,31 +115,34 @@ class Signed(nn.Module):
         return torch.cat([(2 * labels - 1) * known, mask], 1)
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
-        """Which columns of c̃ are known labels that change: (n, dim_g), bool."""
+        """Mask (n, dim_g) of known labels that differ between `source` and `target`."""
         labels = (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
         known: Tensor = self(target) != 0
         return (source != target) & labels & known
 
-    def asked(self, source: Tensor, target: Tensor) -> Tensor:
-        """The changed labels but those that only make room: Black_Hair, where Blond_Hair comes."""
+    def requested(self, source: Tensor, target: Tensor) -> Tensor:
+        """Mask (n, dim_g) of the changed labels, without those that another one switches off.
+
+        Of an edit from Black_Hair to Blond_Hair, only Blond_Hair.
+        """
         changed, d = self.edited(source, target), self.dim_d
-        comes = (changed & (target > source))[:, :d].float()
-        room = F.pad((comes @ self.beside) > 0, (0, target.shape[1] - d))
-        return changed & ~(room & (target < source))
+        added = (changed & (target > source))[:, :d].float()
+        excluded = F.pad((added @ self.excluded_by) > 0, (0, target.shape[1] - d))
+        return changed & ~(excluded & (target < source))
 
 
 def normal(uniform: Tensor) -> Tensor:
-    """Standard normal numbers of uniform ones in [0, 1)."""
+    """Convert uniform samples in [0, 1) to standard normal samples of the same shape."""
     return math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6))
 
 
 def tiled(labels: Tensor, like: Tensor) -> Tensor:
-    """(n, c) as planes of the height and width of `like`."""
+    """Broadcast labels (n, c) to planes (n, c, h, w) of the height, width and dtype of `like`."""
     return labels[:, :, None, None].to(like.dtype).expand(-1, -1, *like.shape[2:])
 
 
 def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
-    """Mean over the batch and the labels of the current data set's own part.
+    """Label loss on the current data set's slice of (n, dim_d), a mean over batch and labels.
 
     Binary: cross entropy; one-hot: softmax cross entropy; continuous: squared error.
     """
@@ -154,7 +157,7 @@ def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) 
 
 
 def xavier(net: nn.Module) -> None:
-    """Xavier uniform weights and zero biases for every convolution and linear layer."""
+    """Initialise convolutions and linear layers: Xavier uniform weights, zero biases."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -163,7 +166,7 @@ def xavier(net: nn.Module) -> None:
 
 
 def narrow_normal(net: nn.Module) -> None:
-    """Convolutions' weights from N(0, 0.02), batch norms' from N(1, 0.02), biases 0."""
+    """Initialise convolutions from N(0, 0.02), batch norms from N(1, 0.02), biases with 0."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | BatchNorm):
             nn.init.normal_(layer.weight, float(isinstance(layer, BatchNorm)), 0.02)
@@ -172,7 +175,7 @@ def narrow_normal(net: nn.Module) -> None:
 
 
 def check_halvings(size: int, times: int) -> None:
-    """Raises ValueError for a side that a critic of `times` strided layers cannot halve."""
+    """Raise ValueError for a size (px) that a critic cannot halve `times` times."""
     if size % (1 << times) or size % 4:
         raise ValueError(
             f"size={size}: a multiple of {1 << times} is needed "
@@ -181,7 +184,7 @@ def check_halvings(size: int, times: int) -> None:
 
 
 def check_power_of_two(size: int) -> None:
-    """Raises ValueError for a side that is not a power of two from 16 px."""
+    """Raise ValueError unless the size (px) is a power of two and at least 16."""
     if size < 16 or size & (size - 1):
         raise ValueError(f"size={size}: a power of two, at least 16, is needed")
 
@@ -209,8 +212,8 @@ def gradient_penalty(
 ) -> Tensor:
     """WGAN-GP: mean over the batch of (‖∇_x̂ Σ critic(x̂)‖₂ − 1)², x̂ = α·real + (1 − α)·fake.
 
-    `alpha` is (n, 1, 1, 1) in [0, 1). The sum runs over the patches of the critic's map. Always
-    in full precision; differentiable (it holds a double backward).
+    `alpha` is (n, 1, 1, 1) in [0, 1). The sum is over all patch scores of the critic. Computed in
+    full precision and differentiable twice. Source: Gulrajani et al., arXiv 1704.00028.
     """
     with autocast_off(real):
         mixed = (alpha * real.float() + (1 - alpha) * fake.float()).requires_grad_(True)

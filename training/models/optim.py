@@ -1,7 +1,7 @@
-"""Adam and AdamW as torch has them, without torch.compile's front end at every start.
+"""torch's Adam and AdamW without importing torch.compile's front end.
 
-torch's optimisers load `torch._dynamo` when they are made and when they step, to tell it that they
-are not to be compiled. Nothing here is, and loading it takes 3 s.
+torch's optimisers import `torch._dynamo` on creation and on each step to exclude themselves from
+compilation. Nothing here is compiled, and the import takes 3 s.
 """
 
 import inspect
@@ -14,12 +14,12 @@ for _method in vars(torch.optim.Optimizer).values():
 
 
 class Adam(torch.optim.Adam):
-    """`step` is torch's own, under no_grad, since no step is differentiated."""
+    """torch.optim.Adam with its original `step` under no_grad."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 class AdamW(torch.optim.AdamW):
-    """As `Adam`."""
+    """torch.optim.AdamW with its original `step` under no_grad."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))

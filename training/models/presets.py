@@ -1,4 +1,4 @@
-"""Every model's presets by (model, preset), and how a run's overrides change one.
+"""All presets by (model, preset), and run overrides.
 
 python -m pipelines run preset=celeba-128 seed=1 lambda_rec=5 --dry-run
 """
@@ -19,39 +19,41 @@ PRESETS = {
 
 
 def fields(config: Config) -> dict[str, list[str]]:
-    """The settable names of each section of `config`."""
+    """The field names of each section of `config`."""
     return {s: [f.name for f in dataclasses.fields(getattr(config, s))] for s in SECTIONS}
 
 
 def known(config: Config) -> str:
-    """The settable names, as a person reads them."""
+    """The settable names of each section as text."""
     return "; ".join(f"{s}: {', '.join(names)}" for s, names in fields(config).items())
 
 
 def locate(config: Config, key: str) -> tuple[str, str]:
-    """(section, name) of `key`, dotted or bare.
+    """Resolve `key` (`name` or `section.name`) to (section, name).
 
-    A bare name means the training's field, or the model's where no other section has one of that
-    name. Raises ValueError for an unknown name, and with the candidates for one of other sections.
+    A name without a section is a field of `train`, or of `model` if no other section has it. Raises
+    ValueError for an unknown name, and for a name that needs a section, listing the options.
     """
     table = fields(config)
     section, _, name = key.rpartition(".")
-    homes = [s for s in ([section] if section else SECTIONS) if name in table.get(s, [])]
-    if not homes:
+    sections = [s for s in ([section] if section else SECTIONS) if name in table.get(s, [])]
+    if not sections:
         raise ValueError(f"unknown key {key!r}; known: {known(config)}")
-    if section or homes[0] == "train" or homes == ["model"]:
-        return homes[0], name
-    near = [f"model.{own}" for own in table["model"] if own.endswith(f"_{name}")]
-    options = " or ".join([*near, *(f"{home}.{name}" for home in homes)])
-    raise ValueError(f"{key}: not a setting of the training or the model alone; write {options}")
+    if section or sections[0] == "train" or sections == ["model"]:
+        return sections[0], name
+    similar = [f"model.{field}" for field in table["model"] if field.endswith(f"_{name}")]
+    options = " or ".join([*similar, *(f"{s}.{name}" for s in sections)])
+    raise ValueError(
+        f"{key}: only settings of train, or of model alone, need no section; write {options}"
+    )
 
 
 def resolve(
     model: str, preset: str, overrides: Mapping[str, Any] | None = None, datasets: str = ""
 ) -> Config:
-    """The preset with `overrides` (name, or section.name -> text or value) applied.
+    """The preset with `overrides` applied: name or section.name -> text or value.
 
-    `datasets`, a parameter of the pipeline, comes before `data.datasets` where it is given.
+    `datasets`, a pipeline parameter, takes precedence over `data.datasets` if not empty.
     Raises ValueError, with the known names, for an unknown model, preset, key or value.
     """
     if model not in MODELS:
@@ -78,7 +80,7 @@ def _shallow(part: Any) -> dict[str, Any]:
 
 
 def _check(config: Config) -> None:
-    """What no field's own bounds can say."""
+    """Check the bounds that involve several fields."""
     train = config.train
     if train.images < train.batch:
         raise ValueError(
@@ -92,7 +94,7 @@ def _check(config: Config) -> None:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Overrides written as "key=value;key=value"."""
+    """Parse overrides "key=value;key=value". Raises ValueError for a part without =."""
     out = {}
     for part in filter(None, (p.strip() for p in text.split(";"))):
         key, sign, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""What the presets of several models share: lengths, attributes, and settings for two cores."""
+"""Preset values shared by several models: lengths, attributes, and CPU demo settings."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from training.core.config import DataConfig, EvalConfig, JudgeConfig, TrainConfig
 from training.models.base import Model, Preset
 
-# 10 + 10 epochs of CelebA's 200,600 training images; 100 + 100 of RaFD's 4,342 (paper, 1.3). Of
-# the official split's 162,770 images it is 24.6 epochs.
+# StarGAN's paper: 10 + 10 epochs of CelebA's 200,600 training images (24.6 epochs of the official
+# split's 162,770), 100 + 100 epochs of RaFD's 4,342.
 CELEBA, RAFD = 4_012_000, 868_400
-# The attributes of AttGAN and STGAN.
-THIRTEEN = (
+# The 13 attributes of AttGAN and STGAN.
+ATTGAN_ATTRIBUTES = (
     "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",
     "Male", "Mouth_Slightly_Open", "Mustache", "No_Beard", "Pale_Skin", "Young",
 )  # fmt: skip
@@ -18,9 +18,9 @@ THIRTEEN = (
 DEMO_DATA = DataConfig(
     size=64,
     rafd_crop=600,
-    rafd_centre=(340, 407),  # frames the drawn faces alike
+    rafd_centre=(340, 407),  # frames the synthetic faces of both data sets alike
 )
-# Small batches: on two cores the number of updates decides, not their quality.
+# Small batches: with this CPU budget, more updates help more than better gradients.
 DEMO_TRAIN = TrainConfig(
     images=5_600,
     decay_images=2_200,
@@ -36,12 +36,12 @@ DEMO_EVAL = EvalConfig(limit=250)
 
 
 def demo(model: Model, **train: Any) -> Preset:
-    """Minutes on two cores, on drawn faces; every model is judged alike."""
+    """A preset for minutes on two cores with synthetic faces; one evaluation for all models."""
     return Preset(model, DEMO_DATA, replace(DEMO_TRAIN, **train), DEMO_JUDGE, DEMO_EVAL)
 
 
 def smoke(row: Preset) -> Preset:
-    """The fewest images with which the model of `row` goes through every step."""
+    """A preset with just enough images for `row`'s model to pass every pipeline step."""
     return Preset(
         row.model,
         replace(DEMO_DATA, limit=300, attributes=row.data.attributes, domains=row.data.domains),

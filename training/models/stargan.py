@@ -1,7 +1,7 @@
 """StarGAN (Choi et al., CVPR 2018, arXiv 1711.09020).
 
-One generator G(x, c) for every domain, one discriminator D with a patch critic D_src and a label
-head D_cls; several data sets share them through the mask vector c̃ (eq. 7).
+One generator G(x, c) for all domains, one discriminator D with a patch critic D_src and a label
+head D_cls; the mask vector in c̃ allows training on several data sets (eq. 7).
 """
 
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ from training.models.recipes import CELEBA, RAFD, demo, smoke
 
 
 def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
-    """G's layers before the last: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
+    """G's layers except the output layer: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
     layers: list[nn.Module] = [
         nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
         norm(dim),
@@ -59,7 +59,7 @@ def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
 class Generator(nn.Module):
     """(n, 3, s, s) in [-1, 1] and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
-    Zero padding must stay: with reflection the norm would remove the constant label planes.
+    Zero padding is required: with reflection, the norm would remove the constant label planes.
     """
 
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
@@ -76,7 +76,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm.
 
-    With `branches` the scores are (n, c, s/2^r, s/2^r), a label's each, and there are no logits.
+    With `branches` the scores are (n, c, s/2^r, s/2^r), one map per label, without logits.
     """
 
     def __init__(
@@ -103,18 +103,21 @@ class Discriminator(nn.Module):
 
 
 JOINT = ("celeba", "rafd")
-# The reference code's 200,000 iterations of 16; its joint training takes two batches in each.
+# The reference code's 200,000 iterations of 16; joint training draws two batches per iteration.
 REPOSITORY = 3_200_000
 
 
 def _paper(model: Model, length: int, data: DataConfig) -> Preset:
-    """The paper's settings: the rate falls over the second half."""
+    """The paper's schedule: the learning rate decays over the second half."""
     return Preset(model, data, TrainConfig(images=length, decay_images=length // 2))
 
 
 @dataclass(frozen=True)
 class StarGAN(Model):
-    """The paper's numbers; where the reference code errs, `fidelity` says whom to follow."""
+    """Hyper-parameters of StarGAN; defaults are the paper's.
+
+    `fidelity` selects paper or reference code where the code differs by mistake.
+    """
 
     conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
     repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
@@ -131,21 +134,21 @@ class StarGAN(Model):
     fidelity: Annotated[
         Literal["paper", "repo"],
         Field(
-            description="paper: the learning rate falls to 0 over the decay; repo: the reference "
-            "code's decay, which changes nothing"
+            description="paper: the learning rate decays to 0; repo: the reference code's decay, "
+            "which hardly changes the rate"
         ),
     ] = "paper"
     gp_patches: Annotated[
         Literal["sum", "mean"],
         Field(
-            description="slope of the penalty: of the patches' sum, as published, or of their mean"
+            description="gradient penalty on the sum of the patch scores (published) or their mean"
         ),
     ] = "sum"
     d_branches: Annotated[
         bool,
         Field(
-            description="B of StarGAN v2's table 1: D has a critic of its own for each class, "
-            "and no label head"
+            description="B in StarGAN v2's table 1: D has one critic branch per class and no label "
+            "head"
         ),
     ] = False
 
@@ -162,7 +165,7 @@ class StarGAN(Model):
         joint = replace(
             small,
             data=replace(small.data, datasets=JOINT),
-            # Eight expressions of few people take more and smaller steps than hair colours do.
+            # Eight expressions of few people need more and smaller steps than hair colours.
             judge=JudgeConfig(images=(3_200, 6_400), batch=16),
         )
         return {
@@ -170,7 +173,7 @@ class StarGAN(Model):
             "demo-joint": replace(
                 joint,
                 train=replace(small.train, images=6_400, decay_images=2_400),
-                eval=replace(small.eval, min_success=0.3),  # eight of 13 edits begin at 1/8
+                eval=replace(small.eval, min_success=0.3),  # 8 of 13 edits start at 1/8
             ),
             "demo-long": replace(
                 joint,
@@ -185,8 +188,7 @@ class StarGAN(Model):
             "rafd-128": _paper(cls(), RAFD, DataConfig(datasets=("rafd",))),
             "joint-128": _paper(cls(), 2 * REPOSITORY, DataConfig(datasets=JOINT)),
             "joint-256": _paper(cls(), 2 * REPOSITORY, DataConfig(size=256, datasets=JOINT)),
-            # The reference code's own choices: its length, its random split, its decay without
-            # effect.
+            # Settings of the reference code: its length, random split and ineffective decay.
             "celeba-128-repo": _paper(
                 cls(fidelity="repo"),
                 REPOSITORY,
@@ -199,14 +201,16 @@ class StarGAN(Model):
         return cls(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G and D for images of side `size`, a multiple of 2^d_repeat_num.
+        """G and D for images of `size` × `size` px, a multiple of 2^d_repeat_num.
 
-        Raises ValueError for another size, and for branches of D on what is not one set of classes.
+        Raises ValueError for any other size, and for `d_branches` without a single data set of
+        classes.
         """
         check_halvings(size, self.d_repeat_num)
         if self.d_branches and [part.kind for part in space.sets] != ["onehot"]:
             raise ValueError(
-                "d_branches: one data set of classes is needed; data.domains makes them"
+                "d_branches: one data set of classes is needed; turn attributes into classes with "
+                "data.domains"
             )
         return {
             "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
@@ -224,7 +228,7 @@ class StarGAN(Model):
         ]
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: G first learns to copy, so that early edits have a face to work on."""
+        """Not in the paper: G first learns the identity, so that early edits are faces."""
         return [Phase("warmup", ("G",), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
@@ -232,29 +236,29 @@ class StarGAN(Model):
         return {"G": Optim(self.g_lr, betas), "D": Optim(self.d_lr, betas)}
 
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
-        """The paper keeps no average; ours only changes which weights are shown."""
+        """Not in the paper; the average does not affect training, only inference."""
         return ("G",)
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """paper: constant, then linear to 0 over the last `decay` images.
+        """Factor on the learning rate after `images` of `length` images.
 
-        repo: every 1,000 iterations of 16 the reference subtracts the share of one iteration, so
-        the rate ends at 0.999 of its start (models.md 1.5 no. 1).
+        paper: constant, then linear to 0 over the last `decay` images. repo: every 1,000 iterations
+        of 16 the reference code subtracts the decay of one iteration, so the factor ends at 0.999.
         """
         if not decay:
             return 1.0
-        into = max(0, images - (length - decay))
+        decayed = max(0, images - (length - decay))
         if self.fidelity == "paper":
-            return max(0.0, 1.0 - into / decay)
-        return 1.0 - (into // 16_000) * (16 / decay)
+            return max(0.0, 1.0 - decayed / decay)
+        return 1.0 - (decayed // 16_000) * (16 / decay)
 
     def classification(
         self, logits: Tensor, labels: Tensor, batch: Batch, space: LabelSpace
     ) -> Tensor:
-        """L_cls on the current data set's slice only (section 3.3).
+        """L_cls on the current data set's slice of the labels (section 3.3); mean over the batch.
 
-        Binary: cross entropy summed over attributes, mean over the batch. One-hot: softmax cross
-        entropy. Continuous: squared error, summed likewise.
+        Binary: cross entropy, one-hot: softmax cross entropy, continuous: squared error, each
+        summed over labels.
         """
         part = space.slice(batch.dataset)
         logits, labels = logits[:, part], labels[:, part]
@@ -268,18 +272,18 @@ class StarGAN(Model):
         return loss / len(logits)
 
     def fake(self, nets: Nets, batch: Batch) -> Tensor:
-        """G(x, c), made once a step: D's update leaves G as it is."""
-        made = batch.shared.get("fake")
-        learns = next(nets["G"].parameters()).requires_grad
-        if made is None or (learns and not made.requires_grad):
-            made = batch.shared["fake"] = nets["G"](batch.image, batch.target)
-        return made
+        """G(x, c), computed once per batch, since D's update does not change G."""
+        fake = batch.shared.get("fake")
+        trains_g = next(nets["G"].parameters()).requires_grad
+        if fake is None or (trains_g and not fake.requires_grad):
+            fake = batch.shared["fake"] = nets["G"](batch.image, batch.target)
+        return fake
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
 
-        The fake has a graph only where G's step follows on the same batch; its label output is
-        unused; real and fake share one pass of D, which has no norm and so treats rows alone.
+        Real and fake images share one forward pass of D: without a norm, rows are independent.
+        The label logits of fakes are unused.
         """
         x = batch.image
         fake = self.fake(nets, batch).detach()
@@ -313,7 +317,7 @@ class StarGAN(Model):
         return losses | {"rec": self.lambda_rec * F.l1_loss(back, batch.image)}
 
     def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """D_y(x) (n, 1, h, w), where D has branches."""
+        """With branches, D_y(x) (n, 1, h, w) of each row's class; else `scores` unchanged."""
         return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
@@ -323,7 +327,7 @@ class StarGAN(Model):
         }
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−(λ_cls·L_cls + λ_rec·L_rec) of held-out faces, as D of the same moment sees them."""
+        """−(λ_cls·L_cls + λ_rec·L_rec) on held-out images, with the current D."""
         losses = self.g_loss(nets, batch, space)
         return -(losses.get("cls", 0.0) + losses["rec"])
 
@@ -335,6 +339,6 @@ class StarGAN(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """G(x, c); StarGAN does not look at the source labels."""
+        """G(x, c); StarGAN does not use the source labels."""
         out: Tensor = nets["G"](image, target)
         return out

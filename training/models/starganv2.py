@@ -1,7 +1,7 @@
 """StarGAN v2 (Choi et al., CVPR 2020, arXiv 1912.01865).
 
-G takes a style code s, either F(z, y) of a latent z or E(x, y) of a reference picture x, for a
-domain y; F, E and D have a branch a domain. Domains are the classes of one data set.
+G is conditioned on a style code s of a domain y: F(z, y) of a latent z, or E(x, y) of a reference
+image x. F, E and D have one branch per domain. Domains are the classes of one data set.
 """
 
 import math
@@ -35,32 +35,32 @@ from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, check_power_of_two, norm, normal
 from training.models.recipes import demo, smoke
 
-LATENT, STYLE = 16, 64  # widths of z and s
+LATENT, STYLE = 16, 64  # dimensions of z and s
 
 
 class ResBlock(nn.Module):
-    """Pre-activation, variance kept by 1/√2; `shrink` averages 2×2 pixels."""
+    """Pre-activation residual block, scaled by 1/√2; `downsample`: 2×2 average pooling."""
 
-    def __init__(self, inputs: int, outputs: int, *, normed: bool, shrink: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, normalize: bool, downsample: bool) -> None:
         super().__init__()
-        self.shrink = shrink
-        self.norm1, self.norm2 = (norm(inputs) if normed else nn.Identity() for _ in range(2))
+        self.downsample = downsample
+        self.norm1, self.norm2 = (norm(inputs) if normalize else nn.Identity() for _ in range(2))
         self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
         self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
-        plain = inputs == outputs
-        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+        identity = inputs == outputs
+        self.short = nn.Identity() if identity else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.leaky_relu(self.norm1(x), 0.2))
         short: Tensor = self.short(x)
-        if self.shrink:
+        if self.downsample:
             h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
         out: Tensor = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
         return (out + short) / math.sqrt(2)
 
 
 class AdaIN(nn.Module):
-    """(1 + γ(s))·IN(x) + β(s)."""
+    """Adaptive instance norm: (1 + γ(s))·IN(x) + β(s)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,39 +73,39 @@ class AdaIN(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """A residual block whose norms read the style; `grow` repeats each pixel 2×2.
+    """A residual block with AdaIN; `upsample`: nearest-neighbour upsampling by 2.
 
-    Without `skip`, as published beside high-pass skips, it is no residual block.
+    `skip` False removes the residual connection, as published for networks with high-pass skips.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, grow: bool, skip: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, *, upsample: bool, skip: bool = True) -> None:
         super().__init__()
-        self.grow, self.skip = grow, skip
+        self.upsample, self.skip = upsample, skip
         self.norm1, self.norm2 = AdaIN(inputs), AdaIN(outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
-        plain = inputs == outputs or not skip
-        self.short = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, bias=False)
+        identity = inputs == outputs or not skip
+        self.short = nn.Identity() if identity else nn.Conv2d(inputs, outputs, 1, bias=False)
 
-    def _grown(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="nearest") if self.grow else x
+    def _upsampled(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.upsample else x
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        h = self.conv1(self._grown(F.leaky_relu(self.norm1(x, s), 0.2)))
+        h = self.conv1(self._upsampled(F.leaky_relu(self.norm1(x, s), 0.2)))
         out: Tensor = self.conv2(F.leaky_relu(self.norm2(h, s), 0.2))
-        return (out + self.short(self._grown(x))) / math.sqrt(2) if self.skip else out
+        return (out + self.short(self._upsampled(x))) / math.sqrt(2) if self.skip else out
 
 
 def widths(dim: int, most: int, count: int) -> list[int]:
-    """dim, 2·dim, … of `count` halvings, `most` at most."""
+    """Channels dim, 2·dim, … for `count` downsamplings, at most `most`."""
     return [min(dim << i, most) for i in range(count + 1)]
 
 
 class Generator(nn.Module):
-    """(n, 3, s, s) and style (n, 64) -> (n, 3, s, s), not bounded.
+    """Images (n, 3, s, s) and style codes (n, 64) -> images (n, 3, s, s), not bounded.
 
-    With w_hpf > 0 the encoder's features at 32, 64 and 128 px, where `landmarks` keep the face, go
-    through a high-pass filter to the decoder.
+    With w_hpf > 0 the encoder's features at 32, 64 and 128 px are masked by `landmarks`, high-pass
+    filtered and added to the decoder's.
     """
 
     sharp: Tensor
@@ -116,21 +116,21 @@ class Generator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.landmarks = landmarks
-        kernel = torch.full((3, 3), -1.0)  # two sides: DDP cannot copy one of 1×1 in channels-last
+        kernel = torch.full((3, 3), -1.0)  # 2-D: DDP cannot copy 1×1 kernels in channels-last
         kernel[1, 1] = 8.0
         self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
-        # down to 16 px, 8 px with high-pass skips
+        # downsample to 16 px, to 8 px with high-pass skips
         plan = widths(dim, most, max(1, size.bit_length() - 1 - 4 + bool(w_hpf)))
-        steps = list(pairwise(plan))
+        steps, skip = list(pairwise(plan)), not w_hpf
         self.enter = nn.Conv2d(3, dim, 3, 1, 1)
         self.encode = nn.Sequential(
-            *(ResBlock(a, b, normed=True, shrink=True) for a, b in steps),
-            *(ResBlock(plan[-1], plan[-1], normed=True, shrink=False) for _ in range(2)),
+            *(ResBlock(a, b, normalize=True, downsample=True) for a, b in steps),
+            *(ResBlock(plan[-1], plan[-1], normalize=True, downsample=False) for _ in range(2)),
         )
         self.decode = nn.ModuleList(
             [
-                *(StyledBlock(plan[-1], plan[-1], grow=False, skip=not w_hpf) for _ in range(2)),
-                *(StyledBlock(b, a, grow=True, skip=not w_hpf) for a, b in reversed(steps)),
+                *(StyledBlock(plan[-1], plan[-1], upsample=False, skip=skip) for _ in range(2)),
+                *(StyledBlock(b, a, upsample=True, skip=skip) for a, b in reversed(steps)),
             ]
         )
         self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
@@ -138,27 +138,27 @@ class Generator(nn.Module):
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         maps = self.landmarks(x) if self.landmarks else None
         h = self.enter(x)
-        seen: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}
         for block in self.encode:
-            seen[h.shape[2]] = h
+            features[h.shape[2]] = h
             h = block(h)
         for block in self.decode:
             h = block(h, s)
             if maps is not None and h.shape[2] in (32, 64, 128):
-                h = h + self.high_pass(seen[h.shape[2]], maps)
+                h = h + self.high_pass(features[h.shape[2]], maps)
         out: Tensor = self.leave(h).float()
         return out
 
     def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
-        """hpf(m∘h), one of the two maps at the size of h."""
-        kept = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
-        kept = F.interpolate(kept, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
+        """High-pass filter of m∘h, with m the mask for the size of h."""
+        mask = maps[:, :1] if h.shape[2] == 32 else maps[:, 1:]
+        mask = F.interpolate(mask, h.shape[2:], mode="bilinear", align_corners=False).to(h.dtype)
         kernel = self.sharp.to(h.dtype).expand(h.shape[1], 1, 3, 3)
-        return F.conv2d(kept * h, kernel, padding=1, groups=h.shape[1])
+        return F.conv2d(mask * h, kernel, padding=1, groups=h.shape[1])
 
 
 class Mapping(nn.Module):
-    """F: latent (n, 16) and domain (n,) -> style (n, 64)."""
+    """F: latents (n, 16) and domain indices (n,) -> style codes (n, 64)."""
 
     def __init__(self, domains: int, hidden: int) -> None:
         super().__init__()
@@ -175,11 +175,11 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.shared(z)
-        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+        return torch.stack([branch(h) for branch in self.own], 1)[torch.arange(len(y)), y].float()
 
 
 class SharedMap(nn.Module):
-    """F of the ablations without style codes: one affine map of the domain and `latent` of z."""
+    """F of ablations C and D: one affine map of the domain and the first `latent` values of z."""
 
     def __init__(self, domains: int, latent: int) -> None:
         super().__init__()
@@ -192,35 +192,35 @@ class SharedMap(nn.Module):
         return out
 
 
-def _shrink(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
-    """The trunk of E and D: (n, 3, s, s) -> (n, width, 1, 1); and the width."""
+def _trunk(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
+    """The trunk of E and D, (n, 3, s, s) -> (n, width, 1, 1), and its width."""
     plan = widths(dim, most, size.bit_length() - 1 - 2)  # down to 4 px
     layers: list[nn.Module] = [nn.Conv2d(3, dim, 3, 1, 1)]
-    layers += [ResBlock(a, b, normed=False, shrink=True) for a, b in pairwise(plan)]
+    layers += [ResBlock(a, b, normalize=False, downsample=True) for a, b in pairwise(plan)]
     layers += [nn.LeakyReLU(0.2), nn.Conv2d(plan[-1], plan[-1], 4), nn.LeakyReLU(0.2)]
     return layers, plan[-1]
 
 
 class StyleEncoder(nn.Module):
-    """E: picture and its domain -> style (n, 64)."""
+    """E: images (n, 3, s, s) and domain indices (n,) -> style codes (n, 64)."""
 
     def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
         super().__init__()
-        layers, width = _shrink(size, dim, most)
+        layers, width = _trunk(size, dim, most)
         self.main = nn.Sequential(*layers)
         self.own = nn.ModuleList(nn.Linear(width, STYLE) for _ in range(domains))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.main(x).flatten(1)
-        return torch.stack([own(h) for own in self.own], 1)[torch.arange(len(y)), y].float()
+        return torch.stack([branch(h) for branch in self.own], 1)[torch.arange(len(y)), y].float()
 
 
 class Discriminator(nn.Module):
-    """D: picture and domain -> the logit (n,) of that domain's branch."""
+    """D: images (n, 3, s, s) and domain indices (n,) -> logits (n,) of the domains' branches."""
 
     def __init__(self, size: int, dim: int, most: int, domains: int) -> None:
         super().__init__()
-        layers, width = _shrink(size, dim, most)
+        layers, width = _trunk(size, dim, most)
         self.main = nn.Sequential(*layers)
         self.own = nn.Conv2d(width, domains, 1)
 
@@ -233,32 +233,32 @@ class Discriminator(nn.Module):
 
 @dataclass(frozen=True)
 class StarGANv2(Model):
-    """The paper's numbers; w_hpf = 1 on CelebA-HQ, which needs a landmark network.
+    """Hyper-parameters of StarGAN v2; defaults are the paper's, except w_hpf.
 
-    Of the additions A–F in its ablation, lambda_ds = 0 is E (without the diversity loss), with
-    style = latent it is D (z in the place of style codes), and style = label is C: AdaIN reads the
-    domain alone, without E and the losses of styles. A is StarGAN on the same domains, B the same
-    with `d_branches`.
+    The paper uses w_hpf = 1 on CelebA-HQ, which needs a landmark network. Configurations of its
+    ablation (table 1): A is StarGAN on the same domains, B adds `d_branches`, C is style = label
+    (AdaIN conditioned on the domain only, without E and style losses), D is style = latent with
+    lambda_ds = 0 (z instead of style codes), E is lambda_ds = 0 (no diversity loss), F the default.
     """
 
     dim: Annotated[Natural, Field(description="channels of the first layer; 0: 2^14 / size")] = 0
-    max_dim: Annotated[Positive, Field(description="most channels of a layer")] = 512
+    max_dim: Annotated[Positive, Field(description="maximum channels of a layer")] = 512
     hidden: Annotated[Positive, Field(description="units of F's hidden layers")] = 512
     style: Annotated[
         Literal["code", "latent", "label"],
         Field(
-            description="latent: z itself, by one map for all domains; label: no more than the "
-            "domain"
+            description="code: style codes; latent: z through one map for all domains; label: the "
+            "domain only"
         ),
     ] = "code"
-    w_hpf: Annotated[Weight, Field(description="high-pass skips are divided by it; 0: none")] = 0.0
+    w_hpf: Annotated[Weight, Field(description="divisor of the high-pass skips; 0: no skips")] = 0.0
     landmarks: Annotated[
         str, Field(description="PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0")
     ] = ""
     lambda_reg: Annotated[Weight, Field(description="weight of R1")] = 1.0
     lambda_sty: Annotated[Weight, Field(description="weight of the style reconstruction")] = 1.0
     lambda_ds: Annotated[
-        Weight, Field(description="weight of the diversity loss at the start; 2 for AFHQ")
+        Weight, Field(description="initial weight of the diversity loss; 2 for AFHQ")
     ] = 1.0
     lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 1.0
     ds_share: Annotated[
@@ -266,7 +266,7 @@ class StarGANv2(Model):
         Field(
             gt=0,
             le=1,
-            description="of the schedule, over which the weight of the diversity loss falls to 0",
+            description="share of training over which the diversity loss's weight decays to 0",
         ),
     ] = 1.0
     lr: Annotated[Rate, Field(description="learning rate")] = 1e-4
@@ -280,7 +280,7 @@ class StarGANv2(Model):
     )
     label_kinds: ClassVar[tuple[Kind, ...]] = ("onehot",)
     several_sets: ClassVar[bool] = False
-    references: ClassVar[int] = 2  # pictures of the target's domain in each row of a batch
+    references: ClassVar[int] = 2  # reference images per batch row
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -316,11 +316,12 @@ class StarGANv2(Model):
 
     @property
     def styled(self) -> bool:
+        """Whether outputs vary within a domain."""
         return self.style != "label"
 
     @property
     def g_side(self) -> tuple[str, ...]:
-        """The networks of G's side."""
+        """Names of the networks that are trained with G."""
         return ("G", "F", "E") if self.styled else ("G", "F")
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
@@ -350,7 +351,7 @@ class StarGANv2(Model):
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """D and G each once with a latent's style and once with a reference's, on one batch."""
+        """D and G, each with latent and with reference styles, on one batch."""
         return [
             Phase("d_latent", ("D",), lambda nets, batch: self.d_loss(nets, batch, latent=True)),
             Phase(
@@ -367,7 +368,7 @@ class StarGANv2(Model):
         ]
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: G and E learn to copy a picture by its own style."""
+        """Not in the paper: G and E first learn to reconstruct an image from its own style."""
         return [Phase("warmup", ("G", self.g_side[-1]), self.copy_loss)]
 
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
@@ -380,19 +381,19 @@ class StarGANv2(Model):
         return self.g_side
 
     def style_code(self, nets: Nets, batch: Batch, which: int, *, latent: bool) -> Tensor:
-        """The first (0) or second (1) style of the target's domain."""
+        """Style codes (n, 64) of the target domain; `which` selects the first (0) or second (1)."""
         y = batch.target.argmax(1)
         if latent or not self.styled:
             mapped: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
             return mapped
         if batch.reference is None:
-            raise ValueError("StarGAN v2 trains on batches with references")
+            raise ValueError("StarGAN v2 needs batches with reference images")
         encoded: Tensor = nets["E"](batch.reference[:, which], y)
         return encoded
 
     def s_org(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
-        """The style that leads back to x."""
-        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](fixed(x), y)
+        """Style codes of the source images x, for the cycle reconstruction."""
+        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](fixed_latent(x), y)
         return out
 
     def style_loss(self, nets: Nets, x_fake: Tensor, y_trg: Tensor, s_trg: Tensor) -> Tensor:
@@ -447,9 +448,9 @@ class StarGANv2(Model):
         return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, s_org), batch.image)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed latent's style."""
+        """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed_latent latent's style."""
         x_real, y_trg = batch.image, batch.target.argmax(1)
-        s_trg = nets["F"](fixed(x_real), y_trg)
+        s_trg = nets["F"](fixed_latent(x_real), y_trg)
         x_fake = nets["G"](x_real, s_trg)
         back = nets["G"](x_fake, self.s_org(nets, x_real, batch.source.argmax(1)))
         loss_sty = self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg)
@@ -461,13 +462,15 @@ class StarGANv2(Model):
 
     @torch.no_grad()
     def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
-        """The pictures of two latents grow alike: mean |ΔG|, of pictures in [-1, 1]."""
+        """Collapse of the mapping network: mean |ΔG| of two latents, for images in [-1, 1]."""
         if not self.styled:
             return []
         y = target.argmax(1)
-        first, second = (nets["G"](image, nets["F"](fixed(image, seed), y)) for seed in (0, 1))
+        first, second = (
+            nets["G"](image, nets["F"](fixed_latent(image, seed), y)) for seed in (0, 1)
+        )
         distance = float((first - second).abs().mean())
-        says = "two latents give the same picture: the mapping has collapsed"
+        says = "two latents give the same image: the mapping network has collapsed"
         return [Diagnostic("diversity", distance, 0.01, 2.0, says)]
 
     def translate(
@@ -478,26 +481,26 @@ class StarGANv2(Model):
         target: Tensor,
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
-        """G(x, F(z, y)) with the z of a seed, or G(x, E(x_ref, y)).
+        """G(x, F(z, y)) with z of a seed, or G(x, E(x_ref, y)).
 
-        By default z is the same for all, and the picture keeps its own style where the domain
-        stays.
+        Without options, z is the same for all images, and images whose domain does not change keep
+        their own style.
         """
         y = target.argmax(1)
         if options.reference is not None:
             s_trg = nets["E"](options.reference, y)
             styled: Tensor = nets["G"](image, s_trg).clamp(-1, 1)
             return styled
-        s = nets["F"](fixed(image, options.seed or 0), y)
+        s = nets["F"](fixed_latent(image, options.seed or 0), y)
         if source is not None and options.seed is None:
-            stays = source.argmax(1) == y
-            if stays.any():
-                s = torch.where(stays[:, None], self.s_org(nets, image, y), s)
+            unchanged = source.argmax(1) == y
+            if unchanged.any():
+                s = torch.where(unchanged[:, None], self.s_org(nets, image, y), s)
         out: Tensor = nets["G"](image, s).clamp(-1, 1)
         return out
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
-        """Of each domain: images in the styles of three latents and of up to three references."""
+        """For each domain: edits with three latent styles and up to three reference styles."""
         if not self.styled:
             return {}
         x, out = batch.image[:4], {}
@@ -505,20 +508,20 @@ class StarGANv2(Model):
             target = torch.zeros_like(batch.target[:4])
             target[:, k] = 1
             styles = [EditOptions(seed=seed) for seed in range(3)]
-            shown = batch.image[batch.source[:, k] > 0.5][:3]
-            styles += [EditOptions(reference=one.expand_as(x)) for one in shown]
-            made = [self.translate(nets, x, None, target, style) for style in styles]
+            references = batch.image[batch.source[:, k] > 0.5][:3]
+            styles += [EditOptions(reference=one.expand_as(x)) for one in references]
+            edits = [self.translate(nets, x, None, target, style) for style in styles]
             white = torch.ones_like(x[:1])
-            top = torch.cat([white.expand(4, -1, -1, -1), shown])
-            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(shown)]
+            top = torch.cat([white.expand(4, -1, -1, -1), references])
+            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(references)]
             columns = ("input", *(f"{name}, {title}" for title in titles))
-            says = f"{name}: styles of latents, and of the held-out images in the first row."
-            images = torch.cat([top[None], torch.stack([x, *made], 1)])
-            out[f"styles_{k + 1}"] = Preview(images, columns, says)
+            caption = f"{name}: latent styles, and styles of the reference images in the first row."
+            images = torch.cat([top[None], torch.stack([x, *edits], 1)])
+            out[f"styles_{k + 1}"] = Preview(images, columns, caption)
         return out
 
 
-def fixed(like: Tensor, seed: int = 0) -> Tensor:
-    """One latent (n, 16), the same for every picture, of `seed`."""
+def fixed_latent(like: Tensor, seed: int = 0) -> Tensor:
+    """Latents (n, 16), the same row for each of the n images in `like`, drawn with `seed`."""
     z = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
     return z.to(like.device).expand(len(like), -1)

@@ -1,7 +1,7 @@
 """STGAN (Liu et al., CVPR 2019, arXiv 1904.09709).
 
-AttGAN's encoder, critic and losses; G is told the difference b − a instead of b, and its skip
-connections pass selective transfer units (STU), which transform the encoder's features by it.
+AttGAN's encoder, critic and losses; G is conditioned on the attribute-difference vector b − a, and
+selective transfer units (STU) in the skip connections adapt the encoder's features to it.
 """
 
 from dataclasses import dataclass, replace
@@ -16,54 +16,57 @@ from training.data.labels import LabelSpace
 from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
 from training.models.base import Preset
 from training.models.layers import Signed, tiled
-from training.models.recipes import THIRTEEN, demo, smoke
+from training.models.recipes import ATTGAN_ATTRIBUTES, demo, smoke
 
 
 class STU(nn.Module):
-    """A ConvGRU cell: state of the level below (half the size) and features f -> f' and a state.
+    """Selective transfer unit, a variant of a GRU: features f and inner state -> f', new state.
 
     r, z = σ(W·[f, ŝ]); s' = r∘ŝ; h = tanh(W_h·[f, s']); f' = (1 − z)∘ŝ + z∘h (eqs 3–8), where ŝ
-    is the state, with the difference vector beside it, at this size.
+    is the upsampled state of the inner level (half the size) and the difference vector.
+    `state_kind` selects the returned state: "stu" s', "gru" f', "direct" ŝ.
     """
 
-    def __init__(self, below: int, labels: int, beside: int, channels: int) -> None:
+    def __init__(self, inner: int, labels: int, features: int, channels: int) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(below + labels, channels, 4, 2, 1)
+        self.up = nn.ConvTranspose2d(inner + labels, channels, 4, 2, 1)
         self.reset, self.update, self.hidden = (
-            nn.Conv2d(beside + channels, channels, 3, 1, 1) for _ in range(3)
+            nn.Conv2d(features + channels, channels, 3, 1, 1) for _ in range(3)
         )
 
-    def forward(self, f: Tensor, state: Tensor, labels: Tensor, kept: str) -> tuple[Tensor, Tensor]:
-        above = self.up(torch.cat([state, tiled(labels, state)], 1))
-        both = torch.cat([f, above], 1)
-        selected = torch.sigmoid(self.reset(both)) * above
+    def forward(
+        self, f: Tensor, state: Tensor, labels: Tensor, state_kind: str
+    ) -> tuple[Tensor, Tensor]:
+        upsampled = self.up(torch.cat([state, tiled(labels, state)], 1))
+        both = torch.cat([f, upsampled], 1)
+        selected = torch.sigmoid(self.reset(both)) * upsampled
         z = torch.sigmoid(self.update(both))
         h = torch.tanh(self.hidden(torch.cat([f, selected], 1)))
-        out = (1 - z) * above + z * h
-        return out, {"stu": selected, "gru": out, "direct": above}[kept]
+        out = (1 - z) * upsampled + z * h
+        return out, {"stu": selected, "gru": out, "direct": upsampled}[state_kind]
 
 
 class Generator(nn.Module):
-    """G(x, b − a): each known label's difference is in {−1, 0, 1}; 0 asks for the input."""
+    """G(x, b − a): differences of known labels are in {−1, 0, 1}; 0 reconstructs the input."""
 
     def __init__(self, space: LabelSpace, encoder: Encoder, decoder: Decoder, units: nn.ModuleList,
-                 kept: str) -> None:  # fmt: skip
+                 state_kind: str) -> None:  # fmt: skip
         super().__init__()
         self.encoder, self.decoder, self.stu = encoder, decoder, units
-        self.kept, self.signed = kept, Signed(space)
+        self.state_kind, self.signed = state_kind, Signed(space)
 
     def difference(self, source: Tensor | None, target: Tensor, intensity: float) -> Tensor:
-        """½(b − a) of labels at ±1 where they differ and the target's is known, else 0.
+        """Difference ½(b − a) of labels at ±1; 0 where they are equal or the target is unknown.
 
-        b of the labels asked for is times `intensity`. An unknown a is 0. With several data sets
-        the target's mask stands beside it.
+        In b, requested labels are scaled by `intensity`; an unknown a is 0. With several data sets
+        the target's mask vector is appended. Returns (n, dim_g).
         """
         b, d = self.signed(target), self.signed.dim_d
         if source is None:
             return torch.cat([0.5 * b[:, :d], target[:, d:]], 1)
         a = self.signed(source)
         edited = self.signed.edited(source, target)
-        b = torch.where(self.signed.asked(source, target), intensity * b, b)
+        b = torch.where(self.signed.requested(source, target), intensity * b, b)
         diff = torch.where(edited, 0.5 * (b - a), 0.0)
         return torch.cat([diff[:, :d], target[:, d:]], 1)
 
@@ -76,7 +79,7 @@ class Generator(nn.Module):
         *,
         both: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """G(x, b − a), and with `both` G(x, 0) from the same latent."""
+        """G(x, b − a), and if `both` also G(x, 0) from the same latent."""
         features = self.encoder(x)
         fake = self._decode(features, self.difference(source, target, intensity))
         if not both or source is None:
@@ -86,30 +89,30 @@ class Generator(nn.Module):
     def _decode(self, features: list[Tensor], diff: Tensor) -> Tensor:
         changed, state = list(features), features[-1]
         for i, unit in enumerate(self.stu, 2):
-            changed[-i], state = unit(features[-i], state, diff, self.kept)
+            changed[-i], state = unit(features[-i], state, diff, self.state_kind)
         out: Tensor = self.decoder(changed, diff)
         return out
 
 
-# 200 epochs of 947 cycles of six batches of 32; of the official split's images it is 223 epochs.
+# 200 epochs of 947 cycles with six batches of 32; 223 epochs of the official split.
 LENGTH = 36_364_800
 
 
 @dataclass(frozen=True)
 class STGAN(AttGAN):
-    """The paper's numbers."""
+    """Hyper-parameters of STGAN; defaults are the paper's."""
 
     shortcut_layers: Annotated[
         Natural, Field(description="selective transfer units between encoder and decoder")
     ] = 4
     inject_layers: Annotated[
-        Natural, Field(description="decoder layers that are given the label difference again")
+        Natural, Field(description="decoder layers with the label difference as extra input")
     ] = 4
     stu_dim: Annotated[
         Natural,
         Field(
-            description="channels of the outermost unit; 0: dim, as published but at 384 px (48, "
-            "units 64)"
+            description="channels of the outermost unit; 0: dim, as published except at 384 px "
+            "(dim 48, units 64)"
         ),
     ] = 0
     use_stu: Annotated[
@@ -117,24 +120,24 @@ class STGAN(AttGAN):
     ] = True
     stu_state: Annotated[
         Literal["stu", "gru", "direct"],
-        Field(description="what a unit hands on as state: r∘ŝ as published, f' (a GRU), or ŝ"),
+        Field(description="state passed to the next unit: r∘ŝ as published, f' (a GRU), or ŝ"),
     ] = "stu"
     test_int: Annotated[
         Weight,
-        Field(description="±1.5 instead of ±1 for an edited label, as behind the paper's numbers"),
+        Field(description="2: ±1.5 instead of ±1 for edited labels, as in the paper's results"),
     ] = 2.0
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(
             cls(**SMALL, shortcut_layers=3, inject_layers=3),
-            images=11_200,  # hair comes after gender and age, in the second half
+            images=11_200,  # hair colour is only learnt in the second half
             warmup_images=400,
         )
         paper = Preset(
             cls(),
-            # Called central, the published square is at (3, 26), not (4, 24).
-            DataConfig(celeba_crop=170, celeba_shift=(-1, 2), attributes=THIRTEEN),
+            # The published "centre" crop is at (3, 26), not (4, 24).
+            DataConfig(celeba_crop=170, celeba_shift=(-1, 2), attributes=ATTGAN_ATTRIBUTES),
             TrainConfig(images=LENGTH, decay_images=LENGTH // 2, batch=32, ema=0.0, flip=False),
         )
         return {"demo": small, "smoke": smoke(small), "celeba-128": paper}
@@ -145,18 +148,18 @@ class STGAN(AttGAN):
 
     def generator(self, space: LabelSpace) -> nn.Module:
         dim, layers = self.dim, self.layers
-        own = (self.stu_dim or dim) if self.use_stu else dim
+        unit_dim = (self.stu_dim or dim) if self.use_stu else dim
         encoder = Encoder(dim, layers, self.bn_momentum)
         decoder = Decoder(
             space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum,
-            own << (layers - 2),
+            unit_dim << (layers - 2),
         )  # fmt: skip
-        units, below = nn.ModuleList(), dim << (layers - 1)
+        units, inner = nn.ModuleList(), dim << (layers - 1)
         for i in range(2, 2 + (self.shortcut_layers if self.use_stu else 0)):
-            units.append(STU(below, space.dim_g, dim << (layers - i), own << (layers - i)))
-            below = own << (layers - i)
+            units.append(STU(inner, space.dim_g, dim << (layers - i), unit_dim << (layers - i)))
+            inner = unit_dim << (layers - i)
         return Generator(space, encoder, decoder, units, self.stu_state)
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
-        """Constant, then a tenth for the last `decay` images."""
+        """Factor on the learning rate: 1, and 0.1 for the last `decay` images."""
         return 0.1 if decay and images >= length - decay else 1.0

@@ -1,4 +1,4 @@
-"""Networks that others trained: TorchScript by path and checksum, so that a run can be repeated."""
+"""Load third-party TorchScript networks, pinned by path and SHA-256 for reproducible runs."""
 
 from pathlib import Path
 
@@ -10,14 +10,18 @@ from training.core.references import split_digest
 
 
 def pinned(setting: str, field: str) -> nn.Module:
-    """The network at PATH@SHA256, at rest on the CPU; ValueError if the file is not that one."""
-    path, wanted = split_digest(setting)
-    if not wanted:
+    """Load the network PATH@SHA256 on the CPU, in evaluation mode.
+
+    `field` is the name of the setting in messages. Raises ValueError for a setting without a
+    digest, an absent file, or another digest.
+    """
+    path, expected = split_digest(setting)
+    if not expected:
         raise ValueError(f"{field}={setting}: PATH@SHA256 is needed")
     if not Path(path).is_file():
-        raise ValueError(f"{field}={setting}: no file {path} on this machine; fetch it")
-    found = sha256_file(Path(path))
-    if found != wanted:
-        raise ValueError(f"{path}: sha256 {found}, not {wanted}; fetch the file again")
+        raise ValueError(f"{field}={setting}: no file {path} on this machine; download it")
+    actual = sha256_file(Path(path))
+    if actual != expected:
+        raise ValueError(f"{path}: sha256 {actual}, not {expected}; download the file again")
     net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     return net.eval()
