@@ -161,8 +161,8 @@ def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
 def test_a_raw_manifest_opens_by_data_set(folder: Folder, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path / 'store'}")
     shards = pack(folder, tmp_path / "out", "own", 1024) + pack(folder, tmp_path / "out", "own-2")
-    own = [RawSet(name=name, kind="csv") for name in ("own", "own-2")]
-    meta = RawMeta(datasets=tuple(own), md5="", nfiles=0, source="folder", note="")
+    datasets = [RawSet(name=name, kind="csv") for name in ("own", "own-2")]
+    meta = RawMeta(datasets=tuple(datasets), md5="", nfiles=0, source="folder", note="")
     files = {path.name: path for path in shards}
     manifest = Manifest.build("raw", files, meta, store=store)
     trees = open_raw(manifest, store)

@@ -67,7 +67,7 @@ def test_a_smaller_crop_is_pillows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(crop_image(data, "celeba", config), expected)
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="no genuine CelebA images beside the project")
+@pytest.mark.skipif(not GENUINE.is_dir(), reason="no genuine CelebA images next to the project")
 def test_genuine_images_give_pillows_pixels() -> None:
     config = DataConfig()
     for path in sorted(GENUINE.iterdir())[:60]:
@@ -147,7 +147,7 @@ def test_orientation_is_applied_to_own_images_and_ignored_for_celeba() -> None:
 
 def huge_png() -> bytes:
     data = bytearray(encode(Image.new("L", (8, 8)), "PNG"))
-    data[16:24] = (7000).to_bytes(4, "big") * 2  # the header lies about its size
+    data[16:24] = (7000).to_bytes(4, "big") * 2  # the header gives a wrong size
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     return bytes(data)
 

@@ -420,7 +420,9 @@ def test_an_altered_finished_shard_is_made_again(
     assert expected.intact(store)
 
 
-@pytest.mark.skipif(not (SHARED / "celeba").is_dir(), reason="no genuine CelebA beside the project")
+@pytest.mark.skipif(
+    not (SHARED / "celeba").is_dir(), reason="no genuine CelebA next to the project"
+)
 def test_genuine_celeba(tmp_path: Path, store: Store, go: Callable) -> None:
     (tmp_path / "celeba").symlink_to(SHARED / "celeba")
     manifest = go(raw(tmp_path, store, celeba="celeba"), DataConfig(size=64))

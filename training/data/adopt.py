@@ -13,7 +13,7 @@ from training.core.config import DataConfig
 from training.core.files import write_bytes
 from training.core.progress import Progress
 from training.data import archive as tree
-from training.data.layouts import SOURCES, gather
+from training.data.layouts import SOURCES, read_layout
 from training.data.sources import read_source
 from training.data.tables import sniff
 from training.data.versions import split_datasets
@@ -124,7 +124,7 @@ def check(kind: str, path: Path, subset: bool) -> list[str]:
     """The images of a usable download, in order. Raises ValueError with the fault and its fix."""
     folder = tree.Folder(path)
     config = DataConfig(attributes=())
-    images = gather(kind, folder, config).images
+    images = read_layout(kind, folder, config).images
     archives = [n for n in folder.names() if n.lower().endswith((".zip", ".7z", ".tar", ".rar"))]
     if not images:
         fix = f"unpack {archives[0]} there" if archives else "name the folder that holds them"

@@ -88,9 +88,9 @@ def find_pin(name: str, commit: str = "") -> Pin:
     """The version of one data set: from its own `.dvc` file, else from the demo's.
 
     Raises ValueError if there is neither."""
-    own = pin(name, commit)
-    if own is not None:
-        return own
+    found = pin(name, commit)
+    if found is not None:
+        return found
     demo = pin(DEMO, commit) if name in DEMO_SETS else None
     if demo is None:
         at = f" at {commit}" if commit else f" in {project_root()}"

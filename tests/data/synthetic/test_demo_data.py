@@ -71,7 +71,7 @@ def push_and_pull_in_a_clone(tmp_path: Path, url: str) -> tuple[str, int]:
 
 
 def test_pin_writes_what_a_clone_pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a few faces, through a local remote; drawing again leaves data.dvc as it is."""
+    """On a few faces, through a local remote; drawing again does not change data.dvc."""
     make_clone(tmp_path / "clone", monkeypatch)
     monkeypatch.setattr(faces, "draw", draw_few)
     monkeypatch.setattr(program, "DEMO_SETS", ("celeba",))

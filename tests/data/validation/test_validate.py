@@ -29,9 +29,7 @@ from training.storage.store import Manifest, Store, open_store
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
 Files = dict[str, bytes]
-NAMES = (
-    ATTRIBUTES[:4] + DataConfig().attributes
-)  # fewer than 40: each costs Great Expectations time
+NAMES = ATTRIBUTES[:4] + DataConfig().attributes  # fewer than 40: each costs Great Expectations time
 SEEDS = np.random.RandomState(0)
 
 
@@ -115,7 +113,7 @@ LABELS = "list_attr_celeba.txt"
 FIRST = "img_align_celeba/000001.jpg"
 
 
-def judged(kind: str, files: Files, without: tuple[str, ...] = ()) -> Outcome:
+def validated(kind: str, files: Files, without: tuple[str, ...] = ()) -> Outcome:
     config = CONFIG.get(kind, DataConfig())
     kind = "celeba" if kind == "faces" else kind
     return check("set", kind, Memory(files), config, without=without, workers=1)
@@ -191,7 +189,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 ANNEX = b"../.git/annex/objects/Xz/2J/SHA256E-s7855--39d9.jpg/SHA256E-s7855--39d9.jpg"
 VIEW = "Rafd045_01_Caucasian_female_angry_frontal"
 CUT_LABELS = edit(LABELS, "6\r\n", "8\r\n")
-# Expectation -> (kind, what breaks it alone, what the message must show).
+# Rule -> (kind, the change that breaks only it, text in the message).
 FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "label_file_found": [
         ("celeba", drop(LABELS), LABELS),
@@ -255,7 +253,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
 }  # fmt: skip
 
 
-# Expectations that never stop a run, left out here to save time.
+# Rules that never stop a run, left out here to save time.
 SOFT_ONLY = (
     "final_newline", "image_decodes_all", "image_resolution", "image_content_unique",
     "image_content_in_one_part", "image_size", "unit_confidence", "class_balance", "hair_exclusive",
@@ -270,13 +268,13 @@ def test_a_fault_is_found_by_its_rule_and_by_no_other(
 ) -> None:
     files = MAKE[kind]()
     fault(files)
-    (finding,) = judged(kind, files, SOFT_ONLY).failed
+    (finding,) = validated(kind, files, SOFT_ONLY).failed
     assert finding.rule.name == rule
     assert str(finding).startswith(f"{rule}: ")
     assert shown in str(finding)
     assert finding.rule.fix in str(finding)
     if (kind, fault, shown) == FAULTS[rule][0]:
-        assert judged(kind, files, (rule, *SOFT_ONLY)).failed == []
+        assert validated(kind, files, (rule, *SOFT_ONLY)).failed == []
 
 
 def test_every_critical_rule_has_a_fault_that_breaks_it() -> None:
@@ -293,7 +291,7 @@ def test_every_critical_rule_has_a_fault_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("kind", MAKE)
 def test_good_data_has_no_critical_failure(kind: str) -> None:
-    assert judged(kind, MAKE[kind]()).failed == []
+    assert validated(kind, MAKE[kind]()).failed == []
 
 
 def to_csv(files: Files) -> None:
@@ -309,7 +307,7 @@ def to_csv(files: Files) -> None:
 def test_harmless_variants_are_only_noted(variant: Callable[[Files], None]) -> None:
     files = celeba()
     variant(files)
-    outcome = judged("celeba", files)
+    outcome = validated("celeba", files)
     assert outcome.failed == []
     assert any("line ends are LF" in note for note in outcome.raw.notes)
 
@@ -317,11 +315,11 @@ def test_harmless_variants_are_only_noted(variant: Callable[[Files], None]) -> N
 def test_a_truncated_label_file_is_found_by_its_count_and_its_rows() -> None:
     files = celeba()
     files[LABELS] = files[LABELS][:-60]  # inside the last row, no final newline
-    outcome = judged("celeba", files)
+    outcome = validated("celeba", files)
     failed = {finding.rule.name for finding in outcome.findings if not finding.passed}
     assert {"row_width", "row_of_image", "final_newline"} <= failed
     files[LABELS] = b"\r\n".join(celeba()[LABELS].split(b"\r\n")[:-2])  # the whole last row is gone
-    failed = {f.rule.name for f in judged("celeba", files).failed}
+    failed = {f.rule.name for f in validated("celeba", files).failed}
     assert {"count_matches_rows", "row_of_image"} == failed
 
 
@@ -345,7 +343,7 @@ def test_a_warning_is_reported_and_does_not_stop(rule: str) -> None:
         files["cat/9.jpg"] = files["cat/0.jpg"]
     if rule == "class_balance":
         files["labels.csv"] = files["labels.csv"].replace(b",1\n", b",0\n")
-    outcome = judged(kind, files)
+    outcome = validated(kind, files)
     found = {finding.rule.name: str(finding) for finding in outcome.findings if not finding.passed}
     assert outcome.failed == []
     assert shown in found[rule]
@@ -363,7 +361,7 @@ def test_a_share_of_broken_images_is_left_to_preprocessing() -> None:
 def test_listed_rows_are_capped_and_the_count_is_complete() -> None:
     files = celeba(60)
     files[LABELS] = re.sub(rb"(\d{6}\.jpg) -?1", rb"\1 7", files[LABELS])
-    (finding,) = judged("celeba", files).failed
+    (finding,) = validated("celeba", files).failed
     assert (finding.count, len(finding.rows)) == (60, 20)
     assert "60 of 60" in str(finding)
     assert "and 57 more" in str(finding)
@@ -491,8 +489,8 @@ class Names:
 config = DataConfig()
 found = read_layout("celeba", Names(sys.argv[1]), config)
 tables = frames(found, image_facts(None, [], "celeba", config, 1, "none"))
-wanted = [r for r in rules(found, tables, config) if r.frame != "images"]
-findings = run_rules(open_context(), "celeba", tables, wanted)
+selected = [r for r in rules(found, tables, config) if r.frame != "images"]
+findings = run_rules(open_context(), "celeba", tables, selected)
 print(json.dumps({
     "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "failed": [f.rule.name for f in findings if not f.passed],
