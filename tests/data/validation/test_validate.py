@@ -29,7 +29,7 @@ from training.storage.store import Manifest, Store, open_store
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
 Files = dict[str, bytes]
-NAMES = ATTRIBUTES[:4] + DataConfig().attributes  # fewer than 40: each costs Great Expectations time
+NAMES = ATTRIBUTES[:4] + DataConfig().attributes  # under 40: each costs Great Expectations time
 SEEDS = np.random.RandomState(0)
 
 
