@@ -4,7 +4,7 @@
     python benchmarks/preprocess.py --images data/rafd --kind rafd
 
 The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them. Ours
-is the step's own code on one worker: read from a tar, hash (the plain loop hashes nothing), cut,
+is the step's own code on one worker: read from a tar, hash (the plain loop hashes nothing), crop,
 write into a shard, push it to the disk. Their pixels must be equal before anything is reported.
 Short rounds alternate; rates are images a second of CPU time in the best round of each, which is
 what one core gives however many other processes share the machine.
@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from PIL import Image, features
 from training.core.config import DataConfig
 from training.core.progress import Progress
 from training.data.archive import Folder, Tars, pack
-from training.data.crop import FILTERS, box, turbo
+from training.data.crop import FILTERS, crop_box
 from training.data.shards import write_shard
 
 
@@ -35,7 +36,7 @@ def plain(files: list[Path], kind: str, config: DataConfig, out: Path) -> None:
     rows = []
     for file in files:
         with Image.open(file) as image:
-            square = box(kind, *image.size, config)
+            square = crop_box(kind, *image.size, config)
             part = image.convert("RGB").crop(square)
         part = part.resize((config.size, config.size), FILTERS[config.interpolation])
         rows.append(np.asarray(part))
@@ -53,7 +54,7 @@ def packed(files: list[Path], folder: Path) -> Tars:
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
-    turbo_version = getattr(turbo, "__version__", "absent")
+    turbo_version = version("simplejpeg")
     return (
         f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, Pillow "
         f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')}), "

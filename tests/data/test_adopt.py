@@ -1,4 +1,4 @@
-"""A download is checked, packed and versioned, or refused by name of the fault."""
+"""A download is checked, packed and versioned, or refused with the name of the fault."""
 
 import shutil
 import subprocess
@@ -55,10 +55,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_an_adopted_set_is_what_pull_delivers(
+def test_pull_delivers_an_adopted_set(
     clone: Path, download: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Git sees one small file; the kind is remembered; what else lay there is left out."""
+    """Git tracks one small file; the kind is stored; other files are left out."""
     (download / "img_align_celeba.zip").write_text("the archive itself")
     assert adopt("faces", download, "celeba", subset=True) == Path("faces.dvc")
     pinned = pin("faces")
@@ -96,7 +96,7 @@ def test_a_new_download_is_a_new_version(clone: Path, download: Path) -> None:
     assert pin("faces") != first
 
 
-def test_a_partial_download_needs_a_word(
+def test_a_partial_download_needs_subset(
     clone: Path, download: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ValueError, match=r"12 images, a complete download has 202,599.*--subset"):
@@ -110,7 +110,7 @@ def test_a_partial_download_needs_a_word(
 def test_another_label_file_than_the_official_one_is_named(
     clone: Path, download: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the count is right."""
+    """Even if the count is right."""
     monkeypatch.setitem(
         module.TERMS, "celeba", module.Terms(
             "CelebA", "", "", "", (12,), (178, 218),
@@ -123,7 +123,7 @@ def test_another_label_file_than_the_official_one_is_named(
         ValueError, match=r"list_attr_celeba\.txt is not the official file"
     ) as error:
         adopt("celeba", download)
-    assert "list_landmarks_align_celeba.txt is not there" in str(error.value)
+    assert "list_landmarks_align_celeba.txt is missing" in str(error.value)
     assert "identity_CelebA.txt" not in str(error.value)
 
 
@@ -134,7 +134,7 @@ def first_image(folder: Path) -> Path:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pointer for an image": (
         lambda d: first_image(d).write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "1 files are no 178x218 px JPEG or PNG: img_align_celeba/000001.jpg: git-lfs pointer",
+        "1 files are not 178x218 px JPEG or PNG: img_align_celeba/000001.jpg: git-lfs pointer",
     ),
     "a bedroom": (
         lambda d: Image.new("RGB", (680, 512)).save(first_image(d)),
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (d / "list_attr_celeba.txt").write_text("<html>Quota exceeded</html>"),
         "a web page file",
     ),
-    "a cut label file": (
+    "a truncated label file": (
         lambda d: (d / "list_attr_celeba.txt").write_bytes(
             (d / "list_attr_celeba.txt").read_bytes()[:-200]
         ),
@@ -176,7 +176,7 @@ def test_own_folders_are_adopted(clone: Path, tmp_path: Path) -> None:
     for kind, colour in (("cat", "red"), ("dog", "blue")):
         (tmp_path / "pets" / kind).mkdir(parents=True)
         Image.new("RGB", (20, 30), colour).save(tmp_path / "pets" / kind / "1.png")
-    with pytest.raises(ValueError, match="pets: say --kind"):
+    with pytest.raises(ValueError, match="pets: pass --kind"):
         adopt("pets", tmp_path / "pets")
     adopt("pets", tmp_path / "pets", "folders")
     manifest = pull("pets", "", "", "", Path("runs") / "raw.json")
@@ -197,14 +197,14 @@ def test_a_failing_dvc_leaves_the_old_version(
     assert Path("celeba.dvc").read_text() == "old"
 
 
-def test_outside_a_clone_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_dvc_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="no DVC here"):
+    with pytest.raises(ValueError, match="not a DVC repository"):
         adopt("celeba", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["celeba", "rafd"])
-def test_fetch_says_where_and_under_which_terms(
+def test_info_prints_source_and_licence_also_by_its_old_name_fetch(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program.main(["fetch", name])
@@ -214,7 +214,7 @@ def test_fetch_says_where_and_under_which_terms(
     assert f"python -m training.data adopt {name} PATH" in text
 
 
-def test_fetch_of_an_unknown_set_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_on_an_unknown_set_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="one of celeba, rafd"):
         program.main(["fetch", "imagenet"])
 

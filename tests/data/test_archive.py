@@ -1,4 +1,4 @@
-"""Raw data is read by safe relative names, from folders and from deterministic tar shards."""
+"""Raw data is read by safe relative names from folders and deterministic tar shards."""
 
 import pickle
 import tarfile
@@ -42,7 +42,7 @@ def test_a_folder_lists_sorted_relative_names(folder: Folder) -> None:
 )
 def test_no_name_leaves_the_root(folder: Folder, name: str) -> None:
     (folder.root.parent / "secret").write_text("s")
-    with pytest.raises(ValueError, match=r"stays inside|leads outside"):
+    with pytest.raises(ValueError, match=r"stays inside|points outside"):
         folder.read(name)
 
 
@@ -55,9 +55,9 @@ def test_links_that_leave_the_root_are_refused(folder: Folder) -> None:
     outside = folder.root.parent / "secret"
     outside.write_text("s")
     (folder.root / "link.jpg").symlink_to(outside)
-    with pytest.raises(ValueError, match=r"link\.jpg leads outside the folder"):
+    with pytest.raises(ValueError, match=r"link\.jpg points outside the folder"):
         Folder(folder.root).names()
-    with pytest.raises(ValueError, match=r"link\.jpg leads outside the folder"):
+    with pytest.raises(ValueError, match=r"link\.jpg points outside the folder"):
         Folder(folder.root).read("link.jpg")
 
 
@@ -73,7 +73,7 @@ def test_a_link_inside_the_root_is_a_file(folder: Folder) -> None:
     assert Folder(folder.root).size("link.jpg") == 513
 
 
-def test_tars_hold_what_the_folder_held(folder: Folder, tmp_path: Path) -> None:
+def test_tars_hold_the_files_of_the_folder(folder: Folder, tmp_path: Path) -> None:
     paths = pack(folder, tmp_path / "out", "own", shard_bytes=2048)
     tars = Tars(paths)
     assert [p.name for p in paths] == [f"own-{i:05d}.tar" for i in range(len(paths))]
@@ -85,7 +85,7 @@ def test_tars_hold_what_the_folder_held(folder: Folder, tmp_path: Path) -> None:
         tars.read("other.jpg")
 
 
-def test_shards_depend_on_names_and_bytes_alone(folder: Folder, tmp_path: Path) -> None:
+def test_shards_depend_only_on_names_and_bytes(folder: Folder, tmp_path: Path) -> None:
     first = [sha256_file(p) for p in pack(folder, tmp_path / "one", "own", 2048)]
     (folder.root / "img" / "a.jpg").chmod(0o600)
     (folder.root / "img" / "a.jpg").touch()
@@ -151,7 +151,7 @@ def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
     (path,) = pack(folder, tmp_path / "out", "own")
     tars = Tars([path])
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(ValueError, match="ends inside"):
+    with pytest.raises(ValueError, match="truncated inside"):
         tars.read("img/a.jpg")
     path.write_text("<html>")
     with pytest.raises(ValueError, match="not an uncompressed tar"):
@@ -161,8 +161,8 @@ def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
 def test_a_raw_manifest_opens_by_data_set(folder: Folder, tmp_path: Path) -> None:
     store = open_store(f"file://{tmp_path / 'store'}")
     shards = pack(folder, tmp_path / "out", "own", 1024) + pack(folder, tmp_path / "out", "own-2")
-    own = [RawSet(name=name, kind="csv") for name in ("own", "own-2")]
-    meta = RawMeta(datasets=tuple(own), md5="", nfiles=0, source="folder", note="")
+    datasets = [RawSet(name=name, kind="csv") for name in ("own", "own-2")]
+    meta = RawMeta(datasets=tuple(datasets), md5="", nfiles=0, source="folder", note="")
     files = {path.name: path for path in shards}
     manifest = Manifest.build("raw", files, meta, store=store)
     trees = open_raw(manifest, store)
@@ -181,7 +181,7 @@ def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_was_written_whole_has_the_usual_permissions(tmp_path: Path) -> None:
-    """A container's user, say, must be able to read what another user drew."""
+    """For example, a container's user must be able to read data that another user drew."""
     from training.core.files import whole_folder
 
     (tmp_path / "usual").mkdir()

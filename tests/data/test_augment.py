@@ -1,4 +1,4 @@
-"""Random crops: the published sizes, drawn by what a batch is and by nothing else."""
+"""Random crops: the published sizes, drawn from the batch's position alone."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.data.augment import boxes, shown
+from training.data.augment import crop_boxes, random_crop
 from training.data.dataset import Faces, Order
 
 
 def test_a_zoom_is_every_second_picture_and_has_the_published_areas_and_ratios() -> None:
     """Scale 0.8–1, ratio 0.9–1.1, inside the picture (models of the family, 4.3)."""
     torch.manual_seed(0)
-    x, y, width, height = boxes(torch.rand(4_000, 5), "zoom").unbind(1)
+    x, y, width, height = crop_boxes(torch.rand(4_000, 5), "zoom").unbind(1)
     whole = (width == 1) & (height == 1)
     assert 0.47 < whole.float().mean() < 0.53
     area, ratio = (width * height)[~whole], (width / height)[~whole]
@@ -26,21 +26,21 @@ def test_a_zoom_is_every_second_picture_and_has_the_published_areas_and_ratios()
 
 
 def test_a_shift_is_a_crop_of_256_of_286_px_enlarged() -> None:
-    """Against Pillow-like slicing: 8 of 9 px, enlarged, is what the corner box shows."""
-    place = boxes(torch.tensor([[0.0, 0, 0, 0, 0]]), "shift")[0]
-    torch.testing.assert_close(place[2:] * 286, torch.tensor([256.0, 256]))
+    """Against Pillow-like slicing: 8 of 9 px, enlarged, equals the corner box."""
+    box = crop_boxes(torch.tensor([[0.0, 0, 0, 0, 0]]), "shift")[0]
+    torch.testing.assert_close(box[2:] * 286, torch.tensor([256.0, 256]))
     image = torch.rand(1, 3, 286, 286)
     corner = torch.zeros(1, 5)
-    wanted = F.interpolate(image[..., :256, :256], (286, 286), mode="bilinear")
-    found = shown(image, corner, "shift")
+    expected = F.interpolate(image[..., :256, :256], (286, 286), mode="bilinear")
+    found = random_crop(image, corner, "shift")
     torch.testing.assert_close(
-        found[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], rtol=1e-3, atol=2e-3
+        found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-3, atol=2e-3
     )
 
 
 def test_a_picture_that_is_not_cropped_keeps_its_bits() -> None:
-    image, dice = torch.rand(2, 3, 8, 8), torch.tensor([[0.1] * 5, [0.9, 0, 0.5, 0, 0]])
-    out = shown(image, dice, "zoom")
+    image, uniform = torch.rand(2, 3, 8, 8), torch.tensor([[0.1] * 5, [0.9, 0, 0.5, 0, 0]])
+    out = random_crop(image, uniform, "zoom")
     assert torch.equal(out[0], image[0])
     assert not torch.equal(out[1], image[1])
 
@@ -61,7 +61,7 @@ def test_crops_are_the_same_at_any_world_size_and_others_in_the_next_batch(
     assert torch.equal(torch.cat([p.reference for p in parts if p.reference is not None]),
                        whole.reference)  # fmt: skip
     for start in (16, 24):
-        cut, full = (o.batch(0, start, 0, slice(0, 8), cpu) for o in (order, plain))
-        assert torch.equal(cut.source, full.source)
-        assert (cut.image != full.image).flatten(1).any(1).float().mean() > 0.1
+        cropped, full = (o.batch(0, start, 0, slice(0, 8), cpu) for o in (order, plain))
+        assert torch.equal(cropped.source, full.source)
+        assert (cropped.image != full.image).flatten(1).any(1).float().mean() > 0.1
     assert not torch.equal(whole.image, order.batch(0, 24, 0, slice(0, 8), cpu).image)

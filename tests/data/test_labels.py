@@ -1,4 +1,4 @@
-"""The label space's promises, for any data sets and any labels."""
+"""Properties of the label space, for any data sets and any labels."""
 
 import json
 
@@ -33,7 +33,7 @@ def spaces(draw: st.DrawFn) -> LabelSpace:
 
 @st.composite
 def labelled(draw: st.DrawFn) -> tuple[LabelSpace, int, Tensor]:
-    """A space, one of its data sets, and labels that its groups and kind allow."""
+    """A label space, one of its data sets, and labels valid for its groups and kind."""
     space = draw(spaces())
     index = draw(st.integers(0, len(space.sets) - 1))
     part, rows = space.sets[index], draw(st.integers(1, 6))
@@ -86,7 +86,7 @@ def test_the_wrong_width_is_refused(case: tuple[LabelSpace, int, Tensor]) -> Non
 
 
 @given(labelled())
-def test_tasks_keep_groups_exclusive_and_say_who_changes(
+def test_tasks_keep_groups_exclusive_and_mark_changed_images(
     case: tuple[LabelSpace, int, Tensor],
 ) -> None:
     space, index, labels = case
@@ -117,14 +117,14 @@ def test_an_edit_leaves_every_other_label_alone(case: tuple[LabelSpace, int, Ten
         if part.kind != "onehot":
             assert torch.equal(task.target[:, others], labels[:, others])
         if task.single:
-            wanted = task.target[:, part.names.index(task.name)]
+            targets = task.target[:, part.names.index(task.name)]
             flips = part.kind == "binary" and not any(task.name in g for g in part.groups)
             column = labels[:, part.names.index(task.name)]
             on = torch.full((len(labels),), 0.7 if part.kind == "continuous" else 1.0)
-            assert torch.equal(wanted, 1 - column if flips else on)
+            assert torch.equal(targets, 1 - column if flips else on)
 
 
-def test_bangs_and_a_bald_head_exclude_each_other_and_come_off_alone() -> None:
+def test_bald_and_bangs_exclude_each_other_and_are_switched_off_alone() -> None:
     """AttGAN's rules (models of the family, 2.2), switched on and off."""
     names = ("Bald", "Bangs", "Receding_Hairline", "Male")
     part = LabelSet("celeba", "binary", names, (), CONFLICTS[:2])
@@ -179,8 +179,8 @@ def test_impossible_spaces_are_refused() -> None:
         LabelSpace((one,)).index("b")
 
 
-def test_an_intensity_is_asked_for_plainly_of_faces_that_do_not_show_it() -> None:
-    """0.7 of one unit, the others as they are; 0.5 is near enough already, 0.4 is not."""
+def test_an_intensity_edit_changes_faces_that_do_not_show_it() -> None:
+    """Target 0.7 for one unit, the others unchanged; 0.5 counts as equal, 0.4 does not."""
     space = LabelSpace((LabelSet("a", "continuous", ("AU12", "AU25")),))
     labels = torch.tensor([[0.0, 0.3], [0.4, 0.3], [0.5, 0.3], [1.0, 0.3]])
     task = space.tasks(labels, 0)[0]

@@ -1,4 +1,4 @@
-"""Preprocessing whole data sets against plain Pillow: pixels, rows, splits, kills, workers."""
+"""Preprocessing whole data sets, compared with Pillow: pixels, rows, splits, kills, workers."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def celeba(root: Path, count: int = 60) -> None:
-    """The CelebA layout: two images a person, 2/3 of them train, 1/6 val, 1/6 test."""
+    """The CelebA layout: two images per person, 2/3 of them train, 1/6 val, 1/6 test."""
     (root / "img_align_celeba").mkdir(parents=True)
     names = [f"{i + 1:06d}.jpg" for i in range(count)]
     for i, name in enumerate(names):
@@ -202,7 +202,7 @@ def test_bad_images_are_quarantined_with_their_reason(
         assert np.array_equal(pixels(manifest, row, store), expected), row["file"]
 
 
-def test_above_the_bad_share_the_step_fails_and_says_how_many(
+def test_the_step_fails_with_the_count_above_the_bad_share(
     tmp_path: Path, store: Store, go: Callable
 ) -> None:
     celeba(tmp_path / "celeba")
@@ -235,7 +235,7 @@ def test_a_limit_uses_the_first_images_of_each_split(
     assert [Path(f).stem for f in kept["file"]][:8] == [f"{i:06d}" for i in range(1, 9)]
 
 
-def test_folder_build_is_what_the_reference_code_reads(
+def test_written_folders_have_the_layout_of_the_reference_code(
     tmp_path: Path, store: Store, go: Callable
 ) -> None:
     rafd(tmp_path / "rafd")
@@ -361,7 +361,7 @@ print(writes)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_at_any_write_leaves_a_run_that_ends_the_same(tmp_path: Path, moment: str) -> None:
+def test_a_run_killed_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, moment: str) -> None:
     """os._exit around every write, fsync and rename; the next run finishes with the same bytes."""
     clean = tmp_path / "clean"
     celeba(clean / "celeba", 24)
@@ -379,7 +379,7 @@ def test_finished_shards_are_reused(
     celeba(tmp_path / "celeba")
     path = raw(tmp_path, store, celeba="celeba")
     done: list[str] = []
-    write, cut = module.write_shard, shards.cut
+    write, crop_image = module.write_shard, shards.crop_image
 
     def watched(path: Path, *rest: object) -> object:
         if len(done) == 3:
@@ -392,9 +392,9 @@ def test_finished_shards_are_reused(
         go(path)
     monkeypatch.setattr(module, "write_shard", write)
     calls: list[int] = []
-    monkeypatch.setattr(shards, "cut", lambda *a: calls.append(1) or cut(*a))
+    monkeypatch.setattr(shards, "crop_image", lambda *a: calls.append(1) or crop_image(*a))
     resumed = go(path)
-    assert len(calls) == 30, "finished shards were cut again"
+    assert len(calls) == 30, "finished shards were cropped again"
     calls.clear()
     assert go(path).digest == resumed.digest
     assert len(calls) == 60
@@ -420,7 +420,9 @@ def test_an_altered_finished_shard_is_made_again(
     assert expected.intact(store)
 
 
-@pytest.mark.skipif(not (SHARED / "celeba").is_dir(), reason="no genuine CelebA beside the project")
+@pytest.mark.skipif(
+    not (SHARED / "celeba").is_dir(), reason="no genuine CelebA next to the project"
+)
 def test_genuine_celeba(tmp_path: Path, store: Store, go: Callable) -> None:
     (tmp_path / "celeba").symlink_to(SHARED / "celeba")
     manifest = go(raw(tmp_path, store, celeba="celeba"), DataConfig(size=64))
@@ -433,7 +435,7 @@ def test_genuine_celeba(tmp_path: Path, store: Store, go: Callable) -> None:
         assert np.array_equal(pixels(manifest, row, store), expected)
 
 
-def test_the_program_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+def test_the_program_reports_a_fault_in_one_line(tmp_path: Path) -> None:
     write_json(tmp_path / "raw.json", {"schema": 1})
     command = [sys.executable, "-m", "training.data.preprocess", "--raw", str(tmp_path / "no.json")]
     result = subprocess.run(

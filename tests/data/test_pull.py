@@ -1,4 +1,4 @@
-"""The pull step hands on exactly the pinned raw data, whichever way they come."""
+"""The pull step delivers exactly the pinned raw data, whatever their source."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ PIXELS = "f" * 64
 
 
 class Drawing:
-    """Stands in for the minutes of drawing: copies `source`, and counts."""
+    """A fast replacement of faces.draw: copies `source` and counts its calls."""
 
     def __init__(self, source: Path) -> None:
         self.source, self.count, self.extra, self.pixels = source, 0, "", PIXELS
@@ -63,7 +63,7 @@ def run(datasets: str = "celeba", raw: str = "", revision: str = "", md5: str = 
 
 
 def contents(manifest: Manifest) -> dict[str, dict[str, bytes]]:
-    """Data set -> file name -> bytes, as the next steps read them."""
+    """Data set -> file name -> bytes, as read by the next steps."""
     trees = tree.open_raw(manifest)
     return {name: {f: tree.read(f) for f in tree.names()} for name, tree in trees.items()}
 
@@ -78,7 +78,7 @@ def leftovers() -> list[Path]:
 
 
 def test_a_verified_copy_is_used(project: Path, pushed: Any, drawing: Drawing) -> None:
-    """No remote is asked, and only the data sets that are used are packed."""
+    """No remote is accessed, and only the requested data sets are packed."""
     shutil.copytree(pushed.clone / "data", "data")
     manifest = run()
     assert contents(manifest) == {"celeba": files(pushed.clone / "data" / "celeba")}
@@ -104,7 +104,7 @@ def test_the_remote_fills_the_data_folder(project: Path, pushed: Any, drawing: D
     assert drawing.count == 0
 
 
-def test_however_they_came_the_manifest_is_the_same(
+def test_the_manifest_is_the_same_for_every_source(
     project: Path, pushed: Any, drawing: Drawing
 ) -> None:
     """Otherwise a second run would not find the first one's results."""
@@ -135,8 +135,8 @@ def test_with_drawing_disabled_absence_is_an_error(
     assert leftovers() == []
 
 
-def test_a_damaged_remote_is_not_papered_over(project: Path, pushed: Any, drawing: Drawing) -> None:
-    """Drawing answers absence alone."""
+def test_a_damaged_remote_is_an_error(project: Path, pushed: Any, drawing: Drawing) -> None:
+    """Data are drawn only if they are missing."""
     shutil.copytree(pushed.remote, Path("runs") / "dvc-remote")
     victim = next(p for p in (Path("runs") / "dvc-remote").rglob("*") if len(p.name) == 30)
     victim.chmod(0o644)
@@ -147,7 +147,7 @@ def test_a_damaged_remote_is_not_papered_over(project: Path, pushed: Any, drawin
     assert drawing.count == 0
 
 
-def test_a_server_that_is_down_is_not_papered_over(
+def test_a_server_that_is_down_is_an_error(
     project: Path, drawing: Drawing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_REMOTE_URL", "s3://bucket/prefix")
@@ -163,7 +163,7 @@ def test_a_server_that_is_down_is_not_papered_over(
 def test_another_jpeg_encoder_is_accepted_by_its_pixels(
     project: Path, pushed: Any, drawing: Drawing
 ) -> None:
-    """It says so, and the next run knows the same folder again without drawing."""
+    """The manifest notes it, and the next run accepts the same folder without drawing."""
     drawing.extra = "other bytes, same pixels"
     first = run()
     assert first.meta.source == "drawn"
@@ -182,7 +182,7 @@ def test_other_pixels_are_refused(project: Path, drawing: Drawing) -> None:
 
 
 def test_a_changed_data_folder_is_left_alone(project: Path, pushed: Any, drawing: Drawing) -> None:
-    """The pinned data are had elsewhere."""
+    """The pinned data are taken from another source."""
     Path("data").mkdir()
     Path("data", "mine.txt").write_text("precious")
     assert contents(run())["celeba"] == files(pushed.clone / "data" / "celeba")
@@ -201,7 +201,7 @@ def test_an_earlier_version_comes_from_the_remote_not_from_drawing(
 
 
 def test_the_users_own_folder_is_packed(project: Path, tmp_path: Path) -> None:
-    """Its kind is said where the name does not."""
+    """The kind is given with the name."""
     own = tmp_path / "pets"
     (own / "cat").mkdir(parents=True)
     (own / "cat" / "1.jpg").write_text("x")
@@ -231,7 +231,7 @@ def test_a_folder_that_changed_since_resolve_is_refused(project: Path, tmp_path:
         run("pets:folders", raw=str(own), md5=md5)
 
 
-def test_adopted_shards_are_taken_as_they_are(
+def test_adopted_shards_are_used_unchanged(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "files").mkdir()
@@ -254,7 +254,7 @@ def test_adopted_shards_are_taken_as_they_are(
 def test_data_of_two_sources_are_pulled_together(
     project: Path, pushed: Any, tmp_path: Path
 ) -> None:
-    """Adopted CelebA beside the demo's RaFD."""
+    """Adopted CelebA and the demo's RaFD."""
     shutil.copytree(pushed.clone / "data", "data")
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "1.jpg").write_text("genuine")
@@ -270,7 +270,7 @@ def test_data_of_two_sources_are_pulled_together(
 
 
 @pytest.mark.parametrize("damage", [lambda md5: "zz", lambda md5: f"other={md5}"])
-def test_a_version_text_that_is_none_is_refused(
+def test_an_invalid_version_text_is_refused(
     project: Path, pushed: Any, damage: Callable[[str], str]
 ) -> None:
     with pytest.raises(ValueError, match="md5="):

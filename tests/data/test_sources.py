@@ -1,4 +1,4 @@
-"""Each raw layout, with the variants seen in the wild, becomes one typed frame or is refused."""
+"""Each raw layout and its known variants become one typed frame or are refused."""
 
 import time
 import zipfile
@@ -147,11 +147,11 @@ FAULTS = {
     "a git-lfs pointer file": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
     "a git-annex pointer file": "/annex/objects/SHA256E-s26721026--00.txt\n",
     "a empty file": " \n",
-    "promises 4 rows, 3 are there": TEXT[: TEXT.index("000004.jpg")],
+    "line 1 gives 4 rows, the file has 3": TEXT[: TEXT.index("000004.jpg")],
     "1 rows of another width, first line 6 with 2 fields": TEXT[: TEXT.index("000004.jpg") + 13],
     "no label column Male": TEXT.replace("Male", "male"),
     "1 rows without an image, line 3 (000009.jpg)": TEXT.replace("000001.jpg", "000009.jpg"),
-    "1 images are listed again, line 4": TEXT.replace("000002.jpg", "000001.jpg"),
+    "1 images are listed more than once, line 4": TEXT.replace("000002.jpg", "000001.jpg"),
     "1 names leave the data folder: line 3 (x/../evil.jpg)": TEXT.replace(
         "000001.jpg", "x/../evil.jpg"
     ),
@@ -162,7 +162,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("message", FAULTS)
-def test_a_broken_label_file_is_refused_by_its_fault(message: str) -> None:
+def test_a_broken_label_file_is_refused_with_its_fault(message: str) -> None:
     tree = celeba()
     tree.files["list_attr_celeba.txt"] = FAULTS[message].encode()
     with pytest.raises(SourceError) as error:
@@ -209,7 +209,7 @@ def test_every_genuine_rafd_name_is_read(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "JPG", "png"])
-def test_rafd_endings(ending: str) -> None:
+def test_rafd_suffixes(ending: str) -> None:
     name = f"deep/Rafd180_07_Moroccan_male_sad_left.{ending}"
     assert frame(Memory({name: b""}), "rafd")["identity"].tolist() == ["07"]
 
@@ -278,7 +278,7 @@ def test_a_broken_csv_is_refused(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_a_named_folder_is_not_exchanged_for_another() -> None:
+def test_a_path_does_not_match_an_image_in_another_folder() -> None:
     """cats/1.jpg is missing: dogs/1.jpg is another picture; another ending is the same one."""
     text = b"file,smile,hat\ncats/1.jpg,1,0\ndogs/2.jpg,0,1\n"
     files = {"labels.csv": text, "dogs/1.jpg": b"", "dogs/2.png": b"", "x/2.png": b""}
@@ -322,7 +322,7 @@ def test_action_units_join_by_file_or_by_sorted_order(named: bool) -> None:
     assert got[list(UNITS)].isna().all(axis=1).tolist() == [False, False, True, True]
 
 
-def test_the_surest_face_of_an_image_counts() -> None:
+def test_the_most_confident_face_of_an_image_is_used() -> None:
     tree = celeba()
     rows = [(*_row(1, confidence="0.9"), FILES[0]), (*_row(2, confidence="0.99"), FILES[0])]
     tree.files["openface.csv"] = _units(rows, HEAD + ", file")
@@ -354,14 +354,12 @@ def test_a_broken_openface_file_is_refused(data: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["celeba", "rafd", "csv"])
-def test_units_that_are_asked_for_come_from_openface(kind: str) -> None:
-    """And no label column is asked for; without the file the refusal says what to do."""
+def test_requested_action_units_come_from_openface(kind: str) -> None:
+    """No label column is then needed; without openface.csv the error says how to fix it."""
     tree = {"celeba": celeba(), "csv": Memory({"labels.csv": b"file,age\na.jpg,3\n", "a.jpg": b""}),
             "rafd": Memory({"Rafd090_01_Kid_male_sad_left.jpg": b""})}[kind]  # fmt: skip
     config = DataConfig(attributes=UNITS[:2])
-    with pytest.raises(
-        SourceError, match=r"AU01, AU02 are asked for and there is no openface\.csv"
-    ):
+    with pytest.raises(SourceError, match=r"attributes AU01, AU02 need openface\.csv"):
         frame(tree, kind, config)
     count = sum(name.endswith("jpg") for name in tree.files)
     tree.files["openface.csv"] = _units([_row(i + 1) for i in range(count)])
@@ -369,7 +367,7 @@ def test_units_that_are_asked_for_come_from_openface(kind: str) -> None:
 
 
 def test_pictures_with_openface_alone_are_a_data_set() -> None:
-    """Where an attribute is asked for, too, a label table is needed."""
+    """If another attribute is requested too, a label table is needed."""
     tree = Memory({"a.jpg": b"", "b.jpg": b"", "openface.csv": _units([_row(1), _row(2)])})
     got = frame(tree, "csv", DataConfig(attributes=UNITS[:2]))
     assert got["file"].tolist() == ["a.jpg", "b.jpg"]
@@ -382,7 +380,7 @@ def test_pictures_with_openface_alone_are_a_data_set() -> None:
 def test_domains_are_the_columns_that_an_own_csv_needs(
     domains: tuple[str, ...], wrong: str
 ) -> None:
-    """The attributes of the preset, which the file lacks, are not asked for."""
+    """The preset's attributes, which the file lacks, are then not needed."""
     files = {"labels.csv": b"file,smile\na.jpg,1\nb.jpg,0\n", "a.jpg": b"", "b.jpg": b""}
     config = DataConfig(domains=domains)
     if not wrong:

@@ -1,4 +1,4 @@
-"""Splits: nobody in two parts, shares as asked, whatever order the rows come in."""
+"""Splits: nobody is in two parts, shares are as configured, the order of rows does not matter."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.core.config import DataConfig
-from training.data.split import SPLITS, assign, first
+from training.data.split import SPLITS, assign, select_limited
 
 
 def people(count: int, each: int, part: str = "") -> pd.DataFrame:
@@ -68,7 +68,7 @@ def test_the_official_partition_is_kept() -> None:
     assert split.equals(frame["part"].rename(split.name))
 
 
-def test_a_missing_validation_part_is_cut_from_the_training_people() -> None:
+def test_a_missing_validation_part_is_taken_from_the_training_people() -> None:
     frame = pd.concat([people(40, 2, "train"), people(5, 2, "val")], ignore_index=True)
     frame.loc[frame["part"] == "val", "identity"] += "x"
     split, _ = assign(frame, "a", DataConfig())
@@ -85,7 +85,7 @@ def test_the_papers_option_is_random_images_2000_at_most() -> None:
     assert by == "image"
 
 
-def test_images_of_nobody_known_are_split_one_by_one() -> None:
+def test_images_without_identity_are_split_one_by_one() -> None:
     split, by = assign(people(50, 1).assign(identity=""), "a", DataConfig())
     assert by == "image"
     assert split.value_counts().to_dict() == {"train": 42, "test": 5, "val": 3}
@@ -105,7 +105,7 @@ def test_impossible_splits_are_refused() -> None:
 @given(st.lists(st.sampled_from(SPLITS), min_size=3, max_size=200), st.integers(3, 220))
 def test_a_limit_takes_the_first_of_each_split_in_proportion(parts: list[str], limit: int) -> None:
     split = pd.Series(parts)
-    chosen = first(split, limit)
+    chosen = select_limited(split, limit)
     assert chosen.sum() == min(limit, len(parts))
     for name in set(parts):
         mine = chosen[split == name].tolist()

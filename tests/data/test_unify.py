@@ -1,4 +1,4 @@
-"""Raw labels into one label space: what each kind of data set becomes, and what is refused."""
+"""Unifying raw labels in one label space, by kind of data set, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_onehot_rows_name_their_class(classes: list[str]) -> None:
     assert (values.sum(1) == 1).all()
 
 
-def test_zero_one_and_minus_one_one_mean_the_same(tmp_path: Path, make: Callable) -> None:
+def test_0_1_and_signed_labels_are_equivalent(tmp_path: Path, make: Callable) -> None:
     signs = bits(3)
     config = DataConfig(attributes=("Young",))
     one = table(make(config, own_csv=frame(Young=signs)), tmp_path)["label"].tolist()
@@ -121,7 +121,7 @@ def test_zero_one_and_minus_one_one_mean_the_same(tmp_path: Path, make: Callable
     assert np.array_equal(one, two)
 
 
-def test_hair_is_a_group_only_where_two_colours_are_asked() -> None:
+def test_hair_is_a_group_only_with_two_configured_colours() -> None:
     for names, groups in (
         (("Blond_Hair", "Male"), ()),
         (("Male", "Blond_Hair", "Black_Hair"), (("Blond_Hair", "Black_Hair"),)),
@@ -186,7 +186,7 @@ def test_the_same_input_gives_the_same_bytes(make: Callable) -> None:
 
 
 def test_attributes_can_be_classes(tmp_path: Path, make: Callable) -> None:
-    """Of several the one that an image has, the others left out; of one, whether it has it."""
+    """Of several: the one that an image has, else it is left out; of one: with and without it."""
     hair = np.array([[1, -1], [-1, 1], [1, 1], [-1, -1]] * 3, np.int8)
     source = frame(**{"Black_Hair": hair[:, 0], "Blond_Hair": hair[:, 1]})
     config = DataConfig(domains=("Black_Hair", "Blond_Hair"))

@@ -6,7 +6,7 @@ import torch
 from training.core.config import DataConfig
 from training.data.labels import LabelSpace
 from training.data.sources import read_source
-from training.data.split import assign, first
+from training.data.split import assign, select_limited
 from training.data.synthetic.faces import SEED, celeba_jobs, rafd_jobs
 from training.data.unify import _check_trained, read_labels
 from training.data.versions import split_datasets
@@ -142,7 +142,7 @@ def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
         table = read_source(kind, trees[kind], data).frame
         split, _ = assign(table, name, data)
         table = table.assign(split=split, reason="")
-        table = table[first(split, data.limit or len(table))].reset_index(drop=True)
+        table = table[select_limited(split, data.limit or len(table))].reset_index(drop=True)
         labels, values = read_labels(name, kind, table, data)
         known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
         _check_trained(labels, known)

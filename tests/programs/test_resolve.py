@@ -11,7 +11,7 @@ import yaml
 
 import training.core.provenance
 from training.core.provenance import code_hash, git_state, lock_hash
-from training.data.versions import data_version, pinned, short_md5, split_md5
+from training.data.versions import data_version, find_pin, short_md5, split_md5
 from training.resolve import Resolved, resolve
 from training.storage.dvc import tree_md5
 from training.storage.s3 import RemoteError
@@ -168,7 +168,7 @@ def test_the_users_own_folder_is_hashed(clone: Path, tmp_path: Path) -> None:
     assert run(clone, raw=str(raw / "celeba")).data_md5 == celeba
     both = data_version([("celeba", "celeba"), ("rafd", "rafd")], str(raw), "")
     assert both[:2] == (f"celeba={celeba},rafd={rafd}", "folder")
-    with pytest.raises(ValueError, match="'pets': say of which kind"):
+    with pytest.raises(ValueError, match="'pets': give its kind"):
         run(clone, raw=str(raw / "celeba"), datasets="pets")
     with pytest.raises(ValueError, match="no folder"):
         run(clone, raw=str(raw / "none"))
@@ -278,7 +278,7 @@ def test_the_git_state_is_the_working_trees(clone: Path, monkeypatch: pytest.Mon
 
 def test_a_missing_set_at_a_commit_is_named(clone: Path) -> None:
     with pytest.raises(ValueError, match=r"no pets\.dvc at "):
-        pinned("pets", git("rev-parse", "HEAD").strip())
+        find_pin("pets", git("rev-parse", "HEAD").strip())
 
 
 def test_it_starts_at_once() -> None:

@@ -1,1 +1,1 @@
-"""Raw data to batches: layouts, label tables, splits, crops, shards, augmentation."""
+"""From raw data to batches: layouts, label tables, splits, crops, shards, augmentation."""

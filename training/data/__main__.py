@@ -1,4 +1,4 @@
-"""Programs around the raw data: python -m training.data {draw,scenes,pin,push,info,adopt} …"""
+"""Commands for raw data: python -m training.data {draw,scenes,pin,push,info,adopt} …"""
 
 import argparse
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from training.core import cli
 from training.core.config import DataConfig
 from training.core.files import write_bytes
-from training.data.adopt import TERMS, adopt, fetch
+from training.data.adopt import TERMS, adopt, print_info
 from training.data.versions import DEMO, DEMO_SETS, KINDS, pin
 from training.storage import dvc as remote
 
 
 def draw(out: Path) -> str:
-    """Draw the demo's faces into `out`; returns their pixel hash."""
+    """Draw the demo faces into `out`; returns their pixel hash."""
     from training.data.synthetic import faces
 
     drawn = faces.draw(out)
@@ -21,7 +21,7 @@ def draw(out: Path) -> str:
 
 
 def pin_demo() -> None:
-    """Draw ./data anew, check it, and write data.dvc and data.pixels."""
+    """Redraw ./data, check it, and write data.dvc and data.pixels."""
     from training.data.archive import Folder
     from training.data.sources import read_source
 
@@ -30,39 +30,43 @@ def pin_demo() -> None:
         read_source(name, Folder(Path(DEMO) / name), DataConfig())
     remote.dvc("add", "--quiet", DEMO)
     write_bytes(Path(f"{DEMO}.pixels"), f"{pixels}\n".encode())
-    found = pin(DEMO, root=Path.cwd())
+    pinned = pin(DEMO, root=Path.cwd())
     expected = remote.tree_md5(Path(DEMO))
-    if found is None or (found.md5, found.nfiles) != expected:
-        raise ValueError(f"data.dvc says {found}, the files are {expected}; run it again")
-    print(f"data.dvc pins {found.md5}, {found.nfiles} files, {found.size / 1e6:.0f} MB. Next:")
+    if pinned is None or (pinned.md5, pinned.nfiles) != expected:
+        raise ValueError(f"data.dvc pins {pinned}, but the files are {expected}; run it again")
+    print(f"data.dvc pins {pinned.md5}, {pinned.nfiles} files, {pinned.size / 1e6:.0f} MB. Next:")
     print("  git add data.dvc data.pixels && git commit -m 'Data: drawn demo faces'\n  dvc push")
 
 
 def push_demo() -> None:
-    """Put the demo's faces, drawn if they are not here, into the configured remote."""
-    wanted = pin(DEMO)
-    if wanted is None:
+    """Push the demo faces to the configured remote; draw them first if ./data does not exist."""
+    pinned = pin(DEMO)
+    if pinned is None:
         raise ValueError(f"no {DEMO}.dvc here; run this in a clone of the project")
     if not Path(DEMO).is_dir():
         draw(Path(DEMO))
-    if remote.tree_md5(Path(DEMO))[0] != wanted.md5:
-        raise ValueError(f"./{DEMO} is not what {DEMO}.dvc pins; delete it and run this again")
+    if remote.tree_md5(Path(DEMO))[0] != pinned.md5:
+        raise ValueError(f"./{DEMO} is not the version in {DEMO}.dvc; delete it and run this again")
     md5, sent = remote.push(Path(DEMO))
-    print(f"{md5}: {'sent to' if sent else 'stands in'} the remote")
+    print(f"{md5}: {'pushed to' if sent else 'already in'} the remote")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw and pin the demo's faces; find, check and version real data sets."""
+    """Draw and pin the demo faces; describe, check and version real data sets."""
     parser = argparse.ArgumentParser(prog="python -m training.data", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("draw", help="draw the demo's faces")
+    one = commands.add_parser("draw", help="draw the demo faces")
     one.add_argument("out", type=Path, nargs="?", default=Path(DEMO), help="default: ./data")
-    one = commands.add_parser("scenes", help="draw landscapes in seasons: not faces")
+    one = commands.add_parser("scenes", help="draw landscapes in several seasons")
     one.add_argument("out", type=Path, nargs="?", default=Path("scenes"), help="default: ./scenes")
-    one.add_argument("--seasons", default="summer,winter", help="of spring,summer,autumn,winter")
-    one.add_argument("--count", type=int, default=300, help="pictures of each")
-    commands.add_parser("pin", help="draw the demo's faces anew and write data.dvc, data.pixels")
-    commands.add_parser("push", help="put the demo's faces into the remote")
+    one.add_argument(
+        "--seasons",
+        default="summer,winter",
+        help="comma-separated, of spring, summer, autumn, winter",
+    )
+    one.add_argument("--count", type=int, default=300, help="pictures per season")
+    commands.add_parser("pin", help="redraw the demo faces and write data.dvc, data.pixels")
+    commands.add_parser("push", help="push the demo faces to the remote")
     one = commands.add_parser("info", help="a data set's download page, licence and files")
     one.add_argument("name", help=" or ".join(TERMS))
     one = commands.add_parser("adopt", help="check a download and version it as NAME.dvc")
@@ -85,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.command == "push":
         push_demo()
     elif args.command == "info":
-        fetch(args.name)
+        print_info(args.name)
     else:
         adopt(args.name, args.path, args.kind, args.subset)
 

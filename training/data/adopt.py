@@ -1,6 +1,6 @@
-"""Take a downloaded data set into DVC: check it, pack it into few tar shards, version these.
+"""Add a downloaded data set to DVC: check it, pack it into a few tar shards and version them.
 
-DVC then tracks a handful of large files below raw/<name>/, and only `<name>.dvc` is committed.
+DVC then tracks a few large files in raw/<name>/, and only `<name>.dvc` is committed.
 """
 
 import sys
@@ -13,19 +13,19 @@ from training.core.config import DataConfig
 from training.core.files import write_bytes
 from training.core.progress import Progress
 from training.data import archive as tree
-from training.data.layouts import SOURCES, gather
+from training.data.layouts import SOURCES, read_layout
 from training.data.sources import read_source
 from training.data.tables import sniff
 from training.data.versions import split_datasets
 from training.storage import dvc as remote
 
 RAW = Path("raw")
-NAMED = 3  # faulty files that a message names
+LISTED = 3  # faulty files listed in a message
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Where a data set is had, under which terms, and what a complete download holds."""
+    """A data set's download page, licence, and the content of a complete download."""
 
     title: str
     source: str
@@ -54,32 +54,32 @@ TERMS = {
     "rafd": Terms(
         "Radboud Faces Database",
         "on request from its authors at Radboud University, https://rafd.socsci.ru.nl",
-        "given out on request for research; it may not be redistributed",
+        "available on request for research; it may not be redistributed",
         "Rafd090_01_Caucasian_female_angry_frontal.jpg …, all in one folder",
-        (8_040, 4_824),  # all five cameras; the three that the paper uses
+        (8_040, 4_824),  # all five cameras; the three used in the paper
         (681, 1024),
     ),
 }
-OWN = Terms("Your own data", "", "the licence is not known here; see that you may use them", "")
+OWN_DATA = Terms("Your own data", "", "its licence is unknown here; check that you may use it", "")
 
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def fetch(name: str) -> None:
-    """Print where a data set is had and under which terms. Downloads nothing."""
+def print_info(name: str) -> None:
+    """Print a data set's download page, licence and files. Downloads nothing."""
     if name not in TERMS:
         raise ValueError(f"unknown data set {name!r}; one of {', '.join(TERMS)}, or your own")
     terms = TERMS[name]
     say(f"{terms.title}\n  where: {terms.source}\n  terms: {terms.licence}\n  files: {terms.files}")
     if terms.md5s:
         say("  md5:   " + "\n         ".join(f"{md5}  {file}" for file, md5 in terms.md5s.items()))
-    say(f"Once you have it: python -m training.data adopt {name} PATH")
+    say(f"After downloading: python -m training.data adopt {name} PATH")
 
 
-class Chosen(tree.Folder):
-    """The images in use and the tables of a folder; archives and the rest stay behind."""
+class SelectedFiles(tree.Folder):
+    """The usable images and the tables of a folder; archives and other files are left out."""
 
     def __init__(self, root: Path, images: list[str]) -> None:
         super().__init__(root)
@@ -94,18 +94,20 @@ def adopt(name: str, path: Path, kind: str = "", subset: bool = False) -> Path:
     """Check a downloaded data set in the folder `path`, pack it and version it as `<name>.dvc`.
 
     `subset` accepts fewer images or other label files than the official ones, with a warning.
-    Raises ValueError (what, where, how many) where the data cannot be used; then nothing is
-    written. Returns the path of the `.dvc` file.
+    Returns the path of the `.dvc` file. Raises ValueError (what, where, how many, the fix) if the
+    data cannot be used; nothing is written then.
     """
     [(name, kind)] = split_datasets(f"{name}:{kind}" if kind else name)
     if not kind:
-        raise ValueError(f"{name}: say --kind, one of {', '.join(SOURCES)}")
+        raise ValueError(f"{name}: pass --kind, one of {', '.join(SOURCES)}")
     if not Path(".dvc").is_dir():
-        raise ValueError(f"{Path.cwd()}: no DVC here; run this in a clone, or `dvc init` first")
-    terms = TERMS.get(kind, OWN)
+        raise ValueError(
+            f"{Path.cwd()}: not a DVC repository; run this in a clone, or run `dvc init` first"
+        )
+    terms = TERMS.get(kind, OWN_DATA)
     say(f"{terms.title}: {terms.licence}.")
     images = check(kind, path, subset)
-    for shard in tree.pack(Chosen(path, images), RAW / name, name):
+    for shard in tree.pack(SelectedFiles(path, images), RAW / name, name):
         say(f"packed {shard} ({shard.stat().st_size / 1e6:.0f} MB)")
     _ignore(f"/{RAW}/")
     pinned = _version(name, kind, len(images), terms)
@@ -119,21 +121,23 @@ def adopt(name: str, path: Path, kind: str = "", subset: bool = False) -> Path:
 
 
 def check(kind: str, path: Path, subset: bool) -> list[str]:
-    """The images of a usable download, in order. Raises ValueError with the fault and its mend."""
+    """The images of a usable download, in order. Raises ValueError with the fault and its fix."""
     folder = tree.Folder(path)
     config = DataConfig(attributes=())
-    images = gather(kind, folder, config).images
+    images = read_layout(kind, folder, config).images
     archives = [n for n in folder.names() if n.lower().endswith((".zip", ".7z", ".tar", ".rar"))]
     if not images:
-        mend = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
-        raise ValueError(f"{path}: no images; {mend}")
+        fix = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
+        raise ValueError(f"{path}: no images; {fix}")
     read_source(kind, folder, config)
-    terms = TERMS.get(kind, OWN)
+    terms = TERMS.get(kind, OWN_DATA)
     _check_pictures(path, images, terms)
-    odd = _differences(path, folder.names(), len(images), terms)
-    if odd and not subset:
-        raise ValueError(f"{path}: {'; '.join(odd)}; fetch it again, or accept it with --subset")
-    for text in odd:
+    differences = _differences(path, folder.names(), len(images), terms)
+    if differences and not subset:
+        raise ValueError(
+            f"{path}: {'; '.join(differences)}; download it again, or accept it with --subset"
+        )
+    for text in differences:
         say(f"warning: {text}")
     say(f"checked {len(images)} images of kind {kind}")
     return images
@@ -141,21 +145,21 @@ def check(kind: str, path: Path, subset: bool) -> list[str]:
 
 def _differences(path: Path, names: list[str], count: int, terms: Terms) -> list[str]:
     """How a consistent download differs from the complete official one."""
-    odd = []
+    differences = []
     if terms.counts and count not in terms.counts:
-        wanted = " or ".join(f"{n:,}" for n in terms.counts)
-        odd.append(f"{count:,} images, a complete download has {wanted}")
+        counts = " or ".join(f"{n:,}" for n in terms.counts)
+        differences.append(f"{count:,} images, a complete download has {counts}")
     for file, md5 in terms.md5s.items():
-        found = [n for n in names if n.rpartition("/")[2].lower() == file.lower()]
-        if not found:
-            odd.append(f"{file} is not there")
-        elif remote.file_md5(path / found[0]) != md5:
-            odd.append(f"{found[0]} is not the official file (md5 {md5})")
-    return odd
+        matches = [n for n in names if n.rpartition("/")[2].lower() == file.lower()]
+        if not matches:
+            differences.append(f"{file} is missing")
+        elif remote.file_md5(path / matches[0]) != md5:
+            differences.append(f"{matches[0]} is not the official file (md5 {md5})")
+    return differences
 
 
 def _check_pictures(path: Path, images: list[str], terms: Terms) -> None:
-    """Every image must be a JPEG or PNG and, of a known data set, have its size."""
+    """Raise ValueError unless all images are JPEG or PNG, of the official size if there is one."""
     wrong: list[str] = []
     with Progress("check", len(images), "images") as bar:
         for name in images:
@@ -170,15 +174,15 @@ def _check_pictures(path: Path, images: list[str], terms: Terms) -> None:
                     wrong.append(f"{name}: {size[0]}x{size[1]} px")
             bar.step()
     if wrong:
-        wanted = f"{terms.size[0]}x{terms.size[1]} px " if terms.size else ""
+        size_text = f"{terms.size[0]}x{terms.size[1]} px " if terms.size else ""
         raise ValueError(
-            f"{path}: {len(wrong)} files are no {wanted}JPEG or PNG: {'; '.join(wrong[:NAMED])}; "
-            "fetch them again"
+            f"{path}: {len(wrong)} files are not {size_text}JPEG or PNG: "
+            f"{'; '.join(wrong[:LISTED])}; download them again"
         )
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height from the header; (0, 0) where there is none."""
+    """Width and height from the header; (0, 0) if it cannot be read."""
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             return image.size
@@ -187,7 +191,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def _ignore(line: str) -> None:
-    """Keep git from the packed data."""
+    """Add a line to .gitignore, so that git ignores the packed data."""
     path = Path(".gitignore")
     lines = path.read_text().splitlines() if path.is_file() else []
     if line not in lines:
@@ -195,7 +199,7 @@ def _ignore(line: str) -> None:
 
 
 def _version(name: str, kind: str, count: int, terms: Terms) -> Path:
-    """Let DVC hash and keep raw/<name>; the new `<name>.dvc`, or the old one where that fails."""
+    """Commit raw/<name> to DVC and return `<name>.dvc`; on failure restore the old file."""
     path = Path(f"{name}.dvc")
     old = path.read_bytes() if path.is_file() else None
     text = (

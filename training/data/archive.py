@@ -1,7 +1,7 @@
-"""Raw files by relative name: a folder, or the tar shards that one data set travels in.
+"""Raw files by relative name: in a folder, or in the tar shards of one data set.
 
-Every name is posix, relative and stays below the root, so that nothing a label file says can reach
-another file of the machine.
+Every name is a relative POSIX path below the root, so that names in a label file cannot reach other
+files of the machine.
 """
 
 import io
@@ -20,14 +20,14 @@ BLOCK = 512  # of the tar format, bytes
 
 
 class Tree(Protocol):
-    """Files by relative posix name. Safe to share between threads and to pickle to workers."""
+    """Files by relative POSIX name. Safe to share between threads and to pickle to workers."""
 
     def names(self) -> list[str]:
         """Every file, sorted."""
         ...
 
     def read(self, name: str) -> bytes:
-        """All bytes of one file. Raises ValueError for a name that is unsafe or not there."""
+        """All bytes of one file. Raises ValueError for an unsafe or unknown name."""
         ...
 
     def size(self, name: str) -> int:
@@ -48,7 +48,7 @@ def check_name(name: str) -> str:
 
 
 class Folder:
-    """The files below `root`. A link that leaves it, or that names a folder, is refused."""
+    """The files below `root`. Links to folders or to targets outside the root are refused."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).resolve()
@@ -58,18 +58,18 @@ class Folder:
 
     def _index(self) -> dict[str, int]:
         if self._sizes is None:
-            found: dict[str, int] = {}
-            waiting = [""]
-            while waiting:
-                folder = waiting.pop()
+            sizes: dict[str, int] = {}
+            pending = [""]
+            while pending:
+                folder = pending.pop()
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
                         name = check_name(f"{folder}{entry.name}")
                         if entry.is_dir(follow_symlinks=False):
-                            waiting.append(f"{name}/")
+                            pending.append(f"{name}/")
                         else:
-                            found[name] = self._file_size(entry, name)
-            self._sizes = dict(sorted(found.items()))
+                            sizes[name] = self._file_size(entry, name)
+            self._sizes = dict(sorted(sizes.items()))
         return self._sizes
 
     def _file_size(self, entry: os.DirEntry[str], name: str) -> int:
@@ -82,7 +82,9 @@ class Folder:
     def _inside(self, name: str) -> Path:
         path = (self.root / check_name(name)).resolve()
         if not path.is_relative_to(self.root):
-            raise ValueError(f"{self.root}: {name} leads outside the folder; copy the file into it")
+            raise ValueError(
+                f"{self.root}: {name} points outside the folder; copy the file into it"
+            )
         return path
 
     def names(self) -> list[str]:
@@ -103,35 +105,37 @@ class Folder:
 class Tars:
     """The plain files inside uncompressed tar files, each read at its offset.
 
-    Indexing reads the headers alone. No handle is kept open, so that threads share it and worker
-    processes receive it as it is.
+    Indexing reads the headers only. No file handle stays open, so threads can share an instance and
+    it can be pickled to worker processes.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = tuple(Path(path) for path in paths)
-        where: dict[str, tuple[int, int, int]] = {}  # name -> shard, offset, size
+        index: dict[str, tuple[int, int, int]] = {}  # name -> shard, offset, size
         for shard, path in enumerate(self.paths):
             for name, offset, size in _members(path):
-                if name in where:
-                    raise ValueError(f"{path.name}: {name} is stored twice; pack the data anew")
-                where[name] = (shard, offset, size)
-        self._where = dict(sorted(where.items()))
+                if name in index:
+                    raise ValueError(f"{path.name}: {name} is stored twice; pack the data again")
+                index[name] = (shard, offset, size)
+        self._index = dict(sorted(index.items()))
 
     def _find(self, name: str) -> tuple[int, int, int]:
-        if name not in self._where:
+        if name not in self._index:
             known = ", ".join(path.name for path in self.paths[:3])
             raise ValueError(f"{known}: no file {name}")
-        return self._where[name]
+        return self._index[name]
 
     def names(self) -> list[str]:
-        return list(self._where)
+        return list(self._index)
 
     def read(self, name: str) -> bytes:
         shard, offset, size = self._find(name)
         with self.paths[shard].open("rb", buffering=0) as stream:
             data = os.pread(stream.fileno(), size, offset)
         if len(data) != size:
-            raise ValueError(f"{self.paths[shard]}: ends inside {name}; fetch the file again")
+            raise ValueError(
+                f"{self.paths[shard]}: truncated inside {name}; download the file again"
+            )
         return data
 
     def size(self, name: str) -> int:
@@ -139,7 +143,7 @@ class Tars:
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of every file in a tar; anything but plain files is refused."""
+    """(name, offset, size) of every file in a tar. Raises ValueError for other members."""
     found = []
     try:
         with tarfile.open(path, "r:") as tar:
@@ -147,7 +151,7 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
                 if not member.isreg() or member.issparse():
                     raise ValueError(f"{path}: {member.name!r} is not a plain file")
                 found.append((check_name(member.name), member.offset_data, member.size))
-                tar.members.clear()  # type: ignore[attr-defined]  # it keeps every header otherwise
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from error
     return found
@@ -156,7 +160,7 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
 def pack(tree: Tree, out: Path, prefix: str, shard_bytes: int = SHARD_BYTES) -> list[Path]:
     """Write a tree as `<prefix>-00000.tar` … in the folder `out`; returns the paths.
 
-    The bytes depend on names and contents alone (sorted, no times, no owners). A shard holds at
+    The bytes depend only on names and contents (sorted, no times, no owners). A shard holds at
     most `shard_bytes` of files, headers included, unless one file alone is larger. One file at a
     time is in memory. Shards of an earlier, longer run under the same prefix are removed.
     """
@@ -182,7 +186,7 @@ def _shard_name(prefix: str, number: int) -> str:
 
 
 def _write_shards(tree: Tree, names: list[str], folder: Path, prefix: str, limit: int) -> int:
-    """Fill numbered shards; returns how many."""
+    """Write numbered shards; returns their number."""
     number, used = 0, 0
     tar = tarfile.open(folder / _shard_name(prefix, 0), "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
     try:
@@ -209,7 +213,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def open_raw(manifest: Manifest[RawMeta], store: Store | None = None) -> dict[str, Tree]:
-    """The trees of a manifest of kind "raw", by data-set name, in its order; bytes verified."""
+    """The trees of a manifest of kind "raw" by data set name, in its order; bytes are verified."""
     if manifest.kind != "raw":
         raise ValueError(f"a manifest of kind {manifest.kind!r}; 'raw' is needed")
     trees: dict[str, Tree] = {}

@@ -1,7 +1,7 @@
-"""Unified faces as tensors, and the order in which training sees them.
+"""The unified data set as tensors, and the order in which training draws its images.
 
-What a batch holds (images, mirroring, targets, noise) is a pure function of the seed and of how
-many images were drawn before: never of the number of processes or of what a process remembers.
+A batch (images, mirroring, targets, noise) is a pure function of the seed and of the number of
+images drawn before it, not of the number of processes or of the state of a process.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from training.core.files import canonical_json, read_json, sha256_bytes
-from training.data.augment import Kind, shown
+from training.data.augment import Kind, random_crop
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.storage.store import Manifest, Store
 
 
 def memory_order(device: torch.device) -> torch.memory_format:
-    """Of images and networks: (n, H, W, C) was 1.2 times as fast on CPUs, (n, C, H, W) on a GPU."""
+    """Format of images and networks: channels_last was 1.2 times as fast on CPUs, not on a GPU."""
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
@@ -32,13 +32,13 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """float (n, 3, H, W) in [-1, 1], values beyond cut -> uint8 (n, H, W, 3), rounded."""
+    """float (n, 3, H, W) in [-1, 1], clipped -> uint8 (n, H, W, 3), rounded."""
     scaled = images.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
-    """A random stream of its own for (seed, keys)."""
+    """A separate random stream for each (seed, keys)."""
     digest = sha256_bytes(canonical_json([seed, *keys]))
     return torch.Generator().manual_seed(int(digest[:15], 16))
 
@@ -60,14 +60,14 @@ class Part:
         return len(self.files)
 
     def images(self, indices: Tensor | list[int]) -> Tensor:
-        """uint8 (len(indices), H, W, 3), on the device where the part is resident, else the CPU."""
+        """uint8 (len(indices), H, W, 3), on the device of a resident part, else on the CPU."""
         if self._resident is not None:
             return self._resident[torch.as_tensor(indices, device=self._resident.device)]
         rows = [self._shards[s][r] for s, r in (self._where[int(i)] for i in indices)]
         return torch.from_numpy(np.stack(rows))
 
     def move(self, device: torch.device) -> None:
-        """Keep every image on `device`: no copy a batch."""
+        """Keep every image on `device`, so that batches are not copied."""
         self._resident = self.images(list(range(len(self)))).to(device)
 
     @property
@@ -78,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Faces:
-    """Every data set's images of one split, and the label space that they share."""
+    """Every data set's images of one split, and their common label space."""
 
     split: str
     space: LabelSpace
@@ -87,7 +87,7 @@ class Faces:
 
     @classmethod
     def open(cls, manifest: Manifest | Path, split: str, store: Store | None = None) -> "Faces":
-        """Open a manifest of kind "dataset". Raises ValueError where a set has no such image."""
+        """Open a manifest of kind "dataset". Raises ValueError if a set has no image of `split`."""
         if isinstance(manifest, Path):
             manifest = Manifest.read(manifest, "dataset")
         space = LabelSpace.from_json(read_json(manifest.local("label_space.json", store)))
@@ -108,13 +108,13 @@ class Faces:
 
     @cached_property
     def digest(self) -> str:
-        """Hex sha256 of what the split holds: source digests and labels, not where they lie."""
+        """Hex sha256 of the split's source digests and labels, independent of their storage."""
         content = [[p.name, p.digests, p.identity, p.labels.tolist()] for p in self.parts]
         return sha256_bytes(canonical_json([self.split, self.size, self.space.to_json(), content]))
 
 
 class Order:
-    """Which rows the k-th batch of each data set holds: one permutation an epoch, without end."""
+    """The rows of each batch of each data set: one permutation per epoch, endlessly."""
 
     def __init__(
         self, faces: Faces, seed: int, batch: int, *, flip: bool, length: int, references: int = 0,
@@ -132,11 +132,11 @@ class Order:
         count = len(self.faces.parts[dataset])
         out, end = [], start + self.size
         while start < end:
-            epoch, place = divmod(start, count)
+            epoch, offset = divmod(start, count)
             if self._epochs.get(dataset, (-1, None))[0] != epoch:
                 stream = generator(self.seed, "order", dataset, epoch)
                 self._epochs[dataset] = (epoch, torch.randperm(count, generator=stream))
-            out.append(self._epochs[dataset][1][place : place + end - start])
+            out.append(self._epochs[dataset][1][offset : offset + end - start])
             start += len(out[-1])
         return torch.cat(out)
 
@@ -149,30 +149,30 @@ class Order:
         device: torch.device,
         masks: tuple[Tensor, Tensor] | None = None,
     ) -> Batch:
-        """Rows `local` of the global batch that follows `drawn` images of this data set.
+        """Rows `local` of the global batch that comes after `drawn` images of this data set.
 
         With `masks`, two (n,) bools, images and their peers are drawn from the first, references
-        from the second. `seen` counts the images of all data sets before it. Targets are a
-        permutation of the global batch's own labels (StarGAN 4.2), so the result is the same for
-        any world size.
+        from the second. `seen` counts the earlier images of all data sets. Targets are a
+        permutation of the global batch's labels (StarGAN 4.2), so the result is the same for any
+        world size.
         """
         part, space = self.faces.parts[dataset], self.faces.space
-        rows, beside, others = self._chosen(dataset, drawn, masks)
+        rows, reference_rows, peer_rows = self._draw_rows(dataset, drawn, masks)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
         targets, reference = labels[order], None
 
-        def stacked(rows: Tensor, what: str) -> Tensor:
+        def stacked(rows: Tensor, key: str) -> Tensor:
             images = [
-                self._images(part, rows[:, k], dataset, drawn, local, device, f"{what}{k}")
+                self._images(part, rows[:, k], dataset, drawn, local, device, f"{key}{k}")
                 for k in range(rows.shape[1])
             ]
             return torch.stack(images, 1)
 
-        if beside is not None:
-            targets = part.labels[beside[:, 0]]
-            reference = stacked(beside, "reference")
-        peers = None if others is None else stacked(others, "peer")
+        if reference_rows is not None:
+            targets = part.labels[reference_rows[:, 0]]
+            reference = stacked(reference_rows, "reference")
+        peers = None if peer_rows is None else stacked(peer_rows, "peer")
         image = self._images(part, rows, dataset, drawn, local, device)
 
         def noise(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -191,23 +191,23 @@ class Order:
             peers,
         )
 
-    def _chosen(
+    def _draw_rows(
         self, dataset: int, drawn: int, masks: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Rows (batch,) of the images, (batch, k) of their references and (batch, k − 1) of peers.
 
-        The latter are None where there are no references, or nothing that says whose peers.
+        References and peers are None if not configured; peers also without `masks`.
         """
         if masks:
             first, second = (
                 torch.stack(
                     [
-                        self._any_of(side, f"{what}{k or ''}", dataset, drawn)
+                        self._draw_from(mask, f"{key}{k or ''}", dataset, drawn)
                         for k in range(max(1, self.references))
                     ],
                     1,
                 )
-                for side, what in zip(masks, ("first", "second"), strict=True)
+                for mask, key in zip(masks, ("first", "second"), strict=True)
             )
             return first[:, 0], second, first[:, 1:] if first.shape[1] > 1 else None
         if self.references:
@@ -215,22 +215,22 @@ class Order:
             return rows, self.balanced(dataset, drawn, "reference", self.references), None
         return self.rows(dataset, drawn), None, None
 
-    def _any_of(self, side: Tensor, what: str, dataset: int, drawn: int) -> Tensor:
-        """Rows (batch,) at random of those that `side` allows; ValueError where it allows none."""
-        members = side.nonzero()[:, 0]
+    def _draw_from(self, mask: Tensor, key: str, dataset: int, drawn: int) -> Tensor:
+        """Random rows (batch,) among those in `mask`. Raises ValueError if it is empty."""
+        members = mask.nonzero()[:, 0]
         if not len(members):
             name = self.faces.parts[dataset].name
             raise ValueError(
                 f"{name}: no training image on one side of a pair; leave the label out"
             )
-        stream = generator(self.seed, what, dataset, drawn)
+        stream = generator(self.seed, key, dataset, drawn)
         return members[torch.randint(len(members), (self.size,), generator=stream)]
 
     @staticmethod
     def _others(part: Part, labels: Tensor) -> Tensor:
-        """Labels (batch, k) of the next other image in the batch that has not the row's own.
+        """Labels (batch, k) of the next image in the batch whose labels differ from the row's.
 
-        Where all in the batch are alike they are those of the data set's first image that differs.
+        If the whole batch has equal labels: those of the data set's first image that differs.
         """
         count = len(labels)
         differs = (labels[:, None] != labels[None]).any(2)
@@ -240,33 +240,35 @@ class Order:
             found[row] = part.labels[int((part.labels != labels[row]).any(1).int().argmax())]
         return found
 
-    def balanced(self, dataset: int, drawn: int, what: str, count: int) -> Tensor:
-        """Rows (batch, count): a class each, every class as likely, and `count` images of it.
+    def balanced(self, dataset: int, drawn: int, key: str, count: int) -> Tensor:
+        """Rows (batch, count): for each a uniformly random class, and `count` images of it.
 
-        Drawn anew for each batch (the reference code pairs the images once for a whole run).
+        Drawn again for each batch (the reference code pairs the images once for a whole run).
         """
         classes = self.faces.parts[dataset].labels.argmax(1)
-        stream = generator(self.seed, what, dataset, drawn)
+        stream = generator(self.seed, key, dataset, drawn)
         members = [(classes == c).nonzero()[:, 0] for c in classes.unique()]
-        chosen = torch.randint(len(members), (self.size,), generator=stream)
-        dice = torch.rand((self.size, count), generator=stream)
+        drawn_classes = torch.randint(len(members), (self.size,), generator=stream)
+        uniform = torch.rand((self.size, count), generator=stream)
         return torch.stack(
-            [members[c][(d * len(members[c])).long()] for c, d in zip(chosen, dice, strict=True)]
+            [
+                members[c][(u * len(members[c])).long()]
+                for c, u in zip(drawn_classes, uniform, strict=True)
+            ]
         )
 
     def _images(
         self, part: Part, rows: Tensor, dataset: int, drawn: int, local: slice,
-        device: torch.device, what: str = "",
+        device: torch.device, key: str = "",
     ) -> Tensor:  # fmt: skip
         """Images `rows[local]` in [-1, 1], cropped and, with probability ½, mirrored."""
         image = to_float(part.images(rows[local]).to(device, non_blocking=True))
-        place: list[int | str] = [dataset, drawn, *([what] if what else [])]
+        position: list[int | str] = [dataset, drawn, *([key] if key else [])]
         if self.crop != "none":
-            dice = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *place))
-            image = shown(image, dice[local], self.crop)
+            uniform = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *position))
+            image = random_crop(image, uniform[local], self.crop)
         if not self.flip:
             return image
-        keys = ["flip", *place]
-        coin = torch.rand(self.size, generator=generator(self.seed, *keys))
-        mirrored = (coin[local] < 0.5).to(device)[:, None, None, None]
+        uniform = torch.rand(self.size, generator=generator(self.seed, "flip", *position))
+        mirrored = (uniform[local] < 0.5).to(device)[:, None, None, None]
         return torch.where(mirrored, image.flip(3), image)

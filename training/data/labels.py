@@ -1,7 +1,7 @@
 """The label space: n labelled data sets in one vector c̃ = [c₁ … cₙ, m] (StarGAN eq. 7).
 
-Each data set brings binary attributes, one one-hot class or continuous intensities. A generator
-sees all of them plus, for n > 1, the mask m that says which part is known; unknown parts are zero.
+Each data set has binary attributes, one one-hot class or continuous intensities. A generator
+gets all of them plus, for n > 1, the mask m that marks the known part; unknown parts are zero.
 A discriminator's label head has no mask.
 """
 
@@ -11,11 +11,11 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:  # steps that only read labels start without torch
+if TYPE_CHECKING:  # steps that only read labels do not import torch
     from torch import Tensor
 
 Kind = Literal["binary", "onehot", "continuous"]
-# CelebA's attributes, in its order.
+# CelebA's attributes, in the order of its label file.
 ATTRIBUTES = (
     "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs",
     "Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows",
@@ -25,24 +25,25 @@ ATTRIBUTES = (
     "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
     "Wearing_Necktie", "Young",
 )  # fmt: skip
-# Attributes of which a face has at most one.
+# Mutually exclusive hair colours.
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
-# Attributes that a face has not both of: AttGAN's rules for the labels that it edits.
+# Mutually exclusive attributes: AttGAN's rules for the labels that it edits.
 CONFLICTS = (("Bald", "Bangs"), ("Receding_Hairline", "Bangs"), ("Straight_Hair", "Wavy_Hair"))
-# OpenFace's action units: GANimation's 17, in its order.
+# OpenFace's action units: GANimation's 17, in the same order.
 UNITS = tuple(
     f"AU{number:02}" for number in (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 )
-# Of an intensity: what is nearer counts as the same, and what an edit asks for. That is 3.5 of
-# OpenFace's 5, plain to see; faces hardly ever show the full 5.
-TOLERANCE, PLAIN = 0.25, 0.7
+# Intensities closer than TOLERANCE count as equal; an edit's target is EDIT_INTENSITY, 3.5 of
+# OpenFace's 5: clearly visible, while faces hardly ever reach the full 5.
+TOLERANCE, EDIT_INTENSITY = 0.25, 0.7
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of one data set: `groups` lists names of which at most one may be 1.
+    """The labels of one data set.
 
-    So do `conflicts`, of two; but an edit of a group's member switches it on, any other flips.
+    At most one label of each of the `groups` may be 1, and at most one of each pair of `conflicts`.
+    An edit of a group's member switches it on; an edit of any other label flips it.
     """
 
     name: str
@@ -63,17 +64,17 @@ class LabelSet:
         return (*self.groups, *self.conflicts)
 
     def group(self, name: str) -> tuple[int, ...]:
-        """Positions of `name` and of what cannot be 1 beside it: those that its edit may move."""
-        beside = [n for names in self.exclusive if name in names for n in names]
-        return tuple(self.names.index(n) for n in dict.fromkeys([*beside, name]))
+        """Positions of `name` and of the labels it excludes: those that its edit may change."""
+        excluded = [n for names in self.exclusive if name in names for n in names]
+        return tuple(self.names.index(n) for n in dict.fromkeys([*excluded, name]))
 
 
 @dataclass(frozen=True)
 class Task:
-    """One edit of a batch: target labels (n, k) in the data set's own part, and who changes."""
+    """One edit of a batch: target labels (n, k) of one data set, and which images change."""
 
     name: str
-    edits: tuple[str, ...]  # names of the labels that the edit is about
+    edits: tuple[str, ...]  # names of the edited labels
     target: Tensor  # (n, k)
     changed: Tensor  # (n,) bool: target differs from the source labels (by TOLERANCE or more)
 
@@ -100,7 +101,7 @@ class LabelSpace:
 
     @property
     def dim_g(self) -> int:
-        """Width of the generator's label c̃: with more than one data set it carries the mask."""
+        """Width of the generator's label vector c̃, with the mask if there are several data sets."""
         return self.dim_d + (len(self.sets) if len(self.sets) > 1 else 0)
 
     def index(self, name: str) -> int:
@@ -110,21 +111,24 @@ class LabelSpace:
         return names.index(name)
 
     def matching(self, labels: LabelSet) -> int | None:
-        """Position of the set of these labels; of another name where none has its own.
+        """Index of the data set with the same labels, preferably the same name; None if missing.
 
-        So that a model can be applied to other data than it was trained on.
+        This applies a model to other data than it was trained on.
         """
         same = [i for i, s in enumerate(self.sets) if replace(s, name=labels.name) == labels]
-        own = [i for i in same if self.sets[i].name == labels.name]
-        return next(iter(own or same), None)
+        same_name = [i for i in same if self.sets[i].name == labels.name]
+        return next(iter(same_name or same), None)
 
     def slice(self, dataset: int) -> slice:
-        """Where the data set's labels stand, in c̃ and in the discriminator's head alike."""
+        """Columns of the data set's labels, both in c̃ and in the discriminator's head."""
         start = sum(len(s.names) for s in self.sets[:dataset])
         return slice(start, start + len(self.sets[dataset].names))
 
     def encode(self, labels: Tensor, dataset: int) -> Tensor:
-        """c̃ (n, dim_g) of labels (n, k) of one data set: unknown parts zero, the mask set."""
+        """c̃ (n, dim_g) of labels (n, k) of one data set: unknown parts 0, its mask entry 1.
+
+        Raises ValueError for labels of another shape.
+        """
         if labels.ndim != 2 or labels.shape[1] != len(self.sets[dataset].names):
             raise ValueError(
                 f"{self.sets[dataset].name}: labels of shape {tuple(labels.shape)}; "
@@ -138,11 +142,11 @@ class LabelSpace:
         return out
 
     def tasks(self, labels: Tensor, dataset: int) -> list[Task]:
-        """Every edit that evaluation asks for, of labels (n, k) in [0, 1].
+        """Every edit that evaluation scores, for labels (n, k) in [0, 1].
 
         Binary: each attribute alone (a member of a group is switched on and the others off, any
         other attribute is flipped), then StarGAN's combinations of group, Male and Young (H+G,
-        H+A, G+A, H+G+A). One-hot: each class. Continuous: each intensity alone at PLAIN.
+        H+A, G+A, H+G+A). One-hot: each class. Continuous: each intensity alone at EDIT_INTENSITY.
         """
         part = self.sets[dataset]
         if part.kind == "onehot":
@@ -152,7 +156,9 @@ class LabelSpace:
                 for name, row in zip(part.names, rows, strict=True)
             ]
         if part.kind == "continuous":
-            return [_task(n, (n,), _plain(labels, i), labels) for i, n in enumerate(part.names)]
+            return [
+                _task(n, (n,), _intensified(labels, i), labels) for i, n in enumerate(part.names)
+            ]
         singles = [_task(n, (n,), edit(labels, part, n), labels) for n in part.names]
         return singles + _combinations(labels, part)
 
@@ -190,9 +196,9 @@ def _task(name: str, edits: tuple[str, ...], target: Tensor, labels: Tensor) -> 
     return Task(name, edits, target, ((target - labels).abs() >= TOLERANCE).any(1))
 
 
-def _plain(labels: Tensor, at: int) -> Tensor:
+def _intensified(labels: Tensor, index: int) -> Tensor:
     out = labels.clone()
-    out[:, at] = PLAIN
+    out[:, index] = EDIT_INTENSITY
     return out
 
 
@@ -204,17 +210,17 @@ def _switch_on(labels: Tensor, part: LabelSet, name: str) -> Tensor:
 
 
 def edit(labels: Tensor, part: LabelSet, name: str) -> Tensor:
-    """Switch `name` on if it belongs to a group, else flip it; once on, what it excludes is off."""
+    """Switch `name` on if it is in a group, else flip it; if on, the labels it excludes go off."""
     if any(name in group for group in part.groups):
         return _switch_on(labels, part, name)
     flipped = labels.clone()
-    at = part.names.index(name)
-    flipped[:, at] = 1 - flipped[:, at]
-    return _switch_on(labels, part, name).where(flipped[:, at, None] == 1, flipped)
+    index = part.names.index(name)
+    flipped[:, index] = 1 - flipped[:, index]
+    return _switch_on(labels, part, name).where(flipped[:, index, None] == 1, flipped)
 
 
 def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Tensor:
-    """Move each row to the group's next member (the first where none is set)."""
+    """Switch each row to the group's next member (the first if none is set)."""
     positions = [part.names.index(n) for n in group]
     current = labels[:, positions]
     following = ((current.argmax(1) + 1) % len(group)) * current.any(1)
@@ -225,24 +231,24 @@ def _next_in_group(labels: Tensor, part: LabelSet, group: tuple[str, ...]) -> Te
 
 def _combinations(labels: Tensor, part: LabelSet) -> list[Task]:
     letters = {"H": part.groups[0] if part.groups else (), "G": ("Male",), "A": ("Young",)}
-    have = {k: v for k, v in letters.items() if v and set(v) <= set(part.names)}
+    available = {k: v for k, v in letters.items() if v and set(v) <= set(part.names)}
     tasks = []
-    for count in range(2, len(have) + 1):
-        for combination in itertools.combinations(have, count):
+    for count in range(2, len(available) + 1):
+        for combination in itertools.combinations(available, count):
             target = labels
             for letter in combination:
-                names = have[letter]
+                names = available[letter]
                 if letter == "H":
                     target = _next_in_group(target, part, names)
                 else:
                     target = edit(target, part, names[0])
-            edits = tuple(n for letter in combination for n in have[letter])
+            edits = tuple(n for letter in combination for n in available[letter])
             tasks.append(_task("+".join(combination), edits, target, labels))
     return tasks
 
 
 def label_names(space: LabelSpace) -> list[str]:
-    """A name for each column of the label c̃, the mask's included."""
+    """A name for each column of c̃, including the mask."""
     names = [f"{part.name}/{label}" for part in space.sets for label in part.names]
     masks = [f"mask/{part.name}" for part in space.sets] if len(space.sets) > 1 else []
     return names + masks

@@ -1,4 +1,4 @@
-"""What the files of a raw data set say: one reader a layout, nothing judged."""
+"""Read the files of a raw data set, one reader per layout, without validating them."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ RAFD_NAME = (
     rf"_(?P<expression>{'|'.join(EXPRESSIONS)})_(?P<gaze>frontal|left|right)"
     r"\.([jJ][pP][eE]?[gG]|[pP][nN][gG])$"
 )
-VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label words and their values
+VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label texts and their values
 CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 # Columns that other code adds to a frame; labels cannot have these names.
@@ -32,21 +32,21 @@ RESERVED = (
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the files of a data set say, unjudged.
+class RawDataset:
+    """The content of a data set's files, not validated.
 
-    labels: one row a label row (or image, where names are the labels): line in the file or 0, file
-    as written, image (the name in the tree; "" where none fits), inside (whether `file` stays in
-    the data folder), identity and part ("" unknown, None where their table has no such row), then
-    label columns as text. Of what the configuration asks for, `needed` are label columns and
-    `measured` the action units of openface.csv.
+    labels: one row per label row (or per image, if the file names are the labels): line in the file
+    or 0, file as written, image (its name in the tree; "" if none matches), inside (whether `file`
+    stays in the data folder), identity and part ("" unknown, None if their table has no such row),
+    then the label columns as text. The configured attributes are split into label columns
+    (`needed`) and action units of openface.csv (`measured`).
     """
 
     kind: str
     images: list[str]
     labels: pd.DataFrame
     tables: dict[str, Table] = field(default_factory=dict)
-    missing: str = ""  # the label file that is not there
+    missing: str = ""  # the name of the missing label file
     needed: tuple[str, ...] = ()
     checked: tuple[str, ...] = ()  # label columns whose values must be binary
     units: Units | None = None
@@ -55,36 +55,36 @@ class Facts:
 
     @property
     def domain(self) -> tuple[str, ...]:
-        """The words that label values may be: -1/1 where any -1 occurs, otherwise 0/1."""
+        """The valid texts of label values: -1/1 if any -1 occurs, otherwise 0/1."""
         low = 0
         for column in self.checked:
             if {"-1", "-1.0"} & set(self.labels[column].unique()):
                 low = -1
                 break
-        return tuple(word for word, value in VALUES.items() if value in (low, 1))
+        return tuple(text for text, value in VALUES.items() if value in (low, 1))
 
 
-Reader = Callable[[Tree, DataConfig], Facts]
+Reader = Callable[[Tree, DataConfig], RawDataset]
 
 
-def gather(kind: str, tree: Tree, config: DataConfig) -> Facts:
-    """The facts of a data set of `kind`; ValueError for an unknown kind."""
+def read_layout(kind: str, tree: Tree, config: DataConfig) -> RawDataset:
+    """Read the files of a data set of `kind`. Raises ValueError for an unknown kind."""
     if kind not in SOURCES:
         raise ValueError(
             f"unknown kind of data set {kind!r}; one of {', '.join(SOURCES)} is needed"
         )
-    asked = () if kind == "folders" or config.domains else config.attributes
-    measured = tuple(name for name in asked if name in UNITS)
+    attributes = () if kind == "folders" or config.domains else config.attributes
+    measured = tuple(name for name in attributes if name in UNITS)
     return replace(SOURCES[kind](tree, config), measured=measured)
 
 
 def _needed(config: DataConfig) -> tuple[str, ...]:
-    """The columns of the label table that are asked for; action units are in openface.csv."""
+    """The configured columns of the label table; action units are in openface.csv."""
     return tuple(n for n in config.domains or config.attributes if n not in UNITS)
 
 
 def pictures(names: Iterable[str]) -> list[str]:
-    """The names that end like images; hidden files and macOS's resource forks are left out."""
+    """The names with an image suffix, without hidden files and macOS's resource forks."""
     return [
         name
         for name in names
@@ -93,11 +93,11 @@ def pictures(names: Iterable[str]) -> list[str]:
     ]
 
 
-def _find(names: Iterable[str], wanted: tuple[str, ...]) -> str:
-    """The file with the first of the `wanted` base names, the least deep one; "" if none."""
+def _find(names: Iterable[str], base_names: tuple[str, ...]) -> str:
+    """The file with the first of these base names, the least nested one; "" if none."""
     bases = {name: name.rpartition("/")[2].lower() for name in names}
-    found = [name for name, base in bases.items() if base in wanted]
-    return min(found, key=lambda n: (wanted.index(bases[n]), n.count("/"), n), default="")
+    found = [name for name, base in bases.items() if base in base_names]
+    return min(found, key=lambda n: (base_names.index(bases[n]), n.count("/"), n), default="")
 
 
 def _stem(name: str) -> str:
@@ -105,7 +105,7 @@ def _stem(name: str) -> str:
 
 
 class Images:
-    """Finds the image that a label file means: by path, by base name, or with another ending."""
+    """Find the image that a label file names: by path, by base name, or with another suffix."""
 
     def __init__(self, images: list[str], beside: str = "") -> None:
         self.paths = set(images)
@@ -122,7 +122,7 @@ class Images:
         for path in (file, f"{self.folder}{file}"):
             if path in self.paths:
                 return path
-        if "/" in file:  # a folder was named: the same name in another one is another picture
+        if "/" in file:  # with a folder: the same base name elsewhere is another image
             ends = [self.ends.get(_stem(path), "") for path in (file, f"{self.folder}{file}")]
             return ends[0] or ends[1]
         name = file
@@ -137,7 +137,7 @@ def _inside(file: str) -> bool:
     return True
 
 
-def _celeba(tree: Tree, config: DataConfig) -> Facts:
+def _celeba(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
     images = pictures(names)
     for folder in ("img_align_celeba", "img_align_celeba_png"):
@@ -157,7 +157,7 @@ def _celeba(tree: Tree, config: DataConfig) -> Facts:
     units = _read_units(tree, names, images)
     if "labels" not in tables:
         empty = _labels([], [], Images([]))
-        return Facts("celeba", images, empty, tables, "list_attr_celeba.txt", units=units)
+        return RawDataset("celeba", images, empty, tables, "list_attr_celeba.txt", units=units)
     table = tables["labels"]
     labels = _table_labels(table, Images(images))
     stems = [_stem(file.rpartition("/")[2]) for file in labels["file"]]
@@ -171,12 +171,12 @@ def _celeba(tree: Tree, config: DataConfig) -> Facts:
         for t in tables.values()
         if t.line_end != "CRLF" or not t.final_newline or t.format != "text"
     ]
-    return Facts(
+    return RawDataset(
         "celeba", images, labels, tables, "", _needed(config), present, units, tuple(notes)
     )
 
 
-def _rafd(tree: Tree, config: DataConfig) -> Facts:
+def _rafd(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
     images = pictures(names)
     labels = _labels([0] * len(images), images, Images(images))
@@ -185,34 +185,36 @@ def _rafd(tree: Tree, config: DataConfig) -> Facts:
     for column in ("camera", "group", "gender", "expression", "gaze"):
         labels[column] = matched[column]
     labels["identity"] = matched["identity"]
-    return Facts("rafd", images, labels, units=_read_units(tree, names, images))
+    return RawDataset("rafd", images, labels, units=_read_units(tree, names, images))
 
 
-def _folders(tree: Tree, config: DataConfig) -> Facts:
+def _folders(tree: Tree, config: DataConfig) -> RawDataset:
     """`<class>/…`, or `train|val|test/<class>/…`."""
     names = tree.names()
     images = pictures(names)
     labels = _labels([0] * len(images), images, Images(images))
     folders = [image.split("/")[:-1] for image in images]
-    parted = bool(folders) and all(len(f) > 1 and f[0] in CSV_PARTS for f in folders)
-    depth = 1 if parted else 0
-    labels["part"] = [CSV_PARTS[f[0]] if parted else "" for f in folders]
+    partitioned = bool(folders) and all(len(f) > 1 and f[0] in CSV_PARTS for f in folders)
+    depth = 1 if partitioned else 0
+    labels["part"] = [CSV_PARTS[f[0]] if partitioned else "" for f in folders]
     labels["class"] = [f[depth] if len(f) > depth else None for f in folders]
-    return Facts("folders", images, labels, units=_read_units(tree, names, images))
+    return RawDataset("folders", images, labels, units=_read_units(tree, names, images))
 
 
-def _csv(tree: Tree, config: DataConfig) -> Facts:
+def _csv(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
     images = pictures(names)
     units = _read_units(tree, names, images)
     file = _find(names, ("labels.csv",))
     tables = [n for n in names if n.lower().endswith(".csv") and not n.endswith("openface.csv")]
     file = file or (tables[0] if len(tables) == 1 else "")
-    if not tables and units and not _needed(config):  # intensities are all the labels there are
-        return Facts("csv", images, _labels([0] * len(images), images, Images(images)), units=units)
+    if not tables and units and not _needed(config):  # the intensities are the only labels
+        return RawDataset(
+            "csv", images, _labels([0] * len(images), images, Images(images)), units=units
+        )
     if not file:
         missing = "labels.csv" + (f" (one of {', '.join(tables[:5])})" if tables else "")
-        return Facts("csv", images, _labels([], [], Images([])), missing=missing, units=units)
+        return RawDataset("csv", images, _labels([], [], Images([])), missing=missing, units=units)
     table = read_table(file, tree.read(file))
     labels = _table_labels(table, Images(images, file))
     if "identity" in table.columns:
@@ -225,9 +227,9 @@ def _csv(tree: Tree, config: DataConfig) -> Facts:
     binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}
     needed = _needed(config)
     checked = tuple(c for c in columns if c in binary or c in needed)
-    left = [c for c in columns if c not in checked]
-    notes = (f"{file}: not 0/1 or -1/1, left out: {', '.join(left)}",) if left else ()
-    return Facts("csv", images, labels, {"labels": table}, "", needed, checked, units, notes)
+    left_out = [c for c in columns if c not in checked]
+    notes = (f"{file}: not 0/1 or -1/1, left out: {', '.join(left_out)}",) if left_out else ()
+    return RawDataset("csv", images, labels, {"labels": table}, "", needed, checked, units, notes)
 
 
 SOURCES: dict[str, Reader] = {"celeba": _celeba, "rafd": _rafd, "folders": _folders, "csv": _csv}
@@ -256,7 +258,7 @@ def _table_labels(table: Table, images: Images) -> pd.DataFrame:
 
 
 def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[str]:
-    """The second column of a two-column table for each name: "" without a table, None for a gap."""
+    """The second column of a two-column table by name: "" without a table, None for a gap."""
     if table is None or table.format not in TABLES or not table.columns:
         return [""] * len(stems)
     values = table.rows[table.columns[0]].astype("str")

@@ -1,4 +1,4 @@
-"""OpenFace's action-unit intensities and the images they belong to."""
+"""OpenFace's action-unit intensities and the images that they belong to."""
 
 import io
 from collections.abc import Callable
@@ -9,24 +9,26 @@ import pandas as pd
 from training.data.labels import UNITS
 from training.data.tables import FILE_COLUMNS, sniff
 
-CONFIDENCE = 0.88  # below it the authors drop a face
+CONFIDENCE = 0.88  # OpenFace's authors drop faces below it
 HIGHEST = 5.0  # intensities lie in 0 … 5
 
 
 @dataclass(frozen=True)
 class Units:
-    """One openface.csv. rows: line, file as written, image ("" where none fits), kept (success = 1
-    and confidence ≥ 0.88), confidence, then the intensities that the header has (NaN: no number).
+    """One openface.csv.
+
+    rows: line, file as written, image ("" if none matches), kept (success = 1 and
+    confidence ≥ 0.88), confidence, then the intensities in the header (NaN: not a number).
     """
 
     name: str
-    format: str  # "csv", or what is wrong with the file
+    format: str  # "csv", or the fault of the file
     rows: pd.DataFrame
     missing: tuple[str, ...] = ()  # columns that the header lacks
-    stray: str = ""  # why rows cannot be told to images
+    unmatched_reason: str = ""  # why rows cannot be matched to images
 
     def by_image(self) -> pd.DataFrame:
-        """Intensities by image name, of the surest face in each image."""
+        """Intensities by image name, of the most confident face in each image."""
         kept = self.rows[self.rows["kept"] & (self.rows["image"] != "")]
         kept = kept.sort_values("confidence", ascending=False, kind="stable")
         return kept.drop_duplicates("image").set_index("image")[list(UNITS)].astype("float64")
@@ -37,13 +39,13 @@ class Units:
             return f"{self.name}: a {self.format} file, not OpenFace's CSV; fetch it again"
         if self.missing:
             return f"{self.name}: no column {', '.join(self.missing)}; run OpenFace with -aus"
-        if self.stray:
-            return f"{self.name}: {self.stray}"
-        lost = self.rows[self.rows["image"] == ""]
-        if len(lost):
+        if self.unmatched_reason:
+            return f"{self.name}: {self.unmatched_reason}"
+        unmatched = self.rows[self.rows["image"] == ""]
+        if len(unmatched):
             return (
-                f"{self.name}: {len(lost)} rows name no image, first line {lost['line'].iloc[0]} "
-                f"({lost['file'].iloc[0]}); correct the names"
+                f"{self.name}: {len(unmatched)} rows name no image, first line "
+                f"{unmatched['line'].iloc[0]} ({unmatched['file'].iloc[0]}); correct the names"
             )
         used = self.rows[self.rows["kept"]]
         for unit in UNITS:
@@ -57,20 +59,22 @@ class Units:
 
 
 def read_units(name: str, data: bytes, images: list[str], find: Callable[[str], str]) -> Units:
-    """Read OpenFace's CSV without judging it. Rows belong to images by a column `file` (or
-    image_id, filename, image) where there is one; else by `frame`, counted from 1 over the sorted
-    images; else by their order, where there are as many rows as images.
+    """Read OpenFace's CSV without validating it.
+
+    Rows are matched to images by a column `file` (or image_id, filename, image) if there is one;
+    else by `frame`, counted from 1 over the sorted images; else by their order, if there are as
+    many rows as images.
     """
     kind = sniff(data)
     empty = pd.DataFrame({"line": [], "file": [], "image": [], "kept": [], "confidence": []})
     if kind != "text":
         return Units(name, kind, empty)
-    wanted = {"frame", "success", "confidence", *FILE_COLUMNS, *(f"{unit}_r" for unit in UNITS)}
+    columns = {"frame", "success", "confidence", *FILE_COLUMNS, *(f"{unit}_r" for unit in UNITS)}
     try:
         table = pd.read_csv(
             io.BytesIO(data),
             skipinitialspace=True,
-            usecols=lambda column: column.strip() in wanted,
+            usecols=lambda column: column.strip() in columns,
             dtype="str",
             keep_default_na=False,
         )
@@ -79,7 +83,7 @@ def read_units(name: str, data: bytes, images: list[str], find: Callable[[str], 
     table.columns = [column.strip() for column in table.columns]
     needed = ("success", "confidence", *(f"{unit}_r" for unit in UNITS))
     missing = tuple(column for column in needed if column not in table.columns)
-    files, stray = _files(table, images)
+    files, unmatched_reason = _files(table, images)
     numbers = {c: pd.to_numeric(table[c], errors="coerce") for c in needed if c in table.columns}
     rows = pd.DataFrame({"line": range(2, len(table) + 2), "file": files})
     rows["image"] = [find(file.strip()) if file else "" for file in files]
@@ -89,18 +93,18 @@ def read_units(name: str, data: bytes, images: list[str], find: Callable[[str], 
     for unit in UNITS:
         if f"{unit}_r" in numbers:
             rows[unit] = numbers[f"{unit}_r"].astype("float64")
-    return Units(name, "csv", rows, missing, stray)
+    return Units(name, "csv", rows, missing, unmatched_reason)
 
 
 def _files(table: pd.DataFrame, images: list[str]) -> tuple[list[str], str]:
-    """The image that each row means, and why that cannot be told."""
+    """The image of each row, and why they cannot be matched ("" if they can)."""
     for column in FILE_COLUMNS:
         if column in table.columns:
             return list(table[column].str.strip()), ""
     if "frame" in table.columns:
         frames = pd.to_numeric(table["frame"], errors="coerce").fillna(0).astype("int64")
         named = [images[f - 1] if 0 < f <= len(images) else "" for f in frames]
-        if frames.max() <= 1 < len(table):  # one picture a call of OpenFace: frames do not count
+        if frames.max() <= 1 < len(table):  # OpenFace ran once per image, so every frame is 1
             named = images
         if len(named) == len(table):
             return named, ""

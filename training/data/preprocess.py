@@ -1,8 +1,8 @@
-"""Raw faces to squares of one size: uint8 shards and one Parquet row an image.
+"""Crop raw faces to squares of one size: uint8 shards and one Parquet row per image.
 
-Threads do the work: decoding, hashing and resizing all run outside Python's lock. A finished shard
-lies in the store and is noted in the work folder, so that the same command after a kill goes on
-behind it; the bytes are the same from any number of workers.
+The workers are threads: decoding, hashing and resizing release the GIL. Finished shards are put in
+the store and recorded in the work folder, so that the same command resumes after a kill; the bytes
+do not depend on the number of workers.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from training.core.progress import Progress
 from training.data.archive import Tree, open_raw
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source
-from training.data.split import SPLITS, assign, first
+from training.data.split import SPLITS, assign, select_limited
 from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
 
-VERSION = 1  # of what the steps below do to pixels and rows; part of the work folder's name
+VERSION = 1  # raised when pixels or rows change; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
 
@@ -50,16 +50,16 @@ def preprocess(
     work: Path | None = None,
     store: Store | None = None,
 ) -> Manifest[ImagesMeta]:
-    """Cut every image of a "raw" manifest; write and return a manifest of kind "images".
+    """Crop every image of a "raw" manifest; write and return a manifest of kind "images".
 
     Its files: `<dataset>-00000.npy` …, uint8 (n, size, size, 3), at most `shard_rows` rows each, in
-    the label table's order, and `<dataset>.parquet` with one row an image, dropped ones included:
-    file, sha256 of the source bytes ("" where they were not read), shard and row ("" and -1 where
-    dropped), split, identity, reason ("" where kept), then the raw labels.
+    the label table's order, and `<dataset>.parquet` with one row per image, including dropped
+    ones: file, sha256 of the source bytes ("" if not read), shard and row ("" and -1 if dropped),
+    split, identity, reason ("" if kept), then the raw labels.
 
-    `workers`: threads, 0 for every core. `work` (default ./runs/work) keeps what a killed run had
-    finished. Raises PreprocessError where more than `bad_share` of the asked images are unusable
-    or a split is empty.
+    `workers`: threads, 0 for every core. `work` (default ./runs/work) keeps the finished shards
+    of a killed run. Raises PreprocessError if more than `bad_share` of the selected images are
+    unusable or a split is empty.
     """
     store = store or open_store()
     config = from_json(DataConfig, data_config)
@@ -69,17 +69,17 @@ def preprocess(
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
         entries: list[Entry] = []
-        facts = []
+        image_sets = []
         trees = open_raw(manifest, store)
         for dataset in manifest.meta.datasets:
             job = Job(dataset.name, dataset.kind, trees[dataset.name], config, work, store)
-            made, fact = job.run(pool)
-            entries += made
-            facts.append(fact)
+            new_entries, image_set = job.run(pool)
+            entries += new_entries
+            image_sets.append(image_set)
         meta = ImagesMeta(
             data=json.loads(to_json(config)),
             source=manifest.digest,
-            datasets=tuple(facts),
+            datasets=tuple(image_sets),
             md5=manifest.meta.md5,
         )
         result = Manifest("images", tuple(entries), meta)
@@ -90,42 +90,44 @@ def preprocess(
 
 @dataclass(frozen=True)
 class Job:
-    """The work on one data set."""
+    """Preprocess one data set."""
 
     name: str
     kind: str
     tree: Tree
     config: DataConfig
-    work: Path  # notes of finished shards, and the shard being written
+    work: Path  # records of finished shards, and the shard being written
     store: Store
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
-        """Every shard and the Parquet file, and the facts of the data set for the manifest."""
-        frame, by = plan(
+        """Write every shard and the Parquet file; returns them and the manifest's record."""
+        frame, split_by = plan(
             read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
         )
-        asked = frame.index[frame["reason"] == ""]
+        selected = frame.index[frame["reason"] == ""]
         entries = []
-        with Progress(f"preprocess {self.name}", len(asked), "images") as progress:
-            for start in range(0, len(asked), self.config.shard_rows):
-                rows = asked[start : start + self.config.shard_rows]
+        with Progress(f"preprocess {self.name}", len(selected), "images") as progress:
+            for start in range(0, len(selected), self.config.shard_rows):
+                rows = selected[start : start + self.config.shard_rows]
                 number = start // self.config.shard_rows
                 entry, outcomes = self._shard(number, list(frame.loc[rows, "file"]), pool, progress)
-                _note(frame, rows, entry, outcomes)
+                _record(frame, rows, entry, outcomes)
                 entries += [entry] if entry.rows else []
-        _check_bad(frame.loc[asked], self.name, self.config.bad_share)
+        _check_bad(frame.loc[selected], self.name, self.config.bad_share)
         _check_splits(frame[frame["reason"] == ""], self.name)
         entries.append(self._parquet(frame))
-        return entries, ImageSet(name=self.name, kind=self.kind, split_by=by, **_counts(frame))
+        return entries, ImageSet(
+            name=self.name, kind=self.kind, split_by=split_by, **_counts(frame)
+        )
 
     def _shard(
         self, number: int, files: list[str], pool: ThreadPoolExecutor, progress: Progress
     ) -> tuple[Entry, list[Outcome]]:
-        """One shard in the store, from an earlier run where that finished it."""
+        """Write one shard to the store, or take it from an earlier run that finished it."""
         name = f"{self.name}-{number:05d}.npy"
-        note = self.work / f"{name}.json"
-        if note.is_file():
-            value = read_json(note)
+        record = self.work / f"{name}.json"
+        if record.is_file():
+            value = read_json(record)
             entry = Entry(**value["entry"])
             if not entry.rows or self.store.exists(entry):
                 progress.step(len(files))
@@ -136,7 +138,7 @@ class Job:
         entry = self.store.put(path, name, kept) if kept else Entry(name, "", 0, 0)
         path.unlink()
         write_json(
-            note,
+            record,
             {"entry": asdict(entry), "outcomes": [[o.sha256, o.reason] for o in outcomes]},
         )
         return entry, outcomes
@@ -153,34 +155,35 @@ class Job:
 def plan(
     source: pd.DataFrame, name: str, kind: str, config: DataConfig
 ) -> tuple[pd.DataFrame, str]:
-    """The source's rows with the columns of `COLUMNS`, splits and reasons not to use a row.
+    """The source's rows with the columns of `COLUMNS`, their splits and the reasons to drop rows.
 
-    The split comes before the limit, so a short run uses a part of the long run's splits; `limit`
-    keeps the first rows of each split, in the splits' proportion. Returns what decided the split.
+    The split is made before the limit, so a short run uses a subset of the full run's splits;
+    `limit` keeps the first rows of each split, in the splits' proportion. Also returns how the
+    split was made.
     """
     frame = source.reset_index(drop=True)
     frame = frame.assign(sha256="", shard="", row=-1, split="", reason="")
     frame["row"] = frame["row"].astype("int32")
-    for column, wanted in (("camera", config.cameras), ("gaze", config.gazes)):
+    for column, values in (("camera", config.cameras), ("gaze", config.gazes)):
         if kind == "rafd" and column in frame:
-            off = ~frame[column].isin(wanted) & (frame["reason"] == "")
+            off = ~frame[column].isin(values) & (frame["reason"] == "")
             frame.loc[off, "reason"] = column + " not selected: " + frame.loc[off, column]
-    asked = frame["reason"] == ""
-    if not asked.any():
+    selected = frame["reason"] == ""
+    if not selected.any():
         raise PreprocessError(
             f"{name}: none of {len(frame)} images is selected; cameras={','.join(config.cameras)} "
-            f"and gazes={','.join(config.gazes)} leave nothing"
+            f"and gazes={','.join(config.gazes)} match none"
         )
-    split, by = assign(frame[asked], name, config)
-    frame.loc[asked, "split"] = split
+    split, split_by = assign(frame[selected], name, config)
+    frame.loc[selected, "split"] = split
     if config.limit:
-        chosen = first(split, config.limit)
+        chosen = select_limited(split, config.limit)
         frame.loc[split.index[~chosen], "reason"] = f"beyond limit={config.limit}"
-    return frame, by
+    return frame, split_by
 
 
-def _note(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[Outcome]) -> None:
-    """Write what became of one shard's images into their rows."""
+def _record(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[Outcome]) -> None:
+    """Record the outcome of one shard's images in their rows."""
     frame.loc[rows, "sha256"] = [outcome.sha256 for outcome in outcomes]
     frame.loc[rows, "reason"] = [outcome.reason for outcome in outcomes]
     kept = rows[[not outcome.reason for outcome in outcomes]]
@@ -188,13 +191,13 @@ def _note(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[
     frame.loc[kept, "row"] = np.arange(len(kept), dtype=np.int32)
 
 
-def _check_bad(asked: pd.DataFrame, name: str, most: float) -> None:
-    bad = asked[asked["reason"] != ""]
-    if len(bad) > most * len(asked):
+def _check_bad(selected: pd.DataFrame, name: str, most: float) -> None:
+    bad = selected[selected["reason"] != ""]
+    if len(bad) > most * len(selected):
         some = "; ".join(f"{r.file}: {r.reason}" for r in bad.head(5).itertuples())
         raise PreprocessError(
-            f"{name}: {len(bad)} of {len(asked)} images are unusable "
-            f"({len(bad) / len(asked):.2%}, bad_share={most:.2%}): {some}; "
+            f"{name}: {len(bad)} of {len(selected)} images are unusable "
+            f"({len(bad) / len(selected):.2%}, bad_share={most:.2%}): {some}; "
             "replace or remove them, or raise bad_share"
         )
 
@@ -222,11 +225,11 @@ def _counts(frame: pd.DataFrame) -> dict[str, Any]:
 
 def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None = None) -> int:
     """Write `train|test/<class>/<name>.png` of every data set with classes (RaFD, own folders), as
-    StarGAN's reference code reads RaFD; returns how many files.
+    StarGAN's reference code reads RaFD; returns the number of files.
 
-    The pictures are cut and resized already: give the reference code their `size` as its crop. Its
-    layout knows no validation part, so those images are among `train`. Raises ValueError where no
-    data set has classes or two images would get one name.
+    The images are already cropped and resized: give the reference code their `size` as its crop.
+    Its layout has no validation part, so those images are written to `train`. Raises ValueError if
+    no data set has classes or two images would get the same name.
     """
     store = store or open_store()
     seen: set[Path] = set()
@@ -244,7 +247,9 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
                 name = "_".join(PurePosixPath(file).with_suffix("").parts)
                 path = out / part / label / f"{name}.png"
                 if path in seen:
-                    raise ValueError(f"{dataset.name}: two images would be {path}; rename {file}")
+                    raise ValueError(
+                        f"{dataset.name}: two images would be written to {path}; rename {file}"
+                    )
                 seen.add(path)
                 buffer = io.BytesIO()
                 Image.fromarray(pixels[row]).save(buffer, "PNG")

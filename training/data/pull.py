@@ -1,9 +1,9 @@
-"""Step 2: the raw data, exactly those that the md5 names, as tar shards in the store.
+"""Step 2: put the raw data of the given md5 into the store as tar shards.
 
     python -m training.data.pull --datasets celeba --out runs/raw.json
 
-A verified copy at hand comes first (./data, ./raw/<name>), then the DVC remote. The demo's data are
-drawn where the remote does not have them, unless DRAW_DEMO=0.
+Local copies (./data, ./raw/<name>) are used first if their md5 matches, then the DVC remote. The
+demo data are drawn if the remote does not have them, unless DRAW_DEMO=0.
 """
 
 import argparse
@@ -37,11 +37,11 @@ from training.storage.s3 import RemoteError
 from training.storage.store import Manifest
 
 DATA = Path(DEMO)  # the demo's raw data, below the working folder
-DRAWN = environment.runs("drawn.json")  # what this machine's drawing gave: {"md5", "pixels"}
+DRAWN = environment.runs("drawn.json")  # the data drawn on this machine: {"md5", "pixels"}
 
 
 class Source(NamedTuple):
-    """A folder with verified data: where they come from, and what a reader should know."""
+    """A folder with verified data, its origin and a note for the manifest."""
 
     folder: Path
     nfiles: int
@@ -58,8 +58,8 @@ def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifes
     """Write a manifest of kind "raw" to `out`: the data sets' tar shards, verified against `md5`.
 
     `datasets`, `raw` and `md5` as `training.resolve` gives them (an empty `md5` is resolved here);
-    `revision` is noted as it is. Raises ValueError where the user's folder differs from `md5`, and
-    RemoteError where the version cannot be had whole.
+    `revision` is recorded unchanged. Raises ValueError if the user's folder differs from `md5`, and
+    RemoteError if the version is not completely available.
     """
     names = split_datasets(datasets)
     if not md5:
@@ -74,44 +74,48 @@ def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifes
         work = Path(folder)
         for name, version in versions.items():
             if raw:
-                shards |= _own(raw_folder(raw, name, len(names) == 1), name, version, work, sources)
+                shards |= _user_shards(
+                    raw_folder(raw, name, len(names) == 1), name, version, work, sources
+                )
                 continue
             same = [other for other in versions if versions[other] == version]
             if version not in sources:
-                sources[version] = obtain(version, same, work)
+                sources[version] = fetch_version(version, same, work)
             shards |= _shards(sources[version].folder, name, len(same) == 1, work)
-        found = list(sources.values())
+        used = list(sources.values())
         meta = RawMeta(
             datasets=tuple(RawSet(name=name, kind=kind) for name, kind in kinds),
             md5=md5,
-            nfiles=sum(source.nfiles for source in found),
-            source=found[0].origin,
-            note="; ".join(source.note for source in found if source.note),
+            nfiles=sum(source.nfiles for source in used),
+            source=used[0].origin,
+            note="; ".join(source.note for source in used if source.note),
         )
-        # The same data under another revision are the same data.
+        # The digest of the manifest does not depend on the revision.
         manifest = Manifest.build("raw", shards, meta, about={"revision": revision})
     manifest.write(out)
     return manifest
 
 
-def _own(
+def _user_shards(
     folder: Path, name: str, version: str, work: Path, sources: dict[str, Source]
 ) -> dict[str, Path]:
-    """Shards of the user's folder, which must still be what `version` says once it is packed."""
+    """Pack the user's folder. Raises ValueError if it is not `version` afterwards."""
     shards = _shards(folder, name, True, work)
     found, nfiles = remote.tree_md5(folder)
     if found != version:
-        raise ValueError(f"{folder}: its files are {found}, not {version}; start the run again")
+        raise ValueError(
+            f"{folder}: its files are version {found}, not {version}; start the run again"
+        )
     sources[name] = Source(folder, nfiles, "folder")
     return shards
 
 
 def _shards(folder: Path, name: str, alone: bool, work: Path) -> dict[str, Path]:
-    """Entry name -> tar of one data set: those of adopted data as they are, or packed anew."""
+    """Entry name -> tar of one data set: the shards of adopted data, or newly packed ones."""
     tars = sorted(folder.glob("*-[0-9][0-9][0-9][0-9][0-9].tar"))
-    own = [path for path in tars if path.name[: -len("-00000.tar")] == name]
-    if own:
-        return {path.name: path for path in own}
+    shards = [path for path in tars if path.name[: -len("-00000.tar")] == name]
+    if shards:
+        return {path.name: path for path in shards}
     if tars:
         raise ValueError(f"{folder}: holds {tars[0].name}, not data set {name!r}")
     inside = folder / name
@@ -127,10 +131,10 @@ def _shards(folder: Path, name: str, alone: bool, work: Path) -> dict[str, Path]
     return {path.name: path for path in paths}
 
 
-def obtain(md5: str, names: Sequence[str], work: Path) -> Source:
-    """Version `md5` of the data sets `names`: a copy at hand, from the remote, or drawn.
+def fetch_version(md5: str, names: Sequence[str], work: Path) -> Source:
+    """Version `md5` of the data sets `names`: a local copy, from the remote, or drawn.
 
-    What has no place of its own is put below `work`. Raises RemoteError.
+    New files are written to ./data if allowed, else to `work`. Raises RemoteError.
     """
     demo = pin(DEMO)
     demo = demo if demo is not None and demo.md5 == md5 else None
@@ -147,18 +151,18 @@ def obtain(md5: str, names: Sequence[str], work: Path) -> Source:
         absent = error.code in ("missing-object", "missing-remote")
         if demo is None or not absent or environment.DRAW_DEMO.get() == "0":
             raise
-        say(f"not in the remote ({error}); drawing it, a few minutes")
+        say(f"not in the remote ({error}); drawing the data, which takes a few minutes")
         return _draw(demo, target)
     return Source(target, nfiles)
 
 
 def _may_keep() -> bool:
-    """Whether ./data may be made: beside data.dvc, and not in place of something else."""
+    """Whether ./data may be created: next to data.dvc, and only if it does not exist."""
     return Path(f"{DEMO}.dvc").is_file() and not DATA.exists() and os.access(".", os.W_OK)
 
 
 def _copies(md5: str, names: Sequence[str], demo: Pin | None) -> Iterator[Source]:
-    """Copies at hand that are this version, verified now."""
+    """Local copies of this version, verified by hashing them."""
     folders = [Path("raw") / names[0]] if len(names) == 1 else []
     if set(names) <= set(DEMO_SETS):
         folders.append(DATA)
@@ -172,19 +176,19 @@ def _copies(md5: str, names: Sequence[str], demo: Pin | None) -> Iterator[Source
         elif demo is not None and folder == DATA and _drawn_pixels(found) == pixels():
             yield Source(folder, nfiles, "drawn", _other_encoder(found))
         elif folder == DATA:
-            say(f"./{folder} is another version, {found}; left as it is")
+            say(f"./{folder} is another version, {found}; not changed")
 
 
 def pixels() -> str:
-    """The pixel hash kept beside data.dvc. Raises ValueError where it is missing."""
+    """The pixel hash stored next to data.dvc. Raises ValueError if the file is missing."""
     path = project_root() / f"{DEMO}.pixels"
     if not path.is_file():
-        raise ValueError(f"{path}: missing; python -m training.data pin writes it")
+        raise ValueError(f"{path}: missing; write it with python -m training.data pin")
     return path.read_text().strip()
 
 
 def _drawn_pixels(md5: str) -> str | None:
-    """The pixel hash of what was drawn here with bytes `md5`, or None."""
+    """The pixel hash of the data drawn here with bytes `md5`, or None."""
     drawn = read_json(DRAWN) if DRAWN.is_file() else {}
     return str(drawn["pixels"]) if drawn.get("md5") == md5 else None
 
@@ -196,7 +200,7 @@ def _other_encoder(md5: str) -> str:
 
 
 def _draw(demo: Pin, target: Path) -> Source:
-    """Draw the demo's data; they must have the bytes, or at least the pixels, that are pinned."""
+    """Draw the demo data. Raises ValueError if neither bytes nor pixels are the pinned ones."""
     from training.data.synthetic import faces
 
     drawn = faces.draw(target)
@@ -219,9 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     """Fetch raw data into the store and write their manifest."""
     parser = argparse.ArgumentParser(prog="python -m training.data.pull", description=main.__doc__)
     parser.add_argument("--datasets", required=True, help="name or name:kind, comma-separated")
-    parser.add_argument("--raw", default="", help="the user's own folder instead of DVC's data")
+    parser.add_argument("--raw", default="", help="your own folder instead of DVC's data")
     parser.add_argument("--revision", default="", help="git revision or data md5")
-    parser.add_argument("--md5", default="", help="the version that must arrive; default: resolved")
+    parser.add_argument("--md5", default="", help="the data version to verify; default: resolved")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     args = parser.parse_args(argv)
     pull(args.datasets, args.raw, args.revision, args.md5, args.out)

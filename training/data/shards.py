@@ -1,4 +1,4 @@
-"""One shard: many source images cut into one .npy file of uint8 (n, size, size, 3)."""
+"""Write one shard: many cropped images in one .npy file of uint8 (n, size, size, 3)."""
 
 import os
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from training.core.config import DataConfig
 from training.core.files import fsync, sha256_bytes
 from training.core.progress import Progress
 from training.data.archive import Tree
-from training.data.crop import UnusableError, cut
+from training.data.crop import UnusableError, crop_image
 
-CHUNK = 32  # images a task: a few tens of ms
+CHUNK = 32  # images per task: a few tens of ms
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: the digest of its bytes and why it was dropped, if it was."""
+    """The result for one image: the digest of its bytes, and why it was dropped ("" if kept)."""
 
     sha256: str
     reason: str = ""
@@ -35,10 +35,10 @@ def write_shard(
     pool: ThreadPoolExecutor,
     progress: Progress,
 ) -> list[Outcome]:
-    """Write the usable images of `files`, in order; what became of each of them.
+    """Write the usable images of `files`, in order; returns the outcome of each file.
 
-    Every image has its place before it is decoded, so the bytes do not depend on the threads; gaps
-    of dropped images are closed at the end. Without a usable image the file means nothing.
+    Every image has a fixed offset before it is decoded, so the bytes do not depend on the threads;
+    gaps of dropped images are closed at the end. If no image is usable, the content is undefined.
     """
     shape = (len(files), config.size, config.size, 3)
     outcomes: list[Outcome] = []
@@ -50,7 +50,7 @@ def write_shard(
             done = []
             for i in range(first, min(first + CHUNK, len(files))):
                 outcome, pixels = _image(tree, files[i], kind, config)
-                # Plain writes: touching fresh pages of a mapped file costs three times as much.
+                # pwrite: writing to new pages of a memory-mapped file takes three times as long.
                 if pixels is not None:
                     written = os.pwrite(stream.fileno(), pixels.data, start + i * row)
                     if written < row:
@@ -77,13 +77,13 @@ def _image(
         return Outcome("", str(error)), None
     digest = sha256_bytes(data)
     try:
-        return Outcome(digest), cut(data, kind, config)
+        return Outcome(digest), crop_image(data, kind, config)
     except UnusableError as error:
         return Outcome(digest, str(error)), None
 
 
 def _header(stream: BufferedWriter, shape: tuple[int, ...]) -> int:
-    """Write a .npy header of uint8 data; returns where the data start."""
+    """Write a .npy header of uint8 data; returns the offset of the data."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     stream.flush()

@@ -1,4 +1,4 @@
-"""Raw data sets of every supported layout as one frame of images and labels, or a clear refusal."""
+"""Read a raw data set of any supported layout into one frame of images and labels."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,25 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
-from training.data.layouts import SOURCES, VALUES, Facts, gather
+from training.data.layouts import SOURCES, VALUES, RawDataset, read_layout
 from training.data.tables import TABLES
 
 __all__ = ["SOURCES", "Source", "SourceError", "read_source"]
 
 
 class SourceError(ValueError):
-    """A raw data set that cannot be used; the text says what, where, how many, and the mend."""
+    """A raw data set that cannot be used; the text says what, where, how many, and the fix."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A usable data set: a frame with one row an image, and remarks worth printing.
+    """A usable data set: a frame with one row per image, and notes to print.
 
     Columns: file (name in the tree), identity ("" unknown), part ("train", "val", "test" or ""),
     then raw labels: CelebA's attributes and a CSV's columns int8 in {-1, 1}; RaFD's camera, group,
     gender, expression, gaze; a folder layout's class; and AU01 … AU45 (float 0 … 5, NaN where
-    OpenFace was not sure) where openface.csv exists. Rows keep the label table's order, or that of
-    the sorted names.
+    OpenFace failed or was not confident) if openface.csv exists. Rows are in the order of the label
+    table, or of the sorted names.
     """
 
     frame: pd.DataFrame
@@ -34,16 +34,16 @@ class Source:
 def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
     """Read a data set of `kind` celeba, rafd, folders or csv; see `Source`.
 
-    Every image is returned: cameras, gazes and the limit are chosen later. Raises SourceError with
-    file, row, value, count and mend for anything that `validate` holds for critical in names and
-    labels.
+    Every image is returned: cameras, gazes and the limit are applied later. Raises SourceError with
+    file, row, value, count and fix for each fault in names and labels that `validate` treats as
+    critical.
     """
-    facts = gather(kind, tree, config)
+    raw = read_layout(kind, tree, config)
     for problem in (_table_problem, _name_problem, _value_problem, _units_problem):
-        text = problem(facts)
+        text = problem(raw)
         if text:
             raise SourceError(text)
-    labels = facts.labels
+    labels = raw.labels
     frame = pd.DataFrame(
         {
             "file": labels["image"].astype("str"),
@@ -51,15 +51,15 @@ def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
             "part": labels["part"].astype("str"),
         }
     )
-    for column in facts.checked:
+    for column in raw.checked:
         frame[column] = labels[column].astype("str").map(VALUES).replace(0, -1).astype("int8")
-    if not facts.checked:
+    if not raw.checked:
         skip = ("line", "file", "image", "inside", "identity", "part")
         for column in labels.columns.difference(skip, sort=False):
             frame[column] = labels[column].astype("str")
-    if facts.units is not None:
-        frame = frame.join(facts.units.by_image(), on="file")
-    return Source(frame.reset_index(drop=True), facts.notes)
+    if raw.units is not None:
+        frame = frame.join(raw.units.by_image(), on="file")
+    return Source(frame.reset_index(drop=True), raw.notes)
 
 
 def _some(frame: pd.DataFrame, column: str) -> str:
@@ -68,10 +68,10 @@ def _some(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(f"{f'line {n} ({f})' if n else f}: {value!r}" for n, f, value in rows)
 
 
-def _table_problem(facts: Facts) -> str:
-    if facts.missing:
-        return f"{facts.kind}: no {facts.missing} among the files; put the label file there"
-    for table in facts.tables.values():
+def _table_problem(raw: RawDataset) -> str:
+    if raw.missing:
+        return f"{raw.kind}: no {raw.missing} among the files; put the label file there"
+    for table in raw.tables.values():
         if table.format not in TABLES:
             return f"{table.name}: a {table.format} file, not a label table; fetch it again"
         if len(table.ragged):
@@ -83,36 +83,37 @@ def _table_problem(facts: Facts) -> str:
             )
         if table.stated is not None and table.stated != table.count:
             return (
-                f"{table.name}: line 1 promises {table.stated} rows, {table.count} are there; "
-                "the file is cut, fetch it again"
+                f"{table.name}: line 1 gives {table.stated} rows, the file has {table.count}; "
+                "the file is truncated, fetch it again"
             )
-    lacking = [name for name in facts.needed if name not in facts.checked]
-    if lacking:
-        table = facts.tables["labels"]
+    missing = [name for name in raw.needed if name not in raw.checked]
+    if missing:
+        table = raw.tables["labels"]
         return (
-            f"{table.name}: no label column {', '.join(lacking)} "
+            f"{table.name}: no label column {', '.join(missing)} "
             f"(it has {', '.join(table.columns)}); pass attributes= or fix the header"
         )
-    if not len(facts.labels):
-        return f"{facts.kind}: no {'labelled ' if facts.tables else ''}images; check the folder"
+    if not len(raw.labels):
+        return f"{raw.kind}: no {'labelled ' if raw.tables else ''}images; check the folder"
     return ""
 
 
-def _name_problem(facts: Facts) -> str:
-    labels = facts.labels
-    where = facts.tables["labels"].name if "labels" in facts.tables else facts.kind
+def _name_problem(raw: RawDataset) -> str:
+    labels = raw.labels
+    where = raw.tables["labels"].name if "labels" in raw.tables else raw.kind
     unsafe = labels[~labels["inside"]]
     if len(unsafe):
         return f"{where}: {len(unsafe)} names leave the data folder: {_some(unsafe, 'file')}"
     absent = labels[labels["image"] == ""]
     if len(absent):
         return f"{where}: {len(absent)} rows without an image, {_some(absent, 'file')}; add them"
-    twice = labels[labels["image"].duplicated()]
-    if len(twice):
+    repeated = labels[labels["image"].duplicated()]
+    if len(repeated):
         return (
-            f"{where}: {len(twice)} images are listed again, {_some(twice, 'image')}; keep one row"
+            f"{where}: {len(repeated)} images are listed more than once, "
+            f"{_some(repeated, 'image')}; keep one row"
         )
-    unlabelled = sorted(set(facts.images) - set(labels["image"]))
+    unlabelled = sorted(set(raw.images) - set(labels["image"]))
     if unlabelled:
         return (
             f"{where}: {len(unlabelled)} images without a row, {unlabelled[:3]}; add rows for them"
@@ -120,14 +121,14 @@ def _name_problem(facts: Facts) -> str:
     return ""
 
 
-def _value_problem(facts: Facts) -> str:
-    labels = facts.labels
-    for column in facts.checked:
-        wrong = labels[~labels[column].isin(facts.domain)]
+def _value_problem(raw: RawDataset) -> str:
+    labels = raw.labels
+    for column in raw.checked:
+        wrong = labels[~labels[column].isin(raw.domain)]
         if len(wrong):
             return (
-                f"{facts.tables['labels'].name}: {len(wrong)} values of {column} are not "
-                f"{' or '.join(facts.domain[::2])}: {_some(wrong, column)}; correct them"
+                f"{raw.tables['labels'].name}: {len(wrong)} values of {column} are not "
+                f"{' or '.join(raw.domain[::2])}: {_some(wrong, column)}; correct them"
             )
     for column, what in (
         ("part", "split"), ("identity", "identity"), ("expression", "RaFD name"),
@@ -140,17 +141,17 @@ def _value_problem(facts: Facts) -> str:
             wrong = labels[~labels["part"].isin(["train", "val", "test", ""])]
         if len(wrong):
             return (
-                f"{facts.kind}: {len(wrong)} images without a valid {what}: "
+                f"{raw.kind}: {len(wrong)} images without a valid {what}: "
                 f"{_some(wrong, column)}; complete or remove them"
             )
     return ""
 
 
-def _units_problem(facts: Facts) -> str:
-    if facts.measured and facts.units is None:
+def _units_problem(raw: RawDataset) -> str:
+    if raw.measured and raw.units is None:
         return (
-            f"{facts.kind}: {', '.join(facts.measured)} are asked for and there is no "
-            "openface.csv; run OpenFace with -aus on the images and put its CSV beside them, or "
-            "pass attributes="
+            f"{raw.kind}: attributes {', '.join(raw.measured)} need openface.csv, which is "
+            "missing; run OpenFace with -aus on the images and put its CSV beside them, or pass "
+            "attributes="
         )
-    return facts.units.problem() if facts.units is not None else ""
+    return raw.units.problem() if raw.units is not None else ""

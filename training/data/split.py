@@ -1,6 +1,6 @@
-"""Which images train, which choose a checkpoint and which test; nobody is in two parts.
+"""Assign images to the train, val and test splits; no person is in two of them.
 
-Every choice follows from sha256 of names, never from the order of files on a disk or of rows.
+Assignments depend on SHA-256 hashes of names, not on the order of files or rows.
 """
 
 import math
@@ -16,20 +16,20 @@ VAL_SHARE = 0.05  # of the identities (or images) where the source has no valida
 
 
 def assign(frame: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.Series, str]:
-    """The split of every row of `frame` (columns file, identity, part), and what decided it.
+    """The split of every row of `frame` (columns file, identity, part), and how it was made.
 
-    official: the source's own partition where each row has one (a missing validation part is cut
-    from train, and a lone `val` beside `train` is the test part, as in AFHQ); elsewhere as
-    identity. identity: `test_share` of the persons, the `fold`-th such share, and `VAL_SHARE` of
-    them for validation; an image of nobody known counts as its own person. paper: random images,
-    2,000 for test or `test_share` of them where that is fewer.
+    official: the source's own partition if every row has one (a missing validation part is taken
+    from train; a `val` without `test` becomes the test part, as in AFHQ); otherwise as identity.
+    identity: the `fold`-th `test_share` of the persons for test and `VAL_SHARE` of them for
+    validation; an image without identity counts as a person. paper: random images, 2,000 for test,
+    or `test_share` of them if that is fewer.
 
-    Raises ValueError where `fold` does not exist or a split would be empty.
+    Raises ValueError if `fold` does not exist or a split would be empty.
     """
     keys = frame["identity"].where(frame["identity"] != "", "file:" + frame["file"])
     by = "identity" if (frame["identity"] != "").any() else "image"
     if config.split == "paper":
-        return _cut(frame["file"], name, config, PAPER_TEST), "image"
+        return _split_keys(frame["file"], name, config, PAPER_TEST), "image"
     if config.split == "official" and (frame["part"] != "").all():
         return _official(frame["part"], keys, name, config), "official"
     if config.split == "official" and (frame["part"] != "").any():
@@ -38,7 +38,7 @@ def assign(frame: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.Serie
             f"{name}: {len(missing)} images have no part in the official partition "
             f"({', '.join(missing.iloc[:3])}); complete it or set split=identity"
         )
-    return _cut(keys, name, config), by
+    return _split_keys(keys, name, config), by
 
 
 def _official(parts: pd.Series, keys: pd.Series, name: str, config: DataConfig) -> pd.Series:
@@ -52,8 +52,8 @@ def _official(parts: pd.Series, keys: pd.Series, name: str, config: DataConfig) 
     return out
 
 
-def _cut(keys: pd.Series, name: str, config: DataConfig, most: int = 0) -> pd.Series:
-    """Cut the shuffled distinct `keys`: the fold's test share, then the validation share."""
+def _split_keys(keys: pd.Series, name: str, config: DataConfig, most: int = 0) -> pd.Series:
+    """Split the shuffled distinct `keys`: the fold's test share, then the validation share."""
     order = _order(keys, name)
     share = min(config.test_share, most / len(order)) if most and len(order) else config.test_share
     if not 0 < share < 1:
@@ -66,8 +66,8 @@ def _cut(keys: pd.Series, name: str, config: DataConfig, most: int = 0) -> pd.Se
     val = rest[: _count(len(order), min(VAL_SHARE, share))]
     if low == high or len(rest) <= len(val):
         raise ValueError(
-            f"{name}: {len(order)} persons or images cannot make train, val and test parts with "
-            f"test_share={config.test_share} and fold={config.fold}; raise test_share"
+            f"{name}: {len(order)} persons or images are too few for train, val and test splits "
+            f"with test_share={config.test_share} and fold={config.fold}; raise test_share"
         )
     part = dict.fromkeys(order, "train") | dict.fromkeys(order[low:high], "test")
     return keys.map(part | dict.fromkeys(val, "val"))
@@ -82,14 +82,14 @@ def _order(keys: pd.Series, name: str) -> list[str]:
     return sorted(set(keys), key=lambda key: sha256_bytes(f"split:{name}:{key}".encode()))
 
 
-def first(split: pd.Series, limit: int) -> pd.Series:
-    """Which rows to use when only `limit` may be: the first of each split, in its proportion."""
+def select_limited(split: pd.Series, limit: int) -> pd.Series:
+    """Select at most `limit` rows: the first of each split, in proportion to its size."""
     sizes = split.value_counts().reindex(SPLITS, fill_value=0)
     if limit >= len(split):
         return pd.Series(True, index=split.index)
     if limit < (sizes > 0).sum():
-        raise ValueError(f"limit={limit}: at least one image of each of {', '.join(SPLITS)}")
-    # Round each bound of the running sum, so that the shares add up; every split gets one.
+        raise ValueError(f"limit={limit}: too few for one image of each of {', '.join(SPLITS)}")
+    # Round the cumulative bounds so that the shares add up; every split gets at least one.
     bounds = (sizes.cumsum() * limit / len(split) + 0.5).astype(int)
     shares = bounds.diff().fillna(bounds.iloc[0]).astype(int)
     shares = shares.where((shares > 0) | (sizes == 0), 1)

@@ -1,7 +1,7 @@
-"""Label tables as they are found in the wild, read without judging them.
+"""Read label tables without validating them.
 
-CelebA's text files (any white space, CRLF or LF, a count line and a header, or neither) and CSV
-files. Whatever is odd is kept as a fact, for `sources` to refuse or `validate` to report.
+CelebA's text files (any white space, CRLF or LF, with or without count line and header) and CSV
+files. Anomalies are recorded, for `sources` to refuse or `validate` to report.
 """
 
 import csv
@@ -18,17 +18,17 @@ Format = Literal[
     "text", "csv", "web page", "git-lfs pointer", "git-annex pointer", "empty", "binary"
 ]
 TABLES = ("text", "csv")
-FILE_COLUMNS = ("file", "image_id", "filename", "image")  # what CSVs call the image's name
-PICTURES = (".jpg", ".jpeg", ".png")  # lower-case endings of images
-SHOWN = 80  # characters of a broken line kept
+FILE_COLUMNS = ("file", "image_id", "filename", "image")  # CSV columns that hold the image's name
+PICTURES = (".jpg", ".jpeg", ".png")  # image suffixes, in lower case
+SHOWN = 80  # characters kept of a broken line
 
 
-class _Words(dict[str, int]):
-    """Numbers words in the order in which they are first seen."""
+class _Categories(dict[str, int]):
+    """Number texts in the order of their first occurrence."""
 
-    def __missing__(self, word: str) -> int:
-        self[word] = len(self)
-        return self[word]
+    def __missing__(self, text: str) -> int:
+        self[text] = len(self)
+        return self[text]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Table:
     """One label file. `rows` and `ragged` together are all its rows.
 
     rows: line (1-based in the file), file (the image's name as written), then the other columns as
-    text; of a column that occurs twice, the first.
+    text; the first of repeated columns.
     ragged: rows with another number of fields than the header: line, file, fields, expected, text.
     """
 
@@ -60,7 +60,7 @@ class Table:
 
 
 def sniff(data: bytes) -> str:
-    """What kind of thing the bytes are: "jpeg", "png", one of the faults of `Format`, or "text"."""
+    """The format of the bytes: "jpeg", "png", "text", or one of the faults of `Format`."""
     head = data[:1024]
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
@@ -78,8 +78,8 @@ def sniff(data: bytes) -> str:
 
 
 def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
-    """Read a label file; `header` names the columns after the file name where the text form has
-    no header line (partition and identity files). Never raises: oddities are facts of the result.
+    """Read a label file; `header` names the columns after the file name if the text form has no
+    header line (partition and identity files). Never raises: anomalies are part of the result.
     """
     kind = sniff(data)
     if kind in ("jpeg", "png"):
@@ -135,7 +135,7 @@ def _csv_lines(text: str) -> Iterator[Line]:
 def _header(
     lines: Iterator[Line], kind: str, header: tuple[str, ...]
 ) -> tuple[int | None, list[str], Iterator[Line]]:
-    """The count line, the column names (the first is the file's) and the lines that are rows."""
+    """The count line's number, the column names (the file's first) and the remaining lines."""
     stated = None
     number, fields = next(lines)
     if kind == "text" and len(fields) == 1 and fields[0].isdigit() and len(fields[0]) < 19:
@@ -151,8 +151,8 @@ def _header(
 
 
 def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows as text columns (categories, so that 8 million labels stay small), and ragged ones."""
-    words, numbers, files, codes, ragged = _Words(), [], [], [], []
+    """Rows as categorical text columns (8 million labels need little memory), and ragged rows."""
+    categories, numbers, files, codes, ragged = _Categories(), [], [], [], []
     width = len(columns)
     for number, fields in lines:
         if len(fields) != width:
@@ -161,12 +161,12 @@ def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataF
         numbers.append(number)
         files.append(fields[key])
         fields[key] = ""
-        codes.append(np.fromiter(map(words.__getitem__, fields), np.int32, width))
+        codes.append(np.fromiter(map(categories.__getitem__, fields), np.int32, width))
     table = np.stack(codes) if codes else np.empty((0, width), np.int32)
-    dtype = pd.CategoricalDtype(list(words))
+    dtype = pd.CategoricalDtype(list(categories))
     frame = {"line": pd.Series(numbers, dtype="int64"), "file": pd.Series(files, dtype="str")}
     for i, name in enumerate(columns):
         if i != key and name not in frame:
             frame[name] = pd.Categorical.from_codes(table[:, i], dtype=dtype)
-    odd = pd.DataFrame(ragged, columns=["line", "file", "fields", "expected", "text"])
-    return pd.DataFrame(frame), odd
+    ragged_frame = pd.DataFrame(ragged, columns=["line", "file", "fields", "expected", "text"])
+    return pd.DataFrame(frame), ragged_frame

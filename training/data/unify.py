@@ -1,6 +1,6 @@
-"""n data sets' raw labels into one label space and one table (StarGAN eq. 7).
+"""Unify the raw labels of n data sets in one label space and one table (StarGAN eq. 7).
 
-Preprocessing keeps labels as their source spells them; here they become vectors in [0, 1].
+Preprocessing keeps labels as in their source; here they become vectors in [0, 1].
 """
 
 import argparse
@@ -21,12 +21,10 @@ from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
 from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest, Store, open_store
 
-FACTS = ("shard", "row", "split", "identity", "file", "sha256")
-CLASS = {"rafd": "expression", "folders": "class"}  # the column that holds a data set's class
-
-
+IMAGE_COLUMNS = ("shard", "row", "split", "identity", "file", "sha256")
+CLASS_COLUMN = {"rafd": "expression", "folders": "class"}  # by kind of data set
 AU = re.compile(r"AU\d\d")  # OpenFace's action units
-AU_MOST = 5  # their greatest intensity
+AU_MAX = 5  # their highest intensity
 
 
 class UnifyError(ValueError):
@@ -36,16 +34,16 @@ class UnifyError(ValueError):
 def unify(
     images: Path, data_config: str, out: Path, *, store: Store | None = None
 ) -> Manifest[DatasetMeta]:
-    """Write and return a manifest of kind "dataset": the images' files, and two more.
+    """Write and return a manifest of kind "dataset": the images' files and two more.
 
-    `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary,
-    hair colours exclude each other, as do AttGAN's conflicts; rafd's expressions and folders'
-    classes are one-hot in alphabetical order. Where every asked attribute is an action unit (AU12),
-    they are continuous, intensity / 5, and images without a measurement are left out. Attributes
-    named as `domains` are one class; images with none of them, or several, are left out.
-    `labels.parquet` has a row a kept image, in the data sets' and the source's order: dataset,
-    shard, row, split, identity, file, sha256, label (list of float32: its own data set's labels,
-    in [0, 1]).
+    `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary;
+    hair colours and AttGAN's conflicts exclude each other. rafd's expressions and folders' classes
+    are one-hot in alphabetical order. If every configured attribute is an action unit (AU12), the
+    labels are continuous, intensity / 5, and images without a measurement are left out. Attributes
+    configured as `domains` become classes; images with none or several of them are left out.
+    `labels.parquet` has one row per kept image, in the order of the data sets and their sources:
+    dataset, shard, row, split, identity, file, sha256, label (list of float32 in [0, 1], the labels
+    of its data set).
 
     Raises UnifyError for an attribute that the source lacks, a value outside its domain (with file
     and row) and a class or attribute without a training image.
@@ -91,19 +89,19 @@ def read_labels(
 ) -> tuple[LabelSet, np.ndarray]:
     """The label set of one data set and its labels, float32 (rows of `frame`, labels).
 
-    An intensity that was not measured is NaN, as are the classes of an image without just one.
+    Unmeasured intensities are NaN, as are the classes of images with none or several.
     """
     if kind != "folders" and not config.domains and all(AU.fullmatch(a) for a in config.attributes):
         return _continuous(name, frame, config.attributes)
-    if kind in CLASS:
-        return _onehot(name, frame, CLASS[kind])
+    if kind in CLASS_COLUMN:
+        return _onehot(name, frame, CLASS_COLUMN[kind])
     if config.domains:
         return _domains(name, frame, config.domains)
     return _binary(name, frame, config.attributes)
 
 
 def _check_known(name: str, frame: pd.DataFrame, attributes: tuple[str, ...]) -> None:
-    known = [c for c in frame.columns if c not in (*FACTS, "reason")]
+    known = [c for c in frame.columns if c not in (*IMAGE_COLUMNS, "reason")]
     for attribute in attributes:
         if attribute not in known:
             raise UnifyError(f'{name}: no attribute "{attribute}"; known: {", ".join(known)}')
@@ -114,9 +112,9 @@ def _continuous(
 ) -> tuple[LabelSet, np.ndarray]:
     _check_known(name, frame, attributes)
     for unit in attributes:
-        good = frame[unit].isna() | frame[unit].between(0, AU_MOST)
-        _check_domain(name, unit, frame, good, f"within 0…{AU_MOST}")
-    values = frame[list(attributes)].to_numpy(np.float32) / AU_MOST
+        good = frame[unit].isna() | frame[unit].between(0, AU_MAX)
+        _check_domain(name, unit, frame, good, f"within 0…{AU_MAX}")
+    values = frame[list(attributes)].to_numpy(np.float32) / AU_MAX
     return LabelSet(name, "continuous", attributes), values
 
 
@@ -134,7 +132,7 @@ def _binary(
 def _domains(
     name: str, frame: pd.DataFrame, attributes: tuple[str, ...]
 ) -> tuple[LabelSet, np.ndarray]:
-    """One class of binary attributes; one attribute gives itself and its absence."""
+    """Binary attributes as classes; a single attribute gives two, without and with it."""
     _check_known(name, frame, attributes)
     values = np.stack([_zero_one(name, frame, a) for a in attributes], 1).astype(np.float32)
     if len(attributes) == 1:
@@ -168,7 +166,7 @@ def _onehot(name: str, frame: pd.DataFrame, column: str) -> tuple[LabelSet, np.n
 def _check_domain(
     name: str, column: str, frame: pd.DataFrame, good: pd.Series, domain: str
 ) -> None:
-    """Refuse used rows whose value is not `good`; rows count the data set's images from 1."""
+    """Raise UnifyError for used rows whose value is not `good`; rows are numbered from 1."""
     bad = frame.index[~good & (frame["reason"] == "")]
     if len(bad):
         some = "; ".join(
@@ -181,7 +179,7 @@ def _check_domain(
 
 
 def _check_trained(labels: LabelSet, values: np.ndarray) -> None:
-    """A label that no training image has (or that each has) cannot be learned."""
+    """Raise UnifyError for labels that no training image has, or that all have."""
     for position, label in enumerate(labels.names):
         share = values[:, position].sum() / max(len(values), 1)
         if share == 0 or (labels.kind == "binary" and share == 1):
@@ -193,7 +191,7 @@ def _check_trained(labels: LabelSet, values: np.ndarray) -> None:
 
 
 def _table(name: str, frame: pd.DataFrame, values: np.ndarray) -> pa.Table:
-    facts = pa.Table.from_pandas(frame[list(FACTS)], preserve_index=False)
+    facts = pa.Table.from_pandas(frame[list(IMAGE_COLUMNS)], preserve_index=False)
     names = pa.array([name] * len(frame), pa.string())
     facts = facts.add_column(0, "dataset", names)
     return facts.append_column(

@@ -1,7 +1,7 @@
-"""Raw data against its expectations: hard failures stop the run, soft ones are reported.
+"""Validate raw data: critical failures stop the run, warnings are reported.
 
 `python -m training.data.validate RAW_MANIFEST --report report.html` writes one self-contained page
-in either case, and Great Expectations' own pages beside it on request.
+in either case, and optionally Great Expectations' own pages.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from training.storage.store import Manifest, Store
 
 
 class ValidationError(ValueError):
-    """Raw data that breaks a critical expectation; the text names each with files and rows."""
+    """Raw data that breaks a critical rule; the text names each with files and rows."""
 
 
 def validate(
@@ -30,11 +30,12 @@ def validate(
     workers: int = 0,
     store: Store | None = None,
 ) -> None:
-    """Judge every data set of a "raw" manifest and write the report, then raise ValidationError if
-    a critical expectation failed.
+    """Validate every data set of a "raw" manifest and write the report.
 
-    `docs`: a folder for Great Expectations' own pages (they fetch their styles from the network);
-    empty or None for none.
+    Raises ValidationError, after the report is written, if a critical rule failed.
+
+    `docs`: a folder for Great Expectations' own pages (they load styles from the network); empty
+    or None for none.
     """
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")

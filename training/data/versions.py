@@ -1,7 +1,7 @@
-"""Versions of the raw data: what `.dvc` files pin, by name, git revision or md5.
+"""Versions of the raw data in `.dvc` files, by name, git revision or md5.
 
-`<name>.dvc` is an adopted data set's own file and comes first; `data.dvc` pins the drawn demo
-data, which has `celeba` and `rafd`.
+`<name>.dvc` of an adopted data set takes precedence; `data.dvc` pins the drawn demo data, which
+contain `celeba` and `rafd`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Pin:
-    """One `.dvc` file: a folder's version, and for an adopted data set its kind."""
+    """The content of one `.dvc` file: a folder's version and, for adopted data, its kind."""
 
     name: str
     md5: str
@@ -36,7 +36,7 @@ class Pin:
 
     @classmethod
     def parse(cls, name: str, text: str) -> "Pin":
-        """Read a `.dvc` file's text (ValueError where it does not pin a folder)."""
+        """Parse a `.dvc` file. Raises ValueError if it does not pin a folder."""
         try:
             content = yaml.safe_load(text)
             out = content["outs"][0]
@@ -53,7 +53,7 @@ class Pin:
 
 
 def project_root() -> Path:
-    """The folder of the `.dvc` files: the working folder if it has any, else the project's."""
+    """The folder of the `.dvc` files: the working folder if it has any, else the project root."""
     here = Path.cwd()
     if (here / ".dvc").is_dir() or any(here.glob("*.dvc")):
         return here
@@ -69,12 +69,12 @@ def commit_of(revision: str, root: Path) -> str:
         raise RemoteError(
             "unknown-revision",
             f"revision {revision!r}: neither a commit, tag or branch of {root} nor a data md5 of "
-            f"32 hex digits; git fetch --tags, or mend revision= {error}".rstrip(": "),
+            f"32 hex digits; git fetch --tags, or correct revision= {error}".rstrip(": "),
         ) from error
 
 
 def pin(name: str, commit: str = "", root: Path | None = None) -> Pin | None:
-    """What `<name>.dvc` pins, here or at a git commit; None where there is no such file."""
+    """The content of `<name>.dvc`, here or at a git commit; None if the file does not exist."""
     root = root or project_root()
     if not commit:
         path = root / f"{name}.dvc"
@@ -84,11 +84,13 @@ def pin(name: str, commit: str = "", root: Path | None = None) -> Pin | None:
     return Pin.parse(name, git(root, "show", f"{commit}:./{name}.dvc"))
 
 
-def pinned(name: str, commit: str = "") -> Pin:
-    """The version of one data set: its own `.dvc` file, else the demo's. ValueError if neither."""
-    own = pin(name, commit)
-    if own is not None:
-        return own
+def find_pin(name: str, commit: str = "") -> Pin:
+    """The version of one data set: from its own `.dvc` file, else from the demo's.
+
+    Raises ValueError if there is neither."""
+    found = pin(name, commit)
+    if found is not None:
+        return found
     demo = pin(DEMO, commit) if name in DEMO_SETS else None
     if demo is None:
         at = f" at {commit}" if commit else f" in {project_root()}"
@@ -99,7 +101,7 @@ def pinned(name: str, commit: str = "") -> Pin:
 
 
 def split_datasets(datasets: str | Sequence[str]) -> list[tuple[str, str]]:
-    """(name, kind) of `name` or `name:kind` entries; the kind is "" where nothing says it."""
+    """(name, kind) of `name` or `name:kind` entries; the kind is "" if it is not given."""
     entries = datasets.split(",") if isinstance(datasets, str) else list(datasets)
     out = []
     for entry in filter(None, (e.strip() for e in entries)):
@@ -115,18 +117,20 @@ def split_datasets(datasets: str | Sequence[str]) -> list[tuple[str, str]]:
 
 
 def with_kind(name: str, kind: str, found: Pin | None) -> str:
-    """`name:kind`, the kind taken from the adopted data set where the user gave none."""
+    """`name:kind`, with the adopted data set's kind if the user gave none."""
     kind = kind or (found.kind if found else "")
     if not kind:
-        raise ValueError(f"data set {name!r}: say of which kind, {name}:folders or {name}:csv")
+        raise ValueError(f"data set {name!r}: give its kind, {name}:folders or {name}:csv")
     return f"{name}:{kind}"
 
 
 def raw_folder(raw: str, name: str, alone: bool) -> Path:
-    """Where data set `name` lies in the user's folder: `raw/<name>`, or `raw` if it is alone."""
+    """The folder of data set `name`: `raw/<name>`, or `raw` if it is the only one (`alone`)."""
     path = raw.removeprefix("file://")
     if "://" in path:
-        raise ValueError(f"raw={raw}: a folder is needed; fetch the data, or adopt them into DVC")
+        raise ValueError(
+            f"raw={raw}: a folder is needed; download the data, or adopt them into DVC"
+        )
     root = Path(path)
     if (root / name).is_dir():
         return root / name
@@ -138,7 +142,7 @@ def raw_folder(raw: str, name: str, alone: bool) -> Path:
 def data_version(
     datasets: Sequence[tuple[str, str]], raw: str, revision: str
 ) -> tuple[str, str, list[str]]:
-    """(md5 text, revision text, `name:kind` entries) of the data sets. Reads no remote."""
+    """(md5 text, revision text, `name:kind` entries) of the data sets. Accesses no remote."""
     if raw:
         folders = {name: raw_folder(raw, name, len(datasets) == 1) for name, _ in datasets}
         versions = {name: tree_md5(folder)[0] for name, folder in folders.items()}
@@ -148,7 +152,7 @@ def data_version(
         kinds = [with_kind(n, k, pin(n)) for n, k in datasets]
         return join_md5(versions), revision, kinds
     commit = commit_of(revision, project_root()) if revision else ""
-    pins = {name: pinned(name, commit) for name, _ in datasets}
+    pins = {name: find_pin(name, commit) for name, _ in datasets}
     files = ",".join(dict.fromkeys(f"{p.name}.dvc" for p in pins.values()))
     kinds = [with_kind(n, k, pins[n]) for n, k in datasets]
     return join_md5({n: p.md5 for n, p in pins.items()}), commit or files, kinds
@@ -161,7 +165,7 @@ def is_md5(text: str) -> bool:
 
 
 def join_md5(versions: dict[str, str]) -> str:
-    """One text of the data sets' versions: the md5 alone where all come from one source."""
+    """The data sets' versions as one text: only the md5 if all have the same."""
     different = set(versions.values())
     if len(different) == 1:
         return different.pop()
@@ -169,7 +173,7 @@ def join_md5(versions: dict[str, str]) -> str:
 
 
 def split_md5(text: str, names: Sequence[str]) -> dict[str, str]:
-    """The version of each data set, undoing `join_md5`; `.dir` may be left out."""
+    """The version of each data set, the inverse of `join_md5`; `.dir` may be left out."""
     if not is_md5(text):
         raise ValueError(f"md5={text!r}: 32 hex digits, or name=md5 for each data set")
     parts = [part.rpartition("=") for part in text.split(",")]
@@ -182,7 +186,7 @@ def split_md5(text: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def short_md5(data_md5: str) -> str:
-    """At most 36 characters, as MLflow allows for a digest: the md5, or an md5 of several."""
+    """At most 36 characters, MLflow's limit for a digest: the md5, or an md5 of several."""
     if len(data_md5) <= 36 and "=" not in data_md5:
         return data_md5
     return hashlib.md5(data_md5.encode(), usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""data.dvc is the truth about the drawn faces: draw, add, push, clone, pull, compare."""
+"""data.dvc matches the drawn faces: draw, add, push, clone, pull, compare."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ GIT = ["git", "-c", "user.email=a@b", "-c", "user.name=t"]
 
 
 def draw_few(out: Path, workers: int = 0) -> faces.Drawn:
-    """What `faces.draw` does, with 12 faces and without the slow portraits."""
+    """A replacement of `faces.draw` with 12 faces and without the slow portraits."""
     with whole_folder(out) as folder:
         drawn = faces.draw_celeba(folder / "celeba", 12, workers=workers)
         (folder / "rafd").mkdir()
@@ -71,7 +71,7 @@ def push_and_pull_in_a_clone(tmp_path: Path, url: str) -> tuple[str, int]:
 
 
 def test_pin_writes_what_a_clone_pulls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a few faces, through a local remote; drawing again leaves data.dvc as it is."""
+    """On a few faces, through a local remote; drawing again does not change data.dvc."""
     make_clone(tmp_path / "clone", monkeypatch)
     monkeypatch.setattr(faces, "draw", draw_few)
     monkeypatch.setattr(program, "DEMO_SETS", ("celeba",))
@@ -89,7 +89,7 @@ def test_pin_writes_what_a_clone_pulls(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_changed_drawing_changes_the_pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: one byte of one file shows in data.dvc."""
+    """Control: changing one byte of one file changes data.dvc."""
     make_clone(tmp_path / "clone", monkeypatch)
     draw_few(Path("data"))
     dvc("add", "--quiet", "data")
@@ -104,7 +104,7 @@ def test_a_changed_drawing_changes_the_pin(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.server
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not (ROOT / "data.dvc").is_file(), reason="this checkout has no data.dvc")
-def test_this_checkouts_pin_is_what_is_drawn_and_pulled(
+def test_the_pin_of_this_checkout_is_drawn_and_pulled(
     tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the demo's faces, through a real S3 server; DRAWN is where these sources drew them."""

@@ -1,4 +1,4 @@
-"""The drawn demo faces: the same bytes everywhere, official formats, labels that are true."""
+"""The drawn demo faces: reproducible bytes, official formats, true labels."""
 
 import csv
 import hashlib
@@ -57,7 +57,7 @@ def rafd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, faces.Drawn]:
 
 
 def shot(male: bool = False, key: object = 0, **changes: object) -> Face:
-    """A person seen from the front, at rest."""
+    """A person seen from the front, with a neutral expression."""
     who = person(Draws("test", key), male)
     rest = dict.fromkeys(UNITS, 0.0)
     face = replace(snapshot(Draws("shot", key), who), units=rest, turn=0.0, tilt=0.0, gaze=0.0)
@@ -110,15 +110,15 @@ def test_another_seed_draws_other_faces(celeba, tmp_path):
     assert other.pixel_hash != faces.draw_celeba(tmp_path / "same", 2, workers=1).pixel_hash
 
 
-def test_failed_drawing_leaves_nothing_and_keeps_what_stood(tmp_path, monkeypatch):
+def test_failed_drawing_leaves_nothing_and_keeps_the_old_folder(tmp_path, monkeypatch):
     out = tmp_path / "faces"
     out.mkdir()
-    (out / "old").write_text("stands")
+    (out / "old").write_text("old content")
     monkeypatch.setattr(paint, "celeba", lambda face: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         faces.draw_celeba(out, 2, workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["faces"]
-    assert (out / "old").read_text() == "stands"
+    assert (out / "old").read_text() == "old content"
 
 
 def test_celeba_label_file_has_the_official_form(celeba):
@@ -133,7 +133,7 @@ def test_celeba_label_file_has_the_official_form(celeba):
         assert re.fullmatch(rf"{i:06d}\.jpg -?1( (-1| 1)){{39}}", line)
 
 
-def test_attribute_names_are_those_of_the_genuine_file():
+def test_attribute_names_are_those_of_the_official_file():
     shared = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[4] / "shared/data"))
     genuine = shared / "celeba/list_attr_celeba.txt"
     if not genuine.exists():
@@ -237,7 +237,7 @@ def test_openface_csv_joins_the_images_and_holds_the_drawn_units(rafd):
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_expressions_follow_their_units(name):
-    """The named expression's strongest unit is strong, at rest none is."""
+    """The strongest unit of an expression is strong; a neutral face has none."""
     units = expression(Draws("units", name), name, 0.9, 1.0)
     assert set(units) == set(UNITS)
     assert all(0 <= v <= 5 for v in units.values())
@@ -245,7 +245,7 @@ def test_expressions_follow_their_units(name):
     assert (max(units.values()) > 3) == (strongest > 3)
 
 
-def test_labels_say_what_was_sampled():
+def test_labels_match_the_sampled_face():
     for i in range(300):
         who = person(Draws("who", i), bool(i % 2))
         face = snapshot(Draws("face", i), who)
@@ -265,7 +265,7 @@ def test_labels_say_what_was_sampled():
 HAIR_BOX = (78, 28, 102, 46)  # above the forehead
 
 
-def test_hair_colour_is_seen_in_the_hair():
+def test_hair_colour_is_visible_in_the_hair():
     for key in range(6):
         male = bool(key % 2)
         tone = [region(shot(male, key, hair=h, tone=(0, 0, 0)), HAIR_BOX) for h in HAIR]
@@ -277,12 +277,12 @@ def test_hair_colour_is_seen_in_the_hair():
 
 
 def test_only_the_hair_changes_with_its_label():
-    """Cheeks, mouth and clothes stay: a network can learn the edit."""
+    """Cheeks, mouth and clothes are unchanged, so a network can learn the edit."""
     dark, light = (shot(False, 3, hair=h) for h in ("Black_Hair", "Blond_Hair"))
     assert np.abs(region(dark, (70, 120, 108, 170)) - region(light, (70, 120, 108, 170))).max() < 3
 
 
-def test_age_and_beard_are_seen():
+def test_age_and_beard_are_visible():
     young, old = (
         shot(True, 5, young=y, hair="Black_Hair", beard="none", style="crop") for y in (True, False)
     )
@@ -320,7 +320,7 @@ def test_gaze_moves_the_iris_and_the_camera_the_nose():
     assert dark(replace(rest, turn=-0.2), nose) + 2 < dark(replace(rest, turn=0.2), nose)
 
 
-def test_rafd_face_fills_the_stated_place():
+def test_rafd_face_has_the_documented_position():
     """Skin reaches about 165 px to either side of x = 340, at the height of the cheeks."""
     job = next(j for j in faces.rafd_jobs(1, faces.SEED)[0] if "Rafd090_01" in j.name)
     row = np.asarray(paint.rafd(job.face), np.int16)[480]
@@ -346,8 +346,8 @@ def test_pen_places_whole_pixels_and_sines_are_exact():
     assert image.getpixel((3, 3)) == (0, 0, 0)
 
 
-def test_stream_of_random_numbers_is_the_promised_one():
-    """A change of Python's generator, or of the keys, would move the data silently."""
+def test_stream_of_random_numbers_is_fixed():
+    """A change of Python's generator or of the keys would silently change the data."""
     d = Draws("key", 1)
     assert [round(d.next(), 6) for _ in range(3)] == [0.708165, 0.175566, 0.407721]
 

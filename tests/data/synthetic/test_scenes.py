@@ -1,4 +1,4 @@
-"""Drawn landscapes: folders by season, the same bytes always, told apart by the season."""
+"""Drawn landscapes: folders by season, reproducible bytes, distinguishable seasons."""
 
 import hashlib
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_same_pictures_are_drawn_again(tmp_path: Path) -> None:
         assert (picture.size, picture.mode) == ((128, 128), "RGB")
 
 
-def test_seasons_look_apart() -> None:
+def test_seasons_are_distinguishable() -> None:
     """Winter's land is the brightest, summer's the greenest, autumn's red beats its green."""
     land = {
         season: np.mean(

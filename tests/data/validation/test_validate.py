@@ -1,4 +1,4 @@
-"""Raw data is judged by named expectations: each hard fault is found by exactly one of them."""
+"""Raw data is checked by named rules: each critical fault is found by exactly one of them."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from PIL import Image
 
 from training.core.config import DataConfig, to_json
 from training.data.archive import Folder, pack
-from training.data.layouts import ATTRIBUTES, EXPRESSIONS, RAFD_NAME, gather
+from training.data.layouts import ATTRIBUTES, EXPRESSIONS, RAFD_NAME, read_layout
 from training.data.openface import UNITS
 from training.data.validate import ValidationError, validate
 from training.data.validation.frames import frames
@@ -29,9 +29,7 @@ from training.storage.store import Manifest, Store, open_store
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")
 
 Files = dict[str, bytes]
-NAMES = (
-    ATTRIBUTES[:4] + DataConfig().attributes
-)  # fewer than 40: each costs Great Expectations time
+NAMES = ATTRIBUTES[:4] + DataConfig().attributes  # under 40: each costs Great Expectations time
 SEEDS = np.random.RandomState(0)
 
 
@@ -52,7 +50,7 @@ class Memory:
 
 
 def picture(width: int = 178, height: int = 218, mode: str = "RGB", form: str = "JPEG") -> bytes:
-    """A picture unlike any other: a few random squares enlarged."""
+    """A unique picture: a few random squares enlarged."""
     small = Image.fromarray(SEEDS.randint(0, 255, (4, 4, 3), np.uint8))
     out = io.BytesIO()
     small.resize((width, height), Image.Resampling.NEAREST).convert(mode).save(out, form)
@@ -115,7 +113,7 @@ LABELS = "list_attr_celeba.txt"
 FIRST = "img_align_celeba/000001.jpg"
 
 
-def judged(kind: str, files: Files, without: tuple[str, ...] = ()) -> Outcome:
+def validated(kind: str, files: Files, without: tuple[str, ...] = ()) -> Outcome:
     config = CONFIG.get(kind, DataConfig())
     kind = "celeba" if kind == "faces" else kind
     return check("set", kind, Memory(files), config, without=without, workers=1)
@@ -181,7 +179,7 @@ def one_class(files: Files) -> None:
 
 
 def twice(files: Files) -> None:
-    """The first row again in place of the second, whose image goes."""
+    """Replace the second row by a copy of the first, and remove the second image."""
     del files["img_align_celeba/000002.jpg"]
     edit(LABELS, "000002.jpg", "000001.jpg")(files)
 
@@ -191,7 +189,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 ANNEX = b"../.git/annex/objects/Xz/2J/SHA256E-s7855--39d9.jpg/SHA256E-s7855--39d9.jpg"
 VIEW = "Rafd045_01_Caucasian_female_angry_frontal"
 CUT_LABELS = edit(LABELS, "6\r\n", "8\r\n")
-# Expectation -> (kind, what breaks it alone, what the message must show).
+# Rule -> (kind, the change that breaks only it, text in the message).
 FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "label_file_found": [
         ("celeba", drop(LABELS), LABELS),
@@ -255,7 +253,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
 }  # fmt: skip
 
 
-# Expectations that never stop a run, left out here to save time.
+# Rules that never stop a run, left out here to save time.
 SOFT_ONLY = (
     "final_newline", "image_decodes_all", "image_resolution", "image_content_unique",
     "image_content_in_one_part", "image_size", "unit_confidence", "class_balance", "hair_exclusive",
@@ -265,35 +263,35 @@ CASES = [(name, *case) for name, cases in FAULTS.items() for case in cases]
 
 
 @pytest.mark.parametrize(("rule", "kind", "fault", "shown"), CASES)
-def test_a_fault_is_found_by_its_expectation_and_by_no_other(
+def test_a_fault_is_found_by_its_rule_and_by_no_other(
     rule: str, kind: str, fault: Callable[[Files], None], shown: str
 ) -> None:
     files = MAKE[kind]()
     fault(files)
-    (finding,) = judged(kind, files, SOFT_ONLY).failed
+    (finding,) = validated(kind, files, SOFT_ONLY).failed
     assert finding.rule.name == rule
     assert str(finding).startswith(f"{rule}: ")
     assert shown in str(finding)
-    assert finding.rule.mend in str(finding)
+    assert finding.rule.fix in str(finding)
     if (kind, fault, shown) == FAULTS[rule][0]:
-        assert judged(kind, files, (rule, *SOFT_ONLY)).failed == []
+        assert validated(kind, files, (rule, *SOFT_ONLY)).failed == []
 
 
-def test_every_critical_expectation_has_a_fault_that_shows_it() -> None:
+def test_every_critical_rule_has_a_fault_that_breaks_it() -> None:
     critical = set()
     for kind, make in MAKE.items():
         config = CONFIG.get(kind, DataConfig())
         tree, kind = Memory(make()), kind.replace("faces", "celeba")
-        facts = gather(kind, tree, config)
-        tables = frames(facts, image_facts(tree, facts.images, kind, config, 1, "test"))
+        raw = read_layout(kind, tree, config)
+        tables = frames(raw, image_facts(tree, raw.images, kind, config, 1, "test"))
         every = {name: frame if len(frame) else [None] for name, frame in tables.items()}
-        critical |= {r.name for r in rules(facts, every, config) if r.severity == "critical"}
+        critical |= {r.name for r in rules(raw, every, config) if r.severity == "critical"}
     assert critical == set(FAULTS)
 
 
 @pytest.mark.parametrize("kind", MAKE)
 def test_good_data_has_no_critical_failure(kind: str) -> None:
-    assert judged(kind, MAKE[kind]()).failed == []
+    assert validated(kind, MAKE[kind]()).failed == []
 
 
 def to_csv(files: Files) -> None:
@@ -306,22 +304,22 @@ def to_csv(files: Files) -> None:
 @pytest.mark.parametrize(
     "variant", [edit(LABELS, "\r\n", "\n", -1), to_csv], ids=["LF", "Kaggle's CSV"]
 )
-def test_harmless_variants_are_noted_only(variant: Callable[[Files], None]) -> None:
+def test_harmless_variants_are_only_noted(variant: Callable[[Files], None]) -> None:
     files = celeba()
     variant(files)
-    outcome = judged("celeba", files)
+    outcome = validated("celeba", files)
     assert outcome.failed == []
-    assert any("line ends are LF" in note for note in outcome.facts.notes)
+    assert any("line ends are LF" in note for note in outcome.raw.notes)
 
 
-def test_a_cut_label_file_is_told_by_its_count_and_its_rows() -> None:
+def test_a_truncated_label_file_is_found_by_its_count_and_its_rows() -> None:
     files = celeba()
     files[LABELS] = files[LABELS][:-60]  # inside the last row, no final newline
-    outcome = judged("celeba", files)
+    outcome = validated("celeba", files)
     failed = {finding.rule.name for finding in outcome.findings if not finding.passed}
     assert {"row_width", "row_of_image", "final_newline"} <= failed
     files[LABELS] = b"\r\n".join(celeba()[LABELS].split(b"\r\n")[:-2])  # the whole last row is gone
-    failed = {f.rule.name for f in judged("celeba", files).failed}
+    failed = {f.rule.name for f in validated("celeba", files).failed}
     assert {"count_matches_rows", "row_of_image"} == failed
 
 
@@ -337,7 +335,7 @@ SOFT = {
 
 
 @pytest.mark.parametrize("rule", SOFT)
-def test_a_soft_fault_is_reported_and_does_not_stop(rule: str) -> None:
+def test_a_warning_is_reported_and_does_not_stop(rule: str) -> None:
     kind, fault, shown = SOFT[rule]
     files = MAKE[kind]()
     fault(files)
@@ -345,7 +343,7 @@ def test_a_soft_fault_is_reported_and_does_not_stop(rule: str) -> None:
         files["cat/9.jpg"] = files["cat/0.jpg"]
     if rule == "class_balance":
         files["labels.csv"] = files["labels.csv"].replace(b",1\n", b",0\n")
-    outcome = judged(kind, files)
+    outcome = validated(kind, files)
     found = {finding.rule.name: str(finding) for finding in outcome.findings if not finding.passed}
     assert outcome.failed == []
     assert shown in found[rule]
@@ -360,10 +358,10 @@ def test_a_share_of_broken_images_is_left_to_preprocessing() -> None:
     assert "image_decodes_all" in {f.rule.name for f in outcome.findings if not f.passed}
 
 
-def test_listed_rows_are_capped_and_the_count_is_whole() -> None:
+def test_listed_rows_are_capped_and_the_count_is_complete() -> None:
     files = celeba(60)
     files[LABELS] = re.sub(rb"(\d{6}\.jpg) -?1", rb"\1 7", files[LABELS])
-    (finding,) = judged("celeba", files).failed
+    (finding,) = validated("celeba", files).failed
     assert (finding.count, len(finding.rows)) == (60, 20)
     assert "60 of 60" in str(finding)
     assert "and 57 more" in str(finding)
@@ -379,7 +377,7 @@ def raw(root: Path, **datasets: tuple[str, Files]) -> tuple[Path, Store]:
     return root / "raw.json", store
 
 
-def test_a_refusal_names_the_expectation_and_leaves_report_and_docs(tmp_path: Path) -> None:
+def test_a_refusal_names_the_rule_and_leaves_report_and_docs(tmp_path: Path) -> None:
     files = celeba()
     edit(LABELS, "000001.jpg -1", "000001.jpg 7")(files)
     manifest, store = raw(tmp_path, celeba=("celeba", files), rafd=("rafd", rafd()))
@@ -389,7 +387,7 @@ def test_a_refusal_names_the_expectation_and_leaves_report_and_docs(tmp_path: Pa
     assert "breaks 1 critical expectation" in str(error.value)
     page = report.read_text()
     assert "label_values (critical)" in page
-    assert "Mend: correct the values" in page
+    assert "Fix: correct the values" in page
     assert page.count("data:image/png") >= 3
     assert "rafd_complete (warning)" in page
     assert not re.search(r"<(script|link)|src=\"(?!data:)|url\(", page)
@@ -451,9 +449,9 @@ def test_the_command_ends_with_2_and_one_clear_message(tmp_path: Path) -> None:
 
 def test_the_pattern_for_great_expectations_matches_as_the_readers_does(shared_data: Path) -> None:
     tree = Memory(dict.fromkeys((shared_data / "rafd_names.txt").read_text().split(), b""))
-    facts = gather("rafd", tree, DataConfig())
-    every = {"labels": facts.labels}
-    (rule,) = [r for r in rules(facts, every, DataConfig()) if r.name == "rafd_name"]
+    raw = read_layout("rafd", tree, DataConfig())
+    every = {"labels": raw.labels}
+    (rule,) = [r for r in rules(raw, every, DataConfig()) if r.name == "rafd_name"]
     pattern = rule.checks[0].arguments["regex"]
     assert re.compile(pattern).groups == 0
     for name in [*tree.names(), "Rafd090_01_Caucasian_female_angry_up.jpg", "x.jpg"]:
@@ -471,11 +469,11 @@ def test_genuine_celeba_passes(shared_data: Path, tmp_path: Path) -> None:
 FULL = """
 import json, resource, sys, zipfile
 from training.core.config import DataConfig
-from training.data.layouts import gather
+from training.data.layouts import read_layout
 from training.data.validation.frames import frames
 from training.data.validation.images import image_facts
 from training.data.validation.rules import rules
-from training.data.validation.runner import judge, open_context
+from training.data.validation.runner import run_rules, open_context
 
 class Names:
     def __init__(self, path):
@@ -489,10 +487,10 @@ class Names:
         return len(self.table)
 
 config = DataConfig()
-found = gather("celeba", Names(sys.argv[1]), config)
+found = read_layout("celeba", Names(sys.argv[1]), config)
 tables = frames(found, image_facts(None, [], "celeba", config, 1, "none"))
-wanted = [r for r in rules(found, tables, config) if r.frame != "images"]
-findings = judge(open_context(), "celeba", tables, wanted)
+selected = [r for r in rules(found, tables, config) if r.frame != "images"]
+findings = run_rules(open_context(), "celeba", tables, selected)
 print(json.dumps({
     "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "failed": [f.rule.name for f in findings if not f.passed],

@@ -1,1 +1,1 @@
-"""Drawn faces and scenes, so that the pipeline runs without anybody's photos."""
+"""Drawn faces and scenes, so that the pipeline runs without real photos."""

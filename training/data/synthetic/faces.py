@@ -1,20 +1,20 @@
-"""The demo data: drawn faces in the layouts of CelebA and RaFD, the same bytes on every run.
+"""The demo data: drawn faces in the layouts of CelebA and RaFD, reproducible to the byte.
 
     python -m training.data.synthetic.faces OUT [--workers N] [--pixel-hash]
 
-writes, whole or not at all:
+writes atomically:
 
     OUT/celeba/img_align_celeba/000001.jpg …   178×218
     OUT/celeba/list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt, openface.csv
     OUT/rafd/Rafd090_01_Caucasian_male_angry_frontal.jpg …   681×1024
     OUT/rafd/openface.csv
 
-The text files have CelebA's own form (CRLF, count line, values two wide). `openface.csv` has
+The text files have CelebA's format (CRLF, count line, values two wide). `openface.csv` has
 OpenFace's (headers with a leading space, 17 intensities AU01_r … AU45_r in 0…5, 18 presences
-AU01_c …), one row an image in the order of the names, and one more column, last: ` file`, the
-image's file name, to join on.
+AU01_c …), one row per image in the order of the names, and an additional last column ` file` with
+the image's file name.
 
-No stored picture comes from a camera; nobody in them exists.
+All pictures are drawn by this code; they show no real person.
 """
 
 import argparse
@@ -43,16 +43,20 @@ from training.data.synthetic.people import (
 
 CELEBA_COUNT, SUBJECTS, SEED = 2_400, 20, 20_181_201
 IMAGES = "img_align_celeba"
-PARTS = ((2_000, 0), (2_150, 1), (2_400, 2))  # of 2,400 images: train, validation, test
+PARTS = (
+    (2_000, 0),
+    (2_150, 1),
+    (2_400, 2),
+)  # end index and CelebA part, of 2,400 images: train, validation, test
 QUALITY = 92  # of the JPEGs
-CHUNK = 8  # images a task
+CHUNK = 8  # images per task
 CAMERAS = {"090": 0.0, "045": -0.32, "135": 0.32}  # sine of the head's turn in the picture
 GAZES = {"frontal": 0.0, "left": -1.0, "right": 1.0}
 PRESENCES = tuple(sorted({*UNITS, 28}))  # OpenFace's AUxx_c; unit 28 is never drawn
 
 
 class Job(NamedTuple):
-    """One picture to draw: its path below the folder, and what it shows."""
+    """One picture to draw: its path in the output folder, and the face."""
 
     name: str
     kind: str  # "celeba" or "rafd"
@@ -60,7 +64,7 @@ class Job(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What was written: the number of files, and `pixel_hash` of them."""
+    """The result of drawing: the number of files and their `pixel_hash`."""
 
     files: int
     pixel_hash: str
@@ -69,17 +73,17 @@ class Drawn(NamedTuple):
 def pixel_hash(digests: Mapping[str, str]) -> str:
     """Hex sha256 over the names in order, each with its content's sha256.
 
-    A picture's content is its RGB bytes before JPEG encoding, so that the hash is the same where
-    the encoder differs; a table's is its bytes.
+    A picture's content is its RGB bytes before JPEG encoding, so that the hash does not depend
+    on the encoder; a table's content is its bytes.
     """
     lines = [f"{name}\0{digests[name]}\n" for name in sorted(digests)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def draw(out: Path, workers: int = 0) -> Drawn:
-    """Write `out/celeba` (2,400 images) and `out/rafd` (480); `workers` 0 = one a core.
+    """Write `out/celeba` (2,400 images) and `out/rafd` (480); `workers` 0 = one per core.
 
-    An `out` that exists is replaced, once all is drawn.
+    An existing `out` is replaced when everything is drawn.
     """
     jobs, tables = _under("celeba", *celeba_jobs(CELEBA_COUNT, SEED))
     more, others = _under("rafd", *rafd_jobs(SUBJECTS, SEED))
@@ -94,16 +98,16 @@ def draw_celeba(out: Path, count: int = CELEBA_COUNT, seed: int = SEED, workers:
 def draw_rafd(out: Path, subjects: int = SUBJECTS, seed: int = SEED, workers: int = 0) -> Drawn:
     """Write a RaFD layout into `out`: 8 expressions × 3 cameras of each subject.
 
-    Each camera comes with each gaze equally often over subjects and expressions.
+    Each camera is combined with each gaze equally often over subjects and expressions.
     """
     return _write(out, *rafd_jobs(subjects, seed), workers)
 
 
 def celeba_jobs(count: int, seed: int) -> tuple[list[Job], dict[str, bytes]]:
-    """The pictures and tables of the CelebA layout; identities of 4–6 images, none in two parts."""
+    """The pictures and tables of the CelebA layout; identities of 4–6 images, each in one part."""
     if count < 1:
         raise ValueError(f"count={count}: at least one image is needed")
-    shots: list[tuple[int, float, int, Face]] = []  # part, place in it, identity, face
+    shots: list[tuple[int, float, int, Face]] = []  # part, sort key within it, identity, face
     identity = 0
     while len(shots) < count:
         identity += 1
@@ -127,19 +131,19 @@ def celeba_jobs(count: int, seed: int) -> tuple[list[Job], dict[str, bytes]]:
 def rafd_jobs(subjects: int, seed: int) -> tuple[list[Job], dict[str, bytes]]:
     """The pictures and the table of the RaFD layout."""
     if not 1 <= subjects <= 72:
-        raise ValueError(f"subjects={subjects}: RaFD's names have room for 1 to 72")
+        raise ValueError(f"subjects={subjects}: 1 to 72 are possible with RaFD's file names")
     jobs = []
     numbers = [n for n in range(1, 74) if n != 6][:subjects]  # RaFD has no subject 06
-    for place, number in enumerate(numbers):
-        group = ("Caucasian", "Moroccan", "Caucasian", "Caucasian", "Kid")[place % 5]
-        male = place % 2 == 1
+    for position, number in enumerate(numbers):
+        group = ("Caucasian", "Moroccan", "Caucasian", "Caucasian", "Kid")[position % 5]
+        male = position % 2 == 1
         skins = (3, 3, 2) if group == "Moroccan" else (0, 1, 1, 2)
         who = person(Draws(seed, "subject", number), male, group == "Kid", skins)
-        hair = ("Brown_Hair", "Black_Hair", "Blond_Hair")[place % 3]
+        hair = ("Brown_Hair", "Black_Hair", "Blond_Hair")[position % 3]
         hair = "Black_Hair" if group == "Moroccan" else hair
         for e, name in enumerate(EXPRESSIONS):
             for c, (camera, turn) in enumerate(CAMERAS.items()):
-                gaze = list(GAZES)[(c + e + place) % 3]
+                gaze = list(GAZES)[(c + e + position) % 3]
                 d = Draws(seed, "portrait", number, name, camera)
                 still = Draws(seed, "still", number)
                 face = portrait(d, still, who, hair, name, GAZES[gaze], turn)
@@ -183,7 +187,7 @@ def _openface(faces: Sequence[tuple[str, Face]]) -> bytes:
 
 
 def _picture(folder: Path, job: Job) -> str:
-    """Draw and store one picture; the sha256 of its pixels."""
+    """Draw and store one picture; returns the sha256 of its pixels."""
     image = paint.celeba(job.face) if job.kind == "celeba" else paint.rafd(job.face)
     image.save(folder / job.name, "JPEG", quality=QUALITY)
     return sha256_bytes(image.tobytes())
@@ -196,8 +200,8 @@ def _pictures(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
 def _parallel(
     folder: Path, chunks: Sequence[Sequence[Job]], workers: int
 ) -> Iterator[dict[str, str]]:
-    """The chunks' digests, as they are done; the first failure ends the rest."""
-    # spawn: no inherited threads or locks, the same on every platform
+    """Yield the chunks' digests as they finish; the first failure cancels the rest."""
+    # spawn: no inherited threads or locks, the same on all platforms
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
         tasks = [pool.submit(_pictures, folder, chunk) for chunk in chunks]
@@ -210,7 +214,7 @@ def _parallel(
 
 def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers: int) -> Drawn:
     if workers < 0:
-        raise ValueError(f"workers={workers}: 0 (one a core) or more is needed")
+        raise ValueError(f"workers={workers}: 0 (one per core) or more is needed")
     workers = workers or cores()
     digests = {name: sha256_bytes(data) for name, data in tables.items()}
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
@@ -232,8 +236,8 @@ def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the demo faces (CelebA and RaFD layouts).")
-    parser.add_argument("out", type=Path, help="folder to write; replaced when all is drawn")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one a core")
+    parser.add_argument("out", type=Path, help="folder to write; replaced when everything is drawn")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one per core")
     parser.add_argument("--pixel-hash", action="store_true", help="print the hash of the pixels")
     args = parser.parse_args(argv)
     drawn = draw(args.out, args.workers)

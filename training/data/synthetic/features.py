@@ -1,6 +1,6 @@
-"""The parts of a face that move: eyes, brows, nose and mouth.
+"""Draw the moving parts of a face: eyes, brows, nose and mouth.
 
-Action units enter as shares of their full intensity (0…1).
+Action units are given as shares of their full intensity (0…1).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ WHITE: Colour = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Shape:
-    """What the parts of one face share: half its width and its chin (units), colours, units."""
+    """Shared by all parts of a face: half width and chin (face units), colours, action units."""
 
     half: float
     chin: float
@@ -28,7 +28,7 @@ class Shape:
 def eye_at(face: Face) -> tuple[float, float, float]:
     """Centre (right side) and half width of the eye."""
     who = face.person
-    return 19.2 + 1.1 * who.apart, -6.5, 10.4 + 0.7 * who.eyes + (0.8 if who.child else 0)
+    return 19.2 + 1.1 * who.eye_distance, -6.5, 10.4 + 0.7 * who.eyes + (0.8 if who.child else 0)
 
 
 def _lids(face: Face, u: Mapping[int, float]) -> tuple[list[Point], list[Point]]:
@@ -109,7 +109,7 @@ def brow(pen: Pen, face: Face, shape: Shape, side: int, colour: Colour) -> None:
 
 
 def _snout(x: float, y: float) -> float:
-    """The nose stands out of the face: it moves more when the head turns."""
+    """Relief of the nose: it protrudes, so it moves more when the head turns."""
     height = max(0.0, min(1.0, (y + 10) / 30))
     return bulge(x, y) + 11 * height * max(0.0, 1 - abs(x) / 15)
 

@@ -1,4 +1,4 @@
-"""Hair: locks between two curves, with strands along them or from one to the other."""
+"""Draw hair: locks between two curves, with strands along them or across."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ GREY: Colour = (190, 190, 192)
 
 @dataclass(frozen=True)
 class Lock:
-    """A surface of hair between curves `a` and `b`, of as many points; `across`: strands a → b."""
+    """A surface of hair between curves `a` and `b` of equal length; `across`: strands a → b."""
 
     a: list[Point]
     b: list[Point]
@@ -64,7 +64,7 @@ class Lock:
 
 
 def colours(face: Face) -> tuple[Colour, Colour, Colour]:
-    """Base, shadow and shine of the face's hair."""
+    """Base, shadow and highlight colours of the face's hair."""
     r, g, b = HAIR_COLOURS[face.hair]
     jr, jg, jb = face.tone
     base = (r + jr, g + jg, b + jb)
@@ -76,7 +76,7 @@ def colours(face: Face) -> tuple[Colour, Colour, Colour]:
 
 
 def waved(line: Shape, size: float, waves: float, phase: float) -> list[Point]:
-    """`line` swaying from side to side, more so towards its end."""
+    """`line` with horizontal waves that grow towards its end."""
     last = max(1, len(line) - 1)
     return [
         (x + size * min(1.0, 2 * i / last) * sine(phase + waves * i / last), y)
@@ -85,7 +85,7 @@ def waved(line: Shape, size: float, waves: float, phase: float) -> list[Point]:
 
 
 def behind(pen: Pen, face: Face, half: float) -> None:
-    """The hair that lies behind neck and ears; `half` is half the face's width."""
+    """Draw the hair behind neck and ears; `half` is half the face's width."""
     base, dark, _ = colours(face)
     who = face.person
     pen.relief = level
@@ -130,13 +130,13 @@ def _skull(wide: float, high: float, low: float) -> list[Point]:
 
 
 def front(pen: Pen, face: Face, half: float) -> None:
-    """The hair in front of the face: its locks, their shade, strands and shine."""
+    """Draw the hair in front of the face: its locks, shadow, strands and highlight."""
     base, dark, shine = colours(face)
     d = Draws("front", face.strands)
     locks, tips = (_man if face.person.male else _woman)(face, half, d)
     shapes = [lock.outline for lock in locks] + tips
     mask = pen.mask(*shapes)
-    # a soft shadow that the hair throws on the forehead
+    # a soft shadow of the hair on the forehead
     shadow = [[(x, y + 2.5) for x, y in s] for s in shapes]
     pen.fill((60, 30, 20), *shadow, alpha=0.3, blur=2.0, clip=pen.skin)
     pen.fill(base, *shapes)
@@ -153,7 +153,7 @@ def front(pen: Pen, face: Face, half: float) -> None:
 
 
 def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws) -> None:
-    """Grey at the temples: the plainest sign of age."""
+    """Draw grey temples, the clearest sign of age."""
     for side in (-1, 1):
         patch = oval(side * (half + 2), -24, 9, 22)
         pen.fill((198, 198, 200), patch, alpha=0.7, blur=3, clip=mask)
@@ -235,7 +235,7 @@ def _woman(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
 
 def _man(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     style, side = face.style, 1 if face.person.parting >= 0 else -1
-    back = 9.0 if face.receding else 0.0  # how far the temples have gone back
+    back = 9.0 if face.receding else 0.0  # how far the hairline recedes at the temples
     tips: list[Shape] = []
     high = {"crop": 77.0, "side": 83.0, "curly": 84.0, "back": 83.0, "fringe": 80.0}[style]
     line = {"crop": -47.0, "side": -48.0, "curly": -46.0, "back": -52.0, "fringe": -50.0}[style]

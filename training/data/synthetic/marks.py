@@ -1,4 +1,4 @@
-"""What lies upon a face: wrinkles, beard and glasses."""
+"""Draw wrinkles, beard and glasses."""
 
 from PIL import ImageChops
 
@@ -6,11 +6,11 @@ from training.data.synthetic.features import WHITE, Shape, eye_at
 from training.data.synthetic.pen import Colour, Pen, Point, flip, mix, oval, ring, spline, stroke
 from training.data.synthetic.people import Draws, Face
 
-Line = tuple[float, list[Point], float]  # depth 0…1, course, width
+Line = tuple[float, list[Point], float]  # depth 0…1, points, width
 
 
 def wrinkles(pen: Pen, face: Face, shape: Shape) -> None:
-    """Lines of age, and of expression: those are finer, so that age stays legible."""
+    """Draw lines of age and of expression; the latter are finer, so that age stays visible."""
     u = shape.units
     lines = _middle_lines(face, shape)
     for side in (-1, 1):
@@ -24,7 +24,7 @@ def wrinkles(pen: Pen, face: Face, shape: Shape) -> None:
 
 
 def _middle_lines(face: Face, shape: Shape) -> list[Line]:
-    """Across the forehead and the nose, between the brows, on the chin."""
+    """Lines on the forehead, the nose and the chin and between the brows."""
     u, age, chin = shape.units, 0.0 if face.young else 1.0, shape.chin
     lines: list[Line] = []
     for k, half in ((0, 20), (1, 23), (2, 18)):
@@ -41,7 +41,7 @@ def _middle_lines(face: Face, shape: Shape) -> list[Line]:
 
 
 def _side_lines(face: Face, shape: Shape) -> list[Line]:
-    """On the right half: beside nose and mouth, below and beside the eye, at the jaw."""
+    """Lines of the right half: beside nose and mouth, below and beside the eye, at the jaw."""
     u, age, x = shape.units, 0.0 if face.young else 1.0, eye_at(face)[0]
     out = 4.5 * u[12] + 3 * u[20]
     fold = spline([(10.5, 19 - 3 * u[9]), (17 + out, 26), (20.5 + out, 36 - 3 * u[12])])
@@ -59,7 +59,7 @@ def _side_lines(face: Face, shape: Shape) -> list[Line]:
 
 
 def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
-    """Stubble, full beard, goatee or moustache."""
+    """Draw stubble, a full beard, goatee or moustache."""
     kind, half, chin, u = face.beard, shape.half, shape.chin, shape.units
     if kind == "none" or pen.skin is None:
         return

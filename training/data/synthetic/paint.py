@@ -37,11 +37,11 @@ BACKDROPS: tuple[Colour, ...] = (
 )  # fmt: skip
 CELEBA = (178, 218)
 RAFD = (681, 1024)
-CELEBA_SCALE, RAFD_SCALE, RAFD_CENTRE = 1.1, 3.7, (340.0, 440.0)  # pixels a face unit
+CELEBA_SCALE, RAFD_SCALE, RAFD_CENTRE = 1.1, 3.7, (340.0, 440.0)  # pixels per face unit
 
 
 def celeba(face: Face) -> Image.Image:
-    """A picture of 178×218 pixels, eyes and mouth where CelebA's alignment has them."""
+    """A picture of 178×218 pixels, with eyes and mouth at CelebA's aligned positions."""
     d = Draws("backdrop", face.strands)
     image = _backdrop(CELEBA, d.pick(BACKDROPS), d.pick(BACKDROPS), d)
     pen = Pen(
@@ -67,7 +67,7 @@ def rafd(face: Face) -> Image.Image:
 
 
 def _backdrop(size: tuple[int, int], top: Colour, bottom: Colour, d: Draws | None) -> Image.Image:
-    """A muted gradient, with soft blobs out of focus where `d` is given."""
+    """A muted gradient, with soft out-of-focus blobs if `d` is given."""
     rows = [mix(top, bottom, i / 15) for i in range(16)]
     small = Image.new("RGB", (1, 16))
     small.putdata(rows)
@@ -93,7 +93,7 @@ def _lit(image: Image.Image, light: float) -> Image.Image:
 
 @cache
 def _grain(size: tuple[int, int]) -> Image.Image:
-    """Noise of 0…2 levels, which keeps soft gradients free of bands."""
+    """Noise of 0…2 levels against banding in soft gradients."""
     data = hashlib.shake_256(b"grain").digest(3 * size[0] * size[1])
     return Image.frombytes("RGB", size, data).point([v * 3 // 256 for v in range(256)] * 3)
 
@@ -127,7 +127,7 @@ def _paint(pen: Pen, face: Face, cloth: Colour) -> None:
 
 
 def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
-    """Neck, shoulders and clothes; they do not turn with the head."""
+    """Draw neck, shoulders and clothes; they do not turn with the head."""
     who, chin = face.person, shape.chin
     pen.relief = level
     wide = 25.0 if who.male else 18.5
@@ -167,7 +167,7 @@ def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
 
 
 def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
-    """Ears and the skin with its large soft shades."""
+    """Draw the ears and the skin with its large soft shadows."""
     who, half, chin, old = face.person, shape.half, shape.chin, not face.young
     skin, dark, u = shape.skin, shape.dark, shape.units
     for side in (-1, 1):
@@ -193,7 +193,7 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
     )  # fmt: skip
     pen.fill(skin, outline)
     pen.skin = pen.mask(outline)
-    # the rim turns away from the light
+    # the rim is darker, away from the light
     lx = 5 * face.light
     inner = [(x * 0.83 + lx, y * 0.87 - 2) for x, y in outline]
     rim = ImageChops.subtract(pen.skin, pen.mask(inner, blur=6.5))

@@ -1,9 +1,9 @@
-"""A pen that draws smooth shapes in face units, the same bytes on every machine.
+"""A pen that draws smooth shapes in face units, with the same bytes on every machine.
 
 One face unit is a pixel of an aligned CelebA picture; the origin lies between the cheeks, x to
 the right, y down. Geometry uses only + − × ÷ and square roots in double precision, which IEEE 754
-fixes to the last bit, and sines come from a table of integers; every corner is rounded to a whole
-(supersampled) pixel before Pillow sees it, and Pillow fills, blurs and scales in integers.
+defines exactly, and sines come from a table of integers; every vertex is rounded to a whole
+(supersampled) pixel before Pillow draws it, and Pillow fills, blurs and scales in integers.
 """
 
 import math
@@ -16,7 +16,7 @@ Shape = Sequence[Point]
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 
-TURN = 1024  # steps of a full turn in the table of sines
+TURN = 1024  # entries of the sine table for a full turn
 SINES = tuple(round(16384 * math.sin(2 * math.pi * i / TURN)) for i in range(TURN))
 
 
@@ -26,7 +26,7 @@ def sine(turns: float) -> float:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """`share` of `b` in `a`, in whole 1/256."""
+    """Blend a share of `b` into `a`, in steps of 1/256."""
     k = round(share * 256)
     return (
         (a[0] * (256 - k) + b[0] * k) // 256,
@@ -36,7 +36,7 @@ def mix(a: Colour, b: Colour, share: float) -> Colour:
 
 
 def spline(points: Shape, closed: bool = False, n: int = 6) -> list[Point]:
-    """The Catmull-Rom curve through `points`, n steps between two of them."""
+    """The Catmull-Rom curve through `points`, with n steps between neighbours."""
     count = len(points)
     if closed:
         loop = [points[-1], *points, points[0], points[1]]
@@ -74,7 +74,7 @@ def oval(x: float, y: float, rx: float, ry: float, n: int = 28) -> list[Point]:
 
 
 def between(a: Shape, b: Shape, share: float) -> list[Point]:
-    """The curve that lies `share` of the way from `a` to `b`; both have as many points."""
+    """The curve interpolated from `a` (share 0) to `b` (share 1), of equal numbers of points."""
     return [
         (ax + (bx - ax) * share, ay + (by - ay) * share)
         for (ax, ay), (bx, by) in zip(a, b, strict=True)
@@ -105,7 +105,7 @@ def ring(shape: Shape, width: float) -> list[Point]:
 
 
 def bulge(x: float, y: float) -> float:
-    """How far the head comes towards the viewer at (x, y): what moves when the head turns."""
+    """The head's depth towards the viewer at (x, y); scales the movement when the head turns."""
     square = 1 - x * x / 2700
     if y < 0:
         square -= y * y / 6084
@@ -113,14 +113,14 @@ def bulge(x: float, y: float) -> float:
 
 
 def level(x: float, y: float) -> float:
-    """No relief: what stays when the head turns (neck, shoulders, hair behind)."""
+    """No relief, for parts that do not turn with the head (neck, shoulders, hair behind)."""
     return 0.0
 
 
 class Pen:
     """Draw on an RGB picture of `size` pixels.
 
-    `scale` is pixels a face unit, `origin` the face's centre in pixels, `turn` the sine of the
+    `scale` is pixels per face unit, `origin` the face's centre in pixels, `turn` the sine of the
     head's turn about the vertical axis, `tilt` that of its roll, `smooth` the supersampling.
     """
 
@@ -137,10 +137,10 @@ class Pen:
         self.turn, self.smooth = turn, smooth
         self.sin, self.cos = tilt, math.sqrt(1 - tilt * tilt)
         self.relief: Callable[[float, float], float] = bulge
-        self.skin: Image.Image | None = None  # where the face's skin is, to clip with
+        self.skin: Image.Image | None = None  # coverage of the face's skin, for clipping
 
     def place(self, shape: Shape, factor: float) -> list[tuple[int, int]]:
-        """Whole pixels of a picture `factor` times the size."""
+        """Whole-pixel vertices in a picture `factor` times the size."""
         ox, oy = self.origin[0] * factor + 0.5, self.origin[1] * factor + 0.5
         cos, sin = self.cos * self.scale * factor, self.sin * self.scale * factor
         turn, relief, floor = self.turn, self.relief, math.floor
@@ -153,9 +153,9 @@ class Pen:
     def stencil(
         self, shapes: Sequence[Shape], alpha: float, blur: float
     ) -> tuple[Box, Image.Image] | None:
-        """Where the shapes lie (pixels) and how much they cover (L); None outside the picture.
+        """Bounding box (pixels) and coverage (L) of the shapes; None outside the picture.
 
-        `blur` is the radius in face units. Blurred stencils are made small and scaled up.
+        `blur` is the radius in face units. Blurred stencils are drawn small and scaled up.
         """
         radius = blur * self.scale
         small = 1
@@ -189,7 +189,7 @@ class Pen:
         return box, mask.crop((0, 0, box[2] - box[0], box[3] - box[1]))
 
     def mask(self, *shapes: Shape, alpha: float = 1.0, blur: float = 0.0) -> Image.Image:
-        """How much the shapes cover of the whole picture, to clip with."""
+        """Coverage of the whole picture by the shapes, for clipping."""
         full = Image.new("L", self.image.size)
         found = self.stencil(shapes, alpha, blur)
         if found:

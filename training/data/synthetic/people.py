@@ -1,6 +1,6 @@
-"""Who is drawn and how they look: identities, expressions as action units, and truthful labels.
+"""Drawn persons: identities, expressions as action units, and matching labels.
 
-Only `random.Random.random()` is used: the one method whose sequence Python promises to keep.
+Only `random.Random.random()` is used: the only method whose sequence Python guarantees.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ BEARDS = ("none", "none", "shadow", "shadow", "full", "goatee", "mustache")
 
 
 class Draws:
-    """A stream of random numbers named by `key`; the same on every Python and machine."""
+    """A stream of random numbers seeded by `key`; the same on every Python version and machine."""
 
     def __init__(self, *key: object) -> None:
         text = "/".join(map(str, key))
@@ -54,7 +54,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every picture of one identity; geometry in −1…1."""
+    """The constant properties of one identity; geometry in −1…1."""
 
     male: bool
     child: bool
@@ -64,7 +64,7 @@ class Person:
     height: float
     jaw: float
     eyes: float
-    apart: float
+    eye_distance: float
     nose: float
     long_nose: float
     lips: float
@@ -74,12 +74,12 @@ class Person:
     styles: tuple[str, str]  # a person's two hair styles
     bangs: bool
     parting: int  # −1, 0, 1: where the hair is parted
-    side: int  # of one-sided expressions
+    side: int  # of one-sided expressions, −1 or 1
 
 
 @dataclass(frozen=True)
 class Face:
-    """One picture: a person, its labels, its expression, and how it is taken."""
+    """One picture: a person, its labels, its expression, and the camera and light."""
 
     person: Person
     hair: str
@@ -101,7 +101,7 @@ class Face:
     zoom: float
     light: float  # −1 from the left … 1 from the right
     cloth: int
-    strands: int  # key of the hair's strands
+    strands: int  # random key of the hair's strands
 
     @property
     def fringe(self) -> bool:
@@ -122,14 +122,14 @@ class Face:
         return max(0.0, (1 + 0.13 * u[5] - shut) * (1 - u[45] / 5)) * (1 if self.young else 0.88)
 
 
-# The fields of a person's geometry, in the order in which they are drawn.
+# The fields of a person's geometry, in the order of their random draws.
 SHAPE = (
-    "width", "height", "jaw", "eyes", "apart", "nose", "long_nose", "lips", "brows", "arch",
+    "width", "height", "jaw", "eyes", "eye_distance", "nose", "long_nose", "lips", "brows", "arch",
 )  # fmt: skip
 
 
 def person(draws: Draws, male: bool, child: bool = False, skins: Sequence[int] = ()) -> Person:
-    """A new identity; `skins` narrows the skin colours."""
+    """A new identity; `skins` limits the skin colours."""
     d = draws
     shape = {name: d.between(-1, 1) for name in SHAPE}
     looks = MEN if male else WOMEN
@@ -207,7 +207,7 @@ def snapshot(draws: Draws, who: Person) -> Face:
 def portrait(
     draws: Draws, still: Draws, who: Person, hair: str, name: str, gaze: float, turn: float
 ) -> Face:
-    """A RaFD-like studio picture; `still`, the same for a subject's pictures, gives the hair."""
+    """A RaFD-like studio picture; `still`, equal for all pictures of a subject, draws the hair."""
     d = draws
     return Face(
         who,
@@ -240,10 +240,10 @@ def _tone(d: Draws) -> tuple[int, int, int]:
 
 
 def attributes(face: Face) -> dict[str, bool]:
-    """CelebA's 40 names: True where the picture shows it; what is never drawn is False.
+    """CelebA's 40 attributes: True if the picture shows it.
 
-    Never drawn (or a matter of taste): Attractive, Bald, Blurry, Double_Chin, High_Cheekbones,
-    Wearing_Hat, Wearing_Necktie.
+    Always False, because never drawn or subjective: Attractive, Bald, Blurry, Double_Chin,
+    High_Cheekbones, Wearing_Hat, Wearing_Necktie.
     """
     who, u = face.person, face.units
     hidden = not who.male and face.style != "updo"

@@ -1,10 +1,10 @@
-"""Drawn landscapes in several seasons: a data set that is not of faces, in the folders layout.
+"""Drawn landscapes in several seasons: a data set without faces, in the folders layout.
 
     python -m training.data scenes scenes            # scenes/summer/0000.png …, 128 px
     python -m pipelines run datasets=scenes:folders raw=scenes
 
-A landscape's hills and trees do not depend on its season, so that only the season tells them apart.
-The same bytes on every machine and number of processes, as the faces.
+The distribution of hills and trees does not depend on the season, so that only the season differs.
+The bytes are the same on every machine.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ SIZE = 128  # px
 SEED = 20_171_124
 
 
-class Look(NamedTuple):
-    """A season's colours, and whether trees have leaves and snow lies."""
+class SeasonStyle(NamedTuple):
+    """A season's colours, and whether there are leaves and snow."""
 
     top: Colour
     low: Colour  # of the sky, above and at the horizon
@@ -32,63 +32,63 @@ class Look(NamedTuple):
 
 
 SEASONS = {
-    "spring": Look((120, 178, 226), (226, 238, 240), (140, 190, 92), (168, 204, 150),
-                   ((244, 184, 204), (250, 214, 224), (170, 208, 110))),
-    "summer": Look((58, 132, 214), (200, 226, 240), (74, 140, 56), (112, 158, 112),
-                   ((38, 100, 44), (56, 122, 50), (80, 140, 60))),
-    "autumn": Look((126, 148, 176), (232, 216, 188), (168, 142, 74), (176, 150, 110),
-                   ((206, 104, 36), (224, 160, 52), (160, 62, 36))),
-    "winter": Look((150, 164, 186), (222, 228, 236), (240, 243, 248), (206, 214, 226), (),
-                   snow=True),
+    "spring": SeasonStyle((120, 178, 226), (226, 238, 240), (140, 190, 92), (168, 204, 150),
+                          ((244, 184, 204), (250, 214, 224), (170, 208, 110))),
+    "summer": SeasonStyle((58, 132, 214), (200, 226, 240), (74, 140, 56), (112, 158, 112),
+                          ((38, 100, 44), (56, 122, 50), (80, 140, 60))),
+    "autumn": SeasonStyle((126, 148, 176), (232, 216, 188), (168, 142, 74), (176, 150, 110),
+                          ((206, 104, 36), (224, 160, 52), (160, 62, 36))),
+    "winter": SeasonStyle((150, 164, 186), (222, 228, 236), (240, 243, 248), (206, 214, 226), (),
+                          snow=True),
 }  # fmt: skip
 
 
 def landscape(season: str, number: int, seed: int = SEED) -> Image.Image:
     """One picture of SIZE×SIZE pixels. Units are pixels from the centre, y down."""
-    look, d = SEASONS[season], Draws("scene", seed, season, number)
+    style, d = SEASONS[season], Draws("scene", seed, season, number)
     sky = Image.new("RGB", (1, 16))
-    sky.putdata([mix(look.top, look.low, i / 15) for i in range(16)])
+    sky.putdata([mix(style.top, style.low, i / 15) for i in range(16)])
     image = sky.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     pen = Pen(image, 1.0, (SIZE / 2, SIZE / 2), smooth=3)
     pen.relief = level
-    _sky(pen, look, d)
-    for place, share in ((-8, 0.75), (6, 0.4), (22, 0.0)):
-        ridge = _ridge(d, place)
-        land = mix(look.near, look.far, share)
+    _sky(pen, style, d)
+    for height, share in ((-8, 0.75), (6, 0.4), (22, 0.0)):
+        ridge = _ridge(d, height)
+        land = mix(style.near, style.far, share)
         pen.fill(land, [*ridge, (70, 70), (-70, 70)])
         pen.fill(mix(land, (255, 255, 255), 0.25), stroke(ridge, 2.0), alpha=0.5)
         if share:
             continue
         for _ in range(3 + d.whole(4)):
             x = d.between(-58, 58)
-            _tree(pen, look, d, x, d.between(30, 56))
-    if look.snow:
+            _tree(pen, style, d, x, d.between(30, 56))
+    if style.snow:
         for _ in range(60):
             x, y, r = d.between(-64, 64), d.between(-64, 64), d.between(0.6, 1.4)
             pen.fill((255, 255, 255), oval(x, y, r, r, 8), alpha=0.85)
     return image
 
 
-def _ridge(d: Draws, place: float) -> list[Point]:
-    """A line of hills across the picture, around the height `place`."""
-    return spline([(x, place + d.between(-9, 9)) for x in range(-80, 81, 20)], n=8)
+def _ridge(d: Draws, y: float) -> list[Point]:
+    """A line of hills across the picture, around the height `y`."""
+    return spline([(x, y + d.between(-9, 9)) for x in range(-80, 81, 20)], n=8)
 
 
-def _sky(pen: Pen, look: Look, d: Draws) -> None:
+def _sky(pen: Pen, style: SeasonStyle, d: Draws) -> None:
     x, y, r = d.between(-46, 46), d.between(-52, -34), d.between(6, 9)
     pen.fill((255, 246, 200), oval(x, y, 1.8 * r, 1.8 * r), alpha=0.35, blur=3.0)
-    pen.fill(mix((255, 240, 170), look.low, 0.6 if look.snow else 0.0), oval(x, y, r, r))
+    pen.fill(mix((255, 240, 170), style.low, 0.6 if style.snow else 0.0), oval(x, y, r, r))
     for _ in range(1 + d.whole(3)):
         cx, cy = d.between(-56, 56), d.between(-56, -24)
         puffs = [
             oval(cx + d.between(-12, 12), cy + d.between(-2, 2), d.between(6, 11), d.between(3, 5))
             for _ in range(4)
         ]
-        pen.fill(mix((255, 255, 255), look.top, 0.12), *puffs, alpha=0.8, blur=1.0)
+        pen.fill(mix((255, 255, 255), style.top, 0.12), *puffs, alpha=0.8, blur=1.0)
 
 
-def _tree(pen: Pen, look: Look, d: Draws, x: float, y: float) -> None:
-    """Rooted at (x, y); nearer ones, lower in the picture, are larger."""
+def _tree(pen: Pen, style: SeasonStyle, d: Draws, x: float, y: float) -> None:
+    """Draw a tree rooted at (x, y); nearer ones, lower in the picture, are larger."""
     tall = (14 + 0.45 * (y - 20)) * d.between(0.8, 1.2)
     lean = d.between(-2, 2)
     bark = mix((92, 66, 48), (60, 46, 40), d.next())
@@ -100,21 +100,21 @@ def _tree(pen: Pen, look: Look, d: Draws, x: float, y: float) -> None:
             root = (x + lean * share, y - tall * share)
             end = (root[0] + side * tall * (0.5 - 0.3 * share), root[1] - 0.3 * tall)
             pen.fill(bark, stroke([root, end], 0.05 * tall, 0.6))
-            if look.snow:
+            if style.snow:
                 shifted = [(root[0], root[1] - 0.8), (end[0], end[1] - 0.8)]
                 pen.fill((250, 252, 255), stroke(shifted, 0.8, 0.5), alpha=0.9)
-    if not look.leaves:
+    if not style.leaves:
         return
     for _ in range(9):
         cx, cy = top[0] + tall * d.between(-0.4, 0.4), top[1] + tall * d.between(-0.15, 0.45)
         r = tall * d.between(0.16, 0.26)
-        pen.fill(d.pick(look.leaves), oval(cx, cy, r, 0.85 * r, 18), alpha=0.92)
+        pen.fill(d.pick(style.leaves), oval(cx, cy, r, 0.85 * r, 18), alpha=0.92)
 
 
 def draw(out: Path, seasons: tuple[str, ...] = ("summer", "winter"), count: int = 300) -> int:
     """Write `count` pictures of each season to `out`/<season>/; returns their number.
 
-    Raises ValueError for an unknown season. The folder appears whole or not at all.
+    Raises ValueError for an unknown season. The folder is written atomically.
     """
     if unknown := [name for name in seasons if name not in SEASONS]:
         raise ValueError(f"unknown season {', '.join(unknown)}; known: {', '.join(SEASONS)}")

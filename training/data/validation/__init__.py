@@ -1,1 +1,1 @@
-"""What raw data must satisfy, and how it fares."""
+"""Validation of raw data: rules, frames, runner and report."""

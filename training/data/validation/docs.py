@@ -1,6 +1,6 @@
-"""Great Expectations' own pages (Data Docs), with every name and value escaped.
+"""Great Expectations' Data Docs, with every name and value escaped.
 
-Great Expectations 1 puts what it found into HTML as it is, so that a label could carry a script.
+Great Expectations 1 writes values into HTML unescaped, so a label could contain a script.
 """
 
 import html
@@ -11,7 +11,7 @@ from great_expectations.render.renderer import ValidationResultsPageRenderer
 
 
 def escaped(value: Any) -> Any:
-    """`value` with the texts in it, at any depth, escaped for HTML; keys stay."""
+    """`value` with all nested texts escaped for HTML; keys are unchanged."""
     if isinstance(value, str):
         return html.escape(value)
     if isinstance(value, dict):
@@ -22,20 +22,20 @@ def escaped(value: Any) -> Any:
 
 
 class Renderer(ValidationResultsPageRenderer):
-    """The page of one validation."""
+    """Render the page of one validation."""
 
     def render(self, validation_results: Any, suite_parameters: Any = None) -> Any:
-        for found in validation_results.results:
-            found.result = escaped(found.result)
-            found.expectation_config.kwargs = escaped(found.expectation_config.kwargs)
-            found.exception_info = escaped(found.exception_info)
+        for result in validation_results.results:
+            result.result = escaped(result.result)
+            result.expectation_config.kwargs = escaped(result.expectation_config.kwargs)
+            result.exception_info = escaped(result.exception_info)
         return super().render(validation_results, suite_parameters)
 
 
 def write_docs(context: Any, docs: Path) -> None:
-    """Write a page about each validation that the context has run, and an index of them."""
+    """Write a page for each validation that the context has run, and an index."""
     sections = {
-        "expectations": "none",  # each validation's page states them, and these are not escaped
+        "expectations": "none",  # the validation pages list them; these pages are not escaped
         "validations": {"renderer": {"module_name": __name__, "class_name": "Renderer"}},
     }
     site = {

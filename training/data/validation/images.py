@@ -1,4 +1,4 @@
-"""Facts about every image file of a raw data set: gathered on all cores, nothing judged."""
+"""Read the properties of every image file of a raw data set on all cores, unchecked."""
 
 import hashlib
 import io
@@ -12,11 +12,11 @@ from PIL import Image
 from training.core.config import DataConfig
 from training.core.progress import Progress
 from training.data.archive import Tree
-from training.data.crop import BROKEN, MAX_PIXELS, box
+from training.data.crop import BROKEN, MAX_PIXELS, crop_box
 from training.data.tables import sniff
 
 CHUNK = 64  # images a task
-WAITING = 64  # tasks in flight at most, so that memory does not grow with the data set
+IN_FLIGHT = 64  # tasks in flight at most: memory does not grow with the data set
 COLUMNS = {
     "file": "str", "bytes": "int64", "sha256": "str", "format": "str", "width": "Int64",
     "height": "Int64", "pixels": "Int64", "size": "str", "aspect": "Float64", "side": "Int64",
@@ -27,12 +27,12 @@ COLUMNS = {
 def image_facts(
     tree: Tree, images: Sequence[str], kind: str, config: DataConfig, workers: int, what: str
 ) -> pd.DataFrame:
-    """One row an image, in the given order, with the columns of `COLUMNS`:
+    """One row per image, in the given order, with the columns of `COLUMNS`:
 
     bytes; sha256 of the content; format ("jpeg", "png", or what the bytes are instead); from the
-    header, missing where there is none: width, height, pixels, size ("178x218"), aspect (width /
-    height), side of the square that would be cut out, mode; error: why it does not decode, "" if it
-    does, missing where decoding was not tried (not an image, or over the pixel limit).
+    header, missing if it cannot be read: width, height, pixels, size ("178x218"), aspect (width /
+    height), side of the square to crop, mode; error: why it does not decode, "" if it does, missing
+    if decoding was not tried (not an image, or over the pixel limit).
     Threads share the work: reading, hashing and decoding run outside Python's lock.
     """
     rows: list[tuple[Any, ...]] = []
@@ -42,7 +42,7 @@ def image_facts(
         return [_facts(name, tree.read(name), kind, config) for name in chunk]
 
     with ThreadPoolExecutor(workers) as pool, Progress(what, len(images), "images") as progress:
-        for group in _groups(chunks, WAITING):
+        for group in _groups(chunks, IN_FLIGHT):
             for done in pool.map(work, group):
                 rows += done
                 progress.step(len(done))
@@ -58,18 +58,18 @@ def _groups(chunks: list[Sequence[str]], size: int) -> Iterator[list[Sequence[st
 def _facts(name: str, data: bytes, kind: str, config: DataConfig) -> tuple[Any, ...]:
     form = sniff(data)
     first = (name, len(data), hashlib.sha256(data).hexdigest(), form if form != "text" else "other")
-    nothing = (None, None, None, None, None, None, None)
+    no_header = (None, None, None, None, None, None, None)
     if form not in ("jpeg", "png"):
-        return (*first, *nothing, None)
+        return (*first, *no_header, None)
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        huge = Image.MAX_IMAGE_PIXELS  # Pillow refuses to say how many more
-        return (*first, None, None, huge, *nothing[3:], None)
+        huge = Image.MAX_IMAGE_PIXELS  # Pillow does not give the actual number
+        return (*first, None, None, huge, *no_header[3:], None)
     except BROKEN as error:
-        return (*first, *nothing, str(error))
+        return (*first, *no_header, str(error))
     width, height = image.size
-    left, _, right, _ = box(kind, width, height, config)
+    left, _, right, _ = crop_box(kind, width, height, config)
     size = (width, height, width * height, f"{width}x{height}", width / height, right - left)
     if width * height > MAX_PIXELS:
         return (*first, *size, image.mode, None)

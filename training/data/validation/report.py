@@ -1,4 +1,4 @@
-"""The validation report: one page a run, with sample pictures as training will see them."""
+"""The validation report: one page per run, with sample images cropped as for training."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,24 +8,24 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
-from training.data.crop import UnusableError, cut
-from training.data.layouts import VALUES, Facts
-from training.data.validation.runner import LISTED, Finding, shown
+from training.data.crop import UnusableError, crop_image
+from training.data.layouts import VALUES, RawDataset
+from training.data.validation.runner import LISTED, Finding, cell_text
 from training.rendering import html
 from training.rendering.grids import grid
 
 if TYPE_CHECKING:
     from training.data.validation.runner import Outcome
 
-SAMPLES = 12  # pictures a data set, spread over it
+SAMPLES = 12  # evenly spaced images of each data set
 COLUMNS = 6
 
 
 class Page(NamedTuple):
-    """What the page shows of one data set."""
+    """The section of one data set."""
 
     name: str
-    facts: Facts
+    raw: RawDataset
     findings: Sequence[Finding]
     people: int
     pictures: list[bytes]
@@ -55,19 +55,22 @@ def _dataset(outcome: "Outcome", tree: Tree, config: DataConfig) -> Page:
     tables = outcome.frames
     return Page(
         outcome.name,
-        outcome.facts,
+        outcome.raw,
         outcome.findings,
         len(tables["identities"]),
-        _pictures(outcome.facts, tree, config),
+        _pictures(outcome.raw, tree, config),
         _summary(tables),
         [(r.label, r.count, float(r.share)) for r in tables["classes"].itertuples()],
     )
 
 
 def _offending(finding: Finding) -> list[tuple[tuple[str, ...], list[list[str]]]]:
-    """Column names and rows of a finding; rows that are named alike share a table."""
+    """Column names and rows of a finding; rows with the same columns share a table."""
     return [
-        (names, [[shown(v) for v in row.values()] for row in finding.rows if tuple(row) == names])
+        (
+            names,
+            [[cell_text(v) for v in row.values()] for row in finding.rows if tuple(row) == names],
+        )
         for names in dict.fromkeys(tuple(row) for row in finding.rows)
     ]
 
@@ -86,28 +89,30 @@ def _summary(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, int]]:
     return rows
 
 
-def _pictures(facts: Facts, tree: Tree, config: DataConfig) -> list[bytes]:
-    """PNGs: sample images with their labels, cut and scaled as for training."""
-    labels = facts.labels[facts.labels["image"] != ""]
+def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[bytes]:
+    """PNGs: sample images with their labels, cropped and resized as for training."""
+    labels = raw.labels[raw.labels["image"] != ""]
     chosen = labels.iloc[
         np.unique(np.linspace(0, len(labels) - 1, min(SAMPLES, len(labels))).astype(int))
     ]
     images, titles = [], []
     for row in chosen.to_dict("records"):
         try:
-            images.append(np.ascontiguousarray(cut(tree.read(row["image"]), facts.kind, config)))
+            images.append(
+                np.ascontiguousarray(crop_image(tree.read(row["image"]), raw.kind, config))
+            )
         except UnusableError:
             continue
-        titles.append(_title(row, facts))
+        titles.append(_title(row, raw))
     return [
         grid([images[i : i + COLUMNS]], titles[i : i + COLUMNS])
         for i in range(0, len(images), COLUMNS)
     ]
 
 
-def _title(row: Mapping[Any, Any], facts: Facts) -> str:
-    if facts.needed:
-        on = [n for n in facts.needed if n in row and VALUES.get(str(row[n])) == 1]
+def _title(row: Mapping[Any, Any], raw: RawDataset) -> str:
+    if raw.needed:
+        on = [n for n in raw.needed if n in row and VALUES.get(str(row[n])) == 1]
         return " ".join(on) or "none"
     columns = ("expression", "camera", "gaze", "class")
     return " ".join(str(row[column]) for column in columns if column in row)

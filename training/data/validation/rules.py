@@ -1,9 +1,8 @@
-"""What raw data must satisfy: named expectations for Great Expectations, kept as plain data.
+"""The rules for raw data: named expectations for Great Expectations, stored as plain data.
 
-A critical one that fails stops the run; a warning is reported. Each judges one frame of facts, and
-the frames are made so that one fault breaks one expectation. Sizes: crops scale with the image, so
-a smaller copy of CelebA passes; its shape must be that of the aligned pictures, which a landscape
-picture's is not.
+A failed critical rule stops the run; a warning is reported. Each rule checks one frame, and the
+frames are built so that one fault breaks one rule. Sizes: crops scale with the image, so a smaller
+copy of CelebA passes; its aspect ratio must be that of the aligned pictures.
 """
 
 import re
@@ -15,18 +14,18 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.crop import CELEBA, MAX_PIXELS, MIN_SIDE, RAFD
-from training.data.layouts import EXPRESSIONS, RAFD_NAME, Facts
+from training.data.layouts import EXPRESSIONS, RAFD_NAME, RawDataset
 from training.data.openface import HIGHEST, UNITS
 from training.data.tables import TABLES
 
 Severity = Literal["critical", "warning"]
-GENUINE = {"celeba": CELEBA, "rafd": RAFD}  # (width, height) px
-ASPECT_TOLERANCE = 0.05  # of the genuine width / height
+OFFICIAL_SIZES = {"celeba": CELEBA, "rafd": RAFD}  # (width, height) px
+ASPECT_TOLERANCE = 0.05  # of the data set's width / height
 
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation class of Great Expectations by name, and its arguments."""
+    """The name of a Great Expectations class, and its arguments."""
 
     kind: str
     arguments: Mapping[str, Any]
@@ -34,22 +33,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Rule:
-    """A named expectation on one frame: the fault that it finds and how to mend it."""
+    """A named rule for one frame: its severity, the fault that it finds and the fix."""
 
     name: str
     frame: str
     severity: Severity
     fault: str
-    mend: str
+    fix: str
     checks: tuple[Check, ...]
 
 
-def rules(facts: Facts, frames: Mapping[str, pd.DataFrame], config: DataConfig) -> list[Rule]:
-    """The rules that apply to a data set: its kind's, over the frames that it has."""
-    found = [*_tables(), *_labels(facts), *_images(facts, config), *_units(), *_balance(facts)]
-    if facts.kind == "rafd":
+def rules(raw: RawDataset, frames: Mapping[str, pd.DataFrame], config: DataConfig) -> list[Rule]:
+    """The rules for a data set of this kind, limited to its non-empty frames."""
+    found = [*_tables(), *_labels(raw), *_images(raw, config), *_units(), *_balance(raw)]
+    if raw.kind == "rafd":
         found += _rafd(config)
-    if facts.kind == "folders":
+    if raw.kind == "folders":
         found += _folders()
     return [rule for rule in found if len(frames.get(rule.frame, ())) or rule.name in _ON_EMPTY]
 
@@ -82,7 +81,7 @@ def _between(column: str, low: float | None, high: float | None) -> Check:
 
 
 def _tables() -> list[Rule]:
-    """Whether the label files are tables, whole, with the columns that are asked for."""
+    """Rules for label files: readable, complete tables with the required columns."""
     return [
         Rule("label_file_found", "tables", "critical", "a label file is missing",
              "put it beside the images", (_known("file"),)),
@@ -92,33 +91,34 @@ def _tables() -> list[Rule]:
         Rule("count_line", "counts", "critical", "the count line is missing",
              "put the number of rows on line 1, or fetch the file again", (_known("stated"),)),
         Rule("count_matches_rows", "counts", "critical",
-             "the count line is not the number of rows: the file is cut or was edited",
+             "the count line is not the number of rows: the file is truncated or was edited",
              "fetch it again, or correct line 1", (_equal("stated", "rows"),)),
         Rule("row_width", "ragged", "critical", "rows are wider or narrower than the header",
              "complete the rows, or fetch the file again", (_equal("fields", "expected"),)),
-        Rule("file_column", "headers", "critical", "no column names the images",
-             "call that column `file`", (_in("has_file", [True]),)),
-        Rule("label_columns", "needed", "critical", "a label column that is asked for is missing",
+        Rule("file_column", "headers", "critical", "no column holds the image names",
+             "name that column `file`", (_in("has_file", [True]),)),
+        Rule("label_columns", "needed", "critical", "a required label column is missing",
              "pass attributes=, or correct the header", (_in("present", [True]),)),
         Rule("label_columns_unique", "columns", "critical", "a column name occurs twice",
              "rename one of them", (_unique("column"),)),
-        Rule("final_newline", "tables", "warning", "the last line has no end: possibly a cut file",
+        Rule("final_newline", "tables", "warning",
+             "the last line has no line end: the file may be truncated",
              "compare the file's size or md5 with its source", (_in("final_newline", [True]),)),
     ]  # fmt: skip
 
 
-def _labels(facts: Facts) -> list[Rule]:
-    """Names, values, parts and persons of the label rows."""
-    values = tuple(_in(column, facts.domain) for column in facts.checked)
+def _labels(raw: RawDataset) -> list[Rule]:
+    """Rules for names, values, parts and persons of the label rows."""
+    values = tuple(_in(column, raw.domain) for column in raw.checked)
     found = [
-        Rule("file_names_inside", "labels", "critical", "file names lead out of the data folder",
+        Rule("file_names_inside", "labels", "critical", "file names point outside the data folder",
              "use relative names without `..`", (_in("inside", [True]),)),
         Rule("file_names_unique", "labels", "critical", "images are listed more than once",
              "keep one row for each image", (_unique("name"),)),
         Rule("image_of_row", "labels", "critical", "rows whose image is missing",
              "add the images, or remove the rows", (_known("found"),)),
         Rule("label_values", "labels", "critical",
-             f"label values other than {' and '.join(facts.domain[::2])}",
+             f"label values other than {' and '.join(raw.domain[::2])}",
              "correct the values", values),
         Rule("part_known", "labels", "critical", "images that the partition file does not list",
              "complete the partition file", (_known("part"),)),
@@ -128,24 +128,25 @@ def _labels(facts: Facts) -> list[Rule]:
         Rule("identity_in_one_part", "identities", "critical", "persons are in more than one part",
              "fetch the partition and identity files again", (_between("parts", None, 1),)),
     ]  # fmt: skip
-    if facts.kind != "rafd":
+    if raw.kind != "rafd":
         found.append(
-            Rule("identity_known", "labels", "critical", "images that no identity row names",
+            Rule("identity_known", "labels", "critical",
+                 "images that the identity file does not list",
                  "complete the identity file", (_known("identity"),))
         )  # fmt: skip
     return [rule for rule in found if rule.checks]
 
 
-def _images(facts: Facts, config: DataConfig) -> list[Rule]:
-    """What the image files are, from their headers, their decoding and their content."""
-    genuine = GENUINE.get(facts.kind)
-    strict: Severity = "critical" if genuine else "warning"
+def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
+    """Rules for image files: headers, decoding and content."""
+    official_size = OFFICIAL_SIZES.get(raw.kind)
+    strict: Severity = "critical" if official_size else "warning"
     found = [
-        Rule("images_found", "images", "critical", "there is no image", "check the folder's layout",
+        Rule("images_found", "images", "critical", "no image found", "check the folder's layout",
              (Check("ExpectTableRowCountToBeBetween", {"min_value": 1}),)),
         Rule("row_of_image", "images", "critical", "images without a row in the label file",
              "add rows for them, or remove them", (_in("labelled", [True]),)),
-        Rule("image_format", "images", "critical", "files named as images are none",
+        Rule("image_format", "images", "critical", "files with an image suffix are not images",
              "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`",
              (_in("format", ["jpeg", "png"]),)),
         Rule("image_pixels", "images", "critical", f"images over {MAX_PIXELS:,} pixels",
@@ -168,42 +169,42 @@ def _images(facts: Facts, config: DataConfig) -> list[Rule]:
         Rule("image_content_in_one_part", "images", "warning", "the same image is in several parts",
              "remove the copies from one part", (_between("parts", None, 1),)),
     ]  # fmt: skip
-    if genuine:
-        width, height = genuine
+    if official_size:
+        width, height = official_size
         low, high = (width / height * (1 + sign * ASPECT_TOLERANCE) for sign in (-1, 1))
         found += [
             Rule("image_shape", "images", "critical",
                  f"images of another size and shape than the data set's {width}x{height}",
-                 "check which pictures these are; own pictures go in as kind folders or csv",
+                 "check which pictures these are; use kind folders or csv for your own pictures",
                  (_between("aspect", low, high),)),
             Rule("image_size", "images", "warning", f"images are not {width}x{height}",
-                 "nothing, if a scaled copy is meant", (_in("size", [f"{width}x{height}"]),)),
+                 "none needed for a scaled copy", (_in("size", [f"{width}x{height}"]),)),
         ]  # fmt: skip
     return found
 
 
 def _units() -> list[Rule]:
-    """OpenFace's action units."""
+    """Rules for OpenFace's action units."""
     return [
         Rule("unit_columns", "unit columns", "critical", "openface.csv lacks columns",
              "run OpenFace with -aus", (_in("present", [True]),)),
-        Rule("unit_image", "units", "critical", "rows of openface.csv that belong to no image",
+        Rule("unit_image", "units", "critical", "rows of openface.csv that match no image",
              "add a column `file`, or remove the rows", (_known("found"),)),
-        Rule("unit_numbers", "kept units", "critical", "action units that are no numbers",
+        Rule("unit_numbers", "kept units", "critical", "action units that are not numbers",
              "run OpenFace again", (_between("numbers", len(UNITS), None),)),
         Rule("unit_range", "kept units", "critical", "action units outside 0 … 5",
              "use the intensities `AU.._r` as OpenFace writes them",
              tuple(_between(unit, 0.0, HIGHEST) for unit in UNITS)),
         Rule("unit_confidence", "units", "warning",
-             "over 10 % of the rows are without success or confidence and left out",
-             "look at these images", (_in("kept", [True], mostly=0.9),)),
+             "over 10 % of the rows lack success or confidence and are left out",
+             "check these images", (_in("kept", [True], mostly=0.9),)),
     ]  # fmt: skip
 
 
-def _balance(facts: Facts) -> list[Rule]:
+def _balance(raw: RawDataset) -> list[Rule]:
     return [
         Rule("class_balance", "classes", "warning", "rare classes or almost constant labels",
-             "gather more such images, or leave the label out",
+             "collect more such images, or leave the label out",
              (Check("ExpectColumnPairValuesAToBeGreaterThanB",
                     {"column_A": "share", "column_B": "least", "or_equal": True}),)),
         Rule("hair_exclusive", "hair", "warning", "over 5 % of the faces have several hair colours",
@@ -226,7 +227,7 @@ def _rafd(config: DataConfig) -> list[Rule]:
         Rule("rafd_person", "identities", "warning", "persons with several groups or genders",
              "correct the file names", (_between("descriptions", None, 1),)),
         Rule("rafd_complete", "labels", "warning", "expressions, cameras or gazes are missing",
-             "add the images, or select others", tuple(
+             "add the images, or select other values", tuple(
                  Check(contains, {"column": column, "value_set": list(values)})
                  for column, values in (("expression", EXPRESSIONS), ("camera", config.cameras),
                                         ("gaze", config.gazes)))),
@@ -236,7 +237,7 @@ def _rafd(config: DataConfig) -> list[Rule]:
 def _folders() -> list[Rule]:
     count = Check("ExpectColumnUniqueValueCountToBeBetween", {"column": "class", "min_value": 2})
     return [
-        Rule("class_folder", "labels", "critical", "images that stand in no class folder",
+        Rule("class_folder", "labels", "critical", "images outside a class folder",
              "put each image in a folder named after its class", (_known("class"),)),
         Rule("class_count", "labels", "critical", "there are fewer than two classes",
              "add a second class folder", (count,)),

@@ -1,4 +1,4 @@
-"""Great Expectations at work: rules judge frames; what failed is found again in the rows."""
+"""Run the rules with Great Expectations and look up the offending rows of those that failed."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -10,14 +10,14 @@ import pandas as pd
 from training.core.config import DataConfig
 from training.core.environment import cores, put
 from training.data.archive import Tree
-from training.data.layouts import Facts, gather
+from training.data.layouts import RawDataset, read_layout
 from training.data.validation.frames import frames
 from training.data.validation.images import image_facts
 from training.data.validation.rules import Check, Rule, rules
 
 LISTED = 20  # offending rows kept for each check
-# The columns by which a row of each frame is named, beside the one that is judged.
-NAMES = {
+# The columns that identify a row of each frame, besides the checked one.
+ROW_NAMES = {
     "tables": ("table",), "counts": ("file",), "ragged": ("table", "line", "text"),
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
     "labels": ("table", "line", "file"), "identities": ("identity",), "images": ("file", "size"),
@@ -28,14 +28,14 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """How one rule fared: the number of judged rows, of offending ones, and the first of these."""
+    """The result of one rule: how many rows were checked, how many offend, and the first ones."""
 
     rule: Rule
     passed: bool
     total: int
     count: int = 0
     rows: tuple[dict[str, Any], ...] = ()
-    observed: str = ""  # what was seen, where no single row offends
+    observed: str = ""  # the observed value, if no single row offends
 
     @property
     def failed(self) -> bool:
@@ -43,23 +43,23 @@ class Finding:
         return not self.passed and self.rule.severity == "critical"
 
     def __str__(self) -> str:
-        """One line: name, fault, count, the first rows, mend."""
-        rows = [", ".join(f"{k} {shown(v)}" for k, v in row.items()) for row in self.rows[:3]]
+        """One line: name, fault, count, the first rows, fix."""
+        rows = [", ".join(f"{k} {cell_text(v)}" for k, v in row.items()) for row in self.rows[:3]]
         seen = "; ".join(rows) or self.observed
         more = f"; and {self.count - 3} more" if self.count > 3 else ""
         number = f"{self.count} of {self.total}" if self.count else ""
         parts = (f"{self.rule.name}: {self.rule.fault}", number, f"{seen}{more}")
-        return ": ".join(part for part in parts if part) + f". Mend: {self.rule.mend}"
+        return ": ".join(part for part in parts if part) + f". Fix: {self.rule.fix}"
 
 
-def shown(value: Any) -> str:
-    """A cell as a person reads it."""
+def cell_text(value: Any) -> str:
+    """A cell as text for the report."""
     return "missing" if pd.isna(value) else str(value)
 
 
 def open_context() -> Any:
-    """A Great Expectations context in memory; one serves several data sets."""
-    put(GX_ANALYTICS_ENABLED="false")  # it would post to its makers
+    """A Great Expectations context in memory, usable for several data sets."""
+    put(GX_ANALYTICS_ENABLED="false")  # no usage statistics to its vendor
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -69,10 +69,10 @@ def open_context() -> Any:
     return context
 
 
-def judge(
+def run_rules(
     context: Any, name: str, frames: Mapping[str, pd.DataFrame], rules: Sequence[Rule]
 ) -> list[Finding]:
-    """Run the rules over the frames of data set `name`; one finding a rule, in their order."""
+    """Run the rules on the frames of data set `name`; returns one finding per rule, in order."""
     import great_expectations as gx
 
     source = context.data_sources.add_pandas(name)
@@ -97,7 +97,7 @@ def judge(
         checkpoint = gx.Checkpoint(
             name=title,
             validation_definitions=[context.validation_definitions.add(definition)],
-            # Rows are found again below: its own row lists take minutes where every row offends.
+            # _rows looks the rows up: Great Expectations' lists take minutes if every row offends.
             result_format={"result_format": "BASIC", "partial_unexpected_count": LISTED},
         )
         run = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frames[frame]})
@@ -123,29 +123,31 @@ def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) 
 
 
 def _rows(name: str, frame: pd.DataFrame, check: Check, values: list[Any]) -> list[dict[str, Any]]:
-    """The first rows that hold the offending values that a check reports."""
+    """The first rows with the offending values that a check reports."""
     if check.kind.startswith("ExpectColumnPair"):
-        judged = [check.arguments["column_A"], check.arguments["column_B"]]
-        pairs = pd.Series(list(frame[judged].itertuples(index=False, name=None)), index=frame.index)
+        checked = [check.arguments["column_A"], check.arguments["column_B"]]
+        pairs = pd.Series(
+            list(frame[checked].itertuples(index=False, name=None)), index=frame.index
+        )
         mask = pairs.isin([tuple(value) for value in values])
     else:
-        judged = [check.arguments["column"]]
-        column = frame[judged[0]]
+        checked = [check.arguments["column"]]
+        column = frame[checked[0]]
         mask = column.isna() if check.kind.endswith("NotBeNull") else column.isin(values)
-    named = [column for column in NAMES[name] if column in frame]
-    if name == "labels" and "table" not in named:
-        named.remove("line")  # the labels are in the files' names
-    shown = list(dict.fromkeys([*named, *judged]))
-    found = frame.loc[mask, shown].head(LISTED).astype("object")
-    return [dict(zip(shown, row, strict=True)) for row in found.itertuples(index=False, name=None)]
+    identifying = [column for column in ROW_NAMES[name] if column in frame]
+    if name == "labels" and "table" not in identifying:
+        identifying.remove("line")  # the labels are in the files' names
+    columns = list(dict.fromkeys([*identifying, *checked]))
+    rows = frame.loc[mask, columns].head(LISTED).astype("object")
+    return [dict(zip(columns, row, strict=True)) for row in rows.itertuples(index=False, name=None)]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found in one data set."""
+    """The validation result of one data set."""
 
     name: str
-    facts: Facts
+    raw: RawDataset
     frames: dict[str, pd.DataFrame]
     findings: list[Finding]
 
@@ -164,14 +166,14 @@ def check(
     without: Collection[str] = (),
     workers: int = 0,
 ) -> Outcome:
-    """Judge one data set by every rule but those named in `without`.
+    """Validate one data set by every rule except those named in `without`.
 
-    `context`: of Great Expectations, a new one by default. `workers`: threads that read and decode
-    the images; 0 for every core.
+    `context`: a Great Expectations context, by default a new one. `workers`: threads that read and
+    decode the images; 0 for every core.
     """
-    facts = gather(kind, tree, config)
-    images = image_facts(tree, facts.images, kind, config, workers or cores(), f"validate {name}")
-    tables = frames(facts, images)
-    wanted = [rule for rule in rules(facts, tables, config) if rule.name not in without]
-    findings = judge(context or open_context(), name, tables, wanted)
-    return Outcome(name, facts, tables, findings)
+    raw = read_layout(kind, tree, config)
+    images = image_facts(tree, raw.images, kind, config, workers or cores(), f"validate {name}")
+    tables = frames(raw, images)
+    selected = [rule for rule in rules(raw, tables, config) if rule.name not in without]
+    findings = run_rules(context or open_context(), name, tables, selected)
+    return Outcome(name, raw, tables, findings)
