@@ -7,4 +7,4 @@ from training.tracking.__main__ import main
 
 if __name__ == "__main__":
     sys.stderr.write("python -m training.tracker is now python -m training.tracking\n")
-    cli.run(main)
+    cli.entry_point(main)

@@ -243,4 +243,4 @@ def _publish(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

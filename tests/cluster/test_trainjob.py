@@ -582,7 +582,7 @@ def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
         "import sys; from dataclasses import replace; from pathlib import Path;"
         "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
         "request = Request('{}', 'stargan', '{}', '{}');"
-        "cli.run(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
+        "cli.entry_point(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
     )
     command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
     process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)

@@ -22,7 +22,7 @@ def test_an_error_is_one_line_and_an_exit_code(
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        cli.entry_point(main)
     assert ended.value.code == code
     assert capsys.readouterr().err == said
 
@@ -32,7 +32,7 @@ def test_a_bug_is_not_taken_for_a_user_s_mistake() -> None:
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        cli.run(main)
+        cli.entry_point(main)
 
 
 def programs() -> list[tuple[Callable[[list[str]], None], str, str]]:
