@@ -59,7 +59,7 @@ class Api:
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
         self.closing = threading.Event()  # ends what is silent
         self.said = "a bad day"
-        self.parting: list[int] = []  # the same, for deletions alone
+        self.delete_faults: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further look
         self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
         self.ages: list[int | None] = []  # s of log that were asked for
@@ -115,7 +115,7 @@ def serve(api: Api) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if faults := api.faults or (self.command == "DELETE" and api.parting):
+            if faults := api.faults or (self.command == "DELETE" and api.delete_faults):
                 status, value = faults.pop(0), {"message": api.said}
                 if status == SILENT:
                     api.closing.wait(60)
@@ -434,19 +434,19 @@ def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) ->
 
 def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None:
     """The operator writes to the job that makes way at the same moment."""
-    api.parting = [409, 409]
+    api.delete_faults = [409, 409]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     condition("Failed")(api, api.jobs[REQUEST.name])
     api.later = [lambda *_: None, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert (len(api.made), api.deleted, api.parting) == (1, [REQUEST.name], [])
+    assert (len(api.made), api.deleted, api.delete_faults) == (1, [REQUEST.name], [])
 
 
 def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
-    api.parting, api.said = [409] * 20, "the object has been modified"
+    api.delete_faults, api.said = [409] * 20, "the object has been modified"
     with pytest.raises(
         cluster.ClusterError,
         match=r"^faces/j: .* in conflict .*409: the object has been modified.*"
@@ -455,7 +455,7 @@ def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
         cluster.Cluster().delete("j")
 
 
-ROLE, QUOTA = "give the account the role", "ask for less"
+ROLE, QUOTA = "give the account the role", "request less"
 
 
 @pytest.mark.parametrize(
@@ -532,8 +532,8 @@ def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
-    assert sum(cluster.TIMEOUT) + cluster.PARTING < 30
-    monkeypatch.setattr(cluster, "PARTING", 1.0)
+    assert sum(cluster.TIMEOUT) + cluster.STOP_PATIENCE < 30
+    monkeypatch.setattr(cluster, "STOP_PATIENCE", 1.0)
     api.faults = [SILENT] * 20
     stopped = cluster.Cluster([signal.SIGTERM])
     began = time.monotonic()
@@ -543,7 +543,7 @@ def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
 
 
 def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// one"):
+    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// URI"):
         launch(REQUEST, SHAPE, tmp_path / "model.json")
 
 
@@ -614,7 +614,7 @@ def test_a_stopped_launcher_leaves_no_job(
     api: Api, tmp_path: Path, stage: str, faults: list[int]
 ) -> None:
     """Even where the API has a bad moment just then."""
-    api.later, api.parting = list(STAGES[stage]), list(faults)
+    api.later, api.delete_faults = list(STAGES[stage]), list(faults)
     process = start(api, tmp_path)
     until(lambda: api.made and not api.later)
     process.send_signal(signal.SIGTERM)

@@ -65,7 +65,7 @@ def test_a_stopped_job_is_deleted_and_said_to_be_stopped(
     before = signal.getsignal(signal.SIGTERM)
     cut = ClusterError("no answer")
     cluster.during = staticmethod(stop_and(cut))
-    with pytest.raises(StoppedError, match="the same command goes on") as caught:
+    with pytest.raises(StoppedError, match="run the same command to resume") as caught:
         trainjob.launch(REQUEST, SHAPE, tmp_path / "model.json")
     assert caught.value.__cause__ is cut
     assert cluster.deleted == [REQUEST.name]
@@ -153,7 +153,7 @@ def test_configurations_given_as_json_are_not_resolved_again(
 
 def test_a_stopped_step_ends_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any, **__: Any) -> None:
-        raise StoppedError("stopped; the same command goes on")
+        raise StoppedError("stopped; run the same command to resume")
 
     monkeypatch.setattr(launching, "launch", stopped)
     with pytest.raises(SystemExit) as ended:
