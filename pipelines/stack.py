@@ -1,4 +1,4 @@
-"""The former name of `python -m pipelines.local.stack`; it goes with version 0.3."""
+"""The former name of `python -m pipelines.local.stack`; removed in version 0.3."""
 
 import sys
 

@@ -476,10 +476,10 @@ def test_a_no_is_final_and_names_the_mend(
     assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
 
 
-def test_a_cluster_without_the_trainer_is_named_with_the_mend(api: Api, tmp_path: Path) -> None:
+def test_a_cluster_without_the_trainer_is_reported_with_the_fix(api: Api, tmp_path: Path) -> None:
     """A kind that nobody installed is answered like a job that is not there."""
     api.faults = [404]
-    with pytest.raises(cluster.ClusterError, match=r"knows no trainjobs.*install Kubeflow Trainer"):
+    with pytest.raises(cluster.ClusterError, match=r"has no trainjobs.*install Kubeflow Trainer"):
         launch(REQUEST, shape(), tmp_path / "model.json")
     assert api.made == []
 

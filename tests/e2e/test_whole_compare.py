@@ -82,14 +82,14 @@ def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(
     assert "Failed: attgan:judge.floor=1.0, seed 0" in page.read_text()
 
 
-def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
+def test_systems_are_labelled_by_their_requested_text() -> None:
     (colon,) = parse_specs("stargan:datasets=mine:csv:g_lr=1e+3")
     assert colon.settings == {"datasets": "mine:csv", "g_lr": "1e+3"}
     plain, other = parse_specs("stgan, starganv2:domains=Black_Hair+Blond_Hair")
     assert (plain.label, plain.model, plain.settings) == ("stgan", "stgan", {})
     assert other.settings == {"domains": "Black_Hair,Blond_Hair"}
     for text, said in (("", "one or more"), ("stgan,stgan", "each once"), ("a", "unknown model a"),
-                       ("stgan:x", "'x' is no key=value")):  # fmt: skip
+                       ("stgan:x", "'x' is not key=value")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             parse_specs(text)
 
@@ -99,17 +99,17 @@ def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
     [({"images": "0"}, "more than 0"), ({"minutes": "nan"}, "more than 0"),
      ({"seeds": "many"}, "a number"), ({"images": "9", "minutes": "1"}, "one budget")],
 )  # fmt: skip
-def test_a_budget_without_sense_is_refused(given: dict[str, str], said: str) -> None:
+def test_an_invalid_budget_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Budget.read(given)
 
 
-def test_systems_are_registered_under_names_of_their_own(tmp_path: Path) -> None:
+def test_systems_are_registered_under_separate_names(tmp_path: Path) -> None:
     """Whatever is shared; and a length beside the budget would make the title untrue."""
     given = {"models": "stargan,attgan", "images": "64", "preset": "smoke", "name": "mine"}
     plan = planned(given, tmp_path)
     assert [arguments["name"] for _, _, arguments in plan] == ["mine-stargan", "mine-attgan"]
-    with pytest.raises(ValueError, match=r"train\.images: .*budget is images="):
+    with pytest.raises(ValueError, match=r"train\.images: .*budget as images="):
         planned({**given, "train.images": "99"}, tmp_path)
 
 

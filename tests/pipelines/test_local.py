@@ -214,7 +214,7 @@ def test_a_deleted_output_reruns_its_step_alone(
     path.unlink()
     start()
     assert ran() == [step]
-    assert f"not from cache: {path} is gone" in capfd.readouterr().out
+    assert f"not from cache: {path} is missing" in capfd.readouterr().out
     start()
     assert ran() == []
 
@@ -236,7 +236,7 @@ def test_lost_stored_bytes_are_a_miss_and_are_made_again(
     stored.unlink() if harm == "delete" else stored.write_text("TWO")
     start()
     assert ran() == ["source"]
-    assert "text is gone from the store, or altered" in capfd.readouterr().out
+    assert "text is missing in the store or altered" in capfd.readouterr().out
     assert stored.read_text() == "one"
 
 

@@ -567,7 +567,7 @@ def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
         return answer
 
     assert watch.follow(look, told.append, every=0.0) is False
-    assert [line for line in told if "asking again" in line] == told[:2]
+    assert [line for line in told if "retrying" in line] == told[:2]
     answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
     with pytest.raises(ApiException):
         watch.follow(look, told.append, every=0.0)
