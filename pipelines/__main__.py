@@ -55,7 +55,7 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
         sys.stderr.write(f"\nerror: {error}\n{found}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.stderr.write("\nstopped; run the same command to resume\n")
         raise SystemExit(130) from None
     print(outcome.summary(done))
 
@@ -71,7 +71,7 @@ def compare(pairs: list[str]) -> None:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.stderr.write("\nstopped; run the same command to resume\n")
         raise SystemExit(130) from None
     print("".join(f"failed    {line}\n" for line in failed) + f"report    {page}")
     if failed:
