@@ -4,8 +4,8 @@
         --run starganv2 6000 domains.json domains-judge.json --seeds 3 --out runs/family
 
 The manifests are those of any pipeline run (its unify-labels and judge steps). Small networks leave
-most of a large GPU idle, so many trainings share it; images/s therefore depend on the trainings that
-run at the same time. Failed systems are listed, and the others continue.
+most of a large GPU idle, so many trainings share it; images/s therefore depend on what else runs at
+the same time. Failed systems are listed, and the others continue.
 """
 
 import argparse

@@ -218,7 +218,7 @@ def ends(api: Api, job: dict[str, Any]) -> None:
     condition("Complete")(api, job)
 
 
-def test_a_job_is_made_followed_and_its_model_handed_on(
+def test_a_job_is_created_and_followed_and_its_model_written(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line of rank 0 once; a second call finds the model and starts nothing."""
@@ -236,7 +236,7 @@ def test_a_job_is_made_followed_and_its_model_handed_on(
     assert (tmp_path / "again.json").read_text() == '{"the": "model"}'
 
 
-def test_the_job_is_what_was_asked_for(
+def test_the_job_matches_the_request(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POD_NAME", "launcher")
@@ -268,7 +268,7 @@ def by_hand(tmp_path: Path, command: str, *more: str) -> None:
     trainjob.main([command, str(tmp_path / "request.json"), *more, "--template", template])
 
 
-def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
+def test_render_prints_the_job_and_stores_its_request(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing but YAML on stdout, without a cluster."""
@@ -285,7 +285,7 @@ def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
     assert Request(**json.loads(asked)) == REQUEST
 
 
-def test_a_job_that_a_person_applied_is_followed(
+def test_a_job_applied_by_hand_is_followed(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_hand(tmp_path, "render")
@@ -296,7 +296,7 @@ def test_a_job_that_a_person_applied_is_followed(
     assert api.made == []
 
 
-def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_again(
+def test_a_finished_model_is_read_without_a_cluster_and_not_rendered_again(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
@@ -362,7 +362,7 @@ def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -
     assert not (tmp_path / "model.json").exists()
 
 
-def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Path) -> None:
+def test_a_job_that_failed_before_is_replaced(api: Api, tmp_path: Path) -> None:
     api.later = [condition("Failed")]
     with pytest.raises(ValueError, match="failed"):
         launch(REQUEST, shape(), tmp_path / "model.json")
@@ -371,7 +371,7 @@ def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Pa
     assert (len(api.made), api.deleted) == (2, [REQUEST.name])
 
 
-def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
+def test_the_role_grants_exactly_what_the_launcher_requests(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that failed, its deletion, another with its pods and their logs."""
@@ -414,7 +414,7 @@ def test_queued_is_not_stuck(
 @pytest.mark.parametrize(
     "faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502], [SILENT, 0, SILENT]]
 )
-def test_what_may_heal_is_asked_again(
+def test_transient_failures_are_retried(
     api: Api, tmp_path: Path, faults: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", (0.5, 0.5))
@@ -424,7 +424,7 @@ def test_what_may_heal_is_asked_again(
     assert len(api.made) == 1
 
 
-def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) -> None:
+def test_a_job_created_by_another_process_is_followed(api: Api, tmp_path: Path) -> None:
     api.later = [runs, ends]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -432,7 +432,7 @@ def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) ->
     assert api.made == []
 
 
-def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None:
+def test_a_deletion_in_conflict_is_retried(api: Api, tmp_path: Path) -> None:
     """The operator writes to the job that makes way at the same moment."""
     api.delete_faults = [409, 409]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
@@ -442,7 +442,7 @@ def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None
     assert (len(api.made), api.deleted, api.delete_faults) == (1, [REQUEST.name], [])
 
 
-def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
+def test_a_deletion_that_stays_in_conflict_is_reported_with_the_fix(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
@@ -466,7 +466,7 @@ ROLE, QUOTA = "give the account the role", "request less"
         ('admission webhook "trainer" denied the request: runtimeRef stargan: not found', []),
     ],
 )
-def test_a_no_is_final_and_names_the_mend(
+def test_a_refusal_is_final_and_has_the_fix(
     api: Api, tmp_path: Path, said: str, mends: list[str]
 ) -> None:
     api.faults, api.said = [403], said
@@ -484,7 +484,7 @@ def test_a_cluster_without_the_trainer_is_reported_with_the_fix(api: Api, tmp_pa
     assert api.made == []
 
 
-def test_an_api_that_stays_away_is_named(
+def test_an_api_that_stays_unavailable_is_reported(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
@@ -503,22 +503,22 @@ REQUESTS: dict[str, Callable[[cluster.Cluster], object]] = {
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_an_api_that_takes_every_request_and_never_answers_is_named(
+def test_an_api_that_never_answers_is_reported(
     api: Api, monkeypatch: pytest.MonkeyPatch, request_: Callable[[cluster.Cluster], object]
 ) -> None:
-    """Asked as often as it says, and not once more by the HTTP library."""
+    """Tried as often as the message says, with no extra retries by the HTTP library."""
     monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
     monkeypatch.setattr(cluster, "PATIENCE", 3.0)
     monkeypatch.setenv("POD_NAME", "launcher")
     api.faults = [SILENT] * 20
     with pytest.raises(cluster.ClusterError, match=r"^faces/.* does not answer") as named:
         request_(cluster.Cluster())
-    found = re.search(r"asked (\d+) times in \d+ s, last .*timed out", str(named.value))
+    found = re.search(r"tried (\d+) times in \d+ s, last .*timed out", str(named.value))
     assert found
     assert 1 < int(found[1]) == 20 - len(api.faults)
 
 
-def test_a_log_that_never_comes_does_not_hold_the_job_up(
+def test_a_missing_log_does_not_delay_the_job(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that is cut off still has its pods listed."""
@@ -528,7 +528,7 @@ def test_a_log_that_never_comes_does_not_hold_the_job_up(
     assert (tmp_path / "model.json").is_file()
 
 
-def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
+def test_a_launcher_stopped_at_a_silent_api_exits_before_it_is_killed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
@@ -542,12 +542,12 @@ def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
     assert time.monotonic() - began < cluster.TIMEOUT[1] - 1
 
 
-def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
+def test_a_folder_store_is_refused_for_several_nodes(api: Api, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// URI"):
         launch(REQUEST, SHAPE, tmp_path / "model.json")
 
 
-def test_a_job_made_again_is_another_launch() -> None:
+def test_a_recreated_job_has_another_launch_id() -> None:
     """So that it may take a run over that others have had meanwhile."""
     one, other = (
         {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
@@ -563,7 +563,7 @@ def test_another_request_is_another_job() -> None:
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
 
 
-def test_a_model_of_other_code_is_not_taken_for_this_one_s(
+def test_a_model_of_other_code_is_not_reused(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same settings after a change of the sources: a job of its own."""
@@ -622,7 +622,7 @@ def test_a_stopped_launcher_leaves_no_job(
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
 
 
-def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
+def test_a_launcher_stopped_while_the_api_is_unavailable_leaves_no_job(
     api: Api, tmp_path: Path
 ) -> None:
     process = start(api, tmp_path)
@@ -642,7 +642,7 @@ def test_a_launcher_that_died_finds_its_job_again(api: Api, tmp_path: Path, stag
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
+def test_a_launcher_that_died_before_creating_its_job_creates_it_once(
     api: Api, tmp_path: Path
 ) -> None:
     """The request is in the store, and the API has not answered yet."""
@@ -653,7 +653,7 @@ def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_while_its_job_was_being_made_does_not_make_another(
+def test_a_launcher_that_died_while_creating_its_job_does_not_create_another(
     api: Api, tmp_path: Path
 ) -> None:
     """The job stands, and the launcher was never told."""
@@ -663,7 +663,7 @@ def test_a_launcher_that_died_while_its_job_was_being_made_does_not_make_another
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_at_its_job_s_end_hands_the_model_on(api: Api, tmp_path: Path) -> None:
+def test_a_launcher_that_died_at_its_job_s_end_writes_the_model(api: Api, tmp_path: Path) -> None:
     def end_unheard(api: Api, job: dict[str, Any]) -> None:
         ends(api, job)
         api.closing.wait(60)
@@ -714,7 +714,7 @@ ZERO = "j-node-0-0"
         [["01.5Z a"], ["02Z b"], ["02.5Z c"]],
     ],
 )
-def test_each_line_is_said_once_and_in_the_order_of_the_log(
+def test_each_line_is_printed_once_and_in_the_order_of_the_log(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: list[list[str]]
 ) -> None:
     api.later = [runs, *[phase for part in parts for phase in (says(ZERO, *part), seen)], ends]
@@ -724,7 +724,7 @@ def test_each_line_is_said_once_and_in_the_order_of_the_log(
 
 
 @pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
-def test_a_log_that_breaks_off_is_read_again_from_where_it_was(
+def test_an_interrupted_log_is_read_on_from_the_same_place(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
 ) -> None:
     """Within a line or between two; asked for whole until it once came whole."""
@@ -737,7 +737,7 @@ def test_a_log_that_breaks_off_is_read_again_from_where_it_was(
     assert all(api.ages[broken + 1 :])
 
 
-def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
+def test_a_log_interrupted_at_the_end_is_read_again(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def last(api: Api, job: dict[str, Any]) -> None:
@@ -751,7 +751,7 @@ def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
     assert told(capsys) == ["a", "b"]
 
 
-def test_a_pod_that_replaces_another_goes_on_where_that_ended(
+def test_the_log_of_a_replacement_pod_follows_that_of_the_old_one(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever their names: the failed one stands beside it, and the job is no less running."""
@@ -777,7 +777,7 @@ def test_a_pod_that_replaces_another_goes_on_where_that_ended(
     assert not [line for line in said if "waiting" in line]
 
 
-def test_the_last_words_of_a_container_that_was_started_again_are_told(
+def test_the_last_lines_of_a_restarted_container_are_printed(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def again(api: Api, job: dict[str, Any]) -> None:
@@ -791,7 +791,7 @@ def test_the_last_words_of_a_container_that_was_started_again_are_told(
     assert told(capsys) == ["a", "b", "c"]
 
 
-def test_the_work_in_the_pods_is_a_training(
+def test_the_job_s_command_trains_a_model(
     api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the job's command does, really: the model that the launcher hands on loads."""

@@ -27,7 +27,7 @@ def test_an_error_is_one_line_and_an_exit_code(
     assert capsys.readouterr().err == said
 
 
-def test_a_bug_is_not_taken_for_a_user_s_mistake() -> None:
+def test_a_bug_is_not_reported_as_a_user_error() -> None:
     def main(_: list[str] | None) -> None:
         raise KeyError("bug")
 

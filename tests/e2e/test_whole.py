@@ -151,7 +151,7 @@ def test_the_same_again_comes_from_the_cache_and_registers_nothing(again: Day) -
     assert (version["version"], version["created"]) == ("1", False)
 
 
-def test_a_deleted_output_reruns_its_step_alone(repaired: Day) -> None:
+def test_a_deleted_output_reruns_only_its_step(repaired: Day) -> None:
     """The same images come out, so that nothing after it runs."""
     assert repaired.ran == ["preprocess"]
 

@@ -35,7 +35,7 @@ def compare(place: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_models_end_on_one_page_and_go_on_from_the_cache(
+def test_models_are_compared_in_one_report_and_resume_from_the_cache(
     place: Path, compare: Callable[..., str]
 ) -> None:
     """Same judge and data for those of one label space; a smoke test says of itself that it is."""
@@ -72,7 +72,7 @@ def logged(place: Path) -> list[set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(
+def test_a_failed_system_is_listed_and_the_others_continue(
     place: Path, compare: Callable[..., str]
 ) -> None:
     """A judge that must not err is refused; the other system's is good enough."""
@@ -134,7 +134,7 @@ def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_models_pace_can_be_measured(name: str) -> None:
+def test_every_models_throughput_can_be_measured(name: str) -> None:
     from training.engine.throughput import pace
 
     config = presets.resolve(
@@ -150,7 +150,7 @@ SMALLER: dict[str, dict[str, str]] = {
 }
 
 
-def test_a_budget_stretches_every_length_of_the_preset() -> None:
+def test_a_budget_scales_every_length_of_the_preset() -> None:
     for model in MODELS:
         pairs = budgeted(model, "demo", 700)
         short = presets.resolve(model, "demo", pairs).train

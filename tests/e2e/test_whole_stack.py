@@ -144,7 +144,7 @@ def up(forks: Forks, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
+def test_a_registration_waits_for_a_server_that_is_briefly_down(
     stack: Stack, place: Path, release: Program, name: str
 ) -> None:
     """Killed as it begins, back some seconds later: one version, whole."""
@@ -161,7 +161,7 @@ def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
+def test_a_server_that_stays_down_is_reported_and_nothing_partial_is_left(
     stack: Stack, place: Path, release: Program, forks: Forks, name: str
 ) -> None:
     """The same command again, when it is back, registers one whole version."""
@@ -180,7 +180,7 @@ def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
 
 
 @pytest.mark.usefixtures("there")
-def test_a_training_outlives_mlflow_and_postgres(
+def test_a_training_survives_restarts_of_mlflow_and_postgres(
     stack: Stack, place: Path, program: Program, forks: Forks, tmp_path: Path
 ) -> None:
     """Both killed in the middle, back some seconds later: every step arrives in one run."""
@@ -206,7 +206,7 @@ def test_a_training_outlives_mlflow_and_postgres(
     assert sent == f"FINISHED {list(range(32, 3201, 32))}\n"
 
 
-def test_wrong_keys_are_named_wherever_the_store_is_needed(
+def test_wrong_keys_are_reported_wherever_the_store_is_needed(
     place: Path, program: Program, release: Program, tmp_path: Path
 ) -> None:
     """On a machine that has none of the bytes yet; and the keys are not in what is said."""

@@ -29,7 +29,7 @@ def test_every_step_has_its_file() -> None:
 
 
 @each
-def test_a_component_is_named_like_its_file_and_says_what_it_does(path: Path) -> None:
+def test_a_component_is_named_like_its_file_and_has_a_docstring(path: Path) -> None:
     assert function(path).name == path.stem
     assert ast.get_docstring(function(path))
     assert ast.get_docstring(ast.parse(path.read_text()))

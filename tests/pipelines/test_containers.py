@@ -90,7 +90,7 @@ def inside(
 
 
 @IMAGES
-def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str], image: str) -> None:
+def test_the_image_is_labelled_and_runs_without_root(podman: dict[str, str], image: str) -> None:
     found = inspect(podman, image)["Config"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert found["Labels"]["SOURCE_REVISION"].removesuffix("-dirty") == head.stdout.strip()
@@ -115,7 +115,7 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
 
 
-def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
+def test_the_image_can_render_a_trainjob(podman: dict[str, str]) -> None:
     """From its template, wherever the step runs."""
     code = (
         "from training.trainjob import *;"
@@ -156,7 +156,7 @@ def test_the_whole_pipeline_runs_in_containers(
     assert json.loads(record)["created"] is True
 
 
-def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path) -> None:
+def test_the_training_image_runs_a_job(podman: dict[str, str], place: Path) -> None:
     """As the TrainJob's template calls it: one process trains what was asked for in the store."""
     from training.core.config import to_json
     from training.models.presets import resolve
@@ -206,7 +206,7 @@ def test_a_failing_step_fails_the_run(
     assert "preprocess" not in said
 
 
-def test_an_image_that_is_not_here_is_not_fetched_from_anywhere(
+def test_a_missing_image_is_not_pulled(
     podman: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short name may be anybody's in a public registry."""

@@ -99,7 +99,7 @@ def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
     assert "dependentTasks" not in tasks["resolve"]
 
 
-def test_the_edges(tasks: dict[str, Any]) -> None:
+def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
     """Which artifact goes where."""
     edges = set()
     for step, task in tasks.items():
@@ -131,7 +131,7 @@ def resolved(task: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_what_must_always_run_is_never_cached(
+def test_steps_that_must_always_run_are_never_cached(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
     final = documents[0]["root"]["dag"]["tasks"]["report-status"]
@@ -140,7 +140,7 @@ def test_what_must_always_run_is_never_cached(
     assert not final["cachingOptions"].get("enableCache")
 
 
-def test_the_cache_sees_data_and_code(tasks: dict[str, Any]) -> None:
+def test_cache_keys_cover_data_and_code(tasks: dict[str, Any]) -> None:
     """Code in the image is no part of the key, so its hash is an argument of each cached step."""
     assert resolved(tasks["pull"])["md5"] == "data_md5"
     for step in ("pull", "validate", "preprocess", "unify-labels", "train", "evaluate"):
@@ -149,7 +149,7 @@ def test_the_cache_sees_data_and_code(tasks: dict[str, Any]) -> None:
     assert resolved(tasks["judge"]) == {"judge_config": "judge_config", "judge_hash": "judge_hash"}
 
 
-def test_the_exit_handler_takes_the_final_status(documents: list[dict[str, Any]]) -> None:
+def test_the_exit_handler_gets_the_final_status(documents: list[dict[str, Any]]) -> None:
     task = documents[0]["root"]["dag"]["tasks"]["report-status"]
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["inputs"]["parameters"]["status"]["taskFinalStatus"] == {
@@ -165,7 +165,7 @@ def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> Non
     assert {image for name, image in found.items() if name not in train} == {STEPS_IMAGE}
 
 
-def test_the_run_s_name_reaches_the_steps_by_their_pod(documents: list[dict[str, Any]]) -> None:
+def test_steps_get_the_run_s_name_from_their_pod(documents: list[dict[str, Any]]) -> None:
     """An argument would make every run new to the cache."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
@@ -180,7 +180,7 @@ def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
     )
 
 
-def test_the_training_asks_for_accelerators_memory_and_time(
+def test_the_training_requests_accelerators_memory_and_time(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
     """Kind and number are parameters; what NCCL shares lies in memory; a lost pod comes again."""
@@ -202,7 +202,7 @@ def test_the_training_asks_for_accelerators_memory_and_time(
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
-def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
+def test_secrets_come_only_from_named_secrets(
     documents: list[dict[str, Any]],
 ) -> None:
     """The names, and their keys, are those of k8s/."""
@@ -228,7 +228,9 @@ def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
         assert settings(documents, step)["securityContext"] == wanted, step
 
 
-def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
+def test_a_step_with_a_node_cache_variable_mounts_the_cache(
+    documents: list[dict[str, Any]],
+) -> None:
     """The images' user can make no folder at the root."""
     place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
@@ -285,7 +287,7 @@ def test_parameters_get_their_types_and_fields_become_overrides() -> None:
     }
 
 
-def test_a_field_goes_on_top_of_overrides() -> None:
+def test_a_field_is_added_to_overrides() -> None:
     given = arguments("overrides=train.batch=8; train.seed=3", "train.batch=4")
     assert given["overrides"] == "train.batch=4;train.seed=3"
 
@@ -324,7 +326,7 @@ def test_a_dry_run_prints_the_whole_configuration(capsys: pytest.CaptureFixture[
     assert shown["parameters"]["nproc"] == 1
 
 
-def test_a_mistake_is_one_line_and_exit_code_2() -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "run", "epochs=3"], capture_output=True, text=True
     )
@@ -481,7 +483,7 @@ def test_submit_sends_the_committed_pipeline(
 
 
 @pytest.mark.server
-def test_submit_hands_the_run_to_a_profile_s_namespace(
+def test_submit_creates_the_run_in_a_profile_s_namespace(
     server: tuple[str, list[dict[str, Any]]], asked: list[str]
 ) -> None:
     """The experiment is looked up there; the run is its experiment's."""
@@ -494,7 +496,7 @@ def test_submit_hands_the_run_to_a_profile_s_namespace(
 
 
 @pytest.mark.server
-def test_the_documented_kfp_lines_are_understood_by_the_real_program(
+def test_the_documented_kfp_commands_are_accepted_by_the_real_program(
     server: tuple[str, list[dict[str, Any]]],
 ) -> None:
     """Those of README and guide; a run pinned to digests is submitted like the committed one."""
@@ -554,11 +556,11 @@ def test_submit_waits_for_the_end_and_exits_by_it(
     assert ("failed: train: out of memory" in lines) == failed
 
 
-def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
+def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
     from kfp_server_api import ApiException, V2beta1Run
 
     answers: list[Any] = [OSError("refused"), ApiException(status=503), V2beta1Run(state="FAILED")]
-    told: list[str] = []
+    reported: list[str] = []
 
     def look() -> Any:
         answer = answers.pop(0)
@@ -566,17 +568,17 @@ def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
             raise answer
         return answer
 
-    assert watch.follow(look, told.append, every=0.0) is False
-    assert [line for line in told if "retrying" in line] == told[:2]
+    assert watch.follow(look, reported.append, every=0.0) is False
+    assert [line for line in reported if "retrying" in line] == reported[:2]
     answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
     with pytest.raises(ApiException):
-        watch.follow(look, told.append, every=0.0)
+        watch.follow(look, reported.append, every=0.0)
     answers[:] = [OSError("refused")] * 4
     with pytest.raises(OSError, match="refused"):
-        watch.follow(look, told.append, every=0.001, patience=0.002)
+        watch.follow(look, reported.append, every=0.001, patience=0.002)
 
 
-def test_submit_without_a_server_says_which_address_it_tried() -> None:
+def test_submit_without_a_server_reports_the_address() -> None:
     done = submit("http://127.0.0.1:9", "preset=smoke")
     assert done.returncode == 2
     assert "http://127.0.0.1:9" in done.stderr

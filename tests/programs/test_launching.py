@@ -58,7 +58,7 @@ def stop_and(error: Exception) -> Callable[[], None]:
     return during
 
 
-def test_a_stopped_job_is_deleted_and_said_to_be_stopped(
+def test_a_stopped_job_is_deleted_and_reported_as_stopped(
     store: Path, tmp_path: Path, cluster: type[Cluster]
 ) -> None:
     """The request that the signal cut short is the cause, not the outcome; the signal is free."""
@@ -93,7 +93,7 @@ def test_a_failure_without_a_stop_deletes_nothing(
     assert cluster.deleted == []
 
 
-def test_the_pods_train_what_the_request_says(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pods_train_the_stored_request(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the name of its pipeline run, for the time of the training alone."""
     from training.core import environment
 
@@ -112,7 +112,7 @@ def test_the_pods_train_what_the_request_says(store: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("child", [False, True])
-def test_one_of_several_models_is_said_to_be_a_child(
+def test_one_of_several_models_is_passed_as_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: bool
 ) -> None:
     commands: list[list[str]] = []

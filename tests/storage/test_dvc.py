@@ -169,14 +169,14 @@ def test_a_missing_folder_is_named(pushed: Any, tmp_path: Path, out: Path) -> No
     assert error.code == "missing-remote"
 
 
-def test_a_full_disk_is_foreseen(pushed: Any, tmp_path: Path, out: Path) -> None:
+def test_a_pull_that_would_fill_the_disk_is_refused(pushed: Any, tmp_path: Path, out: Path) -> None:
     version = folder_version(pushed, tmp_path)
     version.size = 2**60
     assert refused(version, out).code == "disk-full"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
-def test_a_disk_that_fills_leaves_nothing(pushed: Any, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_leaves_no_partial_folder(pushed: Any, tmp_path: Path) -> None:
     """Even where the version's size is not known beforehand."""
     version = folder_version(pushed, tmp_path)
     version.size = 0

@@ -45,7 +45,7 @@ def away(
     return thread
 
 
-def test_a_request_waits_for_a_server_that_is_away(weed: Any, tmp_path: Path) -> None:
+def test_a_request_waits_for_a_server_that_is_down(weed: Any, tmp_path: Path) -> None:
     bucket = Bucket(weed.server.bucket("files"))
     file = tmp_path / "file"
     file.write_bytes(b"x" * 3000)
@@ -62,7 +62,7 @@ def test_a_request_waits_for_a_server_that_is_away(weed: Any, tmp_path: Path) ->
     back.join()
 
 
-def test_a_server_that_stays_away_is_named(weed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_down_is_reported(weed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(weed.server.bucket("files"))
     weed.kill()
     monkeypatch.setenv("S3_PATIENCE", "2")
@@ -104,7 +104,7 @@ def torn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         server.shutdown()
 
 
-def test_bodies_that_break_off_are_asked_for_again(torn: list[int], tmp_path: Path) -> None:
+def test_interrupted_downloads_are_retried(torn: list[int], tmp_path: Path) -> None:
     """Even where boto3 has asked as often as it does by itself."""
     torn[0] = 6
     Bucket("s3://files").download("a", tmp_path / "file")
@@ -113,7 +113,7 @@ def test_bodies_that_break_off_are_asked_for_again(torn: list[int], tmp_path: Pa
     assert Bucket("s3://files").read("a") == b"x" * 3000
 
 
-def test_bodies_that_always_break_off_are_an_unreachable_server(
+def test_downloads_that_are_always_interrupted_are_an_unreachable_server(
     torn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_PATIENCE", "0")
@@ -126,7 +126,7 @@ def test_bodies_that_always_break_off_are_an_unreachable_server(
     assert not (tmp_path / "file").exists()
 
 
-def test_a_pull_outlives_its_server(weed: Any, tmp_path: Path, pushed: Any) -> None:
+def test_a_pull_survives_a_restart_of_its_server(weed: Any, tmp_path: Path, pushed: Any) -> None:
     """The folder that comes is the version, whole."""
     url = f"{weed.server.bucket('dvc')}/data"
     md5, nfiles, _ = type(pushed).again(tmp_path / "clone", url)
@@ -141,7 +141,7 @@ def test_a_pull_outlives_its_server(weed: Any, tmp_path: Path, pushed: Any) -> N
     assert remote.tree_md5(out) == (md5, nfiles)
 
 
-def test_training_goes_on_without_its_store_and_copies_later(
+def test_training_continues_without_its_store_and_copies_later(
     weed: Any, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

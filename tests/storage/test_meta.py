@@ -113,7 +113,7 @@ def test_missing_fields_are_named_and_counted() -> None:
         meta_of("model", {"model": "stargan", "preset": "", "images": 0, "dataset": ""})
 
 
-def test_a_nested_fault_says_where() -> None:
+def test_a_nested_fault_is_reported_with_its_path() -> None:
     with pytest.raises(ValueError, match=r"datasets\.0\.kind: Field required"):
         meta_of("raw", WRITTEN[0][1] | {"datasets": [{"name": "celeba"}]})
 

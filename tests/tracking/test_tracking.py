@@ -90,7 +90,7 @@ def test_a_training_is_a_child_of_the_pipeline_run(place: Path) -> None:
     assert not list((place / "t" / "files").iterdir())
 
 
-def test_a_restarted_training_joins_its_run_and_notes_no_step_twice(place: Path) -> None:
+def test_a_restarted_training_joins_its_run_and_records_no_step_twice(place: Path) -> None:
     first = start(place / "t")
     first.metrics({"loss": 3.0}, 16)
     first.metrics({"loss": 2.0}, 32)
@@ -114,7 +114,7 @@ def test_a_training_resumed_elsewhere_joins_the_run_it_is_given(place: Path) -> 
 
 
 @pytest.mark.parametrize("fate", ["another server's", "thrown away"])
-def test_a_training_given_a_run_that_is_not_there_has_its_own(place: Path, fate: str) -> None:
+def test_a_training_given_a_missing_run_gets_its_own(place: Path, fate: str) -> None:
     given = "0" * 32
     if fate == "thrown away":
         first = start(place / "a")
@@ -139,7 +139,7 @@ def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
     assert one != tracking.parent_run("faces")
 
 
-def test_the_parent_is_closed_with_the_runs_state_and_none_is_made_for_it(place: Path) -> None:
+def test_the_parent_is_closed_with_the_runs_state_and_never_created_for_it(place: Path) -> None:
     assert tracking.end_parent("FINISHED", "faces") == ""
     parent = tracking.parent_run("faces")
     assert tracking.end_parent("FAILED", "faces") == parent
@@ -216,7 +216,7 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
     assert len(history(run_id, "loss")) == 1000
 
 
-def test_what_a_server_refuses_for_good_does_not_hold_up_the_rest(
+def test_refused_records_do_not_block_the_rest(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = start(place / "t")
