@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
+"""The output of `kubectl kustomize`: valid, restricted, closed, with consistent names."""
 
 import json
 import re
@@ -147,7 +147,7 @@ def test_every_referenced_name_exists(objects: list[Object]) -> None:
 
 
 def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Object]) -> None:
-    """And the server lets its own name in: MLflow refuses hosts that it was not told."""
+    """And the server accepts its own name: MLflow refuses hosts that are not configured."""
     services = {
         found["metadata"]["name"]: {port["port"] for port in found["spec"]["ports"]}
         for found in objects
@@ -223,7 +223,7 @@ def test_every_image_names_its_version(objects: list[Object]) -> None:
 def test_the_dev_overlay_creates_every_bucket_and_database(
     objects: list[Object],
 ) -> None:
-    """Of the overlay dev; elsewhere they are somebody else's."""
+    """Only in the overlay dev; elsewhere they are external."""
     if not named(objects, "StatefulSet"):
         return
     servers = {name: pod["containers"][0] for name, pod in pods(objects)}
@@ -249,7 +249,7 @@ def test_the_guide_requests_no_more_than_the_quota_allows(objects: list[Object])
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
-    """As docs/how-to/cluster.md writes it: three names are all that runs."""
+    """As in docs/how-to/cluster.md: three image names are all that run."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it builds the overlays")
     shutil.copytree(K8S, tmp_path / "k8s")

@@ -1,4 +1,4 @@
-"""The launcher against a Kubernetes API that keeps state and has its bad days; and its objects."""
+"""The launcher against a fake Kubernetes API with state and faults; and its objects."""
 
 import json
 import os
@@ -33,7 +33,7 @@ REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config
 SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.2.0")
 PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
 Phase = Callable[["Api", dict[str, Any]], None]
-SILENT = -1  # a fault: the connection stands, and no answer comes
+SILENT = -1  # a fault: the connection is open, and no answer comes
 
 
 def right(method: str, path: str) -> tuple[str, str, str]:
@@ -55,14 +55,14 @@ class Api:
         self.logs: dict[str, str] = {}  # by pod, where it has one of its own
         self.cuts: list[int] = []  # after so many bytes the next logs break off
         self.mute = False  # the log never comes
-        self.unheard = False  # what is made is never told
+        self.unheard = False  # requests to create get no answer
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
         self.closing = threading.Event()  # ends what is silent
         self.said = "a bad day"
         self.delete_faults: list[int] = []  # the same, for deletions alone
-        self.later: list[Phase] = []  # what the operator does at each further look
+        self.later: list[Phase] = []  # what the operator does at each further poll
         self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
-        self.ages: list[int | None] = []  # s of log that were asked for
+        self.ages: list[int | None] = []  # s of log that were requested
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
@@ -170,7 +170,7 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def shape() -> Shape:
-    """A template of the user's, since the store here is a folder."""
+    """With the user's own template, since the store here is a folder."""
     return replace(SHAPE, template=str(JOBS / "trainjob.yaml"))
 
 
@@ -202,7 +202,7 @@ def pending(api: Api, job: dict[str, Any]) -> None:
 
 
 def seen(api: Api, job: dict[str, Any]) -> None:
-    """Nothing new: the launcher has looked once more."""
+    """Nothing new: the launcher has polled once more."""
 
 
 def runs(api: Api, job: dict[str, Any]) -> None:
@@ -212,7 +212,7 @@ def runs(api: Api, job: dict[str, Any]) -> None:
 
 
 def ends(api: Api, job: dict[str, Any]) -> None:
-    """The pods have trained: the model stands in the store."""
+    """The pods have trained: the model is in the store."""
     api.log += "2026-11-01T00:00:02Z train: 16/16 images\n"
     open_store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
     condition("Complete")(api, job)
@@ -316,7 +316,7 @@ def test_a_finished_model_is_read_without_a_cluster_and_not_rendered_again(
     ],
 )
 def test_the_trainer_s_files_keep_the_official_model(file: str, model: Any) -> None:
-    """Nothing is lost on the way through it, so that no field is of our own making."""
+    """No field is lost in a round trip, so that every field exists in the model."""
     given = yaml.safe_load((JOBS / file).read_text())
     assert kept(given, model.from_dict(given).to_dict()) == []
 
@@ -395,7 +395,7 @@ def test_the_role_grants_exactly_what_the_launcher_requests(
 def test_queued_is_not_stuck(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
+    """A queued job may wait for ever; a job whose pods cannot run is given up, with the cause."""
     monkeypatch.setattr(follow, "STUCK", 1.0)
 
     api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
@@ -433,7 +433,7 @@ def test_a_job_created_by_another_process_is_followed(api: Api, tmp_path: Path) 
 
 
 def test_a_deletion_in_conflict_is_retried(api: Api, tmp_path: Path) -> None:
-    """The operator writes to the job that makes way at the same moment."""
+    """The operator writes to the job while it is being deleted."""
     api.delete_faults = [409, 409]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     condition("Failed")(api, api.jobs[REQUEST.name])
@@ -477,7 +477,7 @@ def test_a_refusal_is_final_and_has_the_fix(
 
 
 def test_a_cluster_without_the_trainer_is_reported_with_the_fix(api: Api, tmp_path: Path) -> None:
-    """A kind that nobody installed is answered like a job that is not there."""
+    """A kind that is not installed gets the same answer as a missing job."""
     api.faults = [404]
     with pytest.raises(cluster.ClusterError, match=r"has no trainjobs.*install Kubeflow Trainer"):
         launch(REQUEST, shape(), tmp_path / "model.json")
@@ -521,7 +521,7 @@ def test_an_api_that_never_answers_is_reported(
 def test_a_missing_log_does_not_delay_the_job(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is cut off still has its pods listed."""
+    """The pods of a disconnected node are still listed."""
     monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
     api.mute, api.later = True, [runs, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -548,7 +548,7 @@ def test_a_folder_store_is_refused_for_several_nodes(api: Api, tmp_path: Path) -
 
 
 def test_a_recreated_job_has_another_launch_id() -> None:
-    """So that it may take a run over that others have had meanwhile."""
+    """So that it may take over a run that others have had in the meantime."""
     one, other = (
         {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
         for _ in range(2)
@@ -566,7 +566,7 @@ def test_another_request_is_another_job() -> None:
 def test_a_model_of_other_code_is_not_reused(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same settings after a change of the sources: a job of its own."""
+    """The same settings after a change of the sources: another job."""
     fields = ("{}", "stargan", "{}", "{}")
     api.later = [ends]
     launch(Request(*fields), shape(), tmp_path / "old.json")
@@ -613,7 +613,7 @@ STAGES: dict[str, list[Phase]] = {
 def test_a_stopped_launcher_leaves_no_job(
     api: Api, tmp_path: Path, stage: str, faults: list[int]
 ) -> None:
-    """Even where the API has a bad moment just then."""
+    """Even if the API fails at that moment."""
     api.later, api.delete_faults = list(STAGES[stage]), list(faults)
     process = start(api, tmp_path)
     until(lambda: api.made and not api.later)
@@ -656,7 +656,7 @@ def test_a_launcher_that_died_before_creating_its_job_creates_it_once(
 def test_a_launcher_that_died_while_creating_its_job_does_not_create_another(
     api: Api, tmp_path: Path
 ) -> None:
-    """The job stands, and the launcher was never told."""
+    """The job exists, and the launcher got no answer."""
     api.unheard = True
     process = start(api, tmp_path)
     until(lambda: api.made)
@@ -727,7 +727,7 @@ def test_each_line_is_printed_once_and_in_the_order_of_the_log(
 def test_an_interrupted_log_is_read_on_from_the_same_place(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
 ) -> None:
-    """Within a line or between two; asked for whole until it once came whole."""
+    """Within a line or between two; requested as a whole until one read was complete."""
     api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
     api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -754,7 +754,7 @@ def test_a_log_interrupted_at_the_end_is_read_again(
 def test_the_log_of_a_replacement_pod_follows_that_of_the_old_one(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever their names: the failed one stands beside it, and the job is no less running."""
+    """Whatever their names: the failed pod is still listed, and the job counts as running."""
 
     def old_and_other(phase: str) -> list[dict[str, Any]]:
         old, other = pod(0, phase), pod(1, "Running")
@@ -794,7 +794,7 @@ def test_the_last_lines_of_a_restarted_container_are_printed(
 def test_the_job_s_command_trains_a_model(
     api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the job's command does, really: the model that the launcher hands on loads."""
+    """The job's real command: the model that the launcher writes can be loaded."""
     from training.core.config import to_json
     from training.inference.translator import load_translator
     from training.models.presets import resolve

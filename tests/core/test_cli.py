@@ -1,4 +1,4 @@
-"""How programs end, and what former names of commands do."""
+"""Exit codes of programs, and former names of commands."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The environment is read in one module, and its page is that module's."""
+"""The environment is read in one module, from which its page is generated."""
 
 import ast
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_no_other_module_reads_the_environment() -> None:
 
 
 def test_no_other_module_names_a_variable_that_it_could_read() -> None:
-    """But for what sets them: the cluster's settings, the local stack's exports, MLflow's own."""
+    """Except modules that set them: cluster settings, the local stack's exports, MLflow's."""
     setters = {"pipelines/resources.py", "pipelines/local/stack.py"}
     spelt = set()
     for path in SOURCES:
@@ -80,7 +80,7 @@ def test_a_wrong_number_is_refused_with_its_variable(
 
 
 def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the block sets, removes or keeps it, and where it fails."""
+    """Whether the block sets, removes or keeps a variable, and if it fails."""
     monkeypatch.setenv("LAUNCH_ID", "mine")
     monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
 

@@ -1,4 +1,4 @@
-"""The training step's options are declared once; every command has them as they are there."""
+"""The training step's options are declared once; every command has them unchanged."""
 
 import argparse
 import inspect

@@ -1,4 +1,4 @@
-"""Which requests are repeated, when, and for how long."""
+"""Which requests are retried, when, and for how long."""
 
 import math
 from collections.abc import Iterator

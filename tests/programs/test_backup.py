@@ -1,4 +1,4 @@
-"""MLflow's database and artifacts, saved, lost and brought back: real Postgres, real S3."""
+"""Backup and restore of MLflow's database and artifacts: real Postgres, real S3."""
 
 import json
 import os
@@ -36,7 +36,7 @@ print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load
 
 
 def client(forks: Forks, stack: Stack, code: str, *arguments: str) -> str:
-    """What a program says that speaks to the MLflow server."""
+    """The output of a program that uses the MLflow server."""
     line = [sys.executable, "-c", code, *arguments]
     status, said = forks.run(line, env={**os.environ, **stack.exports()})
     assert status == 0, said[-3000:]
@@ -59,14 +59,14 @@ def shell(stack: Stack, command: str, dumps: Path) -> None:
 
 
 def nightly() -> str:
-    """What the CronJob runs in Postgres' image."""
+    """The command that the CronJob runs in Postgres' image."""
     job = yaml.safe_load((ROOT / "k8s" / "base" / "backup.yaml").read_text())
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"]
     return str(container["command"][-1])
 
 
 def restoring() -> str:
-    """What the guide says to run with the dumps at hand."""
+    """The guide's command to restore the dumps."""
     lines = (ROOT / "docs" / "operate.md").read_text().splitlines()
     return "\n".join(line for line in lines if line.startswith("pg_restore"))
 

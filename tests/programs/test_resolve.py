@@ -1,4 +1,4 @@
-"""Names become versions, hashes and configurations, before anything heavy is touched."""
+"""Names are resolved to versions, hashes and configurations before any long step."""
 
 import json
 import shutil
@@ -105,7 +105,7 @@ def test_a_revision_without_git_is_refused_and_an_md5_is_not(
 
 
 def test_adopted_data_take_precedence_over_the_demos(clone: Path) -> None:
-    """And the demo's other data set is still had from data.dvc."""
+    """And the demo's other data set still comes from data.dvc."""
     (clone / "celeba.dvc").write_text(pin_text(OWN, "raw/celeba", "celeba"))
     assert run(clone).data_md5 == OWN
     both = run(clone, datasets="celeba,rafd")
@@ -187,7 +187,7 @@ def test_a_path_may_contain_any_character(tmp_path: Path) -> None:
 
 
 def test_the_judge_hash_depends_only_on_its_settings_and_data(clone: Path) -> None:
-    """The length of a run does not matter to it; the data, their cut and its own settings do."""
+    """Not on the length of a run, but on the data, their crops and the judge's settings."""
     name = run(clone).judge_hash
     assert run(clone, overrides="train.images=1600;lambda_rec=5").judge_hash == name
     assert run(clone, revision="v1").judge_hash != name

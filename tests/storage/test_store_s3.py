@@ -1,4 +1,4 @@
-"""The content-addressed store on a real S3 server behaves as the one on a disk."""
+"""The content-addressed store on a real S3 server behaves like the one on a disk."""
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +56,7 @@ def test_stored_bytes_are_read_back(bucket: str, source: Path, tmp_path: Path) -
 
 
 def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> None:
-    """32 MiB are four of boto3's parts, which the object's tag counts."""
+    """32 MiB are four of boto3's parts, as counted in the object's ETag."""
     path = tmp_path / "large"
     path.write_bytes(bytes(range(256)) * 2**17)
     entry = open_store().put(path)
@@ -95,7 +95,7 @@ def test_missing_bytes_are_named(bucket: str) -> None:
 
 
 def test_altered_bytes_are_refused_and_not_kept(bucket: str, source: Path, s3: Any) -> None:
-    """Same size, same claim beside them, other bytes; then a new upload heals a shorter object."""
+    """Same size and metadata, other bytes; then a new upload replaces a shorter object."""
     entry = open_store().put(source)
     where = {"Bucket": bucket, "Key": object_key(entry)}
     s3.client().put_object(**where, Body=b"!" * entry.size, Metadata={"sha256": entry.sha256})

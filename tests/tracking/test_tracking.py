@@ -1,4 +1,4 @@
-"""What a training's record in MLflow holds, and that no server can stop or slow a training."""
+"""The MLflow record of a training; and no server can stop or slow a training."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables made (3 s), to be copied."""
+    """An MLflow store with its tables created (3 s), to be copied."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     tracking.mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -163,7 +163,7 @@ def test_further_seeds_are_children_of_the_injected_run(
 def test_a_run_that_the_platform_injects_is_joined(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step's own run is used and left open; what register logs goes to its parent."""
+    """The step's run is used and left open; register logs to its parent."""
     api = tracking.client()
     where = tracking.experiment_id("platform")
     parent = api.create_run(where).info.run_id
@@ -195,8 +195,8 @@ def test_a_tracker_that_is_off_does_nothing(place: Path, monkeypatch: pytest.Mon
 def test_a_server_that_never_answers_costs_a_training_no_time(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1,000 notes take under a second, and the report says how to deliver them later."""
-    with socket.socket() as silent:  # accepts connections, says nothing
+    """1,000 records take under a second, and the report has the command to deliver them later."""
+    with socket.socket() as silent:  # accepts connections, never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
