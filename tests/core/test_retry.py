@@ -54,7 +54,7 @@ def test_no_pause_outlasts_the_patience() -> None:
 
 
 def test_the_patience_is_read_after_every_attempt() -> None:
-    """A process that is reported to end gives up in the middle."""
+    """A process that is being stopped gives up early."""
     left: Iterator[float] = iter([math.inf, math.inf, -1.0])
     server = Server(*[ConnectionError()] * 9)
     with pytest.raises(ConnectionError):

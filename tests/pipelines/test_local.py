@@ -1,4 +1,4 @@
-"""The local runner: what comes from cache, what runs again, and how a run ends badly."""
+"""The local runner: cache hits and misses, and failed runs."""
 
 import inspect
 import json
@@ -81,7 +81,7 @@ def sink(data: Input[Artifact], out: Output[Artifact]) -> None:
 
 @dsl.component(**IMAGE)
 def ended(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Note the state and what the environment says."""
+    """Write the state and the environment."""
     import os
     import tempfile
     from pathlib import Path
@@ -126,7 +126,7 @@ Path("run.json").write_text(json.dumps({**told, "uris": uris}))
 
 @pytest.fixture
 def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks) -> Start:
-    """`execute` in a fork, whose steps are forks as well: the imports are paid once."""
+    """`execute` in a fork, whose steps are forks as well: imports run once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STORE_URI", raising=False)
 
@@ -152,7 +152,7 @@ def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks:
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no')", "raise OSError('full')", "pass"])
 def test_a_fork_behaves_like_a_started_process(forks: Forks, tmp_path: Path, end: str) -> None:
-    """Arguments, folder, environment, what it starts itself, exit code, last words."""
+    """Arguments, folder, environment, child processes, exit code, last output."""
     code = (
         "import os, subprocess, sys, atexit; atexit.register(print, 'bye')\n"
         "print(sys.argv, os.getcwd(), os.environ, __name__, flush=True)\n"
@@ -230,7 +230,7 @@ def test_an_altered_output_is_a_miss(start: Start) -> None:
 def test_lost_stored_bytes_are_a_miss_and_are_written_again(
     start: Start, harm: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The manifest still stands; what it lists does not."""
+    """The manifest still exists; the files that it lists do not."""
     manifest = Manifest.read(start().file("source", "out"))
     stored = manifest.local("text")
     stored.unlink() if harm == "delete" else stored.write_text("TWO")
@@ -241,7 +241,7 @@ def test_lost_stored_bytes_are_a_miss_and_are_written_again(
 
 
 def test_only_what_depends_on_changed_bytes_runs(start: Start) -> None:
-    """`one` and `One` differ in the first output and agree in the second."""
+    """`one` and `One` give different first outputs and equal second ones."""
     start(text="one")
     start(text="One")
     assert ran() == ["source", "middle"]
@@ -310,7 +310,7 @@ def test_a_failed_step_is_not_cached(start: Start) -> None:
 
 
 def test_started_steps_get_the_run_id_and_nothing_is_left_behind(start_here: Start) -> None:
-    """No temporary files, no variable, and kfp as it was."""
+    """No temporary files and no variable, and kfp is restored."""
     run = start_here()
     assert ran() == ["source", "middle", "sink"]
     state, name, scratch = Path("ended.txt").read_text().split()
@@ -325,7 +325,7 @@ def test_started_steps_get_the_run_id_and_nothing_is_left_behind(start_here: Sta
 def test_a_stopped_run_can_be_run_again(
     start: Start, package: Path, number: signal.Signals
 ) -> None:
-    """SIGTERM and Ctrl-C reach the step's own processes; after kill -9 nothing stays locked."""
+    """SIGTERM and Ctrl-C reach the step's processes; after kill -9 nothing stays locked."""
     code = "import signal, sys; from pathlib import Path; from pipelines.local.run import execute; "
     code += "signal.signal(15, lambda *_: sys.exit(143)); "
     # A shell starts what runs in the background with Ctrl-C ignored.
@@ -370,7 +370,7 @@ sys.exit(worker.wait())
 def test_stopping_a_step_waits_for_workers_that_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under kfp and torchrun: a shell that dies at once, an agent, a worker in its session."""
+    """As under kfp and torchrun: a shell that exits at once, an agent, a worker in its session."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "agent.py").write_text(AGENT)
     with subprocess.Popen(
@@ -463,7 +463,7 @@ def test_kfp_still_uses_the_patched_attributes() -> None:
 
 
 def test_cache_entries_are_readable(start: Start) -> None:
-    """One JSON file a result, with the digest of every output file."""
+    """One JSON file per result, with the digest of every output file."""
     run = start()
     entries = [json.loads(p.read_text()) for p in Path("runs/cache").glob("*.json")]
     paths = {row["path"]: row["manifest"] for entry in entries for row in entry["files"]}

@@ -1,4 +1,4 @@
-"""`make stack`: real servers, started once, stopped alone, with their data."""
+"""`make stack`: real servers, started once, stopped without side effects, data kept."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def client(stack: Stack, secret: str = "") -> object:
 def ask(
     stack: Stack, method: str, body: object = None, password: str = "", host: str = ""
 ) -> dict[str, Any]:
-    """MLflow's answer; `host`: what the request's header says instead of the address."""
+    """MLflow's answer; `host` replaces the address in the request's Host header."""
     given = stack.exports()
     word = f"admin:{password or given['MLFLOW_TRACKING_PASSWORD']}".encode()
     request = urllib.request.Request(

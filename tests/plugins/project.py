@@ -1,4 +1,4 @@
-"""The project as its users have it: genuine sample data, a DVC project, the pipeline's command."""
+"""The project as users run it: genuine sample data, a DVC project, the pipeline's command."""
 
 import os
 import subprocess
@@ -33,11 +33,11 @@ def dvc(*arguments: str, cwd: Path) -> None:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What one real `dvc push` of a small `data` folder left; tests use copies of it."""
+    """The result of one real `dvc push` of a small `data` folder; tests use copies of it."""
 
     clone: Path
     remote: Path
-    facts: tuple[str, int, int]  # md5, nfiles, size, as data.dvc says
+    facts: tuple[str, int, int]  # md5, nfiles, size, as in data.dvc
 
     @staticmethod
     def again(work: Path, url: str) -> tuple[str, int, int]:
@@ -106,7 +106,7 @@ def start_pipeline() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def run_pipeline(forks: Forks) -> Callable[..., str]:
-    """The same, the program and each of its steps being forks: the imports are paid once.
+    """The same with the program and each of its steps as forks: imports run once.
 
     `command`: another of `python -m pipelines`.
     """
