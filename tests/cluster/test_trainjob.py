@@ -459,7 +459,7 @@ ROLE, QUOTA = "give the account the role", "request less"
 
 
 @pytest.mark.parametrize(
-    ("said", "mends"),
+    ("said", "fixes"),
     [
         ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
         ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
@@ -467,13 +467,13 @@ ROLE, QUOTA = "give the account the role", "request less"
     ],
 )
 def test_a_refusal_is_final_and_has_the_fix(
-    api: Api, tmp_path: Path, said: str, mends: list[str]
+    api: Api, tmp_path: Path, said: str, fixes: list[str]
 ) -> None:
     api.faults, api.said = [403], said
     with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
         launch(REQUEST, shape(), tmp_path / "model.json")
     assert said in str(refused.value)
-    assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
+    assert [fix for fix in (ROLE, QUOTA) if fix in str(refused.value)] == fixes
 
 
 def test_a_cluster_without_the_trainer_is_reported_with_the_fix(api: Api, tmp_path: Path) -> None:
@@ -698,8 +698,8 @@ def says(pod: str, *lines: str) -> Phase:
     return change
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the step's output has of rank 0's log: its lines here are one letter."""
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of rank 0's log in the step's output: they are one letter here."""
     return [line for line in capsys.readouterr().out.splitlines() if len(line) == 1]
 
 
@@ -720,7 +720,7 @@ def test_each_line_is_printed_once_and_in_the_order_of_the_log(
     api.later = [runs, *[phase for part in parts for phase in (says(ZERO, *part), seen)], ends]
     api.logs[ZERO] = ""
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == [line[-1] for part in parts for line in part]
+    assert printed(capsys) == [line[-1] for part in parts for line in part]
 
 
 @pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
@@ -731,7 +731,7 @@ def test_an_interrupted_log_is_read_on_from_the_same_place(
     api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
     api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b", "c", "c", "d"]
+    assert printed(capsys) == ["a", "b", "c", "c", "d"]
     broken = len(list(takewhile(lambda cut: cut < 4 * len(log("01Z a")), cuts)))
     assert api.ages[: broken + 1] == [None] * (broken + 1)
     assert all(api.ages[broken + 1 :])
@@ -748,7 +748,7 @@ def test_a_log_interrupted_at_the_end_is_read_again(
     api.logs[ZERO] = log("01Z a")
     api.later = [runs, last]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b"]
+    assert printed(capsys) == ["a", "b"]
 
 
 def test_the_log_of_a_replacement_pod_follows_that_of_the_old_one(
@@ -788,7 +788,7 @@ def test_the_last_lines_of_a_restarted_container_are_printed(
     api.logs[ZERO] = log("01Z a")
     api.later = [runs, seen, again, seen, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b", "c"]
+    assert printed(capsys) == ["a", "b", "c"]
 
 
 def test_the_job_s_command_trains_a_model(

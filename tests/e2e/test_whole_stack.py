@@ -259,7 +259,7 @@ print("searched")
 
 @pytest.mark.usefixtures("there")
 def test_what_was_pushed_to_s3_is_pulled_by_another_machine(place: Path, tmp_path: Path) -> None:
-    """`training.data push` and the pull step use the same DVC remote; a second push sends nothing."""
+    """`training.data push` and the pull step share one DVC remote; a second push sends nothing."""
     folder = place / "raw" / "celeba"
     before = remote.tree_md5(folder)
     assert remote.push(folder) == (before[0], True)

@@ -234,14 +234,14 @@ def test_a_step_with_a_node_cache_variable_mounts_the_cache(
     """The images' user cannot create folders under /."""
     place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
-    told = set()
+    informed = set()
     for step in [*LINE, "report-status"]:
         given = settings(documents, step)
         keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
         if "NODE_CACHE" in keys:
-            told.add(step)
+            informed.add(step)
             assert place in {mount["mountPath"] for mount in given["emptyDirMounts"]}, step
-    assert "register" in told
+    assert "register" in informed
 
 
 @pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
