@@ -17,9 +17,9 @@ help:  ## this list
 
 setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 
-# The environment takes its pip from the caller's: Debian keeps venv's own in another package.
+# pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
-# Bytecode is made afterwards, on all cores; a package's files for other Pythons may fail to compile.
+# Bytecode is compiled afterwards, on all cores; files for other Python versions may fail.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv --without-pip --clear $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile pip
@@ -29,7 +29,7 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
 	touch $@
 
-# STACK=1: the data come from S3 by DVC, the store is S3, runs and models are on the MLflow server.
+# STACK=1: data are pulled from S3 by DVC, the store is in S3, runs and models are in MLflow's server.
 ifdef STACK
 ON_STACK = exports=$$($(BIN)/python -m pipelines.local.stack up) && eval "$$exports" && $(BIN)/python -m training.data push && \
 	export DRAW_DEMO=0 &&
@@ -44,17 +44,17 @@ demo-joint: setup  ## the same on two data sets with the mask vector
 demo-long: setup  ## the same for up to an hour: gender, age and expressions as well
 	$(BIN)/python -m pipelines run preset=demo-long name=stargan-joint $(ARGS)
 
-compare: setup  ## every model under one small budget, on one page; ARGS="models=… images=… seeds=…"
+compare: setup  ## every model under one small budget, in one report; ARGS="models=… images=… seeds=…"
 	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=2)
 
-# requirements.lock is what runs (the images, the code hash), requirements-dev.lock that and the
-# tools. torch stays outside, so that each machine takes its own build; what it needs is inside.
-# rfc3987-syntax, wanted by cyclonedx-bom alone, adds seconds to every start of a step: kfp imports it.
+# requirements.lock has the run-time packages (images, code hash), requirements-dev.lock also the
+# tools. torch is not locked, so that each machine gets its own build; its dependencies are.
+# rfc3987-syntax, needed only by cyclonedx-bom, would add seconds to each step's start: kfp imports it.
 UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate --overrides <(printf "%s; python_version < '3'\n" torch rfc3987-syntax) pyproject.toml -
 
-lock:  ## every lock file anew; needs uv
+lock:  ## regenerate every lock file; needs uv
 	$(UV_COMPILE) --output-file requirements.lock >/dev/null
 	$(UV_COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -67,31 +67,31 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscop
 test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
 	$(PYTEST) -m "not long and not container" $(ARGS)
 
-test-all: setup  ## every test, images and the long ones too
+test-all: setup  ## every test, including images and the long ones
 	$(PYTEST) $(ARGS)
 
-lint: setup  ## format, rules, layers of imports, types
+lint: setup  ## formatting, lint rules, import layers, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
-stack: setup  ## S3, Postgres and MLflow on loopback; prints the exports that a shell needs
+stack: setup  ## S3, Postgres and MLflow on loopback; prints exports for a shell
 	@$(BIN)/python -m pipelines.local.stack up
 
-stack-down: setup  ## stop what `make stack` started; the data stay in runs/stack
+stack-down: setup  ## stop the servers of `make stack`; the data are kept in runs/stack
 	@$(BIN)/python -m pipelines.local.stack down
 
-image:  ## the two images, by docker, podman or buildah; settings in components/image.sh
+image:  ## build the two images with docker, podman or buildah; settings in components/image.sh
 	components/image.sh steps stargan-steps:0.2.0
 	components/image.sh train stargan-train:0.2.0
 
-sbom: setup  ## what runs in the images, as CycloneDX: runs/sbom.json
+sbom: setup  ## the images' packages as a CycloneDX SBOM: runs/sbom.json
 	mkdir -p runs
 	{ cat requirements.lock; echo '$(TORCH)'; } | \
 		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml -o runs/sbom.json -
 
-# The site's tools have an environment of their own: `make setup` goes without them. The API reference
+# The site's tools have a separate environment, which `make setup` does not create. The API reference
 # is read from the sources, so that neither torch nor the project is installed there.
 $(DOCS_VENV)/ready: requirements-docs.lock
 	$(PYTHON) -m venv --without-pip --clear $(DOCS_VENV)
@@ -104,12 +104,12 @@ docs: $(DOCS_VENV)/ready  ## the documentation as a website: runs/site; a broken
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
-ui: setup  ## MLflow on the runs of this machine, http://127.0.0.1:5000
+ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
 
-bench: setup  ## our step and our preprocessing against plain ones
+bench: setup  ## benchmark our training step and preprocessing against plain versions
 	for file in benchmarks/preprocess.py benchmarks/step.py; do $(BIN)/python "$$file" || exit 1; done
 
-clean:  ## delete what runs have written, the local registry and DVC remote too; ./data stays
+clean:  ## delete all run outputs, including the local registry and DVC remote; ./data is kept
 	rm -rf runs

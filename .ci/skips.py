@@ -1,4 +1,4 @@
-"""Fail on skipped tests, but for those about things that a CI machine need not have."""
+"""Fail on skipped tests, except for those that need something a CI machine may lack."""
 
 import sys
 from xml.etree import ElementTree

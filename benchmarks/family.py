@@ -1,11 +1,11 @@
-"""Every model, several seeds, side by side on one accelerator: trained, judged, set on one page.
+"""Train and evaluate models with several seeds at a time on one accelerator; write one report.
 
     python benchmarks/family.py --run stargan,attgan 40000 dataset.json judge.json \\
         --run starganv2 6000 domains.json domains-judge.json --seeds 3 --out runs/family
 
-The manifests are those of any run of the pipeline (its unify-labels and judge steps). Small
-networks leave most of a large GPU idle, so that many trainings share it; images/s are those of the
-company that each one kept. A system that fails is named, and the rest goes on.
+The manifests are those of any pipeline run (its unify-labels and judge steps). Small networks leave
+most of a large GPU idle, so many trainings share it; images/s therefore depend on what else runs at
+the same time. Failed systems are listed, and the others continue.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Run:
     folder: Path
 
     def commands(self, preset: str) -> list[list[str]]:
-        """The pipeline's train and evaluate steps, as commands; a wrong setting is a ValueError."""
+        """The pipeline's train and evaluate steps as commands; ValueError for a wrong setting."""
         config = presets.resolve(self.system.model, preset, self.settings)
         pairs = ";".join(f"{key}={value}" for key, value in self.settings.items())
         model, evaluation = self.folder / "model.json", self.folder / "evaluation.json"
@@ -59,7 +59,7 @@ class Run:
         ]  # fmt: skip
 
     def go(self, preset: str, end: float) -> ComparedRun | str:
-        """Train and evaluate until `end` (monotonic, s); what failed, with its log's last line."""
+        """Train and evaluate until `end` (monotonic, s); the result, or a failure with its log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.txt").open("w") as log:
             for command in self.commands(preset):
@@ -69,17 +69,17 @@ class Run:
                         env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=end - time.monotonic(),
                     )  # fmt: skip
                 except subprocess.SubprocessError as error:
-                    said = (self.folder / "log.txt").read_text().split()
+                    logged = (self.folder / "log.txt").read_text().split()
                     why = (
                         "out of time" if isinstance(error, subprocess.TimeoutExpired) else "failed"
                     )
-                    return f"{self.system.label}, seed {self.seed}: {why}: {' '.join(said[-20:])}"
-        made = (self.folder / "model.json", self.folder / "evaluation.json", self.dataset)
-        return ComparedRun.read(self.system.label, *made)
+                    return f"{self.system.label}, seed {self.seed}: {why}: {' '.join(logged[-20:])}"
+        files = (self.folder / "model.json", self.folder / "evaluation.json", self.dataset)
+        return ComparedRun.read(self.system.label, *files)
 
 
 def show(entry: ComparedRun) -> dict[str, float]:
-    """What a line of the table says of one run."""
+    """The numbers of one run that its line of output shows."""
     took, numbers = entry.model.about["training"], entry.numbers
     chosen = ("success_mean", "success_worst", "copy_success_mean", "preservation_mean",
               "identity_cosine", "self_psnr", "self_ssim", "learned")  # fmt: skip
@@ -91,7 +91,7 @@ def show(entry: ComparedRun) -> dict[str, float]:
 
 
 def planned(args: argparse.Namespace) -> list[Run]:
-    """Every run asked for, seed by seed; each one's settings are checked."""
+    """Every requested run, seed by seed; the settings of each are validated."""
     runs = []
     for seed in range(args.seeds):
         for text, images, dataset, judge in args.runs:
@@ -115,15 +115,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--run", nargs=4, action="append", required=True, dest="runs",
         metavar=("SYSTEMS", "IMAGES", "DATASET", "JUDGE"),
-        help="systems, comma-separated; to train on, of each (0: the preset's own); their data",
+        help="comma-separated systems; training images of each (0: the preset's); data set; judge",
     )  # fmt: skip
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--set", default="", metavar="K=V;K=V", help="for all systems")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=60.0, help="what takes longer is stopped")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of all runs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument("--title", default="Models compared")
-    parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     args = parser.parse_args(argv)
     runs = planned(args)
     start, entries, failed = time.monotonic(), [], []
@@ -148,4 +148,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,13 +1,20 @@
-"""Our preprocessing against a plain Pillow loop, side by side: same images, square and filter.
+"""Benchmark our preprocessing against a plain Pillow loop: same images, crop and filter.
 
     python benchmarks/preprocess.py --images data/celeba/img_align_celeba
     python benchmarks/preprocess.py --images data/rafd --kind rafd
 
 The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them. Ours
+<<<<<<< HEAD
 is the step's own code on one worker: read from a tar, hash (the plain loop hashes nothing), crop,
 write into a shard, push it to the disk. Their pixels must be equal before anything is reported.
 Short rounds alternate; rates are images a second of CPU time in the best round of each, which is
 what one core gives however many other processes share the machine.
+=======
+is the step's code on one worker: read from a tar, hash (the plain loop hashes nothing), crop, write
+into a shard, fsync. Their pixels must be equal before anything is reported. Short rounds alternate;
+rates are images per second of CPU time in the best round of each, which is the throughput of one
+core regardless of other processes on the machine.
+>>>>>>> lang1
 """
 
 import argparse
@@ -63,7 +70,7 @@ def machine() -> str:
 
 
 def compare(files: list[Path], kind: str, config: DataConfig, rounds: int) -> str:
-    """One line of result: images/s of a core for both, and their ratio."""
+    """One line of results: images/s per core of both, and their ratio."""
     names = [file.name for file in files]
     seconds: dict[str, list[float]] = {"plain": [], "ours": []}
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:

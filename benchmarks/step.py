@@ -1,12 +1,12 @@
-"""Our training step against a plain one, side by side: same weights, batch, targets and threads.
+"""Benchmark our training step against a plain one: same weights, batch, targets and threads.
 
     python benchmarks/step.py                  # this machine
     python benchmarks/step.py --batches 16 64 256    # a GPU
 
-The plain step is written the way the reference code is: torch's own order of memory and instance
-norm, the fake of the D step carries its graph, D is called three times, G's step fills D's
-gradients, every loss is read off at once. Both take the same first batches; their losses must agree
-before anything is timed.
+The plain step follows the reference code: torch's default memory format and instance norm, the fake
+image of the D step keeps its graph, D is called three times, G's step fills D's gradients, every
+loss is synchronized at once. Both get the same first batches; their losses must agree before
+anything is timed.
 """
 
 import argparse
@@ -36,8 +36,8 @@ NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
 
 
-def plainly(net: nn.Module) -> nn.Module:
-    """The network with torch's instance norm, in torch's own order of memory."""
+def plain_network(net: nn.Module) -> nn.Module:
+    """The network with torch's instance norm, in torch's default memory format."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
@@ -48,11 +48,11 @@ def plainly(net: nn.Module) -> nn.Module:
 
 
 class Plain:
-    """The reference's way to take one step, on networks of its own with the same weights."""
+    """The reference's training step, on separate networks with the same weights."""
 
     def __init__(self, job: Job) -> None:
         state = build_state(job)
-        self.g, self.d = (plainly(state.nets[name]) for name in ("G", "D"))
+        self.g, self.d = (plain_network(state.nets[name]) for name in ("G", "D"))
         self.g_optim = torch.optim.Adam(self.g.parameters(), 1e-4, (0.5, 0.999))
         self.d_optim = torch.optim.Adam(self.d.parameters(), 1e-4, (0.5, 0.999))
         self.step = 0
@@ -82,12 +82,12 @@ class Plain:
             fake = self.g(x, batch.target)
             src, cls = self.d(fake)
             back = self.g(fake, batch.source)
-            mine = {
+            g_terms = {
                 "g/fake": -src.mean(), "g/cls": self.cls(cls, batch.target),
                 "g/rec": 10 * (x - back).abs().mean(),
             }  # fmt: skip
-            self.update(mine, self.g_optim)
-            terms |= mine
+            self.update(g_terms, self.g_optim)
+            terms |= g_terms
         return {name: value.item() for name, value in terms.items()}
 
     def update(self, terms: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer) -> None:
@@ -130,13 +130,13 @@ def seconds(step: Callable[[], object], device: torch.device) -> float:
 
 
 def check(job: Job) -> None:
-    """The first 3 steps' losses of both agree in fp32."""
+    """Exit unless the losses of the first 3 steps of both agree in fp32."""
     a, b = ours(job, False), plain(job)
     for step in range(3):
-        mine = {k: float(v) for k, v in a().items()}
+        losses = {k: float(v) for k, v in a().items()}
         for name, value in b().items():
-            if abs(mine[name] - value) > 1e-3 + 1e-2 * abs(value):
-                raise SystemExit(f"step {step}: {name} is {mine[name]}, plain {value}")
+            if abs(losses[name] - value) > 1e-3 + 1e-2 * abs(value):
+                raise SystemExit(f"step {step}: {name} is {losses[name]}, plain {value}")
 
 
 def isa() -> str:
@@ -165,7 +165,7 @@ def main() -> None:
         if args.bf16 or device.type == "cuda":
             steps["ours bf16"] = ours(replace(job), True)
         times: dict[str, list[float]] = {name: [] for name in steps}
-        for cycle in range(args.cycles + 1):  # taken in turns, so that a slow spell hits all
+        for cycle in range(args.cycles + 1):  # alternating, so that a slow period affects all
             for name, step in steps.items():
                 taken = seconds(step, device)
                 if cycle:  # the first warms up

@@ -1,4 +1,4 @@
-"""Step 8: what the model can do, by the judge's word."""
+"""Step 8: evaluate the model on held-out images with the judge."""
 
 from kfp import dsl
 

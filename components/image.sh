@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build an image and see that it starts: components/image.sh steps|train TAG
+# Build an image and check that it starts: components/image.sh steps|train TAG
 #
-# BUILDER     docker, podman or buildah; the first that works otherwise
+# BUILDER     docker, podman or buildah; default: the first that works
 # BASE_IMAGE, TRAIN_BASE_IMAGE, TORCH, PIP_*   as in components/Containerfile
 # BUILD_FLAGS further flags for the builder
 set -euo pipefail
@@ -13,7 +13,7 @@ for tool in ${BUILDER:-docker podman buildah}; do
     works "$tool" && break
     tool=
 done
-[ -n "$tool" ] || { echo "no working ${BUILDER:-docker, podman or buildah} here: install one" >&2; exit 1; }
+[ -n "$tool" ] || { echo "no working ${BUILDER:-docker, podman or buildah} found: install one" >&2; exit 1; }
 
 revision=$(git rev-parse HEAD)
 [ -z "$(git status --porcelain)" ] || revision+=-dirty
@@ -21,15 +21,15 @@ arguments=(--build-arg "SOURCE_REVISION=$revision")
 pass() { [ -z "${!1:-}" ] || arguments+=(--build-arg "$1=${2:-${!1}}"); }
 for name in BASE_IMAGE TRAIN_BASE_IMAGE PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do pass "$name"; done
 [ "$target" = train ] || pass TORCH
-# Files of this machine are lent to the build; docker can lend none.
-lend() {  # lend VARIABLE PATH-INSIDE
+# Local files are mounted into the build; docker cannot do that.
+mount_file() {  # mount_file VARIABLE PATH-INSIDE
     [ -e "${!1:-}" ] || { pass "$1"; return; }
     [ "$tool" != docker ] || { echo "$1=${!1}: docker cannot use a local path" >&2; exit 1; }
     arguments+=(--volume "${!1}:$2:ro")
     pass "$1" "$2"
 }
-lend PIP_CERT /mnt/certificate
-lend PIP_FIND_LINKS /mnt/wheels
+mount_file PIP_CERT /mnt/certificate
+mount_file PIP_FIND_LINKS /mnt/wheels
 
 case $tool in buildah) command=(buildah bud --layers) ;; *) command=("$tool" build) ;; esac
 read -ra flags <<<"${BUILD_FLAGS:-}"

@@ -1,4 +1,4 @@
-"""Step 6: the frozen classifiers that every translation is scored with."""
+"""Step 6: the judge, frozen classifiers that score every translation."""
 
 from kfp import dsl
 
@@ -9,7 +9,7 @@ from components.images import TRAIN_IMAGE
 def judge(
     dataset: dsl.Input[dsl.Dataset], judge_config: str, judge_hash: str, out: dsl.Output[dsl.Model]
 ) -> None:
-    """Take the judge that stands under this hash, or train it once."""
+    """Reuse the stored judge of this hash, or train it."""
     from pathlib import Path
 
     from training.judge import judge

@@ -1,4 +1,4 @@
-"""Step 4: crops of one size, split by identity, with their raw labels."""
+"""Step 4: crop, resize and split the raw images, with their raw labels."""
 
 from kfp import dsl
 

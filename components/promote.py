@@ -1,4 +1,4 @@
-"""Step 10: the champion's alias, if the version earns it."""
+"""Step 10: make the version the champion if it passes the gate."""
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ def promote(
     judge: dsl.Input[dsl.Model], replicates: dsl.Input[dsl.Artifact], eval_config: str,
     override: str, out: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
-    """Score champion and challenger on the same images; the verdict says why or why not."""
+    """Score champion and challenger on the same images; write the verdict with its reason."""
     from pathlib import Path
 
     from training.registry.promotion import promote

@@ -1,4 +1,4 @@
-"""Step 2: the raw data, exactly those that the md5 names."""
+"""Step 2: fetch the raw data of the requested md5."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""Step 9: the model as a version of the registry."""
+"""Step 9: register the model as a version."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""The exit handler: how the run ended."""
+"""The exit handler: record how the run ended."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from components.images import STEPS_IMAGE
 
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
 def report_status(experiment: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """Close the pipeline's MLflow run with the final state, whatever it is."""
+    """Close the pipeline's MLflow run with the pipeline's final state."""
     from training.tracking.client import end_parent
 
     states = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}

@@ -1,4 +1,4 @@
-"""Step 1: which data, code, configuration and judge this run is about."""
+"""Step 1: resolve the data, code, configuration and judge of this run."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ def resolve(
         ("name", str),
     ],
 ):  # fmt: skip
-    """Turn names into hashes and configurations, so that the cache sees data and code."""
+    """Resolve names to hashes and configurations, so that cache keys cover data and code."""
     from pathlib import Path
 
     from training.resolve import resolve

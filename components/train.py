@@ -1,4 +1,4 @@
-"""Step 7: the translation model."""
+"""Step 7: train the translation model."""
 
 from kfp import dsl
 
@@ -12,7 +12,7 @@ def train(
     nodes: int, queue: str, accelerator: str, accelerators: int, code_hash: str,
     out: dsl.Output[dsl.Model], replicates: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
-    """Train one model a seed on `nproc` processes; what was interrupted goes on from there."""
+    """Train one model per seed on `nproc` processes; an interrupted training resumes."""
     from pathlib import Path
 
     from training.launch import step

@@ -1,4 +1,4 @@
-"""Step 5: one label space over all data sets."""
+"""Step 5: build one label space over all data sets."""
 
 from kfp import dsl
 
@@ -9,7 +9,7 @@ from components.images import STEPS_IMAGE
 def unify_labels(
     images: dsl.Input[dsl.Dataset], data_config: str, code_hash: str, out: dsl.Output[dsl.Dataset]
 ) -> None:
-    """Join the data sets' labels in one vector with a mask."""
+    """Join the data sets' labels in one vector with a mask vector."""
     from pathlib import Path
 
     from training.data.unify import unify

@@ -1,4 +1,4 @@
-"""Step 3: whether the raw data can be used."""
+"""Step 3: validate the raw data."""
 
 from kfp import dsl
 
@@ -10,7 +10,7 @@ def validate(
     raw: dsl.Input[dsl.Dataset], data_config: str, code_hash: str,
     report: dsl.Output[dsl.HTML], docs: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
-    """Stop the run if the raw data are not usable; the report says why."""
+    """Stop the run if the raw data are not usable; the report gives the reasons."""
     from pathlib import Path
 
     from training.data.validate import validate

@@ -1,17 +1,17 @@
 """Run, compile, submit and pin the pipeline.
 
     python -m pipelines run preset=demo seed=1              on this machine
-    python -m pipelines run preset=demo batch=8 --dry-run   only say what would be run
+    python -m pipelines run preset=demo batch=8 --dry-run   only print the configuration
     python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
-    python -m pipelines compare models=stargan,stgan        one page for several models
+    python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
-Exit codes: 0 done, 1 a step failed (or the run that was waited for), 2 a mistake in the call, 130
-stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done, 1 a step or the awaited run failed, 2 a usage error, 130 stopped by Ctrl-C, 143
+by SIGTERM.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
     from pipelines.local import containers, outcome
     from pipelines.local.run import StepError, execute
 
-    # So that a stopped run stops its step, too.
+    # A stopped run must also stop its step.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     image = containers.described() if in_containers else LOCAL
     try:
@@ -55,7 +55,7 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
         sys.stderr.write(f"\nerror: {error}\n{found}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.stderr.write("\nstopped; run the same command to resume\n")
         raise SystemExit(130) from None
     print(outcome.summary(done))
 
@@ -71,7 +71,7 @@ def compare(pairs: list[str]) -> None:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on from here\n")
+        sys.stderr.write("\nstopped; run the same command to resume\n")
         raise SystemExit(130) from None
     print("".join(f"failed    {line}\n" for line in failed) + f"report    {page}")
     if failed:
@@ -79,7 +79,7 @@ def compare(pairs: list[str]) -> None:
 
 
 def quoted(value: Any) -> str:
-    """A value as `kfp run submit` reads it: as JSON first, else as text."""
+    """Quote a value for `kfp run submit`, which parses JSON first and else takes text."""
     if not isinstance(value, str):
         return json.dumps(value)
     try:
@@ -92,7 +92,7 @@ def quoted(value: Any) -> str:
 def submit_command(
     experiment: str, arguments: dict[str, Any], package: Path, namespace: str = ""
 ) -> list[str]:
-    """The line that hands the compiled pipeline to Kubeflow, to a profile's `namespace`."""
+    """The command that submits the compiled pipeline to Kubeflow, in a profile's `namespace`."""
     pairs = [f"{name}={quoted(value)}" for name, value in arguments.items()]
     where = ["--namespace", namespace] if namespace else []
     return ["kfp", *where, "run", "submit", "-e", experiment, "-f", str(package), *pairs]
@@ -105,15 +105,15 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run on this machine")
-    one.add_argument("--dry-run", action="store_true", help="print the configuration and end")
+    one.add_argument("--dry-run", action="store_true", help="print the configuration and exit")
     one.add_argument("--containers", action="store_true", help="each step in its image")
     two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
     two.add_argument("-e", "--experiment-name", default=EXPERIMENT)
     two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
-    two.add_argument("-n", "--namespace", default="", help="the profile's, where there are any")
-    two.add_argument("--dry-run", action="store_true", help="print the line and end")
+    two.add_argument("-n", "--namespace", default="", help="the profile's, in multi-user mode")
+    two.add_argument("--dry-run", action="store_true", help="print the command and exit")
     two.add_argument("-w", "--wait", action="store_true", help="follow the run; 1 if it fails")
-    five = commands.add_parser("compare", help="several models under one budget, on one page")
+    five = commands.add_parser("compare", help="several models under one budget, in one report")
     for sub in (one, two, five):
         sub.add_argument("pairs", nargs="*", metavar="key=value")
     three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
@@ -134,9 +134,9 @@ def main(argv: list[str] | None = None) -> None:
         command = submit_command(args.experiment_name, arguments, args.package_file, args.namespace)
         print(shlex.join(command), flush=True)
         if not args.dry_run:
-            made = watch.submit(command)
-            print(f"run       {made}\npage      {watch.link(made)}", flush=True)
-            raise SystemExit(watch.wait(made) if args.wait else 0)
+            run_id = watch.submit(command)
+            print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
+            raise SystemExit(watch.wait(run_id) if args.wait else 0)
     else:
         known = compiled.parameters()
         arguments = parse(args.pairs, known)
@@ -147,4 +147,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

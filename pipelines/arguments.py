@@ -1,4 +1,4 @@
-"""A run's `key=value` texts as arguments of the compiled pipeline."""
+"""Parse a run's `key=value` texts into arguments of the compiled pipeline."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ LOCAL = "none, a local environment"  # the image of a run without one
 
 
 def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, Any]:
-    """`key=value` texts as arguments of the pipeline; fields of the preset go to `overrides`.
+    """Parse `key=value` texts into pipeline arguments; fields of the preset go to `overrides`.
 
-    Raises ValueError, with the known keys, for an unknown, repeated or ill-typed one.
+    Raises ValueError for an unknown (with the known ones), repeated or ill-typed key.
     """
     given: dict[str, str] = {}
     for pair in pairs:
@@ -31,7 +31,7 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
 
 
 def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
-    """`overrides` with `fields` added, checked against the preset that they change."""
+    """Add `fields` to `overrides`, validated against the preset."""
     from training.models import presets
 
     config = presets.resolve(arguments["model"], arguments["preset"])

@@ -1,4 +1,4 @@
-"""Train, evaluate and register several models under one budget; one page sets them side by side.
+"""Train, evaluate and register several models under one budget, and compare them in one report.
 
 python -m pipelines compare models=stargan,attgan,stgan images=2000 seeds=2
 python -m pipelines compare models=stgan,stgan:use_stu=false,attgan minutes=3
@@ -21,7 +21,7 @@ from training.evaluation.comparison.page import record, report
 from training.evaluation.comparison.runs import ComparedRun
 from training.models import MODELS, presets
 
-SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a budget below says of itself that it is a smoke test
+SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a smaller budget is reported as a smoke test
 OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
 
 
@@ -36,7 +36,7 @@ def _number(given: dict[str, str], name: str, default: float) -> float:
 
 
 class Budget(NamedTuple):
-    """What each system may use to train; 0 and 0.0 mean the preset's own length."""
+    """Training budget of each system; 0 and 0.0 mean the preset's length."""
 
     images: int
     minutes: float
@@ -44,7 +44,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def read(cls, given: dict[str, str]) -> "Budget":
-        """Raises ValueError for a number below what makes sense, or both images and minutes."""
+        """Raises ValueError for a number that is not positive, or both images and minutes."""
         images, minutes, seeds = (
             _number(given, name, default)
             for name, default in (("images", 0), ("minutes", 0.0), ("seeds", 1))
@@ -53,7 +53,7 @@ class Budget(NamedTuple):
             raise ValueError("images and minutes: a comparison has one budget; give one of them")
         return cls(int(images), minutes, int(seeds))
 
-    def says(self, preset: str) -> str:
+    def describe(self, preset: str) -> str:
         length = f"the lengths of preset {preset}"
         if self.images:
             length = f"{self.images:,} images each"
@@ -67,26 +67,28 @@ class Budget(NamedTuple):
 
 
 def timed(one: ModelSpec, config: Config, minutes: float, root: Path) -> int:
-    """Images that `minutes` of training come to; measured once, so that a run can go on."""
+    """Images trained in `minutes`; the rate is measured once, so that a run can be resumed."""
     from training.core.provenance import machine
     from training.engine.throughput import measure_throughput
 
-    what = [machine(), to_json(config)]
-    note = root / "pace" / f"{sha256_bytes(canonical_json(what))[:16]}.json"
-    if not note.is_file():
-        say(f"compare: measuring how fast {one.label} trains")
-        write_json(note, {"images_per_second": measure_throughput(config), "machine": what[0]})
-    rate = float(read_json(note)["images_per_second"])
+    conditions = [machine(), to_json(config)]
+    file = root / "measure_throughput" / f"{sha256_bytes(canonical_json(conditions))[:16]}.json"
+    if not file.is_file():
+        say(f"compare: measuring the training throughput of {one.label}")
+        write_json(
+            file, {"images_per_second": measure_throughput(config), "machine": conditions[0]}
+        )
+    rate = float(read_json(file)["images_per_second"])
     return max(int(rate * 60 * minutes) // 100 * 100, 10 * config.train.batch)
 
 
 def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dict[str, Any]]]:
-    """(system, seed, the pipeline's arguments) of every run; all is checked before one begins."""
+    """(system, seed, the pipeline's arguments) of every run; all are validated before any runs."""
     budget, preset = Budget.read(given), given.get("preset", PRESET)
     known = compiled.parameters()
     shared = {key: value for key, value in given.items() if key not in OWN}
     if "train.images" in shared:
-        raise ValueError("train.images: a comparison's budget is images= or minutes=, for each")
+        raise ValueError("train.images: set a comparison's budget as images= or minutes=")
     prefix = shared.pop("name", "compare")
     systems: list[tuple[ModelSpec, dict[str, Any], Config]] = []
     for one in parse_specs(given.get("models", ",".join(MODELS))):
@@ -111,13 +113,13 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
 
 
 def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]]:
-    """Run every system and seed, each through the whole pipeline; returns the page, what failed.
+    """Run the whole pipeline for every system and seed; returns the report and the failures.
 
-    `pairs` are `key=value`: models (see `asked`; all by default), images or minutes (of training,
-    each system; the preset's own length by default), seeds (1), preset (demo), and whatever the
-    pipeline and the presets know. What is done already comes from the cache, so that the same
-    command goes on where it stopped. A system that fails stands on the page as such; raises
-    StepError where all do.
+    `pairs` are `key=value`: models (see `parse_specs`; default: all), images or minutes (of
+    training, for each system; default: the preset's length), seeds (1), preset (demo), and any
+    parameter of the pipeline or field of the preset. Finished steps are reused from the cache, so
+    that the same command resumes. Failed systems are listed in the report; raises StepError if all
+    fail.
     """
     given: dict[str, str] = {}
     for pair in pairs:
@@ -144,13 +146,14 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
     if last and not entries:
         raise last
     remark = (
-        f"A smoke test: {budget.says(preset)}. It shows that every model runs, not which is better."
+        f"A smoke test: {budget.describe(preset)}. "
+        "It shows that every model runs, not which is better."
         if budget.smoke(preset)
         else ""
     )
     out = runs / "report" / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.html"
     labels = dict.fromkeys(entry.name for entry in entries)
-    title = f"{', '.join(labels)}: {budget.says(preset)}"
+    title = f"{', '.join(labels)}: {budget.describe(preset)}"
     write_bytes(out, report(entries, title, remark, failed).encode())
-    record(entries, out, {"budget": budget.says(preset), "preset": preset})
+    record(entries, out, {"budget": budget.describe(preset), "preset": preset})
     return out, failed

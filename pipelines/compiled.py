@@ -31,12 +31,12 @@ class Parameter:
 
 
 def write(path: Path = PACKAGE) -> None:
-    """Compile the pipeline; the same sources give the same bytes."""
+    """Compile the pipeline; reproducible: the same sources give the same bytes."""
     from kfp.compiler import Compiler
 
     from pipelines.stargan import stargan
 
-    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # kfp wants the ending
+    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # kfp requires the suffix
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         Compiler().compile(stargan, str(temporary))
@@ -46,7 +46,7 @@ def write(path: Path = PACKAGE) -> None:
 
 
 def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
-    """The inputs that a compiled pipeline declares."""
+    """The parameters of a compiled pipeline, by name."""
     spec = next(yaml.safe_load_all(path.read_text()))
     rows = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     out = {}
@@ -57,7 +57,7 @@ def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
 
 
 def check(known: dict[str, Parameter], values: dict[str, str]) -> dict[str, Any]:
-    """`values` as the parameters' types. Raises ValueError for an ill-typed one."""
+    """Convert `values` to the parameters' types. Raises ValueError for a wrong value."""
     return {
         name: _struct(text, name)
         if known[name].kind is dict

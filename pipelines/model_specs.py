@@ -1,4 +1,4 @@
-"""The systems of a comparison: a model with settings of its own, trained for a common length."""
+"""The systems of a comparison: models with their own settings, trained for the same length."""
 
 import re
 from typing import NamedTuple
@@ -9,37 +9,37 @@ LENGTHS = ("decay_images", "warmup_images", "log_images", "sample_images", "chec
 
 
 class ModelSpec(NamedTuple):
-    """One system of the comparison; `settings` are those that only it has."""
+    """One system of a comparison; `settings` apply to it alone."""
 
-    label: str  # as it was asked for: its name on the page
+    label: str  # the requested text: its name in the report
     model: str
     settings: dict[str, str]
 
 
 def parse_specs(text: str) -> list[ModelSpec]:
-    """Systems, comma-separated, each `model` or `model:key=value:…` (a list's items joined by +).
+    """Parse comma-separated systems, each `model` or `model:key=value:…` (list items joined by +).
 
-    Raises ValueError for an unknown model, a setting without a value, or one asked for twice.
+    Raises ValueError for an unknown model, a setting without a value, or a repeated system.
     """
-    found: list[ModelSpec] = []
+    specs: list[ModelSpec] = []
     for label in filter(None, (word.strip() for word in text.split(","))):
         model, _, rest = label.partition(":")
-        pairs = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may have a colon, too
+        pairs = re.split(r":(?=[\w.]+=)", rest) if rest else []  # a value may contain a colon
         if model not in MODELS:
             raise ValueError(f"unknown model {model}; known: {', '.join(MODELS)}")
         if wrong := [pair for pair in pairs if "=" not in pair]:
-            raise ValueError(f"{label}: {wrong[0]!r} is no key=value")
+            raise ValueError(f"{label}: {wrong[0]!r} is not key=value")
         settings = dict(pair.split("=", 1) for pair in pairs)
         lists = {k: re.sub(r"(?<!\de)\+", ",", v) for k, v in settings.items()}  # 1e+3 stays
-        found.append(ModelSpec(label, model, lists))
-    labels = [one.label for one in found]
-    if not found or len(set(labels)) < len(labels):
+        specs.append(ModelSpec(label, model, lists))
+    labels = [one.label for one in specs]
+    if not specs or len(set(labels)) < len(labels):
         raise ValueError(f"models={text}: one or more are needed, each once")
-    return found
+    return specs
 
 
 def budgeted(model: str, preset: str, images: int) -> dict[str, str]:
-    """The preset's lengths stretched to `images` (0: the preset's own)."""
+    """Settings that scale the preset's lengths to `images` (0: unchanged, so none)."""
     train = presets.resolve(model, preset).train
     if not images:
         return {}

@@ -1,4 +1,4 @@
-"""The former name of `python -m pipelines.local.stack`; it goes with version 0.3."""
+"""The former name of `python -m pipelines.local.stack`; removed in version 0.3."""
 
 import sys
 
@@ -7,4 +7,4 @@ from training.core import cli
 
 if __name__ == "__main__":
     sys.stderr.write("python -m pipelines.stack is now python -m pipelines.local.stack\n")
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,4 +1,4 @@
-"""The pipeline: from raw faces to a promoted model. Edges only.
+"""The pipeline: from raw faces to a promoted model. It only connects the steps.
 
 python -m pipelines compile     writes stargan.yaml beside this file
 """
@@ -45,20 +45,20 @@ def stargan(
     override: str = "",
     image: str = TRAIN_IMAGE,
 ) -> None:
-    """The steps run in one line; a failed one stops those after it.
+    """The steps run one after another; a failed step stops those after it.
 
     Args:
         datasets: names, comma-separated, each `name` or `name:kind`; empty means the preset's.
-        raw: folder or URI of the raw data; empty means what DVC has.
-        revision: git revision of the `.dvc` files; empty means those at hand.
-        model: the family's member to train.
+        raw: folder or URI of the raw data; empty means DVC's data.
+        revision: git revision of the `.dvc` files; empty means the current ones.
+        model: the model to train.
         overrides: `key=value;key=value` on top of the preset.
-        compare: model manifest or registered version to set beside the new one in the report (the
-            paper's Fig. 6).
+        compare: model manifest or registered version to compare with the new one in the report
+            (the paper's Fig. 6).
         node_selector: labels of the nodes that the training step may run on, as JSON.
-        name: the registered model; empty means as the family's member.
+        name: name of the registered model; empty means the same as `model`.
         override: a reason to promote against the gate; recorded.
-        image: what the lineage says the model was made in; a local run says so.
+        image: the training image that the lineage records; a local run sets its own.
     """
     ended = report_status(experiment=experiment).set_caching_options(False)
     with dsl.ExitHandler(ended, name="steps"):
@@ -77,7 +77,7 @@ def stargan(
         unified = unify_labels(images=images.outputs["out"], **data, **code)
         faces = {"dataset": unified.outputs["out"]}
         judged = judge(**faces, judge_config=what["judge_config"], judge_hash=what["judge_hash"])
-        # After the judge: one that is not good enough stops the run before the long step.
+        # After the judge: a judge that is not accurate enough stops the run before the long step.
         trained = train(
             **faces, model=model, preset=preset, model_config=what["model_config"],
             train_config=what["train_config"], nproc=nproc, seeds=seeds, init=what["init"],
@@ -112,9 +112,9 @@ def stargan(
         ended: "Report status",
     }.items():
         step.set_display_name(title)
-    cluster.reached(
+    cluster.add_env_and_security(
         start, pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
     )
-    cluster.sized(pulled, valid, images, unified, judged, scored, verdict)
-    cluster.accelerated(trained, accelerator, accelerators, node_selector)
-    cluster.known(trained, version, verdict, ended)
+    cluster.set_resources(pulled, valid, images, unified, judged, scored, verdict)
+    cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
+    cluster.add_run_identity(trained, version, verdict, ended)

@@ -1,7 +1,7 @@
 """Submit the compiled pipeline and follow the run to its end.
 
-The real `kfp run submit` hands the run in; its own `--watch` exits 0 when the run fails, names no
-task and never ends for a run that somebody stops, so following is done here.
+`kfp run submit` submits the run; its own `--watch` exits 0 if the run fails, names no task and
+never ends for a run that is stopped, so the run is followed here.
 """
 
 import json
@@ -18,34 +18,34 @@ from training.core import environment
 from training.core.retry import retrying
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
-EVERY = 5.0  # s between looks
-PATIENCE = 600.0  # s that an API server may be away
+EVERY = 5.0  # s between polls
+PATIENCE = 600.0  # s that an API server may be unavailable
 
 
 def submit(command: list[str]) -> str:
-    """Run a `kfp run submit …` line; returns the run's id.
+    """Run a `kfp run submit …` command; returns the run's id.
 
-    Raises ValueError with the program's own words where it ends badly or gives no id.
+    Raises ValueError with the program's output if it fails or prints no id.
     """
     tool = str(Path(sys.executable).with_name(command[0]))
-    done = subprocess.run(
+    result = subprocess.run(
         [tool, "--output", "json", *command[1:]], check=False, capture_output=True, text=True
     )
-    said = (done.stderr + done.stdout).strip()
-    if done.returncode:
-        last = said.splitlines()[-1] if said else "it said nothing"
+    output = (result.stderr + result.stdout).strip()
+    if result.returncode:
+        last = output.splitlines()[-1] if output else "it printed nothing"
         raise ValueError(
-            f"kfp ended with exit code {done.returncode}: {last}; "
+            f"kfp ended with exit code {result.returncode}: {last}; "
             f"is KF_PIPELINES_ENDPOINT ({endpoint() or 'not set'}) right?"
         )
     try:
-        return str(json.loads(done.stdout[done.stdout.index("{") :])["run_id"])
+        return str(json.loads(result.stdout[result.stdout.index("{") :])["run_id"])
     except (ValueError, KeyError) as error:
-        raise ValueError(f"kfp named no run: {said[-500:]}") from error
+        raise ValueError(f"kfp printed no run id: {output[-500:]}") from error
 
 
 def endpoint() -> str:
-    """Where people look at runs: the UI's address, or the API's."""
+    """Address of the UI, or else of the API."""
     return environment.KF_PIPELINES_UI_ENDPOINT.get() or environment.KF_PIPELINES_ENDPOINT.get()
 
 
@@ -55,16 +55,17 @@ def link(run_id: str) -> str:
 
 
 def follow(
-    look: Callable[[], Any],
-    tell: Callable[[str], None],
+    get_run: Callable[[], Any],
+    report: Callable[[str], None],
     *,
     every: float = EVERY,
     patience: float = PATIENCE,
 ) -> bool:
-    """Look at a run until it ends, telling each change of a task; whether it succeeded.
+    """Poll a run until it ends and report each task's changes of state; whether it succeeded.
 
-    `look` returns a V2beta1Run. A server that is away is asked again for `patience` seconds, then
-    its error is raised; an answer that asking again cannot change (401, 403, 404) at once.
+    `get_run` returns a V2beta1Run. While the server is unavailable, requests are retried for
+    `patience` seconds, then its error is raised; permanent errors (400, 401, 403, 404) are raised
+    at once.
     """
     import urllib3
     from kfp_server_api import ApiException
@@ -77,23 +78,23 @@ def follow(
 
     def failed(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        tell(f"the server does not answer ({type(error).__name__}); asking again")
+        report(f"the server does not answer ({type(error).__name__}); retrying")
 
     known: dict[str, str] = {}
     while True:
         retry = retrying(transient, lambda: patience, first=every, most=every, failed=failed)
-        run = retry(look)
+        run = retry(get_run)
         for task in _tasks(run):
             if known.get(task.display_name) != task.state:
                 known[task.display_name] = task.state
-                tell(f"{task.display_name}: {task.state}")
+                report(f"{task.display_name}: {task.state}")
         if run.state in ENDED:
-            tell(f"run {run.state}")
+            report(f"run {run.state}")
             for task in _tasks(run):
                 if task.state == "FAILED":
-                    tell(f"failed: {task.display_name}{_reason(task)}")
+                    report(f"failed: {task.display_name}{_reason(task)}")
             if run.error and run.error.message:
-                tell(f"reason: {run.error.message}")
+                report(f"reason: {run.error.message}")
             return run.state in ("SUCCEEDED", "SKIPPED")
         time.sleep(every)
 
@@ -108,13 +109,13 @@ def _reason(task: Any) -> str:
 
 
 def wait(run_id: str) -> int:
-    """Follow a submitted run on the terminal; 0 where it succeeded, 1 where it did not."""
+    """Follow a submitted run on the terminal; 0 if it succeeded, else 1."""
     from kfp import Client
 
     client = Client(host=environment.KF_PIPELINES_ENDPOINT.get() or None)
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    return 0 if follow(lambda: client.get_run(run_id), tell) else 1
+    return 0 if follow(lambda: client.get_run(run_id), report) else 1

@@ -1,13 +1,13 @@
-"""A copy of MLflow's artifacts beside a dump of its database, so that both agree, and the way back.
+"""Back up and restore MLflow's artifacts together with a consistent dump of its database.
 
     pg_dump --format=custom --file /dump/mlflow.dump "$DATABASE"
     python -m training.backup save /dump s3://stargan/mlflow s3://stargan-backup
     python -m training.backup load s3://stargan-backup LATEST /dump s3://stargan/mlflow
     pg_restore --clean --if-exists --dbname "$DATABASE" /dump/mlflow.dump
 
-The database is dumped first: artifacts are only ever added, so that every one that the dump names
-is among those copied after it. They are kept once, for all backups; `backups/<time>/manifest.json`
-is written last, and a backup without one does not exist.
+The database is dumped first: artifacts are only ever added, so that all those that the dump refers
+to are copied after it. Artifacts are stored once for all backups; `backups/<time>/manifest.json` is
+written last, and a backup without one is ignored.
 """
 
 import argparse
@@ -23,51 +23,51 @@ from training.storage.s3 import Bucket, RemoteError
 def save(dumps: Path, artifacts: str, target: str) -> str:
     """Copy the files in `dumps` and every object below `artifacts`; returns the backup's name.
 
-    Raises ValueError where there is nothing to save, RemoteError where a server fails.
+    Raises ValueError if there is no dump, RemoteError if a server fails.
     """
-    source, place = Bucket(artifacts), Bucket(target)
+    source, backup = Bucket(artifacts), Bucket(target)
     files = sorted(path for path in dumps.iterdir() if path.is_file() and path.stat().st_size)
     if not files:
         raise ValueError(f"{dumps}: no dump in it; run pg_dump first")
     name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    have, sizes = place.objects("artifacts/"), source.objects("")
+    have, sizes = backup.objects("artifacts/"), source.objects("")
     for key, size in sizes.items():
         if have.get(f"artifacts/{key}") != size:
-            place.copy(f"artifacts/{key}", source, key)
+            backup.copy(f"artifacts/{key}", source, key)
     digests = {path.name: sha256_file(path) for path in files}
     for path in files:
-        place.upload(f"backups/{name}/{path.name}", path, digests[path.name])
+        backup.upload(f"backups/{name}/{path.name}", path, digests[path.name])
     text = json.dumps({"files": digests, "artifacts": sizes}, sort_keys=True).encode()
-    if not place.create(f"backups/{name}/manifest.json", text):
-        raise ValueError(f"{target}/backups/{name}: stands already; run it again")
+    if not backup.create(f"backups/{name}/manifest.json", text):
+        raise ValueError(f"{target}/backups/{name}: exists already; run it again")
     return name
 
 
 def latest(target: str) -> str:
-    """The newest backup that is whole. Raises ValueError where there is none."""
-    place = Bucket(target)
-    for name in sorted(place.folders("backups/"), reverse=True):
-        if place.size(f"backups/{name}/manifest.json") is not None:
+    """The newest complete backup. Raises ValueError if there is none."""
+    backup = Bucket(target)
+    for name in sorted(backup.folders("backups/"), reverse=True):
+        if backup.size(f"backups/{name}/manifest.json") is not None:
             return name
-    raise ValueError(f"{target}: no backup there")
+    raise ValueError(f"{target}: no backup there; run save first")
 
 
 def load(target: str, name: str, dumps: Path, artifacts: str) -> None:
-    """Bring a backup's dumps into the empty folder `dumps`, and its artifacts to where they were.
+    """Restore a backup: its dumps into the empty folder `dumps`, its artifacts to `artifacts`.
 
-    Raises RemoteError where a file is missing or altered.
+    Raises RemoteError if a file is missing or altered.
     """
-    place, source = Bucket(target), Bucket(artifacts)
-    manifest = json.loads(place.read(f"backups/{name}/manifest.json"))
+    backup, source = Bucket(target), Bucket(artifacts)
+    manifest = json.loads(backup.read(f"backups/{name}/manifest.json"))
     dumps.mkdir(parents=True, exist_ok=True)
     for file, digest in manifest["files"].items():
-        place.download(f"backups/{name}/{file}", dumps / file)
+        backup.download(f"backups/{name}/{file}", dumps / file)
         if sha256_file(dumps / file) != digest:
             raise RemoteError("corrupted", f"{target}/backups/{name}/{file}: altered; take another")
     have = source.objects("")
     for key, size in manifest["artifacts"].items():
         if have.get(key) != size:
-            source.copy(key, place, f"artifacts/{key}")
+            source.copy(key, backup, f"artifacts/{key}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,9 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("dumps", type=Path)
     one.add_argument("artifacts", metavar="s3://…")
     one.add_argument("target", metavar="s3://…")
-    two = commands.add_parser("load", help="bring them back")
+    two = commands.add_parser("load", help="restore them")
     two.add_argument("target", metavar="s3://…")
-    two.add_argument("name", help="a backup's, or LATEST")
+    two.add_argument("name", help="name of a backup, or LATEST")
     two.add_argument("dumps", type=Path)
     two.add_argument("artifacts", metavar="s3://…")
     args = parser.parse_args(argv)
@@ -95,4 +95,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,4 +1,4 @@
-"""Step 7: train under torchrun, one model a seed; a crashed process is started again.
+"""Step 7: train under torchrun, one model per seed; crashed processes are restarted.
 
 python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out model.json \\
     --replicates replicates.json
@@ -25,9 +25,9 @@ from training.core.options import NAMES, read_options
 from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
-NOTICE = 2.0  # s for torchrun to have had the signal that reached us
-GRACE = 60.0  # s for its processes to save and end
-# Restarted processes otherwise find their peers' old addresses (pytorch issue 135712).
+NOTICE = 2.0  # s within which torchrun receives a signal to the process group
+GRACE = 60.0  # s for its workers to save and exit
+# Restarted processes would otherwise read their peers' old addresses (pytorch issue 135712).
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
@@ -41,34 +41,34 @@ def launch(
     replicates: Path | None = None,
     **options: Any,
 ) -> None:
-    """Train models of the config's seed and those after it; `options` are those of `TrainOptions`.
+    """Train one model per seed, from the config's seed on; `options` as in `TrainOptions`.
 
-    The first seed's manifest goes to `out`, the others' files to one of kind "replicates"
-    (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for wrong options and, with
-    the exit code, where training does not end well; StoppedError after SIGTERM.
+    The first seed's manifest goes to `out`, the other models' files to a manifest of kind
+    "replicates" (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for wrong
+    options and, with the exit code, if training fails; StoppedError after SIGTERM.
     """
-    how = read_options(options)
-    shape = Shape(how.nodes, how.nproc, how.accelerator, how.nproc, queue=how.queue)
+    chosen = read_options(options)
+    shape = Shape(chosen.nodes, chosen.nproc, chosen.accelerator, chosen.nproc, queue=chosen.queue)
     config = json.loads(train_config)
     entries, others = [], []
     with tempfile.TemporaryDirectory() as temporary:
-        for seed in range(config["seed"], config["seed"] + how.seeds):
+        for seed in range(config["seed"], config["seed"] + chosen.seeds):
             first = seed == config["seed"]
-            made = out if first else Path(temporary) / f"{seed}.json"
+            target = out if first else Path(temporary) / f"{seed}.json"
             settings = json.dumps({**config, "seed": seed}, sort_keys=True)
             request = Request(
-                dataset.read_text(), model, model_config, settings, how.init, how.experiment,
-                how.preset, environment.PIPELINE_RUN_ID.get(), child=not first,
+                dataset.read_text(), model, model_config, settings, chosen.init, chosen.experiment,
+                chosen.preset, environment.PIPELINE_RUN_ID.get(), child=not first,
             )  # fmt: skip
-            if how.launcher == "local":
-                _torchrun(how.nproc, dataset, request, made, Path(temporary))
+            if chosen.launcher == "local":
+                _torchrun(chosen.nproc, dataset, request, target, Path(temporary))
             else:
-                trainjob.launch(request, shape, made)
+                trainjob.launch(request, shape, target)
             if not first:
                 others.append(seed)
                 entries += [
                     entry.named(f"{seed}/{entry.name}")
-                    for entry in Manifest.read(made, "model").entries
+                    for entry in Manifest.read(target, "model").entries
                 ]
     if replicates:
         Manifest("replicates", tuple(entries), ReplicatesMeta(seeds=tuple(others))).write(
@@ -77,7 +77,7 @@ def launch(
 
 
 def step(*arguments: Any, **options: Any) -> None:
-    """`launch` as the pipeline's step; the process ends with 143 where it was stopped."""
+    """`launch` as a pipeline step; the process exits with 143 if it was stopped."""
     with cli.stoppable():
         launch(*arguments, **options)
 
@@ -94,33 +94,35 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
         *(["--child"] if request.child else []),
     ]  # fmt: skip
     threads = str(max(1, (os.cpu_count() or 1) // nproc))
-    given = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
-    given[environment.LAUNCH_ID.name] = environment.new_launch()  # restarted ones are no rivals
-    asked: list[float] = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
+    env = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
+    # Restarted processes keep the id, so that they do not fence each other.
+    env[environment.LAUNCH_ID.name] = environment.new_launch()
+    stops: list[float] = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: stops.append(time.monotonic()))
     try:
-        with subprocess.Popen(command, env=given) as process:
-            code = _follow(process, asked)
+        with subprocess.Popen(command, env=env) as process:
+            code = _wait(process, stops)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if asked:
-        raise cli.StoppedError("stopped; the same command goes on")
+    if stops:
+        raise cli.StoppedError("stopped; run the same command to resume")
     if code:
-        raise ValueError(f"training ended with exit code {code}; its last lines say why")
+        raise ValueError(f"training ended with exit code {code}; see its last lines for the cause")
 
 
-def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
-    """Wait for torchrun and, once it is `asked` to stop, for what it started; its exit code.
+def _wait(process: "subprocess.Popen[bytes]", stops: list[float]) -> int:
+    """Wait for torchrun and, after a stop signal, for its workers; torchrun's exit code.
 
-    A signal to the whole group reaches torchrun by itself, and a second one would cut its own
-    shutdown short; so it is passed on only where torchrun has not ended after `NOTICE`.
+    `stops` has the times of the stop signals, monotonic, in s. A signal to the process group
+    reaches torchrun directly, and a second one would cut its shutdown short; so it is forwarded
+    only if torchrun has not exited after `NOTICE`.
     """
     workers: list[psutil.Process] = []
     while process.poll() is None:
-        if asked and not workers:
+        if stops and not workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 workers = psutil.Process(process.pid).children(recursive=True)
-        if asked and time.monotonic() - asked[0] > NOTICE:
+        if stops and time.monotonic() - stops[0] > NOTICE:
             process.terminate()
             process.wait()
         time.sleep(0.1)
@@ -129,10 +131,8 @@ def _follow(process: "subprocess.Popen[bytes]", asked: list[float]) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from training.models.presets import (  # bring torch, which the pipeline's step does without
-        parse,
-        resolve,
-    )
+    # These import torch, which the pipeline's step does not need.
+    from training.models.presets import parse, resolve
     from training.train import options
 
     parser = options("launch", __doc__, NAMES)
@@ -151,4 +151,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

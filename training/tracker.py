@@ -1,4 +1,4 @@
-"""The former name of `python -m training.tracking`; it goes with version 0.3."""
+"""The former name of `python -m training.tracking`; removed in version 0.3."""
 
 import sys
 
@@ -7,4 +7,4 @@ from training.tracking.__main__ import main
 
 if __name__ == "__main__":
     sys.stderr.write("python -m training.tracker is now python -m training.tracking\n")
-    cli.run(main)
+    cli.entry_point(main)

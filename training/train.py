@@ -1,10 +1,10 @@
-"""Train a model on a unified data set; the same command again goes on where it stopped.
+"""Train a model on a unified data set; the same command resumes an interrupted training.
 
     python -m training.train dataset.json --model stargan --preset demo --out model.json
     torchrun --standalone --nproc-per-node 2 -m training.train dataset.json --out model.json
 
-Exit codes: 0 done, 2 a mistake in the input or a loss that is not finite, 143 stopped by SIGTERM
-with the state saved.
+Exit codes: 0 done, 2 an input error or a loss that is not finite, 143 stopped by SIGTERM with the
+state saved.
 """
 
 import argparse
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from training.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
-RESIDENT = 16 << 30  # bytes; smaller data sets are kept on the GPU whole
-OWN = ("preset", "init", "experiment")  # of the training step's options, those that one process has
-ELSEWHERE = 30.0  # s to wait for a process that still trains in the folder
+RESIDENT = 16 << 30  # bytes; smaller data sets are moved to the GPU
+OWN = ("preset", "init", "experiment")  # options of the training step that this program has
+LOCK_TIMEOUT = 30.0  # s to wait for another process that trains in the run folder
 
 
 def options(prog: str, doc: str | None, names: Collection[str] = OWN) -> argparse.ArgumentParser:
-    """What to train, and on what, with the training step's options `names`."""
+    """A parser for model, data set and output, with the training step's options `names`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m training.{prog}",
         description=doc,
@@ -61,11 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = options("train", __doc__)
     parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
     parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
-    parser.add_argument("--folder", dest="run", type=Path, help="of this run's checkpoints")
+    parser.add_argument("--folder", dest="run", type=Path, help="run folder")
     parser.add_argument(
         "--child",
         action="store_true",
-        help="one of several models of a step: an MLflow run of its own",
+        help="one of several models of a step: gets its own MLflow run",
     )
     args = parser.parse_args(argv)
     model, settings = args.model_config, args.train_config
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_folder(dataset: Manifest, *what: str) -> Path:
-    """Where a run's checkpoints lie by default: a folder named by what is trained on what."""
+    """The default run folder, named by a hash of the data set and `what` is trained."""
     key = sha256_bytes(canonical_json([dataset.digest, *what]))
     return runs("train", key[:16])
 
@@ -107,8 +107,9 @@ def train(
 ) -> None:
     """Train `model` on the manifest `dataset` and write the manifest `out` of kind "model".
 
-    Configs are JSON texts. Progress, checkpoints and samples lie in `run`. A `child` is one of
-    several models of a pipeline's step. Raises StoppedError after SIGTERM, with the state saved.
+    Configs are JSON texts. Log, checkpoints and samples are in the run folder `run`. A `child` is
+    one of several models of a pipeline step. Raises StoppedError after SIGTERM, with the state
+    saved, and ValueError if another process trains in the folder.
     """
     from training.data.dataset import Faces
     from training.engine import checkpoint
@@ -126,9 +127,9 @@ def train(
     settings = from_json(TrainConfig, train_config)
     network = model_from_json(model, json.loads(model_config))
     code = code_hash()
-    own = run_folder(manifest, model, model_config, train_config, init, code)
-    run = run or own
-    with world() as here, _alone(run, here.rank):
+    default = run_folder(manifest, model, model_config, train_config, init, code)
+    run = run or default
+    with world() as here, _locked(run, here.rank):
         faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
         if here.device.type == "cuda" and sum(part.bytes for part in faces.parts) < RESIDENT:
             for part in faces.parts:
@@ -144,7 +145,7 @@ def train(
             "init": init,
             "code": code,
         }
-        copies = mirror(own.name, settings.keep)
+        copies = mirror(default.name, settings.keep)
         job = Job(network, settings, faces, held_out, run, config, here, mirror=copies)
         state = build_state(job)
         if not resume(state, job):
@@ -172,7 +173,7 @@ def train(
 def _tracker(
     job: "Job", dataset: Path, manifest: Manifest[DatasetMeta], experiment: str, child: bool
 ) -> "Tracker":
-    """The MLflow run of this training; of a part that another machine did, too."""
+    """The tracker of this training; it rejoins the MLflow run of an earlier part on any machine."""
     from training.tracking.tracker import Tracker
 
     config = job.config
@@ -198,18 +199,18 @@ def _tracker(
 
 
 @contextmanager
-def _alone(run: Path, rank: int) -> Iterator[None]:
-    """Rank 0 holds the run's folder, so that no second training writes the same checkpoints."""
+def _locked(run: Path, rank: int) -> Iterator[None]:
+    """Rank 0 locks the run folder, so that no second training writes the same checkpoints."""
     if rank:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run / ".lock", timeout=ELSEWHERE):
+        with FileLock(run / ".lock", timeout=LOCK_TIMEOUT):
             yield
     except Timeout as error:
         raise ValueError(
-            f"{run}: another process trains there; wait for it, or name another --folder"
+            f"{run}: another process trains there; wait for it, or give another --folder"
         ) from error
 
 
@@ -222,7 +223,7 @@ def _publish(
     seed: int,
     took: dict[str, float],
 ) -> None:
-    """Put the last checkpoint and the last sample grids into the store and write the manifest."""
+    """Store the last checkpoint and the last sample grids and write the manifest."""
     from training.core.files import read_json
     from training.inference.weights import verify, weight_files
 
@@ -243,4 +244,4 @@ def _publish(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,1 +1,1 @@
-"""The pipeline on this machine: steps as processes or containers, cached."""
+"""Run the pipeline on this machine: steps as processes or containers, with a cache."""

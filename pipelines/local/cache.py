@@ -1,16 +1,16 @@
-"""Which results of earlier local runs are still true: kfp.local's cache, keyed by content.
+"""A content-addressed cache of local step results, in place of kfp.local's.
 
-kfp 2.17.0's own cache names an input artifact by its path, so a step that ran again would rerun
-everything after it; it trusts any output file that exists; and two runs at once would do the same
-work twice. Here
+kfp 2.17.0's own cache identifies an input artifact by its path, so that a step that ran again
+causes everything after it to run again; it trusts any output file that exists; and two concurrent
+runs do the same work twice. Here
 
-- a key holds the content of the input artifacts (of a manifest, its digest), the arguments and the
-  component's source, and not the image, since locally the code is the working tree (steps take its
+- a key covers the content of the input artifacts (the digest of a manifest), the arguments and the
+  component's source, but not the image, since locally the code is the working tree (steps take its
   hash as an argument);
-- a hit needs every output file with the bytes it had, and for a manifest every stored file, too;
-- the first of two runs that need the same result makes it, the second waits for it.
+- a hit requires unchanged bytes of every output file and, for a manifest, of every stored file;
+- the first of two runs that need the same result computes it, the second waits for it.
 
-Entries are small JSON files under one root. Outputs stay where the run that made them put them.
+Entries are small JSON files under one root. Outputs stay in the folder of the run that wrote them.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def digest(path: Path) -> str:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file is a step's manifest, by its content."""
+    """Whether a file's content is a step's manifest."""
     try:
         Manifest.read(path)
     except (ValueError, OSError, KeyError, TypeError):
@@ -46,7 +46,7 @@ def is_manifest(path: Path) -> bool:
 
 
 def content(value: Any) -> Any:
-    """What an argument contributes to a key: an artifact its bytes, anything else itself."""
+    """An argument's part of a key: the digest of an artifact, the value of anything else."""
     if isinstance(value, dsl.Artifact):
         path = Path(value.uri)
         return {"artifact": Manifest.read(path).digest if is_manifest(path) else digest(path)}
@@ -58,7 +58,7 @@ def content(value: Any) -> Any:
 
 
 class ContentCache(LocalCache):
-    """Takes the place of `kfp.local.cache.LocalCache`; the same three methods are overridden.
+    """Replaces `kfp.local.cache.LocalCache`; overrides its three methods.
 
     A miss in `get` keeps the key locked until `put` or `release`.
     """
@@ -67,7 +67,7 @@ class ContentCache(LocalCache):
         super().__init__(cache_root)
         self.root = Path(cache_root)
         self.held: dict[str, FileLock] = {}
-        self.verified: set[Entry] = set()  # steps share stored files: read each once a run
+        self.verified: set[Entry] = set()  # steps share stored files: each is read once per run
 
     def compute_key(  # type: ignore[no-untyped-def]
         self, component_name, image, full_command, arguments, env_vars=None, custom_cache_key=None
@@ -77,12 +77,12 @@ class ContentCache(LocalCache):
         return sha256_bytes(canonical_json(parts))
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The outputs kept under `key`, if all of their bytes still stand."""
+        """The outputs cached under `key`, or None if any of their bytes changed."""
         lock = FileLock(self.root / f"{key}.lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            sys.stdout.write("  another run is making the same result; waiting for it\n")
+            sys.stdout.write("  another run is computing the same result; waiting for it\n")
             sys.stdout.flush()
             lock.acquire()
         self.held[key] = lock
@@ -101,7 +101,7 @@ class ContentCache(LocalCache):
         return self._deserialize_outputs(entry["outputs"])
 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
-        """Keep `outputs` and the digest of each of their files."""
+        """Store `outputs` and the digest of each of their files."""
         files = [Path(v.uri) for v in outputs.values() if isinstance(v, dsl.Artifact)]
         rows = [
             {"path": str(p), "sha256": digest(p), "manifest": p.is_file() and is_manifest(p)}
@@ -113,23 +113,23 @@ class ContentCache(LocalCache):
         self.release()
 
     def release(self) -> None:
-        """Let other runs have the keys that this one looked up in vain."""
+        """Unlock the keys that this run missed."""
         for lock in self.held.values():
             lock.release()
         self.held.clear()
 
     def fault(self, files: list[dict[str, Any]]) -> str:
-        """Why the files of an entry cannot be used any more, or the empty text."""
+        """Why the files of an entry are no longer valid, or empty text."""
         for row in files:
             path = Path(row["path"])
             if not path.exists():
-                return f"{path} is gone"
+                return f"{path} is missing"
             if digest(path) != row["sha256"]:
                 return f"{path} was altered"
             if row["manifest"]:
                 store = open_store()
                 for entry in Manifest.read(path).entries:
                     if entry not in self.verified and not store.exists(entry):
-                        return f"{entry.name} is gone from the store, or altered ({entry.sha256})"
+                        return f"{entry.name} is missing in the store or altered ({entry.sha256})"
                     self.verified.add(entry)
         return ""

@@ -1,9 +1,9 @@
-"""The steps in their images on this machine: kfp.local's DockerRunner, on docker or podman.
+"""Run the steps in their images on this machine: kfp.local's DockerRunner, on docker or podman.
 
-kfp 2.17.0 starts containers that remove themselves and takes one that it can no longer find for a
-success, so that a failed step passes (kubeflow/pipelines issue 13332). Here a container is removed
-by us, after its exit code is known. An image must lie on this machine or be named by its digest:
-anybody may own a short name in a public registry.
+kfp 2.17.0 starts containers that remove themselves and treats a container that it can no longer
+find as a success, so that a failed step passes (kubeflow/pipelines issue 13332). Here a container
+is removed only after its exit code is known. An image must exist on this machine or be named by its
+digest: anybody may own a short name in a public registry.
 """
 
 import os
@@ -16,7 +16,7 @@ from kfp import local
 from components.images import TRAIN_IMAGE
 from training.core import environment as variables
 
-# What the steps read from the environment: addresses, credentials and switches.
+# Environment variables passed to the steps: addresses, credentials and switches.
 NAMES = [
     variable.name
     for variable in (
@@ -25,36 +25,37 @@ NAMES = [
     )
 ]  # fmt: skip
 FAMILIES = ("AWS_", "MLFLOW_")
-GRACE = 60  # s that a stopped step has to save its work
+GRACE = 60  # s that a stopped step has to save its state
 Follow = Callable[[Iterable[str]], None]
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The part of `given` that the steps may see."""
+    """The variables in `given` that are passed to the steps."""
     return {k: v for k, v in given.items() if k in NAMES or k.startswith(FAMILIES)}
 
 
 def runner(root: Path, raw: str = "") -> local.DockerRunner:
-    """Steps with the working folder's `runs` and `data`, and `raw` to read, at their own paths.
+    """A runner that mounts the working folder's `runs`, `data` (read-only) and `raw` (read-only).
 
-    As on a cluster: no root file system to write to, no privileges, the user of `root`'s owner.
+    Paths are the same inside. As on a cluster: a read-only root file system, no privileges; the
+    user is `root`'s owner.
     """
     from docker.types import Mount
 
     root.mkdir(parents=True, exist_ok=True)
     folder, runs, owner = Path.cwd(), variables.runs().absolute(), root.stat()
-    for made in (runs, root / "kfp"):
-        if not made.exists():
-            made.mkdir()
-            os.chown(made, owner.st_uid, owner.st_gid)
-    places = {root: False, runs: False, folder / "data": True}
+    for new in (runs, root / "kfp"):
+        if not new.exists():
+            new.mkdir()
+            os.chown(new, owner.st_uid, owner.st_gid)
+    mounts = {root: False, runs: False, folder / "data": True}  # path -> read-only
     if raw and "://" not in raw:
-        places.setdefault(Path(raw).resolve(), True)
+        mounts.setdefault(Path(raw).resolve(), True)
     return local.DockerRunner(
         mounts=[
-            Mount(str(place), str(place), type="bind", read_only=fixed)
-            for place, fixed in places.items()
-            if place.is_dir()
+            Mount(str(path), str(path), type="bind", read_only=read_only)
+            for path, read_only in mounts.items()
+            if path.is_dir()
         ],
         working_dir=str(folder),
         environment=environment(variables.whole()),
@@ -68,7 +69,7 @@ def runner(root: Path, raw: str = "") -> local.DockerRunner:
 
 
 def find_or_pull(client: Any, image: str) -> Any:
-    """The image on this machine; one named by its digest is pulled. Else raises ValueError."""
+    """The local image; one named by its digest is pulled. Raises ValueError if it is missing."""
     import docker
 
     try:
@@ -80,7 +81,7 @@ def find_or_pull(client: Any, image: str) -> Any:
 
 
 def described() -> str:
-    """What the lineage says of the training image: its name and the id of what lies here."""
+    """The training image as the lineage records it: its name and the id of the local image."""
     import docker
 
     client = docker.from_env()
@@ -91,7 +92,7 @@ def described() -> str:
 
 
 def run_in(follow: Follow) -> Callable[..., int]:
-    """What takes the place of kfp's `run_docker_container`; `follow` takes the output's lines."""
+    """A replacement of kfp's `run_docker_container`; `follow` gets the output's lines."""
 
     def run(
         client: Any, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
@@ -117,7 +118,7 @@ def run_in(follow: Follow) -> Callable[..., int]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterable[str]:
-    """Whole lines of a stream that comes in pieces of any length."""
+    """Complete lines of a stream of pieces of any length."""
     rest = b""
     for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")

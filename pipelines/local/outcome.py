@@ -1,4 +1,4 @@
-"""What a person wants to know at the end of a local run, and where the pictures lie."""
+"""Summary of a local run: metrics, verdict, and the paths of reports and pictures."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ def collect(run: LocalRun) -> list[Path]:
         name = output if output != "out" else step
         shutil.copyfile(run.file(step, output), run.report / f"{name}.json")
     page = run.file("promote", "out").with_name("out.html")
-    if page.is_file():  # a standing champion is not judged again
+    if page.is_file():  # missing if the version is the champion already
         out.append(run.report / "promote.html")
         shutil.copyfile(page, out[-1])
     evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
@@ -34,7 +34,7 @@ def collect(run: LocalRun) -> list[Path]:
 
 
 def rescue(run: LocalRun) -> list[Path]:
-    """Copy the reports that a failed run has written; a failed validation's says why."""
+    """Copy the reports that a failed run has written; after a failed validation, its report."""
     out = []
     for step, output in DOCUMENTS:
         folder = run.folders.get(step)
@@ -46,14 +46,14 @@ def rescue(run: LocalRun) -> list[Path]:
 
 
 def table(metrics: dict[str, float]) -> str:
-    """Metrics by name, one a line."""
+    """Metrics sorted by name, one per line."""
     width = max(map(len, metrics), default=0)
     shown = {name: f"{v:,.0f}" if v >= 1000 else f"{v:.4f}" for name, v in metrics.items()}
     return "\n".join(f"  {name:<{width}}  {text:>11}" for name, text in sorted(shown.items()))
 
 
 def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
-    """The registry's side of the end."""
+    """The registered version and the gate's decision, as text."""
     known = "new" if registered["created"] else "known already"
     alias = f"@{decision['alias']}" if decision["promoted"] else "no alias"
     word = "PROMOTED" if decision["promoted"] else "not promoted"
@@ -64,7 +64,7 @@ def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
 
 
 def summary(run: LocalRun) -> str:
-    """The last lines of a run that ended well."""
+    """The last lines of a successful run."""
     files = collect(run)
     metrics = read_json(run.report / "metrics.json")
     grids = [path for path in files if path.suffix == ".png"]

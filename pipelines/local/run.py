@@ -1,9 +1,9 @@
-"""Run the compiled pipeline on this machine: kfp.local's subprocesses, our cache, live progress.
+"""Run the compiled pipeline on this machine: kfp.local's subprocesses, own cache, live progress.
 
-Every file of a run lies under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
-what later runs may reuse, `report/<run>/` each step's log and what a person wants to look at.
-kfp is steered at five module attributes of exactly `KFP`; another version is refused, since a
-silent change there could bring a wrong result back from the cache.
+All files of a run are under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
+entries for later runs, `report/<run>/` each step's log, reports and pictures. Five module
+attributes of kfp are replaced, for exactly version `KFP`; other versions are refused, since a
+silent change there could return a wrong result from the cache.
 """
 
 import logging
@@ -35,14 +35,14 @@ from pipelines.local.cache import ContentCache
 from training.core import environment
 
 KFP = "2.17.0"
-GRACE = 60.0  # seconds that a stopped step has to save its work
-TAIL = 400  # last lines of a step that its failure is explained from
-ECHO = re.compile(r"^\[KFP Executor")  # the executor's account of its own doing
+GRACE = 60.0  # s that a stopped step has to save its state
+TAIL = 400  # last lines of a step from which the cause of its failure is taken
+ECHO = re.compile(r"^\[KFP Executor")  # prefix of the executor's own log lines
 DUMP = "Got executor_input:"
 
 
 class StepError(RuntimeError):
-    """A step of a local run ended badly; the message has its name, the cause and its log."""
+    """A step of a local run failed; the message has its name, the cause and the log folder."""
 
     def __init__(self, run: "LocalRun") -> None:
         super().__init__(f"{run.failure}\nlogs: {run.report}")
@@ -51,7 +51,7 @@ class StepError(RuntimeError):
 
 @dataclass
 class LocalRun:
-    """One run: where it writes and what its steps gave."""
+    """One run: its folders, its state and the outputs of its steps."""
 
     id: str
     root: Path
@@ -70,11 +70,11 @@ class LocalRun:
         return self.root / "report" / self.id
 
     def file(self, step: str, output: str) -> Path:
-        """Where an output artifact of a finished step lies."""
+        """Path of an output artifact of a finished step."""
         return Path(self.outputs[step][output].uri)
 
     def step(self, **task: Any) -> tuple[dict[str, Any], Status]:
-        """In the place of kfp's `execute_single_task`: the same, with headings and the cause."""
+        """Replaces kfp's `execute_single_task`: adds headings and the cause of a failure."""
         name = task["task_name"]
         self.began += 1
         self.current, self.streamed = name, False
@@ -105,7 +105,7 @@ class LocalRun:
         return outputs, status
 
     def follow(self, lines: Iterable[str]) -> None:
-        """Show a step's lines as they come, and keep them in its log."""
+        """Print a step's lines as they arrive, and write them to its log."""
         self.streamed = True
         self.report.mkdir(parents=True, exist_ok=True)
         quiet = Quiet()
@@ -118,16 +118,16 @@ class LocalRun:
                     say(f"  {text}")
 
     def ended(self, code: int) -> int:
-        """The exit code of a step; a signal's is put into words."""
+        """The exit code of a step; a signal is named in the output."""
         if code < 0 or code > 128:
             number = -code if code < 0 else code - 128
             self.tail.append(f"ended by signal {number} ({signal.strsignal(number)})")
         return code
 
     def stream(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """In the place of kfp's `run_local_subprocess`: live lines, a log, a clean stop."""
+        """Replaces kfp's `run_local_subprocess`: live output, a log, a clean stop."""
         variables = {**environment.whole(), "PYTHONUNBUFFERED": "1", **(env_vars or {})}
-        # A session of its own: stopping the step then reaches its workers too.
+        # In a new session, so that stopping the step also reaches its workers.
         with subprocess.Popen(
             full_command, env=variables, text=True, errors="replace", bufsize=1,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
@@ -140,7 +140,7 @@ class LocalRun:
                 raise
 
     def contain(self, *arguments: Any, **settings: Any) -> int:
-        """In the place of kfp's `run_docker_container`, likewise."""
+        """Replaces kfp's `run_docker_container`, likewise."""
         return self.ended(containers.run_in(self.follow)(*arguments, **settings))
 
 
@@ -148,13 +148,13 @@ _execute = task_executor.execute_single_task
 
 
 class Quiet:
-    """Drops the executor's own lines, among them the dump of a step's inputs, from its output."""
+    """Filter for the executor's own lines, including the dump of a step's inputs."""
 
     def __init__(self) -> None:
         self.dump = False
 
     def __call__(self, line: str) -> str:
-        """The line without its end, or nothing."""
+        """The line without its line break, or empty text if it is filtered out."""
         text, dumped = line.rstrip(), self.dump
         own = bool(ECHO.match(text))
         self.dump = (dumped and text != "}") or (own and text.endswith(DUMP))
@@ -167,10 +167,10 @@ def say(line: str) -> None:
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
-    """Ask a step and its workers to save and end; after `GRACE` seconds, make them.
+    """Stop a step and its workers with SIGTERM, so that they save; kill them after `GRACE` seconds.
 
-    The step's shell ends at once and torchrun's workers have sessions of their own, so everything
-    that it started is waited for: with our end of its pipe gone, a worker's next line kills it.
+    The step's shell exits at once and torchrun's workers have their own sessions, so all its child
+    processes are awaited: once our end of the pipe is closed, a worker's next line kills it.
     """
     try:
         own = psutil.Process(process.pid)
@@ -197,16 +197,16 @@ def _lives(process: psutil.Process) -> bool:
 def cause(lines: list[str]) -> str:
     """Why a step failed: the message of its last traceback, else its last line.
 
-    A program that the step started says `error: ...` before; that is put first.
+    An `error: ...` line that a program of the step printed before comes first.
     """
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    last = lines[-1] if lines else "it wrote nothing"
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    last = lines[-1] if lines else "it printed nothing"
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
     for i in range(starts[-1] + 1 if starts else len(lines), len(lines)):
         if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[i]):
             last = "\n".join(lines[i:])
             break
-    return f"{said[-1]}\n{last}" if said else last
+    return f"{errors[-1]}\n{last}" if errors else last
 
 
 def where(outputs: Mapping[str, Any]) -> str:
@@ -215,19 +215,19 @@ def where(outputs: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def steered(run: LocalRun) -> Iterator[None]:
-    """kfp.local with our cache, headings and streams in place, and back again."""
-    places: list[tuple[Any, str, Any]] = [
+def patched(run: LocalRun) -> Iterator[None]:
+    """Patch kfp.local with our cache, headings and streams in the block."""
+    patches: list[tuple[Any, str, Any]] = [
         (cache, "LocalCache", ContentCache),
         (task_executor, "execute_single_task", run.step),
         (subprocess_task_handler, "run_local_subprocess", run.stream),
         (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
     ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in places]
+    before = [(module, name, getattr(module, name)) for module, name, _ in patches]
     disabled = logging.root.manager.disable
     try:
-        for module, name, value in places:
+        for module, name, value in patches:
             setattr(module, name, value)
         logging.disable(logging.INFO)
         yield
@@ -238,8 +238,8 @@ def steered(run: LocalRun) -> Iterator[None]:
 
 
 @contextmanager
-def surroundings(run: LocalRun) -> Iterator[None]:
-    """What the steps find in their environment: the run's id, a folder for temporary files."""
+def step_environment(run: LocalRun) -> Iterator[None]:
+    """Set the steps' environment: the run's id and a folder for temporary files."""
     with (
         tempfile.TemporaryDirectory(prefix="stargan-") as scratch,
         environment.changed(PIPELINE_RUN_ID=run.id, TMPDIR=scratch),
@@ -257,10 +257,12 @@ def execute(
     """Run `package` (compiled YAML) with `arguments`; outputs go under `root` (default ./runs).
 
     The steps are subprocesses in this environment, or containers of their images. Raises StepError
-    as soon as a step has failed and the exit handler has run.
+    once a step has failed and the exit handler has run, and RuntimeError for another kfp version.
     """
     if kfp.__version__ != KFP:
-        raise RuntimeError(f"kfp {kfp.__version__} is installed; the local runner knows {KFP} only")
+        raise RuntimeError(
+            f"kfp {kfp.__version__} is installed; the local runner needs exactly {KFP}"
+        )
     root = (root or environment.runs()).absolute()
     pipeline = components.load_component_from_file(str(package))
     spec = pipeline.pipeline_spec
@@ -280,8 +282,8 @@ def execute(
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with warnings.catch_warnings(), steered(run), surroundings(run):
-        # kfp wonders about images without "python" in the name, and about cluster-only settings.
+    with warnings.catch_warnings(), patched(run), step_environment(run):
+        # kfp warns of images without "python" in the name, and of cluster-only settings.
         warnings.filterwarnings("ignore", "You may be attemping to run", RuntimeWarning)
         warnings.filterwarnings("ignore", ".*no effect in the current local runner", UserWarning)
         try:

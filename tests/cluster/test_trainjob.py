@@ -1,4 +1,4 @@
-"""The launcher against a Kubernetes API that keeps state and has its bad days; and its objects."""
+"""The launcher against a fake Kubernetes API with state and faults; and its objects."""
 
 import json
 import os
@@ -33,7 +33,7 @@ REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config
 SHAPE = Shape(nodes=3, nproc=2, accelerators=1, image="stargan-train:0.2.0")
 PATH = re.compile(r"/apis/trainer.kubeflow.org/v1alpha1/namespaces/faces/trainjobs/?([\w-]*)")
 Phase = Callable[["Api", dict[str, Any]], None]
-SILENT = -1  # a fault: the connection stands, and no answer comes
+SILENT = -1  # a fault: the connection is open, and no answer comes
 
 
 def right(method: str, path: str) -> tuple[str, str, str]:
@@ -55,14 +55,14 @@ class Api:
         self.logs: dict[str, str] = {}  # by pod, where it has one of its own
         self.cuts: list[int] = []  # after so many bytes the next logs break off
         self.mute = False  # the log never comes
-        self.unheard = False  # what is made is never told
+        self.unheard = False  # requests to create get no answer
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
         self.closing = threading.Event()  # ends what is silent
         self.said = "a bad day"
-        self.parting: list[int] = []  # the same, for deletions alone
-        self.later: list[Phase] = []  # what the operator does at each further look
+        self.delete_faults: list[int] = []  # the same, for deletions alone
+        self.later: list[Phase] = []  # what the operator does at each further poll
         self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
-        self.ages: list[int | None] = []  # s of log that were asked for
+        self.ages: list[int | None] = []  # s of log that were requested
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
@@ -115,7 +115,7 @@ def serve(api: Api) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if faults := api.faults or (self.command == "DELETE" and api.parting):
+            if faults := api.faults or (self.command == "DELETE" and api.delete_faults):
                 status, value = faults.pop(0), {"message": api.said}
                 if status == SILENT:
                     api.closing.wait(60)
@@ -170,7 +170,7 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def shape() -> Shape:
-    """A template of the user's, since the store here is a folder."""
+    """With the user's own template, since the store here is a folder."""
     return replace(SHAPE, template=str(JOBS / "trainjob.yaml"))
 
 
@@ -202,7 +202,7 @@ def pending(api: Api, job: dict[str, Any]) -> None:
 
 
 def seen(api: Api, job: dict[str, Any]) -> None:
-    """Nothing new: the launcher has looked once more."""
+    """Nothing new: the launcher has polled once more."""
 
 
 def runs(api: Api, job: dict[str, Any]) -> None:
@@ -212,13 +212,13 @@ def runs(api: Api, job: dict[str, Any]) -> None:
 
 
 def ends(api: Api, job: dict[str, Any]) -> None:
-    """The pods have trained: the model stands in the store."""
+    """The pods have trained: the model is in the store."""
     api.log += "2026-11-01T00:00:02Z train: 16/16 images\n"
     open_store().refer(f"jobs/{job['metadata']['name']}/model", '{"the": "model"}')
     condition("Complete")(api, job)
 
 
-def test_a_job_is_made_followed_and_its_model_handed_on(
+def test_a_job_is_created_and_followed_and_its_model_written(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line of rank 0 once; a second call finds the model and starts nothing."""
@@ -236,7 +236,7 @@ def test_a_job_is_made_followed_and_its_model_handed_on(
     assert (tmp_path / "again.json").read_text() == '{"the": "model"}'
 
 
-def test_the_job_is_what_was_asked_for(
+def test_the_job_matches_the_request(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POD_NAME", "launcher")
@@ -268,7 +268,7 @@ def by_hand(tmp_path: Path, command: str, *more: str) -> None:
     trainjob.main([command, str(tmp_path / "request.json"), *more, "--template", template])
 
 
-def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
+def test_render_prints_the_job_and_stores_its_request(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing but YAML on stdout, without a cluster."""
@@ -285,7 +285,7 @@ def test_a_person_is_given_the_job_to_apply_and_its_request_is_stored(
     assert Request(**json.loads(asked)) == REQUEST
 
 
-def test_a_job_that_a_person_applied_is_followed(
+def test_a_job_applied_by_hand_is_followed(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_hand(tmp_path, "render")
@@ -296,7 +296,7 @@ def test_a_job_that_a_person_applied_is_followed(
     assert api.made == []
 
 
-def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_again(
+def test_a_finished_model_is_read_without_a_cluster_and_not_rendered_again(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
@@ -316,7 +316,7 @@ def test_a_model_that_is_done_is_fetched_without_a_cluster_and_not_asked_for_aga
     ],
 )
 def test_the_trainer_s_files_keep_the_official_model(file: str, model: Any) -> None:
-    """Nothing is lost on the way through it, so that no field is of our own making."""
+    """No field is lost in a round trip, so that every field exists in the model."""
     given = yaml.safe_load((JOBS / file).read_text())
     assert kept(given, model.from_dict(given).to_dict()) == []
 
@@ -362,7 +362,7 @@ def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -
     assert not (tmp_path / "model.json").exists()
 
 
-def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Path) -> None:
+def test_a_job_that_failed_before_is_replaced(api: Api, tmp_path: Path) -> None:
     api.later = [condition("Failed")]
     with pytest.raises(ValueError, match="failed"):
         launch(REQUEST, shape(), tmp_path / "model.json")
@@ -371,7 +371,7 @@ def test_a_job_that_failed_before_makes_way_for_a_new_one(api: Api, tmp_path: Pa
     assert (len(api.made), api.deleted) == (2, [REQUEST.name])
 
 
-def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
+def test_the_role_grants_exactly_what_the_launcher_requests(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that failed, its deletion, another with its pods and their logs."""
@@ -395,7 +395,7 @@ def test_the_role_grants_what_the_launcher_asks_for_and_no_more(
 def test_queued_is_not_stuck(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A job in a queue may wait for ever; one whose pods cannot run is given up, and why."""
+    """A queued job may wait for ever; a job whose pods cannot run is given up, with the cause."""
     monkeypatch.setattr(follow, "STUCK", 1.0)
 
     api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
@@ -414,7 +414,7 @@ def test_queued_is_not_stuck(
 @pytest.mark.parametrize(
     "faults", [[429], [500, 503], [0], [409], [500, 0, 429, 502], [SILENT, 0, SILENT]]
 )
-def test_what_may_heal_is_asked_again(
+def test_transient_failures_are_retried(
     api: Api, tmp_path: Path, faults: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", (0.5, 0.5))
@@ -424,7 +424,7 @@ def test_what_may_heal_is_asked_again(
     assert len(api.made) == 1
 
 
-def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) -> None:
+def test_a_job_created_by_another_process_is_followed(api: Api, tmp_path: Path) -> None:
     api.later = [runs, ends]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -432,21 +432,21 @@ def test_a_job_that_somebody_made_first_is_followed(api: Api, tmp_path: Path) ->
     assert api.made == []
 
 
-def test_a_deletion_in_conflict_is_tried_again(api: Api, tmp_path: Path) -> None:
-    """The operator writes to the job that makes way at the same moment."""
-    api.parting = [409, 409]
+def test_a_deletion_in_conflict_is_retried(api: Api, tmp_path: Path) -> None:
+    """The operator writes to the job while it is being deleted."""
+    api.delete_faults = [409, 409]
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     condition("Failed")(api, api.jobs[REQUEST.name])
     api.later = [lambda *_: None, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert (len(api.made), api.deleted, api.parting) == (1, [REQUEST.name], [])
+    assert (len(api.made), api.deleted, api.delete_faults) == (1, [REQUEST.name], [])
 
 
-def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
+def test_a_deletion_that_stays_in_conflict_is_reported_with_the_fix(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
-    api.parting, api.said = [409] * 20, "the object has been modified"
+    api.delete_faults, api.said = [409] * 20, "the object has been modified"
     with pytest.raises(
         cluster.ClusterError,
         match=r"^faces/j: .* in conflict .*409: the object has been modified.*"
@@ -455,36 +455,36 @@ def test_a_deletion_that_stays_in_conflict_is_told_with_the_mend(
         cluster.Cluster().delete("j")
 
 
-ROLE, QUOTA = "give the account the role", "ask for less"
+ROLE, QUOTA = "give the account the role", "request less"
 
 
 @pytest.mark.parametrize(
-    ("said", "mends"),
+    ("said", "fixes"),
     [
         ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
         ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
         ('admission webhook "trainer" denied the request: runtimeRef stargan: not found', []),
     ],
 )
-def test_a_no_is_final_and_names_the_mend(
-    api: Api, tmp_path: Path, said: str, mends: list[str]
+def test_a_refusal_is_final_and_has_the_fix(
+    api: Api, tmp_path: Path, said: str, fixes: list[str]
 ) -> None:
     api.faults, api.said = [403], said
     with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
         launch(REQUEST, shape(), tmp_path / "model.json")
     assert said in str(refused.value)
-    assert [mend for mend in (ROLE, QUOTA) if mend in str(refused.value)] == mends
+    assert [fix for fix in (ROLE, QUOTA) if fix in str(refused.value)] == fixes
 
 
-def test_a_cluster_without_the_trainer_is_named_with_the_mend(api: Api, tmp_path: Path) -> None:
-    """A kind that nobody installed is answered like a job that is not there."""
+def test_a_cluster_without_the_trainer_is_reported_with_the_fix(api: Api, tmp_path: Path) -> None:
+    """A kind that is not installed gets the same answer as a missing job."""
     api.faults = [404]
-    with pytest.raises(cluster.ClusterError, match=r"knows no trainjobs.*install Kubeflow Trainer"):
+    with pytest.raises(cluster.ClusterError, match=r"has no trainjobs.*install Kubeflow Trainer"):
         launch(REQUEST, shape(), tmp_path / "model.json")
     assert api.made == []
 
 
-def test_an_api_that_stays_away_is_named(
+def test_an_api_that_stays_unavailable_is_reported(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
@@ -503,37 +503,37 @@ REQUESTS: dict[str, Callable[[cluster.Cluster], object]] = {
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_an_api_that_takes_every_request_and_never_answers_is_named(
+def test_an_api_that_never_answers_is_reported(
     api: Api, monkeypatch: pytest.MonkeyPatch, request_: Callable[[cluster.Cluster], object]
 ) -> None:
-    """Asked as often as it says, and not once more by the HTTP library."""
+    """Tried as often as the message says, with no extra retries by the HTTP library."""
     monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
     monkeypatch.setattr(cluster, "PATIENCE", 3.0)
     monkeypatch.setenv("POD_NAME", "launcher")
     api.faults = [SILENT] * 20
     with pytest.raises(cluster.ClusterError, match=r"^faces/.* does not answer") as named:
         request_(cluster.Cluster())
-    found = re.search(r"asked (\d+) times in \d+ s, last .*timed out", str(named.value))
+    found = re.search(r"tried (\d+) times in \d+ s, last .*timed out", str(named.value))
     assert found
     assert 1 < int(found[1]) == 20 - len(api.faults)
 
 
-def test_a_log_that_never_comes_does_not_hold_the_job_up(
+def test_a_missing_log_does_not_delay_the_job(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that is cut off still has its pods listed."""
+    """The pods of a disconnected node are still listed."""
     monkeypatch.setattr(cluster, "TIMEOUT", (0.2, 0.2))
     api.mute, api.later = True, [runs, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert (tmp_path / "model.json").is_file()
 
 
-def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
+def test_a_launcher_stopped_at_a_silent_api_exits_before_it_is_killed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
-    assert sum(cluster.TIMEOUT) + cluster.PARTING < 30
-    monkeypatch.setattr(cluster, "PARTING", 1.0)
+    assert sum(cluster.TIMEOUT) + cluster.STOP_PATIENCE < 30
+    monkeypatch.setattr(cluster, "STOP_PATIENCE", 1.0)
     api.faults = [SILENT] * 20
     stopped = cluster.Cluster([signal.SIGTERM])
     began = time.monotonic()
@@ -542,13 +542,13 @@ def test_one_who_is_stopped_at_a_silent_api_ends_before_it_is_killed(
     assert time.monotonic() - began < cluster.TIMEOUT[1] - 1
 
 
-def test_a_folder_is_no_store_for_many_nodes(api: Api, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// one"):
+def test_a_folder_store_is_refused_for_several_nodes(api: Api, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"other nodes cannot read it; set an s3:// URI"):
         launch(REQUEST, SHAPE, tmp_path / "model.json")
 
 
-def test_a_job_made_again_is_another_launch() -> None:
-    """So that it may take a run over that others have had meanwhile."""
+def test_a_recreated_job_has_another_launch_id() -> None:
+    """So that it may take over a run that others have had in the meantime."""
     one, other = (
         {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
         for _ in range(2)
@@ -563,10 +563,10 @@ def test_another_request_is_another_job() -> None:
     assert re.fullmatch(r"[a-z][a-z0-9-]{1,62}", REQUEST.name)
 
 
-def test_a_model_of_other_code_is_not_taken_for_this_one_s(
+def test_a_model_of_other_code_is_not_reused(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same settings after a change of the sources: a job of its own."""
+    """The same settings after a change of the sources: another job."""
     fields = ("{}", "stargan", "{}", "{}")
     api.later = [ends]
     launch(Request(*fields), shape(), tmp_path / "old.json")
@@ -582,7 +582,7 @@ def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
         "import sys; from dataclasses import replace; from pathlib import Path;"
         "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
         "request = Request('{}', 'stargan', '{}', '{}');"
-        "cli.run(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
+        "cli.entry_point(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
     )
     command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
     process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
@@ -613,8 +613,8 @@ STAGES: dict[str, list[Phase]] = {
 def test_a_stopped_launcher_leaves_no_job(
     api: Api, tmp_path: Path, stage: str, faults: list[int]
 ) -> None:
-    """Even where the API has a bad moment just then."""
-    api.later, api.parting = list(STAGES[stage]), list(faults)
+    """Even if the API fails at that moment."""
+    api.later, api.delete_faults = list(STAGES[stage]), list(faults)
     process = start(api, tmp_path)
     until(lambda: api.made and not api.later)
     process.send_signal(signal.SIGTERM)
@@ -622,7 +622,7 @@ def test_a_stopped_launcher_leaves_no_job(
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
 
 
-def test_a_launcher_stopped_while_the_api_is_away_leaves_no_job_either(
+def test_a_launcher_stopped_while_the_api_is_unavailable_leaves_no_job(
     api: Api, tmp_path: Path
 ) -> None:
     process = start(api, tmp_path)
@@ -642,7 +642,7 @@ def test_a_launcher_that_died_finds_its_job_again(api: Api, tmp_path: Path, stag
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
+def test_a_launcher_that_died_before_creating_its_job_creates_it_once(
     api: Api, tmp_path: Path
 ) -> None:
     """The request is in the store, and the API has not answered yet."""
@@ -653,17 +653,17 @@ def test_a_launcher_that_died_before_its_job_was_made_makes_it_once(
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_while_its_job_was_being_made_does_not_make_another(
+def test_a_launcher_that_died_while_creating_its_job_does_not_create_another(
     api: Api, tmp_path: Path
 ) -> None:
-    """The job stands, and the launcher was never told."""
+    """The job exists, and the launcher got no answer."""
     api.unheard = True
     process = start(api, tmp_path)
     until(lambda: api.made)
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_at_its_job_s_end_hands_the_model_on(api: Api, tmp_path: Path) -> None:
+def test_a_launcher_that_died_at_its_job_s_end_writes_the_model(api: Api, tmp_path: Path) -> None:
     def end_unheard(api: Api, job: dict[str, Any]) -> None:
         ends(api, job)
         api.closing.wait(60)
@@ -698,8 +698,8 @@ def says(pod: str, *lines: str) -> Phase:
     return change
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the step's output has of rank 0's log: its lines here are one letter."""
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of rank 0's log in the step's output: they are one letter here."""
     return [line for line in capsys.readouterr().out.splitlines() if len(line) == 1]
 
 
@@ -714,30 +714,30 @@ ZERO = "j-node-0-0"
         [["01.5Z a"], ["02Z b"], ["02.5Z c"]],
     ],
 )
-def test_each_line_is_said_once_and_in_the_order_of_the_log(
+def test_each_line_is_printed_once_and_in_the_order_of_the_log(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], parts: list[list[str]]
 ) -> None:
     api.later = [runs, *[phase for part in parts for phase in (says(ZERO, *part), seen)], ends]
     api.logs[ZERO] = ""
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == [line[-1] for part in parts for line in part]
+    assert printed(capsys) == [line[-1] for part in parts for line in part]
 
 
 @pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
-def test_a_log_that_breaks_off_is_read_again_from_where_it_was(
+def test_an_interrupted_log_is_read_on_from_the_same_place(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
 ) -> None:
-    """Within a line or between two; asked for whole until it once came whole."""
+    """Within a line or between two; requested as a whole until one read was complete."""
     api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
     api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b", "c", "c", "d"]
+    assert printed(capsys) == ["a", "b", "c", "c", "d"]
     broken = len(list(takewhile(lambda cut: cut < 4 * len(log("01Z a")), cuts)))
     assert api.ages[: broken + 1] == [None] * (broken + 1)
     assert all(api.ages[broken + 1 :])
 
 
-def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
+def test_a_log_interrupted_at_the_end_is_read_again(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def last(api: Api, job: dict[str, Any]) -> None:
@@ -748,13 +748,13 @@ def test_a_log_that_breaks_off_at_the_end_is_read_again_before_the_end(
     api.logs[ZERO] = log("01Z a")
     api.later = [runs, last]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b"]
+    assert printed(capsys) == ["a", "b"]
 
 
-def test_a_pod_that_replaces_another_goes_on_where_that_ended(
+def test_the_log_of_a_replacement_pod_follows_that_of_the_old_one(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever their names: the failed one stands beside it, and the job is no less running."""
+    """Whatever their names: the failed pod is still listed, and the job counts as running."""
 
     def old_and_other(phase: str) -> list[dict[str, Any]]:
         old, other = pod(0, phase), pod(1, "Running")
@@ -777,7 +777,7 @@ def test_a_pod_that_replaces_another_goes_on_where_that_ended(
     assert not [line for line in said if "waiting" in line]
 
 
-def test_the_last_words_of_a_container_that_was_started_again_are_told(
+def test_the_last_lines_of_a_restarted_container_are_printed(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def again(api: Api, job: dict[str, Any]) -> None:
@@ -788,13 +788,13 @@ def test_the_last_words_of_a_container_that_was_started_again_are_told(
     api.logs[ZERO] = log("01Z a")
     api.later = [runs, seen, again, seen, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    assert told(capsys) == ["a", "b", "c"]
+    assert printed(capsys) == ["a", "b", "c"]
 
 
-def test_the_work_in_the_pods_is_a_training(
+def test_the_job_s_command_trains_a_model(
     api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the job's command does, really: the model that the launcher hands on loads."""
+    """The job's real command: the model that the launcher writes can be loaded."""
     from training.core.config import to_json
     from training.inference.translator import load_translator
     from training.models.presets import resolve

@@ -1,4 +1,4 @@
-"""How programs end, and what former names of commands do."""
+"""Exit codes of programs, and former names of commands."""
 
 from collections.abc import Callable
 
@@ -22,17 +22,17 @@ def test_an_error_is_one_line_and_an_exit_code(
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        cli.run(main)
+        cli.entry_point(main)
     assert ended.value.code == code
     assert capsys.readouterr().err == said
 
 
-def test_a_bug_is_not_taken_for_a_user_s_mistake() -> None:
+def test_a_bug_is_not_reported_as_a_user_error() -> None:
     def main(_: list[str] | None) -> None:
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        cli.run(main)
+        cli.entry_point(main)
 
 
 def programs() -> list[tuple[Callable[[list[str]], None], str, str]]:

@@ -1,4 +1,4 @@
-"""Every setting has a meaning and bounds; what it resolves to keeps its bytes."""
+"""Every setting has a meaning and bounds; resolved configurations keep their bytes."""
 
 import dataclasses
 import json

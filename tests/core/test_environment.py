@@ -1,4 +1,4 @@
-"""The environment is read in one module, and its page is that module's."""
+"""The environment is read in one module, from which its page is generated."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,7 @@ SOURCES = sorted(
 )
 
 
-def test_no_other_module_touches_the_environment() -> None:
+def test_no_other_module_reads_the_environment() -> None:
     """Neither os.environ, os.getenv nor os.putenv, under whatever name it is imported."""
     forbidden = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     found = []
@@ -33,8 +33,8 @@ def test_no_other_module_touches_the_environment() -> None:
     assert found == []
 
 
-def test_no_other_module_spells_a_variable_that_it_could_read() -> None:
-    """But for what sets them: the cluster's settings, the local stack's exports, MLflow's own."""
+def test_no_other_module_names_a_variable_that_it_could_read() -> None:
+    """Except modules that set them: cluster settings, the local stack's exports, MLflow's."""
     setters = {"pipelines/resources.py", "pipelines/local/stack.py"}
     spelt = set()
     for path in SOURCES:
@@ -44,12 +44,12 @@ def test_no_other_module_spells_a_variable_that_it_could_read() -> None:
     assert spelt <= setters
 
 
-def test_the_page_is_what_the_module_says() -> None:
+def test_the_documented_variables_are_those_of_the_module() -> None:
     """To update it: python -m training.core.environment > docs/environment.md"""
     assert (ROOT / "docs" / "environment.md").read_text() == environment.table()
 
 
-def test_what_a_cluster_and_a_container_hand_on_is_on_the_page() -> None:
+def test_variables_of_clusters_and_containers_are_documented() -> None:
     (settings,) = [
         document["data"]
         for document in yaml.safe_load_all((ROOT / "k8s/base/environment.yaml").read_text())
@@ -79,8 +79,8 @@ def test_a_wrong_number_is_refused_with_its_variable(
         environment.RANK.count()
 
 
-def test_what_a_block_changes_is_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the block sets, removes or keeps it, and where it fails."""
+def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the block sets, removes or keeps a variable, and if it fails."""
     monkeypatch.setenv("LAUNCH_ID", "mine")
     monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
 

@@ -1,4 +1,4 @@
-"""The training step's options are declared once; every command has them as they are there."""
+"""The training step's options are declared once; every command has them unchanged."""
 
 import argparse
 import inspect
@@ -31,7 +31,7 @@ def test_the_pipeline_has_each_option_with_its_default_and_meaning() -> None:
     }
 
 
-def test_the_component_hands_each_option_to_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_component_passes_each_option_to_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     import training.launch
 
     seen: dict[str, Any] = {}
@@ -69,7 +69,7 @@ def test_a_wrong_option_is_refused_before_the_run(pair: str, said: str) -> None:
     assert said in str(caught.value)
 
 
-def test_options_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_options_are_refused() -> None:
     with pytest.raises(ValueError, match="set accelerators=0"):
         read_options({"launcher": "trainjob", "accelerators": 1})
     with pytest.raises(ValueError, match="one for each of 2 accelerators"):

@@ -1,4 +1,4 @@
-"""Spellings of files and registered versions."""
+"""References to files and registered versions."""
 
 import pytest
 

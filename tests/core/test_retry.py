@@ -1,4 +1,4 @@
-"""Which requests are repeated, when, and for how long."""
+"""Which requests are retried, when, and for how long."""
 
 import math
 from collections.abc import Iterator
@@ -39,22 +39,22 @@ def test_an_error_that_is_not_transient_is_raised_at_once() -> None:
     assert server.asked == 2
 
 
-def test_without_patience_there_is_one_try_and_its_own_error() -> None:
+def test_without_patience_there_is_one_attempt_and_its_own_error() -> None:
     server = Server(ConnectionError("first"), ConnectionError("second"))
     with pytest.raises(ConnectionError, match="first"):
         retrying(away, lambda: 0.0)(server)
     assert server.asked == 1
 
 
-def test_a_pause_that_would_outlast_the_patience_is_not_made() -> None:
+def test_no_pause_outlasts_the_patience() -> None:
     server, pauses = Server(*[ConnectionError()] * 9), list[float]()
     with pytest.raises(ConnectionError):
         retrying(away, lambda: 3.0, sleep=pauses.append)(server)
     assert pauses == [0.5, 1.0, 2.0]
 
 
-def test_the_patience_is_asked_after_every_try() -> None:
-    """A process that is told to end gives up in the middle."""
+def test_the_patience_is_read_after_every_attempt() -> None:
+    """A process that is being stopped gives up early."""
     left: Iterator[float] = iter([math.inf, math.inf, -1.0])
     server = Server(*[ConnectionError()] * 9)
     with pytest.raises(ConnectionError):
@@ -62,11 +62,11 @@ def test_the_patience_is_asked_after_every_try() -> None:
     assert server.asked == 3
 
 
-def test_each_failure_is_told_before_its_pause() -> None:
-    told: list[str] = []
+def test_each_failure_is_reported_before_its_pause() -> None:
+    reported: list[str] = []
     retry = retrying(
-        away, lambda: math.inf, sleep=lambda _: told.append("pause"),
-        failed=lambda state: told.append(str(state.outcome and state.outcome.exception())),
+        away, lambda: math.inf, sleep=lambda _: reported.append("pause"),
+        failed=lambda state: reported.append(str(state.outcome and state.outcome.exception())),
     )  # fmt: skip
     retry(Server(ConnectionError("a"), ConnectionError("b")))
-    assert told == ["a", "pause", "b", "pause"]
+    assert reported == ["a", "pause", "b", "pause"]

@@ -25,7 +25,7 @@ HEAVY = ["pull", "validate", "preprocess", "unify-labels", "judge", "train", "ev
 
 @dataclass(frozen=True)
 class Day:
-    """A run: its output, the champion's version after it, and where it was."""
+    """A run: its output, the champion's version after it, and its folder."""
 
     said: str
     champion: str
@@ -86,7 +86,7 @@ def again(run: Run, first: Day) -> Day:
 
 @pytest.fixture(scope="module")
 def repaired(run: Run, again: Day) -> Day:
-    """The same command after a step's output was deleted."""
+    """The same command, after a step's output was deleted."""
     (made,) = again.folder.glob("runs/kfp/*/preprocess")
     shutil.rmtree(made)
     return run()
@@ -94,7 +94,7 @@ def repaired(run: Run, again: Day) -> Day:
 
 @pytest.fixture(scope="module")
 def rejected(run: Run, repaired: Day) -> Day:
-    """Another model, which the gate does not let through."""
+    """Another model, which fails the gate."""
     return run("seed=1", "eval.min_success=1.0", "eval.min_psnr=99")
 
 
@@ -111,7 +111,7 @@ def contested(run: Run, overridden: Day) -> Day:
 
 
 def test_raw_faces_become_a_promoted_model(first: Day) -> None:
-    """The end says where everything is."""
+    """The last lines name the paths of all results."""
     version, verdict = first.registered
     assert (version["version"], version["created"]) == ("1", True)
     assert verdict["promoted"] is True, verdict
@@ -126,7 +126,7 @@ def test_raw_faces_become_a_promoted_model(first: Day) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, of MLflow's doing
 def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(first: Day) -> None:
-    """What the loop itself logs: losses, rates, memory, throughput, grids, the data's digest."""
+    """The loop's logs: losses, rates, memory, throughput, grids, the data's digest."""
     from mlflow import MlflowClient
 
     api = MlflowClient(f"sqlite:///{first.folder / 'runs' / 'mlflow.db'}")
@@ -151,7 +151,7 @@ def test_the_same_again_comes_from_the_cache_and_registers_nothing(again: Day) -
     assert (version["version"], version["created"]) == ("1", False)
 
 
-def test_a_deleted_output_reruns_its_step_alone(repaired: Day) -> None:
+def test_a_deleted_output_reruns_only_its_step(repaired: Day) -> None:
     """The same images come out, so that nothing after it runs."""
     assert repaired.ran == ["preprocess"]
 
@@ -177,7 +177,7 @@ def test_a_person_s_word_promotes_and_is_recorded(overridden: Day) -> None:
 
 
 def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) -> None:
-    """The champion stands beside the new model; two seeds say how much of the rise is chance."""
+    """The report compares the champion with the new model; two seeds estimate the noise."""
     _, verdict = contested.registered
     assert "seeds" in [check["name"] for check in verdict["checks"]]
     runs = contested.folder.glob("runs/kfp/*/train/replicates")
@@ -189,7 +189,7 @@ def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) ->
 
 
 def test_bad_data_stop_the_run_before_anything_is_trained(run: Run, contested: Day) -> None:
-    """The message names step and fault, and where the report lies; the champion stays."""
+    """The message names step, fault and the report's path; the champion stays."""
     table = contested.folder / "raw/celeba/list_attr_celeba.txt"
     kept = table.read_bytes()
     lines = kept.decode().split("\n")

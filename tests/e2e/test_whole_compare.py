@@ -1,4 +1,4 @@
-"""Several models through the whole pipeline under one budget, onto one page."""
+"""Several models through the whole pipeline under one budget, in one report."""
 
 import re
 import sqlite3
@@ -35,10 +35,10 @@ def compare(place: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_models_end_on_one_page_and_go_on_from_the_cache(
+def test_models_are_compared_in_one_report_and_resume_from_the_cache(
     place: Path, compare: Callable[..., str]
 ) -> None:
-    """Same judge and data for those of one label space; a smoke test says of itself that it is."""
+    """Same judge and data within one label space; a smoke test is labelled as such."""
     said = compare("models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
     assert "unknown key 'd_repeat_num'" in said  # of one of the two only
     models = "models=attgan,attgan:shortcut_layers=0"
@@ -59,7 +59,7 @@ def test_models_end_on_one_page_and_go_on_from_the_cache(
 
 
 def logged(place: Path) -> list[set[str]]:
-    """The systems whose success each comparison's run in MLflow tells."""
+    """The systems whose success is logged in each comparison's MLflow run."""
     found: dict[str, set[str]] = {}
     with closing(sqlite3.connect(place / "runs" / "mlflow.db")) as database:
         for run, name in database.execute(
@@ -72,24 +72,24 @@ def logged(place: Path) -> list[set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_system_that_fails_stands_on_the_page_and_the_others_go_on(
+def test_a_failed_system_is_listed_and_the_others_continue(
     place: Path, compare: Callable[..., str]
 ) -> None:
-    """A judge that must not err is refused; the other system's is good enough."""
+    """A judge with floor 1 is refused; the other system's judge is accurate enough."""
     said = compare("models=attgan:judge.floor=1.0,attgan", *SMALL, code=1)
     assert re.search(r"failed +attgan:judge.floor=1.0, seed 0: step judge failed", said)
     page = max((place / "runs" / "report").glob("compare-*.html"))
     assert "Failed: attgan:judge.floor=1.0, seed 0" in page.read_text()
 
 
-def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
+def test_systems_are_labelled_by_their_requested_text() -> None:
     (colon,) = parse_specs("stargan:datasets=mine:csv:g_lr=1e+3")
     assert colon.settings == {"datasets": "mine:csv", "g_lr": "1e+3"}
     plain, other = parse_specs("stgan, starganv2:domains=Black_Hair+Blond_Hair")
     assert (plain.label, plain.model, plain.settings) == ("stgan", "stgan", {})
     assert other.settings == {"domains": "Black_Hair,Blond_Hair"}
     for text, said in (("", "one or more"), ("stgan,stgan", "each once"), ("a", "unknown model a"),
-                       ("stgan:x", "'x' is no key=value")):  # fmt: skip
+                       ("stgan:x", "'x' is not key=value")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             parse_specs(text)
 
@@ -99,22 +99,22 @@ def test_systems_are_told_apart_by_what_they_were_asked_for() -> None:
     [({"images": "0"}, "more than 0"), ({"minutes": "nan"}, "more than 0"),
      ({"seeds": "many"}, "a number"), ({"images": "9", "minutes": "1"}, "one budget")],
 )  # fmt: skip
-def test_a_budget_without_sense_is_refused(given: dict[str, str], said: str) -> None:
+def test_an_invalid_budget_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Budget.read(given)
 
 
-def test_systems_are_registered_under_names_of_their_own(tmp_path: Path) -> None:
-    """Whatever is shared; and a length beside the budget would make the title untrue."""
+def test_systems_are_registered_under_separate_names(tmp_path: Path) -> None:
+    """Whatever they share; and a length besides the budget is refused: the title would be wrong."""
     given = {"models": "stargan,attgan", "images": "64", "preset": "smoke", "name": "mine"}
     plan = planned(given, tmp_path)
     assert [arguments["name"] for _, _, arguments in plan] == ["mine-stargan", "mine-attgan"]
-    with pytest.raises(ValueError, match=r"train\.images: .*budget is images="):
+    with pytest.raises(ValueError, match=r"train\.images: .*budget as images="):
         planned({**given, "train.images": "99"}, tmp_path)
 
 
 def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
-    """Two runs of each system, whose training alone is told its number."""
+    """Two runs of each system, which differ only in the training's seed."""
     plan = planned({"models": "stargan", "images": "64", "preset": "smoke", "seeds": "2"}, tmp_path)
     (one, zero, first), (other, number, second) = plan
     assert (one, zero, number) == (other, 0, 1)
@@ -123,7 +123,7 @@ def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
 
 
 def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate is measured and kept, so that the same command goes on with the same length."""
+    """The rate is measured once and stored, so that the same command resumes with its length."""
     monkeypatch.setattr("training.engine.throughput.measure_throughput", lambda config: 10.0)
     given = {"models": "stargan", "minutes": "2", "preset": "smoke"}
     ((one, seed, arguments),) = planned(given, tmp_path)
@@ -134,7 +134,7 @@ def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_models_pace_can_be_measured(name: str) -> None:
+def test_every_models_throughput_can_be_measured(name: str) -> None:
     from training.engine.throughput import measure_throughput
 
     config = presets.resolve(
@@ -150,7 +150,7 @@ SMALLER: dict[str, dict[str, str]] = {
 }
 
 
-def test_a_budget_stretches_every_length_of_the_preset() -> None:
+def test_a_budget_scales_every_length_of_the_preset() -> None:
     for model in MODELS:
         pairs = budgeted(model, "demo", 700)
         short = presets.resolve(model, "demo", pairs).train

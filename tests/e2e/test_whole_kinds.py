@@ -1,4 +1,4 @@
-"""Each kind of data goes the whole way, from the files that a user has to the gate's verdict."""
+"""The whole pipeline on each kind of data, from the user's files to the gate's verdict."""
 
 import json
 import re
@@ -91,7 +91,7 @@ def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
 def test_every_kind_of_data_reaches_the_registry(
     raw: Path, folder: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
 ) -> None:
-    """The edits that are scored are the data's own labels; a version is registered."""
+    """The scored edits are the data's own labels; a version is registered."""
     said = run_pipeline(folder, *SHORT, *(pair.format(raw=raw) for pair in pairs))
     shows(said, edits)
 

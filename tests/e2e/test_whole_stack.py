@@ -23,7 +23,7 @@ from training.storage.store import Manifest
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
-AWAY = 4.0  # s that a server is away: longer than a registration takes without it
+AWAY = 4.0  # s of an outage: longer than a registration takes without one
 SHORT = ["preset=smoke", "data.size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=32",
          "judge.images=128"]  # fmt: skip
@@ -144,10 +144,10 @@ def up(forks: Forks, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
+def test_a_registration_waits_for_a_server_that_is_briefly_down(
     stack: Stack, place: Path, release: Program, name: str
 ) -> None:
-    """Killed as it begins, back some seconds later: one version, whole."""
+    """Killed as it begins, restarted some seconds later: one complete version."""
     kill(stack, name)
     again = threading.Timer(AWAY, run_stack, (stack, "up"))
     again.start()
@@ -161,10 +161,10 @@ def test_a_server_that_is_away_for_a_while_holds_a_registration_up(
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
+def test_a_server_that_stays_down_is_reported_and_nothing_partial_is_left(
     stack: Stack, place: Path, release: Program, forks: Forks, name: str
 ) -> None:
-    """The same command again, when it is back, registers one whole version."""
+    """The same command, after the outage, registers one complete version."""
     kill(stack, name)
     given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
     few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
@@ -180,10 +180,10 @@ def test_a_server_that_stays_away_is_named_and_nothing_half_is_left(
 
 
 @pytest.mark.usefixtures("there")
-def test_a_training_outlives_mlflow_and_postgres(
+def test_a_training_survives_restarts_of_mlflow_and_postgres(
     stack: Stack, place: Path, program: Program, forks: Forks, tmp_path: Path
 ) -> None:
-    """Both killed in the middle, back some seconds later: every step arrives in one run."""
+    """Both killed in the middle, restarted some seconds later: one run has every step."""
     before = set(place.glob("runs/train/*"))
 
     def fail() -> None:
@@ -200,16 +200,16 @@ def test_a_training_outlives_mlflow_and_postgres(
     code, said = program(*training(place, 3200, tmp_path / "model.json"))
     assert code == 0, said  # else nobody may have been killed
     away.join()
-    assert "training goes on" in said, said
+    assert "training continues" in said, said
     made = Manifest.read(tmp_path / "model.json", "model")
     _, sent = forks.run([sys.executable, "-c", STEPS, made.meta.mlflow_run])
     assert sent == f"FINISHED {list(range(32, 3201, 32))}\n"
 
 
-def test_wrong_keys_are_named_wherever_the_store_is_needed(
+def test_wrong_keys_are_reported_wherever_the_store_is_needed(
     place: Path, program: Program, release: Program, tmp_path: Path
 ) -> None:
-    """On a machine that has none of the bytes yet; and the keys are not in what is said."""
+    """On a machine that has none of the bytes yet; and the output does not contain the keys."""
     wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-secret", "NODE_CACHE": str(tmp_path / "cache")}
     out = tmp_path / "out.json"
     for words in (
@@ -259,7 +259,7 @@ print("searched")
 
 @pytest.mark.usefixtures("there")
 def test_what_was_pushed_to_s3_is_pulled_by_another_machine(place: Path, tmp_path: Path) -> None:
-    """`training.data push` and the pull step speak to the same DVC remote; again sends nothing."""
+    """`training.data push` and the pull step share one DVC remote; a second push sends nothing."""
     folder = place / "raw" / "celeba"
     before = remote.tree_md5(folder)
     assert remote.push(folder) == (before[0], True)

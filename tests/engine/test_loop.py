@@ -64,7 +64,7 @@ def test_two_trainings_never_share_a_folder(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("training.train.ELSEWHERE", 0.1)
+    monkeypatch.setattr("training.train.LOCK_TIMEOUT", 0.1)
     (tmp_path / "run").mkdir()
     with (
         FileLock(tmp_path / "run" / ".lock"),

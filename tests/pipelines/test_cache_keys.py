@@ -51,7 +51,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_changed_section_costs_its_own_steps_alone(
+def test_a_changed_section_reruns_only_its_own_steps(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`eval.*` keeps six of seven results, `train.*` five, as the judge's, the data's one."""

@@ -29,7 +29,7 @@ def test_every_step_has_its_file() -> None:
 
 
 @each
-def test_a_component_is_named_like_its_file_and_says_what_it_does(path: Path) -> None:
+def test_a_component_is_named_like_its_file_and_has_a_docstring(path: Path) -> None:
     assert function(path).name == path.stem
     assert ast.get_docstring(function(path))
     assert ast.get_docstring(ast.parse(path.read_text()))
@@ -48,7 +48,7 @@ def test_a_component_is_thin(path: Path) -> None:
 
 @each
 def test_a_component_calls_one_library_function(path: Path) -> None:
-    """Beside `Path`, one name imported from `training`, called once; reading JSON may join it."""
+    """Besides `Path`, one name imported from `training`, called once; `read_json` is allowed."""
     nodes = list(ast.walk(function(path)))
     imported = [a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names
                 if n.module and n.module.startswith("training.")]  # fmt: skip
@@ -94,7 +94,7 @@ def test_resolve_names_what_the_library_returns() -> None:
 def test_evaluate_logs_every_metric_and_leaves_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Metrics artifact without a file would never come from cache."""
+    """A Metrics artifact without a file would never be reused from the cache."""
     import training.evaluate
     from components.evaluate import evaluate
 

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(1200)
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which docker's clients reach podman; the images are built."""
+    """The environment in which docker's clients use podman; the images are built."""
     if os.getuid() or not shutil.which("podman"):
         pytest.skip("podman and root are needed: apt-get install podman buildah runc debootstrap")
     folder = tmp_path_factory.mktemp("podman")
@@ -82,7 +82,7 @@ def inspect(environment: dict[str, str], image: str) -> dict[str, Any]:
 def inside(
     environment: dict[str, str], image: str, *command: str, flags: tuple[str, ...] = ()
 ) -> str:
-    """What a command in the image says; with a read-only root and nothing but /tmp to write to."""
+    """The output of a command in the image, with a read-only root and a writable /tmp."""
     line = ["podman", "run", "--rm", "--read-only", "--tmpfs", "/tmp", *flags, image]
     done = subprocess.run([*line, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -90,7 +90,7 @@ def inside(
 
 
 @IMAGES
-def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str], image: str) -> None:
+def test_the_image_is_labelled_and_runs_without_root(podman: dict[str, str], image: str) -> None:
     found = inspect(podman, image)["Config"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     assert found["Labels"]["SOURCE_REVISION"].removesuffix("-dirty") == head.stdout.strip()
@@ -103,7 +103,7 @@ def test_the_image_says_what_it_is_and_runs_as_nobody(podman: dict[str, str], im
 def test_the_image_has_the_code_and_the_packages_of_the_lock(
     podman: dict[str, str], image: str
 ) -> None:
-    """The code hash is the clone's."""
+    """The code hash equals that of the clone."""
     from training.core.provenance import code_hash, lock_hash
 
     code = "from training.core.provenance import *; print(code_hash(), lock_hash(), *git_state())"
@@ -115,7 +115,7 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
 
 
-def test_the_image_can_write_a_trainjob(podman: dict[str, str]) -> None:
+def test_the_image_can_render_a_trainjob(podman: dict[str, str]) -> None:
     """From its template, wherever the step runs."""
     code = (
         "from training.trainjob import *;"
@@ -156,8 +156,8 @@ def test_the_whole_pipeline_runs_in_containers(
     assert json.loads(record)["created"] is True
 
 
-def test_the_training_image_does_a_jobs_work(podman: dict[str, str], place: Path) -> None:
-    """As the TrainJob's template calls it: one process trains what was asked for in the store."""
+def test_the_training_image_runs_a_job(podman: dict[str, str], place: Path) -> None:
+    """As in the TrainJob's template: one process trains the request in the store."""
     from training.core.config import to_json
     from training.models.presets import resolve
 
@@ -194,7 +194,7 @@ print(asked.name)
 def test_a_failing_step_fails_the_run(
     podman: dict[str, str], place: Path, start_pipeline: Callable[..., str]
 ) -> None:
-    """kfp's own runner takes the exit code of a container that is gone for a success."""
+    """kfp's own runner treats a container that it cannot find as a success."""
     table = place / "raw" / "celeba" / "list_attr_celeba.txt"
     kept = table.read_text()
     table.write_text(kept.replace(" -1", "  7", 1))
@@ -206,7 +206,7 @@ def test_a_failing_step_fails_the_run(
     assert "preprocess" not in said
 
 
-def test_an_image_that_is_not_here_is_not_fetched_from_anywhere(
+def test_a_missing_image_is_not_pulled(
     podman: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short name may be anybody's in a public registry."""

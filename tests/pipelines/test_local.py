@@ -1,4 +1,4 @@
-"""The local runner: what comes from cache, what runs again, and how a run ends badly."""
+"""The local runner: cache hits and misses, and failed runs."""
 
 import inspect
 import json
@@ -81,7 +81,7 @@ def sink(data: Input[Artifact], out: Output[Artifact]) -> None:
 
 @dsl.component(**IMAGE)
 def ended(status: dsl.PipelineTaskFinalStatus) -> None:
-    """Note the state and what the environment says."""
+    """Write the state and the environment."""
     import os
     import tempfile
     from pathlib import Path
@@ -126,7 +126,7 @@ Path("run.json").write_text(json.dumps({**told, "uris": uris}))
 
 @pytest.fixture
 def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks) -> Start:
-    """`execute` in a fork, whose steps are forks as well: the imports are paid once."""
+    """`execute` in a fork, whose steps are forks as well: imports run once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STORE_URI", raising=False)
 
@@ -151,8 +151,8 @@ def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks:
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no')", "raise OSError('full')", "pass"])
-def test_a_fork_does_what_a_started_process_does(forks: Forks, tmp_path: Path, end: str) -> None:
-    """Arguments, folder, environment, what it starts itself, exit code, last words."""
+def test_a_fork_behaves_like_a_started_process(forks: Forks, tmp_path: Path, end: str) -> None:
+    """Arguments, folder, environment, child processes, exit code, last output."""
     code = (
         "import os, subprocess, sys, atexit; atexit.register(print, 'bye')\n"
         "print(sys.argv, os.getcwd(), os.environ, __name__, flush=True)\n"
@@ -195,7 +195,7 @@ def test_the_same_run_again_comes_from_cache_with_its_first_files(start: Start) 
     assert again.file("sink", "out").read_text() == "ONE"
 
 
-def test_each_hit_is_said(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_hit_is_printed(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     first = start()
     capfd.readouterr()
     start()
@@ -206,7 +206,7 @@ def test_each_hit_is_said(start: Start, capfd: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("step", ["source", "middle", "sink"])
-def test_a_deleted_output_reruns_its_step_alone(
+def test_a_deleted_output_reruns_only_its_step(
     start: Start, step: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The steps after it find the same bytes and stay cached."""
@@ -214,7 +214,7 @@ def test_a_deleted_output_reruns_its_step_alone(
     path.unlink()
     start()
     assert ran() == [step]
-    assert f"not from cache: {path} is gone" in capfd.readouterr().out
+    assert f"not from cache: {path} is missing" in capfd.readouterr().out
     start()
     assert ran() == []
 
@@ -227,21 +227,21 @@ def test_an_altered_output_is_a_miss(start: Start) -> None:
 
 
 @pytest.mark.parametrize("harm", ["alter", "delete"])
-def test_lost_stored_bytes_are_a_miss_and_are_made_again(
+def test_lost_stored_bytes_are_a_miss_and_are_written_again(
     start: Start, harm: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The manifest still stands; what it lists does not."""
+    """The manifest still exists; the files that it lists do not."""
     manifest = Manifest.read(start().file("source", "out"))
     stored = manifest.local("text")
     stored.unlink() if harm == "delete" else stored.write_text("TWO")
     start()
     assert ran() == ["source"]
-    assert "text is gone from the store, or altered" in capfd.readouterr().out
+    assert "text is missing in the store or altered" in capfd.readouterr().out
     assert stored.read_text() == "one"
 
 
 def test_only_what_depends_on_changed_bytes_runs(start: Start) -> None:
-    """`one` and `One` differ in the first output and agree in the second."""
+    """`one` and `One` give different first outputs and equal second ones."""
     start(text="one")
     start(text="One")
     assert ran() == ["source", "middle"]
@@ -253,7 +253,7 @@ def test_another_code_hash_reruns_the_steps_that_take_it(start: Start) -> None:
     assert ran() == ["source", "middle"]
 
 
-def test_the_image_does_not_count(start: Start, package: Path) -> None:
+def test_the_image_is_not_part_of_the_key(start: Start, package: Path) -> None:
     """Locally the code is the working tree's whatever the image is called."""
     start()
     other = Path("other.yaml")
@@ -280,7 +280,7 @@ def test_two_runs_at_once_do_the_work_once(start: Start, package: Path) -> None:
     assert ran() == ["source", "middle", "sink"]
 
 
-def test_a_failed_step_is_named_with_its_cause(start: Start) -> None:
+def test_a_failed_step_is_reported_with_its_cause(start: Start) -> None:
     """The steps after it do not run; the exit handler does."""
     with pytest.raises(StepError) as caught:
         start(fail="12 of 40 rows are torn")
@@ -293,7 +293,7 @@ def test_a_failed_step_is_named_with_its_cause(start: Start) -> None:
     assert "ValueError" in (caught.value.run.report / "middle.log").read_text()
 
 
-def test_a_failed_step_lets_other_runs_try(start: Start) -> None:
+def test_a_failed_step_releases_its_lock(start: Start) -> None:
     with pytest.raises(StepError):
         start(fail="torn")
     locks = list(Path("runs/cache").glob("*.lock"))
@@ -309,8 +309,8 @@ def test_a_failed_step_is_not_cached(start: Start) -> None:
         assert ran()[-1] == "middle"
 
 
-def test_started_steps_find_the_run_and_nothing_is_left_of_it(start_here: Start) -> None:
-    """No temporary files, no variable, and kfp as it was."""
+def test_started_steps_get_the_run_id_and_nothing_is_left_behind(start_here: Start) -> None:
+    """No temporary files and no variable, and kfp is restored."""
     run = start_here()
     assert ran() == ["source", "middle", "sink"]
     state, name, scratch = Path("ended.txt").read_text().split()
@@ -325,7 +325,7 @@ def test_started_steps_find_the_run_and_nothing_is_left_of_it(start_here: Start)
 def test_a_stopped_run_can_be_run_again(
     start: Start, package: Path, number: signal.Signals
 ) -> None:
-    """SIGTERM and Ctrl-C reach the step's own processes; after kill -9 nothing stays locked."""
+    """SIGTERM and Ctrl-C reach the step's processes; after kill -9 nothing stays locked."""
     code = "import signal, sys; from pathlib import Path; from pipelines.local.run import execute; "
     code += "signal.signal(15, lambda *_: sys.exit(143)); "
     # A shell starts what runs in the background with Ctrl-C ignored.
@@ -370,7 +370,7 @@ sys.exit(worker.wait())
 def test_stopping_a_step_waits_for_workers_that_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As under kfp and torchrun: a shell that dies at once, an agent, a worker in its session."""
+    """As under kfp and torchrun: a shell that exits at once, an agent, a worker in its session."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "agent.py").write_text(AGENT)
     with subprocess.Popen(
@@ -383,7 +383,9 @@ def test_stopping_a_step_waits_for_workers_that_save(
         assert Path("saved").exists()
 
 
-def test_what_does_not_stop_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_does_not_stop_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local, "GRACE", 0.5)
     monkeypatch.chdir(tmp_path)
     deaf = "import pathlib, signal, time; signal.signal(15, signal.SIG_IGN); "
@@ -409,7 +411,7 @@ def sleepers(folder: Path) -> list[str]:
     return found
 
 
-def test_a_step_killed_for_memory_says_so(start: Start) -> None:
+def test_a_step_killed_for_memory_is_reported_as_killed(start: Start) -> None:
     """Exit codes above 128 are signals."""
     lines: list[str] = []
     run = local.LocalRun("id", Path.cwd(), 1, current="step")
@@ -440,7 +442,7 @@ def test_another_kfp_is_refused(monkeypatch: pytest.MonkeyPatch, package: Path) 
         execute({}, package)
 
 
-def test_kfp_is_still_steered_where_we_think() -> None:
+def test_kfp_still_uses_the_patched_attributes() -> None:
     """Read these files again before changing this test: kfp/local/cache.py and its users."""
     assert kfp.__version__ == local.KFP
     names = ["component_name", "image", "full_command", "arguments", "env_vars", "custom_cache_key"]
@@ -461,7 +463,7 @@ def test_kfp_is_still_steered_where_we_think() -> None:
 
 
 def test_cache_entries_are_readable(start: Start) -> None:
-    """One JSON file a result, with the digest of every output file."""
+    """One JSON file per result, with the digest of every output file."""
     run = start()
     entries = [json.loads(p.read_text()) for p in Path("runs/cache").glob("*.json")]
     paths = {row["path"]: row["manifest"] for entry in entries for row in entry["files"]}
@@ -472,7 +474,7 @@ def test_cache_entries_are_readable(start: Start) -> None:
     }
 
 
-def test_the_steps_see_addresses_and_secrets_and_nothing_else() -> None:
+def test_steps_get_only_addresses_and_secrets() -> None:
     given = {"AWS_SECRET_ACCESS_KEY": "s", "STORE_URI": "u", "PATH": "/bin", "HOME": "/h",
              "MLFLOW_TRACKING_URI": "m", "GITHUB_TOKEN": "t"}  # fmt: skip
     assert containers.environment(given).keys() == {
@@ -480,7 +482,7 @@ def test_the_steps_see_addresses_and_secrets_and_nothing_else() -> None:
     }  # fmt: skip
 
 
-def test_a_containers_lines_come_whole_whatever_the_pieces() -> None:
+def test_a_containers_lines_are_complete_whatever_the_pieces() -> None:
     """With its exit code; and it is removed."""
     pieces = [b"one\ntw", b"o\n", b"", b"\xff three"]
     removed: list[bool] = []

@@ -1,4 +1,4 @@
-"""The compiled pipeline: in step with its source, valid, a straight line; and its command line."""
+"""The compiled pipeline: up to date, valid, a straight line; and its command line."""
 
 import dataclasses
 import itertools
@@ -54,7 +54,7 @@ def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_the_committed_yaml_is_what_the_source_compiles_to(tmp_path: Path) -> None:
-    """In a fresh process with another hash seed; mend: python -m pipelines compile."""
+    """In a fresh process with another hash seed; fix: python -m pipelines compile."""
     out = tmp_path / "stargan.yaml"
     command = [sys.executable, "-m", "pipelines", "compile", "-o", str(out)]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": "7"})
@@ -91,7 +91,7 @@ def test_the_validation_sees_an_unknown_field(
 
 
 def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
-    """Each waits for the one before, so there is one order only, and none is conditional."""
+    """Each waits for the one before, so that there is only one order; none is conditional."""
     assert set(tasks) == set(LINE)
     for before, step in itertools.pairwise(LINE):
         assert before in tasks[step]["dependentTasks"], step
@@ -99,8 +99,8 @@ def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
     assert "dependentTasks" not in tasks["resolve"]
 
 
-def test_the_edges(tasks: dict[str, Any]) -> None:
-    """Which artifact goes where."""
+def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
+    """The source of each step's input artifacts."""
     edges = set()
     for step, task in tasks.items():
         for name, source in task.get("inputs", {}).get("artifacts", {}).items():
@@ -131,7 +131,7 @@ def resolved(task: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_what_must_always_run_is_never_cached(
+def test_steps_that_must_always_run_are_never_cached(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
     final = documents[0]["root"]["dag"]["tasks"]["report-status"]
@@ -140,16 +140,16 @@ def test_what_must_always_run_is_never_cached(
     assert not final["cachingOptions"].get("enableCache")
 
 
-def test_the_cache_sees_data_and_code(tasks: dict[str, Any]) -> None:
+def test_cache_keys_cover_data_and_code(tasks: dict[str, Any]) -> None:
     """Code in the image is no part of the key, so its hash is an argument of each cached step."""
     assert resolved(tasks["pull"])["md5"] == "data_md5"
     for step in ("pull", "validate", "preprocess", "unify-labels", "train", "evaluate"):
         assert resolved(tasks[step])["code_hash"] == "code_hash", step
-    # The judge's own hash holds its recipe: other code must not replace a frozen judge.
+    # The judge's hash covers its recipe: other code must not replace a frozen judge.
     assert resolved(tasks["judge"]) == {"judge_config": "judge_config", "judge_hash": "judge_hash"}
 
 
-def test_the_exit_handler_takes_the_final_status(documents: list[dict[str, Any]]) -> None:
+def test_the_exit_handler_gets_the_final_status(documents: list[dict[str, Any]]) -> None:
     task = documents[0]["root"]["dag"]["tasks"]["report-status"]
     assert task["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
     assert task["inputs"]["parameters"]["status"]["taskFinalStatus"] == {
@@ -165,8 +165,8 @@ def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> Non
     assert {image for name, image in found.items() if name not in train} == {STEPS_IMAGE}
 
 
-def test_the_run_s_name_reaches_the_steps_by_their_pod(documents: list[dict[str, Any]]) -> None:
-    """An argument would make every run new to the cache."""
+def test_steps_get_the_run_s_name_from_their_pod(documents: list[dict[str, Any]]) -> None:
+    """An argument would give every run new cache keys."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     steps = {"exec-train", "exec-register", "exec-promote", "exec-report-status"}
@@ -174,20 +174,20 @@ def test_the_run_s_name_reaches_the_steps_by_their_pod(documents: list[dict[str,
 
 
 def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
-    """What Kubernetes adds to a step."""
+    """The Kubernetes settings of a step."""
     return dict(
         documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{step}"]
     )
 
 
-def test_the_training_asks_for_accelerators_memory_and_time(
+def test_the_training_requests_accelerators_memory_and_time(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
-    """Kind and number are parameters; what NCCL shares lies in memory; a lost pod comes again."""
+    """Kind and number are parameters; NCCL's shared memory is mounted; a lost pod is retried."""
     wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
     assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
-    # kfp hands a parameter that only a resource uses not through the exit handler.
+    # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
     assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
         inner.keys()
@@ -202,7 +202,7 @@ def test_the_training_asks_for_accelerators_memory_and_time(
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
-def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
+def test_secrets_come_only_from_named_secrets(
     documents: list[dict[str, Any]],
 ) -> None:
     """The names, and their keys, are those of k8s/."""
@@ -220,7 +220,7 @@ def test_secrets_come_from_named_secrets_and_stand_nowhere_else(
 
 
 def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
-    """As the images' own user; a restricted namespace refuses pods that do not say so."""
+    """As the images' user; a restricted namespace refuses pods that do not set it."""
     users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
     ((user, group),) = users
     wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
@@ -228,18 +228,20 @@ def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
         assert settings(documents, step)["securityContext"] == wanted, step
 
 
-def test_a_step_that_is_told_of_the_node_s_cache_has_one(documents: list[dict[str, Any]]) -> None:
-    """The images' user can make no folder at the root."""
+def test_a_step_with_a_node_cache_variable_mounts_the_cache(
+    documents: list[dict[str, Any]],
+) -> None:
+    """The images' user cannot create folders under /."""
     place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
-    told = set()
+    informed = set()
     for step in [*LINE, "report-status"]:
         given = settings(documents, step)
         keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
         if "NODE_CACHE" in keys:
-            told.add(step)
+            informed.add(step)
             assert place in {mount["mountPath"] for mount in given["emptyDirMounts"]}, step
-    assert "register" in told
+    assert "register" in informed
 
 
 @pytest.mark.parametrize("bad", ["gpu", "[1]", "{"])
@@ -285,7 +287,7 @@ def test_parameters_get_their_types_and_fields_become_overrides() -> None:
     }
 
 
-def test_a_field_goes_on_top_of_overrides() -> None:
+def test_a_field_is_added_to_overrides() -> None:
     given = arguments("overrides=train.batch=8; train.seed=3", "train.batch=4")
     assert given["overrides"] == "train.batch=4;train.seed=3"
 
@@ -324,7 +326,7 @@ def test_a_dry_run_prints_the_whole_configuration(capsys: pytest.CaptureFixture[
     assert shown["parameters"]["nproc"] == 1
 
 
-def test_a_mistake_is_one_line_and_exit_code_2() -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "run", "epochs=3"], capture_output=True, text=True
     )
@@ -336,7 +338,7 @@ def test_a_mistake_is_one_line_and_exit_code_2() -> None:
 def test_a_failed_run_ends_with_1_and_names_step_and_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A failed validation's report is kept where a person finds it."""
+    """A failed validation's report is copied to the report folder."""
     from pipelines.local import run as local
 
     folder = tmp_path / "kfp" / "validate"
@@ -362,7 +364,7 @@ def test_a_failed_run_ends_with_1_and_names_step_and_cause(
 def test_a_default_changed_in_the_yaml_changes_what_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The compiled file alone decides: no default hides in the program that runs it."""
+    """Only the compiled file has defaults: none is in the program that runs it."""
     text = compiled.PACKAGE.read_text()
     assert text.count("defaultValue: demo\n") == 1
     edited = tmp_path / "edited.yaml"
@@ -380,10 +382,10 @@ def test_a_default_changed_in_the_yaml_changes_what_runs(
 
 
 class Server(BaseHTTPRequestHandler):
-    """Health, experiments and runs of the Kubeflow Pipelines API; remembers the created run."""
+    """Health, experiments and runs of the Kubeflow Pipelines API; records the created run."""
 
     runs: list[dict[str, Any]]
-    later: list[dict[str, Any]]  # what the run looks like at each further look, the last for good
+    later: list[dict[str, Any]]  # the run at each further poll; the last one stays
     asked: list[str]  # paths with their queries
     NOW = "2026-11-01T00:00:00Z"
 
@@ -422,18 +424,18 @@ class Server(BaseHTTPRequestHandler):
         self.answer(self.created())
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def later() -> list[dict[str, Any]]:
-    """What the server's run looks like, look by look."""
+    """The server's run at each poll."""
     return []
 
 
 @pytest.fixture
 def asked() -> list[str]:
-    """Paths with their queries, as the server was asked for them."""
+    """Requested paths with their queries."""
     return []
 
 
@@ -461,7 +463,7 @@ def submit(endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
 def test_submit_sends_the_committed_pipeline(
     server: tuple[str, list[dict[str, Any]]], documents: list[dict[str, Any]]
 ) -> None:
-    """Texts that look like numbers arrive as texts, numbers as numbers."""
+    """Text that looks like a number arrives as text, numbers as numbers."""
     endpoint, runs = server
     done = submit(
         endpoint, "-e", "faces", "revision=1e5", "name=1.0", "nproc=2", "batch=8", "override=true"
@@ -481,7 +483,7 @@ def test_submit_sends_the_committed_pipeline(
 
 
 @pytest.mark.server
-def test_submit_hands_the_run_to_a_profile_s_namespace(
+def test_submit_creates_the_run_in_a_profile_s_namespace(
     server: tuple[str, list[dict[str, Any]]], asked: list[str]
 ) -> None:
     """The experiment is looked up there; the run is its experiment's."""
@@ -494,7 +496,7 @@ def test_submit_hands_the_run_to_a_profile_s_namespace(
 
 
 @pytest.mark.server
-def test_the_documented_kfp_lines_are_understood_by_the_real_program(
+def test_the_documented_kfp_commands_are_accepted_by_the_real_program(
     server: tuple[str, list[dict[str, Any]]],
 ) -> None:
     """Those of README and guide; a run pinned to digests is submitted like the committed one."""
@@ -554,29 +556,29 @@ def test_submit_waits_for_the_end_and_exits_by_it(
     assert ("failed: train: out of memory" in lines) == failed
 
 
-def test_a_server_that_is_away_is_asked_again_and_a_no_is_final() -> None:
+def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
     from kfp_server_api import ApiException, V2beta1Run
 
     answers: list[Any] = [OSError("refused"), ApiException(status=503), V2beta1Run(state="FAILED")]
-    told: list[str] = []
+    reported: list[str] = []
 
-    def look() -> Any:
+    def get_run() -> Any:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    assert watch.follow(look, told.append, every=0.0) is False
-    assert [line for line in told if "asking again" in line] == told[:2]
+    assert watch.follow(get_run, reported.append, every=0.0) is False
+    assert [line for line in reported if "retrying" in line] == reported[:2]
     answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
     with pytest.raises(ApiException):
-        watch.follow(look, told.append, every=0.0)
+        watch.follow(get_run, reported.append, every=0.0)
     answers[:] = [OSError("refused")] * 4
     with pytest.raises(OSError, match="refused"):
-        watch.follow(look, told.append, every=0.001, patience=0.002)
+        watch.follow(get_run, reported.append, every=0.001, patience=0.002)
 
 
-def test_submit_without_a_server_says_which_address_it_tried() -> None:
+def test_submit_without_a_server_reports_the_address() -> None:
     done = submit("http://127.0.0.1:9", "preset=smoke")
     assert done.returncode == 2
     assert "http://127.0.0.1:9" in done.stderr

@@ -1,4 +1,4 @@
-"""`make stack`: real servers, started once, stopped alone, with their data."""
+"""`make stack`: real servers, started once, stopped without side effects, data kept."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def client(stack: Stack, secret: str = "") -> object:
 def ask(
     stack: Stack, method: str, body: object = None, password: str = "", host: str = ""
 ) -> dict[str, Any]:
-    """MLflow's answer; `host`: what the request's header says instead of the address."""
+    """MLflow's answer; `host` replaces the address in the request's Host header."""
     given = stack.exports()
     word = f"admin:{password or given['MLFLOW_TRACKING_PASSWORD']}".encode()
     request = urllib.request.Request(
@@ -57,7 +57,7 @@ def experiments(stack: Stack, **settings: str) -> int:
     return 200
 
 
-def test_all_three_take_their_passwords_and_no_others(stack: Stack) -> None:
+def test_all_three_accept_only_their_passwords(stack: Stack) -> None:
     client(stack).put_object(Bucket="stargan", Key="a", Body=b"1")
     with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|403"):
         client(stack, "wrong").put_object(Bucket="stargan", Key="a", Body=b"1")
@@ -69,7 +69,7 @@ def test_all_three_take_their_passwords_and_no_others(stack: Stack) -> None:
         psycopg2.connect(dbname="mlflow", password="wrong", **where)
 
 
-def test_mlflow_answers_to_its_own_name_alone(stack: Stack) -> None:
+def test_mlflow_answers_only_to_its_own_name(stack: Stack) -> None:
     """A page that makes a browser think it is this server (DNS rebinding) gets nothing."""
     own = urlparse(stack.exports()["MLFLOW_TRACKING_URI"]).netloc
     assert [experiments(stack, host=name) for name in (own, "evil.example")] == [200, 403]

@@ -1,4 +1,4 @@
-"""The project's programs as forks of one process that has torch, kfp and MLflow imported already.
+"""Run the project's programs as forks of one process that has imported torch, kfp and MLflow.
 
 A program started anew spends 5 to 10 s of CPU on imports before its own work begins; a pipeline
 starts eleven of them. A fork is a process of its own all the same: with its environment, working
@@ -35,18 +35,18 @@ HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplo
 
 
 PRINT, HANDLERS = builtins.print, [*logging.root.handlers]
-AT_END: list[Callable[..., Any]] = []  # what this fork has given to atexit
+AT_END: list[Callable[..., Any]] = []  # functions that this fork registered with atexit
 _register = atexit.register
 
 
 def at_end(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-    """In the place of `atexit.register` in a fork."""
+    """Replaces `atexit.register` in a fork."""
     AT_END.append(function)
     return _register(function, *args, **kwargs)
 
 
 def preload() -> None:
-    """Import all that our programs import."""
+    """Import all modules that our programs import."""
     for name in HEAVY:
         importlib.import_module(name)
     for package in map(importlib.import_module, PACKAGES):
@@ -91,7 +91,7 @@ def step(source: str, arguments: list[str]) -> None:
 
 
 def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) -> NoReturn:
-    """Be the program and end with its exit code, as the interpreter would."""
+    """Run the program and exit with its exit code, as the interpreter would."""
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -101,7 +101,7 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
         logging.disable(logging.NOTSET)
         logging.root.handlers[:] = HANDLERS
         logging.root.setLevel(logging.WARNING)
-        # What the parent does at its end is not for us to do.
+        # The parent's exit functions must not run in the fork.
         weakref.finalize._registry.clear()  # type: ignore[attr-defined]
         for function in AT_END:
             atexit.unregister(function)
@@ -134,7 +134,7 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
 
 
 class Forked(subprocess.Popen):  # type: ignore[type-arg]
-    """What a fork has in the place of Popen: our own programs are its forks, others as usual."""
+    """Replaces Popen in a fork: our own programs are forked, others start as usual."""
 
     def _execute_child(self, *given: Any) -> None:
         asked = inspect.signature(super()._execute_child).bind(*given).arguments  # type: ignore[misc]
@@ -165,7 +165,7 @@ def wire(*ends: int) -> None:
 
 
 def serve() -> None:
-    """Run the commands that come in, one a line of JSON; answer with each exit code."""
+    """Run the commands on stdin, one JSON line each; answer with each exit code."""
     preload()
     HANDLERS[:] = logging.root.handlers
     print("ready", flush=True)
@@ -194,7 +194,7 @@ class Forks:
     def run(
         self, command: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> tuple[int, str]:
-        """Exit code of the command and what it wrote, errors among the rest."""
+        """Exit code of the command and its output, stdout and stderr together."""
         if self.server is None:
             self.server = subprocess.Popen(
                 [sys.executable, "-W", "ignore", __file__], text=True, start_new_session=True,
@@ -232,7 +232,7 @@ class Forks:
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    """Runs our programs without the time that imports take."""
+    """Run our programs without their import time."""
     made = Forks(tmp_path_factory.mktemp("forks"))
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""The project as its users have it: genuine sample data, a DVC project, the pipeline's command."""
+"""The project as users run it: genuine sample data, a DVC project, the pipeline's command."""
 
 import os
 import subprocess
@@ -33,11 +33,11 @@ def dvc(*arguments: str, cwd: Path) -> None:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What one real `dvc push` of a small `data` folder left; tests use copies of it."""
+    """The result of one real `dvc push` of a small `data` folder; tests use copies of it."""
 
     clone: Path
     remote: Path
-    facts: tuple[str, int, int]  # md5, nfiles, size, as data.dvc says
+    facts: tuple[str, int, int]  # md5, nfiles, size, as in data.dvc
 
     @staticmethod
     def again(work: Path, url: str) -> tuple[str, int, int]:
@@ -78,11 +78,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "drawn"
 
 
-# What a test's own surroundings must not tell a pipeline.
+# What a test's own clean_environment must not tell a pipeline.
 OURS = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
 
 
-def surroundings(more: dict[str, str] | None) -> dict[str, str]:
+def clean_environment(more: dict[str, str] | None) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in OURS} | (more or {})
 
 
@@ -96,7 +96,7 @@ def start_pipeline() -> Callable[..., str]:
         done = subprocess.run(
             [sys.executable, "-m", "pipelines", "run", *pairs],
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=surroundings(environment),
+            env=clean_environment(environment),
         )  # fmt: skip
         assert done.returncode == code, done.stdout[-6000:]
         return done.stdout
@@ -106,7 +106,7 @@ def start_pipeline() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def run_pipeline(forks: Forks) -> Callable[..., str]:
-    """The same, the program and each of its steps being forks: the imports are paid once.
+    """The same with the program and each of its steps as forks: imports run once.
 
     `command`: another of `python -m pipelines`.
     """
@@ -116,7 +116,7 @@ def run_pipeline(forks: Forks) -> Callable[..., str]:
         command: str = "run",
     ) -> str:  # fmt: skip
         line = [sys.executable, "-m", "pipelines", command, *pairs]
-        found, said = forks.run(line, folder, surroundings(environment))
+        found, said = forks.run(line, folder, clean_environment(environment))
         assert found == code, said[-6000:]
         return said
 

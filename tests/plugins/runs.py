@@ -1,4 +1,4 @@
-"""Short trainings of the smallest networks, and what they leave behind."""
+"""Short trainings of the smallest networks, and their results."""
 
 import json
 import os
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def takes(model: type[Model], which: str) -> bool:
-    """Whether the model takes the label space of a fixture of this name."""
+    """Whether the model accepts the label space of the fixture of this name."""
     try:
         model.tiny().check_space(LabelSpace(SETS[which]))
     except ValueError:
@@ -36,7 +36,7 @@ def takes(model: type[Model], which: str) -> bool:
 
 
 def richest(model: type[Model]) -> str:
-    """The label space that asks most of a model: several sets where its own kind is among them."""
+    """The richest label space that a model accepts: several data sets if possible."""
     kind = model.label_kinds[0]
     own = next(which for which, sets in SETS.items() if [s.kind for s in sets] == [kind])
     joint = takes(model, "joint") and kind in {part.kind for part in SETS["joint"]}
@@ -78,7 +78,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def command(dataset: Path, run: Path, name: str = "stargan") -> list[str]:
-    """`go` as a process of its own."""
+    """The command of `go` as a separate process."""
     return [
         sys.executable, "-m", "training.train", str(dataset), "--model", name,
         "--model-config", to_json(MODELS[name].tiny()), "--train-config", to_json(QUICK),
@@ -87,5 +87,5 @@ def command(dataset: Path, run: Path, name: str = "stargan") -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with as many threads for the child."""
+    """This process's environment, with as many threads for the child."""
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -22,7 +22,7 @@ from pipelines.local.stack import Stack, free_ports
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server: `env` reaches it; every test asks for a bucket of its own."""
+    """A running S3 server: `env` has its address; every test creates its own bucket."""
 
     endpoint: str
     access_key: str
@@ -51,7 +51,7 @@ class S3Server:
         )
 
     def bucket(self, name: str) -> str:
-        """Make a bucket; returns its URL."""
+        """Create a bucket; returns its URL."""
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
 
@@ -90,7 +90,7 @@ class Weed:
         _wait(self.server, self.process, log)
 
     def kill(self) -> None:
-        """As a crash would: what was acknowledged is kept."""
+        """Kill it as a crash would: acknowledged writes are kept."""
         self.process.kill()
         self.process.wait(30)
 
@@ -120,7 +120,7 @@ def make_weed(tmp_path: Path) -> Iterator[Callable[..., Weed]]:
 
 @pytest.fixture
 def weed(make_weed: Callable[..., Weed], monkeypatch: pytest.MonkeyPatch) -> Weed:
-    """A SeaweedFS of the test's own, which the environment reaches."""
+    """The test's own SeaweedFS, set in the environment."""
     running = make_weed()
     for name, value in running.server.env.items():
         monkeypatch.setenv(name, value)
@@ -189,7 +189,7 @@ class MlflowServer:
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's SQLite file with its tables, to be copied: making them takes 3 s."""
+    """MLflow's SQLite file with its tables, to be copied: creating them takes 3 s."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"

@@ -1,4 +1,4 @@
-"""Toy data sets, models as small as they get, and a store of a test's own."""
+"""Toy data sets, the smallest models, and a separate store for each test."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ DATASET = DatasetMeta(data={}, source="", datasets=(), md5="", images="", dim_g=
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store of the test's own; nothing is tracked and nothing is written elsewhere."""
+    """The test's own store; tracking is off and nothing is written elsewhere."""
     monkeypatch.setenv("STORE_URI", f"file://{tmp_path / 'store'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.chdir(tmp_path)
@@ -36,7 +36,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
-    """Every model by name, as small as 16 px allow."""
+    """Every model by name, in its smallest size for 16 px."""
     from training.models import MODELS
 
     return {name: model.tiny() for name, model in MODELS.items()}

@@ -1,4 +1,4 @@
-"""A model that is nobody's: one file that uses every hook of the contract once."""
+"""A toy model: one file that uses every hook of the model contract once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

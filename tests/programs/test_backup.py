@@ -1,4 +1,4 @@
-"""MLflow's database and artifacts, saved, lost and brought back: real Postgres, real S3."""
+"""Backup and restore of MLflow's database and artifacts: real Postgres, real S3."""
 
 import json
 import os
@@ -36,7 +36,7 @@ print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load
 
 
 def client(forks: Forks, stack: Stack, code: str, *arguments: str) -> str:
-    """What a program says that speaks to the MLflow server."""
+    """The output of a program that uses the MLflow server."""
     line = [sys.executable, "-c", code, *arguments]
     status, said = forks.run(line, env={**os.environ, **stack.exports()})
     assert status == 0, said[-3000:]
@@ -59,19 +59,19 @@ def shell(stack: Stack, command: str, dumps: Path) -> None:
 
 
 def nightly() -> str:
-    """What the CronJob runs in Postgres' image."""
+    """The command that the CronJob runs in Postgres' image."""
     job = yaml.safe_load((ROOT / "k8s" / "base" / "backup.yaml").read_text())
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"]
     return str(container["command"][-1])
 
 
 def restoring() -> str:
-    """What the guide says to run with the dumps at hand."""
+    """The guide's command to restore the dumps."""
     lines = (ROOT / "docs" / "operate.md").read_text().splitlines()
     return "\n".join(line for line in lines if line.startswith("pg_restore"))
 
 
-def test_what_was_lost_comes_back_and_agrees(
+def test_a_restored_backup_is_consistent(
     forks: Forks, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two backups share their artifacts; the second, restored, has both runs and nothing later."""
@@ -100,7 +100,7 @@ def test_what_was_lost_comes_back_and_agrees(
     assert json.loads(client(forks, stack, READ)) == expected
 
 
-def test_a_backup_without_its_end_is_none(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_backup_is_ignored(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in stack.exports().items():
         monkeypatch.setenv(name, value)
     bucket = Bucket("s3://stargan/broken")
@@ -124,6 +124,6 @@ def test_an_altered_dump_is_refused(
         backup.load("s3://stargan/other", name, tmp_path / "back", ARTIFACTS)
 
 
-def test_nothing_to_save_is_said(stack: Stack, tmp_path: Path) -> None:
+def test_saving_without_a_dump_is_refused(stack: Stack, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no dump in it; run pg_dump first"):
         backup.save(tmp_path, ARTIFACTS, "s3://stargan/other")

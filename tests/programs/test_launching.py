@@ -1,4 +1,4 @@
-"""How the training programs hand on what they were given, and how they end."""
+"""The launching programs: the arguments that they pass on, and how they end."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ SHAPE = Shape(template=str(Path(__file__).parents[2] / "k8s" / "jobs" / "trainjo
 
 
 class Cluster:
-    """A cluster whose job does what a test says; remembers what was deleted."""
+    """A fake cluster whose job runs a test's function; records deletions."""
 
     during: Callable[[], None]
     deleted: list[str]
@@ -58,14 +58,14 @@ def stop_and(error: Exception) -> Callable[[], None]:
     return during
 
 
-def test_a_stopped_job_is_deleted_and_said_to_be_stopped(
+def test_a_stopped_job_is_deleted_and_reported_as_stopped(
     store: Path, tmp_path: Path, cluster: type[Cluster]
 ) -> None:
-    """The request that the signal cut short is the cause, not the outcome; the signal is free."""
+    """The interrupted request is the cause, not the outcome; the signal handler is restored."""
     before = signal.getsignal(signal.SIGTERM)
     cut = ClusterError("no answer")
     cluster.during = staticmethod(stop_and(cut))
-    with pytest.raises(StoppedError, match="the same command goes on") as caught:
+    with pytest.raises(StoppedError, match="run the same command to resume") as caught:
         trainjob.launch(REQUEST, SHAPE, tmp_path / "model.json")
     assert caught.value.__cause__ is cut
     assert cluster.deleted == [REQUEST.name]
@@ -93,8 +93,8 @@ def test_a_failure_without_a_stop_deletes_nothing(
     assert cluster.deleted == []
 
 
-def test_the_pods_train_what_the_request_says(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the name of its pipeline run, for the time of the training alone."""
+def test_the_pods_train_the_stored_request(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the name of its pipeline run, set only during the training."""
     from training.core import environment
 
     request = Request("{}", "stargan", "{}", "{}", pipeline_run="run-7", child=True)
@@ -112,7 +112,7 @@ def test_the_pods_train_what_the_request_says(store: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("child", [False, True])
-def test_one_of_several_models_is_said_to_be_a_child(
+def test_one_of_several_models_is_passed_as_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: bool
 ) -> None:
     commands: list[list[str]] = []
@@ -141,7 +141,7 @@ def test_one_of_several_models_is_said_to_be_a_child(
 def test_configurations_given_as_json_are_not_resolved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A preset that does not exist is no mistake then."""
+    """An unknown preset is not an error then."""
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(training, "train", lambda *given, **_: seen.append(given))
     words = ["d.json", "--out", "m.json", "--preset", "none"]
@@ -153,7 +153,7 @@ def test_configurations_given_as_json_are_not_resolved_again(
 
 def test_a_stopped_step_ends_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any, **__: Any) -> None:
-        raise StoppedError("stopped; the same command goes on")
+        raise StoppedError("stopped; run the same command to resume")
 
     monkeypatch.setattr(launching, "launch", stopped)
     with pytest.raises(SystemExit) as ended:

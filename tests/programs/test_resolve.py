@@ -1,4 +1,4 @@
-"""Names become versions, hashes and configurations, before anything heavy is touched."""
+"""Names are resolved to versions, hashes and configurations before any long step."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def run(folder: Path, **changes: str) -> Resolved:
     return resolve(**values, out=folder / "resolved.json")
 
 
-def test_without_a_revision_the_file_at_hand_counts(clone: Path) -> None:
+def test_without_a_revision_the_current_file_is_used(clone: Path) -> None:
     found = run(clone)
     assert (found.data_md5, found.revision, found.datasets) == (TWO, "data.dvc", "celeba:celeba")
 
@@ -65,7 +65,7 @@ def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Pat
 
 
 @pytest.mark.parametrize(("name", "found"), [("a/b", "/"), ("a:1@b", ": @")])
-def test_a_name_that_no_registry_takes_is_refused_before_anything_is_trained(
+def test_an_invalid_registered_name_is_refused_before_training(
     clone: Path, name: str, found: str
 ) -> None:
     with pytest.raises(
@@ -75,13 +75,13 @@ def test_a_name_that_no_registry_takes_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.parametrize("revision", ["v1", "1234567", "HEAD"])
-def test_a_git_revision_counts_as_of_then(clone: Path, revision: str) -> None:
+def test_a_git_revision_gives_the_data_of_that_commit(clone: Path, revision: str) -> None:
     """One that looks like a number too."""
     found = run(clone, revision=revision)
     assert (found.data_md5, found.revision) == (ONE, git("rev-parse", "HEAD").strip())
 
 
-def test_a_short_commit_counts(clone: Path) -> None:
+def test_a_short_commit_is_accepted(clone: Path) -> None:
     assert run(clone, revision=git("rev-parse", "--short", "HEAD").strip()).data_md5 == ONE
 
 
@@ -104,8 +104,8 @@ def test_a_revision_without_git_is_refused_and_an_md5_is_not(
     assert run(tmp_path, revision=TWO.removesuffix(".dir")).data_md5 == TWO
 
 
-def test_adopted_data_come_before_the_demos(clone: Path) -> None:
-    """And the demo's other data set is still had from data.dvc."""
+def test_adopted_data_take_precedence_over_the_demos(clone: Path) -> None:
+    """And the demo's other data set still comes from data.dvc."""
     (clone / "celeba.dvc").write_text(pin_text(OWN, "raw/celeba", "celeba"))
     assert run(clone).data_md5 == OWN
     both = run(clone, datasets="celeba,rafd")
@@ -131,12 +131,12 @@ def test_mlflow_has_room_for_the_version_of_several_sources() -> None:
     assert len(short_md5(f"celeba={OWN},rafd={TWO}")) <= 36
 
 
-def test_an_adopted_set_says_its_kind(clone: Path) -> None:
+def test_an_adopted_set_has_its_kind(clone: Path) -> None:
     (clone / "pets.dvc").write_text(pin_text(OWN, "raw/pets", "folders"))
     assert run(clone, datasets="pets").datasets == "pets:folders"
 
 
-def test_elsewhere_the_demos_pin_is_the_projects(
+def test_without_dvc_files_the_projects_pin_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an image, where steps work in a folder without `.dvc` files."""
@@ -174,7 +174,7 @@ def test_the_users_own_folder_is_hashed(clone: Path, tmp_path: Path) -> None:
         run(clone, raw=str(raw / "none"))
 
 
-def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
+def test_a_path_may_contain_any_character(tmp_path: Path) -> None:
     """`#` and `?` end a path where a URI parser reads it: another folder would be taken."""
     from training.data.versions import raw_folder
     from training.storage.store import open_store
@@ -186,8 +186,8 @@ def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
         assert open_store(f"file://{tmp_path / name}").root == tmp_path / name
 
 
-def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
-    """The length of a run does not matter to it; the data, their cut and its own settings do."""
+def test_the_judge_hash_depends_only_on_its_settings_and_data(clone: Path) -> None:
+    """Not on the length of a run, but on the data, their crops and the judge's settings."""
     name = run(clone).judge_hash
     assert run(clone, overrides="train.images=1600;lambda_rec=5").judge_hash == name
     assert run(clone, revision="v1").judge_hash != name
@@ -195,7 +195,7 @@ def test_the_judge_is_named_by_its_settings_and_data_alone(clone: Path) -> None:
     assert run(clone, overrides="judge.images=2000").judge_hash != name
 
 
-def test_the_file_says_what_the_steps_get(clone: Path) -> None:
+def test_the_file_lists_the_parameters_of_the_steps(clone: Path) -> None:
     found = run(clone, overrides="seed=7")
     written = json.loads((clone / "resolved.json").read_text())
     assert {name: written[name] for name in Resolved._fields} == found._asdict()
@@ -207,7 +207,7 @@ def test_the_file_says_what_the_steps_get(clone: Path) -> None:
     ["training/resolve.py", "training/rendering/templates/base.html.j2", "components/pull.py",
      "requirements.lock"],
 )  # fmt: skip
-def test_the_code_hash_sees_one_changed_byte(
+def test_the_code_hash_changes_with_one_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In any source of the three packages, and in the lock."""
@@ -256,7 +256,7 @@ def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
         model_files(first)
 
 
-def test_an_image_says_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_image_reports_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SOURCE_REVISION", "abc-dirty")
     assert git_state() == ("abc", True)
     monkeypatch.setenv("SOURCE_REVISION", "abc")
@@ -281,7 +281,7 @@ def test_a_missing_set_at_a_commit_is_named(clone: Path) -> None:
         find_pin("pets", git("rev-parse", "HEAD").strip())
 
 
-def test_it_starts_at_once() -> None:
+def test_it_imports_no_slow_module() -> None:
     """It runs before every pipeline run: neither MLflow nor DVC nor boto3."""
     heavy = "{'mlflow', 'dvc', 'boto3', 'great_expectations', 'pandas'}"
     code = f"import sys, training.resolve; print({heavy} & set(sys.modules))"

@@ -1,4 +1,4 @@
-"""What README and the documentation tell people to type, and which files they name, exists."""
+"""The commands and files that README and the documentation name exist."""
 
 import importlib
 import importlib.util
@@ -41,7 +41,7 @@ def commands(page: str, program: str) -> list[list[str]]:
 
 
 def test_the_pages_are_there() -> None:
-    """Else every test of each page would pass without one."""
+    """Without pages, every test of the pages would pass."""
     wanted = {"README.md", "docs/tutorial.md", "docs/operate.md", "docs/compare.md"}
     wanted |= {f"docs/models/{name}.md" for name in ("index", *MODELS)}
     names = ("cluster", "compare", "configure", "fine-tune", "own-data", "use-a-model")
@@ -97,7 +97,7 @@ def test_every_program_that_is_named_is_a_module(page: str) -> None:
 
 
 def test_every_documented_option_is_one_of_its_program(capsys: pytest.CaptureFixture[str]) -> None:
-    """By the help of the program and of its subcommand; torchrun's own options are its own."""
+    """According to the help of the program and its subcommand; torchrun's options are excluded."""
     lines = [words for page in PAGES for words in commands(page, "python") if words[1] == "-m"]
     asked = {(words[2], word, words[3] if words[3:] else "") for words in lines
              for word in words[3:] if re.fullmatch(r"--[a-z-]+", word)}  # fmt: skip
@@ -111,7 +111,7 @@ def test_every_documented_option_is_one_of_its_program(capsys: pytest.CaptureFix
 
 
 def help_of(module: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a program says to --help, with the help of its subcommand where `words` name one."""
+    """A program's --help output, and that of its subcommand if `words` name one."""
     path = importlib.util.find_spec(module)
     name = f"{module}.__main__" if path and path.submodule_search_locations else module
     main = importlib.import_module(name).main
@@ -147,7 +147,7 @@ def test_every_documented_run_has_parameters_that_are_known(page: str) -> None:
 
 
 def test_every_documented_comparison_can_be_planned(tmp_path: Path) -> None:
-    """In blocks and in tables; minutes would be measured, images stand for them."""
+    """In blocks and in tables; minutes, which would be measured, are replaced by images."""
     text = "".join(PAGES.values())
     found = set(re.findall(r"(?:`|pipelines )compare ((?:[a-z]\w*=[^\s`]+ ?)+)", text))
     assert len(found) > 6

@@ -1,4 +1,4 @@
-"""The documented example does with a registered model what the project's own program does."""
+"""The documented example gives the same results as `training.translate`."""
 
 import dataclasses
 import os

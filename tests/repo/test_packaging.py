@@ -1,4 +1,4 @@
-"""The packages ship whole, import in one direction, and declare what they import."""
+"""The packages are complete, import in one direction, and declare what they import."""
 
 import ast
 import importlib.metadata
@@ -43,7 +43,7 @@ def test_the_installed_package_is_this_tree(name: str, tmp_path: Path) -> None:
 
 
 def test_tests_are_no_package() -> None:
-    """Two dependencies install `test` and `tests`; ours must not be looked for there."""
+    """Two dependencies install `test` and `tests`; ours must not be imported by that name."""
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
@@ -135,7 +135,7 @@ def test_no_file_hides_a_package() -> None:
 
 
 def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
-    """The tools' lock only adds to the other; torch stands in neither."""
+    """The tools' lock only adds to the other; torch is in neither."""
     runs, tools = (
         set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
         for name in ("requirements.lock", "requirements-dev.lock")
@@ -147,7 +147,7 @@ def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
 
 
 def test_no_step_waits_for_a_parser_of_addresses() -> None:
-    """Each step imports jsonschema, which would build one where this package is there."""
+    """Each step imports jsonschema, which builds a parser if this package is installed."""
     assert importlib.util.find_spec("rfc3987_syntax") is None
 
 

@@ -1,4 +1,4 @@
-"""Raw data versions come whole from a folder or a real S3 server, or not at all."""
+"""A pull of raw data from a folder or a real S3 server is complete, or fails."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from training.storage.s3 import RemoteError
 
 @dataclass
 class Version:
-    """One pushed data version and how to damage what lies in the remote."""
+    """One pushed data version, with functions to damage its remote."""
 
     md5: str
     nfiles: int
@@ -86,7 +86,7 @@ def version(
 
 
 def refused(version: Version, out: Path, **changes: object) -> RemoteError:
-    """The error of a pull that must fail and leave nothing behind."""
+    """The error of a pull that must fail and leave no files."""
     facts = {"md5": version.md5, "nfiles": version.nfiles, "url": version.url, **changes}
     with pytest.raises(RemoteError) as caught:
         pull(out=out, size=version.size, **facts)
@@ -107,7 +107,7 @@ def test_the_directory_md5_is_dvcs(pushed: Any) -> None:
 
 
 def test_a_pulled_version_is_the_pushed_one(version: Version, out: Path) -> None:
-    """Same names and bytes, of one owner, writable, with nothing left beside them."""
+    """Same names and bytes, of one owner, writable, without temporary files."""
     pull(version.md5, version.nfiles, out, version.url, version.size)
     assert tree_md5(out) == tree_md5(version.source)
     assert list(out.parent.iterdir()) == [out]
@@ -169,15 +169,15 @@ def test_a_missing_folder_is_named(pushed: Any, tmp_path: Path, out: Path) -> No
     assert error.code == "missing-remote"
 
 
-def test_a_full_disk_is_foreseen(pushed: Any, tmp_path: Path, out: Path) -> None:
+def test_a_pull_that_would_fill_the_disk_is_refused(pushed: Any, tmp_path: Path, out: Path) -> None:
     version = folder_version(pushed, tmp_path)
     version.size = 2**60
     assert refused(version, out).code == "disk-full"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
-def test_a_disk_that_fills_leaves_nothing(pushed: Any, tmp_path: Path) -> None:
-    """Even where the version's size is not known beforehand."""
+def test_a_disk_that_fills_up_leaves_no_partial_folder(pushed: Any, tmp_path: Path) -> None:
+    """Even if the version's size is unknown."""
     version = folder_version(pushed, tmp_path)
     version.size = 0
     disk = tmp_path / "disk"
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_leaves_nothing(pushed: Any, tmp_path: Path) -> None:
 
 @pytest.mark.server
 class TestS3:
-    """Causes that only a server has, each told apart."""
+    """Causes that only a server has, each with its own code."""
 
     @pytest.fixture
     def version(self, pushed: Any, s3: Any, monkeypatch: pytest.MonkeyPatch) -> Version:

@@ -1,4 +1,4 @@
-"""Servers that go away while they are needed, and come back: real ones, really killed."""
+"""Outages of real servers, which are killed and started again while they are needed."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def away(
     weed: Any, seconds: float, when: Callable[[], bool], until: Callable[[], bool] = lambda: True
 ) -> threading.Thread:
-    """Kill the server as soon as `when` holds; start it some seconds after `until` does."""
+    """Kill the server once `when` is true; start it some seconds after `until` is."""
 
     def run() -> None:
         while not when():
@@ -45,7 +45,7 @@ def away(
     return thread
 
 
-def test_a_request_waits_for_a_server_that_is_away(weed: Any, tmp_path: Path) -> None:
+def test_a_request_waits_for_a_server_that_is_down(weed: Any, tmp_path: Path) -> None:
     bucket = Bucket(weed.server.bucket("files"))
     file = tmp_path / "file"
     file.write_bytes(b"x" * 3000)
@@ -62,7 +62,7 @@ def test_a_request_waits_for_a_server_that_is_away(weed: Any, tmp_path: Path) ->
     back.join()
 
 
-def test_a_server_that_stays_away_is_named(weed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_down_is_reported(weed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(weed.server.bucket("files"))
     weed.kill()
     monkeypatch.setenv("S3_PATIENCE", "2")
@@ -93,7 +93,7 @@ def torn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -104,8 +104,8 @@ def torn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         server.shutdown()
 
 
-def test_bodies_that_break_off_are_asked_for_again(torn: list[int], tmp_path: Path) -> None:
-    """Even where boto3 has asked as often as it does by itself."""
+def test_interrupted_downloads_are_retried(torn: list[int], tmp_path: Path) -> None:
+    """Even after boto3 has used up its own retries."""
     torn[0] = 6
     Bucket("s3://files").download("a", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"x" * 3000
@@ -113,7 +113,7 @@ def test_bodies_that_break_off_are_asked_for_again(torn: list[int], tmp_path: Pa
     assert Bucket("s3://files").read("a") == b"x" * 3000
 
 
-def test_bodies_that_always_break_off_are_an_unreachable_server(
+def test_downloads_that_are_always_interrupted_are_an_unreachable_server(
     torn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("S3_PATIENCE", "0")
@@ -126,8 +126,8 @@ def test_bodies_that_always_break_off_are_an_unreachable_server(
     assert not (tmp_path / "file").exists()
 
 
-def test_a_pull_outlives_its_server(weed: Any, tmp_path: Path, pushed: Any) -> None:
-    """The folder that comes is the version, whole."""
+def test_a_pull_survives_a_restart_of_its_server(weed: Any, tmp_path: Path, pushed: Any) -> None:
+    """The pulled folder is the complete version."""
     url = f"{weed.server.bucket('dvc')}/data"
     md5, nfiles, _ = type(pushed).again(tmp_path / "clone", url)
     out = tmp_path / "out"
@@ -141,11 +141,11 @@ def test_a_pull_outlives_its_server(weed: Any, tmp_path: Path, pushed: Any) -> N
     assert remote.tree_md5(out) == (md5, nfiles)
 
 
-def test_training_goes_on_without_its_store_and_copies_later(
+def test_training_continues_without_its_store_and_copies_later(
     weed: Any, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """A checkpoint that cannot be copied stays here; the last one is in the store at the end."""
+    """A checkpoint that cannot be copied stays local; the last one is in the store at the end."""
     local = open_store(f"file://{tmp_path / 'store'}")
     url = f"{weed.server.bucket('store')}/root"
     monkeypatch.setenv("STORE_URI", url)
@@ -161,7 +161,7 @@ def test_training_goes_on_without_its_store_and_copies_later(
     def passed(images: int) -> bool:
         return any(tmp_path.glob(f"runs/train/*/checkpoints/{images:012d}"))
 
-    # The checkpoints of 160 and 200 images come while it is away.
+    # The checkpoints of 160 and 200 images are written during the outage.
     back = away(weed, 0.0, lambda: passed(120), lambda: passed(240))
 
     def finish(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The records of manifests: the JSON and digests of before, and clear refusals."""
+"""The records of manifests: JSON and digests of older manifests, and clear errors."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_every_kind_is_among_the_older_ones() -> None:
     ],
 )
 def test_a_wrong_field_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """Unknown or ill-typed, where a manifest is built and where it is read."""
+    """Unknown or ill-typed, when a manifest is built and when it is read."""
     values = next(v for kind, v, _ in WRITTEN if kind == "model") | change
     with pytest.raises(ValueError, match=message):
         Manifest("model", (), values)
@@ -113,7 +113,7 @@ def test_missing_fields_are_named_and_counted() -> None:
         meta_of("model", {"model": "stargan", "preset": "", "images": 0, "dataset": ""})
 
 
-def test_a_nested_fault_says_where() -> None:
+def test_a_nested_fault_is_reported_with_its_path() -> None:
     with pytest.raises(ValueError, match=r"datasets\.0\.kind: Field required"):
         meta_of("raw", WRITTEN[0][1] | {"datasets": [{"name": "celeba"}]})
 

@@ -1,4 +1,4 @@
-"""The content-addressed store on a real S3 server behaves as the one on a disk."""
+"""The content-addressed store on a real S3 server behaves like the one on a disk."""
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def test_the_environment_opens_it(bucket: str) -> None:
     assert open_store().uri == f"s3://{bucket}/prefix"
 
 
-def test_bytes_come_back(bucket: str, source: Path, tmp_path: Path) -> None:
+def test_stored_bytes_are_read_back(bucket: str, source: Path, tmp_path: Path) -> None:
     """Through a manifest, in the node's cache."""
     Manifest.build("replicates", {"G": source}, ReplicatesMeta(seeds=()), rows={"G": 3}).write(
         tmp_path / "m.json"
@@ -56,7 +56,7 @@ def test_bytes_come_back(bucket: str, source: Path, tmp_path: Path) -> None:
 
 
 def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> None:
-    """32 MiB are four of boto3's parts, which the object's tag counts."""
+    """32 MiB are four of boto3's parts, as counted in the object's ETag."""
     path = tmp_path / "large"
     path.write_bytes(bytes(range(256)) * 2**17)
     entry = open_store().put(path)
@@ -66,14 +66,14 @@ def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> 
     assert tag.strip('"').endswith("-4")
 
 
-def test_bytes_that_stand_are_not_sent_again(bucket: str, source: Path, s3: Any) -> None:
+def test_existing_bytes_are_not_uploaded_again(bucket: str, source: Path, s3: Any) -> None:
     entry = open_store().put(source)
     first = s3.client().head_object(Bucket=bucket, Key=object_key(entry))["LastModified"]
     assert open_store().put(source, "again") == replace(entry, name="again")
     assert s3.client().head_object(Bucket=bucket, Key=object_key(entry))["LastModified"] == first
 
 
-def test_what_is_cached_is_not_fetched_again(bucket: str, source: Path, s3: Any) -> None:
+def test_cached_bytes_are_not_downloaded_again(bucket: str, source: Path, s3: Any) -> None:
     entry = open_store().put(source)
     open_store().local(entry)
     s3.client().delete_object(Bucket=bucket, Key=object_key(entry))
@@ -95,7 +95,7 @@ def test_missing_bytes_are_named(bucket: str) -> None:
 
 
 def test_altered_bytes_are_refused_and_not_kept(bucket: str, source: Path, s3: Any) -> None:
-    """Same size, same claim beside them, other bytes; then a new upload heals a shorter object."""
+    """Same size and metadata, other bytes; then a new upload replaces a shorter object."""
     entry = open_store().put(source)
     where = {"Bucket": bucket, "Key": object_key(entry)}
     s3.client().put_object(**where, Body=b"!" * entry.size, Metadata={"sha256": entry.sha256})
@@ -109,7 +109,7 @@ def test_altered_bytes_are_refused_and_not_kept(bucket: str, source: Path, s3: A
     assert open_store().local(open_store().put(source)).read_bytes() == source.read_bytes()
 
 
-def test_the_bytes_themselves_are_asked_for(bucket: str, source: Path, s3: Any) -> None:
+def test_exists_can_read_the_bytes_themselves(bucket: str, source: Path, s3: Any) -> None:
     """An object of the same size and metadata with other bytes exists, but not once it is read."""
     store = open_store()
     entry = store.put(source)

@@ -1,4 +1,4 @@
-"""What a training's record in MLflow holds, and that no server can stop or slow a training."""
+"""The MLflow record of a training; and no server can stop or slow a training."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow store with its tables made (3 s), to be copied."""
+    """An MLflow store with its tables created (3 s), to be copied."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     tracking.mlflow().MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
@@ -90,7 +90,7 @@ def test_a_training_is_a_child_of_the_pipeline_run(place: Path) -> None:
     assert not list((place / "t" / "files").iterdir())
 
 
-def test_a_restarted_training_joins_its_run_and_notes_no_step_twice(place: Path) -> None:
+def test_a_restarted_training_joins_its_run_and_records_no_step_twice(place: Path) -> None:
     first = start(place / "t")
     first.metrics({"loss": 3.0}, 16)
     first.metrics({"loss": 2.0}, 32)
@@ -114,7 +114,7 @@ def test_a_training_resumed_elsewhere_joins_the_run_it_is_given(place: Path) -> 
 
 
 @pytest.mark.parametrize("fate", ["another server's", "thrown away"])
-def test_a_training_given_a_run_that_is_not_there_has_its_own(place: Path, fate: str) -> None:
+def test_a_training_given_a_missing_run_gets_its_own(place: Path, fate: str) -> None:
     given = "0" * 32
     if fate == "thrown away":
         first = start(place / "a")
@@ -139,7 +139,7 @@ def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
     assert one != tracking.parent_run("faces")
 
 
-def test_the_parent_is_closed_with_the_runs_state_and_none_is_made_for_it(place: Path) -> None:
+def test_the_parent_is_closed_with_the_runs_state_and_never_created_for_it(place: Path) -> None:
     assert tracking.end_parent("FINISHED", "faces") == ""
     parent = tracking.parent_run("faces")
     assert tracking.end_parent("FAILED", "faces") == parent
@@ -163,7 +163,7 @@ def test_further_seeds_are_children_of_the_injected_run(
 def test_a_run_that_the_platform_injects_is_joined(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step's own run is used and left open; what register logs goes to its parent."""
+    """The step's run is used and left open; register logs to its parent."""
     api = tracking.client()
     where = tracking.experiment_id("platform")
     parent = api.create_run(where).info.run_id
@@ -195,8 +195,8 @@ def test_a_tracker_that_is_off_does_nothing(place: Path, monkeypatch: pytest.Mon
 def test_a_server_that_never_answers_costs_a_training_no_time(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """1,000 notes take under a second, and the report says how to deliver them later."""
-    with socket.socket() as silent:  # accepts connections, says nothing
+    """1,000 records take under a second, and the report has the command to deliver them later."""
+    with socket.socket() as silent:  # accepts connections, never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -211,12 +211,12 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
     assert f"deliver {place / 't'}" in report
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     training.tracking.__main__.main(["deliver", str(place / "t")])
-    assert "everything has arrived" in capsys.readouterr().out
+    assert "all records were delivered" in capsys.readouterr().out
     run_id = json.loads((place / "t" / "run.json").read_text())["run_id"]
     assert len(history(run_id, "loss")) == 1000
 
 
-def test_what_a_server_refuses_for_good_does_not_hold_up_the_rest(
+def test_refused_records_do_not_block_the_rest(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker = start(place / "t")

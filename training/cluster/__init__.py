@@ -1,1 +1,1 @@
-"""Kubernetes: training jobs, and watching them."""
+"""Kubernetes: training jobs and their monitoring."""

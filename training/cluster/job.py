@@ -1,4 +1,4 @@
-"""A TrainJob's request, its shape, and the object made of them."""
+"""A TrainJob's request, its shape, and the Kubernetes object built from them."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml
 
 @dataclass(frozen=True)
 class Request:
-    """One training, whole: what `training.train.train` takes."""
+    """Everything that one training needs: the arguments of `training.train.train`."""
 
     dataset: str  # the manifest's text
     model: str
@@ -30,21 +30,21 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The job's name; who asks, and from which run, is no part of what is trained."""
-        asker = ("experiment", "pipeline_run", "child")
-        what = {k: v for k, v in asdict(self).items() if k not in asker}
-        return f"train-{sha256_bytes(canonical_json(what))[:16]}"
+        """The job's name: a hash of what is trained, without the fields about the caller."""
+        caller = ("experiment", "pipeline_run", "child")
+        content = {k: v for k, v in asdict(self).items() if k not in caller}
+        return f"train-{sha256_bytes(canonical_json(content))[:16]}"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Where and how large a job runs."""
+    """Size and placement of a job."""
 
     nodes: int = 2
-    nproc: int = 1  # processes a node
+    nproc: int = 1  # processes per node
     accelerator: str = "nvidia.com/gpu"
-    accelerators: int = 1  # a node
-    image: str = ""  # empty: the one that this process runs in, else the template's
+    accelerators: int = 1  # per node
+    image: str = ""  # empty: the image of this pod, else the template's
     deadline: int = 172_800  # s
     queue: str = ""  # a Kueue LocalQueue
     template: str = ""  # a YAML file; empty: k8s/jobs/trainjob.yaml
@@ -53,7 +53,7 @@ class Shape:
 def manifest(
     request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
 ) -> dict[str, Any]:
-    """The TrainJob for `request`: the template with its blanks filled in."""
+    """The TrainJob for `request`: the template with all values filled in."""
     job: dict[str, Any] = yaml.safe_load(Path(shape.template or TEMPLATE).read_text())
     commit, dirty = git_state()
     head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
@@ -69,7 +69,7 @@ def manifest(
     spec["activeDeadlineSeconds"] = shape.deadline
     trainer |= {
         "args": ["run", request.name], "numNodes": shape.nodes, "numProcPerNode": shape.nproc,
-        # The job's, whichever of its pods is rank 0.
+        # One id for the whole job, whichever of its pods is rank 0.
         "env": [*trainer.get("env", ()), {"name": LAUNCH_ID.name, "value": new_launch()}],
     }  # fmt: skip
     if image:

@@ -1,1 +1,1 @@
-"""What every room stands on: configuration, environment, files, progress, provenance."""
+"""Shared base of all packages: configuration, environment, files, progress, provenance."""

@@ -1,28 +1,28 @@
-"""How every program ends: a user's mistake is one line on stderr and exit code 2."""
+"""Exit codes of every program: a user error is one line on stderr and exit code 2."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command goes on
+EXIT_STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command resumes
 
 
 class StoppedError(Exception):
-    """SIGTERM came; the state is saved."""
+    """SIGTERM was received; the state is saved."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """End the process with `STOPPED` where the block was stopped."""
+    """Exit with `EXIT_STOPPED` if the block raises StoppedError."""
     try:
         yield
     except StoppedError as error:
         sys.stderr.write(f"{error}\n")
-        raise SystemExit(STOPPED) from error
+        raise SystemExit(EXIT_STOPPED) from error
 
 
-def run(main: Callable[[list[str] | None], None]) -> None:
-    """Call `main` with the process's arguments; ValueError and OSError become one clear line."""
+def entry_point(main: Callable[[list[str] | None], None]) -> None:
+    """Call `main(None)`; ValueError and OSError become one line on stderr and exit code 2."""
     try:
         with stoppable():
             main(None)
@@ -32,9 +32,9 @@ def run(main: Callable[[list[str] | None], None]) -> None:
 
 
 def renamed(argv: list[str] | None, names: Mapping[str, str]) -> list[str]:
-    """The arguments with a command's former name replaced, and said so; until version 0.3."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in names:
-        sys.stderr.write(f"`{words[0]}` is now `{names[words[0]]}`\n")
-        words[0] = names[words[0]]
-    return words
+    """Replace a command's former name in the arguments, with a notice; until version 0.3."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in names:
+        sys.stderr.write(f"`{arguments[0]}` is now `{names[arguments[0]]}`\n")
+        arguments[0] = names[arguments[0]]
+    return arguments

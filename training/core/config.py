@@ -1,11 +1,11 @@
-"""Typed configuration: what a run fixes, read from `key=value`, written beside every result.
+"""Typed run configuration, read from `key=value` and written beside every result.
 
-Meaning and bounds stand beside each field, as `Annotated[type, Field(...)]`; the models' own
+Each field declares its meaning and bounds as `Annotated[type, Field(...)]`; the models' own
 dataclasses (`training/models/`) are read by the same functions. Addresses and secrets come from
 the environment only (`training/core/environment.py`).
 
-Sections are plain frozen dataclasses: `build` checks what comes from text or JSON, and code that
-makes one directly is trusted.
+Sections are plain frozen dataclasses: `build` validates text and JSON; code that constructs a
+section directly is trusted.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 SECTIONS = ("train", "data", "judge", "eval", "model")
-SEED = 2**63 - 1  # the largest one
+SEED = 2**63 - 1  # the largest seed
 KINDS = {
     "integer": "a whole number",
     "number": "a finite number",
@@ -46,7 +46,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images and labels, and how they are cut; everything before the first network."""
+    """Data sets, labels, crops and splits; everything before the first network."""
 
     datasets: Annotated[
         tuple[str, ...],
@@ -90,8 +90,8 @@ class DataConfig:
     domains: Annotated[
         tuple[str, ...],
         Field(
-            description="attributes as classes instead: of several, the one that an image has "
-            "(images with none or more are left out); of one, whether an image has it"
+            description="attributes as classes instead: with several, the one that an image has "
+            "(images with none or more than one are left out); with one, whether an image has it"
         ),
     ] = ()
     split: Annotated[
@@ -106,7 +106,7 @@ class DataConfig:
         Field(gt=0, lt=1, description="of the identities, where no official partition exists"),
     ] = 0.1
     fold: Annotated[
-        int, Field(ge=0, description="which share of the identities is the test part")
+        int, Field(ge=0, description="index of the share of identities used as the test split")
     ] = 0
     limit: Annotated[
         int, Field(ge=0, description="use the first n images of each data set; 0: all")
@@ -166,15 +166,15 @@ class JudgeConfig:
         tuple[Positive, ...],
         Field(
             min_length=1,
-            description="drawn to train on each data set; the last number holds "
-            "for those that follow, too",
+            description="drawn to train on each data set; the last number also applies "
+            "to the data sets after it",
         ),
     ] = (2_000_000,)
     batch: Annotated[Positive, Field(description="images")] = 64
     lr: Annotated[float, Field(gt=0, le=1, description="learning rate")] = 1e-3
-    seed: Annotated[int, Field(ge=0, le=SEED, description="never one of a translation model")] = (
-        20_180_619
-    )
+    seed: Annotated[
+        int, Field(ge=0, le=SEED, description="never the seed of a translation model")
+    ] = 20_180_619
     floor: Annotated[
         Share, Field(description="evaluation refuses a judge whose clean accuracy is below")
     ] = 0.8
@@ -190,7 +190,7 @@ class EvalConfig:
         Field(description="val: to choose settings without seeing the test"),
     ] = "test"
     inception: Annotated[
-        str, Field(description="PATH@SHA256 of TorchScript Inception weights, for a true FID")
+        str, Field(description="PATH@SHA256 of TorchScript Inception weights, for the standard FID")
     ] = ""
     lpips: Annotated[
         str,
@@ -233,7 +233,7 @@ class Config:
 
 
 def need(schema: Mapping[str, Any]) -> str:
-    """What a JSON schema asks of a value, in words: type, choices and range."""
+    """Describe the values that a JSON schema accepts: type, choices and range."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if schema["type"] == "array":
@@ -245,12 +245,12 @@ def need(schema: Mapping[str, Any]) -> str:
     kind = KINDS[schema["type"]]
     if "minimum" in schema and "maximum" in schema:
         return f"{kind} from {schema['minimum']} to {schema['maximum']}"
-    bounds = [f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema]
+    bounds = [f"{phrase} {schema[key]}" for key, phrase in BOUNDS.items() if key in schema]
     return f"{kind}, {' and '.join(bounds)}" if bounds else kind
 
 
 def _prepare(kind: Any, value: Any) -> Any:
-    """Text as the value that it spells; raises ValueError for a mixed-up boolean."""
+    """Parse text into lists and booleans; ValueError where a boolean and a number are mixed up."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     args = typing.get_args(kind)
@@ -261,15 +261,15 @@ def _prepare(kind: Any, value: Any) -> Any:
     if kind is bool and isinstance(value, str):
         value = {"true": True, "false": False}.get(value.lower(), value)
     if kind in (bool, int, float) and isinstance(value, bool) != (kind is bool):
-        raise ValueError("true and false are no numbers, and numbers neither")
+        raise ValueError("true and false are not numbers, and numbers are not true or false")
     return value
 
 
 def convert(kind: Any, value: Any, where: str, adapter: "TypeAdapter[Any] | None" = None) -> Any:
-    """`value` (JSON or text) as `kind`, a type with its bounds.
+    """Convert `value` (JSON or text) to `kind`, a type with its bounds.
 
-    Raises ValueError with `where`, the value and what is needed, for another type, a value out of
-    bounds, NaN and infinity.
+    Raises ValueError with `where`, the value and the accepted values, for another type, a value
+    out of bounds, NaN and infinity.
     """
     adapter = adapter or TypeAdapter(kind, config=FINITE)
     try:
@@ -281,7 +281,7 @@ def convert(kind: Any, value: Any, where: str, adapter: "TypeAdapter[Any] | None
 
 @functools.cache
 def _adapters(cls: Any) -> "dict[str, tuple[Any, TypeAdapter[Any]]]":
-    """Of each field of dataclass `cls`: its type, and what checks a value."""
+    """The type and the validator of each field of dataclass `cls`."""
     kinds = typing.get_type_hints(cls, include_extras=True)
     return {
         f.name: (kinds[f.name], TypeAdapter(kinds[f.name], config=FINITE))
@@ -295,15 +295,15 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown {where}{', '.join(unknown)}; known: {', '.join(known)}")
-    made = {}
+    converted = {}
     for name, value in values.items():
         kind, adapter = known[name]
-        made[name] = convert(kind, value, f"{where}{name}", adapter)
-    return cls(**made)
+        converted[name] = convert(kind, value, f"{where}{name}", adapter)
+    return cls(**converted)
 
 
 def describe(cls: type) -> list[tuple[str, str, str, str]]:
-    """(name, default, what is needed, meaning) of each field of a section or model."""
+    """(name, default, accepted values, meaning) of each field of a section or model."""
     rows = []
     for f in dataclasses.fields(cls):
         schema = _adapters(cls)[f.name][1].json_schema()
@@ -320,5 +320,5 @@ def to_json(config: Any) -> str:
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """The section written by `to_json`; the empty text gives the defaults."""
+    """Read a section written by `to_json`; empty text gives the defaults."""
     return build(cls, json.loads(text) if text else {}, f"{cls.__name__}.")

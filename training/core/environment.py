@@ -1,9 +1,9 @@
-"""What the environment says: addresses, credentials and switches. Nothing else reads it.
+"""Environment variables: addresses, credentials and switches. No other module reads them.
 
     python -m training.core.environment > docs/environment.md
 
-A variable is read when it is needed, so that a program may set one for what it calls. What is not
-set, or empty, has the default.
+A variable is read at the time of use, so that a program may set one for the code that it calls. An
+unset or empty variable has its default.
 """
 
 import math
@@ -30,24 +30,24 @@ class Variable:
     meaning: str
     set_by: str
     default: str = ""
-    computed: str = ""  # in words, where the default is found out at run time
+    computed: str = ""  # description of a default that is computed at run time
 
     def get(self) -> str:
-        """Its text, or the default."""
+        """The variable's text, or the default."""
         return os.environ.get(self.name) or self.default
 
     def number(self) -> float:
-        """Its value as a finite number that is not negative; ValueError for anything else."""
+        """The value as a finite, non-negative number; ValueError for anything else."""
         try:
-            found = float(self.get())
+            value = float(self.get())
         except ValueError:
-            found = math.nan
-        if not 0 <= found < math.inf:
+            value = math.nan
+        if not 0 <= value < math.inf:
             raise ValueError(f"{self.name}={self.get()}: needs a finite number, at least 0")
-        return found
+        return value
 
     def count(self) -> int:
-        """Its value as a whole number that is not negative; ValueError for anything else."""
+        """The value as a non-negative integer; ValueError for anything else."""
         if not self.get().isdecimal():
             raise ValueError(f"{self.name}={self.get()}: needs a whole number, at least 0")
         return int(self.get())
@@ -58,17 +58,20 @@ STORE_URI = Variable(
     computed="`file://` and the working folder's `runs/store`",
 )  # fmt: skip
 NODE_CACHE = Variable(
-    "NODE_CACHE", "folder for what was read from an `s3://` store", YOU,
+    "NODE_CACHE", "cache folder for files read from an `s3://` store", YOU,
     computed="the working folder's `runs/node-cache`",
 )  # fmt: skip
 DVC_REMOTE_URL = Variable(
     "DVC_REMOTE_URL", "DVC remote of the raw data, instead of the default one of `.dvc/config`", YOU
 )
 DRAW_DEMO = Variable(
-    "DRAW_DEMO", "`0`: fail instead of drawing demo faces that no remote has", "you", "1"
+    "DRAW_DEMO",
+    "`0`: fail instead of drawing demo faces that are missing in the remote",
+    "you",
+    "1",
 )
 S3_PATIENCE = Variable(
-    "S3_PATIENCE", "seconds to go on asking an S3 server that does not answer", "you", "60"
+    "S3_PATIENCE", "seconds to keep retrying an S3 server that does not answer", "you", "60"
 )
 AWS_ENDPOINT_URL_S3 = Variable(
     "AWS_ENDPOINT_URL_S3", "address of the S3 server; read by boto3 and DVC", YOU, computed="AWS"
@@ -89,7 +92,7 @@ MLFLOW_TRACKING_URI = Variable(
     computed="`sqlite:///` and the working folder's `runs/mlflow.db`",
 )  # fmt: skip
 MLFLOW_TRACKING_USERNAME = Variable(
-    "MLFLOW_TRACKING_USERNAME", "MLflow login; also who acts, in records",
+    "MLFLOW_TRACKING_USERNAME", "MLflow login; also the user named in records",
     CREDENTIALS.format("stargan-mlflow"), computed="none; in records the system's user",
 )  # fmt: skip
 MLFLOW_TRACKING_PASSWORD = Variable(
@@ -110,7 +113,7 @@ PIPELINE_RUN_ID = Variable(
 )  # fmt: skip
 SOURCE_REVISION = Variable(
     "SOURCE_REVISION", "git commit of the code, `-dirty` if files differ from it",
-    "the container images", computed="asked of git",
+    "the container images", computed="from git",
 )  # fmt: skip
 LAUNCH_ID = Variable(
     "LAUNCH_ID", "the launch that a training process belongs to; restarts keep it",
@@ -122,8 +125,8 @@ OMP_NUM_THREADS = Variable(
 )  # fmt: skip
 COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
-    "seconds after which a training process that does not answer the others is given up; longer "
-    "than a checkpoint and its copy take", "you", "600",
+    "seconds after which a training process that does not answer the others counts as lost; must "
+    "be longer than a checkpoint and its copy take", "you", "600",
 )  # fmt: skip
 WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1")
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
@@ -151,34 +154,34 @@ def cores() -> int:
 
 
 def new_launch() -> str:
-    """A name for a launch: where it began, and what tells it from all others."""
+    """A unique name for a launch: the host name and a random suffix."""
     return f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
 
 
 def runs(*parts: str) -> Path:
-    """A path under `runs`, the working folder's place for all that is written."""
+    """A path under `runs`, the folder in the working folder for all outputs."""
     return Path("runs", *parts)
 
 
 def whole() -> dict[str, str]:
-    """All of it, to be handed on to a program that this one starts."""
+    """The whole environment, to pass to a child process."""
     return dict(os.environ)
 
 
 def put_default(**values: str) -> None:
-    """Set, for libraries that read the environment, what is not set."""
+    """Set variables that are not set yet, for libraries that read the environment."""
     for name, value in values.items():
         os.environ.setdefault(name, value)
 
 
 def put(**values: str) -> None:
-    """Set for the rest of this process."""
+    """Set variables for the rest of this process."""
     os.environ.update(values)
 
 
 @contextmanager
 def changed(**values: str) -> Iterator[None]:
-    """Set for the duration of a block; afterwards these are as they were, whatever it did."""
+    """Set variables for the duration of a block, then restore them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -191,7 +194,7 @@ def changed(**values: str) -> Iterator[None]:
 
 
 def table() -> str:
-    """Every variable as a page of Markdown."""
+    """The Markdown page that lists every variable."""
     rows = []
     for one in sorted(VARIABLES, key=lambda one: one.name):
         default = one.computed or (f"`{one.default}`" if one.default else "none")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write under a temporary name, fsync, rename, fsync the folder."""
+"""Atomic file writes: write under a temporary name, fsync, rename, fsync the folder."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte form of `value` that digests are taken of: sorted keys, no spaces, no NaN."""
+    """Canonical JSON bytes of `value`, for digests: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -36,13 +36,13 @@ def fsync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Put `source` in `target`'s place, in one step that survives a power cut."""
+    """Replace `target` by `source` atomically and durably."""
     source.replace(target)
     fsync(target.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; a reader sees the old bytes or the new ones."""
+    """Write a file atomically; a reader sees either the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -54,12 +54,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as readable JSON; refuses NaN and infinities (ValueError)."""
+    """Write `value` as indented JSON; ValueError for NaN and infinities."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; a broken one raises ValueError with its name."""
+    """Parse a JSON file. Raises ValueError with the path where it is not valid JSON."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -74,7 +74,7 @@ def _umask() -> int:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes `path`'s place, whole, when the block ends well."""
+    """Yield an empty folder that atomically replaces `path` if the block does not raise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

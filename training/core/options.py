@@ -1,7 +1,7 @@
-"""How the training step runs: its options, declared once for every command that has them.
+"""Options of the training step, declared once for every command that has them.
 
-The pipeline's parameters, the component's arguments and the options of `training.launch` are these;
-what is trained is in `training/core/config.py`.
+The pipeline's parameters, the component's arguments and the options of `training.launch` come from
+here; what is trained is configured in `training/core/config.py`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from training.core.config import Positive, build, describe
 
-MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # where nothing else is given
+MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # defaults
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,8 +27,8 @@ class TrainOptions:
     seeds: Annotated[
         Positive,
         Field(
-            description="models to train, of seeds one apart; the first is registered, the spread "
-            "of all tells promotion how much of a rise is chance"
+            description="models to train, with consecutive seeds; the first is registered, the "
+            "spread of all tells promotion how much of a gain is chance"
         ),
     ] = 1
     init: Annotated[
@@ -60,25 +60,25 @@ NAMES = tuple(f.name for f in dataclasses.fields(TrainOptions))
 
 
 def read_options(values: Mapping[str, Any]) -> TrainOptions:
-    """The options from `values` of any spelling.
+    """Parse the options from `values`, text or typed.
 
-    Raises ValueError for a wrong name or value, and for values that do not go together.
+    Raises ValueError for an unknown name, a wrong value, and incompatible values.
     """
-    found = build(TrainOptions, values)
-    if found.launcher == "trainjob" and found.accelerators:
+    options = build(TrainOptions, values)
+    if options.launcher == "trainjob" and options.accelerators:
         raise ValueError(
-            f"accelerators={found.accelerators}: this pod only starts a TrainJob, whose pods have "
-            "nproc each; set accelerators=0"
+            f"accelerators={options.accelerators}: this pod only starts a TrainJob, whose pods "
+            "have nproc each; set accelerators=0"
         )
-    if found.accelerators and found.nproc > found.accelerators:
+    if options.accelerators and options.nproc > options.accelerators:
         raise ValueError(
-            f"nproc={found.nproc}: one for each of {found.accelerators} accelerators at most"
+            f"nproc={options.nproc}: one for each of {options.accelerators} accelerators at most"
         )
-    return found
+    return options
 
 
 def add_fields(parser: argparse.ArgumentParser, names: Collection[str] = NAMES) -> None:
-    """An option for each of `names`; `read_options` checks what is given."""
+    """Add a command-line option for each of `names`; `read_options` validates the values."""
     for name, default, needed, meaning in describe(TrainOptions):
         if name in names:
             parser.add_argument(
@@ -88,7 +88,7 @@ def add_fields(parser: argparse.ArgumentParser, names: Collection[str] = NAMES) 
 
 
 def documented(function: F) -> F:
-    """Add the options to the end of a docstring's `Args:`."""
+    """Append the options to the `Args:` at the end of a docstring."""
     lines = [f"{name}: {meaning}." for name, _, _, meaning in describe(TrainOptions)]
     function.__doc__ = "\n        ".join([(function.__doc__ or "").rstrip(), *lines])
     return function

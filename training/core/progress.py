@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long tasks: a bar on a terminal, otherwise a plain line every few seconds."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ SECONDS = 5.0  # between plain lines
 
 
 class Progress:
-    """Count `total` things; `step(n, **facts)` shows rate, time left and the given facts."""
+    """Count up to `total`; `step(n, **facts)` shows the rate, the time left and `facts`."""
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, done

@@ -1,4 +1,4 @@
-"""What ran where: hashes of the package and its lock, the git commit, the machine."""
+"""Provenance: hashes of the code and its lock, the git commit, the machine."""
 
 import importlib.metadata
 import os
@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def code_hash() -> str:
-    """Hex sha256 over the installed packages' sources, the pages' templates among them, and the
-    lock: names and bytes."""
+    """Hex SHA-256 of names and bytes of all source files and page templates, and of the lock."""
     files = sorted(
         path for package in PACKAGES for kind in SOURCES for path in (ROOT / package).rglob(kind)
     )
@@ -32,7 +31,7 @@ def lock_hash() -> str:
 def git_state() -> tuple[str, bool]:
     """(commit, whether files differ from it), from git or an image's SOURCE_REVISION.
 
-    SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Where neither says: ("unknown", True).
+    SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Without either: ("unknown", True).
     """
     given = environment.SOURCE_REVISION.get()
     if given:
@@ -47,27 +46,27 @@ def git_state() -> tuple[str, bool]:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Output of a git command. Raises ValueError with what git said."""
+    """Output of a git command. Raises ValueError with git's error message."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise ValueError("git is not installed; give the data's md5 as revision") from error
-    if done.returncode:
-        raise ValueError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    if result.returncode:
+        raise ValueError(f"git {arguments[0]}: {result.stderr.strip()}")
+    return result.stdout
 
 
 def lock_bytes() -> bytes:
-    """The package lock; installed without it, the list of what is installed instead."""
+    """The package lock; if there is none, the list of installed packages."""
     lock = ROOT / "requirements.lock"
     if lock.is_file():
         return lock.read_bytes()
-    found = {(d.name.lower(), d.version) for d in importlib.metadata.distributions()}
-    return canonical_json(sorted(found))
+    installed = {(d.name.lower(), d.version) for d in importlib.metadata.distributions()}
+    return canonical_json(sorted(installed))
 
 
 def machine() -> str:
-    """What this is measured on, in one line: processor, cores, accelerator, torch."""
+    """This machine in one line: processor, cores, accelerator, torch version."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []

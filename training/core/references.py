@@ -1,4 +1,4 @@
-"""How files and models are named: PATH@DIGEST, NAME/VERSION and NAME@ALIAS."""
+"""References to files and models: PATH@DIGEST, NAME/VERSION and NAME@ALIAS."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ _DIGEST = re.compile(r"(.+)@(?:sha256:)?([0-9a-fA-F]{64})", re.DOTALL)
 
 
 class VersionName(NamedTuple):
-    """A registered version: by its number or, where that is empty, by an alias that moves."""
+    """A registered version, by its number or, if that is empty, by an alias."""
 
     name: str
     number: str
@@ -17,14 +17,14 @@ class VersionName(NamedTuple):
 def split_digest(text: str) -> tuple[str, str]:
     """PATH@DIGEST or PATH@sha256:DIGEST as (path, 64 hex digits in lower case).
 
-    The digest is empty where `text` ends in none.
+    The digest is empty if `text` has none.
     """
-    found = _DIGEST.fullmatch(text)
-    return (found[1], found[2].lower()) if found else (text, "")
+    match = _DIGEST.fullmatch(text)
+    return (match[1], match[2].lower()) if match else (text, "")
 
 
 def with_digest(path: str, digest: str) -> str:
-    """The spelling that `split_digest` reads."""
+    """PATH@sha256:DIGEST, as `split_digest` reads it."""
     return f"{path}@sha256:{digest}"
 
 

@@ -1,4 +1,4 @@
-"""One policy for requests to a server that may be away: growing pauses, up to a patience."""
+"""The retry policy for requests to servers: exponential back-off up to a time limit."""
 
 import time
 from collections.abc import Callable
@@ -15,11 +15,11 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     failed: Callable[[RetryCallState], None] | None = None,
 ) -> Retrying:
-    """Repeats a call that raises a `transient` error, and raises its last error in the end.
+    """A retrier that repeats a call while it raises a `transient` error, then reraises the last.
 
-    The pauses double from `first` to `most` s. A pause that would end more than `patience()` s
-    after the first try is not made; `patience` is asked after every try, since it may change.
-    `failed` is called before each pause, and `sleep` makes it.
+    Pauses double from `first` to `most` s. Retrying stops before a pause that would end more than
+    `patience()` s after the first attempt; `patience` is called after every attempt, since it may
+    change. `failed` is called before each pause; `sleep` does the pause.
     """
 
     def stop(state: RetryCallState) -> bool:

@@ -9,4 +9,4 @@ if __name__ == "__main__":
     sys.stderr.write(
         "python -m training.data.faces is now python -m training.data.synthetic.faces\n"
     )
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,1 +1,1 @@
-"""Where bytes are kept: the content-addressed store, S3, and DVC's remote."""
+"""Storage: the content-addressed store, S3 objects, and the DVC remote."""

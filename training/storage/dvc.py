@@ -1,8 +1,8 @@
-"""Where versions of the raw data lie, and how one is fetched: whole or not at all.
+"""Push and pull versions of the raw data with DVC; a pull is complete and verified, or fails.
 
-DVC moves the bytes. Its own `pull` words every cause alike and, without `verify`, delivers altered
-bytes with exit code 0; so the listing is checked before, each object and the whole after. Nothing
-else in this project knows DVC.
+DVC transfers the bytes. Its own `pull` reports every cause alike and, without `verify`, delivers
+altered bytes with exit code 0; so the listing is verified before the transfer, and each object and
+the whole folder after it. No other module uses DVC.
 
 The remote comes from DVC_REMOTE_URL (s3://bucket/prefix or a folder) or .dvc/config.
 """
@@ -27,21 +27,21 @@ from training.core.files import rename
 from training.core.progress import Progress
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
 
-POLL = 0.5  # seconds between looks at a running pull
-NAMED = 3  # damaged files that a message names
+POLL = 0.5  # s between progress updates of a running pull
+NAMED = 3  # damaged files that an error message lists
 PUSH = "push the data again from a clone that has it (dvc push)"
 
 
 def file_md5(path: Path) -> str:
-    """Hex md5 of a file's bytes: DVC's name for them, no protection against intent."""
+    """Hex MD5 of a file's bytes, DVC's name for them; no protection against deliberate changes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
 def tree_md5(root: Path) -> tuple[str, int]:
-    """DVC's name `<32 hex>.dir` of a folder's files and bytes, and how many files, without DVC.
+    """DVC's name `<32 hex>.dir` of a folder's content, computed without DVC, and its file count.
 
-    It is the md5 of the JSON list of {"md5", "relpath"} sorted by relpath; modes and times do not
+    It is the MD5 of the JSON list of {"md5", "relpath"} sorted by relpath; modes and times do not
     count. Raises ValueError for a folder that is missing or empty.
     """
     if not root.is_dir():
@@ -69,14 +69,14 @@ class Remote:
 
     @property
     def objects(self) -> "Bucket | FolderRemote":
-        """The remote's files, to look at without DVC."""
+        """The remote's files, read without DVC."""
         if urlparse(self.url).scheme == "s3":
             return Bucket(self.url, self.options)
         return FolderRemote(Path(self.url))
 
 
 class FolderRemote:
-    """A remote that is a local folder; the same questions that `Bucket` answers."""
+    """A remote in a local folder, with the methods of `Bucket` that a pull needs."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
@@ -101,7 +101,7 @@ class FolderRemote:
 def configured(url: str = "", root: Path | None = None) -> Remote:
     """The remote `url`, else DVC_REMOTE_URL, else the default one of `root`'s .dvc/config.
 
-    Raises RemoteError "missing-remote" where none of them says.
+    Raises RemoteError "missing-remote" if none is set.
     """
     folder = (root or Path.cwd()) / ".dvc"
     config = configparser.ConfigParser(interpolation=None)
@@ -129,12 +129,12 @@ def configured(url: str = "", root: Path | None = None) -> Remote:
 
 
 def key(md5: str) -> str:
-    """Where a remote keeps the object or listing of this name."""
+    """Key of an object or listing in a remote."""
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def listing(remote: Remote, md5: str) -> dict[str, str]:
-    """File name -> md5 of a directory version, from the remote's own listing, checked.
+    """File name -> MD5 of a directory version, from the remote's listing, verified.
 
     Raises RemoteError: credentials, endpoint, missing remote, missing or altered listing.
     """
@@ -145,7 +145,7 @@ def listing(remote: Remote, md5: str) -> dict[str, str]:
         if error.code != "missing-object":
             raise
         objects.check()
-        message = f"{objects.url}: data version {md5} is not there; {PUSH}"
+        message = f"{objects.url}: data version {md5} is not in the remote; {PUSH}"
         raise RemoteError("missing-object", message) from error
     if f"{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir" != md5:
         raise RemoteError(
@@ -159,11 +159,11 @@ def listing(remote: Remote, md5: str) -> dict[str, str]:
 def pull(
     md5: str, nfiles: int, out: Path, url: str = "", size: int = 0, root: Path | None = None
 ) -> int:
-    """Put data version `md5` (`<32 hex>.dir`) into the folder `out`, which must not exist.
+    """Download data version `md5` (`<32 hex>.dir`) into the folder `out`, which must not exist.
 
-    `nfiles` and `size` (bytes) as .dvc files state them; 0 = not known. No git is needed. The
-    folder appears whole, its md5 and count recomputed, or not at all. Returns the count of files.
-    Raises RemoteError.
+    `nfiles` and `size` (bytes) are those of the .dvc file; 0 = unknown. No git is needed. `out` is
+    created only after its MD5 and file count were verified. Returns the number of files. Raises
+    RemoteError, and ValueError if `out` exists or `nfiles` is wrong.
     """
     if out.exists():
         raise ValueError(f"{out} exists; remove it or name another folder")
@@ -180,12 +180,12 @@ def pull(
         _write_project(work, remote, md5)
         _fetch(work, remote, files, size)
         shutil.rmtree(work / "cache")
-        found = tree_md5(work / "data")
-        if found != (md5, len(files)):
+        received, count = tree_md5(work / "data")
+        if (received, count) != (md5, len(files)):
             raise RemoteError(
                 "corrupted",
-                f"{remote.url}: data version {md5} with {len(files)} files arrived as {found[0]} "
-                f"with {found[1]}; {PUSH}",
+                f"{remote.url}: data version {md5} with {len(files)} files arrived as {received} "
+                f"with {count}; {PUSH}",
             )
         for path in (work / "data").rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # DVC leaves links read-only
@@ -200,7 +200,7 @@ def pull(
 
 
 def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bool]:
-    """Put a folder's version into the remote unless it is there whole: (md5, whether it was sent).
+    """Upload a folder's version unless the remote has all of it; (md5, whether it was uploaded).
 
     Raises RemoteError.
     """
@@ -208,7 +208,7 @@ def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bo
     md5, _ = tree_md5(folder)
     try:
         files = listing(remote, md5)
-        if all(remote.objects.size(key(found)) is not None for found in set(files.values())):
+        if all(remote.objects.size(key(each)) is not None for each in set(files.values())):
             return md5, False
     except RemoteError as error:
         if error.code not in ("missing-object", "missing-remote"):
@@ -220,27 +220,27 @@ def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bo
         shutil.copytree(folder, work / "data", copy_function=os.link)
         dvc("add", "--quiet", "data", cwd=work)
         dvc("push", "--quiet", cwd=work)
-        for path in folder.rglob("*"):  # DVC leaves what it links to read-only
+        for path in folder.rglob("*"):  # DVC makes the files that it links to read-only
             path.chmod(0o755 if path.is_dir() else 0o644)
     listing(remote, md5)
     return md5, True
 
 
 def _fetch(work: Path, remote: Remote, files: Mapping[str, str], size: int) -> None:
-    """DVC's pull, again as long as each time brings more: a server may have been away a while."""
+    """Run `dvc pull`, again while each attempt fetches more: a server may be briefly down."""
     before, have = -1, -1
     while True:
         code, errors = _dvc_pull(work, len(files))
         if not code:
             return
         before, have = have, len(_cached(work))
-        cause = _cause(work, remote, files, size, errors)  # waits for a server that is away
+        cause = _cause(work, remote, files, size, errors)  # waits for a server that is down
         if cause.code in ("missing-object", "disk-full") or have == before:
             raise cause
 
 
 def _write_project(work: Path, remote: Remote, md5: str) -> None:
-    """A DVC project without git that knows this one version and this one remote."""
+    """A DVC project without git, with this version and this remote."""
     config = configparser.ConfigParser(interpolation=None)
     config["core"] = {
         "analytics": "false", "check_update": "false", "no_scm": "true", "remote": "storage",
@@ -255,13 +255,13 @@ def _write_project(work: Path, remote: Remote, md5: str) -> None:
 
 
 def _dvc_pull(work: Path, nfiles: int) -> tuple[int, str]:
-    """Run `dvc pull`, showing how many files have come; its exit code and what it said."""
+    """Run `dvc pull` with progress; its exit code and its output."""
     command = [sys.executable, "-m", "dvc", "pull"]
     env = environment.whole() | {
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(work / "site"),
     }
-    # Not beside the data: a full disk would swallow the reason.
+    # Not beside the data: on a full disk the error message would be lost.
     with tempfile.TemporaryFile("w+") as errors, Progress("pull", nfiles, "files") as bar:
         process = subprocess.Popen(command, cwd=work, env=env, stdout=errors, stderr=errors)
         try:
@@ -279,15 +279,15 @@ def _dvc_pull(work: Path, nfiles: int) -> tuple[int, str]:
 
 
 def _cached(work: Path) -> set[str]:
-    """The md5s of the objects in the project's cache, listings left out."""
-    found = (work / "cache" / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")
-    return {path.parent.name + path.name for path in found if len(path.name) == 30}
+    """The MD5s of the objects in the project's cache, without listings."""
+    paths = (work / "cache" / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")
+    return {path.parent.name + path.name for path in paths if len(path.name) == 30}
 
 
 def _cause(
     work: Path, remote: Remote, files: Mapping[str, str], size: int, errors: str
 ) -> RemoteError:
-    """Why DVC's pull failed: what it fetched is compared with what the listing promises."""
+    """Why `dvc pull` failed: compare the fetched objects with the listing."""
     if os.strerror(errno.ENOSPC) in errors or "disk is full" in errors:  # the latter is SQLite's
         return disk_full(work.parent, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     have = {md5: work / "cache" / key(md5) for md5 in _cached(work)}
@@ -296,17 +296,17 @@ def _cause(
         return RemoteError("failed", f"dvc pull from {remote.url}: {errors.strip()[-2000:]}")
     objects = remote.objects
     sizes = {name: objects.size(key(md5)) for name, md5 in bad.items()}
-    lost = [name for name, found in sizes.items() if found is None]
+    lost = [name for name, stored in sizes.items() if stored is None]
     if lost:
         return _damage("missing-object", remote, "is missing", {n: bad[n] for n in lost})
-    whole = sum(have[md5].stat().st_size for md5 in files.values() if md5 in have)
-    if sum(found or 0 for found in sizes.values()) < size - whole:
+    fetched = sum(have[md5].stat().st_size for md5 in files.values() if md5 in have)
+    if sum(stored or 0 for stored in sizes.values()) < size - fetched:
         return _damage("truncated", remote, "is cut short", bad)
     return _damage("corrupted", remote, "does not have the bytes of its name", bad)
 
 
 def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> RemoteError:
-    """The error for `bad` (file name -> md5), naming the first few."""
+    """The error for `bad` (file name -> MD5), which lists the first `NAMED` of them."""
     named = "; ".join(f"{name} ({key(md5)})" for name, md5 in list(bad.items())[:NAMED])
     more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     return RemoteError(
@@ -317,9 +317,9 @@ def _damage(code: Code, remote: Remote, what: str, bad: Mapping[str, str]) -> Re
 
 
 def dvc(*arguments: str, cwd: Path | None = None) -> None:
-    """Run a DVC command in a folder (here). Raises ValueError with what DVC said."""
+    """Run a DVC command in `cwd`, default the working folder. ValueError with DVC's error."""
     command = [sys.executable, "-m", "dvc", *arguments]
     env = environment.whole() | {"DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
-    if done.returncode:
-        raise ValueError(f"dvc {' '.join(arguments)}: {done.stderr.strip()}")
+    result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
+    if result.returncode:
+        raise ValueError(f"dvc {' '.join(arguments)}: {result.stderr.strip()}")

@@ -1,7 +1,7 @@
-"""What each kind of manifest states about its files: one frozen record a kind.
+"""Metadata of each kind of manifest: one frozen record per kind.
 
 A record's JSON text is part of a manifest's digest, so fields keep their names and their order. A
-field that older manifests lack is optional, and is left out of the JSON where it is None.
+field that older manifests lack is optional, and is left out of the JSON if it is None.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ class Meta:
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name, in their order; those that are None are left out."""
+        """The fields by name, in order, without those that are None."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
 
@@ -33,7 +33,7 @@ class RawSet(Meta):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet(RawSet):
-    """One preprocessed data set: how it was split, and how many images became what."""
+    """One preprocessed data set: its split and its image counts."""
 
     split_by: str
     images: int  # listed in the source
@@ -50,14 +50,14 @@ class RawMeta(Meta):
     md5: str  # DVC's, of the data or of each data set as name=md5,…
     nfiles: int
     source: str  # dvc, folder or drawn
-    note: str  # how drawn data differ from the recorded ones, or empty
+    note: str  # how the drawn data differ from the recorded version, or empty
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesMeta(Meta):
-    """Kind "images": shards of squares, and a label table a data set."""
+    """Kind "images": shards of square images, and one label table per data set."""
 
-    data: Mapping[str, Any]  # the DataConfig that made them
+    data: Mapping[str, Any]  # the DataConfig
     source: str  # digest of the "raw" manifest
     datasets: tuple[ImageSet, ...]
     md5: str | None = None  # of the raw data; None before it was recorded
@@ -82,7 +82,7 @@ class JudgeMeta(Meta):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMeta(Meta):
-    """Kind "model": one training's last checkpoint."""
+    """Kind "model": the last checkpoint of one training."""
 
     model: str  # a key of MODELS
     preset: str
@@ -96,10 +96,10 @@ class ModelMeta(Meta):
 class EvaluationMeta(Meta):
     """Kind "evaluation": a model's scores and pictures."""
 
-    identity: str  # equal where two evaluations compare
+    identity: str  # the fingerprint: equal if two evaluations are comparable
     judge: str  # digest of the "judge" manifest
     dataset: str  # digest of the "dataset" manifest
-    split: str | None = None  # test or val; None: test, before there was a choice
+    split: str | None = None  # test or val; None (older manifests): test
     model: str  # digest of the "model" manifest
 
 
@@ -122,7 +122,7 @@ KINDS: dict[str, type[Meta]] = {
 
 
 def meta_of(kind: str, values: Mapping[str, Any] | Meta) -> Meta:
-    """The record of a manifest of this kind, from its JSON values or already built.
+    """The record of a manifest of this kind, from JSON values or already built.
 
     Raises ValueError for an unknown kind and for unknown, missing or ill-typed fields.
     """
@@ -135,13 +135,13 @@ def meta_of(kind: str, values: Mapping[str, Any] | Meta) -> Meta:
     from pydantic import TypeAdapter, ValidationError  # 0.3 s
 
     try:
-        # As JSON, whose lists may become tuples where nothing else is converted.
+        # As JSON: strict mode then accepts lists as tuples and converts nothing else.
         text = json.dumps(values, allow_nan=False)
-        made: Meta = TypeAdapter(KINDS[kind]).validate_json(text, strict=True)
+        record: Meta = TypeAdapter(KINDS[kind]).validate_json(text, strict=True)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc'])) or 'meta'}: {e['msg']}" for e in error.errors()]
         raise ValueError(
             f"manifest of kind {kind!r}: {len(faults)} wrong fields of its meta "
             f"({'; '.join(faults)}); run the step that writes it again with this version"
         ) from error
-    return made
+    return record

@@ -1,8 +1,8 @@
 """S3 objects through boto3, with errors that name the cause and the fix.
 
-The environment gives endpoint and credentials: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION; and S3_PATIENCE, for how many seconds (60) a server that
-does not answer, or answers that it is busy, is asked again with growing pauses.
+Endpoint and credentials come from the environment: AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION. Requests to a server that is down or busy are retried
+with back-off for S3_PATIENCE seconds (60).
 """
 
 import errno
@@ -30,7 +30,7 @@ _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 class RemoteError(ValueError):
-    """Stored data are not available; `code` says why, the message how to fix it."""
+    """Stored data are not available; `code` is the cause, the message has the fix."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class RemoteError(ValueError):
 
 
 class UnreachableError(RemoteError):
-    """The server does not answer or fails; the same request may succeed later."""
+    """The server does not answer or fails; a retry may succeed."""
 
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
@@ -50,7 +50,7 @@ def disk_full(where: Path, error: OSError) -> RemoteError:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn what boto3 raises in the block into a RemoteError about `what`."""
+    """Convert boto3's exceptions in the block into a RemoteError about `what`."""
     from boto3.exceptions import RetriesExceededError, S3UploadFailedError
     from botocore import exceptions as aws
 
@@ -66,7 +66,7 @@ def explained(what: str) -> Iterator[None]:
     except aws.ClientError as error:
         raise _refusal(what, error) from error
     except (aws.BotoCoreError, S3UploadFailedError) as error:
-        if isinstance(error.__context__, aws.ClientError):  # what a managed upload met
+        if isinstance(error.__context__, aws.ClientError):  # the cause of a failed managed upload
             raise _refusal(what, error.__context__) from error
         raise RemoteError("failed", f"{what}: {error}") from error
 
@@ -75,7 +75,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def patient(request: F) -> F:
-    """`request`, repeated while it raises UnreachableError, for S3_PATIENCE seconds."""
+    """Retry `request` while it raises UnreachableError, for S3_PATIENCE seconds."""
 
     @functools.wraps(request)
     def repeated(*arguments: Any, **named: Any) -> Any:
@@ -108,7 +108,7 @@ class Bucket:
     """The objects below `s3://bucket/prefix`, by key relative to the prefix."""
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
-        """`options` are those of a DVC remote: endpointurl, region, profile, access_key_id, …"""
+        """`options` as in a DVC remote: endpointurl, region, profile, access_key_id, …"""
         import boto3
         from botocore.config import Config
 
@@ -116,7 +116,7 @@ class Bucket:
         if parts.scheme != "s3" or not parts.netloc:
             raise ValueError(f"{url}: s3://bucket/prefix is needed")
         options = options or {}
-        logging.getLogger("botocore").setLevel(logging.WARNING)  # it names its sources at INFO
+        logging.getLogger("botocore").setLevel(logging.WARNING)  # INFO names credential sources
         self.url, self.name = url.rstrip("/"), parts.netloc
         self.prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         with explained(self.url):
@@ -136,32 +136,32 @@ class Bucket:
 
     @patient
     def read(self, key: str) -> bytes:
-        """All bytes of a small object. Raises RemoteError, "missing-object" where it is not."""
+        """All bytes of a small object. Raises RemoteError, "missing-object" if it is missing."""
         with explained(f"{self.url}/{key}"):
             data: bytes = self.client.get_object(**self._where(key))["Body"].read()
         return data
 
     @patient
     def head(self, key: str) -> dict[str, Any] | None:
-        """Size and metadata of an object, or None where it is not; a missing bucket raises."""
+        """Size and metadata of an object, or None if it is missing; a missing bucket raises."""
         try:
             with explained(f"{self.url}/{key}"):
-                found: dict[str, Any] = self.client.head_object(**self._where(key))
+                response: dict[str, Any] = self.client.head_object(**self._where(key))
         except RemoteError as error:
             if error.code != "missing-object":
                 raise
             self.check()  # a HEAD answers 404 for a missing bucket too
             return None
-        return found
+        return response
 
     def size(self, key: str) -> int | None:
-        """Bytes of an object, or None where it is not."""
-        found = self.head(key)
-        return None if found is None else int(found["ContentLength"])
+        """Size of an object in bytes, or None if it is missing."""
+        response = self.head(key)
+        return None if response is None else int(response["ContentLength"])
 
     @patient
     def check(self) -> None:
-        """Raise RemoteError unless the bucket is there and these credentials may see it."""
+        """Raise RemoteError unless the bucket exists and the credentials give access to it."""
         try:
             with explained(f"s3://{self.name}"):
                 self.client.head_bucket(Bucket=self.name)
@@ -173,14 +173,14 @@ class Bucket:
 
     @patient
     def upload(self, key: str, source: Path, sha256: str) -> None:
-        """Store a file of any size; the server checks what arrives, its digest is kept beside."""
+        """Upload a file of any size; the server verifies its checksum and keeps `sha256`."""
         extra = {"Metadata": {"sha256": sha256}, "ChecksumAlgorithm": "SHA256"}
         with explained(f"{self.url}/{key}"):
             self.client.upload_file(str(source), self.name, self.prefix + key, ExtraArgs=extra)
 
     @patient
     def download(self, key: str, target: Path) -> None:
-        """Fetch an object of any size into a file."""
+        """Download an object of any size into a file."""
         try:
             with explained(f"{self.url}/{key}"):
                 self.client.download_file(self.name, self.prefix + key, str(target))
@@ -191,7 +191,7 @@ class Bucket:
 
     @patient
     def objects(self, key: str) -> dict[str, int]:
-        """Key -> bytes of every object whose key begins with `key`."""
+        """Key -> size in bytes of every object whose key begins with `key`."""
         where = {"Bucket": self.name, "Prefix": self.prefix + key}
         with explained(f"{self.url}/{key}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(**where)
@@ -203,7 +203,7 @@ class Bucket:
 
     @patient
     def copy(self, key: str, source: "Bucket", old: str) -> None:
-        """Copy another bucket's object, of any size, without its bytes coming here."""
+        """Copy an object of any size from another bucket, on the server's side."""
         with explained(f"{self.url}/{key}"):
             where = {"Bucket": source.name, "Key": source.prefix + old}
             self.client.copy(where, self.name, self.prefix + key, SourceClient=source.client)
@@ -214,8 +214,8 @@ class Bucket:
         where = {"Bucket": self.name, "Prefix": self.prefix + key, "Delimiter": "/"}
         with explained(f"{self.url}/{key}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(**where)
-            found = [row["Prefix"] for page in pages for row in page.get("CommonPrefixes", ())]
-        return [name.rstrip("/").rpartition("/")[2] for name in found]
+            prefixes = [row["Prefix"] for page in pages for row in page.get("CommonPrefixes", ())]
+        return [name.rstrip("/").rpartition("/")[2] for name in prefixes]
 
     @patient
     def delete(self, key: str) -> None:
@@ -231,7 +231,7 @@ class Bucket:
 
     @patient
     def create(self, key: str, data: bytes) -> bool:
-        """Write a small object unless one exists; whether this call wrote it. One writer wins."""
+        """Write a small object if the key is free, atomically; whether this call wrote it."""
         from botocore.exceptions import ClientError
 
         with explained(f"{self.url}/{key}"):

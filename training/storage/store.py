@@ -1,10 +1,11 @@
-"""A content-addressed store for bulky data, and the manifests that steps hand to each other.
+"""A content-addressed store for bulky data, and the manifests that steps exchange.
 
-Steps exchange a small JSON manifest; the bytes it lists lie once under one root URI, named by
-their sha256, so that no step copies gigabytes and every pod of a job can read the same data.
+Steps exchange a small JSON manifest; the files it lists are stored once under one root URI, named
+by their SHA-256, so that no step copies gigabytes and every pod of a job can read the same data.
 The root comes from the environment variable STORE_URI: file:///folder (the default is
-<working folder>/runs/store) or s3://bucket/prefix. What is read from S3 is kept, verified, in the
-folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node fetches it once.
+<working folder>/runs/store) or s3://bucket/prefix. Files read from S3 are verified and cached in
+the folder NODE_CACHE (default: <working folder>/runs/node-cache), so that a node downloads them
+once.
 """
 
 import os
@@ -45,12 +46,12 @@ M = TypeVar("M", bound=Meta)
 
 
 class StoreError(ValueError):
-    """Stored bytes are missing or are not the bytes that a manifest promises."""
+    """Stored bytes are missing or differ from the digest in the manifest."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored file: `name` within its manifest, hex sha256, size in bytes, rows if any."""
+    """One stored file: `name` in its manifest, hex SHA-256, size in bytes, number of rows or 0."""
 
     name: str
     sha256: str
@@ -63,12 +64,12 @@ class Entry:
 
     @property
     def reference(self) -> str:
-        """The value of a named reference to these bytes; `parse` reads it."""
+        """The value of a named reference to these bytes, as `parse` reads it."""
         return f"{self.sha256} {self.size}"
 
     @classmethod
     def parse(cls, name: str, reference: str) -> "Entry":
-        """The entry behind a reference's value, `<sha256> <size>` (ValueError otherwise)."""
+        """The entry of a reference's value, `<sha256> <size>` (ValueError otherwise)."""
         sha256, _, size = reference.partition(" ")
         if not size.isdecimal():
             raise ValueError(f"{name}: reference {reference!r} is not <sha256> <size>")
@@ -76,42 +77,42 @@ class Entry:
 
 
 def store_uri() -> str:
-    """The root that the environment names."""
+    """The root URI from the environment, or the default."""
     return environment.STORE_URI.get() or f"file://{environment.runs('store').absolute()}"
 
 
 class Store(ABC):
-    """Bytes by sha256 under one root, and named references that are set once."""
+    """Files by SHA-256 under one root, and named references that can be set once."""
 
     uri: str  # the root
-    root: Path  # the folder of this machine in which files are read
+    root: Path  # local folder from which files are read
 
     def path(self, sha256: str) -> Path:
-        """Where the bytes lie, or would lie, on this machine."""
+        """Local path of the bytes, whether or not they are there."""
         return self.root / _key(sha256)
 
     @abstractmethod
     def put(self, source: Path, name: str = "", rows: int = 0) -> Entry:
-        """Store a file's bytes once; the source stays as it is. S3 raises RemoteError."""
+        """Store a file's bytes once; the source is not changed. S3 raises RemoteError."""
 
     @abstractmethod
     def exists(self, entry: Entry, *, read: bool = False) -> bool:
         """Whether the bytes are stored and unaltered.
 
-        S3 looks at the object's size and metadata alone unless `read`; a folder always reads.
+        S3 compares only the object's size and metadata unless `read`; a folder always reads.
         """
 
     @abstractmethod
     def local(self, entry: Entry) -> Path:
-        """A local path to the verified bytes. Raises StoreError where they are gone or altered."""
+        """A local path to the verified bytes. Raises StoreError if they are missing or altered."""
 
     @abstractmethod
     def reference(self, name: str) -> str | None:
-        """What a named reference points to, or None."""
+        """The value of a named reference, or None."""
 
     @abstractmethod
     def refer(self, name: str, value: str) -> str:
-        """Set a reference once: the first writer wins, on any node. Returns the value that won."""
+        """Set a reference once: the first writer wins, on any node. Returns the stored value."""
 
     def _missing(self, entry: Entry) -> StoreError:
         what = f"{entry.name} ({entry.sha256})"
@@ -119,7 +120,7 @@ class Store(ABC):
 
 
 class FolderStore(Store):
-    """A store in a folder that this machine can reach."""
+    """A store in a local or mounted folder."""
 
     def __init__(self, root: Path) -> None:
         self.uri, self.root = f"file://{root}", root
@@ -191,11 +192,11 @@ class S3Store(Store):
     def exists(self, entry: Entry, *, read: bool = False) -> bool:
         if read:
             return self._read_intact(entry)
-        found = self.bucket.head(_key(entry.sha256))
+        response = self.bucket.head(_key(entry.sha256))
         return (
-            found is not None
-            and found["ContentLength"] == entry.size
-            and found["Metadata"].get("sha256") == entry.sha256
+            response is not None
+            and response["ContentLength"] == entry.size
+            and response["Metadata"].get("sha256") == entry.sha256
         )
 
     def _read_intact(self, entry: Entry) -> bool:
@@ -246,7 +247,7 @@ class S3Store(Store):
 
 
 def open_store(uri: str = "") -> Store:
-    """The store under `uri`, by default the one that the environment names.
+    """The store under `uri`, by default the one from the environment.
 
     Raises ValueError unless it is file:///folder or s3://bucket/prefix.
     """
@@ -256,20 +257,20 @@ def open_store(uri: str = "") -> Store:
         return S3Store(uri, Path(cache))
     if not uri.startswith("file:///"):
         raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
-    # Not through urlparse, which cuts a path at "#" and "?".
+    # Not with urlparse, which cuts a path at "#" and "?".
     return FolderStore(Path(uri.removeprefix("file://")))
 
 
 def _key(sha256: str) -> str:
-    """Where bytes lie under the root."""
+    """Key of the bytes under the root."""
     return f"sha256/{sha256[:2]}/{sha256}"
 
 
 @dataclass(frozen=True)
 class Manifest(Generic[M]):
-    """What a step made: its kind, the stored files, and the kind's record of facts about them.
+    """The result of a step: its kind, the stored files, and the kind's metadata record.
 
-    Raises ValueError where `meta` is not the record of this kind, or its JSON values.
+    Raises ValueError if `meta` is neither the record of this kind nor its JSON values.
     """
 
     kind: str
@@ -299,7 +300,7 @@ class Manifest(Generic[M]):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of kind, files and facts; independent of where the bytes lie."""
+        """Hex SHA-256 of kind, files and metadata; independent of the store's location."""
         return sha256_bytes(canonical_json(self._content()))
 
     def _content(self) -> dict[str, Any]:
@@ -308,7 +309,7 @@ class Manifest(Generic[M]):
         return {"schema": SCHEMA, "kind": self.kind, "entries": entries, "meta": meta}
 
     def write(self, path: Path, store: Store | None = None) -> None:
-        """Write the manifest; beside each file's digest is its URI at that time."""
+        """Write the manifest, with the current URI of each file."""
         content = self._content()
         store = store or open_store()
         for entry in content["entries"]:
@@ -349,7 +350,7 @@ class Manifest(Generic[M]):
 
     @classmethod
     def read(cls, path: Path, kind: str = "") -> "Manifest[Any]":
-        """Read a manifest, checking schema, meta, digest and, if given, kind (else ValueError)."""
+        """Read a manifest; ValueError for a wrong schema, metadata, digest or, if given, kind."""
         content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"{path}: not a manifest of schema {SCHEMA}")

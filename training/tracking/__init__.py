@@ -1,1 +1,1 @@
-"""Runs, metrics and pictures in MLflow."""
+"""MLflow tracking: runs, metrics and pictures."""

@@ -1,4 +1,4 @@
-"""Runs kept in MLflow: deliver what a training could not send, close a pipeline run's parent."""
+"""MLflow runs: deliver a training's pending records, close a pipeline run's parent."""
 
 import argparse
 import sys
@@ -16,10 +16,10 @@ from training.tracking.tracker import Delivery
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        "python -m training.tracking", description="Runs kept in MLflow."
+        "python -m training.tracking", description="Manage runs in MLflow."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    deliver = commands.add_parser("deliver", help="send what a training could not")
+    deliver = commands.add_parser("deliver", help="send a training's pending records")
     deliver.add_argument("folder", type=Path)
     end = commands.add_parser("end", help="close the parent run of this pipeline run")
     end.add_argument("--status", default="FINISHED", choices=["FINISHED", "FAILED", "KILLED"])
@@ -29,13 +29,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.write(f"{end_parent(arguments.status, arguments.experiment)}\n")
         return
     if not (arguments.folder / "run.json").is_file():
-        raise ValueError(f"{arguments.folder}: no tracking folder; name the one close() printed")
+        raise ValueError(
+            f"{arguments.folder}: not a tracking folder; give the one that the training printed"
+        )
     delivery = Delivery(Journal(arguments.folder), read_json(arguments.folder / "run.json"))
     left = delivery.finish()
     if left:
         raise ValueError(left)
-    sys.stdout.write(f"everything has arrived in run {delivery.plan['run_id']}\n")
+    sys.stdout.write(f"all records were delivered to run {delivery.plan['run_id']}\n")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.entry_point(main)

@@ -1,8 +1,8 @@
-"""Runs, metrics and pictures in MLflow. Only portable.py, packed with each model, uses it too.
+"""MLflow client: runs, metrics and pictures.
 
 The address is MLFLOW_TRACKING_URI: a server, an SQLite file, or `off`. Unset, it is the file
 runs/mlflow.db with artifacts in runs/mlartifacts. One pipeline run is one parent run, found by the
-tag `pipeline_run` (PIPELINE_RUN_ID); every training is a child of it. Where the platform injects
+tag `pipeline_run` (PIPELINE_RUN_ID); every training is a child of it. If the platform injects
 MLFLOW_RUN_ID, that run is joined instead.
 """
 
@@ -26,7 +26,7 @@ from training.core.options import EXPERIMENT
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 PARENT = "mlflow.parentRunId"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens on runs, not on chats
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
 
 
 def mlflow() -> Any:
@@ -43,7 +43,7 @@ def mlflow() -> Any:
 
 
 def uri() -> str:
-    """Where runs are kept; `off` where nothing is to be kept."""
+    """The tracking URI; `off` if tracking is disabled."""
     return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
 
 
@@ -52,21 +52,21 @@ def _runs() -> Path:
 
 
 def client() -> Any:
-    """An MlflowClient for `uri()`. Raises ValueError where tracking is off."""
+    """An MlflowClient for `uri()`. Raises ValueError if tracking is off."""
     if uri() == "off":
-        raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not kept; unset it")
+        raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not recorded; unset it")
     if uri().startswith("sqlite:///"):
         Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     return mlflow().MlflowClient(uri(), uri())
 
 
 class TrackingError(ValueError):
-    """MLflow's server cannot be reached, does not let us in, or fails."""
+    """The MLflow server is unreachable, refuses the credentials, or fails."""
 
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """A server that fails a request, after MLflow's own retries, is named, with the fix."""
+    """Convert a failed request, after MLflow's own retries, into a TrackingError with the fix."""
     try:
         yield
     except (OSError, mlflow().exceptions.MlflowException) as error:
@@ -79,7 +79,7 @@ def answered() -> Iterator[None]:
         if re.search(r"error code 40[13]|\b40[13] Client Error", text):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         else:
-            fix = "start it and what it stores to, or set MLFLOW_TRACKING_URI"
+            fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
         raise TrackingError(
             f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
         ) from error
@@ -87,8 +87,8 @@ def answered() -> Iterator[None]:
 
 @contextmanager
 def as_default() -> Iterator[None]:
-    """MLflow's global address is `uri()` meanwhile: parts of it know no other."""
-    with environment.changed(MLFLOW_TRACKING_URI=uri()):  # MLflow sets it and, at last, removes it
+    """Set MLflow's global tracking URI to `uri()` in the block: some of its parts use only that."""
+    with environment.changed(MLFLOW_TRACKING_URI=uri()):  # MLflow sets it and later removes it
         mlflow().set_tracking_uri(uri())
         try:
             yield
@@ -97,7 +97,7 @@ def as_default() -> Iterator[None]:
 
 
 def user() -> str:
-    """Who acts, for the record."""
+    """The current user's name, for records."""
     try:
         return environment.MLFLOW_TRACKING_USERNAME.get() or getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
@@ -105,39 +105,39 @@ def user() -> str:
 
 
 def experiment_id(name: str = EXPERIMENT) -> str:
-    """The experiment's id, created if it is not there."""
+    """The experiment's id; the experiment is created if it does not exist."""
     api, errors = client(), mlflow().exceptions
-    found = api.get_experiment_by_name(name)
-    if found is None:
-        # A server decides itself where artifacts lie.
+    experiment = api.get_experiment_by_name(name)
+    if experiment is None:
+        # A server chooses the artifact location itself.
         local = None if uri().startswith("http") else (_runs() / "mlartifacts").as_uri()
         try:
             return str(api.create_experiment(name, artifact_location=local, tags=KIND))
         except errors.MlflowException:  # another process was first
-            found = api.get_experiment_by_name(name)
-            if found is None:
+            experiment = api.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise ValueError(f"MLflow experiment {name!r} is deleted; restore it or name another")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 @functools.cache
 def pipeline_run_id() -> str:
-    """The name that joins the steps of one pipeline run; one of our own outside a pipeline."""
+    """The name that joins the steps of one pipeline run; a random one outside a pipeline."""
     return environment.PIPELINE_RUN_ID.get() or f"alone-{uuid.uuid4().hex[:12]}"
 
 
 def injected() -> tuple[str, str]:
-    """The run that the platform made for this step and its parent; empty where there is none."""
+    """Ids of the run that the platform created for this step and of its parent; empty if none."""
     run_id = environment.MLFLOW_RUN_ID.get()
     return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
 
 
-def _standing_parent(where: str) -> str:
-    """The oldest parent run of this pipeline run in an experiment, or nothing."""
+def _existing_parent(experiment: str) -> str:
+    """Id of the oldest parent run of this pipeline run in an experiment (by id), or empty."""
     runs = client().search_runs(
-        [where],
+        [experiment],
         f"tags.pipeline_run = '{pipeline_run_id()}' AND tags.role = 'pipeline'",
         order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
         max_results=1,
@@ -150,27 +150,27 @@ def parent_run(experiment: str = EXPERIMENT) -> str:
     step, parent = injected()
     if step:
         return parent or step
-    where, name = experiment_id(experiment), pipeline_run_id()
+    id_, name = experiment_id(experiment), pipeline_run_id()
     if uri().startswith("sqlite:///"):
         write_json(_parent_note(), {"experiment": experiment})
-    if found := _standing_parent(where):
-        return found
+    if existing := _existing_parent(id_):
+        return existing
     tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
-    made = client().create_run(where, tags=tags, run_name=f"pipeline {name}")
-    mine = str(made.info.run_id)
-    winner = _standing_parent(where) or mine
-    if winner != mine:  # two steps started at once
-        client().delete_run(mine)
+    run = client().create_run(id_, tags=tags, run_name=f"pipeline {name}")
+    created = str(run.info.run_id)
+    winner = _existing_parent(id_) or created
+    if winner != created:  # two steps started at once
+        client().delete_run(created)
     return winner
 
 
 def _parent_note() -> Path:
-    """Where a parent in a local file is noted, so that its absence costs no import to see."""
+    """Marker file of a parent run in a local database; without it, MLflow need not be imported."""
     return _runs() / "parents" / f"{pipeline_run_id()}.json"
 
 
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
-    """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id.
+    """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id, or empty.
 
     An injected run is left to the platform. A pipeline run that logged nothing has no parent.
     """
@@ -178,7 +178,7 @@ def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
         return ""
     if uri().startswith("sqlite:///") and not _parent_note().is_file():
         return ""
-    run_id = _standing_parent(experiment_id(experiment))
+    run_id = _existing_parent(experiment_id(experiment))
     if run_id:
         client().set_terminated(run_id, status)
     return run_id
@@ -209,12 +209,12 @@ def log_run(
     experiment: str, name: str, tags: Mapping[str, str], params: Mapping[str, str],
     metrics: Mapping[str, float], files: Mapping[str, Path],
 ) -> str:  # fmt: skip
-    """A finished run of its own, with everything that is known of it; returns its id."""
+    """Create a finished run with all its data; returns its id."""
     api, entities = client(), mlflow().entities
-    made = api.create_run(
+    run = api.create_run(
         experiment_id(experiment), tags={"mlflow.user": user(), **tags}, run_name=name
     )
-    run_id = str(made.info.run_id)
+    run_id = str(run.info.run_id)
     api.log_batch(run_id, params=[entities.Param(safe_name(k), v) for k, v in params.items()])
     log_results(run_id, metrics, files)
     api.set_terminated(run_id, "FINISHED")
@@ -222,7 +222,7 @@ def log_run(
 
 
 def experiment_of(run_id: str) -> str:
-    """The name of a run's experiment, or the usual one where the run is not known here."""
+    """The name of a run's experiment, or the default one if the server does not have the run."""
     api, errors = client(), mlflow().exceptions
     try:
         return str(api.get_experiment(api.get_run(run_id).info.experiment_id).name)
@@ -233,7 +233,7 @@ def experiment_of(run_id: str) -> str:
 
 
 def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
-    """Name the data a run used; `digest` has at most 36 characters (a DVC md5.dir fits)."""
+    """Log the data set of a run; `digest` is cut to 36 characters (a DVC md5.dir fits)."""
     client().log_inputs(run_id, [_dataset(name, digest[:DIGEST_LENGTH], source)])
 
 
@@ -242,5 +242,5 @@ def now() -> int:
 
 
 def safe_name(name: str) -> str:
-    """A name that MLflow accepts for metrics, parameters and picture series."""
+    """`name` with the characters that MLflow refuses replaced, at most 250 long."""
     return re.sub(r"[^\w\-. /]", "_", name)[:250]

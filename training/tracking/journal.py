@@ -1,4 +1,4 @@
-"""Records that wait on the disk, in order, until they are delivered: a line of JSON each."""
+"""A write-ahead log: records wait on disk, in order, until delivered; one line of JSON each."""
 
 import json
 import threading
@@ -10,10 +10,10 @@ from training.core.files import write_bytes
 
 
 class Journal:
-    """`journal.jsonl` in a folder, and beside it how many of its bytes are done with.
+    """`journal.jsonl` in a folder, with the number of bytes delivered in a file beside it.
 
-    Memory stays bounded however long delivery is impossible, and a killed process loses nothing
-    but the line it was writing. One process writes; any thread of it may.
+    Memory stays bounded during an outage of any length, and a killed process loses at most the
+    line that it was writing. One process writes, from any of its threads.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,31 +40,31 @@ class Journal:
             self._end += len(line)
 
     def keep(self, data: bytes, suffix: str) -> str:
-        """Put bytes beside the journal; returns the name to write into a record."""
+        """Store bytes beside the journal; returns the name for a record to refer to."""
         name = f"{uuid.uuid4().hex}{suffix}"
         write_bytes(self.file(name), data)
         return name
 
     def file(self, name: str) -> Path:
-        """Where the bytes kept under `name` are."""
+        """Path of the bytes stored under `name`."""
         return self.folder / "files" / name
 
     @property
     def empty(self) -> bool:
-        """Whether everything was delivered."""
+        """Whether all records were delivered."""
         return self.done >= self._end
 
     def pending(self, limit: int = 100) -> list[tuple[int, dict[str, Any]]]:
         """The next `limit` records, each with the offset at which its line ends."""
-        found: list[tuple[int, dict[str, Any]]] = []
+        records: list[tuple[int, dict[str, Any]]] = []
         with self.path.open("rb") as stream:
             stream.seek(self.done)
-            while len(found) < limit and (line := stream.readline()).endswith(b"\n"):
-                found.append((stream.tell(), json.loads(line)))
-        return found
+            while len(records) < limit and (line := stream.readline()).endswith(b"\n"):
+                records.append((stream.tell(), json.loads(line)))
+        return records
 
     def delivered(self, offset: int, names: list[str]) -> None:
-        """Everything before `offset` has arrived; the files `names` are no longer needed."""
+        """Mark everything before `offset` as delivered and delete the files `names`."""
         write_bytes(self._mark, str(offset).encode())
         self.done = offset
         for name in names:

@@ -1,6 +1,6 @@
-"""The record of a training: written down on the disk first, delivered to MLflow meanwhile.
+"""Training tracker: records go to a journal on disk first and to MLflow in the background.
 
-python -m training.tracking deliver runs/train/tracking    # what a dead server missed
+python -m training.tracking deliver runs/train/tracking    # records that a dead server missed
 python -m training.tracking end --status FINISHED          # close the pipeline run's parent
 """
 
@@ -34,14 +34,14 @@ from training.tracking.client import (
 from training.tracking.journal import Journal
 
 INTERVAL = 2.0  # s between deliveries
-PATIENCE = 20.0  # s that close() waits for a server
-BACKOFF = 60.0  # s between tries at most
-# Answers that trying again does not change.
+PATIENCE = 20.0  # s that close() waits for a failing server
+BACKOFF = 60.0  # s between attempts, at most
+# Errors for which a retry is pointless.
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
 
 
 class Delivery(threading.Thread):
-    """Sends a journal's records to one run in the background; what fails is tried again."""
+    """Sends a journal's records to one run in the background, with retries."""
 
     def __init__(self, journal: Journal, plan: dict[str, Any]) -> None:
         super().__init__(name="tracking", daemon=True)
@@ -53,9 +53,9 @@ class Delivery(threading.Thread):
         self.start()
 
     def finish(self) -> str:
-        """Send what is left; returns what did not arrive and what to do.
+        """Send the remaining records; returns what was not delivered and the fix, or empty text.
 
-        A server that fails gets 20 s; one that is merely slow, six times that.
+        Waits 20 s for a failing server, six times that for a slow one.
         """
         begin = time.monotonic()
         self._closing.set()
@@ -75,7 +75,7 @@ class Delivery(threading.Thread):
 
     def run(self) -> None:
         retry = retrying(
-            lambda error: isinstance(error, Exception),  # whatever a server does, training goes on
+            lambda error: isinstance(error, Exception),  # no server error may stop the training
             lambda: -1.0 if self._given_up else math.inf,
             first=1.0,
             most=BACKOFF,
@@ -84,19 +84,19 @@ class Delivery(threading.Thread):
         )
         closing = False
         while not closing:
-            closing = self._closing.is_set()  # read first: all that came before it is then sent
+            closing = self._closing.is_set()  # read first: all records before it are then sent
             try:
                 retry(self._deliver)
             except Exception:  # given up; finish() reports `error`
                 return
             if self._away:
-                self._tell("takes records again; all have arrived")
+                self._report("accepts records again; all were delivered")
             self._away = False
             if not closing:
                 self._closing.wait(INTERVAL)
 
     def _pause(self, seconds: float) -> None:
-        """Wait for the next try; half a second at most once the training has ended."""
+        """Wait for the next attempt; at most half a second once the training has ended."""
         if self._closing.wait(seconds):
             time.sleep(0.5)
 
@@ -104,14 +104,14 @@ class Delivery(threading.Thread):
         error = state.outcome.exception() if state.outcome else None
         self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if not self._away:
-            self._tell(
-                f"takes no records ({self.error}); "
-                f"training goes on, they wait in {self.journal.folder}"
+            self._report(
+                f"accepts no records ({self.error}); "
+                f"training continues, they wait in {self.journal.folder}"
             )
         self._away = True
 
     @staticmethod
-    def _tell(text: str) -> None:
+    def _report(text: str) -> None:
         sys.stderr.write(f"tracking: {uri()} {text}\n")
 
     def _deliver(self) -> None:
@@ -138,13 +138,13 @@ class Delivery(threading.Thread):
         write_json(self.journal.folder / "run.json", self.plan)
 
     def _open(self) -> None:
-        """Create or join the run, and note what it is."""
+        """Create or join the run and log its parameters, tags and data set."""
         api, entities, plan = client(), mlflow().entities, self.plan
         step, parent = injected()
         if plan["run_id"] and not self._known(plan["run_id"]):
             self._remember(run_id="", joined=False, described=False)
         if not plan["run_id"]:
-            if step and parent and not plan.get("child"):  # the platform's run for this very step
+            if step and parent and not plan.get("child"):  # the platform's run for this step
                 self._remember(run_id=step, joined=True)
             else:
                 self._remember(run_id=self._child(step or parent_run(plan["experiment"])))
@@ -165,7 +165,7 @@ class Delivery(threading.Thread):
 
     @staticmethod
     def _known(run_id: str) -> bool:
-        """Whether the server has this run: it may be another server, or the run thrown away."""
+        """Whether the server has this run; it may be another server, or the run deleted."""
         try:
             return bool(client().get_run(run_id).info.lifecycle_stage == "active")
         except mlflow().exceptions.MlflowException as error:
@@ -175,15 +175,15 @@ class Delivery(threading.Thread):
 
     def _child(self, parent: str) -> str:
         api = client()
-        where = api.get_run(parent).info.experiment_id
+        experiment = api.get_run(parent).info.experiment_id
         tags = {PARENT: parent, "role": "training", "mlflow.user": user()}
-        for name in ("model", "preset"):  # so that whole pipeline runs can be told apart
+        for name in ("model", "preset"):  # to distinguish pipeline runs in the UI
             if name in self.plan["tags"]:
                 api.set_tag(parent, name, self.plan["tags"][name])
-        return str(api.create_run(where, tags=tags, run_name=self.plan["name"]).info.run_id)
+        return str(api.create_run(experiment, tags=tags, run_name=self.plan["name"]).info.run_id)
 
     def _send(self, records: list[dict[str, Any]]) -> None:
-        """Send metrics in one go, or one picture, file or status."""
+        """Send a batch of metrics, or one picture, file or status."""
         api, run_id, first = client(), self.plan["run_id"], records[0]
         if first["kind"] == "metrics":
             points = [
@@ -219,11 +219,11 @@ class Delivery(threading.Thread):
 
 
 class Tracker:
-    """The record of one training. Nothing it does waits for a server or fails the training.
+    """The tracker of one training. It never blocks on a server and never fails the training.
 
-    Everything goes to a journal on the disk first; a thread delivers it, tries again while the
-    server is away, and goes on where it stopped when the same folder is opened again. A tracker
-    that is off has the same methods and does nothing.
+    Records go to a journal on disk first; a thread delivers them, retries while the server is down,
+    and resumes when the same folder is opened again. A tracker that is off has the same methods and
+    does nothing.
     """
 
     def __init__(self, delivery: Delivery | None = None) -> None:
@@ -243,12 +243,12 @@ class Tracker:
         folder: Path | None = None,
         child: bool = False,
     ) -> "Tracker":
-        """Begin (or, with `run_id` or a used `folder`, join again) the run of one training.
+        """Start the run of one training, or rejoin it with `run_id` or a used `folder`.
 
-        `dataset` has name, digest and source, or is empty. `folder` keeps what is not yet
-        delivered, best inside the training's own folder. Returns at once; with
-        MLFLOW_TRACKING_URI=off the tracker is off. A `child` is one of several models of a step: it
-        gets a run of its own even where the platform made one for the step.
+        `dataset` has name, digest and source, or is empty. `folder` holds the journal, best inside
+        the run folder. Returns at once; with MLFLOW_TRACKING_URI=off the tracker is off. A `child`
+        is one of several models of a step: it gets its own run even if the platform created one for
+        the step.
         """
         if uri() == "off":
             return cls()
@@ -271,34 +271,34 @@ class Tracker:
 
     @property
     def run_id(self) -> str:
-        """The MLflow run's id; empty until the server has answered, and when off."""
+        """The MLflow run's id; empty until the server has answered, and if tracking is off."""
         return str(self._delivery.plan["run_id"]) if self._delivery else ""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note scalars at `step` (real images seen). A step noted before a restart is skipped."""
+        """Record scalars at `step` (real images seen); steps of before a restart are skipped."""
         new = {k: float(v) for k, v in values.items() if step > self._seen.get(k, -1)}
         if new:
             self._add({"kind": "metrics", "step": step, "values": new})
 
     def image(self, picture: Any, key: str, step: int) -> None:
-        """Note a picture, PNG bytes or uint8 (H, W, 3), in the series `key` at `step`."""
+        """Record a picture, PNG bytes or uint8 (H, W, 3), in the series `key` at `step`."""
         if step > self._seen.get(f"image {key}", -1):
             self._add({"kind": "image", "key": key, "step": step}, lambda: _png(picture), ".png")
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Note a file as it is now, under its name in the run's `folder`."""
+        """Record a file's current content, under its name in the run's `folder`."""
         record = {"kind": "artifact", "name": path.name, "folder": folder}
         self._add(record, path.read_bytes, path.suffix)
 
     def close(self, status: str = "FINISHED") -> str:
         """End the run as FINISHED, FAILED or KILLED, waiting 20 s at most for a failing server.
 
-        Returns what could not be delivered and how to send it later; empty if all has arrived.
+        Returns what could not be delivered and how to send it later; empty if all was delivered.
         """
         if self._delivery is None:
             return ""
         self._add({"kind": "status", "status": status})
-        lost = f"{self._lost} records could not be written down. " if self._lost else ""
+        lost = f"{self._lost} records could not be written to the journal. " if self._lost else ""
         return (lost + self._delivery.finish()).strip()
 
     def _add(
@@ -309,14 +309,14 @@ class Tracker:
         try:
             kept = {"file": self._delivery.journal.keep(data(), suffix)} if data else {}
             self._delivery.journal.add({**record, "time": now(), **kept})
-        except OSError:  # a full disk is the checkpoint's business to report
+        except OSError:  # a full disk is reported by the checkpoint
             self._lost += 1
 
 
 def bound_requests() -> None:
-    """MLflow gives up on a request after 10 s and one retry, unless the environment says else.
+    """Limit MLflow's requests to 10 s and one retry, unless the environment sets other limits.
 
-    For the whole process: MLflow reads its time-outs from nowhere but the environment.
+    This holds for the whole process: MLflow reads its time-outs only from the environment.
     """
     environment.put_default(MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
 
