@@ -581,7 +581,7 @@ def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path)
 def test_masks_of_a_perfect_joint_editor_exceed_chance_only_when_proper(
     joint: Path, frozen: Frozen
 ) -> None:
-    from training.evaluation.gallery import masks
+    from training.evaluation.gallery import mask_figures
     from training.evaluation.score import views
 
     faces, (_, words) = Faces.open(joint, "test"), frozen
@@ -599,7 +599,7 @@ def test_masks_of_a_perfect_joint_editor_exceed_chance_only_when_proper(
 
     painter = Expressive(faces.space, faces.size)
     asked = views(painter, faces, words, EvalConfig())
-    pictures, (result,) = masks(painter, faces, words, asked, EvalConfig(bootstrap=100))
+    pictures, (result,) = mask_figures(painter, faces, words, asked, EvalConfig(bootstrap=100))
     assert [p.name.split("_")[1] for p in pictures] == ["proper", "wrong"]
     assert result.exceeds_chance
     assert result.wrong == pytest.approx(result.chance)
@@ -616,7 +616,7 @@ def test_distances_stand_beside_a_floor_at_the_same_number(binary: Path, frozen:
     means = []
     for kind in (Painter, Grey):
         far = Distances(words)
-        score(kind(faces.space, faces.size), faces, words, EvalConfig(), hook=far.see)
+        score(kind(faces.space, faces.size), faces, words, EvalConfig(), hook=far.add)
         rows = far.table(faces, Faces.open(binary, "test"), faces)
         found = [r.distances["frechet_vgg"] for r in rows]
         for d in found:  # from faces that it saw, too
@@ -649,7 +649,7 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
         pinned(str(path), "inception")
     faces, (_, words) = Faces.open(binary, "train"), frozen
     far = Distances(words, f"{path}@{digest}")
-    score(CopyInput(), faces, words, EvalConfig(), hook=far.see)
+    score(CopyInput(), faces, words, EvalConfig(), hook=far.add)
     assert far.edited[0, "Male"]["fid"][0].shape[1] == 3
     real = Faces.open(binary, "test")
     assert set(far.table(faces, real)[0].distances) == {"fid", "frechet_vgg"}

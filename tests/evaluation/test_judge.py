@@ -124,7 +124,7 @@ def test_lost_bytes_that_cannot_be_made_again_are_an_error(
     dataset, _, made = quick
     open_store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
     other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
-    with pytest.raises(ValueError, match="training gave others"):
+    with pytest.raises(ValueError, match="retraining gave different ones"):
         judge(dataset, other, "frozen", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
 

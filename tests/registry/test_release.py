@@ -27,8 +27,7 @@ from training.data.dataset import Faces, to_float, to_uint8
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS
 from training.models.stargan import StarGAN
-from training.registry import lineage, promotion
-from training.registry import pyfunc as bundle
+from training.registry import lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.registry.references import pin, registered_files
@@ -319,7 +318,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
             write_json(root / file, value)
             files[file] = root / file
         reads = model.reads_source
-        bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
+        pyfunc.save(tmp_path / name, files, space, 16, {}, source=reads)
     script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(Path(__file__).resolve().parents[2])))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -420,7 +419,7 @@ def test_every_model_goes_from_its_training_to_an_edited_picture(
 
 def test_what_travels_with_a_model_is_what_it_needs() -> None:
     """The bundled code is the closure of the portable file's imports: no tracking, no loop."""
-    names = [p.relative_to(bundle.PACKAGE).as_posix() for p in bundle.modules(bundle.ENTRY)]
+    names = [p.relative_to(pyfunc.PACKAGE).as_posix() for p in pyfunc.modules(pyfunc.ENTRY)]
     assert {"__init__.py", "core/config.py", "data/labels.py", "models/stargan.py"} <= set(names)
     assert not {"tracking/client.py", "engine/loop.py", "storage/store.py", "release.py"} & set(
         names
@@ -835,7 +834,7 @@ def test_the_program_shows_versions_history_and_translates(
     translate.main(["stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
     with Image.open(edited) as picture:
         assert picture.size == (16, 16)
-    with pytest.raises(ValueError, match="made with another code"):
+    with pytest.raises(ValueError, match="made with different code"):
         release.main(["verify", "stargan@champion", "--here"])
     with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
         translate.main(["stargan@champion", str(face), str(edited), "Beard"])
