@@ -225,7 +225,7 @@ def test_a_model_of_other_data_with_the_same_labels_is_scored_alike(
     there = score(Painter(other, faces.size), faces, words, EvalConfig())
     assert there["success"].equals(own["success"])
     wrong = LabelSpace((replace(labels, names=("X", *labels.names[1:]), groups=()),))
-    with pytest.raises(ValueError, match="the model knows other labels than the data set's binary"):
+    with pytest.raises(ValueError, match="the model has other labels than the data set's binary"):
         score(Painter(wrong, faces.size), faces, words, EvalConfig())
 
 
@@ -403,7 +403,7 @@ def test_a_model_of_other_labels_or_size_is_refused(scene: tuple[Faces, Judge]) 
     with pytest.raises(ValueError, match="the model takes images of 32 px"):
         score(Painter(faces.space, 32), faces, words, EvalConfig())
     other = LabelSpace((LabelSet("celeba", "binary", ("Black_Hair", "Blond_Hair", "Smiling")),))
-    with pytest.raises(ValueError, match="celeba: the model knows other labels"):
+    with pytest.raises(ValueError, match="celeba: the model has other labels"):
         score(Painter(other, faces.size), faces, words, EvalConfig())
 
 
@@ -451,8 +451,8 @@ def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
     assert numbers["parameters"] < numbers["parameters_total"]
     assert numbers["judge_accuracy_celeba"] >= 0.7
     assert "verification_rate_celeba" not in numbers
-    pairs = f"{numbers['verification_impostors_celeba']:.0f} pairs of two people (of 4)"
-    assert f"not known: {pairs}; 1,000 are needed" in page
+    pairs = f"{numbers['verification_impostors_celeba']:.0f} impostor pairs (of 4 people)"
+    assert f"unknown: {pairs}, 1,000 required" in page
     assert "&lt;b&gt;toy&lt;/b&gt;" in page
     assert "<b>toy" not in page
     assert made.local("report.html").read_text() == page

@@ -389,7 +389,7 @@ def test_a_refusal_names_the_expectation_and_leaves_report_and_docs(tmp_path: Pa
     assert "breaks 1 critical expectation" in str(error.value)
     page = report.read_text()
     assert "label_values (critical)" in page
-    assert "Mend: correct the values" in page
+    assert "Fix: correct the values" in page
     assert page.count("data:image/png") >= 3
     assert "rafd_complete (warning)" in page
     assert not re.search(r"<(script|link)|src=\"(?!data:)|url\(", page)
@@ -431,7 +431,7 @@ def test_good_data_passes_and_the_same_report_is_written_again(tmp_path: Path) -
         validate(manifest, to_json(CONFIG["csv"]), tmp_path / "report.html", "", store=store)
         pages.append((tmp_path / "report.html").read_bytes())
     assert pages[0] == pages[1]
-    assert b"Every critical expectation holds" in pages[0]
+    assert b"All critical expectations hold" in pages[0]
 
 
 def test_the_command_ends_with_2_and_one_clear_message(tmp_path: Path) -> None:
