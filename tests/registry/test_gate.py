@@ -119,7 +119,7 @@ def test_one_person_leaves_no_interval() -> None:
     alone = [scores(share).assign(identity="p0") for share in (0.6, 0.7)]
     verdict = decide(*alone, CONFIG)
     assert failed(verdict) == ["people"]
-    assert "celeba: 1 person in the test part" in verdict.reason
+    assert "celeba: 1 person in the test split" in verdict.reason
     assert failed(decide(None, alone[1], CONFIG, copy=scores(0.1).assign(identity="p0"))) == [
         "people"
     ]
@@ -128,8 +128,8 @@ def test_one_person_leaves_no_interval() -> None:
 def test_a_model_that_paints_whatever_was_asked_did_not_learn() -> None:
     """Its edits are no better than its self-reconstruction."""
     table = scores(0.7)
-    assert decide(None, table, CONFIG, copy=scores(0.1), blind=scores(0.2)).promoted
-    verdict = decide(None, table, CONFIG, copy=scores(0.1), blind=table)
+    assert decide(None, table, CONFIG, copy=scores(0.1), reconstruction=scores(0.2)).promoted
+    verdict = decide(None, table, CONFIG, copy=scores(0.1), reconstruction=table)
     assert failed(verdict) == ["above its self-reconstruction"]
     assert "its self-reconstruction" in verdict.reason
 
@@ -175,7 +175,7 @@ def test_tables_of_other_images_empty_ones_and_repeated_rows_are_refused() -> No
     assert "other images" in decide(scores(0.5, people=30), table, CONFIG).reason
     assert "no single edit" in decide(None, table.iloc[:0], CONFIG).reason
     twice = pd.concat([table, table.iloc[:2]])
-    assert "2 rows of scores are there twice" in decide(None, twice, CONFIG).reason
+    assert "2 rows of scores are duplicated" in decide(None, twice, CONFIG).reason
 
 
 shares = st.integers(0, 20).map(lambda n: n / 20)

@@ -330,8 +330,8 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
         "attgan takes no reference; it takes labels, intensity",
         "starganv2 takes no intensity; it takes labels, seed, reference",
         "seed and reference: a style comes from one of them; leave one out",
-        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, is needed",
-        "reference: values between -1 and 1 are needed",
+        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, required",
+        "reference: values must be between -1 and 1",
     ]
     made = np.load(tmp_path / "out.npz")
     x = torch.from_numpy(made["image"])
@@ -569,7 +569,7 @@ def test_a_better_challenger_takes_over_and_a_worse_or_equal_one_does_not(judged
     assert not judged(0)["promoted"]
     near = judged(2)
     assert not near["promoted"]
-    assert "at least +0.020 is asked" in near["reason"]
+    assert "at least +0.020 is required" in near["reason"]
     assert registry.champion("stargan") == "2"
     moves = [(m["from"], m["to"], m["kind"]) for m in registry.history("stargan")]
     assert moves == [(None, "1", "promote"), ("1", "2", "promote")]
@@ -594,7 +594,7 @@ def test_an_override_promotes_with_its_reason_on_record(judged: Any) -> None:
     assert result["promoted"]
     last = registry.history("stargan")[-1]
     assert last["kind"] == "override"
-    assert "demo for the board (the gate said: " in last["why"]
+    assert "demo for the board (gate: " in last["why"]
     assert last["who"]
     assert last["when"].startswith("20")
     assert any(not check["passed"] for check in result["checks"])
