@@ -138,7 +138,7 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise LineageError(
-            f"{'; '.join(problems[:5])}{rest}: differs from what was registered; restore the files, "
+            f"{'; '.join(problems[:5])}{rest}: differs from what was registered; restore them, "
             "or register and promote another version"
         )
     return lineage
