@@ -1,10 +1,10 @@
-"""Models side by side: one page from what each run's evaluation says, and from the models.
+"""Compare models on one HTML page: scores of their evaluations, example edits and cost.
 
     python -m training.compare --run stargan model.json evaluation.json dataset.json \\
         --run attgan model.json evaluation.json dataset.json --title "2,000 images each" --out P
 
-Scores compare only where the evaluation's fingerprint (images, judge, tasks, protocol) is the same;
-models with another one are in a table of their own.
+Scores are comparable only between evaluations with the same fingerprint (images, judge, tasks,
+protocol); the page has one table per fingerprint.
 """
 
 import argparse
@@ -26,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
         metavar=("NAME", "MODEL", "EVALUATION", "DATASET"), help="one seed of one model",
     )  # fmt: skip
     parser.add_argument("--title", default="Models compared")
-    parser.add_argument("--remark", default="", help="what to know before reading the numbers")
-    parser.add_argument("--out", type=Path, required=True, help="the HTML to write")
+    parser.add_argument("--remark", default="", help="a note shown above the results")
+    parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     args = parser.parse_args(argv)
-    entries = [ComparedRun.read(name, *map(Path, rest)) for name, *rest in args.runs]
-    write_bytes(args.out, report(entries, args.title, args.remark).encode())
+    runs = [ComparedRun.read(name, *map(Path, paths)) for name, *paths in args.runs]
+    write_bytes(args.out, report(runs, args.title, args.remark).encode())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Evaluate a model on held-out images with frozen, independently trained classifiers.
 
 E1 edit success of every task, E2 preservation of the other labels, E3 reconstruction (self and
-cycle, never mixed), E4 Fréchet distances beside their floor, E5 diversity of models with styles,
-E6 identity, E7 cost; beside them, what the translator that copies its input scores.
+cycle, reported separately), E4 Fréchet distances with their floor, E5 diversity of models with
+styles, E6 identity, E7 cost. The baseline is a translator that returns its input unchanged.
 
 python -m training.evaluate MODEL DATASET JUDGE --out O --report R.html --metrics M.json
 """
@@ -34,22 +34,22 @@ def evaluate(
     metrics: Path,
     compare: str = "",
 ) -> Manifest:
-    """Measure a model and write everything that is known of it.
+    """Evaluate a model and write its manifest, report and metrics.
 
     Takes manifests of kind "model", "dataset" and "judge", and JSON of EvalConfig ("" for its
     defaults); `compare` is a second model for Fig. 6: a manifest, NAME/VERSION or NAME@ALIAS.
-    Writes the manifest of kind "evaluation" to `out`, the self-contained HTML to `report`, and
-    flat JSON of finite numbers to `metrics`; its scores are cached for promotion. Raises
-    ValueError where the judge is below its floor, the three do not belong together, or a number
-    is not finite.
+    Writes the manifest of kind "evaluation" to `out`, self-contained HTML to `report`, and flat
+    JSON of finite numbers to `metrics`; the score table is cached for promotion. Raises ValueError
+    if the judge's accuracy is below its floor, if labels or image sizes of model, data and judge
+    differ, or if a number is not finite.
     """
     config, store = from_json(EvalConfig, eval_config), open_store()
-    trained, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
+    model_manifest, data = Manifest.read(model, "model"), Manifest.read(dataset, "dataset")
     other = Other(translator_from_files(model_files(compare)), compare) if compare else None
-    found = measure(trained, data, Manifest.read(judge, "judge"), config, store, other)
-    numbers, page = flat(found), render(found)
-    manifest = publish(found, page, store)
-    ScoreCache(store, found.subject.fingerprint).keep(weight_digests(trained), found.table)
+    result = measure(model_manifest, data, Manifest.read(judge, "judge"), config, store, other)
+    numbers, page = flat(result), render(result)
+    manifest = publish(result, page, store)
+    ScoreCache(store, result.subject.fingerprint).keep(weight_digests(model_manifest), result.table)
     manifest.write(out, store)
     write_bytes(report, page.encode())
     write_json(metrics, numbers)
@@ -62,11 +62,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     for name in ("model", "dataset", "judge"):
         parser.add_argument(name, type=Path, help=f"manifest of kind {name}")
-    parser.add_argument("--config", default="", help="EvalConfig as JSON; empty: its defaults")
-    parser.add_argument("--compare", default="", help="a second model, for Fig. 6")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--report", type=Path, required=True, help="the HTML to write")
-    parser.add_argument("--metrics", type=Path, required=True, help="the JSON to write")
+    parser.add_argument("--config", default="", help="EvalConfig as JSON; default: its defaults")
+    parser.add_argument(
+        "--compare",
+        default="",
+        help="a second model, for Fig. 6: manifest, NAME/VERSION or NAME@ALIAS",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument("--report", type=Path, required=True, help="HTML report to write")
+    parser.add_argument("--metrics", type=Path, required=True, help="metrics JSON to write")
     args = parser.parse_args(argv)
     evaluate(
         args.model, args.dataset, args.judge, args.config, args.out, args.report, args.metrics,

@@ -1,9 +1,9 @@
-"""The frozen judges: per data set a ResNet-18 that says what a face shows, and a small VGG.
+"""Train the frozen judges: for each data set a ResNet-18 label classifier and a small VGG.
 
-Trained once a data version, on the train split alone, with a seed no GAN uses; kept in the store
-under the judge's hash, and never trained again while that stands. The ResNet-18 measures edit
-success and preservation; the VGG (another architecture, so that nothing is graded by the network
-whose weakness it might share) gives Fréchet features and the identity embedding.
+They are trained once per data version, on the train split only, with a seed that no GAN uses. The
+store keeps them under the judge hash, and they are not retrained while it holds them. The ResNet-18
+measures edit success and preservation; the VGG, a different architecture so that the two share no
+weakness, provides Fréchet features and the identity embedding.
 
 python -m training.judge DATASET --out judge.json
 """
@@ -30,8 +30,8 @@ from training.storage.meta import JudgeMeta
 from training.storage.store import Entry, Manifest, Store, StoreError, open_store
 
 
-def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
-    """The manifest that a judge's reference names; its bytes are None where they are lost."""
+def _stored(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
+    """The manifest entry stored under judge hash `name` and its bytes (None if lost), or None."""
     value = store.reference(f"judges/{name}")
     if value is None:
         return None
@@ -45,44 +45,44 @@ def _standing(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
 def judge(
     dataset: Path, judge_config: str, judge_hash: str, out: Path, store: Store | None = None
 ) -> Manifest[JudgeMeta]:
-    """Train the judges of a data set, or return those that stand under `judge_hash`.
+    """Train the judges of a data set, or return those stored under `judge_hash`.
 
     dataset: manifest of kind "dataset"; judge_config: JSON of JudgeConfig, "" for its defaults;
-    out: where the manifest of kind "judge" is written. Judges whose bytes were lost are trained
-    again and accepted only if the same bytes come out, since every older score rests on them
-    (ValueError otherwise). Judges below their floor are kept, and refused with a ValueError before
-    anybody trains for days.
+    judge_hash: "" to compute it from recipe, configuration and data; out: path for the manifest of
+    kind "judge". Judges whose stored bytes are lost are retrained and accepted only if the bytes
+    are identical, since older scores depend on them (ValueError otherwise). Judges below their
+    accuracy floor are stored, and then a ValueError is raised, before any GAN is trained.
     """
     store, config = store or open_store(), from_json(JudgeConfig, judge_config)
     source = Manifest.read(dataset, "dataset")
     name = judge_hash or sha256_bytes(canonical_json([JUDGE_RECIPE, asdict(config), source.digest]))
-    standing = _standing(name, store)
-    if standing and standing[1] is not None:
-        write_bytes(out, standing[1])
+    stored = _stored(name, store)
+    if stored and stored[1] is not None:
+        write_bytes(out, stored[1])
         manifest = Manifest.read(out, "judge")
         if manifest.intact(store):
-            sys.stdout.write(f"judge {name[:12]} stands; nothing is trained\n")
-            return _good(manifest, store)
-    made = _make(source, config, store)
-    made.write(out, store)
+            sys.stdout.write(f"judge {name[:12]} found in the store; skipping training\n")
+            return _require_accuracy(manifest, store)
+    trained = _train_all(source, config, store)
+    trained.write(out, store)
     entry = store.put(out, "manifest.json")
     if store.refer(f"judges/{name}", entry.reference) == entry.reference:
-        return _good(made, store)
-    if standing:
+        return _require_accuracy(trained, store)
+    if stored:
         out.unlink()
         raise ValueError(
-            f"judge {name}: its stored bytes are lost and training gave others (another machine or "
-            f"thread count); restore them, or delete the store's refs/judges/{name} to begin anew"
+            f"judge {name}: stored bytes are lost and retraining gave different ones (another "
+            f"machine or thread count); restore them, or delete the store's refs/judges/{name}"
         )
-    return judge(dataset, judge_config, judge_hash, out, store)  # another process came first
+    return judge(dataset, judge_config, judge_hash, out, store)  # another process stored one first
 
 
-def _good(made: Manifest[JudgeMeta], store: Store) -> Manifest[JudgeMeta]:
-    require(read_json(made.local("judge.json", store)))
-    return made
+def _require_accuracy(manifest: Manifest[JudgeMeta], store: Store) -> Manifest[JudgeMeta]:
+    require(read_json(manifest.local("judge.json", store)))
+    return manifest
 
 
-def _make(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[JudgeMeta]:
+def _train_all(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[JudgeMeta]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     faces, test = Faces.open(source, "train", store), Faces.open(source, "test", store)
     facts: dict[str, Any] = {
@@ -120,9 +120,9 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("dataset", type=Path, help="manifest of kind dataset")
-    parser.add_argument("--config", default="", help="JudgeConfig as JSON; empty: its defaults")
-    parser.add_argument("--hash", default="", help="name under which these judges are frozen")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    parser.add_argument("--config", default="", help="JudgeConfig as JSON; default: its defaults")
+    parser.add_argument("--hash", default="", help="judge hash under which the judges are stored")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
     args = parser.parse_args(argv)
     manifest = judge(args.dataset, args.config, args.hash, args.out)
     sys.stdout.write(json.dumps(manifest.meta.accuracy) + "\n")

@@ -1,11 +1,11 @@
-"""Steps 9 and 10: a trained model becomes a version of the registry, and perhaps the champion.
+"""Steps 9 and 10: register a trained model as a version and promote it to champion.
 
     python -m training.release register MODEL EVALUATION DATASET --name stargan --out version.json
     python -m training.release promote version.json DATASET JUDGE --out verdict.json
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
 
-These programs never run code out of the registry: they check every file against the version's
+These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
 """
 
@@ -42,31 +42,31 @@ def register(
     image: str,
     out: Path,
 ) -> dict[str, Any]:
-    """Make the model a version of the registered model `name`, unless its content already is one.
+    """Register the model as a version of `name`, unless a version with this content exists.
 
     Takes the manifests of kind "model", "evaluation" and "dataset". Writes to `out` and returns
-    {"name", "version", "created", "run_id", "content"}. Raises ValueError where the manifests do
-    not belong together or a metric is missing or not finite.
+    {"name", "version", "created", "run_id", "content"}. Raises ValueError if the
+    manifests are from different runs, or a metric is missing or not finite.
     """
     store = open_store()
     trained, scored = Manifest.read(model, "model"), Manifest.read(evaluation, "evaluation")
     data = Manifest.read(dataset, "dataset")
-    _belong_together(trained, scored, data)
+    _require_one_run(trained, scored, data)
     metrics = _metrics(read_json(scored.local("metrics.json", store)))
-    files = {e.name: trained.local(e.name, store) for e in trained.entries if _travels(e.name)}
+    files = {
+        e.name: trained.local(e.name, store) for e in trained.entries if _is_model_file(e.name)
+    }
     config = read_json(files["config.json"])
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
     version, created = registry.with_content(name, record.content), False
     if version is None:
-        from training.registry import (
-            pyfunc as bundle,  # brings torch, which a known version does not need
-        )
+        from training.registry import pyfunc  # imports torch, not needed for a known version
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "pyfunc"
-            bundle.save(
+            pyfunc.save(
                 folder,
                 files,
                 _space(files),
@@ -90,12 +90,12 @@ def register(
     return result
 
 
-def _travels(name: str) -> bool:
+def _is_model_file(name: str) -> bool:
     """Whether a model manifest's file is part of the registered model."""
     return name in ("config.json", "label_space.json") or name.startswith(("nets/", "ema/"))
 
 
-def _belong_together(
+def _require_one_run(
     trained: Manifest[ModelMeta], scored: Manifest[EvaluationMeta], data: Manifest[DatasetMeta]
 ) -> None:
     pairs = [
@@ -103,29 +103,31 @@ def _belong_together(
         ("the evaluation is of another model", scored.meta.model, trained.digest),
         ("the evaluation is on another data set", scored.meta.dataset, data.digest),
     ]
-    for what, said, found in pairs:
-        if said != found:
-            raise ValueError(f"{what} ({said[:12]}, given {found[:12]}); pass one run's manifests")
+    for what, recorded, given in pairs:
+        if recorded != given:
+            raise ValueError(
+                f"{what} ({recorded[:12]}, given {given[:12]}); pass manifests of one run"
+            )
 
 
 def _metrics(values: Any) -> dict[str, float]:
-    """The evaluation's numbers; the deciding one and every other must be there and finite."""
+    """Metrics as floats; ValueError if success_mean is missing or a value is not finite."""
     bad = [k for k, v in values.items() if not isinstance(v, (int, float)) or not math.isfinite(v)]
     if bad or "success_mean" not in values:
         what = f"{', '.join(bad)} not finite" if bad else "success_mean is missing"
-        raise ValueError(f"metrics.json: {what}; a model is registered with whole metrics only")
+        raise ValueError(f"metrics.json: {what}; evaluate the model again before registering it")
     return {k: float(v) for k, v in values.items()}
 
 
 def _reads_source(name: str) -> bool:
-    """Whether the model edits better when told which labels a picture has."""
+    """Whether the model is conditioned on the source labels, too."""
     from training.models import MODELS
 
     return MODELS[name].reads_source
 
 
-def _takes(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the model heeds beside labels."""
+def _supported_options(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the edit options that the model supports."""
     from training.models import model_from_json
 
     return model_from_json(config["name"], config["model"]).supported_options
@@ -141,11 +143,11 @@ def _lineage(
     trained: Manifest[ModelMeta],
     scored: Manifest[EvaluationMeta],
     data: Manifest[DatasetMeta],
-    given: tuple[str, str, str, str],
+    provenance: tuple[str, str, str, str],
 ) -> Lineage:
     from training.core.provenance import git_state
 
-    data_md5, revision, code_hash, image = given
+    data_md5, revision, code_hash, image = provenance
     commit, dirty = git_state()
     weights = {e.name: e.sha256 for e in trained.entries if e.name.startswith(("nets/", "ema/"))}
     return Lineage(
@@ -175,7 +177,7 @@ def _release_files(
     metrics: dict[str, float],
     manifests: tuple[Manifest[ModelMeta], Manifest[EvaluationMeta], Manifest[DatasetMeta]],
 ) -> str:
-    """Write what lies beside the pyfunc: card, lock, metrics and manifests. Returns the card."""
+    """Write card, lock, metrics and manifests into the pyfunc's folder; returns the card."""
     import pandas as pd
 
     from training.registry.card import card
@@ -186,10 +188,11 @@ def _release_files(
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
     kinds = {part.name: part.kind for part in data.meta.datasets}
     config = read_json(files["config.json"])
-    source, takes = _reads_source(config["name"]), _takes(config)
+    source, supported = _reads_source(config["name"]), _supported_options(config)
     text = card(
-        name, config, _space(files), record, metrics, kinds, counts, source=source, takes=takes
-    )
+        name, config, _space(files), record, metrics, kinds, counts, source=source,
+        options=supported,
+    )  # fmt: skip
     write_bytes(folder / "README.md", text.encode())
     write_bytes(folder / lineage.LOCK, lineage.lock_bytes())
     write_json(folder / "release/metrics.json", metrics)
@@ -206,7 +209,7 @@ def _log_evaluation(
     data_md5: str,
     metrics: dict[str, float],
 ) -> None:
-    """Report, grids, scores and the data's version on the pipeline's parent run."""
+    """Log report, grids, scores and data version to the pipeline's parent run."""
     files = {f"evaluation/{e.name}": scored.local(e.name) for e in scored.entries}
     tracking.log_results(run_id, metrics, files)
     names = "+".join(part.name for part in data.meta.datasets) or "data"
@@ -214,13 +217,13 @@ def _log_evaluation(
 
 
 def _show(name: str) -> str:
-    """One line a version: number, alias, content, data and when it was judged."""
+    """One line per version: number, alias, content, data, seed and verdict."""
     lines, champion = [], registry.champion(name)
-    for found in registry.versions(name):
-        alias = f"@{registry.ALIAS}" if str(found.version) == champion else ""
-        tags = found.tags
+    for version in registry.versions(name):
+        alias = f"@{registry.ALIAS}" if str(version.version) == champion else ""
+        tags = version.tags
         lines.append(
-            f"{name}/{found.version} {alias:<10} content {tags.get('content', '')[:12]}  "
+            f"{name}/{version.version} {alias:<10} content {tags.get('content', '')[:12]}  "
             f"data {tags.get('data_md5', '')[:12]}  seed {tags.get('seed', '')}  "
             f"{tags.get('verdict', 'not judged')}"
         )
@@ -234,14 +237,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("register", help="make a trained model a version")
+    one = commands.add_parser("register", help="register a trained model as a version")
     for kind in ("model", "evaluation", "dataset"):
         one.add_argument(kind, type=Path, help=f"manifest of kind {kind}")
     one.add_argument("--name", default=options.MODEL)
     for option in ("data-md5", "revision", "code-hash", "image"):
         one.add_argument(f"--{option}", default="", help="for the lineage record")
-    two = commands.add_parser("promote", help="make a version the champion if it earns it")
-    two.add_argument("version", type=Path, help="what register wrote")
+    two = commands.add_parser("promote", help="make a version the champion if it passes the gate")
+    two.add_argument("version", type=Path, help="JSON written by register")
     two.add_argument("dataset", type=Path, help="manifest of kind dataset")
     two.add_argument("judge", type=Path, help="manifest of kind judge")
     two.add_argument("--eval-config", default="", help="EvalConfig as JSON")
@@ -249,15 +252,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     two.add_argument("--replicates", type=Path, help="manifest of other seeds' models")
     for command in (one, two):
         command.add_argument("--out", type=Path, required=True, help="JSON to write")
-    for word, text in (("show", "all versions"), ("history", "every move of the alias")):
+    for word, text in (("show", "all versions"), ("history", "every change of the alias")):
         commands.add_parser(word, help=text).add_argument("name")
-    three = commands.add_parser("rollback", help="back to the previous champion")
+    three = commands.add_parser("rollback", help="restore the previous champion")
     three.add_argument("name")
     three.add_argument("--reason", required=True)
     four = commands.add_parser("verify", help="check a version against its lineage record")
     four.add_argument("reference", help="NAME@champion or NAME/VERSION")
-    four.add_argument("--no-data", action="store_true", help="leave the training data out")
-    four.add_argument("--here", action="store_true", help="code and lock must be those here")
+    four.add_argument("--no-data", action="store_true", help="do not check the training data")
+    four.add_argument(
+        "--here", action="store_true", help="require this installation's code and lock"
+    )
     return parser.parse_args(argv)
 
 
@@ -265,11 +270,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     if args.command == "register":
-        pieces = (args.data_md5, args.revision, args.code_hash, args.image)
-        result = register(args.model, args.evaluation, args.dataset, args.name, *pieces, args.out)
+        origin = (args.data_md5, args.revision, args.code_hash, args.image)
+        result = register(args.model, args.evaluation, args.dataset, args.name, *origin, args.out)
         text = json.dumps(result)
     elif args.command == "promote":
-        from training.registry.promotion import promote  # brings pandas
+        from training.registry.promotion import promote  # imports pandas
 
         result = promote(
             args.version, args.dataset, args.judge, args.eval_config, args.override, args.out,
@@ -287,11 +292,11 @@ def main(argv: list[str] | None = None) -> None:
         text = _show(args.name)
     else:
         record = verify(args.reference, data=not args.no_data)
-        others = lineage.differences(record)
-        if args.here and others:
-            raise ValueError(f"{args.reference}: made with another {' and '.join(others)}")
+        changed = lineage.differences(record)
+        if args.here and changed:
+            raise ValueError(f"{args.reference}: made with different {' and '.join(changed)}")
         text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
-        text += "".join(f"\nnote: made with another {other}" for other in others)
+        text += "".join(f"\nnote: made with different {difference}" for difference in changed)
     sys.stdout.write(f"{text}\n")
 
 

@@ -1,4 +1,4 @@
-"""Edit a picture with a registered model, whatever it takes: labels, intensities, a style.
+"""Edit a picture with a registered model: target labels, intensities, a style.
 
     python -m training.translate stargan@champion face.png edited.png Blond_Hair
     python -m training.translate stgan@champion face.png edited.png Male --has Young --intensity 1.5
@@ -6,7 +6,7 @@
     python -m training.translate starganv2@champion face.png edited.png Blond_Hair --seed 7
     python -m training.translate ganimation@champion photo.jpg edited.png AU12=0.8 --find
 
-The version is verified first; no code out of the registry is run.
+The version is verified first; no code from the registry is run.
 """
 
 import argparse
@@ -36,40 +36,40 @@ from training.tracking import client as tracking
 log = logging.getLogger(__name__)
 
 
-def upright(path: Path) -> Image.Image:
-    """A picture as it was seen, whichever way its camera was held."""
+def load_picture(path: Path) -> Image.Image:
+    """Load a picture as RGB, rotated by its EXIF orientation."""
     with Image.open(path) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-def square(picture: Image.Image, size: int) -> Tensor:
-    """A picture cut to its central square: (1, 3, size, size) in [-1, 1]."""
+def center_square(picture: Image.Image, size: int) -> Tensor:
+    """Center-crop a picture to a square and resize it: (1, 3, size, size) in [-1, 1]."""
     fitted = ImageOps.fit(picture, (size, size))
     return to_float(torch.from_numpy(np.asarray(fitted).copy())[None])
 
 
-def face_of(picture: Image.Image) -> Box:
-    """Where the largest face is; a warning names it where there are more."""
-    found = find_faces(picture)
-    if not found:
-        raise ValueError("no face found; say where it is with --box LEFT,TOP,RIGHT,BOTTOM")
-    if len(found) > 1:
-        place = ",".join(map(str, found[0]))
-        log.warning("%d faces found; the largest is edited, --box %s", len(found), place)
-    return found[0]
+def largest_face(picture: Image.Image) -> Box:
+    """Box of the largest face, with a warning if there are several; ValueError if there is none."""
+    faces = find_faces(picture)
+    if not faces:
+        raise ValueError("no face found; give its box with --box LEFT,TOP,RIGHT,BOTTOM")
+    if len(faces) > 1:
+        largest = ",".join(map(str, faces[0]))
+        log.warning("%d faces found; the largest is edited, --box %s", len(faces), largest)
+    return faces[0]
 
 
-def edited(
+def edit_picture(
     translator: Translator, picture: Image.Image, box: Box | None, c: tuple[Tensor | None, Tensor]
 ) -> np.ndarray:
-    """uint8 (H, W, 3): the picture's central square at the model's size, or all with `box` edited.
+    """uint8 (H, W, 3): the center crop at the model's size, or the whole picture with `box` edited.
 
-    `c` are the labels that it has and is to have.
+    `c` are the source (None if the model does not use them) and target label vectors.
     """
     if box is None:
-        return to_uint8(translator(square(picture, translator.size), *c))[0].numpy()
+        return to_uint8(translator(center_square(picture, translator.size), *c))[0].numpy()
     box = square_in(box, *picture.size)
-    keep, paint = translator.paint(square(picture.crop(box), translator.size), *c)
+    keep, paint = translator.paint(center_square(picture.crop(box), translator.size), *c)
     return paste(np.asarray(picture), box, keep, paint)
 
 
@@ -77,7 +77,7 @@ def edited(
 def translate(
     reference: str,
     face: Path,
-    asked: list[str],
+    target: list[str],
     out: Path,
     *,
     has: list[str] | None = None,
@@ -86,23 +86,23 @@ def translate(
     style: Path | None = None,
     box: Box | Literal["find"] | None = None,
 ) -> None:
-    """Write `face` as NAME@ALIAS or NAME/VERSION shows it with the labels `asked` to `out`.
+    """Edit `face` to the labels `target` with NAME@ALIAS or NAME/VERSION and write it to `out`.
 
-    `has` are the labels that the face shows already, from which the edit starts; else all but what
-    is asked for is off. With a `box` the picture stays whole and what lies within is edited.
-    Raises ValueError in words for what the model does not know or take.
+    `has` are the labels of the input, from which the edit starts; without them every label that is
+    not in `target` is off. With a `box` (px) only its content is edited and the rest kept. Raises
+    ValueError for unknown labels, unsupported options or an unknown image format.
     """
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind is None:
-        raise ValueError(f"{out}: a picture's ending is needed, as .png")
+        raise ValueError(f"{out}: unknown image format; use a suffix such as .png")
     translator = translator_from_files(registered_files(reference))
-    c = edit_labels(translator.space, asked, has, reads_source=translator.model.reads_source)
-    shown = None if style is None else square(upright(style), translator.size)
-    translator = replace(translator, options=EditOptions(intensity, seed, shown))
-    picture = upright(face)
-    where = face_of(picture) if box == "find" else box
+    c = edit_labels(translator.space, target, has, reads_source=translator.model.reads_source)
+    style_image = None if style is None else center_square(load_picture(style), translator.size)
+    translator = replace(translator, options=EditOptions(intensity, seed, style_image))
+    picture = load_picture(face)
+    face_box = largest_face(picture) if box == "find" else box
     buffer = io.BytesIO()
-    Image.fromarray(edited(translator, picture, where, c)).save(buffer, kind)
+    Image.fromarray(edit_picture(translator, picture, face_box, c)).save(buffer, kind)
     write_bytes(out, buffer.getvalue())
 
 
@@ -115,19 +115,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("face", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "labels", nargs="*", help="what it is to have: NAME, NAME=0 for not, AU12=0.7"
+        "labels", nargs="*", help="target labels: NAME, NAME=0 for absent, AU12=0.7"
     )
     parser.add_argument(
         "--has", action="append",
-        help="a label that the picture shows already (NAME=0: not), once for each: the edit starts "
-        "from these; without any it starts from all off, and whatever is not named is removed",
+        help="a label of the input picture (NAME=0: absent); repeatable. The edit starts from "
+        "these labels; without any, all labels not named as targets are removed",
     )  # fmt: skip
-    parser.add_argument("--intensity", type=float, help="of what changes; 1 is that of training")
-    parser.add_argument("--seed", type=int, help="another style of the same domain")
-    parser.add_argument("--reference", type=Path, help="a picture whose style is taken")
+    parser.add_argument(
+        "--intensity", type=float, help="factor on labels that change; 1 as in training"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the latent style code")
+    parser.add_argument("--reference", type=Path, help="a picture that provides the style")
     whole = parser.add_mutually_exclusive_group()
-    whole.add_argument("--box", help="LEFT,TOP,RIGHT,BOTTOM in px: edit this, keep the rest as is")
-    whole.add_argument("--find", action="store_true", help="the same, where a face is found")
+    whole.add_argument("--box", help="LEFT,TOP,RIGHT,BOTTOM in px: edit only this box")
+    whole.add_argument("--find", action="store_true", help="edit only the largest face found")
     args = parser.parse_args(argv)
     translate(
         args.version, args.face, args.labels, args.out, has=args.has, intensity=args.intensity,

@@ -21,7 +21,7 @@ from training.core.files import sha256_bytes
 from training.data.preprocess import preprocess
 from training.data.pull import pull
 from training.data.unify import unify
-from training.evaluation.diagnostics import LEAST, MOST, balance, worst_balance
+from training.evaluation.diagnostics import BALANCE_MAX, BALANCE_MIN, balance, worst_balance
 from training.models import MODELS, presets
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -80,7 +80,7 @@ def test_the_demos_first_images_are_sound(
     leads = [row["symptom/balance"] for row in rows if "symptom/balance" in row]
     assert len(leads) >= 5
     form = MODELS[name].adversarial.form
-    assert LEAST[form] <= min(leads) <= max(leads) <= MOST[form], leads
+    assert BALANCE_MIN[form] <= min(leads) <= max(leads) <= BALANCE_MAX[form], leads
     assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 

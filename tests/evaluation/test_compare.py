@@ -1,4 +1,4 @@
-"""The comparison's numbers, on hand-made score tables."""
+"""Numbers of a comparison, on hand-made score tables."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from training.core.config import EvalConfig
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.schedule import Schedule
 from training.engine.throughput import PROGRESS_POINTS, step_at, synthetic_labels
-from training.evaluation.comparison.figures import across
+from training.evaluation.comparison.figures import shared_models
 from training.evaluation.comparison.page import Group, System, _of_seeds, intervals
 from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
@@ -31,7 +31,7 @@ from training.storage.store import Manifest
 
 
 def scores(success: float, people: int = 20) -> pd.DataFrame:
-    """Two tasks of 2 images each of `people`; a share of the edits succeeds."""
+    """Score table of two tasks, two images per person; a share of the edits succeeds."""
     stream = np.random.default_rng(0)
     count = 2 * people
     rows = []
@@ -54,7 +54,7 @@ def scores(success: float, people: int = 20) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def test_of_one_seed_the_interval_is_the_evaluations() -> None:
+def test_interval_of_one_seed_equals_the_evaluation() -> None:
     table = scores(0.6)
     numbers, _ = summarise(table, EvalConfig())
     low, high = intervals([table])["success_mean"]
@@ -62,45 +62,47 @@ def test_of_one_seed_the_interval_is_the_evaluations() -> None:
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
-    """Drawing people alone would call the mean of two far apart seeds certain."""
+    """A bootstrap over people alone would ignore the difference between seeds."""
     same = intervals([scores(0.5), scores(0.5)])["success_mean"]
     apart = intervals([scores(0.1), scores(0.9)])["success_mean"]
     assert apart[0] < 0.2 < 0.8 < apart[1]
     assert apart[1] - apart[0] > 2 * (same[1] - same[0])
 
 
-def test_the_interval_over_seeds_is_students() -> None:
-    """Of the seeds' means alone where people do not differ; cut at what a share can be."""
+def test_interval_over_seeds_is_students_t() -> None:
+    """Only the seeds' means count if people do not differ; shares are clipped to 0..1."""
     seeds = [0.5, 0.6, 0.55]
     found = _of_seeds(np.tile(seeds, (10, 1)), 1.0)
     expected = stats.t.interval(0.95, 2, np.mean(seeds), stats.sem(seeds))
     assert found == pytest.approx(expected)
     assert _of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
-    alike = np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)  # of people only
+    alike = (
+        np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)
+    )  # variance between people only
     assert _of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
 
 
-def test_where_all_succeed_the_interval_is_not_a_point() -> None:
-    """Twenty people: Wilson's, of the evaluation, of one seed and of several alike."""
+def test_interval_is_not_a_point_if_all_edits_succeed() -> None:
+    """Twenty people: Wilson's interval in the evaluation, for one seed and for several."""
     table = scores(1.0)
     numbers, _ = summarise(table, EvalConfig())
-    ends = numbers.success_low, numbers.success_high
-    assert ends == pytest.approx(wilson(20, 20))
-    assert intervals([table])["success_mean"] == pytest.approx(ends)
-    assert intervals([table, table])["success_mean"] == pytest.approx(ends)
+    expected = numbers.success_low, numbers.success_high
+    assert expected == pytest.approx(wilson(20, 20))
+    assert intervals([table])["success_mean"] == pytest.approx(expected)
+    assert intervals([table, table])["success_mean"] == pytest.approx(expected)
 
 
-def test_what_has_no_other_labels_preserves_none() -> None:
-    """One class of several: the number is left out, not called perfect."""
+def test_preservation_is_none_without_other_labels() -> None:
+    """Preservation is None without other labels, not 1."""
     numbers, _ = summarise(scores(0.5).assign(others=0), EvalConfig(bootstrap=50))
     assert numbers.preservation_mean is None
     assert summarise(scores(0.5), EvalConfig(bootstrap=50))[0].preservation_mean is not None
 
 
-def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_image(
+def test_shared_models_have_a_common_edit_and_image(
     make_dataset: Callable[..., Path], tmp_path: Path, store: Path
 ) -> None:
-    """The second group shares hair with the first, the third Male: no edit is of all three."""
+    """The second group shares hair with the first, the third Male: no edit is in all three."""
     groups = []
     for k, names in enumerate((("Blond_Hair", "Male"), ("Blond_Hair", "Young"), ("Male", "Bald"))):
         (tmp_path / str(k)).mkdir()
@@ -110,8 +112,8 @@ def test_the_wall_across_label_spaces_takes_those_that_share_an_edit_and_an_imag
         meta = EvaluationMeta(identity="", judge="", dataset="", split="test", model="")
         scored = Manifest("evaluation", (), meta)
         groups.append([ComparedRun(f"model{k}", data, scored, data)])
-    assert list(across(groups)) == ["model0", "model1"]
-    assert list(across(groups[1:])) == []
+    assert list(shared_models(groups)) == ["model0", "model1"]
+    assert list(shared_models(groups[1:])) == []
 
 
 def test_every_mean_lies_in_its_interval() -> None:
@@ -127,8 +129,8 @@ def test_every_mean_lies_in_its_interval() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
-    """At places of its schedule, none beyond the end, whatever batches a step draws."""
+def test_throughput_is_measured_within_the_schedule(name: str) -> None:
+    """At fixed positions of its schedule, none beyond the end, for any batches per step."""
     config = resolve(name, "demo")
     space = LabelSpace(tuple(labels for labels, _ in synthetic_labels(config.data)))
     train, phases = config.train, config.model.phases(space)
@@ -140,7 +142,7 @@ def test_a_pace_is_taken_where_the_model_trains(name: str) -> None:
 
 
 def system(name: str, **known: Any) -> System:
-    """A system of which all is 0 or unknown but what is `known`."""
+    """A system whose fields are 0 or None, except `known`."""
     floats = {f.name: 0.0 for f in fields(System) if f.type == "float" or f.type is float}
     unknown = {f.name: None for f in fields(System) if "None" in str(f.type)}
     rest = {"learned": True, "models": 1.0, "intervals": {}, "seeds": {0: 0.5}, "tasks": {},
@@ -149,7 +151,7 @@ def system(name: str, **known: Any) -> System:
 
 
 def page(*systems: System) -> str:
-    """The text of a comparison's page, cells apart."""
+    """The text of a comparison page, with spaces between cells."""
     seeds = sorted({seed for s in systems for seed in s.seeds})
     group = Group(systems, "celeba", 0.0, seeds, b"", b"")
     html = render("comparison", title="", made="", remark="", failed=(), groups=[group],
@@ -158,7 +160,7 @@ def page(*systems: System) -> str:
 
 
 def test_every_seed_is_on_the_page_where_there_are_several() -> None:
-    """One that failed leaves a dash."""
+    """A missing seed is shown as a dash."""
     text = page(
         system("stargan", seeds={0: 0.5, 2: 0.25}), system("diat", seeds={2: 0.125})
     )  # fmt: skip
@@ -166,8 +168,8 @@ def test_every_seed_is_on_the_page_where_there_are_several() -> None:
     assert "seed" not in page(system("stargan")).replace("over seeds", "")
 
 
-def test_a_long_name_leaves_the_plots_their_room() -> None:
-    """Three plots of one size, whatever a system is called; no warning."""
+def test_long_names_do_not_shrink_the_plots() -> None:
+    """The plots have the same size for any name, without warnings."""
     sizes = [
         Image.open(io.BytesIO(cost_plot([Mark(name, 0.5, 0.4, 0.6, 1e6, 1.0, 2.0)]))).size
         for name in ("a", "attgan:" + "shortcut_layers=0+" * 12)
@@ -175,8 +177,10 @@ def test_a_long_name_leaves_the_plots_their_room() -> None:
     assert sizes[0] == sizes[1]
 
 
-def test_systems_of_intensities_say_how_far_they_are_from_what_was_asked() -> None:
-    far = system("ganimation", error_mean=0.31, copy_error_mean=0.62, judge_error=0.05)
-    said = "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)."
-    assert said in page(far, system("stargan"))
+def test_page_lists_intensity_errors() -> None:
+    intensities_system = system(
+        "ganimation", error_mean=0.31, copy_error_mean=0.62, judge_error=0.05
+    )
+    line = "ganimation 0.310 (copied input 0.620, the judge on real images 0.050)."
+    assert line in page(intensities_system, system("stargan"))
     assert "judged intensities" not in page(system("stargan"))

@@ -1,4 +1,4 @@
-"""Evaluation on toy data, where colours show the labels and a perfect editor can be written."""
+"""Evaluation on toy data whose colours encode the labels, so that a perfect editor exists."""
 
 import io
 import json
@@ -49,14 +49,14 @@ EVAL = to_json(EvalConfig(limit=8, bootstrap=50))
 
 
 class CopyInput:
-    """The translator that changes nothing: the floor of every comparison."""
+    """A translator that returns its input: the baseline."""
 
     def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
         return image
 
 
 class Painter:
-    """Knows how the toy data show their labels, and redraws the bands that a target asks for."""
+    """A perfect editor: redraws the bands that encode the changed labels."""
 
     def __init__(self, space: LabelSpace, size: int) -> None:
         self.space, self.size = space, size
@@ -79,17 +79,17 @@ Frozen = tuple[Path, Judge]
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, bytes]:
-    """Files of the judges of both toy data sets, by name; the first test that asks trains them."""
+    """Judge files of both toy data sets by name, trained on first use."""
     return {}
 
 
 @pytest.fixture
 def frozen(joint: Path, tmp_path: Path, trained: dict[str, bytes]) -> Frozen:
-    """The judges in the test's own store: their manifest, and ready for use."""
+    """Manifest path and loaded judges, in the test's own store."""
     path = tmp_path / "judge.json"
     if not trained:
-        made = judge(joint, JUDGE, "", path)
-        trained |= {e.name: made.local(e.name).read_bytes() for e in made.entries}
+        manifest = judge(joint, JUDGE, "", path)
+        trained |= {e.name: manifest.local(e.name).read_bytes() for e in manifest.entries}
     files = {}
     for name, content in trained.items():
         files[name] = tmp_path / f"copy-{name}"
@@ -99,7 +99,7 @@ def frozen(joint: Path, tmp_path: Path, trained: dict[str, bytes]) -> Frozen:
 
 
 @pytest.fixture
-def scene(binary: Path, frozen: Frozen) -> tuple[Faces, Judge]:
+def faces_and_judge(binary: Path, frozen: Frozen) -> tuple[Faces, Judge]:
     return Faces.open(binary, "test"), frozen[1]
 
 
@@ -128,9 +128,11 @@ def model(dataset: Path, path: Path) -> Path:
     return path
 
 
-def test_a_perfect_editor_succeeds_and_a_copy_does_not(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
-    table = score(Painter(faces.space, faces.size), faces, words, EvalConfig(bootstrap=50))
+def test_a_perfect_editor_succeeds_and_a_copy_does_not(
+    faces_and_judge: tuple[Faces, Judge],
+) -> None:
+    faces, frozen_judge = faces_and_judge
+    table = score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig(bootstrap=50))
     numbers, tasks = summarise(table, EvalConfig(bootstrap=200))
     assert numbers.success_mean > 0.9
     assert numbers.copy_success_mean < 0.1
@@ -140,28 +142,32 @@ def test_a_perfect_editor_succeeds_and_a_copy_does_not(scene: tuple[Faces, Judge
     assert {t.task for t in tasks} == {"Black_Hair", "Blond_Hair", "Male", "H+G"}
 
 
-def test_a_copied_input_did_not_learn(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
-    numbers, _ = summarise(score(CopyInput(), faces, words, EvalConfig()), EvalConfig(bootstrap=50))
+def test_a_copied_input_did_not_learn(faces_and_judge: tuple[Faces, Judge]) -> None:
+    faces, frozen_judge = faces_and_judge
+    numbers, _ = summarise(
+        score(CopyInput(), faces, frozen_judge, EvalConfig()), EvalConfig(bootstrap=50)
+    )
     assert not numbers.learned
     assert numbers.success_mean == numbers.copy_success_mean
     assert numbers.preservation_mean == 1
     assert numbers.identity_cosine == pytest.approx(1, abs=1e-5)
 
 
-def test_the_copy_columns_are_what_the_copying_translator_scores(
-    scene: tuple[Faces, Judge],
+def test_copy_columns_equal_the_scores_of_copied_inputs(
+    faces_and_judge: tuple[Faces, Judge],
 ) -> None:
-    faces, words = scene
-    painted = score(Painter(faces.space, faces.size), faces, words, EvalConfig())
-    copied = score(CopyInput(), faces, words, EvalConfig())
+    faces, frozen_judge = faces_and_judge
+    painted = score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig())
+    copied = score(CopyInput(), faces, frozen_judge, EvalConfig())
     for column, own in (("copy_success", "success"), ("copy_margin", "margin")):
         pd.testing.assert_series_equal(painted[column], copied[own], rtol=1e-5, check_names=False)
 
 
-def test_an_output_that_ignores_the_labels_did_not_learn(scene: tuple[Faces, Judge]) -> None:
-    """One face for all: where it differs from the input it "succeeds", without any editing."""
-    faces, words = scene
+def test_an_output_that_ignores_the_labels_did_not_learn(
+    faces_and_judge: tuple[Faces, Judge],
+) -> None:
+    """A constant output "succeeds" where it differs from the input, without any editing."""
+    faces, frozen_judge = faces_and_judge
     labels = faces.parts[0].labels
     black = int((labels[:, 0] > labels[:, 1]).nonzero()[0])
     face = to_float(faces.parts[0].images([black]))
@@ -170,19 +176,20 @@ def test_an_output_that_ignores_the_labels_did_not_learn(scene: tuple[Faces, Jud
         def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
             return face.expand_as(image)
 
-    table = score(Stuck(faces.space, faces.size), faces, words, EvalConfig())
+    table = score(Stuck(faces.space, faces.size), faces, frozen_judge, EvalConfig())
     numbers, _ = summarise(table, EvalConfig(bootstrap=200))
     assert numbers.success_mean > 0.2 > numbers.copy_success_mean
     assert numbers.blind_success_mean == numbers.success_mean
     assert not numbers.learned
 
 
-def test_scores_are_one_row_an_image_and_task_and_the_same_again(
-    scene: tuple[Faces, Judge],
+def test_scores_have_one_row_per_image_and_task_and_are_deterministic(
+    faces_and_judge: tuple[Faces, Judge],
 ) -> None:
-    faces, words = scene
+    faces, frozen_judge = faces_and_judge
     first, again = (
-        score(Painter(faces.space, faces.size), faces, words, EvalConfig(limit=5)) for _ in range(2)
+        score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig(limit=5))
+        for _ in range(2)
     )
     pd.testing.assert_frame_equal(first, again)
     assert len(first) == 5 * 4
@@ -190,17 +197,19 @@ def test_scores_are_one_row_an_image_and_task_and_the_same_again(
     assert len(set(first["index"])) == 5
 
 
-def test_only_single_edits_that_change_something_have_a_cycle(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
-    table = score(Painter(faces.space, faces.size), faces, words, EvalConfig())
+def test_only_single_edits_that_change_something_have_a_cycle(
+    faces_and_judge: tuple[Faces, Judge],
+) -> None:
+    faces, frozen_judge = faces_and_judge
+    table = score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig())
     expected = table["single"] & table["changed"]
     for column in ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian"):
         assert (table[column].notna() == expected).all()
 
 
-def test_an_edit_that_spoils_another_label_loses_preservation(scene: tuple[Faces, Judge]) -> None:
-    """Switches Male on whatever is asked: hair edits still succeed, Male is not preserved."""
-    faces, words = scene
+def test_changing_another_label_lowers_preservation(faces_and_judge: tuple[Faces, Judge]) -> None:
+    """Flips Male in every edit: hair edits still succeed, Male is not preserved."""
+    faces, frozen_judge = faces_and_judge
 
     class Spoiler(Painter):
         def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -208,29 +217,29 @@ def test_an_edit_that_spoils_another_label_loses_preservation(scene: tuple[Faces
             target[:, 2] = 1 - source[:, 2]
             return super().__call__(image, source, target)
 
-    table = score(Spoiler(faces.space, faces.size), faces, words, EvalConfig())
+    table = score(Spoiler(faces.space, faces.size), faces, frozen_judge, EvalConfig())
     hair = table[table["task"].isin(["Black_Hair", "Blond_Hair"]) & table["changed"]]
     assert hair["success"].mean() > 0.9
     assert hair["preservation"].mean() < 0.1
 
 
-def test_a_model_of_other_data_with_the_same_labels_is_scored_alike(
-    scene: tuple[Faces, Judge],
+def test_model_of_another_data_set_with_the_same_labels_is_scored(
+    faces_and_judge: tuple[Faces, Judge],
 ) -> None:
-    """Transfer: what the model was trained on has another name."""
-    faces, words = scene
+    """Transfer to a data set with the same labels under another name."""
+    faces, frozen_judge = faces_and_judge
     labels = replace(faces.space.sets[0], name="elsewhere")
     other = LabelSpace((LabelSet("rafd", "onehot", ("a", "b")), labels))
-    own = score(Painter(faces.space, faces.size), faces, words, EvalConfig())
-    there = score(Painter(other, faces.size), faces, words, EvalConfig())
+    own = score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig())
+    there = score(Painter(other, faces.size), faces, frozen_judge, EvalConfig())
     assert there["success"].equals(own["success"])
     wrong = LabelSpace((replace(labels, names=("X", *labels.names[1:]), groups=()),))
-    with pytest.raises(ValueError, match="the model knows other labels than the data set's binary"):
-        score(Painter(wrong, faces.size), faces, words, EvalConfig())
+    with pytest.raises(ValueError, match="the model has other labels than the data set's binary"):
+        score(Painter(wrong, faces.size), faces, frozen_judge, EvalConfig())
 
 
 class Toy:
-    """A model in name: brightens by the seed or takes the reference, and says what it takes."""
+    """A fake model that brightens by the seed or returns the reference."""
 
     supported_options = ("seed", "reference")
     edits_own_labels = True
@@ -252,27 +261,30 @@ def toy(faces: Faces, model: object) -> Translator:
     return Translator(model, {}, faces.space, faces.size, {"name": "toy"})  # type: ignore[arg-type]
 
 
-def test_styles_that_make_no_difference_have_no_diversity(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
+def test_ineffective_styles_have_zero_diversity(faces_and_judge: tuple[Faces, Judge]) -> None:
+    faces, frozen_judge = faces_and_judge
 
-    class Deaf(Toy):
+    class NoStyle(Toy):
         def translate(self, nets: object, image: Tensor, *rest: object) -> Tensor:
             return image
 
-    rows, _ = diversity(toy(faces, Deaf()), faces, words, EvalConfig(limit=4))
+    rows, _ = diversity(toy(faces, NoStyle()), faces, frozen_judge, EvalConfig(limit=4))
     assert {row.way for row in rows} == {"latent", "reference"}
     assert all(row.apart == row.from_input == 0 for row in rows)
-    rows, seen = diversity(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
+    rows, seen = diversity(toy(faces, Toy()), faces, frozen_judge, EvalConfig(limit=4))
     assert all(row.apart > 0 and row.distance == "diversity_vgg" for row in rows)
     assert set(seen) == {"latent", "reference"}
-    assert diversity(toy(faces, StarGAN.tiny()), faces, words, EvalConfig(limit=4)) == ([], {})
+    assert diversity(toy(faces, StarGAN.tiny()), faces, frozen_judge, EvalConfig(limit=4)) == (
+        [],
+        {},
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_lpips_is_named_only_where_its_weights_are_given(
-    scene: tuple[Faces, Judge], tmp_path: Path
+def test_lpips_is_used_only_with_its_weights(
+    faces_and_judge: tuple[Faces, Judge], tmp_path: Path
 ) -> None:
-    faces, words = scene
+    faces, frozen_judge = faces_and_judge
 
     class Plain(torch.nn.Module):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -281,24 +293,26 @@ def test_lpips_is_named_only_where_its_weights_are_given(
     path = tmp_path / "lpips.pt"
     torch.jit.script(Plain()).save(str(path))
     config = EvalConfig(limit=4, lpips=f"{path}@{sha256_file(path)}")
-    rows, _ = diversity(toy(faces, Toy()), faces, words, config)
+    rows, _ = diversity(toy(faces, Toy()), faces, frozen_judge, config)
     assert {row.distance for row in rows} == {"lpips"}
     with pytest.raises(ValueError, match="fetch the file again"):
-        diversity(toy(faces, Toy()), faces, words, replace(config, lpips=f"{path}@{'0' * 64}"))
+        diversity(
+            toy(faces, Toy()), faces, frozen_judge, replace(config, lpips=f"{path}@{'0' * 64}")
+        )
 
 
-def test_the_way_back_takes_the_inputs_own_style(scene: tuple[Faces, Judge]) -> None:
-    """A model that copies its reference comes back to the input itself: its cycle is exact."""
-    faces, words = scene
-    table = score(toy(faces, Toy()), faces, words, EvalConfig(limit=4))
+def test_cycle_uses_the_style_of_the_input(faces_and_judge: tuple[Faces, Judge]) -> None:
+    """A model that returns its reference restores the input: its cycle is exact."""
+    faces, frozen_judge = faces_and_judge
+    table = score(toy(faces, Toy()), faces, frozen_judge, EvalConfig(limit=4))
     assert (table["cycle_psnr"].dropna() == PSNR_CAP).all()
 
 
 def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
-    scene: tuple[Faces, Judge],
+    faces_and_judge: tuple[Faces, Judge],
 ) -> None:
-    """A chain that crosses no pair would be a copy, which hides that both paint the same face."""
-    faces, words = scene
+    """Without label changes this model copies its input, which hides its constant output."""
+    faces, frozen_judge = faces_and_judge
     one = to_float(faces.parts[0].images([0]))
 
     class Pairs(Toy):
@@ -319,7 +333,7 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
         def reconstruct(self, nets: object, image: Tensor, source: Tensor) -> Tensor:
             return one.expand_as(image)
 
-    table = score(toy(faces, Pairs()), faces, words, EvalConfig())
+    table = score(toy(faces, Pairs()), faces, frozen_judge, EvalConfig())
     assert table[table["file"] != faces.parts[0].files[0]]["self_psnr"].max() < PSNR_CAP
     edits = table[table["changed"]]
     assert (edits["blind_success"] == edits["success"]).all()
@@ -327,12 +341,12 @@ def test_a_model_without_self_translation_is_measured_by_its_reconstruction(
     assert not summarise(table, EvalConfig(bootstrap=50))[0].learned
 
 
-def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
-    """Of one who edits from 1.5 on."""
-    faces, words = scene
+def test_the_sweep_scores_every_intensity(faces_and_judge: tuple[Faces, Judge]) -> None:
+    """With a model that edits only at intensities of at least 1.5."""
+    faces, frozen_judge = faces_and_judge
     paint = Painter(faces.space, faces.size)
 
-    class Strong(Toy):
+    class HighOnly(Toy):
         supported_options = ("intensity",)
 
         def translate(
@@ -345,31 +359,31 @@ def test_the_sweep_scores_every_intensity(scene: tuple[Faces, Judge]) -> None:
         ) -> Tensor:
             return paint(image, source, target) if (options.intensity or 1) >= 1.5 else image
 
-    weak, strong, stronger = sweep(toy(faces, Strong()), faces, words, EvalConfig())
+    weak, strong, stronger = sweep(toy(faces, HighOnly()), faces, frozen_judge, EvalConfig())
     assert (weak.intensity, strong.intensity, stronger.intensity) == (1, 1.5, 2)
     assert weak.success_mean < 0.1 < 0.9 < strong.success_mean == stronger.success_mean
-    assert sweep(toy(faces, Toy()), faces, words, EvalConfig()) == []
+    assert sweep(toy(faces, Toy()), faces, frozen_judge, EvalConfig()) == []
 
 
 def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
     units: Path, tmp_path: Path
 ) -> None:
-    """Beside the copied input's; a label outside the edit that is moved is seen, too."""
+    """The error is below that of copied inputs, also on labels outside the edit."""
     path = tmp_path / "judge.json"
     judge(units, JUDGE.replace("0.7", "0.0"), "", path)
-    words, faces = load_judge(path), Faces.open(units, "test")
+    frozen_judge, faces = load_judge(path), Faces.open(units, "test")
     numbers, tasks = summarise(
-        score(Painter(faces.space, faces.size), faces, words, EvalConfig()),
+        score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig()),
         EvalConfig(bootstrap=50),
     )
     assert numbers.error_mean < 0.7 * numbers.copy_error_mean
     assert numbers.error_low <= numbers.error_mean <= numbers.error_high
     assert all(task.error_others < task.copy_error for task in tasks)
-    assert words.facts["datasets"][0]["error"] < 0.25
+    assert frozen_judge.facts["datasets"][0]["error"] < 0.25
 
 
-def test_a_judge_that_always_says_zero_is_half_right(units: Path) -> None:
-    """Most intensities are small: plain accuracy would call it good."""
+def test_accuracy_of_a_constant_judge_of_intensities_is_one_half(units: Path) -> None:
+    """Most intensities are small, so plain accuracy would be high."""
     part, labels = Faces.open(units, "test").parts[0], Faces.open(units, "test").space.sets[0]
     rare = replace_labels(part, part.labels * (part.labels > 0.8))
 
@@ -387,8 +401,8 @@ def replace_labels(part: Part, labels: Tensor) -> Part:
     return other
 
 
-def test_success_asks_for_the_whole_group() -> None:
-    """Black on with blond still on is no success; the label outside the group is not asked."""
+def test_success_needs_the_whole_group() -> None:
+    """Black on with blond still on is no success; labels outside the group do not count."""
     logits = torch.tensor([[3.0, -2.0, -9.0], [3.0, 2.0, 5.0]])
     target = torch.tensor([[1.0, 0, 1], [1, 0, 1]])
     assert margin("binary", logits, target, [0, 1]).tolist() == [2, -2]
@@ -398,27 +412,27 @@ def test_success_asks_for_the_whole_group() -> None:
     assert margin("continuous", torch.tensor([[0.6]]), torch.tensor([[1.0]]), [0]).item() < 0
 
 
-def test_a_model_of_other_labels_or_size_is_refused(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
+def test_a_model_of_other_labels_or_size_is_refused(faces_and_judge: tuple[Faces, Judge]) -> None:
+    faces, frozen_judge = faces_and_judge
     with pytest.raises(ValueError, match="the model takes images of 32 px"):
-        score(Painter(faces.space, 32), faces, words, EvalConfig())
+        score(Painter(faces.space, 32), faces, frozen_judge, EvalConfig())
     other = LabelSpace((LabelSet("celeba", "binary", ("Black_Hair", "Blond_Hair", "Smiling")),))
-    with pytest.raises(ValueError, match="celeba: the model knows other labels"):
-        score(Painter(other, faces.size), faces, words, EvalConfig())
+    with pytest.raises(ValueError, match="celeba: the model has other labels"):
+        score(Painter(other, faces.size), faces, frozen_judge, EvalConfig())
 
 
-def test_a_model_that_gives_nan_is_refused(scene: tuple[Faces, Judge]) -> None:
-    faces, words = scene
-    words.nets[0].head.weight.fill_(float("nan"))
+def test_a_model_that_gives_nan_is_refused(faces_and_judge: tuple[Faces, Judge]) -> None:
+    faces, frozen_judge = faces_and_judge
+    frozen_judge.nets[0].head.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"not finite: margin"):
-        score(CopyInput(), faces, words, EvalConfig())
+        score(CopyInput(), faces, frozen_judge, EvalConfig())
 
 
 def test_the_judges_floor_is_enforced(binary: Path, tmp_path: Path) -> None:
     path = tmp_path / "judge.json"
     config = to_json(JudgeConfig(images=(16,), batch=16, lr=1e-9, floor=0.99))
     with pytest.raises(ValueError, match=r"celeba: clean test accuracy .* below its floor 0.99"):
-        judge(binary, config, "", path)  # before anybody trains for days
+        judge(binary, config, "", path)  # before any GAN is trained
     paths = [tmp_path / n for n in ("o.json", "r.html", "m.json")]
     with pytest.raises(ValueError, match=r"celeba: clean test accuracy .* below its floor 0.99"):
         evaluate(model(binary, tmp_path / "model.json"), binary, path, EVAL, *paths)
@@ -427,16 +441,16 @@ def test_the_judges_floor_is_enforced(binary: Path, tmp_path: Path) -> None:
 
 def outputs(dataset: Path, path: Path, tmp_path: Path) -> tuple[Manifest, str, dict[str, float]]:
     paths = [tmp_path / n for n in ("o.json", "r.html", "m.json")]
-    made = evaluate(model(dataset, tmp_path / "model.json"), dataset, path, EVAL, *paths)
-    assert Manifest.read(paths[0], "evaluation").digest == made.digest
-    return made, paths[1].read_text(), json.loads(paths[2].read_text())
+    manifest = evaluate(model(dataset, tmp_path / "model.json"), dataset, path, EVAL, *paths)
+    assert Manifest.read(paths[0], "evaluation").digest == manifest.digest
+    return manifest, paths[1].read_text(), json.loads(paths[2].read_text())
 
 
 def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
     joint: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
-    made, page, numbers = outputs(joint, frozen[0], tmp_path)
-    names = {e.name for e in made.entries}
+    manifest, page, numbers = outputs(joint, frozen[0], tmp_path)
+    names = {e.name for e in manifest.entries}
     assert {"metrics.json", "details.json", "scores.parquet", "report.html"} <= names
     assert {
         "grids/samples.png",
@@ -446,24 +460,24 @@ def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
         "grids/fig7_wrong_celeba_rafd.png",
     } <= names
     assert all(np.isfinite(v) for v in numbers.values())
-    assert numbers == json.loads(made.local("metrics.json").read_text())
+    assert numbers == json.loads(manifest.local("metrics.json").read_text())
     assert {"success_celeba_H_G", "success_rafd_happy", "mask_proper_celeba_rafd"} <= set(numbers)
     assert numbers["parameters"] < numbers["parameters_total"]
     assert numbers["judge_accuracy_celeba"] >= 0.7
     assert "verification_rate_celeba" not in numbers
-    pairs = f"{numbers['verification_impostors_celeba']:.0f} pairs of two people (of 4)"
-    assert f"not known: {pairs}; 1,000 are needed" in page
+    pairs = f"{numbers['verification_impostors_celeba']:.0f} impostor pairs (of 4 people)"
+    assert f"unknown: {pairs}, 1,000 required" in page
     assert "&lt;b&gt;toy&lt;/b&gt;" in page
     assert "<b>toy" not in page
-    assert made.local("report.html").read_text() == page
+    assert manifest.local("report.html").read_text() == page
     assert "Did not learn" in page
 
 
 @pytest.mark.parametrize(("d_lr", "gp", "alarm"), [(1e-4, 10.0, False), (0.3, 0.0, True)])
-def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
+def test_page_warns_of_a_dominant_discriminator(
     d_lr: float, gp: float, alarm: bool, binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
-    """Without the penalty and at a high rate D leaves G behind; as published it does not."""
+    """D leaves G behind without gradient penalty at a high rate, but not as published."""
     network = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, d_lr=d_lr,
                       lambda_gp=gp)  # fmt: skip
     config = TrainConfig(images=64, decay_images=0, batch=8, log_images=8, sample_images=64,
@@ -473,13 +487,13 @@ def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     leads = [row["symptom/balance"] for row in rows]
     assert (max(leads) > 1) == alarm
-    worst = max(leads) if alarm else min(leads)  # 0 is nearer to the lower end
+    worst = max(leads) if alarm else min(leads)  # 0 is closer to the lower limit
     paths = [tmp_path / name for name in ("o.json", "r.html", "m.json")]
     evaluate(tmp_path / "model.json", binary, frozen[0], EVAL, *paths)
     page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
     assert numbers["symptom_balance"] == worst
-    said = f"balance {worst:.3g}: D has left G behind in training; at its end {leads[-1]:.3g}"
-    assert (f'<div class="note bad">{said}</div>' in page) == alarm
+    message = f"balance {worst:.3g}: D has left G behind in training; at its end {leads[-1]:.3g}"
+    assert (f'<div class="note bad">{message}</div>' in page) == alarm
     assert re.search(rf"<td>balance</td>.*{re.escape(f'{worst:.3g}')}</td>", page)
 
 
@@ -489,24 +503,24 @@ def test_a_training_whose_critic_ran_away_is_an_alarm_on_the_page(
       ["celeba_attention", "celeba_interpolation", "celeba_sweep"]),
      ("starganv2", "classes", ["diversity"], ["rafd_styles_1", "rafd_styles_2", "rafd_styles_3"])],
 )  # fmt: skip
-def test_a_models_own_symptoms_and_pictures_are_logged_and_on_the_page(
+def test_symptoms_and_previews_of_models_are_logged_and_on_the_page(
     name: str, which: str, known: list[str], drawn: list[str], small: dict[str, Any],
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Symptoms with every checkpoint, as metrics of the run; the moving picture moves."""
+    """Symptoms are logged with every checkpoint; the interpolation is animated."""
     logged: dict[str, float] = {}
     monkeypatch.setattr(Tracker, "metrics", lambda _, facts, step: logged.update(facts))
-    dataset, words = request.getfixturevalue(which), tmp_path / "judge.json"
-    judge(dataset, JUDGE.replace("0.7", "0.0").replace("800", "32"), "", words)
+    dataset, judge_path = request.getfixturevalue(which), tmp_path / "judge.json"
+    judge(dataset, JUDGE.replace("0.7", "0.0").replace("800", "32"), "", judge_path)
     config = TrainConfig(images=16, decay_images=0, batch=8, log_images=8, sample_images=16,
                          checkpoint_images=16, precision="fp32")  # fmt: skip
     train(dataset, tmp_path / "model.json", name, to_json(small[name]), to_json(config),
           run=tmp_path / "run")  # fmt: skip
     paths = [tmp_path / file for file in ("o.json", "r.html", "m.json")]
-    made = evaluate(tmp_path / "model.json", dataset, words, EVAL, *paths)
+    manifest = evaluate(tmp_path / "model.json", dataset, judge_path, EVAL, *paths)
     page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
     for picture in drawn:
-        content = made.local(f"grids/samples_{picture}.png").read_bytes()
+        content = manifest.local(f"grids/samples_{picture}.png").read_bytes()
         assert b64encode(content).decode() in page
         with Image.open(io.BytesIO(content)) as opened:
             assert getattr(opened, "is_animated", False) == picture.endswith("interpolation")
@@ -519,9 +533,9 @@ def test_a_models_own_symptoms_and_pictures_are_logged_and_on_the_page(
 def test_promotion_finds_the_scores_in_the_store(
     binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
-    made, _, _ = outputs(binary, frozen[0], tmp_path)
+    manifest, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    cache = ScoreCache(open_store(), made.meta.identity)
+    cache = ScoreCache(open_store(), manifest.meta.identity)
     table = cache.find(weights)
     assert table is not None
     assert len(table) == 8 * 4
@@ -532,10 +546,10 @@ def test_promotion_finds_the_scores_in_the_store(
 def test_the_key_of_stored_scores_is_that_of_older_versions(
     binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
-    """So that what was scored before is not scored again."""
-    made, _, _ = outputs(binary, frozen[0], tmp_path)
+    """Existing cached scores stay valid."""
+    manifest, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), made.meta.identity]))
+    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), manifest.meta.identity]))
     stored = open_store().reference(f"scores/{name}")
     assert stored is not None
     table = pd.read_parquet(open_store().local(Entry.parse("scores.parquet", stored)))
@@ -545,15 +559,15 @@ def test_the_key_of_stored_scores_is_that_of_older_versions(
 def test_the_fingerprint_follows_images_judge_and_number_of_images(
     binary: Path, frozen: Frozen
 ) -> None:
-    data, words = Manifest.read(binary), Manifest.read(frozen[0])
-    first = fingerprint(data, words, EvalConfig(limit=4))
-    assert first == fingerprint(data, words, EvalConfig(limit=4, min_success=0.9))
-    assert first != fingerprint(data, words, EvalConfig(limit=5))
+    data, judge_manifest = Manifest.read(binary), Manifest.read(frozen[0])
+    first = fingerprint(data, judge_manifest, EvalConfig(limit=4))
+    assert first == fingerprint(data, judge_manifest, EvalConfig(limit=4, min_success=0.9))
+    assert first != fingerprint(data, judge_manifest, EvalConfig(limit=5))
     assert first != fingerprint(data, data, EvalConfig(limit=4))
-    assert first != fingerprint(data, words, EvalConfig(limit=4, eval_split="val"))
+    assert first != fingerprint(data, judge_manifest, EvalConfig(limit=4, eval_split="val"))
 
 
-def test_settings_can_be_chosen_without_a_look_at_the_test_split(
+def test_eval_split_val_scores_validation_images(
     binary: Path, frozen: Frozen, tmp_path: Path
 ) -> None:
     path, config = (
@@ -561,8 +575,8 @@ def test_settings_can_be_chosen_without_a_look_at_the_test_split(
         EvalConfig(bootstrap=50, eval_split="val"),
     )
     outs = [tmp_path / name for name in ("v.json", "v.html", "v.metrics.json")]
-    made = evaluate(path, binary, frozen[0], to_json(config), *outs)
-    scored = set(pd.read_parquet(made.local("scores.parquet"))["file"])
+    manifest = evaluate(path, binary, frozen[0], to_json(config), *outs)
+    scored = set(pd.read_parquet(manifest.local("scores.parquet"))["file"])
     rows = pd.read_parquet(Manifest.read(binary).local("labels.parquet"))
     assert scored == set(rows.loc[rows["split"] == "val", "file"])
 
@@ -570,9 +584,9 @@ def test_settings_can_be_chosen_without_a_look_at_the_test_split(
 def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path) -> None:
     one = model(joint, tmp_path / "one.json")
     out, report, metrics = (tmp_path / n for n in ("o.json", "r.html", "m.json"))
-    made = evaluate(one, joint, frozen[0], EVAL, out, report, metrics, str(one))
-    details = json.loads(made.local("details.json").read_text())
-    assert "grids/fig6_rafd.png" in {e.name for e in made.entries}
+    manifest = evaluate(one, joint, frozen[0], EVAL, out, report, metrics, str(one))
+    details = json.loads(manifest.local("details.json").read_text())
+    assert "grids/fig6_rafd.png" in {e.name for e in manifest.entries}
     assert details["compare"]["dataset"] == "rafd"
     first, second = details["compare"]["numbers"].values()
     assert first == second
@@ -581,13 +595,13 @@ def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path)
 def test_masks_of_a_perfect_joint_editor_exceed_chance_only_when_proper(
     joint: Path, frozen: Frozen
 ) -> None:
-    from training.evaluation.gallery import masks
+    from training.evaluation.gallery import mask_figures
     from training.evaluation.score import views
 
-    faces, (_, words) = Faces.open(joint, "test"), frozen
+    faces, (_, frozen_judge) = Faces.open(joint, "test"), frozen
 
     class Expressive(Painter):
-        """Draws a pure expression over the whole face if the mask says so."""
+        """Draws the expression over the whole face under its mask."""
 
         def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
             out = torch.zeros_like(image)
@@ -598,16 +612,18 @@ def test_masks_of_a_perfect_joint_editor_exceed_chance_only_when_proper(
             return out
 
     painter = Expressive(faces.space, faces.size)
-    asked = views(painter, faces, words, EvalConfig())
-    pictures, (result,) = masks(painter, faces, words, asked, EvalConfig(bootstrap=100))
+    data_views = views(painter, faces, frozen_judge, EvalConfig())
+    pictures, (result,) = mask_figures(
+        painter, faces, frozen_judge, data_views, EvalConfig(bootstrap=100)
+    )
     assert [p.name.split("_")[1] for p in pictures] == ["proper", "wrong"]
     assert result.exceeds_chance
     assert result.wrong == pytest.approx(result.chance)
 
 
-def test_distances_stand_beside_a_floor_at_the_same_number(binary: Path, frozen: Frozen) -> None:
-    """A perfect editor lies near real faces; one that paints grey lies far away."""
-    faces, (_, words) = Faces.open(binary, "train"), frozen
+def test_distances_have_a_floor_at_the_same_sample_size(binary: Path, frozen: Frozen) -> None:
+    """A perfect editor is close to real faces; grey outputs are far away."""
+    faces, (_, frozen_judge) = Faces.open(binary, "train"), frozen
 
     class Grey(Painter):
         def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -615,17 +631,17 @@ def test_distances_stand_beside_a_floor_at_the_same_number(binary: Path, frozen:
 
     means = []
     for kind in (Painter, Grey):
-        far = Distances(words)
-        score(kind(faces.space, faces.size), faces, words, EvalConfig(), hook=far.see)
-        rows = far.table(faces, Faces.open(binary, "test"), faces)
-        found = [r.distances["frechet_vgg"] for r in rows]
-        for d in found:  # from faces that it saw, too
+        distances = Distances(frozen_judge)
+        score(kind(faces.space, faces.size), faces, frozen_judge, EvalConfig(), hook=distances.add)
+        rows = distances.table(faces, Faces.open(binary, "test"), faces)
+        frechet = [r.distances["frechet_vgg"] for r in rows]
+        for d in frechet:  # to training images, too
             assert d.train is not None
             assert abs(d.train - d.value) < d.value
         assert {r.domain for r in rows} <= {"Black_Hair", "Blond_Hair", "Male", "not_Male"}
         assert all(8 <= r.images <= 32 for r in rows)
-        assert all(d.floor > 0 for d in found)
-        means.append([np.mean([d.value for d in found]), np.mean([d.floor for d in found])])
+        assert all(d.floor > 0 for d in frechet)
+        means.append([np.mean([d.value for d in frechet]), np.mean([d.floor for d in frechet])])
     (good, floor), (bad, same) = means
     assert floor == same
     assert bad > 2 * good
@@ -647,21 +663,21 @@ def test_a_fid_needs_weights_with_the_stated_checksum(
         pinned(f"{path}@{'0' * 64}", "inception")
     with pytest.raises(ValueError, match="PATH@SHA256"):
         pinned(str(path), "inception")
-    faces, (_, words) = Faces.open(binary, "train"), frozen
-    far = Distances(words, f"{path}@{digest}")
-    score(CopyInput(), faces, words, EvalConfig(), hook=far.see)
-    assert far.edited[0, "Male"]["fid"][0].shape[1] == 3
+    faces, (_, frozen_judge) = Faces.open(binary, "train"), frozen
+    distances = Distances(frozen_judge, f"{path}@{digest}")
+    score(CopyInput(), faces, frozen_judge, EvalConfig(), hook=distances.add)
+    assert distances.edited[0, "Male"]["fid"][0].shape[1] == 3
     real = Faces.open(binary, "test")
-    assert set(far.table(faces, real)[0].distances) == {"fid", "frechet_vgg"}
+    assert set(distances.table(faces, real)[0].distances) == {"fid", "frechet_vgg"}
     config = EvalConfig(limit=8, inception=f"{path}@{digest}")
-    _, styles = diversity(toy(faces, Toy()), faces, words, config)
-    for way in ("latent", "reference"):  # of every domain that either way paints
+    _, styles = diversity(toy(faces, Toy()), faces, frozen_judge, config)
+    for way in ("latent", "reference"):  # of every target domain
         rows = styles[way].table(faces, real)
         assert rows, way
         assert all("fid" in row.distances for row in rows)
 
 
-def test_the_program_evaluates_from_paths_to_paths(
+def test_command_line_evaluates_a_model(
     binary: Path, frozen: Frozen, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(model(binary, tmp_path / "model.json")), str(binary), str(frozen[0])]

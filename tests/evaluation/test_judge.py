@@ -1,4 +1,4 @@
-"""The judges: their size, what they learn, and that they stay as they are."""
+"""The judges: architecture, training, accuracy and caching."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def count(net: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("outputs", [5, 8, 13, 40])
-def test_resnet18_has_the_golden_number_of_parameters(outputs: int) -> None:
+def test_resnet18_has_the_expected_number_of_parameters(outputs: int) -> None:
     with torch.device("meta"):
         assert count(ResNet18(outputs)) == 11_176_512 + 513 * outputs
 
@@ -44,7 +44,7 @@ def test_the_second_judge_is_of_another_architecture() -> None:
     x = torch.randn(2, 3, 32, 32)
     assert net.features(x).shape == (2, 128)
     torch.testing.assert_close(net.embed(net.features(x)).norm(dim=1), torch.ones(2))
-    assert SmallVGG(5, 0).embed(net.features(x)).shape == (2, 128)  # nobody is known by name
+    assert SmallVGG(5, 0).embed(net.features(x)).shape == (2, 128)  # no known identities
 
 
 def test_decisions_by_kind_of_label() -> None:
@@ -63,29 +63,29 @@ def quick(binary: Path, tmp_path: Path) -> tuple[Path, Path, Manifest]:
     return binary, out, judge(binary, QUICK, "frozen", out)
 
 
-def test_the_judges_word_is_kept_whole(quick: tuple[Path, Path, Manifest]) -> None:
-    dataset, out, made = quick
-    assert {e.name for e in made.entries} == {
+def test_stored_judges_load_with_their_facts(quick: tuple[Path, Path, Manifest]) -> None:
+    dataset, out, manifest = quick
+    assert {e.name for e in manifest.entries} == {
         "celeba-resnet18.safetensors",
         "celeba-second.safetensors",
         "judge.json",
     }
-    words = load_judge(out)
-    assert words.digest == made.digest
-    assert words.space == Faces.open(dataset, "test").space
+    loaded = load_judge(out)
+    assert loaded.digest == manifest.digest
+    assert loaded.space == Faces.open(dataset, "test").space
     x = torch.rand(3, 3, 16, 16)
-    assert words.predict(0, x).shape == (3, 3)
-    assert words.features(0, x).shape == (3, 128)
-    assert words.embed(0, words.features(0, x)).shape == (3, 64)
-    fact = words.facts["datasets"][0]
+    assert loaded.predict(0, x).shape == (3, 3)
+    assert loaded.features(0, x).shape == (3, 128)
+    assert loaded.embed(0, loaded.features(0, x)).shape == (3, 64)
+    fact = loaded.facts["datasets"][0]
     assert fact["people"] == 12  # 24 training images in pairs
     assert fact["test_images"] == 8
-    assert words.facts["trained_on"]["split"] == "train"
+    assert loaded.facts["trained_on"]["split"] == "train"
     faces = Faces.open(dataset, "test")
-    right = decide("binary", words.predict(0, _images(faces))) == faces.parts[0].labels
-    assert words.accuracy(0) == pytest.approx(float(right.float().mean()))
+    correct = decide("binary", loaded.predict(0, _images(faces))) == faces.parts[0].labels
+    assert loaded.accuracy(0) == pytest.approx(float(correct.float().mean()))
     each = [v["accuracy"] for v in fact["labels"].values()]
-    assert each == pytest.approx(right.float().mean(0).tolist())
+    assert each == pytest.approx(correct.float().mean(0).tolist())
 
 
 def _images(faces: Faces) -> torch.Tensor:
@@ -97,41 +97,41 @@ def _images(faces: Faces) -> torch.Tensor:
 def test_a_frozen_judge_is_never_trained_again(
     quick: tuple[Path, Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even when the configuration that comes with the same hash differs."""
-    dataset, _, made = quick
+    """Not even with another configuration under the same hash."""
+    dataset, _, manifest = quick
     monkeypatch.setattr("training.judge.train", lambda *_: pytest.fail("trained again"))
     longer = to_json(JudgeConfig(images=(64,), batch=16, floor=0.0))
     again = judge(dataset, longer, "frozen", tmp_path / "again.json")
-    assert again.digest == made.digest
-    assert Manifest.read(tmp_path / "again.json", "judge").digest == made.digest
+    assert again.digest == manifest.digest
+    assert Manifest.read(tmp_path / "again.json", "judge").digest == manifest.digest
 
 
-def test_lost_bytes_are_made_again_bit_for_bit(
+def test_lost_judges_are_retrained_bit_for_bit(
     quick: tuple[Path, Path, Manifest], tmp_path: Path
 ) -> None:
-    dataset, _, made = quick
+    dataset, _, manifest = quick
     before = torch.random.get_rng_state()
-    open_store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    open_store().path(manifest.entry("celeba-resnet18.safetensors").sha256).unlink()
     again = judge(dataset, QUICK, "frozen", tmp_path / "again.json")
-    assert again.digest == made.digest
+    assert again.digest == manifest.digest
     assert again.intact()
-    assert torch.equal(before, torch.random.get_rng_state())  # nobody else's stream was drawn from
+    assert torch.equal(before, torch.random.get_rng_state())  # the global random state is unchanged
 
 
-def test_lost_bytes_that_cannot_be_made_again_are_an_error(
+def test_lost_judges_that_retrain_differently_are_an_error(
     quick: tuple[Path, Path, Manifest], tmp_path: Path
 ) -> None:
-    dataset, _, made = quick
-    open_store().path(made.entry("celeba-resnet18.safetensors").sha256).unlink()
+    dataset, _, manifest = quick
+    open_store().path(manifest.entry("celeba-resnet18.safetensors").sha256).unlink()
     other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
-    with pytest.raises(ValueError, match="training gave others"):
+    with pytest.raises(ValueError, match="retraining gave different ones"):
         judge(dataset, other, "frozen", tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
 
 
-def test_only_the_train_split_is_learned_from(binary: Path, tmp_path: Path) -> None:
-    """Other test images give other accuracies, and the very same weights."""
-    made = judge(binary, QUICK, "", tmp_path / "one.json")
+def test_only_the_train_split_is_used_in_training(binary: Path, tmp_path: Path) -> None:
+    """Other test images give other accuracies, but identical weights."""
+    manifest = judge(binary, QUICK, "", tmp_path / "one.json")
     source = Manifest.read(binary)
     import pandas as pd
 
@@ -142,21 +142,21 @@ def test_only_the_train_split_is_learned_from(binary: Path, tmp_path: Path) -> N
     keep = [e for e in source.entries if e.name != "labels.parquet"]
     Manifest.build("dataset", files, source.meta, keep=keep).write(tmp_path / "other.json")
     other = judge(tmp_path / "other.json", QUICK, "", tmp_path / "two.json")
-    weights = [n.name for n in made.entries if n.name.endswith(".safetensors")]
-    assert [made.entry(n).sha256 for n in weights] == [other.entry(n).sha256 for n in weights]
-    assert made.entry("judge.json").sha256 != other.entry("judge.json").sha256
+    weights = [n.name for n in manifest.entries if n.name.endswith(".safetensors")]
+    assert [manifest.entry(n).sha256 for n in weights] == [other.entry(n).sha256 for n in weights]
+    assert manifest.entry("judge.json").sha256 != other.entry("judge.json").sha256
 
 
-def test_a_judge_below_its_floor_says_so(quick: tuple[Path, Path, Manifest]) -> None:
-    words = load_judge(quick[1])
-    words.require()
-    words.facts["config"]["floor"] = 1.1
+def test_judge_below_its_floor_is_an_error(quick: tuple[Path, Path, Manifest]) -> None:
+    loaded = load_judge(quick[1])
+    loaded.require()
+    loaded.facts["config"]["floor"] = 1.1
     with pytest.raises(ValueError, match=r"judge of celeba: clean test accuracy 0\.\d+ .*1.1"):
-        words.require()
+        loaded.require()
 
 
 def test_both_data_sets_are_learned(joint: Path, tmp_path: Path) -> None:
-    """Sixty steps on colours; people who are not in the train split are told apart by nobody."""
+    """Sixty steps on coloured toy data are enough for an accuracy of 0.85."""
     config = to_json(JudgeConfig(images=(960,), batch=16, lr=3e-3, floor=0.0))
     judge(joint, config, "", tmp_path / "judge.json")
     facts = load_judge(tmp_path / "judge.json").facts["datasets"]
@@ -166,7 +166,7 @@ def test_both_data_sets_are_learned(joint: Path, tmp_path: Path) -> None:
         assert np.isfinite(fact["verification_auc"])
 
 
-def test_the_program_trains_from_a_path_to_a_path(
+def test_command_line_trains_judges(
     binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge_main([str(binary), "--out", str(tmp_path / "j.json"), "--config", QUICK])

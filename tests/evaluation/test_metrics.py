@@ -42,7 +42,7 @@ def images() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(a), torch.from_numpy(b)
 
 
-def test_psnr_is_scikit_images(images: tuple[Tensor, Tensor]) -> None:
+def test_psnr_matches_scikit_image(images: tuple[Tensor, Tensor]) -> None:
     a, b = images
     theirs = [
         peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=255)
@@ -56,7 +56,7 @@ def test_psnr_of_equal_images_is_the_cap_and_finite(images: tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_ssim_is_scikit_images(images: tuple[Tensor, Tensor], gaussian: bool) -> None:
+def test_ssim_matches_scikit_image(images: tuple[Tensor, Tensor], gaussian: bool) -> None:
     a, b = images
     extra = (
         {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False} if gaussian else {}
@@ -78,7 +78,7 @@ def test_image_metrics_refuse_floats_and_small_images(images: tuple[Tensor, Tens
         ssim(a[:, :10], b[:, :10], gaussian=True)
 
 
-def test_frechet_is_the_matrix_square_roots_formula() -> None:
+def test_frechet_matches_the_matrix_square_root_formula() -> None:
     rng = np.random.default_rng(1)
     a = rng.normal(size=(400, 6)) @ rng.normal(size=(6, 6)) + 1
     b = rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))
@@ -141,7 +141,7 @@ def test_bootstrap_of_clusters_has_the_width_of_clusters() -> None:
     assert spread == pytest.approx(math.sqrt(0.25 / 20), rel=0.05)
 
 
-def test_bootstrap_weighs_groups_alike_whatever_their_size() -> None:
+def test_bootstrap_weights_groups_equally() -> None:
     values = np.array([1.0] * 90 + [0.0] * 10)
     groups = np.array(["a"] * 90 + ["b"] * 10)
     draws = bootstrap(values, groups, np.arange(100), 200)
@@ -149,7 +149,7 @@ def test_bootstrap_weighs_groups_alike_whatever_their_size() -> None:
 
 
 def test_bootstrap_never_loses_the_few_people_of_a_second_data_set() -> None:
-    """Two people beside two hundred: drawn together, every seventh draw would have neither."""
+    """Two people and two hundred: without strata, every seventh draw would miss both."""
     values = np.concatenate([np.arange(200) % 2, [1.0, 0.0]])
     groups = np.array(["celeba/Male"] * 200 + ["rafd/happy"] * 2)
     draws = bootstrap(values, groups, np.arange(202), 2000)[:, 0]
@@ -189,7 +189,7 @@ def test_pairs_are_each_counted_once_and_by_person() -> None:
 def test_a_threshold_is_the_lowest_that_lets_few_enough_impostors_pass(
     scores: list[int], far: float
 ) -> None:
-    """Among ties too; where one impostor is too many already there is none."""
+    """Also with ties; None if a single impostor would already exceed the rate."""
     impostors = np.array(scores, float)
     found = threshold(impostors, far)
     if len(scores) * far < 1 - 1e-9:
@@ -201,7 +201,7 @@ def test_a_threshold_is_the_lowest_that_lets_few_enough_impostors_pass(
 
 
 def test_a_false_accept_rate_holds_on_other_people() -> None:
-    """Unit vectors of 300 people set the threshold; of 300 others one pair in a thousand passes."""
+    """With a threshold from 300 people, one impostor pair in a thousand of 300 others passes."""
     rng = np.random.default_rng(7)
 
     def people() -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +229,7 @@ def test_macs_by_hand() -> None:
     assert not any(m._forward_hooks for m in net.modules())
 
 
-def test_stargan_at_128_costs_what_the_paper_says() -> None:
+def test_stargan_at_128_has_the_published_cost() -> None:
     """8,430,528 parameters and 9.96 GMAC an image (models.md 0.1)."""
     names = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
     space = LabelSpace((LabelSet("celeba", "binary", names),))

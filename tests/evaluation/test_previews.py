@@ -1,4 +1,4 @@
-"""Pictures that models draw of themselves, and what held-out images they and symptoms look at."""
+"""Previews of models, and the held-out images used for previews and symptoms."""
 
 import io
 from pathlib import Path
@@ -43,10 +43,10 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
 ]  # fmt: skip
 
 
-def ready(
+def prepared(
     name: str, model: Any, request: pytest.FixtureRequest
 ) -> tuple[Faces, dict[str, Any], Batch]:
-    """Held-out images, untrained networks at rest, and the batch that is looked at."""
+    """Held-out images, untrained networks in eval mode, and the inspected batch."""
     faces = Faces.open(request.getfixturevalue(name), "test")
     torch.manual_seed(4)
     nets = model.networks(faces.space, faces.size)
@@ -56,10 +56,10 @@ def ready(
 
 
 @pytest.mark.parametrize(("name", "model", "sizes"), CASES)
-def test_each_model_shows_itself_in_its_own_form(
+def test_previews_have_the_expected_shape(
     name: str, model: Any, sizes: dict[str, tuple[int, int]], request: pytest.FixtureRequest
 ) -> None:
-    faces, nets, batch = ready(name, model, request)
+    faces, nets, batch = prepared(name, model, request)
     with torch.no_grad():
         pictures: dict[str, Preview] = model.previews(nets, batch, faces.space)
     assert {k: tuple(p.images.shape[:2]) for k, p in pictures.items()} == sizes
@@ -72,11 +72,11 @@ def test_each_model_shows_itself_in_its_own_form(
     assert set(grids) == {part, *(f"{part}-{k}" for k in sizes)}
 
 
-def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
+def test_interpolation_starts_and_ends_at_single_translations(
     request: pytest.FixtureRequest,
 ) -> None:
-    """Those of the image's own labels and of the asked ones."""
-    faces, nets, batch = ready("binary", GANIMATION, request)
+    """With the source labels and with the target labels."""
+    faces, nets, batch = prepared("binary", GANIMATION, request)
     png, _ = render_previews(GANIMATION, nets, batch, faces.space)["interpolation"]
     with torch.no_grad():
         picture = GANIMATION.previews(nets, batch, faces.space)["interpolation"]
@@ -93,8 +93,8 @@ def test_the_way_to_another_expression_starts_and_ends_at_single_translations(
         assert np.array_equal(frame, np.asarray(Image.open(io.BytesIO(still)).convert("RGB")))
 
 
-def test_a_sweep_changes_one_label_alone(request: pytest.FixtureRequest) -> None:
-    faces, nets, batch = ready("binary", GANIMATION, request)
+def test_sweep_changes_only_one_label(request: pytest.FixtureRequest) -> None:
+    faces, nets, batch = prepared("binary", GANIMATION, request)
     with torch.no_grad():
         sweep = GANIMATION.previews(nets, batch, faces.space)["sweep"]
         c = batch.source[:1].clone()
@@ -105,10 +105,10 @@ def test_a_sweep_changes_one_label_alone(request: pytest.FixtureRequest) -> None
     assert torch.equal(sweep.images[2, 0], batch.image[0])
 
 
-def test_the_attention_that_is_shown_is_what_the_edit_is_made_by(
+def test_attention_preview_composes_the_edit(
     request: pytest.FixtureRequest,
 ) -> None:
-    faces, nets, batch = ready("binary", GANIMATION, request)
+    faces, nets, batch = prepared("binary", GANIMATION, request)
     with torch.no_grad():
         images = GANIMATION.previews(nets, batch, faces.space)["attention"].images
     x, mask, colours, edited = images.unbind(1)
@@ -116,9 +116,9 @@ def test_the_attention_that_is_shown_is_what_the_edit_is_made_by(
     torch.testing.assert_close(kept * x + (1 - kept) * colours, edited)
 
 
-def test_the_intensities_shown_are_those_of_the_titles(request: pytest.FixtureRequest) -> None:
+def test_intensities_match_the_column_titles(request: pytest.FixtureRequest) -> None:
     model = AttGAN(**_ATTGAN, test_int=1.5)
-    faces, nets, batch = ready("binary", model, request)
+    faces, nets, batch = prepared("binary", model, request)
     with torch.no_grad():
         picture = model.previews(nets, batch, faces.space)["intensity"]
         labels = faces.space.tasks(batch.source, 0)
@@ -131,9 +131,9 @@ def test_the_intensities_shown_are_those_of_the_titles(request: pytest.FixtureRe
     torch.testing.assert_close(picture.images[2, picture.columns.index("1.5")], single[0])
 
 
-def test_the_way_back_is_made_of_what_came_out(request: pytest.FixtureRequest) -> None:
+def test_cycle_preview_translates_the_output_back(request: pytest.FixtureRequest) -> None:
     model = CycleGAN(**PAIRS, d_layers=1)
-    faces, nets, batch = ready("binary", model, request)
+    faces, nets, batch = prepared("binary", model, request)
     with torch.no_grad():
         picture = model.previews(nets, batch, faces.space)["cycle"]
         _, there, back = picture.images[2].unbind(0)
@@ -141,11 +141,11 @@ def test_the_way_back_is_made_of_what_came_out(request: pytest.FixtureRequest) -
     assert any(torch.allclose(back, one, atol=1e-6) for one in again)
 
 
-def test_styles_are_of_latents_and_of_references_of_the_domain(
+def test_styles_come_from_latents_and_from_references_of_the_domain(
     request: pytest.FixtureRequest,
 ) -> None:
     model = StarGANv2(dim=4, max_dim=8, hidden=8)
-    faces, nets, batch = ready("classes", model, request)
+    faces, nets, batch = prepared("classes", model, request)
     with torch.no_grad():
         images = model.previews(nets, batch, faces.space)["styles_2"].images
         y = torch.tensor([1])
@@ -156,15 +156,15 @@ def test_styles_are_of_latents_and_of_references_of_the_domain(
     assert not torch.equal(images[1, 1], images[1, 2])
 
 
-def test_a_model_without_pictures_of_its_own_has_the_grid_alone(
+def test_model_without_previews_has_only_the_grid(
     request: pytest.FixtureRequest,
 ) -> None:
     model = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2)
-    faces, nets, _ = ready("binary", model, request)
+    faces, nets, _ = prepared("binary", model, request)
     assert set(sample_grids(model, nets, faces, CPU)) == {"celeba"}
 
 
-def test_what_is_drawn_has_a_cell_an_image() -> None:
+def test_preview_png_has_one_cell_per_image() -> None:
     images = torch.zeros(2, 3, 3, 8, 8)
     images[1, 2] = 1.0
     picture = Preview(images, ("a", "b", "c"), "")
@@ -175,8 +175,8 @@ def test_what_is_drawn_has_a_cell_an_image() -> None:
     assert to_uint8(images[:1, 0])[0, 0, 0, 0] == 128
 
 
-def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
-    """Without end, the first and the last frame held."""
+def test_animated_preview_has_one_frame_per_row() -> None:
+    """It loops forever; the first and last frame are held longer."""
     images = torch.linspace(-1, 1, 5)[:, None, None, None, None].expand(5, 2, 3, 8, 8)
     with Image.open(io.BytesIO(preview_png(Preview(images, (), "", moves=True)))) as moving:
         assert (moving.format, moving.n_frames, moving.info["loop"]) == ("PNG", 5, 0)
@@ -190,18 +190,18 @@ def test_a_picture_that_moves_is_a_png_of_a_frame_a_row() -> None:
 
 
 def symptom(nets: Any, image: torch.Tensor, target: torch.Tensor) -> list[Diagnostic]:
-    """What a model was shown, as a number: the column of c̃ that is its data set's mask."""
+    """A diagnostic that returns the active mask column of c̃."""
     return [Diagnostic("mask", float(target[:, 6:].argmax(1).float().mean()), 0, 9, "")]
 
 
-class Watched:
+class DiagnosticModel:
     diagnostics = staticmethod(symptom)
 
 
-def test_symptoms_of_a_joint_model_are_looked_for_with_its_own_mask(joint: Path) -> None:
-    """Of data that holds its second set alone, too; each of several sets is named."""
+def test_symptoms_of_a_joint_model_use_the_mask_of_each_data_set(joint: Path) -> None:
+    """Also on data with its second set only; with several sets their names are appended."""
     both = Faces.open(joint, "test")
-    model: Any = Watched()
+    model: Any = DiagnosticModel()
     found = diagnostics(model, {}, both, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask_celeba", 0.0), ("mask_rafd", 1.0)]
     alone = Faces("test", LabelSpace(both.space.sets[1:]), both.size, both.parts[1:])
@@ -209,7 +209,7 @@ def test_symptoms_of_a_joint_model_are_looked_for_with_its_own_mask(joint: Path)
     assert [(s.name, s.value) for s in found] == [("mask", 1.0)]
 
 
-def test_held_out_images_are_asked_for_each_others_labels(joint: Path) -> None:
+def test_held_out_targets_are_shifted_labels(joint: Path) -> None:
     faces = Faces.open(joint, "test")
     batch = held_out(faces.parts[1], [0, 1, 2], faces.space, CPU)
     assert batch.dataset == 1

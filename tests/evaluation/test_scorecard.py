@@ -1,4 +1,4 @@
-"""The page of a full evaluation, against the text that it had before it was a template."""
+"""The page of a full evaluation, compared with its golden text."""
 
 import json
 import re
@@ -117,13 +117,12 @@ def evaluation() -> Evaluation:
 
 
 def text(page: str) -> str:
-    """What a reader sees, a tag's text a line."""
+    """The visible text of a page, one line per element."""
     parts = map(unescape, re.split("<[^>]*>", page.split("</style>")[1]))
     return "\n".join(" ".join(part.split()) for part in parts if part.strip()) + "\n"
 
 
-def test_the_page_says_what_it_always_said() -> None:
-    """Made by the code before the templates, but for the word of the first checksum."""
+def test_page_matches_the_golden_text() -> None:
     assert text(render(evaluation())) == (GOLDEN / "scorecard.txt").read_text()
 
 
@@ -134,12 +133,12 @@ def test_an_unsuccessful_sparse_evaluation_has_a_page() -> None:
     sparse = replace(full, summary=summary, tasks=full.tasks[:2], domains=[], diversity=[],
                      styles=[], masks=[], verification=[], sweep=[], symptoms=[], training={},
                      comparison=None, pictures=full.pictures[:1])  # fmt: skip
-    said = text(render(sparse))
-    assert "Did not learn: single edits succeed in 70.0 % [55.0 – 85.0 %]" in said
-    assert "celeba: too few test images for a Fréchet distance (8 a side)." in said
+    page_text = text(render(sparse))
+    assert "Did not learn: single edits succeed in 70.0 % [55.0 – 85.0 %]" in page_text
+    assert "celeba: too few test images for a Fréchet distance (8 a side)." in page_text
     for word in ("Intensities", "Diversity (E5)", "Test intensity", "Symptoms", "Training",
                  "Two models", "mask"):  # fmt: skip
-        assert word not in said
+        assert word not in page_text
 
 
 def test_details_and_metrics_keep_their_stored_names_and_order() -> None:
@@ -149,7 +148,7 @@ def test_details_and_metrics_keep_their_stored_names_and_order() -> None:
         assert json.dumps(value) == json.dumps(stored[name]), name
 
 
-def test_stored_details_are_read_again() -> None:
+def test_stored_details_can_be_read() -> None:
     found = evaluation()
     details = json.loads(json.dumps(found.details()))
     assert stored_tasks(details) == found.tasks

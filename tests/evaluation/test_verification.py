@@ -1,4 +1,4 @@
-"""E6 as face verification, on people whose vectors are drawn: no judge is trained here."""
+"""E6 as face verification, on random identity vectors instead of a trained judge."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ CONFIG = EvalConfig(bootstrap=50)
 
 @dataclass
 class People:
-    """A data set whose images say by their number who is on them; two of each person."""
+    """A data set with two images per person; pixel values are row numbers."""
 
     people: int
     known: bool = True
@@ -35,8 +35,8 @@ class People:
         return torch.tensor(rows)[:, None, None, None].expand(-1, 1, 1, 3)
 
 
-class Drawn:
-    """A judge to whom images of one person look alike, and few of two people do."""
+class RandomJudge:
+    """A judge with similar identity vectors for images of the same person."""
 
     def __init__(self, people: int) -> None:
         stream = torch.Generator().manual_seed(0)
@@ -51,9 +51,9 @@ class Drawn:
 
 
 def verified(people: int, cosines: Any, monkeypatch: pytest.MonkeyPatch, **more: Any) -> Any:
-    """What is found of edits with these cosines, one an image, and the judge."""
+    """Verification of edits with these cosines, one per image, and the judge."""
     monkeypatch.setattr("training.evaluation.verification.to_float", lambda images: images)
-    part, judge = People(people, **more), Drawn(people)
+    part, judge = People(people, **more), RandomJudge(people)
     rows = list(range(2 * people))
     view = View(LABELS, 0, 0, lambda c: c, rows, torch.zeros(len(rows), 1), [])
     table = pd.DataFrame(
@@ -61,41 +61,41 @@ def verified(people: int, cosines: Any, monkeypatch: pytest.MonkeyPatch, **more:
          "changed": True, "identity_cosine": cosines}
     )  # fmt: skip
     faces: Any = type("", (), {"parts": [part]})
-    (found,) = verification(table, faces, judge, [view], CONFIG)  # type: ignore[arg-type]
-    return found, judge
+    (result,) = verification(table, faces, judge, [view], CONFIG)  # type: ignore[arg-type]
+    return result, judge
 
 
 def test_a_copy_is_verified_and_another_person_as_often_as_an_impostor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Against every pair of two people, counted one by one."""
-    found, judge = verified(60, 1.0, monkeypatch)
+    result, judge = verified(60, 1.0, monkeypatch)
     v = judge.vectors.double().numpy()
     impostors = [float(v[i] @ v[j]) for i in range(120) for j in range(i) if i // 2 != j // 2]
-    assert (found.impostors, found.people) == (len(impostors), 60) == (7080, 60)
-    passing = sum(score > found.threshold + 1e-6 for score in impostors)
-    assert passing == found.passing == 7
-    assert found.rate == 1
-    assert found.genuine == 60
-    real = np.mean([v[2 * i] @ v[2 * i + 1] > found.threshold for i in range(60)])
-    assert found.real_rate == pytest.approx(real)
+    assert (result.impostors, result.people) == (len(impostors), 60) == (7080, 60)
+    passing = sum(score > result.threshold + 1e-6 for score in impostors)
+    assert passing == result.passing == 7
+    assert result.rate == 1
+    assert result.genuine == 60
+    real = np.mean([v[2 * i] @ v[2 * i + 1] > result.threshold for i in range(60)])
+    assert result.real_rate == pytest.approx(real)
     strangers = [v[i] @ v[(i + 2) % 120] for i in range(120)]
     other, _ = verified(60, strangers, monkeypatch)
-    assert other.rate == np.mean([score > found.threshold for score in strangers]) < 0.05
+    assert other.rate == np.mean([score > result.threshold for score in strangers]) < 0.05
 
 
 @pytest.mark.parametrize(("people", "known", "pairs"), [(20, True, 760), (60, False, 0)])
-def test_with_too_few_impostors_there_is_no_rate_and_it_is_said(
+def test_no_rate_with_too_few_impostors(
     people: int, known: bool, pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forty images of twenty people are 760 pairs; of nobody known there is none."""
-    found, _ = verified(people, 1.0, monkeypatch, known=known)
-    assert verification_numbers([found]) == {"verification_impostors_celeba": pairs}
-    assert found.people == (people if known else 0)
-    assert found.needed == 1_000
-    assert found.rate is None
+    """Forty images of twenty people give 760 impostor pairs; without identities there are none."""
+    result, _ = verified(people, 1.0, monkeypatch, known=known)
+    assert verification_numbers([result]) == {"verification_impostors_celeba": pairs}
+    assert result.people == (people if known else 0)
+    assert result.needed == 1_000
+    assert result.rate is None
 
 
 def test_a_known_rate_is_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = verified(60, 1.0, monkeypatch)
-    assert verification_numbers([found])["verification_rate_celeba"] == 1
+    result, _ = verified(60, 1.0, monkeypatch)
+    assert verification_numbers([result])["verification_rate_celeba"] == 1

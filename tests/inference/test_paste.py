@@ -105,13 +105,13 @@ def test_of_several_faces_the_largest_is_edited_with_a_warning(
     clear = [path for path in paths if len(find_faces(sheet([path], [178], 420))) == 1][:2]
     picture = sheet(clear, [110, 178], 500)
     with caplog.at_level(logging.WARNING):
-        box = translate.face_of(picture)
+        box = translate.largest_face(picture)
     assert "2 faces found; the largest is edited" in caplog.text
     assert box[0] > 200
 
 
 def test_no_face_is_refused_with_the_fix() -> None:
-    with pytest.raises(ValueError, match="no face found; say where it is with --box"):
-        translate.face_of(Image.new("RGB", (200, 200), (120, 125, 130)))
+    with pytest.raises(ValueError, match="no face found; give its box with --box"):
+        translate.largest_face(Image.new("RGB", (200, 200), (120, 125, 130)))
     with pytest.raises(ValueError, match="no face found"):
-        translate.face_of(Image.new("RGB", (8, 8)))
+        translate.largest_face(Image.new("RGB", (8, 8)))

@@ -66,7 +66,7 @@ def direct(tmp_path: Path, name: str, source: Any, target: Any, options: EditOpt
     folder = tmp_path / name
     files = {f"nets/{path.name}": path for path in folder.glob("*.safetensors")}
     translator = translator_from_files(files | {p.name: p for p in folder.glob("*.json")})
-    image = translate.square(translate.upright(tmp_path / "face.png"), 16)
+    image = translate.center_square(translate.load_picture(tmp_path / "face.png"), 16)
     c = [None if v is None else torch.tensor([v], dtype=torch.float32) for v in (source, target)]
     return to_uint8(dataclasses.replace(translator, options=options)(image, *c))[0].numpy()  # type: ignore[arg-type]
 
@@ -228,7 +228,7 @@ def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / "photo.png", exif=exif)
-    seen = np.asarray(translate.upright(tmp_path / "photo.png"))
+    seen = np.asarray(translate.load_picture(tmp_path / "photo.png"))
     assert np.array_equal(seen, np.rot90(stored, -1))
 
 
@@ -264,7 +264,7 @@ def test_the_box_is_edited_as_a_picture_of_its_own_is(edit: Edit, tmp_path: Path
     [
         (["--box", "0,0,17,9"], "within the picture's 16x16 px"),
         (["--box", "1,2"], "a box is LEFT,TOP,RIGHT,BOTTOM"),
-        (["--find"], "no face found; say where it is with --box"),
+        (["--find"], "no face found; give its box with --box"),
     ],
 )
 def test_an_invalid_box_is_refused(

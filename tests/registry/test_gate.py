@@ -1,4 +1,4 @@
-"""The gate: what makes a challenger champion, and that nothing else does."""
+"""The promotion gate: its conditions, on hand-made score tables."""
 
 import math
 from dataclasses import replace
@@ -18,7 +18,7 @@ TASKS = ("Black_Hair", "Male", "Young")
 
 
 def scores(success: dict[str, float] | float, people: int = 60, seed: int = 0, **more: Any) -> Any:
-    """Two images a person and every task, successful for the first share of the people."""
+    """Score table with two images per person and every task; a share of the people succeeds."""
     rows = []
     for person in range(people):
         for image in range(2):
@@ -62,20 +62,20 @@ def test_a_clear_rise_is_promoted() -> None:
     assert {c.name for c in verdict.checks} >= {"success", "effect", "interval", "worst"}
 
 
-def test_a_rise_below_the_minimum_effect_is_not() -> None:
+def test_a_rise_below_the_minimum_effect_is_not_promoted() -> None:
     config = replace(CONFIG, min_effect=0.1)
     assert failed(decide(scores(0.7, 200), scores(0.77, 200), config)) == ["effect"]
 
 
-def test_a_rise_within_chance_is_not() -> None:
-    """Ten people: one more success is above the effect and not beyond the interval."""
+def test_a_rise_within_chance_is_not_promoted() -> None:
+    """Ten people: one more success exceeds the minimum effect, but not the interval."""
     verdict = decide(scores(0.7, people=10), scores(0.8, people=10), CONFIG)
     assert failed(verdict) == ["interval"]
     assert "within chance" in verdict.reason
 
 
 def test_images_of_one_person_do_not_count_as_many() -> None:
-    """A rise on many strangers passes; the same rise on the images of one person does not."""
+    """A rise on images of many people passes; the same rise on images of one person does not."""
     old, new = scores(0.5), scores(0.7)
     strangers = [table.assign(identity="") for table in (old, new)]
     risen = old["index"].isin(old["index"][new["success"] > old["success"]])
@@ -100,7 +100,7 @@ def test_a_loss_beyond_its_margin_is_refused_by_name(metric: str, value: float, 
     assert not verdict.promoted
 
 
-def test_a_better_mean_does_not_pay_for_a_worse_worst_attribute() -> None:
+def test_a_better_mean_does_not_compensate_for_a_worse_worst_attribute() -> None:
     old = scores({"Black_Hair": 0.7, "Male": 0.7, "Young": 0.7})
     new = scores({"Black_Hair": 1.0, "Male": 1.0, "Young": 0.55})
     assert failed(decide(old, new, CONFIG)) == ["worst"]
@@ -115,21 +115,21 @@ def test_a_model_no_better_than_a_copied_input_did_not_learn() -> None:
 
 
 def test_one_person_leaves_no_interval() -> None:
-    """Every draw over one person is the same, so that any rise would seem certain."""
+    """A bootstrap over one person has no variance, so any rise would seem certain."""
     alone = [scores(share).assign(identity="p0") for share in (0.6, 0.7)]
     verdict = decide(*alone, CONFIG)
     assert failed(verdict) == ["people"]
-    assert "celeba: 1 person in the test part" in verdict.reason
+    assert "celeba: 1 person in the test split" in verdict.reason
     assert failed(decide(None, alone[1], CONFIG, copy=scores(0.1).assign(identity="p0"))) == [
         "people"
     ]
 
 
-def test_a_model_that_paints_whatever_was_asked_did_not_learn() -> None:
+def test_a_model_no_better_than_its_self_reconstruction_did_not_learn() -> None:
     """Its edits are no better than its self-reconstruction."""
     table = scores(0.7)
-    assert decide(None, table, CONFIG, copy=scores(0.1), blind=scores(0.2)).promoted
-    verdict = decide(None, table, CONFIG, copy=scores(0.1), blind=table)
+    assert decide(None, table, CONFIG, copy=scores(0.1), reconstruction=scores(0.2)).promoted
+    verdict = decide(None, table, CONFIG, copy=scores(0.1), reconstruction=table)
     assert failed(verdict) == ["above its self-reconstruction"]
     assert "its self-reconstruction" in verdict.reason
 
@@ -175,7 +175,7 @@ def test_tables_of_other_images_empty_ones_and_repeated_rows_are_refused() -> No
     assert "other images" in decide(scores(0.5, people=30), table, CONFIG).reason
     assert "no single edit" in decide(None, table.iloc[:0], CONFIG).reason
     twice = pd.concat([table, table.iloc[:2]])
-    assert "2 rows of scores are there twice" in decide(None, twice, CONFIG).reason
+    assert "2 rows of scores are duplicated" in decide(None, twice, CONFIG).reason
 
 
 shares = st.integers(0, 20).map(lambda n: n / 20)
@@ -206,7 +206,7 @@ def test_two_models_never_replace_each_other(a: Any, b: Any) -> None:
 @settings(max_examples=30)
 @given(tables, tables)
 def test_a_promoted_challenger_breaks_no_condition(a: Any, b: Any) -> None:
-    """Recomputed here from the tables alone."""
+    """Recomputed here from the tables."""
     verdict = decide(a, b, CONFIG)
     if verdict.promoted:
 
@@ -233,7 +233,7 @@ def test_the_order_of_rows_changes_nothing(a: Any, b: Any, random: Any) -> None:
 
 @settings(max_examples=20)
 @given(tables, st.sampled_from(["preservation", "identity_cosine", "self_psnr"]))
-def test_a_challenger_that_is_worse_elsewhere_is_never_helped_by_it(a: Any, metric: str) -> None:
+def test_a_worse_metric_never_helps_a_challenger(a: Any, metric: str) -> None:
     good = a.assign(success=1.0)
     worse = good.assign(**{metric: good[metric] - 5})
     if decide(a, worse, CONFIG).promoted:

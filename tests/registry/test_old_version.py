@@ -1,7 +1,7 @@
-"""A version registered by 0.1.0 (commit a0f92b4) is verified, edits and loads as it did there.
+"""A version registered by 0.1.0 (commit a0f92b4) still verifies, edits and loads.
 
-Its files, its training data (16 px, drawn faces) and its tags lie in a folder just as they were
-registered; the code that travels with it is that of a0f92b4.
+Its files, training data (16 px, drawn faces) and tags are stored unchanged in version_0_1, with the
+code of a0f92b4 that was saved with it.
 """
 
 import json
@@ -32,37 +32,37 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder whose fresh registry has the old version, made by MLflow's client."""
-    place = tmp_path_factory.mktemp("old")
-    uri = f"sqlite:///{place / 'runs' / 'mlflow.db'}"
-    (place / "runs").mkdir()
-    shutil.copytree(OLD / "store", place / "runs" / "store")
+    """A working folder with a new registry that contains the old version."""
+    working_folder = tmp_path_factory.mktemp("old")
+    uri = f"sqlite:///{working_folder / 'runs' / 'mlflow.db'}"
+    (working_folder / "runs").mkdir()
+    shutil.copytree(OLD / "store", working_folder / "runs" / "store")
     facts = json.loads((OLD / "registry.json").read_text())
     mlflow = tracking.mlflow()
     api = mlflow.MlflowClient(uri, uri)
-    experiment = api.create_experiment("old", (place / "runs" / "mlartifacts").as_uri())
+    experiment = api.create_experiment("old", (working_folder / "runs" / "mlartifacts").as_uri())
     run_id = api.create_run(experiment).info.run_id
     model = api.create_logged_model(experiment, name=facts["name"], source_run_id=run_id)
     api.log_model_artifacts(model.model_id, str(OLD / "version"))
     api.finalize_logged_model(model.model_id, mlflow.entities.LoggedModelStatus.READY)
     api.create_registered_model(facts["name"], tags=facts["model_tags"])
-    mlflow.set_tracking_uri(uri)  # source is looked up where MLflow's global address points
+    mlflow.set_tracking_uri(uri)  # source is resolved at MLflow's global tracking URI
     try:
-        made = api.create_model_version(
+        version = api.create_model_version(
             facts["name"], f"models:/{model.model_id}", run_id, tags=facts["tags"],
             description=(OLD / "version" / "README.md").read_text(), model_id=model.model_id,
         )  # fmt: skip
     finally:
         mlflow.set_tracking_uri(None)
-    assert str(made.version) == facts["version"]
+    assert str(version.version) == facts["version"]
     for alias in facts["aliases"]:
         api.set_registered_model_alias(facts["name"], alias, facts["version"])
-    return place
+    return working_folder
 
 
 @pytest.fixture(autouse=True)
-def place(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Default stores below the working folder."""
+def working_folder(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use the default stores in the working folder."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "STORE_URI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(registered)
@@ -73,25 +73,25 @@ def expected() -> dict[str, object]:
     return dict(json.loads((OLD / "expected.json").read_text()))
 
 
-def test_every_file_and_its_training_data_are_as_registered(
+def test_files_and_training_data_are_verified(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`release verify`, data included; the record names the commit that made it."""
+    """`release verify` including data; the record names the commit."""
     release.main(["verify", NAME])
-    files = len([p for p in (OLD / "version").rglob("*") if p.is_file()]) - 1  # but the record
-    said = capsys.readouterr().out
-    assert f"{NAME}: {files} files as registered" in said
+    files = len([p for p in (OLD / "version").rglob("*") if p.is_file()]) - 1  # without the record
+    output = capsys.readouterr().out
+    assert f"{NAME}: {files} files as registered" in output
     assert release.verify(NAME).git_commit.startswith("a0f92b4")
 
 
 def test_an_altered_old_version_is_still_refused(
     registered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the check above can fail: one changed weight is named."""
-    whole = registry.download
+    """One changed weight is detected and named."""
+    download = registry.download
 
     def altered(found: object, folder: Path) -> Path:
-        path = whole(found, folder) / "artifacts" / "model" / "ema" / "G.safetensors"
+        path = download(found, folder) / "artifacts" / "model" / "ema" / "G.safetensors"
         path.write_bytes(path.read_bytes()[:-1] + b"\x01")
         return folder
 
@@ -106,8 +106,8 @@ def test_it_is_the_champion_with_its_history() -> None:
 
 
 @pytest.mark.parametrize("reference", [NAME, "stargan@champion"])
-def test_it_edits_to_the_same_picture(reference: str, tmp_path: Path) -> None:
-    """No pixel of the drawn input's edit lies near a rounding step, so other CPUs agree, too."""
+def test_edit_is_unchanged(reference: str, tmp_path: Path) -> None:
+    """No output value is close to a rounding step, so the result is the same on other CPUs."""
     out = tmp_path / "edited.png"
     translate.main([reference, str(OLD / "input.png"), str(out), *expected()["labels"]])
     with Image.open(out) as mine, Image.open(OLD / "edited.png") as then:
@@ -136,8 +136,8 @@ ELSEWHERE = """
 """
 
 
-def test_it_loads_with_the_code_that_came_with_it(registered: Path, tmp_path: Path) -> None:
-    """A process where the project is not importable predicts the array that a0f92b4 predicted."""
+def test_it_loads_with_its_saved_code(registered: Path, tmp_path: Path) -> None:
+    """Without this project on the path it predicts the same array as under a0f92b4."""
     root = str(Path(translate.__file__).resolve().parents[1])
     values = {
         "ROOTS": [root, str(Path.cwd()), ""], "URI": tracking.uri(), "LABEL": expected()["label"],

@@ -1,4 +1,4 @@
-"""From a trained model to a version that others can load, and to the champion or not."""
+"""Registration, loading, verification, promotion and rollback of versions."""
 
 import dataclasses
 import json
@@ -27,8 +27,7 @@ from training.data.dataset import Faces, to_float, to_uint8
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS
 from training.models.stargan import StarGAN
-from training.registry import lineage, promotion
-from training.registry import pyfunc as bundle
+from training.registry import lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.registry.references import pin, registered_files
@@ -47,8 +46,10 @@ IDENTITY = "e" * 64
 
 
 @pytest.fixture(autouse=True)
-def place(empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the default stores, as one step of a pipeline run."""
+def working_folder(
+    empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A working folder with the default stores, as in a step of a pipeline run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
@@ -59,7 +60,7 @@ def place(empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def train(dataset: Path, seed: int = 0) -> Path:
-    """A model manifest with the weights that an untrained StarGAN has for `seed`."""
+    """A model manifest with the initial weights of a StarGAN for `seed`."""
     path = dataset.parent / f"model-{seed}.json"
     faces = Faces.open(dataset, "test")
     model = StarGAN(conv_dim=8, repeat_num=1, d_conv_dim=8, d_repeat_num=2)
@@ -89,7 +90,7 @@ def train(dataset: Path, seed: int = 0) -> Path:
 
 
 def evaluate(model: Path, dataset: Path, **metrics: float) -> Path:
-    """An evaluation manifest that says `metrics`."""
+    """An evaluation manifest with `metrics`."""
     path = model.with_name(f"evaluation-{model.name}")
     values, page = model.with_name("metrics.json"), model.with_name("report.html")
     write_json(values, {"success_mean": 0.8, "self_psnr": 21.5, **metrics})
@@ -167,8 +168,8 @@ def test_manifests_of_different_runs_are_refused(binary: Path) -> None:
         )  # fmt: skip
 
 
-def test_a_version_loads_for_us_as_it_was_trained(joint: Path) -> None:
-    """Through the store, checked, and without running what lies in the registry."""
+def test_registered_files_load_as_the_trained_model(joint: Path) -> None:
+    """Through the store, verified, without running code from the registry."""
     register(joint)
     files = registered_files("stargan/1")
     assert sorted(files) == [
@@ -238,8 +239,8 @@ STRANGER = """
 
 
 @pytest.mark.slow
-def test_others_load_a_version_without_this_project(binary: Path, tmp_path: Path) -> None:
-    """A fresh process elsewhere, our packages hidden: a PNG is translated as by us."""
+def test_a_version_loads_without_this_project(binary: Path, tmp_path: Path) -> None:
+    """A new process without this project translates a PNG to the same result."""
     register(binary)
     away = tmp_path / "away"
     away.mkdir()
@@ -292,10 +293,10 @@ OTHERS = """
 
 
 @pytest.mark.slow
-def test_others_ask_for_what_a_model_takes_beside_labels(
+def test_edit_options_work_without_this_project(
     binary: Path, classes: Path, tmp_path: Path
 ) -> None:
-    """In a process without this project: as the model itself does; the rest is refused in words."""
+    """In a process without this project; unsupported options are refused with a message."""
     from training.models.attgan import AttGAN
     from training.models.base import EditOptions
     from training.models.starganv2 import StarGANv2
@@ -319,7 +320,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
             write_json(root / file, value)
             files[file] = root / file
         reads = model.reads_source
-        bundle.save(tmp_path / name, files, space, 16, {}, source=reads)
+        pyfunc.save(tmp_path / name, files, space, 16, {}, source=reads)
     script = textwrap.dedent(OTHERS).replace("ROOT", repr(str(Path(__file__).resolve().parents[2])))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -331,8 +332,8 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
         "attgan takes no reference; it takes labels, intensity",
         "starganv2 takes no intensity; it takes labels, seed, reference",
         "seed and reference: the style comes from one of them; give only one",
-        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, is needed",
-        "reference: values between -1 and 1 are needed",
+        "reference: 1 numbers; one image of (3, 16, 16), 768 numbers, required",
+        "reference: values must be between -1 and 1",
     ]
     made = np.load(tmp_path / "out.npz")
     x = torch.from_numpy(made["image"])
@@ -351,7 +352,7 @@ def test_others_ask_for_what_a_model_takes_beside_labels(
     assert np.abs(made["latent"] - made["seven"]).max() > 1e-3
 
 
-# The data that a model takes, and an edit that can be asked of it.
+# model -> data set, target labels, source labels of a test edit
 EDITS = dict.fromkeys(MODELS, ("binary", ["Male", "Black_Hair=0"], ["Black_Hair"])) | {
     "ganimation": ("units", ["AU12=0.8"], []), "starganv2": ("classes", ["happy"], []),
 }  # fmt: skip
@@ -359,7 +360,7 @@ EDITS = dict.fromkeys(MODELS, ("binary", ["Male", "Black_Hair=0"], ["Black_Hair"
 
 @pytest.fixture
 def predicts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
-    """What MLflow's own loader gives for a version; nothing of it stays in this process."""
+    """Predictions of MLflow's own loader for a version; sys.path is restored afterwards."""
 
     def predict(reference: str, given: dict[str, np.ndarray]) -> np.ndarray:
         with (
@@ -375,7 +376,7 @@ def predicts(monkeypatch: pytest.MonkeyPatch) -> Callable[..., np.ndarray]:
 
 
 def released(name: str, network: Any, dataset: Path, folder: Path) -> Path:
-    """Train, judge and register NAME/1; the model's manifest."""
+    """Train, evaluate and register NAME/1; returns the path of the model's manifest."""
     from training.evaluate import evaluate as real_evaluate
     from training.judge import judge as train_judge
     from training.train import train as real_train
@@ -396,22 +397,22 @@ def released(name: str, network: Any, dataset: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_goes_from_its_training_to_an_edited_picture(
+def test_every_model_trains_registers_and_edits(
     name: str, small: dict[str, Any], predicts: Callable[..., np.ndarray], tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    """Judged, registered and verified; the program's picture is what MLflow's loader predicts."""
-    which, asked, has = EDITS[name]
+    """Evaluated, registered and verified; the edited picture equals MLflow's prediction."""
+    which, target_labels, has = EDITS[name]
     model = released(name, small[name], request.getfixturevalue(which), tmp_path)
     release.main(["verify", f"{name}/1"])
     pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "face.png")
-    shown = [word for label in has for word in ("--has", label)]
+    has_options = [word for label in has for word in ("--has", label)]
     places = (str(tmp_path / "face.png"), str(tmp_path / "out.png"))
-    translate.main([f"{name}/1", *places, *asked, *shown])
+    translate.main([f"{name}/1", *places, *target_labels, *has_options])
     reads = MODELS[name].reads_source
     source, target = translate.edit_labels(
-        load_translator(model).space, asked, has or None, reads_source=reads
+        load_translator(model).space, target_labels, has or None, reads_source=reads
     )
     given = {"image": to_float(torch.from_numpy(pixels)[None]), "label": target}
     given |= {"source": source} if reads else {}
@@ -420,9 +421,9 @@ def test_every_model_goes_from_its_training_to_an_edited_picture(
         assert np.array_equal(np.asarray(picture), to_uint8(torch.from_numpy(made))[0].numpy())
 
 
-def test_what_travels_with_a_model_is_what_it_needs() -> None:
-    """The bundled code is the closure of the portable file's imports: no tracking, no loop."""
-    names = [p.relative_to(bundle.PACKAGE).as_posix() for p in bundle.modules(bundle.ENTRY)]
+def test_saved_code_is_what_the_model_needs() -> None:
+    """The saved code is the import closure of portable.py: no tracking, no training loop."""
+    names = [p.relative_to(pyfunc.PACKAGE).as_posix() for p in pyfunc.modules(pyfunc.ENTRY)]
     assert {"__init__.py", "core/config.py", "data/labels.py", "models/stargan.py"} <= set(names)
     assert not {"tracking/client.py", "engine/loop.py", "storage/store.py", "release.py"} & set(
         names
@@ -430,7 +431,7 @@ def test_what_travels_with_a_model_is_what_it_needs() -> None:
 
 
 def registered_folder() -> Path:
-    """Where the version's files lie in the registry."""
+    """The folder of the version's files in the registry."""
     return next(Path("runs/mlartifacts/models").glob("m-*/artifacts"))
 
 
@@ -452,8 +453,8 @@ CHANGES = {
 }
 
 
-def test_one_changed_byte_in_the_registry_is_found_and_named(binary: Path) -> None:
-    """Each kind of file in turn, put right again afterwards."""
+def test_one_changed_byte_in_the_registry_is_detected_and_named(binary: Path) -> None:
+    """Each kind of file in turn, restored afterwards."""
     register(binary)
     for says, name in CHANGES.values():
         assert release.verify("stargan/1").data_md5 == MD5
@@ -465,7 +466,7 @@ def test_one_changed_byte_in_the_registry_is_found_and_named(binary: Path) -> No
         flip_byte(registered_folder() / name)
 
 
-def test_one_changed_byte_in_the_stored_data_is_found_and_named(binary: Path) -> None:
+def test_one_changed_byte_in_the_stored_data_is_detected_and_named(binary: Path) -> None:
     register(binary)
     for name in ("celeba-00000.npy", "labels.parquet", "label_space.json"):
         path = open_store().path(Manifest.read(binary).entry(name).sha256)
@@ -479,7 +480,7 @@ def test_one_changed_byte_in_the_stored_data_is_found_and_named(binary: Path) ->
         release.verify("stargan/1")
 
 
-def test_a_file_added_or_taken_away_is_found(binary: Path) -> None:
+def test_an_added_or_missing_file_is_detected(binary: Path) -> None:
     register(binary)
     (registered_folder() / "code/training/extra.py").write_text("")
     with pytest.raises(LineageError, match=r"code added: code/training/extra\.py"):
@@ -490,7 +491,7 @@ def test_a_file_added_or_taken_away_is_found(binary: Path) -> None:
         release.verify("stargan/1")
 
 
-def test_an_unknown_version_is_refused_by_its_reference(place: Path) -> None:
+def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) -> None:
     for reference, says in (
         ("stargan@champion", "no such version"),
         ("stargan/7", "no such version"),
@@ -502,8 +503,8 @@ def test_an_unknown_version_is_refused_by_its_reference(place: Path) -> None:
 
 
 @pytest.fixture
-def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """`promote` where the judge is replaced by a success for each seed's weights."""
+def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """`promote` with the judge replaced by a fixed success per seed."""
     success = {0: 0.6, 1: 0.8, 2: 0.81, 3: 0.3, 4: 0.95}
     judge = binary.parent / "judge.json"
     Manifest.build("judge", {}, {"recipe": "1", "dataset": "", "accuracy": {}}).write(judge)
@@ -523,9 +524,9 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         )  # fmt: skip
 
     seed_of: Callable[..., int] = lambda files: read_json(files["config.json"])["seed"]  # noqa: E731
-    evaluation, asked = "training.evaluation", SimpleNamespace(require=lambda: None)
+    evaluation, fake_judge = "training.evaluation", SimpleNamespace(require=lambda: None)
     monkeypatch.setattr("training.inference.translator.translator_from_files", seed_of)
-    monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: asked)
+    monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: fake_judge)
     monkeypatch.setattr(f"{evaluation}.score.score", score)
     monkeypatch.setattr(f"{evaluation}.fingerprint.fingerprint", lambda *_: IDENTITY)
     config = to_json(EvalConfig(bootstrap=200))
@@ -543,8 +544,8 @@ def judged(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     return run
 
 
-def test_the_first_model_above_the_floors_becomes_champion(judged: Any) -> None:
-    result = judged(0)
+def test_the_first_model_above_the_floors_becomes_champion(promote: Any) -> None:
+    result = promote(0)
     assert result["promoted"]
     assert registry.champion("stargan") == "1"
     assert "first champion" in result["reason"]
@@ -554,58 +555,58 @@ def test_the_first_model_above_the_floors_becomes_champion(judged: Any) -> None:
     assert names == ["promotion/verdict.html", "promotion/verdict.json"]
 
 
-def test_a_first_model_below_the_floors_does_not(judged: Any) -> None:
-    result = judged(3)
+def test_a_first_model_below_the_floors_does_not(promote: Any) -> None:
+    result = promote(3)
     assert not result["promoted"]
     assert "floor 0.500" in result["reason"]
     assert registry.champion("stargan") is None
     assert registry.history("stargan") == []
-    page = (judged.dataset.parent / "verdict-3.json.html").read_text()
+    page = (promote.dataset.parent / "verdict-3.json.html").read_text()
     assert "Not promoted" in page
     assert "floor 0.500" in page
 
 
-def test_a_better_challenger_takes_over_and_a_worse_or_equal_one_does_not(judged: Any) -> None:
-    judged(0)
-    assert judged(1)["promoted"]
+def test_a_better_challenger_takes_over_and_a_worse_or_equal_one_does_not(promote: Any) -> None:
+    promote(0)
+    assert promote(1)["promoted"]
     assert registry.champion("stargan") == "2"
-    assert not judged(0)["promoted"]
-    near = judged(2)
+    assert not promote(0)["promoted"]
+    near = promote(2)
     assert not near["promoted"]
-    assert "at least +0.020 is asked" in near["reason"]
+    assert "at least +0.020 is required" in near["reason"]
     assert registry.champion("stargan") == "2"
     moves = [(m["from"], m["to"], m["kind"]) for m in registry.history("stargan")]
     assert moves == [(None, "1", "promote"), ("1", "2", "promote")]
 
 
-def test_asking_again_changes_nothing_and_scores_nothing_anew(judged: Any) -> None:
-    judged(0)
-    judged(1)
-    calls = len(judged.calls)
-    again = judged(1)
+def test_repeated_promotion_changes_and_scores_nothing(promote: Any) -> None:
+    promote(0)
+    promote(1)
+    calls = len(promote.calls)
+    again = promote(1)
     assert again["promoted"]
     assert not again["changed"]
     assert "version 2 is champion since" in again["reason"]
-    assert not judged(0)["promoted"]
-    assert len(judged.calls) == calls
+    assert not promote(0)["promoted"]
+    assert len(promote.calls) == calls
     assert len(registry.history("stargan")) == 2
 
 
-def test_an_override_promotes_with_its_reason_on_record(judged: Any) -> None:
-    judged(1)
-    result = judged(0, override="demo for the board")
+def test_an_override_records_its_reason(promote: Any) -> None:
+    promote(1)
+    result = promote(0, override="demo for the board")
     assert result["promoted"]
     last = registry.history("stargan")[-1]
     assert last["kind"] == "override"
-    assert "demo for the board (the gate said: " in last["why"]
+    assert "demo for the board (gate: " in last["why"]
     assert last["who"]
     assert last["when"].startswith("20")
     assert any(not check["passed"] for check in result["checks"])
 
 
-def test_rollback_gives_the_alias_to_the_champion_before(judged: Any) -> None:
+def test_rollback_restores_the_previous_champion(promote: Any) -> None:
     for seed in (0, 1, 4):
-        judged(seed)
+        promote(seed)
     assert promotion.rollback("stargan", "worse on dark pictures") == "2"
     assert promotion.rollback("stargan", "this one too") == "1"
     assert registry.champion("stargan") == "1"
@@ -614,40 +615,40 @@ def test_rollback_gives_the_alias_to_the_champion_before(judged: Any) -> None:
     assert [m["kind"] for m in registry.history("stargan")] == ["promote"] * 3 + ["rollback"] * 2
 
 
-def test_rollbacks_lead_back_through_a_champion_that_came_twice(judged: Any) -> None:
+def test_rollbacks_pass_through_a_champion_that_was_promoted_twice(promote: Any) -> None:
     for seed in (0, 1, 4):
-        judged(seed)
+        promote(seed)
     for before, to in (("3", "1"), ("1", "3")):
         registry.move("stargan", before, to, "promote", "again")
     ends = [promotion.rollback("stargan", "back") for _ in range(4)]
     assert ends == ["1", "3", "2", "1"]
 
 
-def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(judged: Any) -> None:
-    judged(0)
+def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(promote: Any) -> None:
+    promote(0)
     flip_byte(registered_folder() / "artifacts/model/nets/G.safetensors")
     with pytest.raises(LineageError, match="weights altered"):
-        judged(1)  # the champion is what was altered
+        promote(1)  # the altered version is the champion
     assert registry.champion("stargan") == "1"
-    assert judged(1, override="the champion is broken")["promoted"]
+    assert promote(1, override="the champion is broken")["promoted"]
     with pytest.raises(LineageError, match="weights altered"):
         promotion.rollback("stargan", "back")
     assert registry.champion("stargan") == "2"
 
 
-def test_a_challenger_whose_training_data_changed_is_not_promoted(judged: Any) -> None:
-    register(judged.dataset, 0)
-    flip_byte(open_store().path(Manifest.read(judged.dataset).entry("celeba-00000.npy").sha256))
+def test_a_challenger_whose_training_data_changed_is_not_promoted(promote: Any) -> None:
+    register(promote.dataset, 0)
+    flip_byte(open_store().path(Manifest.read(promote.dataset).entry("celeba-00000.npy").sha256))
     with pytest.raises(LineageError, match="data altered"):
-        judged(0)
+        promote(0)
     assert registry.champion("stargan") is None
 
 
 @pytest.mark.slow
-def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
+def test_promotion_with_a_real_judge_caches_its_scores(
     binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An untrained model did not learn; scored by `evaluate` or anew, the verdict is one."""
+    """An untrained model did not learn; the verdict is the same with cached and new scores."""
     from training.evaluate import evaluate as real_evaluate
     from training.judge import judge as train_judge
 
@@ -666,7 +667,9 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
         return promotion.promote(version, binary, folder / "judge.json", config, "", out)
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.evaluation.score.score", None)  # evaluate's own table is used
+        patch.setattr(
+            "training.evaluation.score.score", None
+        )  # the cached table of evaluate is used
         first = verdict()
     shutil.rmtree(open_store().root / "refs" / "scores")
     assert verdict() == first
@@ -676,35 +679,35 @@ def test_promotion_asks_the_real_judge_and_remembers_what_it_said(
     assert success == pytest.approx(read_json(paths[2])["success_mean"])
 
 
-def test_replicates_count_in_the_decision(judged: Any) -> None:
-    """A rise of 0.2 within the spread of seeds 0.3 and 0.95 is not believed."""
-    judged(0)
+def test_replicates_count_in_the_decision(promote: Any) -> None:
+    """A rise of 0.2 is within the spread of seeds at 0.3 and 0.95."""
+    promote(0)
     entries = [
         entry.named(f"{seed}/{entry.name}")
         for seed in (3, 4)
-        for entry in Manifest.read(train(judged.dataset, seed)).entries
+        for entry in Manifest.read(train(promote.dataset, seed)).entries
     ]
-    replicates = judged.dataset.parent / "replicates.json"
+    replicates = promote.dataset.parent / "replicates.json"
     Manifest("replicates", tuple(entries), {"seeds": [3, 4]}).write(replicates)
-    result = judged(1, replicates=replicates)
+    result = promote(1, replicates=replicates)
     assert not result["promoted"]
     assert [c["name"] for c in result["checks"] if not c["passed"]] == ["seeds"]
 
 
-def test_a_champion_of_other_labels_is_not_compared(judged: Any, joint: Path) -> None:
+def test_a_champion_of_other_labels_is_not_compared(promote: Any, joint: Path) -> None:
     register(joint, 1)
     registry.move("stargan", None, "1", "promote", "by the test")
-    result = judged(0)
+    result = promote(0)
     assert not result["promoted"]
     assert "other labels" in result["reason"]
 
 
-def test_a_promoter_that_was_overtaken_judges_against_the_new_champion(
-    judged: Any, monkeypatch: pytest.MonkeyPatch
+def test_an_overtaken_promotion_compares_with_the_new_champion(
+    promote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Better than the champion it read, not better than the one that came meanwhile."""
-    judged(0)
-    register(judged.dataset, 4)
+    """It is better than the first champion, but not than the one promoted meanwhile."""
+    promote(0)
+    register(promote.dataset, 4)
     decide = promotion.decide
 
     def slow(*scores: Any) -> Any:
@@ -713,20 +716,20 @@ def test_a_promoter_that_was_overtaken_judges_against_the_new_champion(
         return decide(*scores)
 
     monkeypatch.setattr(promotion, "decide", slow)
-    assert not judged(1)["promoted"]
+    assert not promote(1)["promoted"]
     assert registry.champion("stargan") == "2"
 
 
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_server_in_another_process_serves_the_same_registry(
-    judged: Any, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+    promote: Any, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Registered, promoted, verified and loaded over HTTP, with the artifacts at the server."""
+    """Register, promote, verify and load over HTTP, with artifacts on the server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
-    assert judged(0)["promoted"]
-    assert judged(1)["promoted"]
-    assert not register(judged.dataset, 1)["created"]
+    assert promote(0)["promoted"]
+    assert promote(1)["promoted"]
+    assert not register(promote.dataset, 1)["created"]
     assert promotion.rollback("stargan", "over HTTP") == "1"
     assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
     assert "ema/G.safetensors" in registered_files("stargan@champion")
@@ -755,7 +758,7 @@ RACER = """
 
 @pytest.mark.slow
 def test_of_two_promoters_at_once_one_wins(binary: Path) -> None:
-    """Two processes that both saw no champion; the history has one move, the winner's."""
+    """Two processes that both saw no champion: the history has only the winner's change."""
     register(binary, 0)
     register(binary, 1)
     racers = [
@@ -783,7 +786,7 @@ def test_of_two_promoters_at_once_one_wins(binary: Path) -> None:
     assert [m["to"] for m in registry.history("stargan")] == [winner]
 
 
-def test_a_move_recorded_and_never_done_leaves_no_trace(
+def test_an_unfinished_change_of_the_alias_is_overwritten(
     binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A promoter that dies between the record and the alias."""
@@ -804,7 +807,7 @@ def test_a_move_recorded_and_never_done_leaves_no_trace(
 
 
 def test_a_lock_whose_holder_died_is_broken_after_its_time(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = {"holder": "a dead process"}
     tracking.client().create_registered_model("stargan.lock", tags=dead)
@@ -821,23 +824,23 @@ def test_a_lock_whose_holder_died_is_broken_after_its_time(
             held()
 
 
-def test_the_program_shows_versions_history_and_translates(
-    judged: Any, capsys: pytest.CaptureFixture[str]
+def test_command_lines_show_verify_and_translate(
+    promote: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judged(0)
+    promote(0)
     release.main(["show", "stargan"])
     assert "stargan/1 @champion" in capsys.readouterr().out
     release.main(["history", "stargan"])
     assert json.loads(capsys.readouterr().out)["to"] == "1"
     release.main(["verify", "stargan@champion"])
     assert "files as registered" in capsys.readouterr().out
-    face = judged.dataset.parent / "face.png"
+    face = promote.dataset.parent / "face.png"
     Image.fromarray(np.full((40, 30, 3), 128, np.uint8)).save(face)
-    edited = judged.dataset.parent / "edited.png"
+    edited = promote.dataset.parent / "edited.png"
     translate.main(["stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
     with Image.open(edited) as picture:
         assert picture.size == (16, 16)
-    with pytest.raises(ValueError, match="made with another code"):
+    with pytest.raises(ValueError, match="made with different code"):
         release.main(["verify", "stargan@champion", "--here"])
     with pytest.raises(ValueError, match=r"'Beard': name one of .*celeba/Male"):
         translate.main(["stargan@champion", str(face), str(edited), "Beard"])
@@ -848,8 +851,8 @@ def test_the_program_shows_versions_history_and_translates(
     assert registry.champion("stargan") == "1"
 
 
-def test_an_alias_is_pinned_to_the_version_that_it_is_now(binary: Path) -> None:
-    """The cache of training would not see that an alias moved."""
+def test_an_alias_is_pinned_to_its_current_version(binary: Path) -> None:
+    """Cached training steps would not notice a changed alias."""
     for seed in (0, 1):
         register(binary, seed)
         number = str(seed + 1)

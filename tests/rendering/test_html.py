@@ -1,4 +1,4 @@
-"""Pages are one escaped file that fetches nothing."""
+"""Pages are self-contained and escaped."""
 
 from html.parser import HTMLParser
 from typing import Any
@@ -48,7 +48,7 @@ def parse(page: str) -> Tags:
 
 @pytest.fixture
 def templates(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Templates of the test's own beside those of the library."""
+    """Test templates, in addition to those of the library."""
     more: dict[str, str] = {}
     ours = html._TEMPLATES
     loader = ours.loader
@@ -75,7 +75,7 @@ def evil(templates: dict[str, str]) -> str:
     return html.render("evil", text=EVIL, png=png)
 
 
-def test_text_from_outside_is_escaped_everywhere(evil: str) -> None:
+def test_all_values_are_escaped(evil: str) -> None:
     seen = parse(evil)
     assert "script" not in seen.tags
     assert "b" not in seen.tags
@@ -84,7 +84,7 @@ def test_text_from_outside_is_escaped_everywhere(evil: str) -> None:
     assert "".join(seen.text).count(EVIL) == 11
 
 
-def test_a_page_fetches_nothing(evil: str) -> None:
+def test_page_loads_no_external_resources(evil: str) -> None:
     seen = parse(evil)
     links = [v for k, v in seen.attributes if k in ("src", "href")]
     assert links
@@ -94,29 +94,29 @@ def test_a_page_fetches_nothing(evil: str) -> None:
     assert "@import" not in evil
 
 
-def test_a_name_that_nobody_gave_is_an_error(templates: dict[str, str]) -> None:
+def test_missing_template_variable_is_an_error(templates: dict[str, str]) -> None:
     with pytest.raises(UndefinedError, match="forgotten"):
         shown(templates, "{{ forgotten }}")
 
 
-def test_columns_of_numbers_are_set_to_the_right(templates: dict[str, str]) -> None:
+def test_number_columns_are_right_aligned(templates: dict[str, str]) -> None:
     body = '{% call table(["name", ">n"]) %}<tr><td>a</td>{{ number(1234567) }}</tr>{% endcall %}'
     page = shown(templates, body)
     assert '<th>name</th><th class="number">n</th>' in page
     assert '<td>a</td><td class="number">1,234,567</td>' in page
 
 
-def test_numbers_have_thousands_and_four_digits() -> None:
+def test_numbers_have_thousands_separators_and_four_digits() -> None:
     shown = [html.amount(v) for v in (1234567, 0.98765, 2.0, 12345.6, True, "3.1 – 9 %")]
     assert shown == ["1,234,567", "0.9877", "2", "12,346", "yes", "3.1 – 9 %"]
 
 
-def test_a_table_without_columns_has_no_head(templates: dict[str, str]) -> None:
+def test_table_without_columns_has_no_header(templates: dict[str, str]) -> None:
     page = shown(templates, '{% call table([]) %}{{ fact("a", 1) }}{% endcall %}')
     assert "<thead>" not in page
     assert "<tr><td>a</td><td>1</td></tr>" in page
 
 
-def test_a_table_without_rows_says_none(templates: dict[str, str]) -> None:
+def test_empty_table_shows_none(templates: dict[str, str]) -> None:
     page = shown(templates, '{% call table(["a", "b"]) %}{{ empty(2) }}{% endcall %}')
     assert '<td class="empty" colspan="2">none</td>' in page

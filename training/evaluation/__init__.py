@@ -1,1 +1,1 @@
-"""What a model can do: scores, distances, diversity, verification, pictures."""
+"""Evaluation of models: scores, distances, diversity, verification, pictures."""

@@ -1,4 +1,4 @@
-"""Score tables kept in the store by weights and fingerprint, so that no model is scored twice."""
+"""Score tables cached in the store by weights and fingerprint, so that no model is scored twice."""
 
 import tempfile
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ import pandas as pd
 from training.core.files import canonical_json, sha256_bytes
 from training.storage.store import Entry, Manifest, Store, StoreError
 
-# the files of a model that decide its scores
+# files of a model that determine its scores
 WEIGHTS = ("nets/", "ema/", "config.json", "label_space.json")
 TABLE = "scores.parquet"
 
 
 def weight_digests(model: Manifest) -> dict[str, str]:
-    """Name -> hex sha256 of the files of a model manifest that decide its scores."""
+    """Name -> hex sha256 of the files of a model manifest that determine its scores."""
     return {e.name: e.sha256 for e in model.entries if e.name.startswith(WEIGHTS)}
 
 
 @dataclass(frozen=True)
 class ScoreCache:
-    """The tables of one evaluation (`fingerprint`); `weights` are digests by file name."""
+    """Cached score tables of one `fingerprint`; `weights` map file names to digests."""
 
     store: Store
     fingerprint: str
 
     def find(self, weights: Mapping[str, str]) -> pd.DataFrame | None:
-        """The stored table; None where there is none or its bytes are lost."""
+        """The stored table; None if there is none or its bytes are lost."""
         stored = self.store.reference(self._key(weights))
         if stored is None:
             return None
@@ -38,6 +38,7 @@ class ScoreCache:
             return None
 
     def keep(self, weights: Mapping[str, str], table: pd.DataFrame) -> None:
+        """Store the table under its weights and the fingerprint."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / TABLE
             table.to_parquet(path)
@@ -45,6 +46,6 @@ class ScoreCache:
         self.store.refer(self._key(weights), entry.reference)
 
     def _key(self, weights: Mapping[str, str]) -> str:
-        """The stored name: digests in the order of their files' names, then the fingerprint."""
+        """Reference name: hash of the digests, sorted by file name, and the fingerprint."""
         content = [dict(sorted(weights.items())), self.fingerprint]
         return f"scores/{sha256_bytes(canonical_json(content))}"

@@ -1,4 +1,4 @@
-"""E7: what a translation costs, in parameters, operations and time."""
+"""E7: cost of a translation in parameters, operations and time."""
 
 import numpy as np
 import torch
@@ -13,29 +13,31 @@ from training.inference.translator import Translator
 
 
 def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch.device) -> Cost:
-    """E7: parameters and GMAC of what translates, images a second (fp32) at batch 1 and 16.
+    """E7: parameters and GMAC of the translating networks, images/s (fp32) at batch 1 and 16.
 
-    The median of 50 calls (of 8 where under 1,000 images are scored, as in the demo).
+    Times are medians of 50 calls (of 8 if fewer than 1,000 images are scored, as in the demo).
     """
     nets = translator.nets
     space = space_of(translator, faces)
-    spent = sorted(edits(translator, faces, space, device), key=lambda edit: sum(edit[0].values()))
-    used, x, labels, target = spent[len(spent) // 2]
+    edit_costs = sorted(
+        edits(translator, faces, space, device), key=lambda edit: sum(edit[0].values())
+    )
+    macs_by_network, x, labels, target = edit_costs[len(edit_costs) // 2]
     deployed = translator.model.deployed(nets)
-    names = [n for n, count in used.items() if count] if deployed is None else deployed
+    names = [n for n, count in macs_by_network.items() if count] if deployed is None else deployed
     sizes = [parameters(nets[n]) for n in names]
     repeats = 50 if not 0 < config.limit < 1000 else 8
 
     def rate(n: int) -> float:
-        many, a, b = (t.expand(n, *t.shape[1:]) for t in (x, labels, target))
-        return throughput(lambda: run(translator, many, a, b), n, repeats, device)
+        images, a, b = (t.expand(n, *t.shape[1:]) for t in (x, labels, target))
+        return throughput(lambda: run(translator, images, a, b), n, repeats, device)
 
     return Cost(
         parameters=float(sum(sizes)),
         parameters_total=float(sum(parameters(net) for net in nets.values())),
-        # of equal networks a domain or pair each has its own: n models, as the papers count
+        # one equal network per domain or pair counts as n models, as in the papers
         models=float(len(sizes) if len(set(sizes)) == 1 else 1),
-        gmac=float(np.mean([sum(edit[0].values()) for edit in spent])) / 1e9,
+        gmac=float(np.mean([sum(edit[0].values()) for edit in edit_costs])) / 1e9,
         images_per_second_1=rate(1),
         images_per_second_16=rate(16),
     )
@@ -44,23 +46,24 @@ def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch
 def edits(
     translator: Translator, faces: Faces, space: LabelSpace, device: torch.device
 ) -> list[tuple[dict[str, int], torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """(operations a network, x, c_org, c) of each single edit, of the image that takes most.
+    """(MACs per network, x, c_org, c) of each single edit, for the most costly of a few images.
 
-    Networks of pairs do nothing for an image that is in neither domain.
+    The most costly, since networks of a domain pair skip images that are in neither domain.
+    Raises ValueError if no image can be edited.
     """
     part, out = faces.parts[0], []
     rows = spread(len(part), 200)
     mine, shown = position(space, faces.space.sets[0]), part.labels[rows]
     for task in (task for task in faces.space.tasks(shown, 0) if task.single):
-        tried = []
+        candidates = []
         for i in task.changed.nonzero().flatten()[:4].tolist():
             x = to_float(part.images([rows[i]]).to(device))
             source = space.encode(shown[i : i + 1], mine)
             target = space.encode(task.target[i : i + 1], mine)
-            used = macs(translator.nets, lambda: run(translator, x, source, target))  # noqa: B023
-            tried.append((used, x, source, target))
-        if tried:
-            out.append(max(tried, key=lambda edit: sum(edit[0].values())))
+            macs_by_network = macs(translator.nets, lambda: run(translator, x, source, target))  # noqa: B023
+            candidates.append((macs_by_network, x, source, target))
+        if candidates:
+            out.append(max(candidates, key=lambda edit: sum(edit[0].values())))
     if not out:
         raise ValueError("no test image can be edited: each already shows every target")
     return out

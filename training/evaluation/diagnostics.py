@@ -1,4 +1,4 @@
-"""Known failures of models, measured on held-out images: in the log and in the report."""
+"""Training diagnostics, measured on held-out images, for the log and the report."""
 
 import math
 from collections.abc import Mapping
@@ -10,38 +10,41 @@ from training.data.labels import LabelSpace
 from training.evaluation.previews import held_out
 from training.models.base import Adversarial, Diagnostic, Model, Nets
 
-IMAGES = 64  # held-out images of each data set that are looked at
+IMAGES = 64  # held-out images per data set
 
 
 @torch.no_grad()
 def diagnostics(
     model: Model, nets: Nets, faces: Faces, space: LabelSpace, device: torch.device
 ) -> list[Diagnostic]:
-    """The model's own diagnostics on each data set's first images, with each other's labels.
+    """The model's diagnostics on each data set's first images, with shuffled labels as targets.
 
-    `space` is the model's, of which the data may be a part. Of several data sets each is named. The
-    networks are to be in evaluation mode.
+    `space` is the model's label space, which may have more data sets than `faces`. With several
+    data sets, names end in the data set's. The networks must be in evaluation mode.
     """
     found: list[Diagnostic] = []
     for part in faces.parts:
         batch = held_out(part, list(range(min(IMAGES, len(part)))), space, device)
-        ending = f"_{part.name}" if len(faces.parts) > 1 else ""
-        own = model.diagnostics(nets, batch.image, batch.target)
-        found += [one._replace(name=f"{one.name}{ending}") for one in own]
+        suffix = f"_{part.name}" if len(faces.parts) > 1 else ""
+        measured = model.diagnostics(nets, batch.image, batch.target)
+        found += [one._replace(name=f"{one.name}{suffix}") for one in measured]
     return found
 
 
-# D's lead: 0 where it cannot tell, 1 where it is sure; below, G's pictures pass for more real. An
-# untaught D that says 0 is at −1 of lsgan; entropies of 0.02·ln 2 in all leave G hardly a gradient.
-LEAST, MOST = {"wgan": -0.1, "gan": -1.0, "lsgan": -1.5}, {"wgan": 1.0, "gan": 0.99, "lsgan": 0.99}
+# Range of D's lead: 0 if D cannot tell real from fake, 1 if it is certain, negative if fakes look
+# more real. An untrained lsgan D that outputs 0 is at −1; at 0.99 G gets hardly any gradient.
+BALANCE_MIN, BALANCE_MAX = (
+    {"wgan": -0.1, "gan": -1.0, "lsgan": -1.5},
+    {"wgan": 1.0, "gan": 0.99, "lsgan": 0.99},
+)
 
 
 def balance(model: Model, means: Mapping[str, float], size: int) -> list[Diagnostic]:
-    """The lead of D over G in the logged `means`; none where the model names no such loss, or where
-    no D learned (a warm-up, another stage).
+    """The lead of D over G, from the logged mean losses; empty if the model has no adversarial loss
+    or no D was trained (a warm-up, another stage).
 
-    gan, lsgan: 1 − L/L₀, where L₀ is the loss of a D that says ½. wgan: the estimated distance as
-    a share of the greatest that two pictures of `size` px have, which a slope of 1 allows.
+    gan, lsgan: 1 − L/L₀, where L₀ is the loss of a D that outputs ½. wgan: the estimated distance
+    over the largest possible distance of two images of `size` px under a gradient norm of 1.
     """
     adversarial = model.adversarial
     if adversarial is None:
@@ -63,18 +66,20 @@ def balance(model: Model, means: Mapping[str, float], size: int) -> list[Diagnos
 
 
 def _lead(value: float, adversarial: Adversarial) -> Diagnostic:
-    says = "D has left G behind" if value > 0 else "G's pictures pass for more real than real ones"
-    return Diagnostic("balance", value, LEAST[adversarial.form], MOST[adversarial.form], says)
+    says = "D has left G behind" if value > 0 else "G's images look more real to D than real ones"
+    return Diagnostic(
+        "balance", value, BALANCE_MIN[adversarial.form], BALANCE_MAX[adversarial.form], says
+    )
 
 
-def worst_balance(model: Model, took: Mapping[str, float]) -> list[Diagnostic]:
-    """The lead in a training's summary that went furthest beyond its range, or came closest to it.
+def worst_balance(model: Model, training: Mapping[str, float]) -> list[Diagnostic]:
+    """The lead from a training's summary that is furthest out of its range, or closest to a limit.
 
-    None where the summary has none: trained before it was kept, or without an adversarial step.
+    Empty if the summary has no lead: an older version, or no adversarial step.
     """
     adversarial = model.adversarial
-    if adversarial is None or "balance" not in took:
+    if adversarial is None or "balance" not in training:
         return []
-    ends = (_lead(took[name], adversarial) for name in ("balance_least", "balance_most"))
-    sign = max(ends, key=lambda end: max(end.low - end.value, end.value - end.high))
-    return [sign._replace(says=f"{sign.says} in training; at its end {took['balance']:.3g}")]
+    extremes = (_lead(training[name], adversarial) for name in ("balance_least", "balance_most"))
+    worst = max(extremes, key=lambda end: max(end.low - end.value, end.value - end.high))
+    return [worst._replace(says=f"{worst.says} in training; at its end {training['balance']:.3g}")]

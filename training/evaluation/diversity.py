@@ -1,9 +1,8 @@
-"""E5: how much the outputs for one input differ, of a model that takes a latent or a reference.
+"""E5: diversity of the outputs for one input, for models with a style latent or reference.
 
-Ten outputs a source and target domain, the mean distance of their 45 pairs. With LPIPS weights
-given by path and checksum that distance is LPIPS; else it is one of the second judge's features
-and bears its name. The same outputs give Fréchet distances, since one style for all is no sample
-of a domain.
+For each source image and target domain, the mean distance over the 45 pairs of ten outputs: LPIPS
+if its weights are given by path and checksum, otherwise the distance of the second judge's features
+(diversity_vgg). The same outputs also give Fréchet distances, over many styles instead of one.
 """
 
 from collections import defaultdict
@@ -26,12 +25,12 @@ from training.models.base import EditOptions
 from training.models.torchscript import pinned
 
 OUTPUTS = 10
-SOURCES = 32  # images of each data set at most
-WAYS = {"latent": "seed", "reference": "reference"}  # way -> the edit option that it needs
+SOURCES = 32  # maximum number of images per data set
+WAYS = {"latent": "seed", "reference": "reference"}  # way -> required edit option
 
 
-class Apart:
-    """The distance of two batches of pictures: LPIPS where its weights are given."""
+class PerceptualDistance:
+    """Distance of two batches of images: LPIPS if its weights are given, else VGG features."""
 
     def __init__(self, judge: Judge, lpips: str = "") -> None:
         self.judge = judge
@@ -39,7 +38,7 @@ class Apart:
         self.name = "lpips" if lpips else "diversity_vgg"
 
     def __call__(self, judged: int, a: Tensor, b: Tensor) -> np.ndarray:
-        """(n,) of uint8 (n, H, W, 3)."""
+        """Distances (n,) of uint8 images (n, H, W, 3)."""
         x, y = to_float(a), to_float(b)
         if self.net is not None:
             with torch.inference_mode():
@@ -47,16 +46,17 @@ class Apart:
         return self.features(judged, x, y)
 
     def features(self, judged: int, x: Tensor, y: Tensor) -> np.ndarray:
+        """Distances (n,) of the second judge's features; images (n, 3, H, W) in [-1, 1]."""
         one, two = (self.judge.features(judged, v) for v in (x, y))
         return np.asarray((one - two).norm(dim=1).cpu())
 
 
 def _options(way: str, faces: Faces, view: View, task: Task) -> list[EditOptions]:
-    """Ten styles of a task's target: of latents, or of held-out images that show its label."""
+    """Up to ten styles for a task's target: latent seeds, or held-out images of that domain."""
     if way == "latent":
         return [EditOptions(seed=i) for i in range(OUTPUTS)]
-    part, at = faces.parts[view.dataset], [view.labels.names.index(n) for n in task.edits]
-    shown = (part.labels[:, at] == task.target[0, at]).all(1).nonzero().flatten()
+    part, columns = faces.parts[view.dataset], [view.labels.names.index(n) for n in task.edits]
+    shown = (part.labels[:, columns] == task.target[0, columns]).all(1).nonzero().flatten()
     order = torch.randperm(len(shown), generator=generator(0, "style", task.name))[:OUTPUTS]
     if len(order) < 2:
         return []
@@ -66,41 +66,44 @@ def _options(way: str, faces: Faces, view: View, task: Task) -> list[EditOptions
 def diversity(
     translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
 ) -> tuple[list[StyleSpread], dict[str, Distances]]:
-    """One row a (way, data set, target domain): apart (mean over pairs of ten outputs), from_input
-    (distance to the source), images; and by way the Fréchet distances' features. Empty for a model
-    that takes neither a latent nor a reference.
+    """One row per (way, data set, target domain), and the features for Fréchet distances by way.
+
+    In a row `apart` is the mean distance over pairs of outputs, `from_input` that to the source
+    image. Both are empty for a model without a latent or a reference.
     """
     supported = translator.model.supported_options
     ways = [way for way, field in WAYS.items() if field in supported]
     if not ways:
         return [], {}
-    few = replace(config, limit=min(config.limit or SOURCES, SOURCES))
-    apart = Apart(judge, config.lpips)
+    limited = replace(config, limit=min(config.limit or SOURCES, SOURCES))
+    distance = PerceptualDistance(judge, config.lpips)
     rows: list[StyleSpread] = []
-    seen: dict[str, Distances] = defaultdict(lambda: Distances(judge, config.inception))
-    for view in views(translator, faces, judge, few):
+    frechet: dict[str, Distances] = defaultdict(lambda: Distances(judge, config.inception))
+    for view in views(translator, faces, judge, limited):
         before = faces.parts[view.dataset].images(view.rows)
         x, source = to_float(before).to(judge.device), view.encode(view.source)
         for way in ways:
             for task in (task for task in view.tasks if task.single and task.changed.any()):
-                made = []
+                outputs = []
                 for options in _options(way, faces, view, task):
                     if options.reference is not None:
                         style = options.reference.to(x.device).expand(len(x), -1, -1, -1)
                         options = EditOptions(reference=style)
                     styled = replace(translator, options=options)
-                    made.append(run(styled, x, source, view.encode(task.target)))
-                    features = judge.features(view.judged, to_float(made[-1]))
-                    seen[way].see(view, slice(0, len(x)), task, made[-1], features)
-                if not made:
+                    outputs.append(run(styled, x, source, view.encode(task.target)))
+                    features = judge.features(view.judged, to_float(outputs[-1]))
+                    frechet[way].add(view, slice(0, len(x)), task, outputs[-1], features)
+                if not outputs:
                     continue
-                pairs = [apart(view.judged, a, b).mean() for a, b in combinations(made, 2)]
-                moved = [apart(view.judged, a, before.to(a.device)).mean() for a in made]
+                pairs = [distance(view.judged, a, b).mean() for a, b in combinations(outputs, 2)]
+                input_distances = [
+                    distance(view.judged, a, before.to(a.device)).mean() for a in outputs
+                ]
                 rows.append(
                     StyleSpread(
-                        way=way, dataset=view.labels.name, domain=task.name, distance=apart.name,
-                        apart=float(np.mean(pairs)), from_input=float(np.mean(moved)),
+                        way=way, dataset=view.labels.name, domain=task.name, distance=distance.name,
+                        apart=float(np.mean(pairs)), from_input=float(np.mean(input_distances)),
                         images=len(x),
                     )
                 )  # fmt: skip
-    return rows, dict(seen)
+    return rows, dict(frechet)

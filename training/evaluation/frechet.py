@@ -1,8 +1,8 @@
 """E4: Fréchet distances of the edits of each target domain from real faces of that domain.
 
-The features are the second judge's, and the distance bears its name; only with Inception weights
-given by path and checksum is there a FID. Distances of few images are biased upwards, so beside
-each stands its floor: real against real, at the same number of images.
+Features are the second judge's (frechet_vgg); FID is added if Inception weights are given by
+path and checksum. Distances of few images are biased upwards, so each comes with a floor: the
+distance between real images at the same sample size.
 """
 
 from collections import defaultdict
@@ -19,14 +19,14 @@ from training.evaluation.records import Distance, DomainDistance
 from training.evaluation.score import View
 from training.models.torchscript import pinned
 
-LEAST = 8  # images; fewer say nothing
+MIN_IMAGES = 8  # per side; with fewer the distance is meaningless
 CHUNK = 64
 
 
 def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
-    """(n, d) of uint8 (n, H, W, 3).
+    """Features (n, d) of uint8 images (n, H, W, 3).
 
-    The network takes (n, 3, H, W), and return_features=True where its schema has that.
+    The network takes (n, 3, H, W), and return_features=True if its schema has that argument.
     """
     schema = str(getattr(net.forward, "schema", ""))
     extra = {"return_features": True} if "return_features" in schema else {}
@@ -39,9 +39,10 @@ def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
 
 
 def domains(labels: LabelSet, task: Task, target: Tensor) -> list[tuple[str, Tensor]]:
-    """Target domains of a single edit and the rows (n,) bool of `target` (n, k) that lie in each.
+    """Target domains of a single edit, each with a mask (n,) bool of its rows of `target` (n, k).
 
-    An attribute that is flipped has two: those that got it, and those that lost it.
+    A flipped attribute has two: images that gained it and images that lost it. Combinations and
+    continuous labels have none.
     """
     if not task.single or labels.kind == "continuous":
         return []
@@ -50,7 +51,7 @@ def domains(labels: LabelSet, task: Task, target: Tensor) -> list[tuple[str, Ten
 
 
 class Distances:
-    """Collects features of the edits while they are scored (`see` is a hook of `score`)."""
+    """Collects features of edits while they are scored (`add` is a hook of `score`)."""
 
     def __init__(self, judge: Judge, inception: str = "") -> None:
         self.judge = judge
@@ -70,8 +71,8 @@ class Distances:
             out["fid"] = inception_features(self.inception, images)
         return out
 
-    def see(self, view: View, here: slice, task: Task, images: Tensor, features: Tensor) -> None:
-        """Take the outputs (uint8) of one task for rows `here` of a view, and their features."""
+    def add(self, view: View, here: slice, task: Task, images: Tensor, features: Tensor) -> None:
+        """Collect the features of one task's uint8 outputs for rows `here` of a view."""
         changed = task.changed[here]
         named = domains(view.labels, task, task.target[here])
         if not named or not changed.any():
@@ -80,38 +81,38 @@ class Distances:
         if self.inception is not None:
             found["fid"] = inception_features(self.inception, images[changed.to(images.device)])
         for name, rows in named:
-            mine = rows[changed].numpy()
+            in_domain = rows[changed].numpy()
             for kind, values in found.items():
-                if mine.any():
-                    self.edited[view.dataset, name][kind].append(values[mine])
+                if in_domain.any():
+                    self.edited[view.dataset, name][kind].append(values[in_domain])
 
     def table(
         self,
         faces: Faces,
-        spare: Faces | None,
-        learned: Faces | None = None,
+        extra: Faces | None,
+        train: Faces | None = None,
         seed: int = 0,
         way: str = "",
     ) -> list[DomainDistance]:
-        """One record a domain: distance, floor, and the number of images on each side of both.
+        """One record per domain: distance, floor, and the number of images on each side.
 
-        Real faces are those of `faces` (the test split) and `spare` (validation, if any) with the
-        label: one half is compared with the edits, and with the other half for the floor. `train`
-        is the distance from as many of `learned` (StarGAN v2's convention), where it has them.
-        Domains with fewer than 8 images a side are left out.
+        Real images are those of the domain in `faces` (the test split) and `extra` (validation,
+        if any): one half is compared with the edits, and with the other half for the floor.
+        `Distance.train` is the distance to as many images of `train` (StarGAN v2's convention), if
+        it has enough. Domains with fewer than 8 images a side are omitted.
         """
         out: list[DomainDistance] = []
         for i, labels in enumerate(faces.space.sets):
-            parts = [s.parts[i] for s in (faces, spare) if s is not None]
-            real = self._real(self.judge.space.index(labels.name), parts)
+            parts = [s.parts[i] for s in (faces, extra) if s is not None]
+            real = self._real_features(self.judge.space.index(labels.name), parts)
             shown = torch.cat([p.labels for p in parts])
             for (dataset, name), edited in self.edited.items():
                 if dataset != i:
                     continue
                 positive = name in labels.names
                 attribute = name if positive else name.removeprefix("not_")
-                at = labels.names.index(attribute)
-                here = (shown[:, at] > 0.5) == positive
+                column = labels.names.index(attribute)
+                here = (shown[:, column] > 0.5) == positive
                 stream = generator(seed, "halves", labels.name, name)
                 found = here.nonzero().flatten()
                 rows = found[torch.randperm(len(found), generator=stream)].numpy()
@@ -119,30 +120,34 @@ class Distances:
                 total = len(fakes[self.kinds[0]])
                 order = torch.randperm(total, generator=stream).numpy()
                 n = min(total, len(rows) // 2)
-                if n < LEAST:
+                if n < MIN_IMAGES:
                     continue
-                trained: dict[str, np.ndarray] = {}
-                if learned is not None:
-                    part = learned.parts[i]
-                    seen = ((part.labels[:, at] > 0.5) == positive).nonzero().flatten()
-                    some = seen[torch.randperm(len(seen), generator=stream)[:n]].tolist()
-                    if len(some) == n:
-                        trained = self._some(self.judge.space.index(labels.name), part, some)
+                train_features: dict[str, np.ndarray] = {}
+                if train is not None:
+                    part = train.parts[i]
+                    candidates = ((part.labels[:, column] > 0.5) == positive).nonzero().flatten()
+                    chosen = candidates[
+                        torch.randperm(len(candidates), generator=stream)[:n]
+                    ].tolist()
+                    if len(chosen) == n:
+                        train_features = self._row_features(
+                            self.judge.space.index(labels.name), part, chosen
+                        )
                 distances = {}
                 for kind in self.kinds:
                     fake = fakes[kind][order[:n]]
                     one, two = real[kind][rows[:n]], real[kind][rows[n : 2 * n]]
-                    train = frechet(fake, trained[kind]) if trained else None
-                    distances[kind] = Distance(frechet(fake, one), frechet(two, one), train)
+                    from_train = frechet(fake, train_features[kind]) if train_features else None
+                    distances[kind] = Distance(frechet(fake, one), frechet(two, one), from_train)
                 out.append(DomainDistance(labels.name, name, n, distances, way))
         return out
 
-    def _real(self, judged: int, parts: list[Part]) -> dict[str, np.ndarray]:
-        found = [self._some(judged, part, list(range(len(part)))) for part in parts]
+    def _real_features(self, judged: int, parts: list[Part]) -> dict[str, np.ndarray]:
+        found = [self._row_features(judged, part, list(range(len(part)))) for part in parts]
         return {kind: np.concatenate([f[kind] for f in found if f]) for kind in self.kinds}
 
-    def _some(self, judged: int, part: Part, rows: list[int]) -> dict[str, np.ndarray]:
-        """Features of these real images, few at a time."""
+    def _row_features(self, judged: int, part: Part, rows: list[int]) -> dict[str, np.ndarray]:
+        """Features of the given rows, computed in chunks."""
         chunks: dict[str, list[np.ndarray]] = defaultdict(list)
         for start in range(0, len(rows), CHUNK):
             images = part.images(rows[start : start + CHUNK])

@@ -1,4 +1,4 @@
-"""Measure a model: every score, picture and diagnostic of one evaluation."""
+"""Evaluate a model: every score, figure and diagnostic of one evaluation."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,7 +12,13 @@ from training.evaluation.diagnostics import diagnostics, worst_balance
 from training.evaluation.diversity import diversity
 from training.evaluation.fingerprint import fingerprint
 from training.evaluation.frechet import Distances
-from training.evaluation.gallery import compared, masks, own, samples, worst
+from training.evaluation.gallery import (
+    mask_figures,
+    model_previews,
+    samples,
+    two_model_figure,
+    worst_edits,
+)
 from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.records import (
     ComparedModel,
@@ -32,20 +38,20 @@ from training.inference.translator import Translator, load_translator
 from training.models.base import EditOptions
 from training.storage.store import Manifest, Store
 
-INTENSITIES = (1.0, 1.5, 2.0)  # 1 is that of training
-SWEPT = 64  # images of each data set at each intensity
+INTENSITIES = (1.0, 1.5, 2.0)  # 1 as in training
+SWEEP_IMAGES = 64  # per data set and intensity
 
 
 class Other(NamedTuple):
-    """A second model for Fig. 6, and where it comes from."""
+    """A second model for Fig. 6, and its reference or path."""
 
     translator: Translator
     source: str
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What a model is measured on."""
+class Setup:
+    """A model with the data, judge and configuration of its evaluation."""
 
     translator: Translator
     faces: Faces
@@ -61,34 +67,37 @@ def measure(
     store: Store,
     other: Other | None = None,
 ) -> Evaluation:
-    """Score a model on one split of a data set by a frozen judge.
+    """Evaluate a model on one split of a data set with a frozen judge.
 
-    Raises ValueError where the judge is below its floor or the three do not belong together.
+    Raises ValueError if the judge is below its floor, or the labels or image sizes of model, data
+    and judge differ.
     """
     frozen = load_judge(judge, store)
     frozen.require()
     faces = Faces.open(dataset, config.eval_split, store)
-    bench = Bench(load_translator(model, store), faces, frozen, config)
-    translator = bench.translator
+    setup = Setup(load_translator(model, store), faces, frozen, config)
+    translator = setup.translator
     distances = Distances(frozen, config.inception)
-    table = score(translator, faces, frozen, config, hook=distances.see)
+    table = score(translator, faces, frozen, config, hook=distances.add)
     summary, tasks = summarise(table, config)
-    # validation images swell the real side
-    spare = None if config.eval_split == "val" else _split(dataset, "val", store)
-    real = (faces, spare, _split(dataset, "train", store))
+    # validation images enlarge the real side of the distances
+    validation = None if config.eval_split == "val" else _split(dataset, "val", store)
+    real = (faces, validation, _split(dataset, "train", store))
     domains = distances.table(*real)
     spreads, styled = diversity(translator, faces, frozen, config)
     styles = [row for way, seen in styled.items() for row in seen.table(*real, way=way)]
-    spent = cost(translator, faces, config, frozen.device)
-    asked = views(translator, faces, frozen, config)
-    pictures, results = _pictures(bench, asked, table)
-    verified = verification(table, faces, frozen, asked, config)
+    translation_cost = cost(translator, faces, config, frozen.device)
+    data_views = views(translator, faces, frozen, config)
+    pictures, results = _pictures(setup, data_views, table)
+    verified = verification(table, faces, frozen, data_views, config)
     comparison = None
     if other is not None:
-        figure, comparison = _compare(bench, table, model.digest, other)
+        figure, comparison = _compare(setup, table, model.digest, other)
         pictures.append(figure)
-    took = model.about.get("training", {})
-    signs = diagnostics(translator.model, translator.nets, faces, translator.space, frozen.device)
+    training = model.about.get("training", {})
+    model_diagnostics = diagnostics(
+        translator.model, translator.nets, faces, translator.space, frozen.device
+    )
     return Evaluation(
         subject=Subject(
             fingerprint(dataset, judge, config, store),
@@ -103,13 +112,13 @@ def measure(
         domains=domains,
         diversity=spreads,
         styles=styles,
-        cost=spent,
+        cost=translation_cost,
         judge=JudgeFacts.read(frozen.facts),
         masks=results,
         verification=verified,
         sweep=sweep(translator, faces, frozen, config),
-        symptoms=[*signs, *worst_balance(translator.model, took)],
-        training=took,
+        symptoms=[*model_diagnostics, *worst_balance(translator.model, training)],
+        training=training,
         comparison=comparison,
         pictures=pictures,
         table=table,
@@ -119,32 +128,32 @@ def measure(
 def sweep(
     translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
 ) -> list[SweepPoint]:
-    """Success and its price at intensities inside and beyond those of training.
+    """Scores at intensities in and beyond the training range, on at most 64 images per data set.
 
-    Of a model that takes an intensity; on at most 64 images of each data set.
+    Empty for models that do not support an intensity.
     """
     if "intensity" not in translator.model.supported_options:
         return []
-    few = replace(config, limit=min(config.limit or SWEPT, SWEPT))
+    few = replace(config, limit=min(config.limit or SWEEP_IMAGES, SWEEP_IMAGES))
     points = []
     for intensity in INTENSITIES:
-        asked = replace(translator, options=EditOptions(intensity=intensity))
-        table = score(asked, faces, judge, few, what=f"intensity {intensity:g}")
-        found, _ = summarise(table, few)
+        scaled = replace(translator, options=EditOptions(intensity=intensity))
+        table = score(scaled, faces, judge, few, what=f"intensity {intensity:g}")
+        summary, _ = summarise(table, few)
         points.append(
             SweepPoint(
                 intensity,
-                found.success_mean,
-                found.success_worst,
-                found.preservation_mean,
-                found.identity_cosine,
+                summary.success_mean,
+                summary.success_worst,
+                summary.preservation_mean,
+                summary.identity_cosine,
             )
         )
     return points
 
 
 def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
-    """Images for the real side of distances; not every data set has any."""
+    """Images for the real side of distances; None if the split has none."""
     try:
         return Faces.open(dataset, split, store)
     except ValueError:
@@ -152,37 +161,37 @@ def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
 
 
 def _pictures(
-    bench: Bench, asked: list[View], table: pd.DataFrame
+    setup: Setup, data_views: list[View], table: pd.DataFrame
 ) -> tuple[list[Figure], list[MaskResult]]:
-    translator, faces, device = bench.translator, bench.faces, bench.judge.device
-    pictures = [samples(translator, faces, view, device) for view in asked]
-    pictures += [f for view in asked for f in own(translator, faces, view, device)]
-    grids, results = masks(translator, faces, bench.judge, asked, bench.config)
-    failures = [worst(translator, faces, view, table, device) for view in asked]
+    translator, faces, device = setup.translator, setup.faces, setup.judge.device
+    pictures = [samples(translator, faces, view, device) for view in data_views]
+    pictures += [f for view in data_views for f in model_previews(translator, faces, view, device)]
+    grids, results = mask_figures(translator, faces, setup.judge, data_views, setup.config)
+    failures = [worst_edits(translator, faces, view, table, device) for view in data_views]
     return [*pictures, *grids, *(f for f in failures if f)], results
 
 
 def _compare(
-    bench: Bench, table: pd.DataFrame, digest: str, other: Other
+    setup: Setup, table: pd.DataFrame, digest: str, other: Other
 ) -> tuple[Figure, Comparison]:
-    """Fig. 6 on a data set that both models know: expressions where they share them."""
-    translator, faces, judge, config = bench.translator, bench.faces, bench.judge, bench.config
+    """Fig. 6 on a data set with labels that both models have, preferably expressions."""
+    translator, faces, judge, config = setup.translator, setup.faces, setup.judge, setup.config
     space = other.translator.space
     shared = [s for s in faces.space.sets if space.matching(s) is not None]
     if not shared:
         known = ", ".join(s.name for s in space.sets)
-        raise ValueError(f"{other.source}: knows {known}, nothing of this data set's labels")
+        raise ValueError(f"{other.source}: has labels of {known}, none of this data set's labels")
     name = next((s.name for s in shared if s.kind == "onehot"), shared[0].name)
-    again = score(other.translator, faces, judge, config, only=[name], what="compare")
+    other_table = score(other.translator, faces, judge, config, only=[name], what="compare")
     both = (translator, other.translator)
     mine, theirs = (views(each, faces, judge, config, [name])[0] for each in both)
     first, second = ("joint" if len(each.space.sets) > 1 else "single" for each in both)
     if first == second:
         first, second = "this model", "the other"
     titles = (first, second)
-    picture = compared(*both, faces, mine, theirs, titles, judge.device)
+    picture = two_model_figure(*both, faces, mine, theirs, titles, judge.device)
     own_scores, _ = summarise(table[table["dataset"] == name], config)
-    its_scores, _ = summarise(again, config)
+    its_scores, _ = summarise(other_table, config)
     models = (
         _compared(first, digest, own_scores),
         _compared(second, other.source, its_scores),
@@ -190,8 +199,8 @@ def _compare(
     return picture, Comparison(name, models)
 
 
-def _compared(title: str, source: str, found: Summary) -> ComparedModel:
+def _compared(title: str, source: str, summary: Summary) -> ComparedModel:
     return ComparedModel(
-        title, source, found.success_mean, found.success_low, found.success_high,
-        found.identity_cosine, found.self_psnr,
+        title, source, summary.success_mean, summary.success_low, summary.success_high,
+        summary.identity_cosine, summary.self_psnr,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Image metrics, the Fréchet distance, intervals, and what a translation costs."""
+"""Image metrics, Fréchet distance, confidence intervals, and the cost of a translation."""
 
 import math
 import time
@@ -21,7 +21,7 @@ def _pair(a: Tensor, b: Tensor) -> None:
     for image in (a, b):
         if image.dtype != torch.uint8 or image.ndim != 4 or image.shape[3] != 3:
             raise ValueError(
-                f"images of {image.dtype} {tuple(image.shape)}; uint8 (n, H, W, 3) is needed"
+                f"images of {image.dtype} {tuple(image.shape)}; expected uint8 (n, H, W, 3)"
             )
     if a.shape != b.shape:
         raise ValueError(f"images of different shape: {tuple(a.shape)} and {tuple(b.shape)}")
@@ -30,7 +30,7 @@ def _pair(a: Tensor, b: Tensor) -> None:
 def psnr(a: Tensor, b: Tensor) -> np.ndarray:
     """Peak signal-to-noise ratio of each image, dB, float64 (n,); uint8 (n, H, W, 3), peak 255.
 
-    As scikit-image's, except that it is cut at PSNR_CAP, so that means stay finite.
+    As in scikit-image, but capped at PSNR_CAP so that means stay finite. Other images: ValueError.
     """
     _pair(a, b)
     mse = (a.double() - b.double()).square().mean((1, 2, 3)).cpu().numpy()
@@ -39,9 +39,9 @@ def psnr(a: Tensor, b: Tensor) -> np.ndarray:
 
 
 def _window(length: int, gaussian: bool) -> Tensor:
-    """(length − taps + 1, length): the filter's valid positions along one side, as a matrix.
+    """1-D filter with valid padding as a matrix (length − taps + 1, length).
 
-    On a CPU two products with it are several times faster than pooling or convolving one channel.
+    On a CPU two matrix products are several times faster than pooling or convolving one channel.
     """
     taps = torch.exp(-0.5 * (torch.arange(-5, 6) / 1.5).square()) if gaussian else torch.ones(7)
     band = torch.zeros(length - len(taps) + 1, length)
@@ -54,16 +54,16 @@ def ssim(a: Tensor, b: Tensor, *, gaussian: bool = False) -> np.ndarray:
     """Structural similarity of each image (Wang et al. 2004), float64 (n,); uint8 (n, H, W, 3).
 
     Equal to scikit-image's `structural_similarity` (its default 7×7 uniform window with sample
-    covariance, or the original's Gaussian σ 1.5 over 11×11), which takes one image at a time
-    and 20 ms for it at 128 px; this one takes the batch. Images under the window: ValueError.
+    covariance, or the original Gaussian window, σ 1.5 over 11×11), but on whole batches; that one
+    needs 20 ms per image at 128 px. Images smaller than the window raise ValueError.
     """
     _pair(a, b)
     window = 11 if gaussian else 7
     if min(a.shape[1:3]) < window:
-        raise ValueError(f"images of {a.shape[1]}×{a.shape[2]} px; at least {window} are needed")
+        raise ValueError(f"images of {a.shape[1]}×{a.shape[2]} px; at least {window} required")
     x, y = (v.permute(0, 3, 1, 2).float().div(255.0) for v in (a, b))
     ux, uy = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
-    x, y = x - ux, y - uy  # variances do not mind, and float32 stays exact enough
+    x, y = x - ux, y - uy  # leaves variances unchanged and keeps float32 precise enough
     rows, columns = (_window(n, gaussian).to(x) for n in x.shape[2:])
 
     def smooth(v: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """Fréchet distance of the Gaussians fitted to features a (n, d) and b (m, d).
 
     ‖μ₁−μ₂‖² + tr(C₁ + C₂ − 2(C₁C₂)^½) (Heusel et al. 2017, eq. 6), ≥ 0; biased upwards for small
-    n, so compare at equal n only. Fewer than two rows or a value not finite raises ValueError.
+    n, so compare only at equal n. Fewer than two rows or a non-finite value raises ValueError.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:]:
         raise ValueError(
-            f"features of shape {a.shape} and {b.shape}; two rows of one width at least"
+            f"features of shape {a.shape} and {b.shape}; at least two rows of equal width required"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("features are not finite")
     c1, c2 = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (a, b))
-    # (C₁C₂)^½ has the trace of (C₁^½ C₂ C₁^½)^½, which is symmetric: real and stable
+    # tr (C₁C₂)^½ = tr (C₁^½ C₂ C₁^½)^½, a symmetric matrix: real and numerically stable
     values, vectors = np.linalg.eigh(c1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ c2 @ root), 0, None)).sum()
@@ -115,12 +115,12 @@ def wilson(successes: float, n: float, z: float = Z95) -> Interval:
 def bootstrap(
     values: np.ndarray, groups: np.ndarray, clusters: np.ndarray, draws: int, seed: int = 0
 ) -> np.ndarray:
-    """Bootstrap draws (draws, m) of the mean over `groups` of each group's mean of values (n, m).
+    """Cluster bootstrap (draws, m) of the mean over `groups` of each group's mean of values (n, m).
 
-    Whole clusters (identities) are drawn with replacement, the same ones for every column, so
-    differences of columns are paired. Clusters without a common group, even through others (the
-    people of two data sets), are drawn apart, so that few people are not lost among many. A group
-    that a draw leaves empty is left out of its mean.
+    Whole clusters (identities) are drawn with replacement, the same ones for every column, so that
+    differences of columns are paired. Sampling is stratified by connected components of clusters
+    and groups (the people of different data sets), so that small data sets are never left out.
+    Groups that are empty in a draw are excluded from its mean. No rows raise ValueError.
     """
     values = np.asarray(values, np.float64).reshape(len(groups), -1)
     if not len(values):
@@ -128,19 +128,19 @@ def bootstrap(
     _, group = np.unique(groups, return_inverse=True)
     _, cluster = np.unique(clusters, return_inverse=True)
     ng, nc, m = group.max() + 1, cluster.max() + 1, values.shape[1]
-    place = cluster * ng + group
-    counts = np.bincount(place, minlength=nc * ng).reshape(nc, ng)
-    sums = np.stack(
-        [np.bincount(place, values[:, j], nc * ng).reshape(nc, ng) for j in range(m)], 2
-    )
+    cell = cluster * ng + group
+    counts = np.bincount(cell, minlength=nc * ng).reshape(nc, ng)
+    sums = np.stack([np.bincount(cell, values[:, j], nc * ng).reshape(nc, ng) for j in range(m)], 2)
     rng = np.random.default_rng(seed)
     links = coo_array((counts > 0).astype(np.int8))
     graph = block_array([[None, links], [links.T, None]])
     stratum = connected_components(graph, directed=False)[1][:nc]
     weights = np.zeros((draws, nc))
     for number in np.unique(stratum):
-        mine = np.flatnonzero(stratum == number)
-        weights[:, mine] = rng.multinomial(len(mine), np.full(len(mine), 1 / len(mine)), size=draws)
+        members = np.flatnonzero(stratum == number)
+        weights[:, members] = rng.multinomial(
+            len(members), np.full(len(members), 1 / len(members)), size=draws
+        )
     n = (weights @ counts)[:, :, None]
     totals = (weights @ sums.reshape(nc, ng * m)).reshape(draws, ng, m)
     means = np.divide(totals, n, out=np.full_like(totals, np.nan), where=n > 0)
@@ -150,10 +150,10 @@ def bootstrap(
 def proportion_interval(
     values: np.ndarray, clusters: np.ndarray, draws: int, seed: int = 0
 ) -> Interval:
-    """95 % interval of the mean of 0/1 values whose rows come in clusters (identities).
+    """95 % interval of the mean of 0/1 values that are clustered (by identity).
 
-    The percentiles of the cluster bootstrap; where every value is the same, which leaves nothing
-    to resample, Wilson's interval with one trial a cluster.
+    Percentiles of the cluster bootstrap; if all values are equal, which leaves nothing to resample,
+    Wilson's interval with one trial per cluster.
     """
     values = np.asarray(values, np.float64)
     count = len(np.unique(clusters))
@@ -166,18 +166,19 @@ def proportion_interval(
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Probability that a positive scores above a negative (ties count half)."""
-    from scipy.stats import mannwhitneyu  # not with the module: a third of a second
+    """Area under the ROC curve: P(positive score > negative score), ties counted half."""
+    from scipy.stats import mannwhitneyu  # imported here: it takes a third of a second
 
     if not len(positive) or not len(negative):
-        raise ValueError("both kinds are needed")
-    above, below = (np.asarray(v, np.float64) for v in (positive, negative))  # U has their dtype
+        raise ValueError("AUC: at least one positive and one negative score required")
+    # U has the dtype of its inputs
+    above, below = (np.asarray(v, np.float64) for v in (positive, negative))
     wins = mannwhitneyu(above, below, method="asymptotic").statistic
     return float(wins / (len(positive) * len(negative)))
 
 
 def pairs(vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines of all pairs of unit vectors (n, d): of one person, and of two (impostors)."""
+    """Cosines of all pairs of unit vectors (n, d): genuine (same name) and impostor pairs."""
     same = names[:, None] == names[None, :]
     upper = np.triu(np.ones_like(same), 1)
     cosines = vectors @ vectors.T
@@ -185,27 +186,26 @@ def pairs(vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def threshold(impostors: np.ndarray, far: float) -> float | None:
-    """The lowest score above which at most `far` of the impostors lie; None of fewer than 1/far.
+    """The lowest threshold with a false accept rate of at most `far` on the impostor scores.
 
-    Of so few even one that passes is too many, so that no score of theirs tells where to stop.
+    None for fewer than 1/far impostors, where one false accept would already exceed the rate.
     """
     passing = int(far * len(impostors) + 1e-9)
     if not passing:
         return None
-    place = len(impostors) - 1 - passing
-    return float(np.partition(impostors, place)[place])
+    rank = len(impostors) - 1 - passing
+    return float(np.partition(impostors, rank)[rank])
 
 
 def parameters(net: nn.Module) -> int:
-    """Number of trainable-shaped values; buffers are not counted."""
+    """Number of parameters; buffers are not counted."""
     return sum(p.numel() for p in net.parameters())
 
 
 def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, int]:
-    """Multiply-accumulates that `call` spends in each network's layers: half of PyTorch's FLOP.
+    """Multiply-accumulates of `call` in each network's layers: half of PyTorch's FLOP count.
 
-    Convolutions and matrix products count, biases and norms do not; a network that `call` does not
-    use counts 0.
+    Convolutions and matrix products count, biases and norms do not; unused networks have 0.
     """
     counts = dict.fromkeys(nets, 0)
     counter = FlopCounterMode(display=False)
@@ -218,7 +218,7 @@ def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, in
         return hook
 
     for name, net in nets.items():
-        # each layer, not the whole: models call parts of a network, past its own hooks
+        # hooks on layers: models may call parts of a network, which skips the network's own hooks
         for layer in (m for m in net.modules() if not any(m.children())):
             handles.append(layer.register_forward_pre_hook(add(name, -1)))
             handles.append(layer.register_forward_hook(add(name, 1)))
@@ -234,9 +234,9 @@ def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, in
 def throughput(
     call: Callable[[], object], images: int, repeats: int, device: torch.device
 ) -> float:
-    """Images a second: `images` over the median time of `repeats` calls, after three to warm up."""
+    """Images/s: `images` over the median time of `repeats` calls, after three warm-up calls."""
 
-    def once() -> float:
+    def timed_call() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         start = time.perf_counter()
@@ -246,5 +246,5 @@ def throughput(
         return time.perf_counter() - start
 
     for _ in range(3):
-        once()
-    return images / float(np.median([once() for _ in range(repeats)]))
+        timed_call()
+    return images / float(np.median([timed_call() for _ in range(repeats)]))

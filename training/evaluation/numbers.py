@@ -1,4 +1,4 @@
-"""The flat metrics of an evaluation: finite numbers by name, as trackers and metrics.json have."""
+"""The flat metrics of an evaluation, for trackers and metrics.json: finite numbers by name."""
 
 import re
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ Numbers = dict[str, float]
 
 
 def key(*parts: str) -> str:
-    """A metric's name: only what every tracker takes."""
+    """A metric name of characters that every tracker accepts."""
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part) for part in parts if part)
 
 
 def flat(evaluation: Evaluation) -> Numbers:
-    """Every number of an evaluation by its metric's name.
+    """Every number of an evaluation by metric name.
 
-    Raises ValueError, with the names, where any is not finite.
+    Raises ValueError with the names of those that are not finite.
     """
     numbers: Numbers = {k: float(v) for k, v in to_json(evaluation.summary).items()}
     numbers |= {key("success", t.dataset, t.task): t.success for t in evaluation.tasks}
@@ -41,31 +41,31 @@ def flat(evaluation: Evaluation) -> Numbers:
     numbers |= verification_numbers(evaluation.verification)
     numbers |= sweep_numbers(evaluation.sweep)
     numbers |= {f"symptom_{s.name}": s.value for s in evaluation.symptoms}
-    bad = sorted(k for k, v in numbers.items() if not np.isfinite(v))
-    if bad:
-        raise ValueError(f"not finite: {', '.join(bad)}; the model or the judge is broken")
+    invalid = sorted(k for k, v in numbers.items() if not np.isfinite(v))
+    if invalid:
+        raise ValueError(f"not finite: {', '.join(invalid)}; the model or the judge is broken")
     return numbers
 
 
 def style_numbers(rows: Sequence[StyleSpread]) -> Numbers:
-    """Mean distance of a way's outputs from each other, and of outputs from inputs (E5)."""
+    """E5 by style source: mean distance between outputs, and of outputs from their inputs."""
     out: Numbers = {}
     for way in dict.fromkeys(row.way for row in rows):
-        mine = [row for row in rows if row.way == way]
-        name = mine[0].distance
-        out[key(name, way)] = float(np.mean([row.apart for row in mine]))
-        out[key(name, way, "from_input")] = float(np.mean([row.from_input for row in mine]))
+        selected = [row for row in rows if row.way == way]
+        name = selected[0].distance
+        out[key(name, way)] = float(np.mean([row.apart for row in selected]))
+        out[key(name, way, "from_input")] = float(np.mean([row.from_input for row in selected]))
     return out
 
 
 def frechet_numbers(rows: Sequence[DomainDistance]) -> Numbers:
-    """Each domain's distance, and means over a data set's domains beside their floors' mean."""
+    """E4: each domain's distance, and means of distances and floors over a data set's domains."""
     out: Numbers = {}
     for way, dataset in dict.fromkeys((row.way, row.dataset) for row in rows):
-        mine = [row for row in rows if (row.way, row.dataset) == (way, dataset)]
-        for kind in mine[0].distances:
-            found = [row.distances[kind] for row in mine]
-            for row, distance in zip(mine, found, strict=True):
+        selected = [row for row in rows if (row.way, row.dataset) == (way, dataset)]
+        for kind in selected[0].distances:
+            found = [row.distances[kind] for row in selected]
+            for row, distance in zip(selected, found, strict=True):
                 out[key(kind, way, dataset, row.domain)] = distance.value
             out[key(kind, way, dataset)] = float(np.mean([d.value for d in found]))
             out[key(f"{kind}_floor", way, dataset)] = float(np.mean([d.floor for d in found]))
@@ -76,13 +76,13 @@ def frechet_numbers(rows: Sequence[DomainDistance]) -> Numbers:
 
 
 def frechet_mean(rows: Sequence[DomainDistance], kind: str, dataset: str) -> tuple[float, float]:
-    """Mean distance of a data set's domains, and of their floors."""
+    """Mean distance and mean floor over a data set's domains."""
     found = [row.distances[kind] for row in rows if row.dataset == dataset]
     return fmean(d.value for d in found), fmean(d.floor for d in found)
 
 
 def judge_numbers(judge: JudgeFacts) -> Numbers:
-    """Clean accuracy of each data set's judge, and its error where labels are continuous."""
+    """Clean accuracy of each data set's judge, and its error if labels are continuous."""
     out: Numbers = {}
     for row in judge.datasets:
         out[key("judge_accuracy", row.name)] = row.accuracy
@@ -92,7 +92,7 @@ def judge_numbers(judge: JudgeFacts) -> Numbers:
 
 
 def mask_numbers(results: Sequence[MaskResult]) -> Numbers:
-    """Success under the proper and the wrong mask (Fig. 7)."""
+    """Success with the proper and the wrong mask (Fig. 7)."""
     out: Numbers = {}
     for mask in results:
         where = key(mask.faces, mask.labels)
@@ -101,7 +101,7 @@ def mask_numbers(results: Sequence[MaskResult]) -> Numbers:
 
 
 def verification_numbers(rows: Sequence[Verification]) -> Numbers:
-    """The rate and its threshold where they are known, and always how many impostors there were."""
+    """The number of impostor pairs, and the threshold and rates if they are known (E6)."""
     out: Numbers = {}
     for row in rows:
         found = (("impostors", row.impostors), ("threshold", row.threshold), ("rate", row.rate),

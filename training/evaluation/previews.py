@@ -1,4 +1,4 @@
-"""Held-out images on which a model is inspected, and the previews that it makes of itself."""
+"""Held-out images on which a model is inspected, and previews of its translations."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from training.rendering.grids import animated, grid
 
 SAMPLES = 4  # held-out images of each data set in the sample grids
 VALIDATION = 64  # held-out images of each data set in the validation score
-SHOWN = 16  # held-out images that a model may choose from
+PREVIEW_IMAGES = 16  # held-out images that a model's own previews may use
 
 
 def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -20,7 +20,7 @@ def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def held_out(part: Part, rows: list[int], space: LabelSpace, device: torch.device) -> Batch:
-    """Images of one data set with each other's labels as targets; c̃ as `space` numbers them."""
+    """A batch of one data set, with its labels shifted by one row as targets; c̃ of `space`."""
     index, labels = space.index(part.name), part.labels[rows]
     source, target = (space.encode(c, index).to(device) for c in (labels, labels.roll(1, 0)))
     return Batch(
@@ -32,13 +32,13 @@ def held_out(part: Part, rows: list[int], space: LabelSpace, device: torch.devic
 def render_previews(
     model: Model, nets: Nets, batch: Batch, space: LabelSpace
 ) -> dict[str, tuple[bytes, str]]:
-    """PNG and caption of each of the model's previews; the networks in evaluation mode."""
+    """PNG and caption of each preview of the model; the networks must be in evaluation mode."""
     previews = model.previews(nets, batch, space)
     return {name: (preview_png(p), p.caption) for name, p in previews.items() if p.images.numel()}
 
 
 def preview_png(preview: Preview) -> bytes:
-    """PNG of a preview: a grid, or its rows one after the other."""
+    """PNG of a preview: a grid, or an animation with one row per frame."""
     columns = preview.images.shape[1]
     cells = list(to_uint8(preview.images.flatten(0, 1)).cpu().numpy())
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
@@ -49,7 +49,7 @@ def preview_png(preview: Preview) -> bytes:
 
 @torch.no_grad()
 def validation_score(model: Model, nets: Nets, faces: Faces, device: torch.device) -> float:
-    """Mean of the model's own score over held-out images of every data set; nets in eval mode."""
+    """Mean validation score of the model over all data sets; the networks in evaluation mode."""
     scores, space = [], faces.space
     for part in faces.parts:
         batch = held_out(part, list(range(min(VALIDATION, len(part)))), space, device)
@@ -59,13 +59,13 @@ def validation_score(model: Model, nets: Nets, faces: Faces, device: torch.devic
 
 @torch.no_grad()
 def sample_grids(model: Model, nets: Nets, faces: Faces, device: torch.device) -> dict[str, bytes]:
-    """PNG a data set: fixed held-out images (rows) under every single edit (columns).
+    """PNG by name: per data set, fixed held-out images (rows) under every single edit (columns).
 
-    Beside it, as DATASET-NAME, the model's own previews.
+    The model's own previews are named DATASET-NAME.
     """
     grids, space = {}, faces.space
     for index, part in enumerate(faces.parts):
-        chosen = _apart(len(part), SAMPLES)
+        chosen = _evenly_spaced(len(part), SAMPLES)
         labels, images = part.labels[chosen], part.images(chosen)
         x = to_float(images).to(device)
         source = space.encode(labels, index).to(device)
@@ -75,15 +75,15 @@ def sample_grids(model: Model, nets: Nets, faces: Faces, device: torch.device) -
             for task in tasks:
                 target = space.encode(task.target, index).to(device)
                 columns.append(to_uint8(model.translate(nets, x, source, target)).cpu().numpy())
-            batch = held_out(part, _apart(len(part), SHOWN), space, device)
-            own = render_previews(model, nets, batch, space)
+            batch = held_out(part, _evenly_spaced(len(part), PREVIEW_IMAGES), space, device)
+            previews = render_previews(model, nets, batch, space)
         rows = [[column[i] for column in columns] for i in range(len(chosen))]
         grids[part.name] = grid(rows, ["input", *(t.name for t in tasks)])
-        grids |= {f"{part.name}-{name}": png for name, (png, _) in own.items()}
+        grids |= {f"{part.name}-{name}": png for name, (png, _) in previews.items()}
     return grids
 
 
-def _apart(count: int, most: int) -> list[int]:
-    """At most `most` of `count` rows, evenly apart."""
-    most = min(most, count)
-    return [int(i * count / most) for i in range(most)]
+def _evenly_spaced(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows, evenly spaced."""
+    limit = min(limit, count)
+    return [int(i * count / limit) for i in range(limit)]

@@ -1,6 +1,6 @@
-"""Versions of how things are judged; part of every score's fingerprint. Imports nothing heavy."""
+"""Versions of judges and scoring; part of every score's fingerprint. Imports nothing heavy."""
 
-# How the judges are built and trained: raise it with any change that gives other weights.
+# How the judges are built and trained: raise it with every change of the resulting weights.
 JUDGE_RECIPE = "2"
-# How edits are scored: raise it with any change that gives other numbers for the same pictures.
+# How edits are scored: raise it with every change of the scores of the same images.
 PROTOCOL = "4"

@@ -13,7 +13,7 @@ from training.storage.store import Manifest, Store
 def publish(evaluation: Evaluation, page: str, store: Store) -> Manifest:
     """Store an evaluation and its HTML page; returns the manifest of kind "evaluation".
 
-    Raises ValueError where a number is not finite.
+    Raises ValueError if a number is not finite.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -1,4 +1,4 @@
-"""What an evaluation finds, as typed records, and the JSON in which they are stored."""
+"""Results of an evaluation as typed records, and their stored JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,14 +13,14 @@ Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A flat record as stored: what was not measured (None) is left out."""
+    """A flat record as JSON, without the fields that were not measured (None)."""
     return {k: v for k, v in asdict(record).items() if v is not None}
 
 
 def from_json(kind: type[Record], stored: Mapping[str, Any]) -> Record:
-    """A flat record as it was stored; fields that it does not have are passed over.
+    """A flat record from its JSON; unknown keys are ignored.
 
-    Raises ValueError where a field without a default is missing.
+    Raises ValueError if a field without a default is missing.
     """
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     try:
@@ -30,7 +30,7 @@ def from_json(kind: type[Record], stored: Mapping[str, Any]) -> Record:
 
 
 class Figure(NamedTuple):
-    """One picture: its file name, the PNG, and what it shows."""
+    """One figure: file name, PNG and caption."""
 
     name: str
     png: bytes
@@ -39,7 +39,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated on what: the fingerprint that comparable scores share, and digests."""
+    """The inputs of an evaluation: fingerprint, split, and digests of judge, data set and model."""
 
     fingerprint: str
     judge: str
@@ -48,7 +48,7 @@ class Subject:
     model: str
 
     def to_json(self) -> dict[str, str]:
-        """As in manifests, where the fingerprint is called identity."""
+        """As stored in manifests, where the key of the fingerprint is identity."""
         return {
             "identity": self.fingerprint, "judge": self.judge, "dataset": self.dataset,
             "split": self.split, "model": self.model,
@@ -59,7 +59,8 @@ class Subject:
 class TaskScore:
     """E1, E2 and E6 of one task: means over the images that it changes, and a 95 % interval.
 
-    Shares in 0..1; the errors are of continuous labels, in the labels' own units.
+    Shares in 0..1; `copy_success` is that of the unchanged input, `blind_success` that of the
+    self-reconstruction. Errors are mean absolute errors of continuous labels, in label units.
     """
 
     dataset: str
@@ -73,7 +74,7 @@ class TaskScore:
     copy_success: float
     blind_success: float
     preservation: float
-    others: int  # labels outside the edit
+    others: int  # number of labels outside the edit
     identity_cosine: float
     error: float | None = None
     error_others: float | None = None
@@ -84,8 +85,9 @@ class TaskScore:
 class Summary:
     """The numbers by which models are compared; shares in 0..1, PSNR in dB.
 
-    None where nothing was measured: `preservation_mean` without other labels, the errors without
-    continuous labels, `success_combined` without combined edits.
+    None if not applicable: `preservation_mean` without other labels, the errors without continuous
+    labels, `success_combined` without combined edits. `success_rise_low` is the lower end of the
+    interval of the gain over copied inputs and over self-reconstructions.
     """
 
     success_mean: float
@@ -115,7 +117,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Distance:
-    """A Fréchet distance from held-out faces, its floor (real against real), and from train."""
+    """A Fréchet distance to held-out images, its floor (real to real), and that to train images."""
 
     value: float
     floor: float
@@ -124,9 +126,9 @@ class Distance:
 
 @dataclass(frozen=True)
 class DomainDistance:
-    """E4 of one target domain, `images` a side; `way`: what chose the style, where it was chosen.
+    """E4 of one target domain with `images` per side; `way`: style source, "" without styles.
 
-    `distances` by name: frechet_vgg, and fid where Inception's weights are given.
+    `distances` by name: frechet_vgg, and fid if Inception weights are given.
     """
 
     dataset: str
@@ -146,7 +148,7 @@ class DomainDistance:
 
 @dataclass(frozen=True)
 class StyleSpread:
-    """E5 of one target domain: mean distance of outputs of one input, and from that input."""
+    """E5 of one target domain: mean distance between outputs of one input, and to that input."""
 
     way: str
     dataset: str
@@ -159,7 +161,7 @@ class StyleSpread:
 
 @dataclass(frozen=True)
 class MaskResult:
-    """Fig. 7 in numbers: success with the proper and the wrong mask, and what chance gives."""
+    """Fig. 7 in numbers: success with the proper and the wrong mask, and by chance, in 0..1."""
 
     faces: str
     labels: str
@@ -180,11 +182,11 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class Verification:
-    """E6 as face verification counts it, of one data set.
+    """E6 as face verification on one data set.
 
-    `impostors` are pairs of two people, `genuine` pairs of one; with fewer impostors than `needed`
-    nothing else is known. `passing` of the impostors lie above the threshold; `rate` is the share
-    of edits above it (95 % interval: low, high), `real_rate` that of genuine pairs.
+    `impostors`: number of pairs of different people, `genuine`: of the same person. With fewer
+    impostors than `needed` the rest is None. `passing` impostors lie above the threshold; `rate` is
+    the share of edits above it (95 % interval: low, high), `real_rate` that of genuine pairs.
     """
 
     dataset: str
@@ -202,7 +204,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Success and its price at one intensity of the edit."""
+    """Scores at one intensity of the edit."""
 
     intensity: float
     success_mean: float
@@ -213,7 +215,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One side of Fig. 6: its title, where it comes from (digest or reference), and scores."""
+    """One model of Fig. 6: title, source (digest or reference) and scores."""
 
     title: str
     source: str
@@ -245,8 +247,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cost:
-    """E7: parameters of what translates and of all networks, how many equal networks, GMAC a
-    translation, images a second at batch 1 and 16."""
+    """E7: parameters of the translating and of all networks, number of equal translating networks,
+    GMAC per translation, images/s at batch 1 and 16."""
 
     parameters: float
     parameters_total: float
@@ -258,7 +260,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class JudgedLabel:
-    """How well the judge knows one label; `share` of the images that show it."""
+    """The judge's accuracy on one label, and the `share` of images that show it."""
 
     accuracy: float
     balanced: float
@@ -267,7 +269,7 @@ class JudgedLabel:
 
 @dataclass(frozen=True)
 class JudgeRecord:
-    """The judges of one data set, on its test images."""
+    """The judges of one data set, measured on its test images."""
 
     name: str
     kind: str
@@ -283,7 +285,7 @@ class JudgeRecord:
 
 @dataclass(frozen=True)
 class JudgeFacts:
-    """What judge.json says of the judges; `stored` is its content."""
+    """The judges' records from judge.json; `stored` is its whole content."""
 
     seed: int
     datasets: tuple[JudgeRecord, ...]
@@ -300,9 +302,9 @@ class JudgeFacts:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that one evaluation found; `table` has one row an (image, task).
+    """All results of one evaluation; `table` has one row per (image, task).
 
-    `config` is the model's configuration; `training` what its training took, by name.
+    `config` is the model's configuration, `training` the summary of its training by name.
     """
 
     subject: Subject
@@ -325,14 +327,14 @@ class Evaluation:
 
     def details(self) -> dict[str, Any]:
         """The content of details.json."""
-        compared = {"compare": self.comparison.to_json()} if self.comparison else {}
+        comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
         return {
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
             "domains": [row.to_json() for row in self.domains],
             "masks": [result.to_json() for result in self.masks],
             "verification": [to_json(found) for found in self.verification],
-            **compared,
+            **comparison,
             "judge_facts": dict(self.judge.stored),
             "sweep": [to_json(point) for point in self.sweep],
             "diversity": [to_json(row) for row in self.diversity],

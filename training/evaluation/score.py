@@ -1,7 +1,7 @@
-"""One row an (image, task): every edit of the test images, scored by a frozen judge.
+"""Score every edit of the test images with a frozen judge: one row per (image, task).
 
-Everything is measured on what would be saved: each output is rounded to uint8 first, also before
-it is translated back.
+Everything is measured on saved images: each output is rounded to uint8 first, also before it is
+translated back.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,26 +28,26 @@ Translate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class View(NamedTuple):
-    """One data set as the translator, the data and the judge number it, and the rows scored."""
+    """One data set with its index in data and judge, its encoding, and the scored rows."""
 
     labels: LabelSet
-    dataset: int  # in the evaluated data
-    judged: int  # in the judge
-    encode: Callable[[Tensor], Tensor]  # labels (n, k) -> c̃ of the translator
+    dataset: int  # index in the evaluated data
+    judged: int  # index in the judge
+    encode: Callable[[Tensor], Tensor]  # labels (n, k) -> the translator's c̃
     rows: list[int]
     source: Tensor  # (rows, k)
     tasks: list[Task]
 
 
 def space_of(translator: Translate, faces: Faces) -> LabelSpace:
-    """The label space a translator was trained with; one without takes any."""
+    """The translator's label space; that of the data if it has none."""
     return getattr(translator, "space", None) or faces.space
 
 
 def spread(count: int, limit: int) -> list[int]:
-    """`limit` rows of `count` at random, always the same ones (all where it is 0 or beyond).
+    """`limit` of `count` row indices, sampled with a fixed seed (all if `limit` is 0 or larger).
 
-    Equal steps would meet one label again and again where the images are sorted.
+    Not at equal steps, which could hit the same label again and again in sorted data.
     """
     if not 0 < limit < count:
         return list(range(count))
@@ -55,8 +55,8 @@ def spread(count: int, limit: int) -> list[int]:
     return sorted(order[:limit].tolist())
 
 
-# what sees the outputs of each edit: (view, rows of it, task, uint8 outputs of those rows, the
-# second judge's features of them)
+# called with the outputs of each edit: (view, slice of its rows, task, uint8 outputs, the second
+# judge's features of the outputs)
 Hook = Callable[[View, slice, Task, Tensor, Tensor], None]
 
 
@@ -67,9 +67,9 @@ def views(
     config: EvalConfig,
     only: Sequence[str] = (),
 ) -> list[View]:
-    """The data sets (all, or those named) as everyone numbers them.
+    """Views of all data sets, or of those in `only`.
 
-    Raises ValueError where translator, data and judge do not speak of the same labels and size.
+    Raises ValueError if translator, data and judge have different labels or image sizes.
     """
     space = space_of(translator, faces)
     for who, size in (
@@ -104,25 +104,25 @@ def views(
 
 
 def position(space: LabelSpace, labels: LabelSet, who: str = "the model") -> int:
-    """Where `who` has the data set's labels. Raises ValueError where it knows others."""
+    """Index of the data set's labels in `space`; ValueError, naming `who`, if there are none."""
     found = space.matching(labels)
     if found is None:
         known = "; ".join(f"{s.name}: {s.kind} {', '.join(s.names)}" for s in space.sets)
         raise ValueError(
-            f"{labels.name}: {who} knows other labels than the data set's {labels.kind} "
-            f"{', '.join(labels.names)} (it knows {known})"
+            f"{labels.name}: {who} has other labels than the data set's {labels.kind} "
+            f"{', '.join(labels.names)} (it has {known})"
         )
     return found
 
 
-def place(translator: Translate, device: torch.device) -> None:
-    """Move a translator's networks to where the judge works."""
+def move_nets(translator: Translate, device: torch.device) -> None:
+    """Move a translator's networks to the device."""
     for net in getattr(translator, "nets", {}).values():
         net.to(device)
 
 
 def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """One translation as it would be saved: uint8 (n, H, W, 3)."""
+    """One translation, rounded as when saved: uint8 (n, H, W, 3); image (n, 3, H, W) in [-1, 1]."""
     image = image.contiguous(memory_format=memory_order(image.device))
     return to_uint8(translator(image, source.to(image.device), target.to(image.device)))
 
@@ -137,27 +137,27 @@ def score(
     hook: Hook | None = None,
     what: str = "evaluate",
 ) -> pd.DataFrame:
-    """One row an (image, task): what the edit did, by the judge's word.
+    """The score table: one row per (image, task), the edits classified by the judge.
 
     Columns: dataset, index (row of the split), identity, file, task, single (one label is edited),
-    changed (the target is not what the image shows), success (1 where the judge sees every label
-    of the edited group as asked: black on, blond and brown off), margin (logits by which the worst
-    of them is right), copy_success and copy_margin (the same of the input itself), blind_success
-    (of the self-reconstruction, which never saw the target: an output that is always judged alike
-    succeeds without any editing), preservation (share of the labels outside that are judged as
-    they are on the input; 1 where there is none), others (their number), identity_cosine,
-    self_psnr dB, self_ssim, self_ssim_gaussian of the self-reconstruction (G(x, c_org), or what
-    the model has in its place), and cycle_* of G(G(x, c), c_org), NaN where the task is a
-    combination or changes nothing. Of continuous labels (NaN elsewhere): error, mean
-    distance of the judged intensities from those asked for; error_others, of the labels outside
-    the edit from the input's; copy_error, of the input's from those asked for.
-    Raises ValueError where a score is not finite.
+    changed (the target differs from the source labels), success (1 if the judge assigns the target
+    value to every label of the edited group: black on, blond and brown off), margin (smallest logit
+    margin of these labels), copy_success and copy_margin (the same for the unchanged input),
+    blind_success (for the self-reconstruction, which is independent of the target: outputs that are
+    always classified the same succeed without any editing), preservation (share of the labels
+    outside the group that are classified as on the input; 1 if there are none), others (their
+    number), identity_cosine; self_psnr (dB), self_ssim and self_ssim_gaussian of the
+    self-reconstruction (G(x, c_org), or `Model.reconstruct`); cycle_* of G(G(x, c), c_org), NaN for
+    combinations and unchanged images. For continuous labels (otherwise NaN) mean absolute
+    differences: error of judged to target intensities, error_others of labels outside the edit to
+    those of the input, copy_error of the input's judged to the target intensities.
+    Raises ValueError if a score is not finite.
     """
-    place(translator, judge.device)
-    asked = views(translator, faces, judge, config, only)
+    move_nets(translator, judge.device)
+    data_views = views(translator, faces, judge, config, only)
     tables = []
-    with Progress(what, sum(len(v.rows) for v in asked), "images") as progress:
-        for view in asked:
+    with Progress(what, sum(len(v.rows) for v in data_views), "images") as progress:
+        for view in data_views:
             for start in range(0, len(view.rows), BATCH):
                 here = slice(start, min(start + BATCH, len(view.rows)))
                 tables.append(_score_batch(translator, faces, judge, view, here, hook))
@@ -182,18 +182,18 @@ def _score_batch(
     before = part.images(rows)
     x = to_float(before.to(judge.device))
     original = view.encode(view.source[here])
-    own = run(translator, x, original, original)
-    seen = Seen(judge, view, x)
-    again = _reconstructed(translator, x, original, own)
-    own_scores = _quality("self", before, again)
-    own_logits = judge.predict(view.judged, to_float(again)).cpu()
+    self_translation = run(translator, x, original, original)
+    inputs = JudgedInputs(judge, view, x)
+    reconstruction = _reconstructed(translator, x, original, self_translation)
+    self_scores = _quality("self", before, reconstruction)
+    self_logits = judge.predict(view.judged, to_float(reconstruction)).cpu()
     out = []
     for task in view.tasks:
         target, changed = task.target[here], task.changed[here]
-        after = own.clone()  # asked for what is there already, the model gives G(x, c_org)
+        after = self_translation.clone()  # with unchanged labels the output is G(x, c_org)
         if changed.any():
-            asked = view.encode(target)[changed]
-            after[changed] = run(translator, x[changed.to(x.device)], original[changed], asked)
+            c = view.encode(target)[changed]
+            after[changed] = run(translator, x[changed.to(x.device)], original[changed], c)
         y = to_float(after)
         features = judge.features(view.judged, y)
         table = pd.DataFrame(
@@ -205,8 +205,8 @@ def _score_batch(
                 "task": task.name,
                 "single": task.single,
                 "changed": changed.numpy(),
-                **seen.judge_edit(y, features, own_logits, task, target),
-                **own_scores,
+                **inputs.judge_edit(y, features, self_logits, task, target),
+                **self_scores,
                 **dict.fromkeys(CYCLE, float("nan")),
             }
         )
@@ -214,18 +214,20 @@ def _score_batch(
             hook(view, here, task, after, features)
         cycle = changed if task.single else torch.zeros_like(changed)
         if cycle.any():
-            home = getattr(translator, "back", lambda _: translator)(x[cycle.to(x.device)])
-            back = run(home, y[cycle.to(y.device)], view.encode(target)[cycle], original[cycle])
+            inverse = getattr(translator, "back", lambda _: translator)(x[cycle.to(x.device)])
+            back = run(inverse, y[cycle.to(y.device)], view.encode(target)[cycle], original[cycle])
             for name, values in _quality("cycle", before[cycle], back).items():
                 table.loc[cycle.numpy(), name] = values
         out.append(table)
     return pd.concat(out, ignore_index=True)
 
 
-def _reconstructed(translator: Translate, x: Tensor, source: Tensor, own: Tensor) -> Tensor:
-    """What E3 compares with the input: `own`, or what the model has in its place."""
+def _reconstructed(
+    translator: Translate, x: Tensor, source: Tensor, self_translation: Tensor
+) -> Tensor:
+    """What E3 compares with the input: `self_translation`, or the model's own reconstruction."""
     if not isinstance(translator, Translator) or translator.model.edits_own_labels:
-        return own
+        return self_translation
     return to_uint8(translator.reconstruct(x, source.to(x.device)))
 
 
@@ -238,8 +240,8 @@ def _quality(prefix: str, before: Tensor, after: Tensor) -> dict[str, Any]:
     }
 
 
-class Seen:
-    """What the judge says of the inputs, and of edits beside them."""
+class JudgedInputs:
+    """The judge's outputs for a batch of inputs, with which edits are compared."""
 
     def __init__(self, judge: Judge, view: View, x: Tensor) -> None:
         self.judge, self.view = judge, view
@@ -247,9 +249,9 @@ class Seen:
         self.vectors = judge.embed(view.judged, judge.features(view.judged, x))
 
     def judge_edit(
-        self, y: Tensor, features: Tensor, own: Tensor, task: Task, target: Tensor
+        self, y: Tensor, features: Tensor, reconstructed: Tensor, task: Task, target: Tensor
     ) -> dict[str, Any]:
-        """Scores of outputs `y`; `own` are the logits of the unedited reconstructions."""
+        """Scores of outputs `y` (n, 3, s, s); `reconstructed`: logits (n, k) of reconstructions."""
         labels = self.view.labels
         edited = sorted({i for name in task.edits for i in labels.group(name)})
         if labels.kind == "onehot":
@@ -259,41 +261,44 @@ class Seen:
         same = decide(labels.kind, logits) == decide(labels.kind, self.logits)
         if labels.kind == "continuous":
             same = (logits - self.logits).abs() < TOLERANCE
-        kept = same[:, others].float().mean(1) if others else torch.ones(len(y))
+        preserved = same[:, others].float().mean(1) if others else torch.ones(len(y))
         margins = margin(labels.kind, logits, target, edited)
-        copied = margin(labels.kind, self.logits, target, edited)
+        copy_margins = margin(labels.kind, self.logits, target, edited)
+        blind_margins = margin(labels.kind, reconstructed, target, edited)
         vectors = self.judge.embed(self.view.judged, features)
         cosine = (vectors * self.vectors).sum(1).cpu()
         errors: dict[str, Any] = dict.fromkeys(INTENSITY, float("nan"))
         if labels.kind == "continuous":
-            moved = (
+            others_moved = (
                 (logits - self.logits).abs()[:, others].mean(1) if others else torch.zeros(len(y))
             )
-            far = {"error": logits - target, "copy_error": self.logits - target}
-            errors = {k: v.abs()[:, edited].mean(1).double().numpy() for k, v in far.items()}
-            errors["error_others"] = moved.double().numpy()
+            differences = {"error": logits - target, "copy_error": self.logits - target}
+            errors = {
+                k: v.abs()[:, edited].mean(1).double().numpy() for k, v in differences.items()
+            }
+            errors["error_others"] = others_moved.double().numpy()
         return {
             **errors,
             "success": (margins > 0).double().numpy(),
-            "copy_success": (copied > 0).double().numpy(),
+            "copy_success": (copy_margins > 0).double().numpy(),
             "margin": margins.double().numpy(),
-            "copy_margin": copied.double().numpy(),
-            "blind_success": (margin(labels.kind, own, target, edited) > 0).double().numpy(),
-            "preservation": kept.double().numpy(),
+            "copy_margin": copy_margins.double().numpy(),
+            "blind_success": (blind_margins > 0).double().numpy(),
+            "preservation": preserved.double().numpy(),
             "others": len(others),
             "identity_cosine": cosine.double().numpy(),
         }
 
 
 def margin(kind: str, logits: Tensor, target: Tensor, edited: list[int]) -> Tensor:
-    """How surely labels `edited` are judged as asked (n,): above 0 exactly where all of them are.
+    """Margin (n,) of the `edited` labels, positive exactly if all are classified as the target.
 
-    Binary: the smallest logit on the asked side; one-hot: the asked class's lead; continuous:
-    TOLERANCE less the largest distance.
+    Binary: the smallest signed logit; one-hot: the target class's logit minus the next largest;
+    continuous: TOLERANCE minus the largest absolute error.
     """
     if kind == "onehot":
-        wanted = target.bool()
-        return logits[wanted] - logits.masked_fill(wanted, -torch.inf).amax(1)
+        is_target = target.bool()
+        return logits[is_target] - logits.masked_fill(is_target, -torch.inf).amax(1)
     if kind == "continuous":
         return TOLERANCE - (logits - target)[:, edited].abs().amax(1)
     return ((2 * target - 1) * logits)[:, edited].amin(1)

@@ -7,27 +7,27 @@ from training.evaluation.records import Evaluation, JudgeRecord
 from training.rendering import html
 from training.rendering.charts import Bar, bars
 
-GALLERIES = ("samples", "fig7", "fig6", "worst")  # beginnings of the pictures' file names
-WEAK = 0.7  # balanced accuracy under which the judge hardly knows a label
-# What a training's summary holds: its words on the page, and their form.
+GALLERIES = ("samples", "fig7", "fig6", "worst")  # prefixes of the figures' file names
+WEAK = 0.7  # balanced accuracy below which the judge is unreliable for a label
+# Fields of a training summary: label on the page and format.
 TRAINING = {
     "seconds": ("time", lambda v: f"{v / 60:.1f} min"),
-    "images": ("images seen", lambda v: f"{v:,.0f}"),
-    "images_per_second": ("images a second", lambda v: f"{v:.1f}"),
+    "images": ("images drawn", lambda v: f"{v:,.0f}"),
+    "images_per_second": ("images/s", lambda v: f"{v:.1f}"),
     "data_wait_share": ("waiting for data", html.percent),
-    "checkpoint_seconds": ("standing still for checkpoints", lambda v: f"{v:.1f} s"),
-    "memory_mib": ("memory of rank 0, peak", lambda v: f"{v:,.0f} MiB"),
-    "gpu_memory_mib": ("GPU memory, peak", lambda v: f"{v:,.0f} MiB"),
-    "gpu_utilisation": ("GPU busy", lambda v: f"{v:.0f} %"),
+    "checkpoint_seconds": ("blocked by checkpoints", lambda v: f"{v:.1f} s"),
+    "memory_mib": ("peak memory of rank 0", lambda v: f"{v:,.0f} MiB"),
+    "gpu_memory_mib": ("peak GPU memory", lambda v: f"{v:,.0f} MiB"),
+    "gpu_utilisation": ("GPU utilisation", lambda v: f"{v:.0f} %"),
     "cost": ("cost at train.price_per_hour", lambda v: f"{v:.2f}"),
-    "balance_least": ("D's lead over G, least", lambda v: f"{v:.3g}"),
-    "balance_most": ("D's lead over G, most", lambda v: f"{v:.3g}"),
+    "balance_least": ("D's lead over G, lowest", lambda v: f"{v:.3g}"),
+    "balance_most": ("D's lead over G, highest", lambda v: f"{v:.3g}"),
     "balance": ("D's lead over G, at the end", lambda v: f"{v:.3g}"),
 }
 
 
 def render(evaluation: Evaluation) -> str:
-    """HTML of an evaluation, self-contained; every name from outside is escaped."""
+    """Self-contained HTML page of an evaluation; all names are escaped."""
     tasks, judges = evaluation.tasks, evaluation.judge.datasets
     singles = [task for task in tasks if task.single]
     ceilings = _ceilings(evaluation)
@@ -40,7 +40,7 @@ def render(evaluation: Evaluation) -> str:
         )
         for t in tasks
     ]  # fmt: skip
-    took = evaluation.training
+    training = evaluation.training
     return html.render(
         "evaluation",
         e=evaluation,
@@ -49,20 +49,22 @@ def render(evaluation: Evaluation) -> str:
         bars=bars(marks),
         ceilings=ceilings,
         mean_distances=_mean_distances(evaluation),
-        lacking=_lacking(evaluation),
+        without_distance=_without_distance(evaluation),
         weak=_weak(judges),
         intensity=evaluation.config.get("model", {}).get("test_int"),
         pictures={
             kind: [p for p in evaluation.pictures if p.name.startswith(kind)] for kind in GALLERIES
         },
         training=[
-            (word, show(took[name])) for name, (word, show) in TRAINING.items() if name in took
+            (label, form(training[name]))
+            for name, (label, form) in TRAINING.items()
+            if name in training
         ],
     )
 
 
 def _ceilings(evaluation: Evaluation) -> Mapping[tuple[str, str], float | None]:
-    """The judge's clean accuracy on each task's label; None of a combination."""
+    """The judge's clean accuracy on each task's label; None for combinations."""
     labels = {judge.name: judge.labels for judge in evaluation.judge.datasets}
     found = {}
     for task in evaluation.tasks:
@@ -79,8 +81,8 @@ def _mean_distances(evaluation: Evaluation) -> list[tuple[str, str, float, float
     return [(k, d, *frechet_mean(rows, k, d)) for k in kinds for d in datasets]
 
 
-def _lacking(evaluation: Evaluation) -> list[str]:
-    """Data sets with too few images for a distance; intensities make no domains."""
+def _without_distance(evaluation: Evaluation) -> list[str]:
+    """Data sets with too few images for a distance; continuous labels have no domains."""
     known = {row.dataset for row in evaluation.domains}
     kinds = {judge.name: judge.kind for judge in evaluation.judge.datasets}
     names = dict.fromkeys(task.dataset for task in evaluation.tasks)
@@ -88,6 +90,7 @@ def _lacking(evaluation: Evaluation) -> list[str]:
 
 
 def _weak(judges: Sequence[JudgeRecord]) -> list[str]:
+    """Names of the binary labels with a balanced accuracy below WEAK."""
     return [
         f"{judge.name} {name}"
         for judge in judges

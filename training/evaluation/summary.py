@@ -1,4 +1,4 @@
-"""Scores in few numbers: each task's, and those that a model is compared by."""
+"""Aggregate a score table: by task, and in the numbers by which models are compared."""
 
 import numpy as np
 import pandas as pd
@@ -10,10 +10,10 @@ from training.evaluation.score import INTENSITY
 
 
 def clusters(table: pd.DataFrame) -> np.ndarray:
-    """Who each row shows; an image of nobody known stands alone."""
-    alone = "image " + table["index"].astype(str)
-    who = table["identity"].where(table["identity"] != "", alone)
-    return np.asarray((table["dataset"] + "/" + who).to_numpy(str))
+    """Cluster id (n,) of each row: data set and person, or the image if the person is unknown."""
+    image = "image " + table["index"].astype(str)
+    people = table["identity"].where(table["identity"] != "", image)
+    return np.asarray((table["dataset"] + "/" + people).to_numpy(str))
 
 
 def by_task(table: pd.DataFrame, config: EvalConfig) -> list[TaskScore]:
@@ -23,15 +23,15 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[TaskScore]:
         rows = all_rows[all_rows["changed"]]
         if rows.empty:
             continue
-        who = clusters(rows)
-        low, high = proportion_interval(rows["success"].to_numpy(), who, config.bootstrap)
+        people = clusters(rows)
+        low, high = proportion_interval(rows["success"].to_numpy(), people, config.bootstrap)
         out.append(
             TaskScore(
                 dataset=dataset,
                 task=task,
                 single=bool(rows["single"].iloc[0]),
                 images=len(rows),
-                people=len(np.unique(who)),
+                people=len(np.unique(people)),
                 success=float(rows["success"].mean()),
                 low=low,
                 high=high,
@@ -47,9 +47,9 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[TaskScore]:
 
 
 def certain(draws: np.ndarray, people: int) -> Interval | None:
-    """Wilson's interval of a share, a trial a person, where all its bootstrap `draws` are 0, or 1.
+    """Wilson's interval with one trial per person if all bootstrap `draws` of a share are 0, or 1.
 
-    There is nothing to resample then. None elsewhere.
+    Resampling would give a point then. None in all other cases.
     """
     if draws.min() == draws.max() and draws.flat[0] in (0, 1):
         return wilson(float(draws.flat[0]) * people, people)
@@ -57,12 +57,12 @@ def certain(draws: np.ndarray, people: int) -> Interval | None:
 
 
 def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Summary, list[TaskScore]]:
-    """The numbers of a score table that models are compared by, and the table of its tasks.
+    """Summary of a score table, and the scores of its tasks.
 
-    success_mean is the mean over single-edit tasks of each one's share of successes, among images
-    that the task changes; learned is true where its rise over copied inputs, and over the model's
-    own reconstructions, paired and drawn over identities, lies above 0 with 95 % certainty. Raises
-    ValueError where nothing was edited.
+    success_mean is the mean over single-edit tasks of the success rate on images that the task
+    changes; learned is true if the lower end of the 95 % interval of its gain over copied inputs,
+    and over self-reconstructions (paired bootstrap over identities), is above 0. Raises ValueError
+    if no image is edited.
     """
     tasks = by_task(table, config)
     singles = [t for t in tasks if t.single]
@@ -75,10 +75,10 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Summary, list[Ta
     low, high = certain(draws[:, 0], len(set(clusters(edits)))) or np.percentile(
         draws[:, 0], [2.5, 97.5]
     )
-    # beyond a copied input, and beyond what the model's outputs show whatever the target
+    # gain over copied inputs, and over outputs that do not depend on the target
     rise = min(float(np.percentile(draws[:, 0] - draws[:, i], 2.5)) for i in (1, 2))
     images = table.drop_duplicates(["dataset", "index"])
-    guarded = [t.preservation for t in singles if t.others]
+    preserved = [t.preservation for t in singles if t.others]
     combined = [t.success for t in tasks if not t.single]
     summary = Summary(
         success_mean=float(np.mean([t.success for t in singles])),
@@ -91,7 +91,7 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Summary, list[Ta
         success_rise_low=rise,
         learned=rise > 0,
         identity_cosine=float(edits["identity_cosine"].mean()),
-        preservation_mean=float(np.mean(guarded)) if guarded else None,
+        preservation_mean=float(np.mean(preserved)) if preserved else None,
         self_psnr=float(images["self_psnr"].mean()),
         self_ssim=float(images["self_ssim"].mean()),
         self_ssim_gaussian=float(images["self_ssim_gaussian"].mean()),
@@ -105,7 +105,7 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Summary, list[Ta
 
 
 def _errors(edits: pd.DataFrame, singles: list[TaskScore], config: EvalConfig) -> dict[str, float]:
-    """Means of the errors of intensities, and the interval; empty without continuous labels."""
+    """Means of the intensity errors, and the 95 % interval; empty without continuous labels."""
     measured = edits[edits["error"].notna()]
     if measured.empty:
         return {}

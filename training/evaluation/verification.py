@@ -1,7 +1,7 @@
-"""E6 as face verification counts it: is an edit still taken for the person whom it was made of?
+"""E6 as face verification: the share of edits that are verified as the person of their input.
 
-The threshold is the cosine that at most one in a thousand pairs of real, held-out images of two
-people exceeds; the rate is the share of edits whose cosine with their input lies above it.
+The threshold is set at a false accept rate of 1e-3 on pairs of real, held-out images of different
+people; the rate is the share of edits whose cosine with their input lies above it.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from training.evaluation.records import Verification
 from training.evaluation.score import BATCH, View, spread
 from training.evaluation.summary import clusters
 
-FAR = 1e-3  # share of impostors that may pass
-IMAGES = 2_000  # of each data set at most, in two million pairs
+FAR = 1e-3  # false accept rate: share of impostor pairs above the threshold
+IMAGES = 2_000  # maximum per data set: two million pairs
 
 
 def verification(
-    table: pd.DataFrame, faces: Faces, judge: Judge, asked: Sequence[View], config: EvalConfig
+    table: pd.DataFrame, faces: Faces, judge: Judge, data_views: Sequence[View], config: EvalConfig
 ) -> list[Verification]:
-    """One record a data set: with rates of the single edits where its people allow a threshold."""
+    """One record per data set; rates of single edits only if there are enough impostor pairs."""
     rows = []
-    for view in asked:
+    for view in data_views:
         part = faces.parts[view.dataset]
         known = [i for i in view.rows if part.identity[i]]
         known = [known[i] for i in spread(len(known), IMAGES)]
@@ -58,11 +58,12 @@ def _vectors(faces: Faces, judge: Judge, view: View, rows: list[int]) -> np.ndar
 def _rates(
     edits: pd.DataFrame, genuine: np.ndarray, impostors: np.ndarray, config: EvalConfig
 ) -> dict[str, Any]:
-    at = threshold(impostors, FAR)
-    if at is None or edits.empty:
+    cutoff = threshold(impostors, FAR)
+    if cutoff is None or edits.empty:
         return {}
-    passed = (edits["identity_cosine"] > at).to_numpy(float)
+    passed = (edits["identity_cosine"] > cutoff).to_numpy(float)
     low, high = proportion_interval(passed, clusters(edits), config.bootstrap)
-    found = {"threshold": at, "passing": int((impostors > at).sum()), "rate": float(passed.mean()),
-             "low": low, "high": high, "genuine": len(genuine)}  # fmt: skip
-    return found | ({"real_rate": float((genuine > at).mean())} if len(genuine) else {})
+    rates = {"threshold": cutoff, "passing": int((impostors > cutoff).sum()),
+             "rate": float(passed.mean()), "low": low, "high": high,
+             "genuine": len(genuine)}  # fmt: skip
+    return rates | ({"real_rate": float((genuine > cutoff).mean())} if len(genuine) else {})

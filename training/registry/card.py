@@ -1,4 +1,4 @@
-"""The model card: what a registered model is, can and must not be used for."""
+"""The model card of a registered version: use, data, scores, limits and licence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from training.data.labels import LabelSpace, label_names
 from training.registry.lineage import Lineage
 
-# Terms of the data sets that weights trained on them fall under; read them at the source.
+# Terms of data sets, which also apply to weights trained on them; see the sources for details.
 LICENCES = {
     "celeba": "CelebA: non-commercial research only; no redistribution of the images; "
     "the pictured people have not agreed to anything else.",
@@ -18,10 +18,10 @@ LICENCES = {
     "csv": "The user's own pictures: their rights and the consent of the people shown apply.",
 }
 
-# How a model is asked for more than labels, by the name of what it takes.
-TAKES = {
+# How to pass each edit option to `predict`.
+OPTIONS = {
     "intensity": '`{"intensity": 1.5}`, a factor on labels that change',
-    "seed": '`{"seed": 7}`, another style',
+    "seed": '`{"seed": 7}`, the seed of a random style',
     "reference": '`{"reference": other.ravel().tolist()}`, the style of another image',
 }
 
@@ -29,15 +29,15 @@ TAKES = {
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(  # noqa: S701
     """# {{ name }}: {{ config.name }}, preset {{ config.preset }}
 
-Translates an image of {{ config.size }}×{{ config.size }} px to asked-for labels.
-**Its outputs are synthetic images: they show nobody as they are. Mark them as such wherever they
-are shown.**
+Translates an image of {{ config.size }}×{{ config.size }} px to the given target labels.
+**Its outputs are synthetic images that do not show real people as they are. Label them as
+synthetic wherever they are shown.**
 
 ## Use
 
 For demonstrations and research on image translation. Not for identifying, judging or deceiving
-people, not for deciding anything about them, and not for editing anybody's picture without their
-consent. The labels are those of the data set and of doubtful meaning for real people.
+people, not for decisions about them, and not for editing pictures of people without their
+consent. The labels are those of the data set; their validity for real people is doubtful.
 
 ```python
 import mlflow, numpy as np
@@ -47,7 +47,7 @@ picture = Image.open("image.png").convert("RGB").resize(({{ config.size }}, {{ c
 image = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
 label = np.array([[{{ example }}]], np.float32)  # {{ code_labels }}
 {% if source %}
-source = np.zeros_like(label)  # what the image shows already, in the same order
+source = np.zeros_like(label)  # the labels of the input image, in the same order
 {% endif %}
 given = {"image": image, "label": label{{ ', "source": source' if source }}}
 out = model.predict(given)[0].transpose(1, 2, 0)
@@ -55,11 +55,11 @@ Image.fromarray(((out + 1) * 127.5).round().clip(0, 255).astype(np.uint8)).save(
 ```
 
 Labels, in order: {{ labels | join(", ") }}.
-{% if takes %}
-`predict(given, params={…})` takes, too, {{ takes | join("; ") }}.
+{% if options %}
+`predict(given, params={…})` also accepts {{ options | join("; ") }}.
 {% endif %}
 {% if masked %}
-With more than one data set, set the labels of one, leave the others 0, and set its mask to 1.
+With several data sets, set the labels of one and its mask to 1, and leave all others 0.
 {% endif %}
 
 ## Data
@@ -85,31 +85,30 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
 
 ## Limits
 
-- Images from other sources, poses, crops or lighting than the training data are edited worse.
-- Labels that go together in the data (age and hair colour, say) change together.
-- Success is what a classifier sees; a painted-on colour can pass it. Look at the worst attribute,
-  preservation and the pictures, too.
-- People, where the data shows them, are not shown in their shares of any population; quality
-  differs between groups.
+- Quality is lower on images with other sources, poses, crops or lighting than the training data.
+- Labels that are correlated in the data (such as age and hair colour) change together.
+- Success is measured by a classifier, which superficial changes can satisfy. Check the worst
+  attribute, preservation and the pictures, too.
+- The data is not representative of any population; quality differs between groups.
 
 ## Licence note
 
-The weights fall under the terms of the data they were trained on. Drawn demo faces carry none.
+The weights are subject to the terms of their training data. Drawn demo faces have none.
 {% for line in licences %}
 - {{ line }}
 {% endfor %}
 
-## Made by
+## Provenance
 
 git {{ lineage.git_commit }}{{ " with local changes" if lineage.git_dirty }}, code
-{{ lineage.code_hash }}, seed {{ lineage.seed }}, {{ config.train.images }} images seen, pipeline
-run {{ lineage.pipeline_run }}, packages {{ lineage.lock_hash }}.
+{{ lineage.code_hash }}, seed {{ lineage.seed }}, {{ config.train.images }} images drawn,
+pipeline run {{ lineage.pipeline_run }}, packages {{ lineage.lock_hash }}.
 """
 )
 
 
 def _plain(text: str) -> str:
-    """A name as Markdown text: nothing in it is markup."""
+    """Escape a name for use as Markdown text."""
     for sign in "\\`*_{}[]<>#|":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
@@ -125,11 +124,11 @@ def card(
     counts: Mapping[tuple[str, str], int],
     *,
     source: bool = False,
-    takes: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> str:
-    """Markdown. `kinds`: layout of each data set; `counts`: images by (data set, split).
+    """The card as Markdown. `kinds`: layout by data set; `counts`: images by (data set, split).
 
-    `source`: whether the model is told the labels that an image has already; `takes`: what else.
+    `source`: whether the model takes the input's labels; `options`: its supported edit options.
     """
     example = [1.0] + [0.0] * (space.dim_g - 1)
     if len(space.sets) > 1:
@@ -150,7 +149,7 @@ def card(
         example=", ".join(f"{value:g}" for value in example),
         masked=len(space.sets) > 1,
         source=source,
-        takes=[TAKES[name] for name in takes],
+        options=[OPTIONS[name] for name in options],
         data=data,
         metrics=sorted(metrics.items()),
         licences=terms,

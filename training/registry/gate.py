@@ -1,7 +1,8 @@
-"""Whether a challenger takes the champion's place: a pure function of their score tables.
+"""The promotion gate: a pure function of the score tables of challenger and champion.
 
-A table has one row an (image, task), as `training.evaluate.score` gives it. Both come from one
-judge and one evaluation set, so that a new data set or judge neither locks nor shifts the gate.
+A table has one row per (image, task), as from `training.evaluation.score.score`. Both tables are
+computed with the same judge and evaluation set, so that a new data set or judge neither blocks nor
+shifts the gate.
 """
 
 import math
@@ -19,7 +20,7 @@ COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
 
 
 class Check(NamedTuple):
-    """One condition: `value` is to be at least `bound`."""
+    """One condition: `value` must reach `bound`; `why` is the reason given if it fails."""
 
     name: str
     value: float
@@ -29,7 +30,7 @@ class Check(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The decision, in one sentence, and every condition it rests on."""
+    """The decision with its reason in one sentence and all conditions."""
 
     promoted: bool
     reason: str
@@ -42,38 +43,47 @@ def decide(
     config: EvalConfig,
     seeds: Sequence[pd.DataFrame] = (),
     copy: pd.DataFrame | None = None,
-    blind: pd.DataFrame | None = None,
+    reconstruction: pd.DataFrame | None = None,
 ) -> Verdict:
-    """Judge `challenger` against `champion` (None: there is none, and the floors suffice).
+    """Compare `challenger` with `champion` (None: there is none, and the floors suffice).
 
-    Floors: mean single-edit success and self-reconstruction, and, where the scores of the
-    translator that copies its input are given (and of the model's self-reconstruction,
-    `blind`), more success than those beyond the interval (unless `must_learn` is off).
-    Superiority: the mean single-edit success rises by `min_effect`, which covers seed noise, and
-    the 95 % interval of the paired difference, drawn over identities, lies above 0. `seeds` are
-    tables of the challenger's recipe trained from other seeds; given, the rise must also exceed
-    two standard deviations over the seeds. No loss beyond a margin: identity, preservation,
-    self-reconstruction and the worst task. Margins are asked of the point estimates: on a small
-    test set an interval as wide as the margin would refuse every model.
+    Floors: mean single-edit success and self-reconstruction; and unless `must_learn` is off, the
+    95 % interval of the gain over copied inputs (`copy`) and over self-reconstructions
+    (`reconstruction`) lies above 0, for those tables that are given.
+    Superiority: mean single-edit success rises by `min_effect`, which covers seed noise, and the
+    95 % interval of the paired difference (bootstrap over identities) lies above 0. `seeds` are
+    tables of the challenger's recipe trained from other seeds; if given, the rise must also exceed
+    two standard deviations over the seeds.
+    Non-inferiority: identity, preservation, self-reconstruction and the worst task lose at most
+    their margins. Margins apply to point estimates: on a small test set an interval as wide as the
+    margin would reject every model.
 
-    An interval needs at least two people a data set: with one, every draw is the same. A table
-    that lacks a column, has no rows or holds a value that is not finite is refused.
+    An interval needs at least two people per data set. A table with a missing column, no rows,
+    other images or tasks, or a non-finite value is refused.
     """
-    tables = {"challenger": challenger, "champion": champion, "copy": copy, "blind": blind}
+    tables = {
+        "challenger": challenger,
+        "champion": champion,
+        "copy": copy,
+        "reconstruction": reconstruction,
+    }
     tables |= {f"seed {i + 1}": table for i, table in enumerate(seeds)}
     for name, table in tables.items():
-        if table is not None and (fault := _fault(table, challenger)):
-            return Verdict(False, f"refused: {name}: {fault}")
+        if table is not None and (problem := _invalid(table, challenger)):
+            return Verdict(False, f"refused: {name}: {problem}")
     checks = _floors(challenger, config)
-    floors = config.must_learn and (copy is not None or blind is not None)
+    floors = config.must_learn and (copy is not None or reconstruction is not None)
     if floors or champion is not None:
-        checks.append(_crowd(challenger))
-    for floor, of in ((copy, "a copied input"), (blind, "its self-reconstruction")):
-        if floor is not None and config.must_learn:
-            checks.append(_learned(challenger, floor, of, config))
+        checks.append(_enough_people(challenger))
+    for baseline, baseline_name in (
+        (copy, "a copied input"),
+        (reconstruction, "its self-reconstruction"),
+    ):
+        if baseline is not None and config.must_learn:
+            checks.append(_learned(challenger, baseline, baseline_name, config))
     if champion is not None:
-        checks += _superior(champion, challenger, config, seeds)
-        checks += _losses(champion, challenger, config)
+        checks += _superiority(champion, challenger, config, seeds)
+        checks += _non_inferiority(champion, challenger, config)
     return _verdict(checks, champion is None)
 
 
@@ -84,32 +94,34 @@ def _verdict(checks: list[Check], first: bool) -> Verdict:
     if first:
         return Verdict(True, "the first champion: every floor is reached", tuple(checks))
     effect = next(check.value for check in checks if check.name == "effect")
-    reason = f"mean single-edit success rises by {effect:.3f} and nothing else is lost"
+    reason = f"mean single-edit success rises by {effect:.3f}, no loss exceeds its margin"
     return Verdict(True, reason, tuple(checks))
 
 
-def _fault(table: pd.DataFrame, like: pd.DataFrame) -> str:
-    """Why a table cannot be judged, or nothing."""
+def _invalid(table: pd.DataFrame, reference: pd.DataFrame) -> str:
+    """Why a table cannot be compared; "" if it can."""
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
-        return f"scores lack {', '.join(missing)}"
+        return f"scores have no column {', '.join(missing)}"
     if not len(_edits(table)):
         return "no single edit was scored"
     if table.duplicated(KEYS).any():
-        return f"{int(table.duplicated(KEYS).sum())} rows of scores are there twice"
+        return f"{int(table.duplicated(KEYS).sum())} rows of scores are duplicated"
     for name in METRICS:
-        # A preserved share does not exist where an image has no other label.
+        # only of changed single edits, which the gate uses
         values = pd.to_numeric(_edits(table)[name], errors="coerce").to_numpy(float)
         bad = int((~np.isfinite(values)).sum())
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
-    if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in like[KEYS].to_numpy()}:
-        return "its scores are of other images or tasks; score both again on one evaluation set"
+    if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
+        return (
+            "its scores are of other images or tasks; score both models again on one evaluation set"
+        )
     return ""
 
 
 def _edits(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of single edits that ask for something the image does not have, in one order."""
+    """Rows of single edits that change the labels of the image, sorted by KEYS."""
     rows = table[table["single"].astype(bool) & table["changed"].astype(bool)]
     return rows.sort_values(KEYS).reset_index(drop=True)
 
@@ -119,11 +131,11 @@ def _tasks(table: pd.DataFrame) -> np.ndarray:
 
 
 def _people(table: pd.DataFrame) -> np.ndarray:
-    """Clusters: identities within a data set; an image of nobody known stands alone."""
+    """Cluster ids: data set and person, or the image if the person is unknown."""
     name = table["identity"].astype(str)
-    alone = "image " + table["index"].astype(str)
+    image = "image " + table["index"].astype(str)
     return np.asarray(
-        (table["dataset"].astype(str) + "/" + name.where(name != "", alone)).to_numpy()
+        (table["dataset"].astype(str) + "/" + name.where(name != "", image)).to_numpy()
     )
 
 
@@ -133,7 +145,7 @@ def _per_task(table: pd.DataFrame, metric: str) -> pd.Series:
 
 
 def mean_success(table: pd.DataFrame) -> float:
-    """The deciding metric: success of single edits, mean over tasks of each task's mean."""
+    """The main metric: success of single edits, averaged over tasks."""
     return float(_per_task(table, "success").mean())
 
 
@@ -141,11 +153,11 @@ def _psnr(table: pd.DataFrame) -> float:
     return float(_edits(table).drop_duplicates(["dataset", "index"])["self_psnr"].mean())
 
 
-def _lower(table: pd.DataFrame, against: pd.DataFrame, config: EvalConfig) -> float:
+def _interval_low(table: pd.DataFrame, baseline: pd.DataFrame, config: EvalConfig) -> float:
     """Lower end of the 95 % interval of the paired rise in mean single-edit success."""
     from training.evaluation.metrics import bootstrap
 
-    new, old = _edits(table), _edits(against)
+    new, old = _edits(table), _edits(baseline)
     rise = new["success"].to_numpy(float) - old["success"].to_numpy(float)
     draws = bootstrap(rise, _tasks(new), _people(new), config.bootstrap)
     return float(np.percentile(draws, 2.5))
@@ -161,38 +173,40 @@ def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
     ]  # fmt: skip
 
 
-def _crowd(table: pd.DataFrame) -> Check:
+def _enough_people(table: pd.DataFrame) -> Check:
     rows = _edits(table)
     people = pd.Series(_people(rows)).groupby(rows["dataset"].to_numpy()).nunique()
-    least = int(people.min())
-    return Check("people", least, 2, least >= 2,
-                 f"{people.idxmin()}: {least} person in the test part leaves no interval; "
-                 "score more people (data.test_share)")  # fmt: skip
+    fewest = int(people.min())
+    return Check("people", fewest, 2, fewest >= 2,
+                 f"{people.idxmin()}: {fewest} person in the test split, at least 2 needed for an "
+                 "interval; test more people (data.test_share)")  # fmt: skip
 
 
-def _learned(table: pd.DataFrame, floor: pd.DataFrame, of: str, config: EvalConfig) -> Check:
-    lower = _lower(table, floor, config)
-    return Check(f"above {of}", lower, 0.0, lower > 0,
-                 f"did not learn: its edits are not above those of {of} "
-                 f"(lower end of the rise {lower:.3f})")  # fmt: skip
+def _learned(
+    table: pd.DataFrame, baseline: pd.DataFrame, baseline_name: str, config: EvalConfig
+) -> Check:
+    lower = _interval_low(table, baseline, config)
+    return Check(f"above {baseline_name}", lower, 0.0, lower > 0,
+                 f"did not learn: edits are no better than {baseline_name} "
+                 f"(lower end of the 95 % interval of the gain {lower:.3f})")  # fmt: skip
 
 
-def _superior(
+def _superiority(
     champion: pd.DataFrame,
     challenger: pd.DataFrame,
     config: EvalConfig,
     seeds: Sequence[pd.DataFrame],
 ) -> list[Check]:
     effect = mean_success(challenger) - mean_success(champion)
-    lower = _lower(challenger, champion, config)
-    # Sums of float quotients: a rise of exactly the minimum effect is enough.
+    lower = _interval_low(challenger, champion, config)
+    # isclose: a rise of exactly the minimum effect is enough despite rounding
     enough = effect >= config.min_effect or math.isclose(effect, config.min_effect)
     checks = [
         Check("effect", effect, config.min_effect, enough,
               f"mean single-edit success changes by {effect:+.3f}, at least "
-              f"{config.min_effect:+.3f} is asked"),
+              f"{config.min_effect:+.3f} is required"),
         Check("interval", lower, 0.0, lower > 0,
-              f"the rise is within chance: its 95 % interval begins at {lower:+.3f}"),
+              f"the rise is within chance: its 95 % interval starts at {lower:+.3f}"),
     ]  # fmt: skip
     if seeds:
         means = [mean_success(table) for table in (challenger, *seeds)]
@@ -205,7 +219,9 @@ def _superior(
     return checks
 
 
-def _losses(champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig) -> list[Check]:
+def _non_inferiority(
+    champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig
+) -> list[Check]:
     def change(metric: str) -> float:
         return float(_per_task(challenger, metric).mean() - _per_task(champion, metric).mean())
 

@@ -1,7 +1,7 @@
-"""Where a registered version comes from, and whether its bytes still are what was registered.
+"""Provenance of registered versions, and verification that their files are unchanged.
 
-One record a version, `release/lineage.json` among its files; its sha256 is a tag of the version,
-so that neither the record nor a file it lists can be changed without notice.
+Each version has one record, `release/lineage.json`, whose sha256 is a tag of the version, so that
+changes of the record or of a file it lists are detected.
 """
 
 import json
@@ -18,7 +18,7 @@ from training.storage.store import Manifest, Store, open_store
 
 RECORD = "release/lineage.json"
 MODEL, LOCK, DATASET = "artifacts/model", "release/requirements.lock", "release/dataset.json"
-# What a person calls the files under these paths.
+# names of the files under these paths in messages
 PARTS = {
     f"{MODEL}/config.json": "config",
     f"{MODEL}/label_space.json": "label space",
@@ -30,41 +30,41 @@ PARTS = {
 
 
 class LineageError(ValueError):
-    """A version is not, or no longer, what its record says."""
+    """A version does not match its lineage record."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a version was made of. Hashes are hex sha256 but for DVC's md5 and git's commit."""
+    """The inputs of a version. Hashes are hex sha256, except DVC's MD5 and the git commit."""
 
-    data_md5: str  # of the raw data, as DVC names it
-    revision: str  # from which data_md5 was read
-    dataset: str  # digest of the manifest that training read
+    data_md5: str  # DVC's MD5 of the raw data
+    revision: str  # git revision from which data_md5 was read
+    dataset: str  # digest of the dataset manifest used in training
     git_commit: str
-    git_dirty: bool  # whether files differed from the commit
-    code_hash: str  # of the package that made the model
+    git_dirty: bool  # whether the working tree differed from the commit
+    code_hash: str  # of the source code
     config_hash: str  # of the resolved configuration
     label_space_hash: str
-    lock_hash: str  # of the package lock
+    lock_hash: str  # of requirements.lock
     image: str  # reference of the training image
     seed: int
     judge: str  # digest of the judge's manifest
-    evaluation: str  # identity of the evaluation
+    evaluation: str  # fingerprint of the evaluation
     pipeline_run: str
-    training_run: str  # MLflow's
+    training_run: str  # MLflow run id
     weights: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256
-    files: Mapping[str, str] = field(default_factory=dict)  # every file of the version -> sha256
+    files: Mapping[str, str] = field(default_factory=dict)  # the version's other files -> sha256
 
     @property
     def content(self) -> str:
-        """What makes a version another version: weights, settings, data, code and packages."""
+        """Content hash of weights, configuration, label space, data, code and packages."""
         names = ("data_md5", "dataset", "code_hash", "config_hash", "label_space_hash", "lock_hash")
         return sha256_bytes(
             canonical_json([dict(self.weights), *(getattr(self, n) for n in names)])
         )
 
     def tags(self) -> dict[str, str]:
-        """The record as tags of a version, by which versions can be searched."""
+        """The record as searchable tags of a version."""
         values = asdict(self)
         return {k: str(v) for k, v in values.items() if k not in ("weights", "files")} | {
             "content": self.content
@@ -72,23 +72,24 @@ class Lineage:
 
 
 def differences(record: Lineage) -> list[str]:
-    """Where this installation differs from the one that made the version; no error."""
+    """Differences in lock and code between the record and this installation, as text."""
     from training.core.provenance import code_hash
 
-    here = {
+    current = {
         "package lock": (record.lock_hash, sha256_bytes(lock_bytes())),
         "code": (record.code_hash, code_hash()),
     }
     return [
-        f"{what} ({old[:12]}, here {new[:12]})" for what, (old, new) in here.items() if old != new
+        f"{what} ({old[:12]}, here {new[:12]})"
+        for what, (old, new) in current.items()
+        if old != new
     ]
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file under a folder but the record itself, by relative name.
+    """sha256 of every file under a folder except the record itself, by relative name.
 
-    Bytecode is left out: MLflow runs a model in a folder of this machine where it lies, and
-    Python leaves its cache there.
+    Bytecode is ignored: MLflow runs local models in place, which leaves a cache there.
     """
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "__pycache__")
     names = {path.relative_to(folder).as_posix(): path for path in paths}
@@ -96,7 +97,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def write(folder: Path, lineage: Lineage) -> str:
-    """Put the record among the version's files; returns its sha256."""
+    """Write the record to the version's folder; returns its sha256."""
     write_bytes(folder / RECORD, json.dumps(asdict(lineage), indent=1, sort_keys=True).encode())
     return sha256_file(folder / RECORD)
 
@@ -109,11 +110,10 @@ def _part(name: str) -> str:
 
 
 def check(folder: Path, record: str, store: Store | None = None, *, data: bool = True) -> Lineage:
-    """The record of the version whose files lie in `folder`, if every byte is as registered.
+    """Verify the files of a version in `folder` and return its lineage record.
 
-    `record` is the record's sha256 from the version's tags. With `data`, the training data must
-    lie unaltered in the store too. Raises LineageError that names each altered, missing or added
-    file and what it is.
+    `record` is the record's sha256 from the version's tags. With `data`, the training data in the
+    store is verified, too. Raises LineageError, which names altered, missing or added files.
     """
     path = folder / RECORD
     if not path.is_file() or sha256_file(path) != record:
@@ -121,21 +121,25 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
     try:
         lineage = Lineage(**read_json(path))
     except TypeError as error:
-        raise LineageError(f"{RECORD}: written by another version of this project") from error
+        raise LineageError(
+            f"{RECORD}: written by an incompatible version of this project"
+        ) from error
     present = digests(folder)
-    faults = [
+    problems = [
         f"{_part(name)} {'altered' if name in present else 'missing'}: {name}"
         for name, digest in lineage.files.items()
         if present.get(name) != digest
     ]
-    faults += [f"{_part(name)} added: {name}" for name in sorted(set(present) - set(lineage.files))]
-    if data and not faults:
-        faults += _data_faults(folder, lineage, store or open_store())
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+    problems += [
+        f"{_part(name)} added: {name}" for name in sorted(set(present) - set(lineage.files))
+    ]
+    if data and not problems:
+        problems += _data_faults(folder, lineage, store or open_store())
+    if problems:
+        rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise LineageError(
-            f"{'; '.join(faults[:5])}{more}: not what was registered; restore the bytes, or "
-            "register and promote another version"
+            f"{'; '.join(problems[:5])}{rest}: differs from what was registered; restore them, "
+            "or register and promote another version"
         )
     return lineage
 
@@ -143,7 +147,7 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
 def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
     dataset = Manifest.read(folder / DATASET, "dataset")
     if dataset.digest != lineage.dataset:
-        return [f"data altered: the manifest is {dataset.digest}, trained on {lineage.dataset}"]
+        return [f"data altered: the manifest is {dataset.digest}, training used {lineage.dataset}"]
     return [
         f"data altered or gone: {entry.name} ({entry.sha256}) in {store.uri}"
         for entry in dataset.entries
@@ -153,24 +157,24 @@ def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
 
 @contextmanager
 def verified(reference: str, *, data: bool) -> Iterator[tuple[Path, Lineage]]:
-    """A folder with a version's files while the block runs, and its record, all checked.
+    """A temporary folder with the verified files of a version, and its lineage record.
 
-    Raises ValueError for an unknown version and LineageError for one that was altered.
+    Raises ValueError for an unknown version and LineageError for an altered one.
     """
-    found = registry.version(reference)
+    version = registry.version(reference)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = registry.download(found, Path(temporary) / "files")
+        folder = registry.download(version, Path(temporary) / "files")
         try:
-            record = check(folder, found.tags.get("lineage", ""), data=data)
+            record = check(folder, version.tags.get("lineage", ""), data=data)
         except LineageError as error:
-            raise LineageError(f"{found.name} version {found.version}: {error}") from error
+            raise LineageError(f"{version.name} version {version.version}: {error}") from error
         yield folder, record
 
 
 def verify(reference: str, *, data: bool = True) -> Lineage:
-    """The record of NAME@ALIAS or NAME/VERSION; weights, data, config and lock are checked.
+    """Verify all files of NAME@ALIAS or NAME/VERSION and return its lineage record.
 
-    Raises LineageError that names what changed; `data=False` leaves the training data out.
+    `data=False` skips the training data. Raises LineageError, which names the changed files.
     """
     with verified(reference, data=data) as (_, record):
         return record

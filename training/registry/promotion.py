@@ -1,6 +1,6 @@
-"""Who becomes champion: both models scored anew by one judge on one evaluation set, then the gate.
+"""Promote a version: score challenger and champion with one judge on one data set, then the gate.
 
-Scores are kept in the store by weights and fingerprint, so that promoting again costs nothing.
+Scores are cached in the store by weights and fingerprint, so that repeating a promotion is cheap.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,12 +22,12 @@ from training.storage.meta import DatasetMeta, JudgeMeta
 from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
 
-TRIES = 5  # times that another promoter may come first
+TRIES = 5  # attempts if another process changes the champion meanwhile
 
 
 @dataclass
-class Contest:
-    """What both models are scored on."""
+class Scorer:
+    """Scores models on one data set with one judge."""
 
     dataset: Manifest[DatasetMeta]
     judge: Manifest[JudgeMeta]
@@ -36,13 +36,13 @@ class Contest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What two scores must share to be comparable: images, judge, tasks and protocol."""
+        """The fingerprint of images, judge, tasks and protocol, equal for comparable scores."""
         from training.evaluation.fingerprint import fingerprint
 
         return fingerprint(self.dataset, self.judge, self.config, self.store)
 
     def scores(self, files: Mapping[str, Path]) -> pd.DataFrame:
-        """The score table of a model's files by name; `evaluate` leaves its own in the store."""
+        """The score table of a model's files by name, from the cache if `evaluate` stored it."""
         digests = {name: sha256_file(path) for name, path in files.items()}
         cache = ScoreCache(self.store, self.fingerprint)
         table = cache.find(digests)
@@ -63,7 +63,7 @@ class Contest:
         return score(translator_from_files(dict(files)), faces, judge, self.config)
 
     def fits(self, files: Mapping[str, Path]) -> bool:
-        """Whether a model has the labels and the size of this evaluation set."""
+        """Whether a model has the label space and image size of the data set."""
         space = read_json(self.dataset.local("label_space.json", self.store))
         size = self.dataset.meta.data.get("size")
         return bool(
@@ -82,16 +82,17 @@ def promote(
     out: Path,
     replicates: Path | None = None,
 ) -> dict[str, Any]:
-    """Make a registered version the champion if the gate, or a reason in `override`, lets it.
+    """Make a registered version the champion if it passes the gate or `override` gives a reason.
 
-    `version` is what `register` wrote; `dataset` and `judge` are the current manifests;
-    `replicates` is one of models of the same recipe and other seeds. Challenger and champion are
-    verified, then scored in one go. Writes the verdict to `out` (JSON), a page beside it and both
-    to the version's MLflow run, and returns it. A version that is champion stays it unjudged.
+    `version` is the JSON written by `register`; `dataset` and `judge` are the current manifests;
+    `replicates` is a manifest of models of the same recipe from other seeds. Challenger and
+    champion are verified, then scored. Returns the verdict, and writes it to `out` (JSON), with an
+    HTML page next to it, and to the version's MLflow run. A version that already is champion
+    remains so without being scored. Raises LineageError for altered versions.
     """
-    asked = read_json(version)
-    name, number = str(asked["name"]), str(asked["version"])
-    contest = Contest(
+    registered = read_json(version)
+    name, number = str(registered["name"]), str(registered["version"])
+    scorer = Scorer(
         Manifest.read(dataset, "dataset"),
         Manifest.read(judge, "judge"),
         from_json(EvalConfig, eval_config),
@@ -100,8 +101,8 @@ def promote(
     for _ in range(TRIES):
         champion = registry.champion(name)
         if champion == number:
-            return _already(name, number, out)
-        verdict = _judge(contest, name, number, champion, override, replicates)
+            return _already_champion(name, number, out)
+        verdict = _judge(scorer, name, number, champion, override, replicates)
         if not verdict.promoted:
             break
         try:
@@ -109,13 +110,13 @@ def promote(
             registry.move(name, champion, number, kind, verdict.reason)
             break
         except registry.OvertakenError as error:
-            overtaken = error
+            conflict = error
     else:
-        raise overtaken
-    return _record(contest, name, number, champion, verdict, out)
+        raise conflict
+    return _record(scorer, name, number, champion, verdict, out)
 
 
-def _already(name: str, number: str, out: Path) -> dict[str, Any]:
+def _already_champion(name: str, number: str, out: Path) -> dict[str, Any]:
     moves = [m for m in registry.history(name) if m["to"] == number]
     since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
     result = {
@@ -133,64 +134,64 @@ def _already(name: str, number: str, out: Path) -> dict[str, Any]:
 
 
 def _judge(
-    contest: Contest,
+    scorer: Scorer,
     name: str,
     number: str,
     champion: str | None,
     override: str,
     replicates: Path | None,
 ) -> Verdict:
-    """The gate's verdict; a reason to override it turns a refusal into a promotion."""
+    """The gate's verdict, or a promotion if there is a reason to override a refusal."""
     challenger = lineage.store_files(f"{name}/{number}", data=True)
     try:
-        verdict = _gate(contest, challenger, f"{name}/{champion}" if champion else "", replicates)
+        verdict = _gate(scorer, challenger, f"{name}/{champion}" if champion else "", replicates)
     except lineage.LineageError as error:
         if not override:
             raise
-        verdict = Verdict(False, f"the champion cannot be judged: {error}")
+        verdict = Verdict(False, f"the champion cannot be compared: {error}")
     if override and not verdict.promoted:
-        return Verdict(
-            True, f"override: {override} (the gate said: {verdict.reason})", verdict.checks
-        )
+        return Verdict(True, f"override: {override} (gate: {verdict.reason})", verdict.checks)
     return verdict
 
 
 def _gate(
-    contest: Contest, challenger: Mapping[str, Path], champion: str, replicates: Path | None
+    scorer: Scorer, challenger: Mapping[str, Path], champion: str, replicates: Path | None
 ) -> Verdict:
-    if not contest.fits(challenger):
-        return Verdict(False, "the challenger has other labels or another size than the data set")
-    standing = lineage.store_files(champion) if champion else None
-    if standing is not None and not contest.fits(standing):
+    if not scorer.fits(challenger):
+        return Verdict(
+            False, "the challenger has other labels or another image size than the data set"
+        )
+    champion_files = lineage.store_files(champion) if champion else None
+    if champion_files is not None and not scorer.fits(champion_files):
         return Verdict(
             False,
-            f"{champion}, the champion, has other labels or another size than this data set; "
+            f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
-    table = contest.scores(challenger)
+    table = scorer.scores(challenger)
     return decide(
-        contest.scores(standing) if standing is not None else None,
+        scorer.scores(champion_files) if champion_files is not None else None,
         table,
-        contest.config,
-        _replicated(contest, replicates, challenger) if replicates else (),
+        scorer.config,
+        _replicated(scorer, replicates, challenger) if replicates else (),
         table.assign(success=table["copy_success"]),
         table.assign(success=table["blind_success"]),
     )
 
 
-def _replicated(contest: Contest, replicates: Path, names: Iterable[str]) -> list[pd.DataFrame]:
-    """The score table of every other seed's model, from its files of these `names`."""
+def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> list[pd.DataFrame]:
+    """Score tables of the models of other seeds, from their files called `names`."""
     models = Manifest.read(replicates, "replicates")
     return [
-        contest.scores({n: models.local(f"{seed}/{n}", contest.store) for n in names})
+        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names})
         for seed in models.meta.seeds
     ]
 
 
 def _record(
-    contest: Contest, name: str, number: str, champion: str | None, verdict: Verdict, out: Path
+    scorer: Scorer, name: str, number: str, champion: str | None, verdict: Verdict, out: Path
 ) -> dict[str, Any]:
-    """Write the verdict where people look: the output, the version's tags, its MLflow run."""
+    """Write the verdict to `out`, an HTML page, the version's tags and its MLflow run."""
     result = {
         "promoted": verdict.promoted,
         "changed": verdict.promoted,
@@ -200,8 +201,8 @@ def _record(
         "champion": number if verdict.promoted else champion,
         "before": champion,
         "alias": registry.ALIAS,
-        "identity": contest.fingerprint,
-        "judge": contest.judge.digest,
+        "identity": scorer.fingerprint,
+        "judge": scorer.judge.digest,
         "checks": [check._asdict() for check in verdict.checks],
     }
     write_json(out, result)
@@ -209,8 +210,8 @@ def _record(
     text = html.render("promotion", name=name, version=number, champion=champion, verdict=verdict)
     write_bytes(page, text.encode())
     found = registry.version(f"{name}/{number}")
-    word = "promoted" if verdict.promoted else "not promoted"
-    tracking.client().set_model_version_tag(name, number, "verdict", f"{word}: {verdict.reason}")
+    status = "promoted" if verdict.promoted else "not promoted"
+    tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
     if found.run_id:
         files = {"promotion/verdict.json": out, "promotion/verdict.html": page}
         tracking.log_results(found.run_id, {}, files)
@@ -218,7 +219,7 @@ def _record(
 
 
 def rollback(name: str, reason: str) -> str:
-    """Give the alias back to the champion before; returns its version. It is verified first."""
+    """Restore the previous champion after verifying it; returns its version."""
     present, target = registry.champion(name), registry.previous(name)
     lineage.verify(f"{name}/{target}", data=False)
     registry.move(name, present, target, "rollback", reason)

@@ -1,6 +1,6 @@
-"""A registered model's folder: an MLflow pyfunc that others can load without this project.
+"""Save a model as an MLflow pyfunc that can be loaded without this project.
 
-The code that travels is the closure of what `registry/portable.py` imports from this package.
+The saved code is the transitive closure of what `registry/portable.py` imports from this package.
 """
 
 import ast
@@ -16,12 +16,12 @@ from training.data.labels import LabelSpace, label_names
 from training.tracking import client as tracking
 
 PACKAGE = Path(__file__).resolve().parents[1]
-ENTRY = PACKAGE / "registry" / "portable.py"  # what MLflow runs
+ENTRY = PACKAGE / "registry" / "portable.py"  # the file that MLflow runs
 REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch")
 
 
 def modules(start: Path) -> list[Path]:
-    """The files of this package that `start` imports, directly or not, with their packages."""
+    """Files of this package that `start` imports, directly or not, with `__init__.py` files."""
     found: set[Path] = set()
     queue = [start]
     while queue:
@@ -45,7 +45,7 @@ def _imports(tree: ast.AST) -> list[str]:
 
 
 def _files(name: str) -> list[Path]:
-    """The module's file and its packages' `__init__.py`, of those that exist."""
+    """Existing files of a module: its source and the `__init__.py` of its packages."""
     parts = name.split(".")[1:]
     folders = [PACKAGE.joinpath(*parts[:i]) / "__init__.py" for i in range(len(parts) + 1)]
     return [
@@ -54,7 +54,7 @@ def _files(name: str) -> list[Path]:
 
 
 def requirements() -> list[str]:
-    """What a reader of the model needs, at the versions here; the build (+cpu) does not matter."""
+    """Pinned requirements for loading the model, at the installed versions without build (+cpu)."""
     return [
         f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS
     ]
@@ -72,9 +72,9 @@ def save(
     """Write the pyfunc into the new `folder`.
 
     `files` are a model's weights, config.json and label_space.json by name. The signature is
-    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32, and with `source` the
-    labels that the image has, and as params what some models take beside labels. The input example
-    is a plain grey image, nobody's face. `facts` go into MLmodel's metadata beside the label names.
+    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32; with `source` also the
+    labels of the image (-1, dim_g); params are the edit options. The input example is a grey image.
+    `facts` are added to the metadata in MLmodel, with the label names.
     """
     import numpy as np
 
@@ -82,50 +82,52 @@ def save(
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    kind = np.dtype("float32")
+    dtype = np.dtype("float32")
     shape = (-1, 3, size, size)
-    image, label = TensorSpec(kind, shape, "image"), TensorSpec(kind, (-1, space.dim_g), "label")
-    more = [TensorSpec(kind, (-1, space.dim_g), "source")] if source else []
-    # Of every model, since MLflow drops what is not declared: one that does not take it says so.
+    image, label = TensorSpec(dtype, shape, "image"), TensorSpec(dtype, (-1, space.dim_g), "label")
+    source_spec = [TensorSpec(dtype, (-1, space.dim_g), "source")] if source else []
+    # declared for every model, since MLflow drops undeclared ones; unsupported ones raise an error
     params = [
         ParamSpec("intensity", "double", None),
         ParamSpec("seed", "long", None),
-        ParamSpec("reference", "double", [], (-1,)),  # a tensor could not be left out
+        ParamSpec("reference", "double", [], (-1,)),  # a tensor could not be optional
     ]
     signature = ModelSignature(
-        Schema([image, label, *more]), Schema([TensorSpec(kind, shape)]), ParamSchema(params)
+        Schema([image, label, *source_spec]),
+        Schema([TensorSpec(dtype, shape)]),
+        ParamSchema(params),
     )
-    example = np.zeros((1, space.dim_g), kind)
+    example = np.zeros((1, space.dim_g), dtype)
     example[0, 0] = 1
     if len(space.sets) > 1:
         example[0, space.dim_d] = 1
-    given = {"image": np.zeros((1, 3, size, size), kind), "label": example}
+    example_input = {"image": np.zeros((1, 3, size, size), dtype), "label": example}
     if source:
-        given["source"] = example
+        example_input["source"] = example
     with tempfile.TemporaryDirectory() as temporary:
         code, model = Path(temporary) / PACKAGE.name, Path(temporary) / "model"
         for path in modules(ENTRY):
             target = code / path.relative_to(PACKAGE)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        portable = Path(temporary) / "portable.py"  # MLmodel notes its path
+        portable = Path(temporary) / "portable.py"  # MLmodel contains its path
         shutil.copyfile(ENTRY, portable)
         for name, path in files.items():
             (model / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, model / name)
-        with warnings.catch_warnings(record=True) as said, tracking.as_default():
+        with warnings.catch_warnings(record=True) as caught, tracking.as_default():
             mlflow.pyfunc.save_model(
                 str(folder),
                 python_model=str(portable),
                 artifacts={"model": str(model)},
                 code_paths=[str(code)],
                 signature=signature,
-                input_example=given,
+                input_example=example_input,
                 pip_requirements=requirements(),
                 metadata={"label_names": label_names(space), **facts},
             )
-    for warning in said:
-        if "type hint" not in str(warning.message):  # the signature says more than hints could
+    for warning in caught:
+        if "type hint" not in str(warning.message):  # the explicit signature is more precise
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )

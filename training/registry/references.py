@@ -1,4 +1,4 @@
-"""References to a model: a manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS."""
+"""Resolve references to models: manifest, checkpoint folder, NAME/VERSION or NAME@ALIAS."""
 
 from pathlib import Path
 
@@ -11,27 +11,27 @@ from training.storage.store import Manifest, Store
 
 
 def registered_files(reference: str) -> dict[str, Path]:
-    """A verified version's files by the names they have in a model's manifest."""
+    """Files of a registered version, verified, by their names in the model manifest."""
     return store_files(reference)
 
 
 def model_digest(path: Path) -> str:
-    """Hex sha256 that names a model manifest's or a checkpoint folder's content."""
+    """Hex sha256 of the content of a model manifest or checkpoint folder."""
     if path.is_dir():
         return sha256_file(path / "manifest.json")
     return Manifest.read(path, "model").digest
 
 
 def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
-    """Name -> path of a model's files, checked by their digests.
+    """Name -> path of a model's files, verified by their digests.
 
-    `source` is a model manifest, a checkpoint's folder, NAME/VERSION or NAME@ALIAS; a path may end
-    in `@sha256:<digest>`, which must be the digest of what lies there (ValueError otherwise).
+    `source` is a model manifest, a checkpoint folder, NAME/VERSION or NAME@ALIAS. A path may end in
+    `@sha256:<digest>`; CheckpointError if its content has another digest.
     """
     name, digest = split_digest(source)
     path = Path(name)
     if digest and model_digest(path) != digest:
-        raise CheckpointError(f"{path}: changed since this run began; start the run again")
+        raise CheckpointError(f"{path}: changed since this run started; start the run again")
     if path.is_dir():
         verify(path)
         return weight_files(path)
@@ -42,10 +42,10 @@ def model_files(source: str, store: Store | None = None) -> dict[str, Path]:
 
 
 def pin(reference: str) -> str:
-    """NAME@ALIAS as NAME/VERSION, since an alias moves; a path with its digest, since files do."""
+    """Pin a reference: NAME@ALIAS to NAME/VERSION, a path to its digest."""
     if Path(reference).exists() and reference:
         return with_digest(reference, model_digest(Path(reference)))
-    found = split_version(reference)
-    if found is None or not found.alias:
+    split = split_version(reference)
+    if split is None or not split.alias:
         return reference
-    return f"{found.name}/{versions.version(reference).version}"
+    return f"{split.name}/{versions.version(reference).version}"

@@ -1,7 +1,7 @@
-"""The model registry: versions with their files, and the champion's alias with its history.
+"""The model registry: versions with their files, and the champion alias with its history.
 
-One alias, `champion`, says which version is in use. Whoever moves it holds the model's lock on the
-server and finds the champion that was compared against, or gives way; every move is a tag.
+One alias, `champion`, marks the version in use. It is changed only under the model's lock on the
+server, and only if the champion is still the one that was compared; every change is kept as a tag.
 """
 
 import json
@@ -20,7 +20,7 @@ from training.core.references import split_version
 from training.tracking import client as tracking
 
 ALIAS = "champion"
-STALE = 120.0  # s after which a lock belongs to a process that died
+STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
 HISTORY = f"alias.{ALIAS}."
 
@@ -30,13 +30,13 @@ class OvertakenError(ValueError):
 
 
 def _missing(error: Any) -> bool:
-    """Whether MLflow says that a model or version is not there, or an alias not set."""
+    """Whether the MLflow error means that a model, version or alias does not exist."""
     absent_alias = error.error_code == "INVALID_PARAMETER_VALUE" and "alias" in str(error)
     return error.error_code == "RESOURCE_DOES_NOT_EXIST" or absent_alias
 
 
 def champion(name: str) -> str | None:
-    """The champion's version number, or None where there is no model or no champion."""
+    """The champion's version number, or None if there is no such model or no champion."""
     try:
         return str(tracking.client().get_model_version_by_alias(name, ALIAS).version)
     except tracking.mlflow().exceptions.MlflowException as error:
@@ -49,7 +49,7 @@ def version(reference: str) -> Any:
     """The MLflow ModelVersion of NAME@ALIAS or NAME/VERSION. Raises ValueError if absent."""
     found = split_version(reference)
     if found is None:
-        raise ValueError(f"{reference}: NAME@{ALIAS} or NAME/VERSION is needed")
+        raise ValueError(f"{reference}: expected NAME@{ALIAS} or NAME/VERSION")
     api = tracking.client()
     try:
         if found.alias:
@@ -69,16 +69,16 @@ def versions(name: str) -> list[Any]:
 
 def with_content(name: str, content: str) -> Any | None:
     """The version whose content has this hash, or None."""
-    wanted = f"name = '{name}' and tag.content = '{content}'"
-    found = tracking.client().search_model_versions(wanted)
+    query = f"name = '{name}' and tag.content = '{content}'"
+    found = tracking.client().search_model_versions(query)
     return min(found, key=lambda v: int(v.version)) if found else None
 
 
 def log_model(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> str:
-    """Log a saved model's folder as a model of the run; returns MLflow's id of it."""
+    """Log a saved model's folder as a model of the run; returns its MLflow model id."""
     api, status = tracking.client(), tracking.mlflow().entities.LoggedModelStatus
-    where = api.get_run(run_id).info.experiment_id
-    model = api.create_logged_model(where, name=name, source_run_id=run_id, tags=tags)
+    experiment = api.get_run(run_id).info.experiment_id
+    model = api.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
     try:
         api.log_model_artifacts(model.model_id, str(folder))
     except BaseException:
@@ -91,9 +91,9 @@ def log_model(name: str, folder: Path, run_id: str, tags: dict[str, str]) -> str
 def add(
     name: str, model_id: str, run_id: str, content: str, tags: dict[str, str], description: str
 ) -> tuple[Any, bool]:
-    """Make a logged model a version, unless one of this content came first: (version, made)."""
+    """Register a logged model, unless a version has this content; returns (version, created)."""
     api, errors = tracking.client(), tracking.mlflow().exceptions
-    with lock(name) as held:
+    with lock(name) as check_held:
         if known := with_content(name, content):
             api.delete_logged_model(model_id)
             return known, False
@@ -102,50 +102,51 @@ def add(
         except errors.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        held()
+        check_held()
         with tracking.as_default():
             source = f"models:/{model_id}"
-            made = api.create_model_version(
+            created = api.create_model_version(
                 name, source, run_id, tags=tags, description=description, model_id=model_id
             )
         output = tracking.mlflow().entities.LoggedModelOutput(model_id, 0)
         api.log_outputs(run_id, [output])
-        return made, True
+        return created, True
 
 
 def download(found: Any, folder: Path) -> Path:
-    """Every file of a version, put into the empty `folder` just as it lies in the registry."""
+    """Download all files of a version, as registered, into the empty `folder`."""
     with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
-        got = tracking.mlflow().artifacts.download_artifacts(
+        downloaded = tracking.mlflow().artifacts.download_artifacts(
             artifact_uri=found.source, dst_path=temporary, tracking_uri=tracking.uri()
         )
-        (Path(got) / "registered_model_meta").unlink(missing_ok=True)  # added on the way
-        shutil.copytree(got, folder, dirs_exist_ok=True)
+        # added by the download
+        (Path(downloaded) / "registered_model_meta").unlink(missing_ok=True)
+        shutil.copytree(downloaded, folder, dirs_exist_ok=True)
     return folder
 
 
 @contextmanager
 def lock(name: str) -> Iterator[Callable[[], None]]:
-    """Hold the model's lock, wherever the other processes run; yields a check that it is held.
+    """Hold the model's lock across processes and hosts; yields a check that it is still held.
 
-    A registered model's name is unique in the server's database, so that creating `NAME.lock` is
-    a test and set in one. A lock older than two minutes is one whose holder died. Raises
-    TimeoutError where another process keeps it.
+    Names of registered models are unique in the server's database, so that creating `NAME.lock` is
+    an atomic test-and-set. A lock older than two minutes is considered abandoned. Raises
+    TimeoutError if another process holds it, and OvertakenError from the check if it was lost.
     """
     key, token = f"{name}.lock", f"{socket.gethostname()} {uuid.uuid4().hex}"
-    end, seen = time.monotonic() + PATIENCE, ("", 0.0)
+    deadline, observed = time.monotonic() + PATIENCE, ("", 0.0)
     while not _claim(key, token):
-        seen = _watch(key, seen)
-        if time.monotonic() > end:
-            raise TimeoutError(f"{name}: another process is changing it; try again later")
+        observed = _expire_stale(key, observed)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name}: another process holds its lock; try again later")
         time.sleep(0.2)
 
-    def held() -> None:
+    def check_held() -> None:
         if _holder(key) != token:
             raise OvertakenError(f"{name}: its lock was lost after {STALE:.0f} s; try again")
 
     try:
-        yield held
+        yield check_held
     finally:
         if _holder(key) == token:
             tracking.client().delete_registered_model(key)
@@ -158,24 +159,26 @@ def _claim(key: str, token: str) -> bool:
         api.create_registered_model(key, tags={"holder": token})
         return True
     except errors.MlflowException as error:
-        # "Does not exist": it was there and gone again before MLflow could describe it.
+        # "does not exist": deleted again before MLflow could return it
         if error.error_code != "RESOURCE_ALREADY_EXISTS" and not _missing(error):
             raise
     return False
 
 
-def _watch(key: str, seen: tuple[str, float]) -> tuple[str, float]:
-    """Who holds the lock and since when we see that; one held too long is thrown away.
+def _expire_stale(key: str, observed: tuple[str, float]) -> tuple[str, float]:
+    """The lock's holder and the time it was first seen; deletes a lock that was held too long.
 
-    The age is by our own clock, since the server's may go otherwise.
+    The age is measured with the local clock, since the server's may differ.
     """
     holder = _holder(key)
-    if not holder or holder != seen[0]:
+    if not holder or holder != observed[0]:
         return holder, time.monotonic()
-    if time.monotonic() - seen[1] > STALE and _holder(key) == holder:
-        with suppress(tracking.mlflow().exceptions.MlflowException):  # another was quicker
+    if time.monotonic() - observed[1] > STALE and _holder(key) == holder:
+        with suppress(
+            tracking.mlflow().exceptions.MlflowException
+        ):  # another process deleted it first
             tracking.client().delete_registered_model(key)
-    return seen
+    return observed
 
 
 def _holder(key: str) -> str:
@@ -188,7 +191,7 @@ def _holder(key: str) -> str:
 
 
 def history(name: str) -> list[dict[str, Any]]:
-    """Every move of the alias, oldest first: kind, from, to, who, when, why."""
+    """Every change of the alias, oldest first: kind, from, to, who, when, why."""
     try:
         tags = tracking.client().get_registered_model(name).tags
     except tracking.mlflow().exceptions.MlflowException as error:
@@ -199,7 +202,7 @@ def history(name: str) -> list[dict[str, Any]]:
 
 
 def previous(name: str) -> str:
-    """The champion before the present one; a rollback leads further back each time."""
+    """The champion before the current one, further back after rollbacks; ValueError if none."""
     stack: list[str] = []
     for move in history(name):
         if move["kind"] == "rollback" and move["to"] in stack:
@@ -207,31 +210,31 @@ def previous(name: str) -> str:
         elif move["to"]:
             stack.append(move["to"])
     if len(stack) < 2:
-        raise ValueError(f"{name}: there is no earlier champion to go back to")
+        raise ValueError(f"{name}: no earlier champion to roll back to")
     return stack[-2]
 
 
 def move(name: str, expected: str | None, to: str, kind: str, why: str) -> None:
     """Make version `to` the champion if `expected` still is; raises OvertakenError otherwise.
 
-    The history is written before the alias, so that no move is without a record; one that was
-    recorded and never done, because its process died, is overwritten.
+    The history is written before the alias, so that every change has a record; a record whose
+    process died before it changed the alias is overwritten.
     """
     api = tracking.client()
-    with lock(name) as held:
-        present = champion(name)
-        if present != expected:
-            raise OvertakenError(f"{name}: version {present} became champion meanwhile")
-        past = history(name)
-        number = len(past) + 1
-        if past and past[-1]["to"] != present:
-            if past[-1]["from"] == present:
-                number -= 1  # recorded, never done
+    with lock(name) as check_held:
+        current = champion(name)
+        if current != expected:
+            raise OvertakenError(f"{name}: version {current} became champion meanwhile")
+        moves = history(name)
+        number = len(moves) + 1
+        if moves and moves[-1]["to"] != current:
+            if moves[-1]["from"] == current:
+                number -= 1  # recorded, but the alias was not changed
             else:
-                _record(name, number, past[-1]["to"], present, "by hand", "found moved")
+                _record(name, number, moves[-1]["to"], current, "by hand", "found moved")
                 number += 1
-        _record(name, number, present, to, kind, why)
-        held()
+        _record(name, number, current, to, kind, why)
+        check_held()
         api.set_registered_model_alias(name, ALIAS, to)
 
 

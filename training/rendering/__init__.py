@@ -1,1 +1,1 @@
-"""Pages, grids of pictures and plots."""
+"""HTML pages, image grids and plots."""

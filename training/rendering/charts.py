@@ -1,4 +1,4 @@
-"""The plots of the pages, by matplotlib."""
+"""Plots for the pages, drawn with matplotlib."""
 
 import io
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Bar(NamedTuple):
-    """Success of one task in 0..1, its 95 % interval, a copied input's, and the judge's ceiling."""
+    """One task in 0..1: success, 95 % interval, copied input's success, judge's accuracy."""
 
     name: str
     success: float
@@ -18,7 +18,7 @@ class Bar(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A model's success in 0..1 with its 95 % interval, and what it costs."""
+    """A model's success in 0..1 with its 95 % interval, and its costs."""
 
     name: str
     success: float
@@ -30,13 +30,13 @@ class Mark(NamedTuple):
 
 
 def bars(tasks: Sequence[Bar]) -> bytes:
-    """PNG: success of each task with its 95 % interval, copied input and the judge's ceiling."""
+    """PNG: success of each task with 95 % interval, copied input and the judge's accuracy."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = tasks[::-1]  # from the bottom up
+    shown = tasks[::-1]  # bars are drawn from the bottom up
     values = [t.success for t in shown]
-    # Wilson's interval of a share of 1 lies below it: no error bar has a negative length
+    # Wilson's interval of a share of 1 ends below 1; error bars must not be negative
     errors = [
         [max(0.0, t.success - t.low) for t in shown],
         [max(0.0, t.high - t.success) for t in shown],
@@ -45,11 +45,11 @@ def bars(tasks: Sequence[Bar]) -> bytes:
     FigureCanvasAgg(plot)
     axes = plot.add_subplot()
     colours = ["#8fb0dd" if t.pale else "#3b74c4" for t in shown]
-    places = list(range(len(tasks)))
-    axes.barh(places, values, color=colours, height=0.62, zorder=2)
+    positions = list(range(len(tasks)))
+    axes.barh(positions, values, color=colours, height=0.62, zorder=2)
     axes.errorbar(
         values,
-        places,
+        positions,
         xerr=errors,
         fmt="none",
         ecolor="#1d2330",
@@ -58,10 +58,12 @@ def bars(tasks: Sequence[Bar]) -> bytes:
         zorder=3,
     )
     copied, ceilings = [t.copied for t in shown], [t.ceiling for t in shown]
-    axes.scatter(copied, places, marker="D", s=22, color="#c98a11", zorder=4, label="copied input")
-    axes.scatter(ceilings, places, marker="|", s=110, color="#2c8a4b", zorder=4,
+    axes.scatter(
+        copied, positions, marker="D", s=22, color="#c98a11", zorder=4, label="copied input"
+    )
+    axes.scatter(ceilings, positions, marker="|", s=110, color="#2c8a4b", zorder=4,
                  label="judge's accuracy on real images")  # fmt: skip
-    axes.set_yticks(places, [t.name for t in shown], fontsize=9)
+    axes.set_yticks(positions, [t.name for t in shown], fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)
     axes.set_xlabel("edit success, 95 % interval", fontsize=9)
@@ -77,14 +79,14 @@ def bars(tasks: Sequence[Bar]) -> bytes:
 
 
 def cost_plot(marks: Sequence[Mark]) -> bytes:
-    """PNG: success against parameters, training minutes and GMAC, a mark a model."""
+    """PNG: success against parameters, GMAC and training minutes, one mark per model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     plot = Figure(figsize=(10.5, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(plot)
-    shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC a translation", 1.0),
-             ("minutes", "minutes of training", 1.0))  # fmt: skip
+    shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC per translation", 1.0),
+             ("minutes", "training minutes", 1.0))  # fmt: skip
     for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
         costs = [getattr(mark, key) / unit for mark in marks]
         for at, mark in zip(costs, marks, strict=True):
@@ -93,15 +95,15 @@ def cost_plot(marks: Sequence[Mark]) -> bytes:
             axes.errorbar([at], [height], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
             axes.annotate(
                 mark.name.replace(":", ":\n"), (at, height), textcoords="offset points",
-                xytext=(6, 5), fontsize=9, in_layout=False,  # a long name takes no room
+                xytext=(6, 5), fontsize=9, in_layout=False,  # long names must not shrink the plots
             )  # fmt: skip
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(0, 104)
-        # Room for the last one's name; a scale even where all cost nothing.
+        # room for the last name; a valid scale even if all costs are 0
         axes.set_xlim(0, 1.35 * max(costs) or 1.0)
         axes.grid(color="#e1e4ea")
         axes.set_axisbelow(True)
-    plot.axes[0].set_ylabel("single edits succeed, %", fontsize=9)
+    plot.axes[0].set_ylabel("single-edit success, %", fontsize=9)
     out = io.BytesIO()
     plot.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""Labelled grids of images as PNG, still or moving, drawn with Pillow's built-in font."""
+"""Labelled grids of images as PNG, static or animated, drawn with Pillow's built-in font."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 4  # px between images
 INK = (29, 35, 48)
-FRAME, HELD = 120, 900  # ms that a frame of a moving picture stands; the first and the last
+FRAME, HELD = 120, 900  # ms per frame of an animation; the first and last are held longer
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -17,7 +17,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """`text` in lines no wider than `width` px: broken at spaces and underscores, else cut."""
+    """Wrap `text` to `width` px at spaces and underscores; longer words are truncated."""
     lines: list[str] = []
     for word in text.replace("_", " ").split():
         joined = f"{lines[-1]} {word}" if lines else word
@@ -40,9 +40,9 @@ def grid(
 ) -> bytes:
     """PNG of uint8 (H, W, 3) images in rows, with titles above the columns and left of the rows.
 
-    Images are enlarged to `cell` px a side (default: at least 96) in whole steps where they are
-    smaller, so that a small image stays crisp. Rows may be of different length. No image at all,
-    or one that is not uint8 RGB, raises ValueError.
+    Smaller images are enlarged by an integer factor to at least `cell` px (default 96) a side, so
+    that they stay crisp. Rows may differ in length. Raises ValueError if there is no image, or
+    one is not uint8 RGB.
     """
     out = io.BytesIO()
     _sheet(rows, col_titles, row_titles, cell).save(out, "PNG", optimize=True)
@@ -55,7 +55,7 @@ def animated(
     row_titles: Sequence[str] = (),
     cell: int = 0,
 ) -> bytes:
-    """PNG that moves (APNG), without end: grids as `grid` takes them, the first and last held."""
+    """Endlessly looping APNG whose frames are grids as in `grid`; the first and last are held."""
     first, *rest = (_sheet(rows, col_titles, row_titles, cell) for rows in frames)
     times = [FRAME] * (len(rest) + 1)
     times[0] = times[-1] = HELD
@@ -75,7 +75,7 @@ def _sheet(
         raise ValueError("a grid needs at least one image")
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image of {image.dtype} {image.shape}; uint8 (H, W, 3) is needed")
+            raise ValueError(f"image of {image.dtype} {image.shape}; expected uint8 (H, W, 3)")
     height, width = images[0].shape[:2]
     scale = max(1, -(-(cell or 96) // width))
     height, width = height * scale, width * scale

@@ -1,7 +1,7 @@
-"""Self-contained, escaped HTML pages from the templates beside: no script, nothing fetched.
+"""Self-contained, escaped HTML pages from the templates: no scripts, no external resources.
 
-Every value passes through Jinja2's autoescape, so file names and labels can hold any character; a
-name that a template uses and nobody gives raises UndefinedError.
+Jinja2 escapes every value, so file names and labels may contain any character; a missing template
+variable raises UndefinedError.
 """
 
 import base64
@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def amount(value: Any) -> Any:
-    """A number as a reader wants it: thousands apart, four digits of a fraction; else as it is."""
+    """Format a number: thousands separators, four significant digits; other values unchanged."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -22,15 +22,17 @@ def amount(value: Any) -> Any:
 
 
 def percent(share: float) -> str:
+    """A share in 0..1 as a percentage with its sign."""
     return f"{100 * share:.1f} %"
 
 
 def hundredths(share: float) -> str:
+    """A share in 0..1 as a percentage without its sign."""
     return f"{100 * share:.1f}"
 
 
 def span(low: float, high: float) -> str:
-    """An interval of shares."""
+    """An interval of shares in 0..1, in percent."""
     return f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
@@ -52,5 +54,5 @@ _TEMPLATES.globals["span"] = span
 
 
 def render(template: str, **context: Any) -> str:
-    """The page of `templates/<template>.html.j2`, one whole HTML document."""
+    """Render `templates/<template>.html.j2` as a complete HTML document."""
     return _TEMPLATES.get_template(f"{template}.html.j2").render(context)

@@ -429,7 +429,7 @@ def test_good_data_passes_and_the_same_report_is_written_again(tmp_path: Path) -
         validate(manifest, to_json(CONFIG["csv"]), tmp_path / "report.html", "", store=store)
         pages.append((tmp_path / "report.html").read_bytes())
     assert pages[0] == pages[1]
-    assert b"Every critical expectation holds" in pages[0]
+    assert b"All critical expectations hold" in pages[0]
 
 
 def test_the_command_ends_with_2_and_one_clear_message(tmp_path: Path) -> None:

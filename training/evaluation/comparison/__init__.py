@@ -1,1 +1,1 @@
-"""Several models on one page."""
+"""Comparison of several models on one page."""

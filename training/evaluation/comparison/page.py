@@ -1,4 +1,4 @@
-"""Models side by side: one page from what each run's evaluation says, and from the models."""
+"""One page that compares models, from the evaluations of their runs and the models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from training.core.provenance import machine
-from training.evaluation.comparison.figures import across, wall
+from training.evaluation.comparison.figures import image_wall, shared_models
 from training.evaluation.comparison.runs import ComparedRun, grouped, named
 from training.evaluation.metrics import Interval, bootstrap
 from training.evaluation.summary import certain, clusters
@@ -19,12 +19,12 @@ from training.rendering import html
 from training.rendering.charts import Mark, cost_plot
 from training.tracking import client as tracking
 
-DRAWS = 1_000  # of the bootstrap
-SHARES = ("success_mean", "preservation_mean")  # between 0 and 1
+DRAWS = 1_000  # bootstrap samples
+SHARES = ("success_mean", "preservation_mean")  # metrics in 0..1
 
 
 def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Bootstrap draws of E1, E2, E3 and E6 of one seed; the same people are drawn for each seed."""
+    """Bootstrap draws of E1, E2, E3 and E6 of one run; all runs use the same samples of people."""
     edits = table[table["single"] & table["changed"]]
     images = table.drop_duplicates(["dataset", "index"])
     guarded = edits[edits["others"] > 0]
@@ -45,9 +45,9 @@ def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
     """95 % intervals of a system's means over its seeds.
 
-    Of one seed by drawing people whole. Of several by Student's t on the variance that the seeds
-    show and that of the people drawn, with Welch–Satterthwaite's degrees of freedom: two or three
-    seeds say little of how far others would come, and drawing from them would say less.
+    One seed: cluster bootstrap over people. Several: Student's t on the sum of the variance between
+    seeds and that of the bootstrap, with Welch–Satterthwaite degrees of freedom, since resampling
+    two or three seeds would underestimate their spread.
     """
     seeds = [_draws(table) for table in tables]
     people = len(set(clusters(tables[0][tables[0]["single"] & tables[0]["changed"]])))
@@ -65,23 +65,23 @@ def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
     return out
 
 
-def _of_seeds(values: np.ndarray, most: float) -> Interval:
-    """Of the mean over seeds of `values` (draws of people, seeds); shares have a `most`."""
+def _of_seeds(values: np.ndarray, upper: float) -> Interval:
+    """Interval of the mean over seeds of `values` (draws, seeds), in 0..`upper` if finite."""
     means, n = values.mean(0), values.shape[1]
     between, people = means.var(ddof=1) / n, values.mean(1).var(ddof=1)
     freedom = (n - 1) * ((between + people) / between) ** 2 if between else np.inf
     half = student.ppf(0.975, freedom) * np.sqrt(between + people)
-    least = 0.0 if np.isfinite(most) else -np.inf
-    low, high = np.clip([means.mean() - half, means.mean() + half], least, most)
+    lower = 0.0 if np.isfinite(upper) else -np.inf
+    low, high = np.clip([means.mean() - half, means.mean() + half], lower, upper)
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class System:
-    """One system: means over its seeds and their 95 % intervals; None where nothing was measured.
+    """One system: means over its seeds and their 95 % intervals; None if not measured.
 
-    Shares in 0..1; `lead`: the least and greatest of D over G in training; `alarms`: its symptoms
-    out of range; `seeds`: success by seed; `tasks`: success by edit.
+    Shares in 0..1; `lead`: lowest and highest lead of D over G in training; `alarms`: symptoms out
+    of range; `seeds`: success by seed; `tasks`: success by edit.
     """
 
     name: str
@@ -115,7 +115,7 @@ class System:
 
 
 def system(name: str, runs: Sequence[ComparedRun]) -> System:
-    """The numbers of one system from the runs of its seeds."""
+    """Summarise the runs of one system, one per seed."""
     scores, costs = [run.summary for run in runs], [run.cost for run in runs]
     tables = [pd.read_parquet(run.evaluation.local("scores.parquet")) for run in runs]
     tasks = [{f"{t.dataset} {t.task}": t.success for t in run.tasks} for run in runs]
@@ -149,14 +149,14 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None where any seed has none."""
+    """The mean; None if any value is None."""
     known = [value for value in values if value is not None]
     return mean(known) if len(known) == len(values) else None
 
 
-def _mean_of(runs: Sequence[ComparedRun], beginning: str) -> float | None:
-    """Mean over data sets, then seeds, of the metrics that begin so and that every seed has."""
-    names = [k for k in runs[0].numbers if k.startswith(beginning)]
+def _mean_of(runs: Sequence[ComparedRun], prefix: str) -> float | None:
+    """Mean over data sets, then seeds, of the metrics with this prefix that every seed has."""
+    names = [k for k in runs[0].numbers if k.startswith(prefix)]
     shared = [k for k in names if all(k in run.numbers for run in runs)]
     return mean(mean(run.numbers[k] for run in runs) for k in shared) if shared else None
 
@@ -168,14 +168,14 @@ def _lead(runs: Sequence[ComparedRun]) -> Interval | None:
 
 
 def _alarms(runs: Sequence[ComparedRun]) -> list[str]:
-    """What was out of range, each once."""
+    """Diagnostics out of range, without duplicates."""
     signs = [sign for run in runs for sign in run.symptoms if sign.bad]
     return list(dict.fromkeys(f"{s.name} {s.value:.3g}: {s.says}" for s in signs))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Systems whose scores compare, with the pictures of them; `data`: their data sets."""
+    """Systems with comparable scores, with their figures (PNG); `data`: names of the data sets."""
 
     systems: Sequence[System]
     data: str
@@ -197,7 +197,7 @@ def _group(runs: Sequence[ComparedRun]) -> Group:
         "+".join(part.name for part in runs[0].dataset.meta.datasets),
         mean(s.copy_success_mean for s in systems),
         sorted({seed for s in systems for seed in s.seeds}),
-        wall(names),
+        image_wall(names),
         cost_plot(marks),
     )
 
@@ -205,9 +205,9 @@ def _group(runs: Sequence[ComparedRun]) -> Group:
 def report(
     runs: Sequence[ComparedRun], title: str, remark: str = "", failed: Sequence[str] = ()
 ) -> str:
-    """The page: tables, picture wall and cost of every group of models whose scores compare."""
+    """HTML page: tables, image wall and costs for every group of models with comparable scores."""
     groups = grouped(runs)
-    mixed = across(groups)
+    mixed = shared_models(groups)
     return html.render(
         "comparison",
         title=title,
@@ -215,12 +215,12 @@ def report(
         remark=remark,
         failed=failed,
         groups=[_group(group) for group in groups],
-        across=wall(mixed) if mixed else None,
+        across=image_wall(mixed) if mixed else None,
     )
 
 
 def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) -> None:
-    """One run of MLflow for the whole comparison: every system's numbers, and the page."""
+    """Log the comparison as one MLflow run: every system's numbers, and the page."""
     if tracking.uri() == "off":
         return
     numbers: dict[str, float] = {}
@@ -233,7 +233,7 @@ def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) ->
 
 
 def _metrics(found: System) -> dict[str, float]:
-    """What MLflow keeps of a system."""
+    """The metrics of a system that are logged to MLflow."""
     values = {
         "success_mean": found.success_mean,
         "success_worst": found.success_worst,

@@ -1,4 +1,4 @@
-"""One run of a comparison: a trained model, what its evaluation says, and the data of both."""
+"""One run of a comparison: a trained model with its evaluation and data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from training.storage.store import Manifest
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One trained and evaluated model; those of one name are seeds of one system."""
+    """One trained and evaluated model; runs with the same name are seeds of one system."""
 
     name: str
     model: Manifest[ModelMeta]
@@ -31,21 +31,23 @@ class ComparedRun:
 
     @classmethod
     def read(cls, name: str, model: Path, evaluation: Path, dataset: Path) -> "ComparedRun":
-        """Raises ValueError where the three are not of one run."""
+        """Read the manifests of one run. Raises ValueError if they are from different runs."""
         found = cls(
             name,
             Manifest.read(model, "model"),
             Manifest.read(evaluation, "evaluation"),
             Manifest.read(dataset, "dataset"),
         )
-        said = (found.evaluation.meta.model, found.evaluation.meta.dataset)
-        if said != (found.model.digest, found.dataset.digest):
-            raise ValueError(f"{name}: {evaluation} is not of this model and data; pass one run's")
+        evaluated = (found.evaluation.meta.model, found.evaluation.meta.dataset)
+        if evaluated != (found.model.digest, found.dataset.digest):
+            raise ValueError(
+                f"{name}: {evaluation} is not of this model and data; pass manifests of one run"
+            )
         return found
 
     @cached_property
     def numbers(self) -> dict[str, float]:
-        """The flat metrics."""
+        """The flat metrics of metrics.json."""
         return dict(read_json(self.evaluation.local("metrics.json")))
 
     @cached_property
@@ -70,16 +72,17 @@ class ComparedRun:
 
     @property
     def training(self) -> Mapping[str, float]:
-        """What the training took, by name; empty where its manifest does not say."""
+        """The training summary by name; empty if the manifest has none."""
         return dict(self.model.about.get("training", {}))
 
     @property
     def minutes(self) -> float:
+        """Minutes of training; NaN if unknown."""
         return self.training.get("seconds", float("nan")) / 60
 
 
 def grouped(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
-    """Runs whose scores compare, in the order given."""
+    """Group runs with comparable scores (equal fingerprint), in the given order."""
     found: dict[str, list[ComparedRun]] = {}
     for run in runs:
         found.setdefault(run.evaluation.meta.identity, []).append(run)
@@ -87,7 +90,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
 
 
 def named(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
-    """The seeds of each system, in the order given."""
+    """Runs by system name, in the given order."""
     found: dict[str, list[ComparedRun]] = {}
     for run in runs:
         found.setdefault(run.name, []).append(run)

@@ -1,1 +1,1 @@
-"""The frozen classifiers by which edits are scored."""
+"""The frozen classifiers that score edits."""

@@ -1,4 +1,4 @@
-"""Trained judges ready for use."""
+"""Load trained judges and classify images with them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.storage.store import Manifest, Store
 
 @dataclass(frozen=True)
 class Judge:
-    """Trained judges ready for use; `facts` is the content of judge.json."""
+    """Trained judges, one pair per data set of `space`; `facts` is the content of judge.json."""
 
     space: LabelSpace
     size: int
@@ -28,32 +28,32 @@ class Judge:
     device: torch.device
 
     def predict(self, dataset: int, images: Tensor) -> Tensor:
-        """Logits (n, k) (intensities where labels are continuous) of (n, 3, s, s) in [-1, 1]."""
+        """Logits (n, k), or intensities if labels are continuous, of (n, 3, s, s) in [-1, 1]."""
         with torch.inference_mode():
             logits = self.nets[dataset](images.to(self.device))
         return scaled(self.space.sets[dataset].kind, logits)
 
     def features(self, dataset: int, images: Tensor) -> Tensor:
-        """(n, 128) of the second judge, for the Fréchet distance."""
+        """Features (n, 128) of the second judge, for the Fréchet distance."""
         with torch.inference_mode():
             return self.seconds[dataset].features(images.to(self.device))
 
     def embed(self, dataset: int, features: Tensor) -> Tensor:
-        """Unit identity vectors (n, d) of what `features` gave."""
+        """Unit identity vectors (n, d) of the second judge's features (n, 128)."""
         with torch.inference_mode():
             return self.seconds[dataset].embed(features)
 
     def accuracy(self, dataset: int) -> float:
-        """Clean test accuracy, the mean over labels: the ceiling of every edit success."""
+        """Accuracy on real test images, mean over labels; the ceiling of edit success."""
         return float(self.facts["datasets"][dataset]["accuracy"])
 
     def require(self) -> None:
-        """Raise ValueError unless every data set's clean accuracy reaches the stated floor."""
+        """Raise ValueError unless the accuracy on every data set reaches the configured floor."""
         require(self.facts)
 
 
 def require(facts: dict[str, Any]) -> None:
-    """Raise ValueError unless every data set's clean accuracy reaches the floor that is stated."""
+    """Raise ValueError unless the accuracy on every data set reaches the configured floor."""
     floor = facts["config"]["floor"]
     for fact in facts["datasets"]:
         if fact["accuracy"] < floor:
@@ -62,12 +62,12 @@ def require(facts: dict[str, Any]) -> None:
             raise ValueError(
                 f"judge of {fact['name']}: clean test accuracy {fact['accuracy']:.3f} (worst "
                 f"{worst}, {rates[worst]:.3f}) is below its floor {floor}; train it longer "
-                "(judge.images) or state a lower floor (judge.floor)"
+                "(judge.images) or set a lower floor (judge.floor)"
             )
 
 
 def load_judge(source: Manifest | Path, store: Store | None = None) -> Judge:
-    """Judges from a manifest of kind "judge"; every file's digest is checked."""
+    """Load the judges of a manifest of kind "judge"; the digest of every file is checked."""
     manifest = source if isinstance(source, Manifest) else Manifest.read(source, "judge")
     facts = read_json(manifest.local("judge.json", store))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""The two evaluation classifiers: a ResNet-18 and a small VGG. Neither shares code with a GAN."""
+"""The two judge networks: a ResNet-18 and a small VGG. Neither shares code with a GAN."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions around a shortcut (He et al. 2016, the basic block)."""
+    """Two 3×3 convolutions with a shortcut (He et al. 2016, the basic block)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class ResNet18(nn.Module):
 
 
 class SmallVGG(nn.Module):
-    """A plain stack of 3×3 convolutions with two uses of its 128 pooled features.
+    """A plain stack of 3×3 convolutions whose 128 pooled features feed two heads.
 
-    `features` (n, 128) carry the labels and the person and feed the Fréchet distance; `embed`
-    (n, 64) has length 1 and is trained to tell the `people` of the train split apart, where
-    their names are known (people ≥ 2); otherwise it is the pooled features at length 1.
+    `features` (n, 128) encode labels and identity and are used for the Fréchet distance. `embed`
+    gives unit vectors (n, 64), trained to classify the `people` of the train split if identities
+    are known (people ≥ 2), otherwise the normalized features (n, 128).
     """
 
     FEATURES = 128

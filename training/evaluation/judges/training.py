@@ -1,4 +1,4 @@
-"""Training one data set's judges and measuring them on untouched images."""
+"""Train the judges of one data set and measure them on real test images."""
 
 import contextlib
 import math
@@ -19,14 +19,14 @@ from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.evaluation.metrics import auc, pairs
 from training.models.optim import AdamW
 
-SHIFT = 3  # px at 64; the training images are moved by up to this, scaled with the size
-INTENSITY_WEIGHT = 4.0  # beside the softmax over people
-SCALE = 16.0  # of the cosines before the softmax over people
-RESIDENT = 6 << 30  # bytes; smaller data sets are kept on the device whole
+SHIFT = 3  # px at 64 px images, scaled with the size: maximum shift of the augmentation
+INTENSITY_WEIGHT = 4.0  # relative to the identity loss
+SCALE = 16.0  # scale of cosines in the identity softmax
+RESIDENT = 6 << 30  # bytes; smaller data sets are kept on the device
 
 
 def decide(kind: str, logits: Tensor) -> Tensor:
-    """What `scaled` logits (n, k) say, as labels: 0/1 each, one 1 a row, or intensities."""
+    """Labels (n, k) from `scaled` logits (n, k): 0/1 each, one-hot rows, or intensities."""
     if kind == "binary":
         return (logits > 0).to(torch.float32)
     if kind == "onehot":
@@ -35,17 +35,17 @@ def decide(kind: str, logits: Tensor) -> Tensor:
 
 
 def scaled(kind: str, logits: Tensor) -> Tensor:
-    """Logits (n, k), or intensities in [0, 1] where the labels are such."""
+    """Logits (n, k) unchanged, or as intensities in [0, 1] if labels are continuous."""
     return torch.sigmoid(logits) if kind == "continuous" else logits
 
 
 def agree(kind: str, decided: Tensor, labels: Tensor) -> Tensor:
-    """Whether each decision (n, k) is the label's: equal, or an intensity within TOLERANCE."""
+    """Whether predictions (n, k) match the labels: equal, or intensities within TOLERANCE."""
     return (decided - labels).abs() < (TOLERANCE if kind == "continuous" else 0.5)
 
 
 def _people(part: Part) -> tuple[Tensor, int]:
-    """(class of each image or −1, number of classes): people with at least two images."""
+    """Identity class of each image (−1: none) and their number: people with two or more images."""
     counts = Counter(i for i in part.identity if i)
     names = sorted(i for i, n in counts.items() if n > 1)
     number = {name: i for i, name in enumerate(names)}
@@ -53,13 +53,13 @@ def _people(part: Part) -> tuple[Tensor, int]:
 
 
 def _augment(images: Tensor, stream: torch.Generator) -> Tensor:
-    """Mirror each image with probability 1/2 and move it by a few pixels (edges repeated)."""
+    """Flip each image with probability 1/2 and shift it by a few pixels (replicated edges)."""
     n, size = len(images), images.shape[2]
-    mirrored = torch.rand(n, generator=stream) < 0.5
-    images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
-    reach = max(1, SHIFT * size // 64)
-    padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
-    corners = torch.randint(0, 2 * reach + 1, (n, 2), generator=stream).tolist()
+    flipped = torch.rand(n, generator=stream) < 0.5
+    images = torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
+    shift = max(1, SHIFT * size // 64)
+    padded = F.pad(images, (shift, shift, shift, shift), mode="replicate")
+    corners = torch.randint(0, 2 * shift + 1, (n, 2), generator=stream).tolist()
     return torch.stack(
         [
             image[:, y : y + size, x : x + size]
@@ -69,7 +69,7 @@ def _augment(images: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def label_loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy; of intensities too, which a squared error long leaves at their low mean."""
+    """Cross entropy, for intensities too: with a squared error they stay at their low mean."""
     if kind == "onehot":
         return F.cross_entropy(logits, labels.argmax(1))
     loss = F.binary_cross_entropy_with_logits(logits, labels)
@@ -78,14 +78,14 @@ def label_loss(kind: str, logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Network initialisation from `seed`, leaving the process's own random stream alone."""
+    """Seed torch inside the block; the global random state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def _rate(position: float) -> float:
-    """Factor on the rate: a linear rise over the first quarter, then half a cosine to 0."""
+def _lr_factor(position: float) -> float:
+    """Learning rate factor: linear warm-up over the first quarter, then cosine decay to 0."""
     return (
         position / 0.25
         if position < 0.25
@@ -103,7 +103,7 @@ def _fit(
     images: int,
     device: torch.device,
 ) -> None:
-    """Train `net` (and the person head `extra`) with AdamW and one cycle of the rate."""
+    """Train `net` (and the identity head `extra`) with AdamW and a one-cycle learning rate."""
     people, _ = _people(part)
     modules = nn.ModuleList([net, *([extra] if extra else [])]).to(device).train()
     steps = max(1, images // config.batch)
@@ -112,7 +112,7 @@ def _fit(
     with Progress(what, steps * config.batch, "images") as progress:
         for step in range(steps):
             for group in optimiser.param_groups:
-                group["lr"] = config.lr * _rate((step + 1) / steps)
+                group["lr"] = config.lr * _lr_factor((step + 1) / steps)
             while len(order) < config.batch:
                 order = torch.cat([order, torch.randperm(len(part), generator=stream)])
             rows, order = order[: config.batch], order[config.batch :]
@@ -137,7 +137,7 @@ def _fit(
 
 
 def _batches(part: Part, rows: Sequence[int] = (), size: int = 64) -> Iterator[Tensor]:
-    """Images in [-1, 1] of the named rows, or of the whole part."""
+    """Batches of images in [-1, 1] of the given rows, or of all."""
     rows = rows or range(len(part))
     for start in range(0, len(rows), size):
         yield to_float(part.images(list(rows[start : start + size])))
@@ -147,13 +147,13 @@ def _batches(part: Part, rows: Sequence[int] = (), size: int = 64) -> Iterator[T
 def _clean(
     net: ResNet18 | SmallVGG, part: Part, labels: LabelSet, device: torch.device
 ) -> dict[str, Any]:
-    """Accuracy on untouched test images, each label's beside its balanced one and its share."""
-    answers = (net(x.to(device)) for x in _batches(part))
-    logits = torch.cat([(a[0] if isinstance(a, tuple) else a).cpu() for a in answers])
+    """Accuracy on real test images; per label also balanced accuracy and share of positives."""
+    predictions = (net(x.to(device)) for x in _batches(part))
+    logits = torch.cat([(a[0] if isinstance(a, tuple) else a).cpu() for a in predictions])
     logits = scaled(labels.kind, logits)
-    right = agree(labels.kind, decide(labels.kind, logits), part.labels)
+    correct = agree(labels.kind, decide(labels.kind, logits), part.labels)
     if labels.kind == "onehot":
-        hits = right.all(1)
+        hits = correct.all(1)
         accuracy = float(hits.float().mean())
         classes = part.labels.argmax(1)
         table = {
@@ -164,21 +164,21 @@ def _clean(
         on = part.labels > (TOLERANCE if labels.kind == "continuous" else 0.5)
         table = {
             name: _rates(
-                right[on[:, i], i], right[~on[:, i], i], share=float(on[:, i].float().mean())
+                correct[on[:, i], i], correct[~on[:, i], i], share=float(on[:, i].float().mean())
             )
             for i, name in enumerate(labels.names)
         }
-        accuracy = float(right.float().mean())
+        accuracy = float(correct.float().mean())
     facts = {"accuracy": accuracy, "labels": table, "test_images": len(part)}
     if labels.kind == "continuous":
-        # Most intensities are near 0, so that a judge which always says 0 would be right.
+        # Most intensities are near 0: plain accuracy would be high for a judge that always gives 0.
         facts["accuracy"] = float(np.mean([rates["balanced"] for rates in table.values()]))
         facts["error"] = float((logits - part.labels).abs().mean())
     return facts
 
 
 def _rates(positive: Tensor, negative: Tensor, share: float) -> dict[str, float]:
-    """accuracy, and its mean over the classes that occur (`balanced`)."""
+    """Accuracy, and its mean over the classes that occur (`balanced`)."""
     both = torch.cat([positive, negative]).float()
     kinds = [float(v.float().mean()) for v in (positive, negative) if len(v)]
     return {
@@ -190,7 +190,7 @@ def _rates(positive: Tensor, negative: Tensor, share: float) -> dict[str, float]
 
 @torch.inference_mode()
 def _verification(net: SmallVGG, part: Part, device: torch.device) -> float | None:
-    """AUC of telling pairs of one person from pairs of two, on people not trained on."""
+    """AUC of verifying identities, on people not in training; None without known pairs."""
     known = [i for i, name in enumerate(part.identity) if name][:2000]
     if len(known) < 2:
         return None
@@ -206,7 +206,7 @@ def _verification(net: SmallVGG, part: Part, device: torch.device) -> float | No
 def train(
     dataset: int, faces: Faces, test: Faces, config: JudgeConfig, device: torch.device
 ) -> tuple[ResNet18, SmallVGG, dict[str, Any]]:
-    """Both judges of one data set, and what is known of them."""
+    """Train both judges of data set number `dataset`; returns them and their facts."""
     part, labels = faces.parts[dataset], faces.space.sets[dataset]
     _, count = _people(part)
     if part.bytes < RESIDENT:
@@ -223,7 +223,7 @@ def train(
         "kind": labels.kind,
         "names": list(labels.names),
         "train_images": len(part),
-        "people": count,  # classes of the second judge's identity embedding; 0 or 1: not trained
+        "people": count,  # identity classes of the second judge; 0 or 1: not trained
         **_clean(first, test.parts[dataset], labels, device),
         "second_accuracy": _clean(second, test.parts[dataset], labels, device)["accuracy"],
         "verification_auc": _verification(second, test.parts[dataset], device),
