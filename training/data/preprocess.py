@@ -20,7 +20,7 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image
 
-from training.core.cli import run
+from training.core.cli import entry_point
 from training.core.config import DataConfig, from_json, to_json
 from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
@@ -273,4 +273,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    entry_point(main)

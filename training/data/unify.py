@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.core.cli import run
+from training.core.cli import entry_point
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes, write_json
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
@@ -209,4 +209,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    entry_point(main)

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.core.cli import run
+from training.core.cli import entry_point
 from training.core.config import DataConfig, from_json
 from training.core.files import whole_folder, write_bytes
 from training.data.archive import open_raw
@@ -81,4 +81,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    entry_point(main)

@@ -246,6 +246,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from training.core.cli import run
+    from training.core.cli import entry_point
 
-    run(main)
+    entry_point(main)
