@@ -28,7 +28,7 @@ from training.data.labels import LabelSet, LabelSpace
 from training.engine.distributed import World
 from training.engine.session import Job, Session, build_state
 from training.engine.throughput import Noise
-from training.models.recipes import CELEBA
+from training.models.shared_presets import CELEBA
 from training.models.stargan import StarGAN
 from training.tracking.tracker import Tracker
 

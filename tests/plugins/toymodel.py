@@ -25,7 +25,7 @@ from training.models.base import (
     Preview,
 )
 from training.models.pairs import Pair, chained, cycle_previews, identity_mappings, pairs_of, split
-from training.models.recipes import demo, smoke
+from training.models.shared_presets import demo, smoke
 
 
 class Decoder(nn.Module):

@@ -39,17 +39,9 @@ from training.models.base import (
     Preview,
     examples,
 )
-from training.models.layers import (
-    BatchNorm,
-    Signed,
-    autocast_off,
-    gradient_penalty,
-    label_loss,
-    norm,
-    tiled,
-    xavier,
-)
-from training.models.recipes import ATTGAN_ATTRIBUTES, demo, smoke
+from training.models.layers import BatchNorm, Signed, autocast_off, norm, tiled, xavier
+from training.models.losses import gradient_penalty, label_loss
+from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 EPS = 1e-3  # of the batch norms, as published
 INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # in the previews

@@ -39,7 +39,7 @@ from training.models.pairs import (
     split,
     two_domains,
 )
-from training.models.recipes import CELEBA, RAFD, demo, smoke
+from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
 
 class Block(nn.Module):

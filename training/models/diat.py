@@ -30,7 +30,8 @@ from training.models.base import (
     Preview,
 )
 from training.models.cyclegan import Generator, edge_of, pairs_in
-from training.models.layers import autocast_off, check_halvings, gradient_penalty
+from training.models.layers import autocast_off, check_halvings
+from training.models.losses import gradient_penalty
 from training.models.pairs import (
     Pair,
     chained,
@@ -40,7 +41,7 @@ from training.models.pairs import (
     split,
     two_domains,
 )
-from training.models.recipes import CELEBA, RAFD, demo, smoke
+from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
 
 class Critic(nn.Module):

@@ -37,14 +37,9 @@ from training.models.base import (
     Preset,
     Preview,
 )
-from training.models.layers import (
-    check_halvings,
-    gradient_penalty,
-    label_loss,
-    narrow_normal,
-    tiled,
-)
-from training.models.recipes import demo, smoke
+from training.models.layers import check_halvings, narrow_normal, tiled
+from training.models.losses import gradient_penalty, label_loss
+from training.models.shared_presets import demo, smoke
 from training.models.stargan import Discriminator, trunk
 
 STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # label values in the sweep preview

@@ -36,7 +36,7 @@ from training.models.layers import (
     normal,
     tiled,
 )
-from training.models.recipes import demo, smoke
+from training.models.shared_presets import demo, smoke
 
 ICGAN_ATTRIBUTES = (
     "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Bushy_Eyebrows", "Eyeglasses",

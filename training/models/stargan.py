@@ -26,15 +26,9 @@ from training.models.base import (
     Phase,
     Preset,
 )
-from training.models.layers import (
-    Residual,
-    autocast_off,
-    check_halvings,
-    gradient_penalty,
-    norm,
-    tiled,
-)
-from training.models.recipes import CELEBA, RAFD, demo, smoke
+from training.models.layers import Residual, autocast_off, check_halvings, norm, tiled
+from training.models.losses import gradient_penalty
+from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
 
 def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:

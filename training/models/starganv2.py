@@ -33,7 +33,7 @@ from training.models.base import (
 )
 from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, check_power_of_two, norm, normal
-from training.models.recipes import demo, smoke
+from training.models.shared_presets import demo, smoke
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
 

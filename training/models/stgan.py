@@ -16,7 +16,7 @@ from training.data.labels import LabelSpace
 from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
 from training.models.base import Preset
 from training.models.layers import Signed, tiled
-from training.models.recipes import ATTGAN_ATTRIBUTES, demo, smoke
+from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 
 class STU(nn.Module):
