@@ -295,7 +295,7 @@ def test_lpips_is_used_only_with_its_weights(
     config = EvalConfig(limit=4, lpips=f"{path}@{sha256_file(path)}")
     rows, _ = diversity(toy(faces, Toy()), faces, frozen_judge, config)
     assert {row.distance for row in rows} == {"lpips"}
-    with pytest.raises(ValueError, match="fetch the file again"):
+    with pytest.raises(ValueError, match="download the file again"):
         diversity(
             toy(faces, Toy()), faces, frozen_judge, replace(config, lpips=f"{path}@{'0' * 64}")
         )
