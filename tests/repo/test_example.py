@@ -138,5 +138,5 @@ def test_the_example_names_the_labels_that_exist() -> None:
     assert vector(["celeba/Male", "rafd/sad", "mask/celeba", "mask/rafd"], ["sad"]).tolist() == [
         [0, 1, 0, 1]
     ]
-    with pytest.raises(SystemExit, match=r"^'Beard': use one of celeba/Male, celeba/Young$"):
+    with pytest.raises(SystemExit, match=r"^'Beard': name one of celeba/Male, celeba/Young$"):
         vector(["celeba/Male", "celeba/Young"], ["Beard"])
