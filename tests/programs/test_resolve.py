@@ -252,7 +252,7 @@ def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
     assert model_files(first)["nets/G.safetensors"].read_text() == "one"
     write("two")
     assert run(clone, init="model.json").init != first
-    with pytest.raises(CheckpointError, match="changed since this run began"):
+    with pytest.raises(CheckpointError, match="changed since this run started"):
         model_files(first)
 
 
