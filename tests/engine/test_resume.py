@@ -142,14 +142,15 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(binary: Path, tmp_
 def test_sigterm_saves_and_the_same_command_goes_on(binary: Path, tmp_path: Path) -> None:
     whole, run = go(binary, tmp_path / "whole"), tmp_path / "cut"
     code = (
-        "import os, signal, sys, training.engine.session as session, training.train as t\n"
+        "import os, signal, training.core.cli as cli, training.engine.session as session\n"
+        "import training.train as train\n"
         "true = session.Session.advance\n"
         "def advance(self):\n"
         "    out = true(self)\n"
         "    if self.state.images == 40: os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return out\n"
         "session.Session.advance = advance\n"
-        "t.main(sys.argv[1:])\n"
+        "cli.entry_point(train.main)\n"
     )
     first = subprocess.run(
         [sys.executable, "-c", code, *command(binary, run)[3:]], env=environment()

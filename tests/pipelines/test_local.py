@@ -438,7 +438,7 @@ def test_a_started_program_s_own_error_comes_first() -> None:
 
 def test_another_kfp_is_refused(monkeypatch: pytest.MonkeyPatch, package: Path) -> None:
     monkeypatch.setattr(kfp, "__version__", "2.18.0")
-    with pytest.raises(RuntimeError, match=r"kfp 2\.18\.0 .* knows 2\.17\.0 only"):
+    with pytest.raises(RuntimeError, match=r"kfp 2\.18\.0 is installed; .* exactly 2\.17\.0"):
         execute({}, package)
 
 

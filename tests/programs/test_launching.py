@@ -15,7 +15,7 @@ from training import trainjob
 from training.cluster.job import Request, Shape
 from training.cluster.kubernetes import ClusterError
 from training.core.cli import StoppedError
-from training.storage.store import Store
+from training.storage.store import open_store
 
 REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
 SHAPE = Shape(template=str(Path(__file__).parents[2] / "k8s" / "jobs" / "trainjob.yaml"))
@@ -98,7 +98,9 @@ def test_the_pods_train_the_stored_request(store: Path, monkeypatch: pytest.Monk
     from training.core import environment
 
     request = Request("{}", "stargan", "{}", "{}", pipeline_run="run-7", child=True)
-    Store().refer(f"jobs/{request.name}/request", trainjob.json.dumps(trainjob.asdict(request)))
+    open_store().refer(
+        f"jobs/{request.name}/request", trainjob.json.dumps(trainjob.asdict(request))
+    )
     monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
     seen: dict[str, Any] = {}
 

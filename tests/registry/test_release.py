@@ -842,7 +842,9 @@ def test_command_lines_show_verify_and_translate(
         assert picture.size == (16, 16)
     with pytest.raises(ValueError, match="made with different code"):
         release.main(["verify", "stargan@champion", "--here"])
-    with pytest.raises(ValueError, match=r"'Beard': not a unique label name; use one of .*celeba/Male"):
+    with pytest.raises(
+        ValueError, match=r"'Beard': not a unique label name; use one of .*celeba/Male"
+    ):
         translate.main(["stargan@champion", str(face), str(edited), "Beard"])
     with pytest.raises(ValueError, match="stargan takes no seed; it takes labels"):
         translate.main(["stargan@champion", str(face), str(edited), "Male", "--seed", "3"])

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from training import release, translate
 from training.core.files import write_json
 from training.data.labels import LabelSet, LabelSpace
+from training.storage.meta import ModelMeta
 from training.storage.store import Manifest
 from training.tracking import client as tracking
 
@@ -50,9 +51,10 @@ def registered(folder: Path, name: str, model: Any, dataset: Path, space: LabelS
         write_json(folder / file, value)
         files[file] = folder / file
     data, trained = Manifest.read(dataset), folder / "model.json"
-    Manifest.build("model", files, {"seed": 0, "dataset": data.digest, "mlflow_run": ""}).write(
-        trained
+    meta = ModelMeta(
+        model=name, preset="demo", seed=0, images=32, dataset=data.digest, mlflow_run=""
     )
+    Manifest.build("model", files, meta).write(trained)
     write_json(folder / "metrics.json", {"success_mean": 0.8, "self_psnr": 21.5})
     scored = {"identity": "e" * 64, "judge": "a" * 64, "dataset": data.digest,
               "model": Manifest.read(trained).digest}  # fmt: skip
