@@ -176,6 +176,7 @@ def test_a_person_s_word_promotes_and_is_recorded(overridden: Day) -> None:
     assert overridden.champion == "2"
 
 
+@pytest.mark.long
 def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) -> None:
     """The report compares the champion with the new model; two seeds estimate the noise."""
     _, verdict = contested.registered
@@ -188,6 +189,7 @@ def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) ->
     assert contested.champion == ("3" if verdict["promoted"] else "2")
 
 
+@pytest.mark.long
 def test_bad_data_stop_the_run_before_anything_is_trained(run: Run, contested: Day) -> None:
     """The message names step, fault and the report's path; the champion stays."""
     table = contested.folder / "raw/celeba/list_attr_celeba.txt"

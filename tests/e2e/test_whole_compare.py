@@ -34,6 +34,7 @@ def compare(place: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_models_are_compared_in_one_report_and_resume_from_the_cache(
     place: Path, compare: Callable[..., str]
@@ -71,6 +72,7 @@ def logged(place: Path) -> list[set[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_failed_system_is_listed_and_the_others_continue(
     place: Path, compare: Callable[..., str]

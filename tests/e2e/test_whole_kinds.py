@@ -61,7 +61,9 @@ def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
 @pytest.mark.parametrize(
     ("pairs", "edits"),
     [
-        ([*STARGAN, "datasets=rafd", "raw={raw}/rafd"], EXPRESSIONS),
+        pytest.param(
+            [*STARGAN, "datasets=rafd", "raw={raw}/rafd"], EXPRESSIONS, marks=pytest.mark.long
+        ),
         (
             [
                 *STARGAN,
@@ -72,11 +74,16 @@ def folder(tmp_path: Path, empty_mlflow: Path) -> Path:
             [*CLASSES, "Male", "Young"],
         ),
         ([*STARGAN, "model=ganimation", "raw={raw}/celeba"], [*SHOWN]),
-        (
+        pytest.param(
             ["model=starganv2", "data.domains=Male", "datasets=mine:csv", "raw={raw}/own/mine"],
             ["not Male", "Male"],
+            marks=pytest.mark.long,
         ),
-        (["model=starganv2", "datasets=hair:folders", "raw={raw}/own"], [*CLASSES]),
+        pytest.param(
+            ["model=starganv2", "datasets=hair:folders", "raw={raw}/own"],
+            [*CLASSES],
+            marks=pytest.mark.long,
+        ),
         (["model=cyclegan", "datasets=scenes:folders", "raw={raw}/scenes"], ["summer", "winter"]),
     ],
     ids=[
@@ -96,6 +103,7 @@ def test_every_kind_of_data_reaches_the_registry(
     shows(said, edits)
 
 
+@pytest.mark.long
 def test_genuine_celeba_reaches_the_registry(
     shared_data: Path, folder: Path, run_pipeline: Callable[..., str]
 ) -> None:

@@ -89,7 +89,11 @@ def test_more_processes_give_the_gradients_of_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "which", "processes"), [*((*case, 3) for case in RICHEST), ("stargan", "joint", 2)]
+    ("name", "which", "processes"),
+    [
+        *(pytest.param(*case, 3, marks=pytest.mark.long) for case in RICHEST),
+        ("stargan", "joint", 2),
+    ],
 )
 def test_more_processes_give_the_losses_and_weights_of_one(
     name: str, which: str, processes: int, request: pytest.FixtureRequest, tmp_path: Path

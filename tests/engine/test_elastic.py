@@ -21,7 +21,8 @@ from training.engine.mirror import LogEntry, Mirror
 from training.models.presets import resolve
 from training.storage.store import Manifest, open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
+KILLS = 20
 SHORT = "last_call_timeout=1,keep_alive_interval=1,is_host=false"
 # The rendezvous' store in a process of its own: no agent's death takes it away.
 STORE = """
@@ -166,12 +167,9 @@ def finish(cluster: Cluster, run: Path) -> None:
         assert host.agent.wait(120) == 0, host.log()
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.long)])
-def test_kills_of_workers_and_agents_change_nothing(
-    cluster: Callable[..., Cluster], kills: int
-) -> None:
+def test_kills_of_workers_and_agents_change_nothing(cluster: Callable[..., Cluster]) -> None:
     """At a fixed size of two: the same weights as of an undisturbed run, bit for bit."""
-    count = 480 + 24 * kills
+    count = 480 + 24 * KILLS
     calm = cluster("calm", images=count, nodes="2:2")
     quiet = calm.share()
     for name in "ab":
@@ -182,7 +180,7 @@ def test_kills_of_workers_and_agents_change_nothing(
     run = rough.share()
     hosts = [rough.host(name) for name in "ab"]
     chance = random.Random(5)
-    for number in range(kills):
+    for number in range(KILLS):
         before = images(run)
         rough.until(lambda least=before + 24: images(run) >= least)  # type: ignore[misc]
         time.sleep(chance.random() * 0.3)

@@ -120,6 +120,7 @@ def test_warm_start_begins_with_the_given_networks(binary: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_at_any_moment_and_started_again_ends_the_same(binary: Path, tmp_path: Path) -> None:
     whole = go(binary, tmp_path / "whole")
     for trial in range(3):
