@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from forks import Forks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forks import Forks
-from servers import run_stack
 
+from forks import Forks
 from pipelines.local.stack import SERVERS, Stack
+from servers import run_stack
 from training.storage import dvc as remote
 from training.storage.s3 import Bucket
 from training.storage.store import Manifest

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import QUICK, RICHEST, command, environment, go, losses
 from safetensors.torch import load_file
 
+from runs import QUICK, RICHEST, command, environment, go, losses
 from training import launch as launching
 from training.cluster.job import Request
 from training.core.config import to_json

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CASES, QUICK, RICHEST, go, losses, session_of, weights
 from safetensors.torch import load_file
-from toydata import SETS
 
+from runs import CASES, QUICK, RICHEST, go, losses, session_of, weights
+from toydata import SETS
 from training.core.config import TrainConfig, to_json
 from training.core.files import read_json, sha256_file
 from training.data.batch import Batch

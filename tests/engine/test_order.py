@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import CPU
 
+from runs import CPU
 from training.data.dataset import Faces, Order, generator, to_float
 from training.engine.schedule import Schedule
 from training.models.base import Phase

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import QUICK, RICHEST, command, environment, go, losses, session_of, weights
 
+from runs import QUICK, RICHEST, command, environment, go, losses, session_of, weights
 from training.core.config import TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.engine import checkpoint

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from runs import QUICK, go, losses, session_of, weights
 from toydata import SETS
 from toymodel import Toy
-
 from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, to_json
 from training.core.files import read_json

@@ -16,12 +16,12 @@ from typing import Any
 import kfp
 import pytest
 from filelock import FileLock
-from forks import Forks
 from kfp import compiler, dsl
 from kfp.dsl import Artifact, Dataset, Input, Output
 from kfp.local import cache, subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 
+from forks import Forks
 from pipelines.local import containers
 from pipelines.local import run as local
 from pipelines.local.cache import ContentCache

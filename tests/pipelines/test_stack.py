@@ -12,9 +12,9 @@ import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError
-from servers import run_stack
 
 from pipelines.local.stack import SERVERS, Stack
+from servers import run_stack
 
 READ = (".json", ".ini", ".log", ".pid")
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]

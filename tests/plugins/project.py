@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toydata import SETS
 
+from toydata import SETS
 from training.core.config import TrainConfig, to_json
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 import yaml
-from forks import Forks
 
+from forks import Forks
 from pipelines.local.stack import Stack
 from training import backup
 from training.storage.s3 import Bucket, RemoteError
