@@ -62,7 +62,7 @@ lock:  ## regenerate every lock file; needs uv
 		--output-file requirements-docs.lock >/dev/null
 
 # One worker runs a file's tests, the longest files first: tests/README.md.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
 	$(PYTEST) -m "not long and not container" $(ARGS)

@@ -29,25 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file is a group of tests that one worker runs; the groups that took longest come first.
-
-    Two workers then end together. Modules that share a server name their group themselves.
-    """
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(file_of(item.nodeid)))
-        marker = item.get_closest_marker("xdist_group")
-        assert marker
-        groups.setdefault(marker.args[0], []).append(item)
+    """The files that took longest come first, so that two workers end together."""
     took = json.loads(DURATIONS.read_text())
-
-    def seconds(group: str) -> float:
-        return sum(took.get(name, 0) for name in {file_of(item.nodeid) for item in groups[group]})
-
-    items[:] = [item for name in sorted(groups, key=seconds, reverse=True) for item in groups[name]]
+    items.sort(key=lambda item: -took.get(file_of(item.nodeid), 0))  # stable: a file stays whole
 
 
 def file_of(nodeid: str) -> str:

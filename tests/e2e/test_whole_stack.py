@@ -21,9 +21,7 @@ from training.storage import dvc as remote
 from training.storage.s3 import Bucket
 from training.storage.store import Manifest
 
-pytestmark = [
-    pytest.mark.server, pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("stack"),
-]  # fmt: skip
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.long]
 
 AWAY = 4.0  # s of an outage: longer than a registration takes without one
 SHORT = ["preset=smoke", "data.size=32", "d_repeat_num=4", "train.images=96", "decay_images=32",

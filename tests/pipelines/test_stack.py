@@ -17,7 +17,7 @@ from pipelines.local.stack import SERVERS, Stack
 from servers import run_stack
 
 READ = (".json", ".ini", ".log", ".pid")
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 def client(stack: Stack, secret: str = "") -> object:

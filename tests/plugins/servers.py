@@ -210,10 +210,7 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """`make stack`'s servers, in a folder that Postgres' own user can reach.
-
-    Modules that take it are in the `xdist_group` "stack", so that there is one.
-    """
+    """`make stack`'s servers, in a folder that Postgres' own user can reach."""
     folder = Path(tempfile.mkdtemp(prefix="stack-"))
     folder.chmod(0o755)
     made = Stack(folder / "stack")

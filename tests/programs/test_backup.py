@@ -16,7 +16,7 @@ from pipelines.local.stack import Stack
 from training import backup
 from training.storage.s3 import Bucket, RemoteError
 
-pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.xdist_group("stack")]
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = "s3://stargan/mlflow"
 WRITE = """
