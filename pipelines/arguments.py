@@ -34,7 +34,7 @@ def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
     """Add `fields` to `overrides`, validated against the preset."""
     from training.models import presets
 
-    config = presets.resolve(arguments["model"], arguments["preset"])
+    config = presets.find(arguments["model"], arguments["preset"])
     overrides = presets.parse(arguments["overrides"])
     for key, value in fields.items():
         try:

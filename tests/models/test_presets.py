@@ -1,5 +1,7 @@
 """Presets hold the papers' numbers; precision is measured or configured."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -160,6 +162,12 @@ def test_every_preset_for_two_cores_fits_the_drawn_faces(
     with torch.device("meta"):
         nets = config.model.networks(space, config.data.size)
     assert nets.keys() == config.model.optim(space).keys()
+
+
+def test_the_documented_settings_are_those_of_the_code() -> None:
+    """To update it: python -m training.models.presets > docs/settings.md"""
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert page.read_text() == presets.table()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:

@@ -4,18 +4,38 @@ python -m pipelines run preset=celeba-128 seed=1 lambda_rec=5 --dry-run
 """
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from training.core import config as configuration
 from training.core.config import SECTIONS, Config, build
+from training.core.options import TrainOptions
 from training.models import MODELS
+
+TABLES = {
+    "data": configuration.DataConfig,
+    "train": configuration.TrainConfig,
+    "judge": configuration.JudgeConfig,
+    "eval": configuration.EvalConfig,
+}
 
 PRESETS = {
     (name, preset): Config(name, preset, row.data, row.train, row.judge, row.eval, row.model)
     for name, model in MODELS.items()
     for preset, row in model.presets().items()
 }
+
+
+def find(model: str, preset: str) -> Config:
+    """The preset. Raises ValueError, with the known names, for an unknown model or preset."""
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
+    if (model, preset) not in PRESETS:
+        rows = [p for m, p in PRESETS if m == model]
+        raise ValueError(f"unknown preset {preset!r} of {model}; known: {', '.join(rows)}")
+    return PRESETS[model, preset]
 
 
 def fields(config: Config) -> dict[str, list[str]]:
@@ -56,12 +76,7 @@ def resolve(
     `datasets`, a pipeline parameter, takes precedence over `data.datasets` if not empty.
     Raises ValueError, with the known names, for an unknown model, preset, key or value.
     """
-    if model not in MODELS:
-        raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
-    if (model, preset) not in PRESETS:
-        rows = [p for m, p in PRESETS if m == model]
-        raise ValueError(f"unknown preset {preset!r} of {model}; known: {', '.join(rows)}")
-    config = PRESETS[model, preset]
+    config = find(model, preset)
     changes: dict[str, dict[str, Any]] = {}
     given = {"data.datasets": datasets} if datasets else {}
     for key, value in {**(overrides or {}), **given}.items():
@@ -102,3 +117,34 @@ def parse(text: str) -> dict[str, str]:
             raise ValueError(f"override {part!r}: key=value is needed")
         out[key.strip()] = value.strip()
     return out
+
+
+def table() -> str:
+    """The Markdown page that lists every setting with its range and default."""
+    lines = [
+        "# Settings", "",
+        "Made by `python -m training.models.presets`. The defaults are those of the code; a preset "
+        "changes some of them,", "and `python -m pipelines run preset=… --dry-run` prints what "
+        "a run gets. [Set the configuration](how-to/configure.md) says how a key is written.",
+    ]  # fmt: skip
+    lines += _rows("Options of the training step", TrainOptions)
+    for section, cls in TABLES.items():
+        lines += _rows(f"`{section}`", cls, f"{section}.")
+    for name, model in MODELS.items():
+        lines += _rows(f"`model`, of `{name}`", model)
+    return "\n".join([*lines, ""])
+
+
+def _rows(title: str, cls: type, prefix: str = "") -> list[str]:
+    """A heading, the class's first line and a table of its fields."""
+    rows = [
+        f"| `{prefix}{name}` | {meaning} | {needed} | {f'`{default}`' if default else 'empty'} |"
+        for name, default, needed, meaning in configuration.describe(cls)
+    ]
+    about = (cls.__doc__ or "").partition("\n")[0]
+    head = ["| key | meaning | values | default |", "| --- | --- | --- | --- |"]
+    return ["", f"## {title}", "", about, "", *head, *rows]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
