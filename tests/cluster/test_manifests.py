@@ -243,9 +243,9 @@ def test_the_dev_overlay_creates_every_bucket_and_database(
 def test_the_guide_requests_no_more_than_the_quota_allows(objects: list[Object]) -> None:
     (quota,) = (found["spec"]["hard"] for found in objects if found["kind"] == "ResourceQuota")
     guide = (K8S.parent / "docs/how-to/cluster.md").read_text()
-    asked = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
-    asked += [int(n) for n in re.findall(r"accelerators=(\d+)", guide)]
-    assert 0 < max(asked) <= int(quota["requests.nvidia.com/gpu"])
+    wanted = [int(n) * int(p) for n, p in re.findall(r"nodes=(\d+) nproc=(\d+)", guide)]
+    wanted += [int(n) for n in re.findall(r"accelerators=(\d+)", guide)]
+    assert 0 < max(wanted) <= int(quota["requests.nvidia.com/gpu"])
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:

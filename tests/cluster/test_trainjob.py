@@ -58,17 +58,17 @@ class Api:
         self.unheard = False  # requests to create get no answer
         self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
         self.closing = threading.Event()  # ends what is silent
-        self.said = "a bad day"
+        self.message = "a bad day"
         self.delete_faults: list[int] = []  # the same, for deletions alone
         self.later: list[Phase] = []  # what the operator does at each further poll
-        self.asked: set[tuple[str, str, str]] = set()  # as a role would grant it
+        self.used: set[tuple[str, str, str]] = set()  # as a role would grant it
         self.ages: list[int | None] = []  # s of log that were requested
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        self.asked.add(right(method, path.partition("?")[0]))
+        self.used.add(right(method, path.partition("?")[0]))
         if found := PATH.fullmatch(path.partition("?")[0]):
             return self.trainjob(method, found[1], body)
         if "/log?" in path:
@@ -116,7 +116,7 @@ def serve(api: Api) -> ThreadingHTTPServer:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if faults := api.faults or (self.command == "DELETE" and api.delete_faults):
-                status, value = faults.pop(0), {"message": api.said}
+                status, value = faults.pop(0), {"message": api.message}
                 if status == SILENT:
                     api.closing.wait(60)
                 if status in (0, SILENT):
@@ -225,10 +225,10 @@ def test_a_job_is_created_and_followed_and_its_model_written(
     api.later = [runs, seen, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert (tmp_path / "model.json").read_text() == '{"the": "model"}'
-    said = capsys.readouterr().out
-    assert said.count("train: 8/16 images") == 1
-    assert said.count("train: 16/16 images") == 1
-    assert f"{REQUEST.name}: running on 3 nodes" in said
+    output = capsys.readouterr().out
+    assert output.count("train: 8/16 images") == 1
+    assert output.count("train: 16/16 images") == 1
+    assert f"{REQUEST.name}: running on 3 nodes" in output
     assert api.ages[0] is None
     assert all(age and age < 60 for age in api.ages[1:])  # not the whole log each time
     launch(REQUEST, shape(), tmp_path / "again.json")
@@ -241,13 +241,13 @@ def test_the_job_matches_the_request(
 ) -> None:
     monkeypatch.setenv("POD_NAME", "launcher")
     api.later = [ends]
-    asked = replace(REQUEST, pipeline_run="run-7")
+    request = replace(REQUEST, pipeline_run="run-7")
     wanted = replace(shape(), queue="faces", deadline=60, image="")
-    launch(asked, wanted, tmp_path / "model.json")
+    launch(request, wanted, tmp_path / "model.json")
     (job,) = api.made
     job.pop("status")
     assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
-    assert job["metadata"]["name"] == REQUEST.name == asked.name
+    assert job["metadata"]["name"] == REQUEST.name == request.name
     labels = job["metadata"]["labels"]
     assert labels["kueue.x-k8s.io/queue-name"] == "faces"
     assert labels["stargan/pipeline-run"] == "run-7"
@@ -273,16 +273,16 @@ def test_render_prints_the_job_and_stores_its_request(
 ) -> None:
     """Nothing but YAML on stdout, without a cluster."""
     by_hand(tmp_path, "render", "--nodes", "5", "--queue", "faces", "--image", "mine:1")
-    said = capsys.readouterr()
-    job = yaml.safe_load(said.out)
+    output = capsys.readouterr()
+    job = yaml.safe_load(output.out)
     assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
     trainer = job["spec"]["trainer"]
     assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["run", REQUEST.name])
     assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
-    assert REQUEST.name in said.err
-    asked = open_store().reference(f"jobs/{REQUEST.name}/request")
-    assert asked
-    assert Request(**json.loads(asked)) == REQUEST
+    assert REQUEST.name in output.err
+    stored = open_store().reference(f"jobs/{REQUEST.name}/request")
+    assert stored
+    assert Request(**json.loads(stored)) == REQUEST
 
 
 def test_a_job_applied_by_hand_is_followed(
@@ -389,7 +389,7 @@ def test_the_role_grants_exactly_what_the_launcher_requests(
         for kind in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert api.asked == granted
+    assert api.used == granted
 
 
 def test_queued_is_not_stuck(
@@ -446,7 +446,7 @@ def test_a_deletion_that_stays_in_conflict_is_reported_with_the_fix(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "PATIENCE", 1.0)
-    api.delete_faults, api.said = [409] * 20, "the object has been modified"
+    api.delete_faults, api.message = [409] * 20, "the object has been modified"
     with pytest.raises(
         cluster.ClusterError,
         match=r"^faces/j: .* in conflict .*409: the object has been modified.*"
@@ -459,7 +459,7 @@ ROLE, QUOTA = "give the account the role", "request less"
 
 
 @pytest.mark.parametrize(
-    ("said", "fixes"),
+    ("message", "fixes"),
     [
         ('User "system:serviceaccount:faces:x" cannot create resource "trainjobs"', [ROLE]),
         ("exceeded quota: stargan, requested: requests.nvidia.com/gpu=32, limited: 8", [QUOTA]),
@@ -467,12 +467,12 @@ ROLE, QUOTA = "give the account the role", "request less"
     ],
 )
 def test_a_refusal_is_final_and_has_the_fix(
-    api: Api, tmp_path: Path, said: str, fixes: list[str]
+    api: Api, tmp_path: Path, message: str, fixes: list[str]
 ) -> None:
-    api.faults, api.said = [403], said
+    api.faults, api.message = [403], message
     with pytest.raises(cluster.ClusterError, match=r"refused .*\(403\)") as refused:
         launch(REQUEST, shape(), tmp_path / "model.json")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert [fix for fix in (ROLE, QUOTA) if fix in str(refused.value)] == fixes
 
 
@@ -772,9 +772,9 @@ def test_the_log_of_a_replacement_pod_follows_that_of_the_old_one(
 
     api.later = [first, seen, replaced, seen, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
-    said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if len(line) == 1] == ["a", "b", "b", "c"]
-    assert not [line for line in said if "waiting" in line]
+    output = capsys.readouterr().out.splitlines()
+    assert [line for line in output if len(line) == 1] == ["a", "b", "b", "c"]
+    assert not [line for line in output if "waiting" in line]
 
 
 def test_the_last_lines_of_a_restarted_container_are_printed(

@@ -73,7 +73,7 @@ def test_no_number_is_without_bounds(section: type, name: str, value: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "message"),
     [
         ("train.ema=1", "train.ema='1': needs a finite number, at least 0 and below 1"),
         ("data.size=4", "data.size='4': needs a whole number from 8 to 4096"),
@@ -88,10 +88,10 @@ def test_no_number_is_without_bounds(section: type, name: str, value: Any) -> No
         ("batch=6000", "train.images=5600: needs at least one batch, train.batch=6000"),
     ],
 )
-def test_a_wrong_value_is_refused_with_key_value_and_range(pair: str, said: str) -> None:
+def test_a_wrong_value_is_refused_with_key_value_and_range(pair: str, message: str) -> None:
     with pytest.raises(ValueError, match="needs") as caught:
         presets.resolve("stargan", "demo", presets.parse(pair))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

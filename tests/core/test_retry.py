@@ -12,10 +12,10 @@ class Server:
     """Fails with each of these errors in turn, then answers."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.errors, self.asked = list(errors), 0
+        self.errors, self.calls = list(errors), 0
 
     def __call__(self) -> str:
-        self.asked += 1
+        self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
         return "answer"
@@ -36,14 +36,14 @@ def test_an_error_that_is_not_transient_is_raised_at_once() -> None:
     server = Server(ConnectionError(), PermissionError("no"))
     with pytest.raises(PermissionError, match="no"):
         retrying(away, lambda: math.inf, sleep=lambda _: None)(server)
-    assert server.asked == 2
+    assert server.calls == 2
 
 
 def test_without_patience_there_is_one_attempt_and_its_own_error() -> None:
     server = Server(ConnectionError("first"), ConnectionError("second"))
     with pytest.raises(ConnectionError, match="first"):
         retrying(away, lambda: 0.0)(server)
-    assert server.asked == 1
+    assert server.calls == 1
 
 
 def test_no_pause_outlasts_the_patience() -> None:
@@ -59,7 +59,7 @@ def test_the_patience_is_read_after_every_attempt() -> None:
     server = Server(*[ConnectionError()] * 9)
     with pytest.raises(ConnectionError):
         retrying(away, lambda: next(left), sleep=lambda _: None)(server)
-    assert server.asked == 3
+    assert server.calls == 3
 
 
 def test_each_failure_is_reported_before_its_pause() -> None:

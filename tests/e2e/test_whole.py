@@ -28,20 +28,20 @@ HEAVY = ["pull", "validate", "preprocess", "unify-labels", "judge", "train", "ev
 class Day:
     """A run: its output, the champion's version after it, and its folder."""
 
-    said: str
+    output: str
     champion: str
     folder: Path
 
     @property
     def ran(self) -> list[str]:
         """The steps that are cached and did run."""
-        found = re.findall(r"^\[\d+/11\] ([\w-]+): done", self.said, re.MULTILINE)
+        found = re.findall(r"^\[\d+/11\] ([\w-]+): done", self.output, re.MULTILINE)
         return [step for step in found if step in HEAVY]
 
     @property
     def report(self) -> Path:
-        found = re.search(r"^report +(.*)/evaluate\.html$", self.said, re.MULTILINE)
-        assert found, self.said[-3000:]
+        found = re.search(r"^report +(.*)/evaluate\.html$", self.output, re.MULTILINE)
+        assert found, self.output[-3000:]
         return Path(found[1])
 
     @property
@@ -66,10 +66,10 @@ def run(
     shutil.copytree(drawn, folder / "raw" / "celeba")
 
     def run(*pairs: str, code: int = 0, pipeline: Callable[..., str] = run_pipeline) -> Day:
-        said = pipeline(folder, *SMALL, *pairs, code=code)
+        output = pipeline(folder, *SMALL, *pairs, code=code)
         status, champion = forks.run([sys.executable, "-c", CHAMPION], folder)
         assert status == 0, champion
-        return Day(said, champion.split()[-1], folder)
+        return Day(output, champion.split()[-1], folder)
 
     return run
 
@@ -118,8 +118,8 @@ def test_raw_faces_become_a_promoted_model(first: Day) -> None:
     assert verdict["promoted"] is True, verdict
     assert first.ran == HEAVY
     for word in ("metrics", "success_mean", "PROMOTED: ", "stargan 1 (new), @champion", "make ui"):
-        assert word in first.said, word
-    pictures = re.findall(r"^pictures +(.*\.png)$", first.said, re.MULTILINE)
+        assert word in first.output, word
+    pictures = re.findall(r"^pictures +(.*\.png)$", first.output, re.MULTILINE)
     assert pictures
     for path in [*pictures, first.report / "validate.html"]:
         assert Path(path).stat().st_size > 1_000, path
@@ -147,7 +147,7 @@ def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(first: 
 
 def test_the_same_again_comes_from_the_cache_and_registers_nothing(again: Day) -> None:
     assert again.ran == []
-    assert again.said.count(": from cache, ") == len(HEAVY)
+    assert again.output.count(": from cache, ") == len(HEAVY)
     version, _ = again.registered
     assert (version["version"], version["created"]) == ("1", False)
 
@@ -163,9 +163,9 @@ def test_a_failed_gate_never_promotes(first: Day, rejected: Day) -> None:
     assert (version["version"], version["created"]) == ("2", True)
     assert verdict["promoted"] is False
     assert rejected.ran == ["train", "evaluate"]
-    assert "not promoted: " in rejected.said
-    assert str(verdict["reason"]) in rejected.said
-    assert "stargan 2 (new), no alias" in rejected.said
+    assert "not promoted: " in rejected.output
+    assert str(verdict["reason"]) in rejected.output
+    assert "stargan 2 (new), no alias" in rejected.output
     assert (first.champion, rejected.champion) == ("1", "1")
 
 
@@ -202,7 +202,7 @@ def test_bad_data_stop_the_run_before_anything_is_trained(run: Run, contested: D
     finally:
         table.write_bytes(kept)
     assert day.ran == ["pull"]
-    end = day.said[day.said.rindex("error: step validate failed") :]
+    end = day.output[day.output.rindex("error: step validate failed") :]
     assert "000004.jpg" in end
     (report,) = re.findall(r"^report: (.*validate\.html)$", end, re.MULTILINE)
     assert "000004.jpg" in Path(report).read_text()

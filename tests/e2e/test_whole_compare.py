@@ -20,7 +20,7 @@ SMALL = [*SHORT, "d_layers=3", "layers=3", "shortcut_layers=2", "inject_layers=2
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     (folder / "raw").mkdir()
     (folder / "raw" / "celeba").symlink_to(drawn)
@@ -28,24 +28,24 @@ def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
 
 
 @pytest.fixture
-def compare(place: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]:
-    """`python -m pipelines compare` in the place."""
-    return partial(run_pipeline, place, command="compare")
+def compare(workdir: Path, run_pipeline: Callable[..., str]) -> Callable[..., str]:
+    """`python -m pipelines compare` in the workdir."""
+    return partial(run_pipeline, workdir, command="compare")
 
 
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_models_are_compared_in_one_report_and_resume_from_the_cache(
-    place: Path, compare: Callable[..., str]
+    workdir: Path, compare: Callable[..., str]
 ) -> None:
     """Same judge and data within one label space; a smoke test is labelled as such."""
-    said = compare("models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
-    assert "unknown key 'd_repeat_num'" in said  # of one of the two only
+    output = compare("models=stargan,stgan", "d_repeat_num=3", *SHORT, code=2)
+    assert "unknown key 'd_repeat_num'" in output  # of one of the two only
     models = "models=attgan,attgan:shortcut_layers=0"
-    said = compare(models, *SMALL)
-    assert said.count("judge: from cache") == 1
-    (page,) = (place / "runs" / "report").glob("compare-*.html")
+    output = compare(models, *SMALL)
+    assert output.count("judge: from cache") == 1
+    (page,) = (workdir / "runs" / "report").glob("compare-*.html")
     text = page.read_text()
     assert "A smoke test: 64 images each, one seed" in text
     assert text.count("data:image/png;base64") == 2
@@ -56,13 +56,13 @@ def test_models_are_compared_in_one_report_and_resume_from_the_cache(
     assert not re.search(r"<script|https?://", text)
     again = compare(models, *SMALL)
     assert again.count("train: from cache") == 2
-    assert logged(place) == [{"attgan", "attgan_shortcut_layers_0"}] * 2
+    assert logged(workdir) == [{"attgan", "attgan_shortcut_layers_0"}] * 2
 
 
-def logged(place: Path) -> list[set[str]]:
+def logged(workdir: Path) -> list[set[str]]:
     """The systems whose success is logged in each comparison's MLflow run."""
     found: dict[str, set[str]] = {}
-    with closing(sqlite3.connect(place / "runs" / "mlflow.db")) as database:
+    with closing(sqlite3.connect(workdir / "runs" / "mlflow.db")) as database:
         for run, name in database.execute(
             "SELECT m.run_uuid, m.key FROM latest_metrics m JOIN tags t USING (run_uuid) "
             "WHERE t.key = 'role' AND t.value = 'comparison' AND m.key LIKE '%/success_mean'"
@@ -75,12 +75,12 @@ def logged(place: Path) -> list[set[str]]:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_failed_system_is_listed_and_the_others_continue(
-    place: Path, compare: Callable[..., str]
+    workdir: Path, compare: Callable[..., str]
 ) -> None:
     """A judge with floor 1 is refused; the other system's judge is accurate enough."""
-    said = compare("models=attgan:judge.floor=1.0,attgan", *SMALL, code=1)
-    assert re.search(r"failed +attgan:judge.floor=1.0, seed 0: step judge failed", said)
-    page = max((place / "runs" / "report").glob("compare-*.html"))
+    output = compare("models=attgan:judge.floor=1.0,attgan", *SMALL, code=1)
+    assert re.search(r"failed +attgan:judge.floor=1.0, seed 0: step judge failed", output)
+    page = max((workdir / "runs" / "report").glob("compare-*.html"))
     assert "Failed: attgan:judge.floor=1.0, seed 0" in page.read_text()
 
 
@@ -90,19 +90,20 @@ def test_systems_are_labelled_by_their_requested_text() -> None:
     plain, other = parse_specs("stgan, starganv2:domains=Black_Hair+Blond_Hair")
     assert (plain.label, plain.model, plain.settings) == ("stgan", "stgan", {})
     assert other.settings == {"domains": "Black_Hair,Blond_Hair"}
-    for text, said in (("", "one or more"), ("stgan,stgan", "each once"), ("a", "unknown model a"),
-                       ("stgan:x", "'x' is not key=value")):  # fmt: skip
-        with pytest.raises(ValueError, match=said):
+    refused = {"": "one or more", "stgan,stgan": "each once", "a": "unknown model a",
+               "stgan:x": "'x' is not key=value"}  # fmt: skip
+    for text, message in refused.items():
+        with pytest.raises(ValueError, match=message):
             parse_specs(text)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [({"images": "0"}, "more than 0"), ({"minutes": "nan"}, "more than 0"),
      ({"seeds": "many"}, "a number"), ({"images": "9", "minutes": "1"}, "one budget")],
 )  # fmt: skip
-def test_an_invalid_budget_is_refused(given: dict[str, str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_budget_is_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Budget.read(given)
 
 
@@ -166,8 +167,8 @@ def test_a_budget_scales_every_length_of_the_preset() -> None:
 def test_an_unknown_model_is_refused_with_the_known_ones(
     compare: Callable[..., str],
 ) -> None:
-    said = compare("models=stargan,pix2pix", code=2)
-    assert f"unknown model pix2pix; known: {', '.join(MODELS)}" in said
+    output = compare("models=stargan,pix2pix", code=2)
+    assert f"unknown model pix2pix; known: {', '.join(MODELS)}" in output
 
 
 def test_files_of_two_runs_are_not_taken_for_one(binary: Path, joint: Path, tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ def test_every_kind_of_data_reaches_the_registry(
     raw: Path, folder: Path, run_pipeline: Callable[..., str], pairs: list[str], edits: list[str]
 ) -> None:
     """The scored edits are the data's own labels; a version is registered."""
-    said = run_pipeline(folder, *SHORT, *(pair.format(raw=raw) for pair in pairs))
-    shows(said, edits)
+    output = run_pipeline(folder, *SHORT, *(pair.format(raw=raw) for pair in pairs))
+    shows(output, edits)
 
 
 @pytest.mark.long
@@ -112,14 +112,14 @@ def test_genuine_celeba_reaches_the_registry(
     shows(run_pipeline(folder, *SHORT, *STARGAN, "raw=raw/celeba"), ["Black_Hair", "Male", "Young"])
 
 
-def shows(said: str, edits: list[str]) -> None:
+def shows(output: str, edits: list[str]) -> None:
     """A run's end: scores of these edits, pictures, a registered version and a verdict."""
-    found = re.search(r"^report +(.*)/evaluate\.html$", said, re.MULTILINE)
-    assert found, said[-3000:]
+    found = re.search(r"^report +(.*)/evaluate\.html$", output, re.MULTILINE)
+    assert found, output[-3000:]
     report = Path(found[1])
     version = json.loads((report / "register.json").read_text())
     assert (version["version"], version["created"]) == ("1", True)
     assert isinstance(json.loads((report / "promote.json").read_text())["promoted"], bool)
     page = (report / "evaluate.html").read_text()
     assert not [edit for edit in edits if edit not in page]
-    assert re.findall(r"^pictures +(.*\.png)$", said, re.MULTILINE)
+    assert re.findall(r"^pictures +(.*\.png)$", output, re.MULTILINE)

@@ -30,28 +30,28 @@ SHORT = ["preset=smoke", "data.size=32", "d_repeat_num=4", "train.images=96", "d
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
-    folder = tmp_path_factory.mktemp("place")
+def workdir(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
+    folder = tmp_path_factory.mktemp("workdir")
     shutil.copytree(drawn, folder / "raw" / "celeba")
     return folder
 
 
 @pytest.fixture(scope="module")
-def ended(stack: Stack, place: Path, run_pipeline: Callable[..., str]) -> str:
+def ended(stack: Stack, workdir: Path, run_pipeline: Callable[..., str]) -> str:
     """The output of a run on the servers, whose model, evaluation and data the tests use."""
-    return run_pipeline(place, *SHORT, "raw=raw/celeba", environment=stack.exports())
+    return run_pipeline(workdir, *SHORT, "raw=raw/celeba", environment=stack.exports())
 
 
 Program = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def program(stack: Stack, place: Path, ended: str, forks: Forks) -> Program:
-    """Exit code and output of `python -m training.…` in the place, on the servers."""
+def program(stack: Stack, workdir: Path, ended: str, forks: Forks) -> Program:
+    """Exit code and output of `python -m training.…` in the workdir, on the servers."""
 
     def run(*words: str, **more: str) -> tuple[int, str]:
         line = [sys.executable, "-m", f"training.{words[0]}", *words[1:]]
-        return forks.run(line, place, {**os.environ, **stack.exports(), **more})
+        return forks.run(line, workdir, {**os.environ, **stack.exports(), **more})
 
     return run
 
@@ -63,7 +63,7 @@ def release(program: Program) -> Program:
 
 @pytest.mark.usefixtures("there")
 def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
-    stack: Stack, place: Path, ended: str, forks: Forks
+    stack: Stack, workdir: Path, ended: str, forks: Forks
 ) -> None:
     """Version, artifacts and checkpoints are remote; keys and passwords are in no output."""
     assert "stargan 1 (new)" in ended
@@ -81,7 +81,7 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
         "access_key", "secret_key", "postgres_password", "mlflow_password",
         "flask_key")]  # fmt: skip
     assert not [word for word in words if word in ended.encode()]
-    for path in place.rglob("*"):
+    for path in workdir.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert not [word for word in words if word in content], path
@@ -97,27 +97,27 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
 
 
 @pytest.fixture
-def there(stack: Stack, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process works in the place and reaches the servers."""
+def there(stack: Stack, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process works in the workdir and reaches the servers."""
     for name, value in stack.exports().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workdir)
 
 
-def training(place: Path, images: int, out: Path) -> list[str]:
+def training(workdir: Path, images: int, out: Path) -> list[str]:
     """A training of the run's data, some seconds a checkpoint."""
     config = (
         f"images={images};decay_images=32;warmup_images=32;log_images=32;sample_images={images};"
         "checkpoint_images=160;d_repeat_num=4;seed=1"
     )
-    return ["train", manifests(place)[2], "--preset", "smoke", "--set", config,
+    return ["train", manifests(workdir)[2], "--preset", "smoke", "--set", config,
             "--experiment", "faults", "--out", str(out)]  # fmt: skip
 
 
-def manifests(place: Path) -> list[str]:
+def manifests(workdir: Path) -> list[str]:
     """The model's, its evaluation's and the data's."""
     found = {}
-    for path in place.glob("runs/**/*"):
+    for path in workdir.glob("runs/**/*"):
         if path.is_file() and path.read_bytes()[:200].lstrip().startswith(b"{"):
             try:
                 found[Manifest.read(path).kind] = str(path)
@@ -139,55 +139,55 @@ def kill(stack: Stack, name: str) -> None:
 def up(forks: Forks, stack: Stack) -> None:
     """As `make stack` does."""
     command = [sys.executable, "-m", "pipelines.local.stack", "up", "--folder", str(stack.folder)]
-    status, said = forks.run(command)
-    assert status == 0, said
+    status, output = forks.run(command)
+    assert status == 0, output
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_registration_waits_for_a_server_that_is_briefly_down(
-    stack: Stack, place: Path, release: Program, name: str
+    stack: Stack, workdir: Path, release: Program, name: str
 ) -> None:
     """Killed as it begins, restarted some seconds later: one complete version."""
     kill(stack, name)
     again = threading.Timer(AWAY, run_stack, (stack, "up"))
     again.start()
-    given = ["register", *manifests(place), "--name", f"after-{name}", "--out", f"{name}.json"]
-    code, said = release(*given)
+    given = ["register", *manifests(workdir), "--name", f"after-{name}", "--out", f"{name}.json"]
+    code, output = release(*given)
     again.join()
-    assert code == 0, said
-    assert json.loads((place / f"{name}.json").read_text())["version"] == "1"
-    code, said = release("verify", f"after-{name}/1")
-    assert code == 0, said
+    assert code == 0, output
+    assert json.loads((workdir / f"{name}.json").read_text())["version"] == "1"
+    code, output = release("verify", f"after-{name}/1")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_stays_down_is_reported_and_nothing_partial_is_left(
-    stack: Stack, place: Path, release: Program, forks: Forks, name: str
+    stack: Stack, workdir: Path, release: Program, forks: Forks, name: str
 ) -> None:
     """The same command, after the outage, registers one complete version."""
     kill(stack, name)
-    given = ["register", *manifests(place), "--name", f"without-{name}", "--out", f"{name}.json"]
+    given = ["register", *manifests(workdir), "--name", f"without-{name}", "--out", f"{name}.json"]
     few = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "S3_PATIENCE": "1"}
-    code, said = release(*given, **few)
+    code, output = release(*given, **few)
     up(forks, stack)
-    assert code == 2, said
-    assert f"MLflow at http://127.0.0.1:{stack.settings['mlflow']}: API request to" in said
-    assert "Traceback" not in said
+    assert code == 2, output
+    assert f"MLflow at http://127.0.0.1:{stack.settings['mlflow']}: API request to" in output
+    assert "Traceback" not in output
     assert release("show", f"without-{name}")[1].count("\n") <= 1
-    code, said = release(*given)
-    assert code == 0, said
+    code, output = release(*given)
+    assert code == 0, output
     assert release("verify", f"without-{name}/1")[0] == 0
 
 
 @pytest.mark.usefixtures("there")
 def test_a_training_survives_restarts_of_mlflow_and_postgres(
-    stack: Stack, place: Path, program: Program, forks: Forks, tmp_path: Path
+    stack: Stack, workdir: Path, program: Program, forks: Forks, tmp_path: Path
 ) -> None:
     """Both killed in the middle, restarted some seconds later: one run has every step."""
-    before = set(place.glob("runs/train/*"))
+    before = set(workdir.glob("runs/train/*"))
 
     def fail() -> None:
-        while not [new for run in set(place.glob("runs/train/*")) - before
+        while not [new for run in set(workdir.glob("runs/train/*")) - before
                    for new in run.glob(f"checkpoints/{320:012d}")]:  # fmt: skip
             time.sleep(0.05)
         kill(stack, "mlflow")
@@ -197,41 +197,41 @@ def test_a_training_survives_restarts_of_mlflow_and_postgres(
 
     away = threading.Thread(target=fail, daemon=True)
     away.start()
-    code, said = program(*training(place, 3200, tmp_path / "model.json"))
-    assert code == 0, said  # else nobody may have been killed
+    code, output = program(*training(workdir, 3200, tmp_path / "model.json"))
+    assert code == 0, output  # else nobody may have been killed
     away.join()
-    assert "training continues" in said, said
+    assert "training continues" in output, output
     made = Manifest.read(tmp_path / "model.json", "model")
     _, sent = forks.run([sys.executable, "-c", STEPS, made.meta.mlflow_run])
     assert sent == f"FINISHED {list(range(32, 3201, 32))}\n"
 
 
 def test_wrong_keys_are_reported_wherever_the_store_is_needed(
-    place: Path, program: Program, release: Program, tmp_path: Path
+    workdir: Path, program: Program, release: Program, tmp_path: Path
 ) -> None:
     """On a machine that has none of the bytes yet; and the output does not contain the keys."""
     wrong = {"AWS_SECRET_ACCESS_KEY": "not-the-secret", "NODE_CACHE": str(tmp_path / "cache")}
     out = tmp_path / "out.json"
     for words in (
-        ["release", "register", *manifests(place), "--name", "keyless", "--out", str(out)],
-        training(place, 1632, out),
+        ["release", "register", *manifests(workdir), "--name", "keyless", "--out", str(out)],
+        training(workdir, 1632, out),
     ):
-        code, said = program(*words, **wrong)
-        assert code == 2, said
-        assert "the credentials are refused" in said
-        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in said
-        assert "not-the-secret" not in said
-        assert "Traceback" not in said
+        code, output = program(*words, **wrong)
+        assert code == 2, output
+        assert "the credentials are refused" in output
+        assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in output
+        assert "not-the-secret" not in output
+        assert "Traceback" not in output
         assert not out.exists()
     assert release("show", "keyless")[1].count("\n") <= 1
 
 
-def test_a_wrong_password_is_named(place: Path, release: Program) -> None:
-    given = ["register", *manifests(place), "--name", "denied", "--out", "denied.json"]
-    code, said = release(*given, MLFLOW_TRACKING_PASSWORD="wrong")
-    assert code == 2, said
-    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
-    assert "Traceback" not in said
+def test_a_wrong_password_is_named(workdir: Path, release: Program) -> None:
+    given = ["register", *manifests(workdir), "--name", "denied", "--out", "denied.json"]
+    code, output = release(*given, MLFLOW_TRACKING_PASSWORD="wrong")
+    assert code == 2, output
+    assert "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in output
+    assert "Traceback" not in output
 
 
 STEPS = """
@@ -258,9 +258,9 @@ print("searched")
 
 
 @pytest.mark.usefixtures("there")
-def test_what_was_pushed_to_s3_is_pulled_by_another_machine(place: Path, tmp_path: Path) -> None:
+def test_what_was_pushed_to_s3_is_pulled_by_another_machine(workdir: Path, tmp_path: Path) -> None:
     """`training.data push` and the pull step share one DVC remote; a second push sends nothing."""
-    folder = place / "raw" / "celeba"
+    folder = workdir / "raw" / "celeba"
     before = remote.tree_md5(folder)
     assert remote.push(folder) == (before[0], True)
     assert remote.push(folder) == (before[0], False)

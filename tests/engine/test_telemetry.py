@@ -124,9 +124,9 @@ def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
     exporter.close()
     _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
-    said = [target["expr"] for panel in panels for target in panel["targets"]]
-    said += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
-    watched = {name for text in said for name in re.findall(r"stargan_\w+", text)}
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    expressions += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    watched = {name for text in expressions for name in re.findall(r"stargan_\w+", text)}
     assert watched <= known
     # What is left out says how training goes, not how it fares.
     assert known - watched == {"stargan_lr_scale"}

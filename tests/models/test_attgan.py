@@ -83,7 +83,7 @@ def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int
 
 
 @pytest.mark.parametrize(
-    ("more", "size", "said"),
+    ("more", "size", "message"),
     [
         ({}, 48, "size=48: a multiple of 32"),
         ({}, 32, "at least 64"),
@@ -91,9 +91,9 @@ def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int
     ],
 )
 def test_unsupported_sizes_and_depths_are_refused(
-    more: dict[str, Any], size: int, said: str
+    more: dict[str, Any], size: int, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         AttGAN(**more).networks(LabelSpace((THIRTEEN,)), size)
 
 

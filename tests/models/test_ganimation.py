@@ -110,14 +110,14 @@ def test_labels_that_are_no_intensities_get_no_noise() -> None:
     assert SMALL.noisy_target(batch, space) is target
 
 
-@pytest.mark.parametrize(("logit", "said"), [(9.0, "near 1"), (-9.0, "near 0"), (0.0, "")])
-def test_a_saturated_mask_is_a_symptom(logit: float, said: str) -> None:
+@pytest.mark.parametrize(("logit", "message"), [(9.0, "near 1"), (-9.0, "near 0"), (0.0, "")])
+def test_a_saturated_mask_is_a_symptom(logit: float, message: str) -> None:
     _, nets, batch, _ = setup()
     g: Any = nets["G"]
     g.attention.forward = lambda h: torch.full((4, 1, 16, 16), logit)
     bad = [sign.says for sign in SMALL.diagnostics(nets, batch.image, batch.target) if sign.bad]
-    assert len(bad) == bool(said)
-    assert all(said in says for says in bad)
+    assert len(bad) == bool(message)
+    assert all(message in says for says in bad)
 
 
 def test_a_mask_that_paints_a_small_place_is_no_symptom() -> None:

@@ -164,10 +164,11 @@ def test_a_landmark_network_of_other_points_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"), [("", "landmarks=: PATH@SHA256"), ("gone.pt@" + "0" * 64, "no file gone")]
+    ("setting", "message"),
+    [("", "landmarks=: PATH@SHA256"), ("gone.pt@" + "0" * 64, "no file gone")],
 )
-def test_high_pass_skips_without_their_network_are_refused(setting: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_high_pass_skips_without_their_network_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(SMALL, w_hpf=1.0, landmarks=setting).networks(space(2), 64)
 
 

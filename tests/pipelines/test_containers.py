@@ -18,7 +18,7 @@ from pipelines.local import containers
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/stargan-base:bookworm"
-TRAIN_BASE = "localhost/stargan-torch:bookworm"  # for CUDA's, which is not to be had here
+TRAIN_BASE = "localhost/stargan-torch:bookworm"  # stands in for the CUDA image
 IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
 USER = 10001  # the images' own
 SHORT = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=96",
@@ -107,8 +107,8 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(
     from training.core.provenance import code_hash, lock_hash
 
     code = "from training.core.provenance import *; print(code_hash(), lock_hash(), *git_state())"
-    said = inside(podman, image, "python", "-c", code).split()
-    assert said[:2] == [code_hash(), lock_hash()]
+    output = inside(podman, image, "python", "-c", code).split()
+    assert output[:2] == [code_hash(), lock_hash()]
     names = inside(podman, image, "python", "-m", "pip", "list", "--format=freeze")
     assert "kfp==2.17.0" in names
     assert "torch==2." in names
@@ -121,8 +121,8 @@ def test_the_image_can_render_a_trainjob(podman: dict[str, str]) -> None:
         "from training.trainjob import *;"
         "print(manifest(Request('{}', 'stargan', '{}', '{}'), Shape(nodes=3), [])['kind'])"
     )
-    said = inside(podman, TRAIN_IMAGE, "python", "-c", code, flags=("-w", "/tmp"))
-    assert said.split() == ["TrainJob"]
+    output = inside(podman, TRAIN_IMAGE, "python", "-c", code, flags=("-w", "/tmp"))
+    assert output.split() == ["TrainJob"]
 
 
 @IMAGES
@@ -133,9 +133,9 @@ def test_no_compiler_and_no_cache_is_left(podman: dict[str, str], image: str) ->
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
+def workdir(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """A working folder that belongs to the images' user, with faces."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("workdir")
     shutil.copytree(drawn, folder / "raw" / "celeba")
     (folder / "runs").mkdir()
     os.chown(folder / "runs", USER, USER)
@@ -143,20 +143,20 @@ def place(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
 
 
 def test_the_whole_pipeline_runs_in_containers(
-    podman: dict[str, str], place: Path, start_pipeline: Callable[..., str]
+    podman: dict[str, str], workdir: Path, start_pipeline: Callable[..., str]
 ) -> None:
     """As the images' user, on a read-only root; the lineage names the image by its id."""
-    said = start_pipeline(place, "--containers", *SHORT, environment=podman)
-    assert "stargan 1 (new)" in said
-    (trained,) = place.glob("runs/kfp/*/train/out")
+    output = start_pipeline(workdir, "--containers", *SHORT, environment=podman)
+    assert "stargan 1 (new)" in output
+    (trained,) = workdir.glob("runs/kfp/*/train/out")
     assert trained.stat().st_uid == USER
-    (log,) = place.glob("runs/report/*/train.log")
+    (log,) = workdir.glob("runs/report/*/train.log")
     assert "96/96 images" in log.read_text()
-    record = next(place.glob("runs/kfp/*/register/out")).read_text()
+    record = next(workdir.glob("runs/kfp/*/register/out")).read_text()
     assert json.loads(record)["created"] is True
 
 
-def test_the_training_image_runs_a_job(podman: dict[str, str], place: Path) -> None:
+def test_the_training_image_runs_a_job(podman: dict[str, str], workdir: Path) -> None:
     """As in the TrainJob's template: one process trains the request in the store."""
     from training.core.config import to_json
     from training.models.presets import resolve
@@ -165,15 +165,17 @@ def test_the_training_image_runs_a_job(podman: dict[str, str], place: Path) -> N
         "images": 32, "decay_images": 8, "warmup_images": 8, "checkpoint_images": 16,
         "log_images": 16, "sample_images": 32, "d_repeat_num": 4,
     })  # fmt: skip
-    (dataset,) = place.glob("runs/kfp/*/unify-labels/out")
-    runs = place / "runs"  # what is above it belongs to root
+    (dataset,) = workdir.glob("runs/kfp/*/unify-labels/out")
+    runs = workdir / "runs"  # what is above it belongs to root
     flags = ("--volume", f"{runs}:{runs}", "--env", f"STORE_URI=file://{runs}/store",
              "--env", "MLFLOW_TRACKING_URI=off")  # fmt: skip
     given = (dataset.read_text(), "stargan", to_json(config.model), to_json(config.train))
     name = inside(podman, TRAIN_IMAGE, "python", "-c", ASK, *given, flags=flags).strip()
     job = yaml.safe_load((ROOT / "k8s" / "jobs" / "trainjob.yaml").read_text())
-    said = inside(podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "run", name, flags=flags)
-    assert "32/32 images" in said
+    output = inside(
+        podman, TRAIN_IMAGE, *job["spec"]["trainer"]["command"], "run", name, flags=flags
+    )
+    assert "32/32 images" in output
     made = runs / "store" / "refs" / "jobs" / name / "model"
     assert json.loads(made.read_text())["kind"] == "model"
     assert made.stat().st_uid == USER
@@ -185,25 +187,25 @@ from dataclasses import asdict
 from training.core.files import canonical_json
 from training.storage.store import open_store
 from training.trainjob import Request
-asked = Request(*sys.argv[1:])
-open_store().refer(f"jobs/{asked.name}/request", canonical_json(asdict(asked)).decode())
-print(asked.name)
+request = Request(*sys.argv[1:])
+open_store().refer(f"jobs/{request.name}/request", canonical_json(asdict(request)).decode())
+print(request.name)
 """
 
 
 def test_a_failing_step_fails_the_run(
-    podman: dict[str, str], place: Path, start_pipeline: Callable[..., str]
+    podman: dict[str, str], workdir: Path, start_pipeline: Callable[..., str]
 ) -> None:
     """kfp's own runner treats a container that it cannot find as a success."""
-    table = place / "raw" / "celeba" / "list_attr_celeba.txt"
+    table = workdir / "raw" / "celeba" / "list_attr_celeba.txt"
     kept = table.read_text()
     table.write_text(kept.replace(" -1", "  7", 1))
     try:
-        said = start_pipeline(place, "--containers", *SHORT, code=1, environment=podman)
+        output = start_pipeline(workdir, "--containers", *SHORT, code=1, environment=podman)
     finally:
         table.write_text(kept)
-    assert "step validate failed" in said
-    assert "preprocess" not in said
+    assert "step validate failed" in output
+    assert "preprocess" not in output
 
 
 def test_a_missing_image_is_not_pulled(

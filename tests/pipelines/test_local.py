@@ -119,8 +119,8 @@ except StepError as error:
     run = error.run
 uris = {step: {name: value.uri for name, value in outputs.items() if hasattr(value, "uri")}
         for step, outputs in run.outputs.items()}
-told = {"id": run.id, "steps": run.steps, "cached": run.cached, "failure": run.failure}
-Path("run.json").write_text(json.dumps({**told, "uris": uris}))
+state = {"id": run.id, "steps": run.steps, "cached": run.cached, "failure": run.failure}
+Path("run.json").write_text(json.dumps({**state, "uris": uris}))
 """
 
 
@@ -133,16 +133,16 @@ def start(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks:
     def run(package: Path = package, **arguments: Any) -> local.LocalRun:
         Path("ran.txt").unlink(missing_ok=True)
         line = [sys.executable, "-c", EXECUTE, str(package), json.dumps(arguments)]
-        code, said = forks.run(line)
-        sys.stdout.write(said)
-        assert code == 0, said
-        told = read_json(Path("run.json"))
-        uris = told.pop("uris")
+        code, output = forks.run(line)
+        sys.stdout.write(output)
+        assert code == 0, output
+        state = read_json(Path("run.json"))
+        uris = state.pop("uris")
         outputs = {
             step: {name: Artifact(uri=uri) for name, uri in artifacts.items()}
             for step, artifacts in uris.items()
         }
-        made = local.LocalRun(root=tmp_path / "runs", outputs=outputs, **told)
+        made = local.LocalRun(root=tmp_path / "runs", outputs=outputs, **state)
         if made.failure:
             raise StepError(made)
         return made
@@ -165,10 +165,10 @@ def test_a_fork_behaves_like_a_started_process(forks: Forks, tmp_path: Path, end
     started = subprocess.run(
         line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    status, said = forks.run(line, tmp_path, env)
+    status, output = forks.run(line, tmp_path, env)
     assert status == started.returncode
     frames = re.compile(r"^( *File |Traceback| {4}).*\n", re.MULTILINE)
-    one, other = (sorted(frames.sub("", text).splitlines()) for text in (said, started.stdout))
+    one, other = (sorted(frames.sub("", text).splitlines()) for text in (output, started.stdout))
     assert one == other
 
 
@@ -275,8 +275,8 @@ def test_two_runs_at_once_do_the_work_once(start: Start, package: Path) -> None:
     code += "execute({}, Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(package)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].decode() for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    outputs = [process.communicate(timeout=120)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
     assert ran() == ["source", "middle", "sink"]
 
 
@@ -286,7 +286,7 @@ def test_a_failed_step_is_reported_with_its_cause(start: Start) -> None:
         start(fail="12 of 40 rows are torn")
     assert str(caught.value).splitlines()[:2] == [
         "step middle failed: ValueError: table.txt: 12 of 40 rows are torn",
-        "mend it",
+        "repair it",
     ]
     assert ran() == ["source", "middle"]
     assert Path("ended.txt").read_text().startswith("FAILED ")

@@ -354,9 +354,9 @@ def test_a_failed_run_ends_with_1_and_names_step_and_cause(
     with pytest.raises(SystemExit) as ended:
         program.run({})
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert "error: step validate failed: ValueError: 3 torn" in said
-    assert f"report: {tmp_path}/report/r/validate.html" in said
+    output = capsys.readouterr().err
+    assert "error: step validate failed: ValueError: 3 torn" in output
+    assert f"report: {tmp_path}/report/r/validate.html" in output
     assert (tmp_path / "report/r/validate.html").read_text() == "<html>why</html>"
 
 
@@ -374,8 +374,10 @@ def test_a_default_changed_in_the_yaml_changes_what_runs(
     with pytest.raises(SystemExit) as ended:
         program.run({})
     assert ended.value.code == 1
-    said = capfd.readouterr().err
-    assert "step resolve failed: ValueError: unknown preset 'dome' of stargan; known: demo," in said
+    output = capfd.readouterr().err
+    assert (
+        "step resolve failed: ValueError: unknown preset 'dome' of stargan; known: demo," in output
+    )
 
 
 # Submitting, with the real `kfp` program against a server that speaks as much as it needs.
@@ -386,7 +388,7 @@ class Server(BaseHTTPRequestHandler):
 
     runs: list[dict[str, Any]]
     later: list[dict[str, Any]]  # the run at each further poll; the last one stays
-    asked: list[str]  # paths with their queries
+    calls: list[str]  # paths with their queries
     NOW = "2026-11-01T00:00:00Z"
 
     def experiment(self) -> dict[str, str]:
@@ -407,7 +409,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.calls.append(self.path)
         path = self.path.split("?")[0]
         if path.endswith("/healthz"):
             self.answer({"multi_user": False})
@@ -434,17 +436,17 @@ def later() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def asked() -> list[str]:
+def calls() -> list[str]:
     """Requested paths with their queries."""
     return []
 
 
 @pytest.fixture
 def server(
-    later: list[dict[str, Any]], asked: list[str]
+    later: list[dict[str, Any]], calls: list[str]
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     runs: list[dict[str, Any]] = []
-    handler = type("Handler", (Server,), {"runs": runs, "later": later, "asked": asked})
+    handler = type("Handler", (Server,), {"runs": runs, "later": later, "calls": calls})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", runs
@@ -484,13 +486,13 @@ def test_submit_sends_the_committed_pipeline(
 
 @pytest.mark.server
 def test_submit_creates_the_run_in_a_profile_s_namespace(
-    server: tuple[str, list[dict[str, Any]]], asked: list[str]
+    server: tuple[str, list[dict[str, Any]]], calls: list[str]
 ) -> None:
     """The experiment is looked up there; the run is its experiment's."""
     done = submit(server[0], "--namespace", "faces", "preset=smoke")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("kfp --namespace faces run submit ")
-    (looked,) = [path for path in asked if "/experiments?" in path]
+    (looked,) = [path for path in calls if "/experiments?" in path]
     assert parse_qs(urlparse(looked).query)["namespace"] == ["faces"]
     assert len(server[1]) == 1
 

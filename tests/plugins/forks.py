@@ -137,8 +137,8 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
     """Replaces Popen in a fork: our own programs are forked, others start as usual."""
 
     def _execute_child(self, *given: Any) -> None:
-        asked = inspect.signature(super()._execute_child).bind(*given).arguments  # type: ignore[misc]
-        args = asked["args"]
+        request = inspect.signature(super()._execute_child).bind(*given).arguments  # type: ignore[misc]
+        args = request["args"]
         start = None if isinstance(args, (str, bytes, os.PathLike)) else program(args)
         if start is None:
             super()._execute_child(*given)  # type: ignore[misc]
@@ -147,13 +147,13 @@ class Forked(subprocess.Popen):  # type: ignore[type-arg]
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            if asked["start_new_session"]:
+            if request["start_new_session"]:
                 os.setsid()
-            wire(*(asked[name] for name in ("p2cread", "c2pwrite", "errwrite")))
-            become(start, asked["env"], asked["cwd"])
+            wire(*(request[name] for name in ("p2cread", "c2pwrite", "errwrite")))
+            become(start, request["env"], request["cwd"])
         self._child_created = True
         names = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
-        self._close_pipe_fds(*(asked[name] for name in names))  # type: ignore[attr-defined]
+        self._close_pipe_fds(*(request[name] for name in names))  # type: ignore[attr-defined]
 
 
 def wire(*ends: int) -> None:
@@ -170,17 +170,17 @@ def serve() -> None:
     HANDLERS[:] = logging.root.handlers
     print("ready", flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        start = program(asked["command"])
+        request = json.loads(line)
+        start = program(request["command"])
         if start is None:
-            raise ValueError(f"{asked['command']}: not one of our programs")
+            raise ValueError(f"{request['command']}: not one of our programs")
         pid = os.fork()
         if not pid:
             os.setsid()
-            out = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            out = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             wire(os.open(os.devnull, os.O_RDONLY), out, out)
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            become(start, asked["env"], asked["cwd"])
+            become(start, request["env"], request["cwd"])
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
@@ -203,10 +203,10 @@ class Forks:
             assert self.answer() == "ready"
         assert self.server.stdin
         self.output.write_bytes(b"")
-        asked = {"command": [str(word) for word in command], "cwd": str(cwd or Path.cwd()),
+        request = {"command": [str(word) for word in command], "cwd": str(cwd or Path.cwd()),
                  "env": env or dict(os.environ), "output": str(self.output)}  # fmt: skip
         try:
-            self.server.stdin.write(f"{json.dumps(asked)}\n")
+            self.server.stdin.write(f"{json.dumps(request)}\n")
             self.server.stdin.flush()
             return int(self.answer()), self.output.read_text(errors="replace")
         except BaseException:  # a timeout: the next one must not take this one's answer

@@ -117,8 +117,8 @@ def run_pipeline(forks: Forks) -> Callable[..., str]:
         command: str = "run",
     ) -> str:  # fmt: skip
         line = [sys.executable, "-m", "pipelines", command, *pairs]
-        found, said = forks.run(line, folder, clean_environment(environment))
-        assert found == code, said[-6000:]
-        return said
+        found, output = forks.run(line, folder, clean_environment(environment))
+        assert found == code, output[-6000:]
+        return output
 
     return run

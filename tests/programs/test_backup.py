@@ -38,9 +38,9 @@ print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load
 def client(forks: Forks, stack: Stack, code: str, *arguments: str) -> str:
     """The output of a program that uses the MLflow server."""
     line = [sys.executable, "-c", code, *arguments]
-    status, said = forks.run(line, env={**os.environ, **stack.exports()})
-    assert status == 0, said[-3000:]
-    return said.strip().splitlines()[-1]
+    status, output = forks.run(line, env={**os.environ, **stack.exports()})
+    assert status == 0, output[-3000:]
+    return output.strip().splitlines()[-1]
 
 
 def address(stack: Stack, name: str) -> str:

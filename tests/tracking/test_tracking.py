@@ -31,7 +31,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def place(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the default store, as one step of a pipeline run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
@@ -62,13 +62,13 @@ def history(run_id: str, key: str) -> list[tuple[int, float]]:
     return sorted((p.step, p.value) for p in points)
 
 
-def test_a_training_is_a_child_of_the_pipeline_run(place: Path) -> None:
+def test_a_training_is_a_child_of_the_pipeline_run(workdir: Path) -> None:
     """Parameters, series, pictures over time, files and the data's digest arrive under a parent."""
-    tracker = start(place / "t")
+    tracker = start(workdir / "t")
     for step in range(0, 3200, 16):
         tracker.metrics({"d/gp": step / 2, "lr": 1e-4}, step)
     tracker.image(np.full((8, 8, 3), 200, np.uint8), "samples/celeba", 1600)
-    note = place / "config.json"
+    note = workdir / "config.json"
     note.write_text("{}")
     tracker.artifact(note, "resolved")
     note.unlink()
@@ -88,15 +88,15 @@ def test_a_training_is_a_child_of_the_pipeline_run(place: Path) -> None:
     assert [f.path for f in tracking.client().list_artifacts(tracker.run_id, "resolved")] == [
         "resolved/config.json"
     ]
-    assert not list((place / "t" / "files").iterdir())
+    assert not list((workdir / "t" / "files").iterdir())
 
 
-def test_a_restarted_training_joins_its_run_and_records_no_step_twice(place: Path) -> None:
-    first = start(place / "t")
+def test_a_restarted_training_joins_its_run_and_records_no_step_twice(workdir: Path) -> None:
+    first = start(workdir / "t")
     first.metrics({"loss": 3.0}, 16)
     first.metrics({"loss": 2.0}, 32)
     first.close("KILLED")
-    second = start(place / "t")
+    second = start(workdir / "t")
     second.metrics({"loss": 2.5}, 32)
     second.metrics({"loss": 1.0}, 48)
     second.close()
@@ -105,24 +105,24 @@ def test_a_restarted_training_joins_its_run_and_records_no_step_twice(place: Pat
     assert tracking.client().get_run(first.run_id).info.status == "FINISHED"
 
 
-def test_a_training_resumed_elsewhere_joins_the_run_it_is_given(place: Path) -> None:
-    first = start(place / "a")
+def test_a_training_resumed_elsewhere_joins_the_run_it_is_given(workdir: Path) -> None:
+    first = start(workdir / "a")
     first.close("KILLED")
-    second = start(place / "b", run_id=first.run_id)
+    second = start(workdir / "b", run_id=first.run_id)
     second.metrics({"loss": 1.0}, 16)
     second.close()
     assert history(first.run_id, "loss") == [(16, 1.0)]
 
 
 @pytest.mark.parametrize("fate", ["another server's", "thrown away"])
-def test_a_training_given_a_missing_run_gets_its_own(place: Path, fate: str) -> None:
+def test_a_training_given_a_missing_run_gets_its_own(workdir: Path, fate: str) -> None:
     given = "0" * 32
     if fate == "thrown away":
-        first = start(place / "a")
+        first = start(workdir / "a")
         first.close()
         given = first.run_id
         tracking.client().delete_run(given)
-    second = start(place / "b", run_id=given)
+    second = start(workdir / "b", run_id=given)
     second.metrics({"loss": 1.0}, 16)
     assert second.close() == ""
     assert second.run_id != given
@@ -131,7 +131,7 @@ def test_a_training_given_a_missing_run_gets_its_own(place: Path, fate: str) -> 
 
 
 def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = tracking.parent_run("faces")
     assert one == tracking.parent_run("faces")
@@ -140,7 +140,7 @@ def test_two_steps_of_one_pipeline_run_share_a_parent_and_two_runs_do_not(
     assert one != tracking.parent_run("faces")
 
 
-def test_the_parent_is_closed_with_the_runs_state_and_never_created_for_it(place: Path) -> None:
+def test_the_parent_is_closed_with_the_runs_state_and_never_created_for_it(workdir: Path) -> None:
     assert tracking.end_parent("FINISHED", "faces") == ""
     parent = tracking.parent_run("faces")
     assert tracking.end_parent("FAILED", "faces") == parent
@@ -148,21 +148,21 @@ def test_the_parent_is_closed_with_the_runs_state_and_never_created_for_it(place
 
 
 def test_further_seeds_are_children_of_the_injected_run(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = tracking.client()
     where = tracking.experiment_id("platform")
     parent = api.create_run(where).info.run_id
     step = api.create_run(where, tags={tracking.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", step)
-    tracker = start(place / "t", child=True)
+    tracker = start(workdir / "t", child=True)
     assert tracker.close() == ""
     assert tracker.run_id != step
     assert api.get_run(tracker.run_id).data.tags[tracking.PARENT] == step
 
 
 def test_a_run_that_the_platform_injects_is_joined(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step's run is used and left open; register logs to its parent."""
     api = tracking.client()
@@ -170,7 +170,7 @@ def test_a_run_that_the_platform_injects_is_joined(
     parent = api.create_run(where).info.run_id
     step = api.create_run(where, tags={tracking.PARENT: parent}).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", step)
-    tracker = start(place / "t")
+    tracker = start(workdir / "t")
     tracker.metrics({"loss": 1.0}, 16)
     assert tracker.close() == ""
     assert step == tracker.run_id
@@ -180,21 +180,21 @@ def test_a_run_that_the_platform_injects_is_joined(
     assert api.get_run(parent).info.status == "RUNNING"
 
 
-def test_a_tracker_that_is_off_does_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_off_does_nothing(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
-    tracker = start(place / "t")
+    tracker = start(workdir / "t")
     tracker.metrics({"loss": 1.0}, 16)
     tracker.image(b"png", "samples", 16)
-    tracker.artifact(place / "absent.json")
+    tracker.artifact(workdir / "absent.json")
     assert tracker.close() == ""
     assert tracker.run_id == ""
-    assert [p.name for p in place.iterdir()] == ["runs"]
+    assert [p.name for p in workdir.iterdir()] == ["runs"]
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI=off"):
         tracking.client()
 
 
 def test_a_server_that_never_answers_costs_a_training_no_time(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No record waits for a request, and the report has the command to deliver them later."""
     with socket.socket() as silent:  # accepts connections, never answers
@@ -202,25 +202,25 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
         silent.listen()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(training.tracking.tracker, "PATIENCE", 1.0)
-        tracker = start(place / "t")
+        tracker = start(workdir / "t")
         begin = time.monotonic()
         for step in range(1000):
             tracker.metrics({"loss": 1.0, "lr": 0.1}, step)
         assert time.monotonic() - begin < 10.0  # the time-out of one request
         report = tracker.close()
     assert "1001 records did not reach" in report
-    assert f"deliver {place / 't'}" in report
+    assert f"deliver {workdir / 't'}" in report
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    training.tracking.__main__.main(["deliver", str(place / "t")])
+    training.tracking.__main__.main(["deliver", str(workdir / "t")])
     assert "all records were delivered" in capsys.readouterr().out
-    run_id = json.loads((place / "t" / "run.json").read_text())["run_id"]
+    run_id = json.loads((workdir / "t" / "run.json").read_text())["run_id"]
     assert len(history(run_id, "loss")) == 1000
 
 
 def test_refused_records_do_not_block_the_rest(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tracker = start(place / "t")
+    tracker = start(workdir / "t")
     tracker.metrics({"": 1.0}, 16)
     tracker.image(np.zeros((4, 4, 3), np.uint8), "samples", 16)
     tracker.metrics({"loss": 1.0}, 16)
@@ -228,7 +228,7 @@ def test_refused_records_do_not_block_the_rest(
     assert history(tracker.run_id, "loss") == [(16, 1.0)]
 
 
-def test_a_digest_longer_than_mlflow_takes_is_refused_or_cut(place: Path) -> None:
+def test_a_digest_longer_than_mlflow_takes_is_refused_or_cut(workdir: Path) -> None:
     run_id = tracking.parent_run("faces")
     tracking.log_dataset(run_id, "celeba", "f" * 64, "data")
     digest = tracking.client().get_run(run_id).inputs.dataset_inputs[0].dataset.digest
@@ -250,12 +250,12 @@ def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path)
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
-    place: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     monkeypatch.setattr(training.tracking.tracker, "INTERVAL", 0.1)
     monkeypatch.setattr(training.tracking.tracker, "BACKOFF", 1.0)
-    tracker = start(place / "t")
+    tracker = start(workdir / "t")
     tracker.metrics({"loss": 0.0}, 0)
     for _ in range(300):
         if tracker.run_id and history(tracker.run_id, "loss"):
