@@ -68,7 +68,7 @@ test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for som
 	$(PYTEST) -m "not long and not container" $(ARGS)
 
 test-all: setup  ## every test, including images and the long ones
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -m "not brief" $(ARGS)
 
 lint: setup  ## formatting, lint rules, import layers, types
 	$(BIN)/ruff format --check .

@@ -50,7 +50,10 @@ def prepare(home: Path, drawn: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("length", [320, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "length",
+    [pytest.param(320, marks=pytest.mark.brief), pytest.param(2_000, marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_demos_first_images_are_sound(
     name: str,
