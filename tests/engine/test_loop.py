@@ -17,6 +17,7 @@ from training.data.labels import LabelSpace
 from training.engine import checkpoint
 from training.engine.distributed import freeze
 from training.engine.loop import NonFiniteError
+from training.engine.session import Session
 from training.inference.translator import load_translator
 from training.models import MODELS
 from training.models.stargan import StarGAN
@@ -195,10 +196,33 @@ def test_a_loss_that_is_not_finite_names_term_moment_and_checkpoint(
         go(binary, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "named"), [("G", "G"), ("D", "D"), ("ema", "G's average")]
+)  # fmt: skip
 def test_weights_that_broke_in_the_last_step_are_not_saved(
+    name: str, named: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses before the step are finite, the weights after it are not."""
+    true = Session.advance
+
+    def broken(self: Session) -> Any:
+        terms = true(self)
+        if self.state.images >= 64:
+            net = self.state.ema["G"] if name == "ema" else self.state.nets[name]
+            weight = next(net.parameters())
+            weight.data.fill_(float("nan"))
+        return terms
+
+    monkeypatch.setattr(Session, "advance", broken)
+    run = tmp_path / "run"
+    with pytest.raises(NonFiniteError, match=rf"weights of {named} are not finite after 64 .*0048"):
+        go(binary, run)
+    assert [int(p.name) for p in checkpoint.saved(run / "checkpoints")] == [48, 32]
+
+
+def test_a_validation_score_that_is_not_finite_saves_no_checkpoint(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its losses were finite; what the step made of the weights is not."""
     true = StarGAN.validate
 
     def broken(self: StarGAN, nets: Any, batch: Any, space: Any) -> Any:

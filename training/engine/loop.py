@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.core.cli import StoppedError
 from training.core.files import write_bytes, write_json
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteError(ValueError):
-    """A loss became NaN or infinite."""
+    """A loss, a weight or the validation score became NaN or infinite."""
 
 
 class Meter:
@@ -94,9 +94,18 @@ def _due(before: int, now: int, every: int) -> bool:
 
 
 def _save(state: State, job: Job) -> Path:
-    """Save a checkpoint (rank 0), prune old ones, and log validation score and diagnostics."""
+    """Save a checkpoint (rank 0), prune old ones, and log validation score and diagnostics.
+
+    Raises NonFiniteError, and saves nothing, if a weight or the score is not finite.
+    """
     folder, device = job.run / "checkpoints", job.world.device
     nets = {**state.nets, **state.ema}
+    every = [*state.nets.items(), *((f"{name}'s average", net) for name, net in state.ema.items())]
+    if broken := [name for name, net in every if not _is_finite(net)]:
+        raise NonFiniteError(
+            f"weights of {', '.join(broken)} are not finite after {state.images} images; "
+            f"{_last_good(job.run)}"
+        )
     with eval_mode(nets):
         score = validation_score(job.model, nets, job.held_out, device)
     if not math.isfinite(score):
@@ -114,6 +123,12 @@ def _save(state: State, job: Job) -> Path:
             _copy(job.mirror, folder / f"{state.images:012d}", job.tracker.run_id)
     job.world.wait()
     return folder / f"{state.images:012d}"
+
+
+def _is_finite(net: nn.Module) -> bool:
+    """Whether every weight and buffer is a finite number; one synchronisation with the device."""
+    values = [v for v in net.state_dict().values() if v.is_floating_point()]
+    return not values or bool(torch.stack([v.isfinite().all() for v in values]).all())
 
 
 def _last_good(run: Path) -> str:
@@ -188,8 +203,8 @@ def _sample(state: State, job: Job) -> None:
 def fit(job: Job, state: State) -> Path:
     """Train from `state` to the configured length; returns the last checkpoint's folder.
 
-    Raises NonFiniteError for a loss or validation score that is not finite, and StoppedError after
-    SIGTERM, when the state is saved.
+    Raises NonFiniteError for a loss, a weight or a validation score that is not finite, and
+    StoppedError after SIGTERM, when the state is saved.
     """
     train = job.train
     if job.world.rank == 0:
