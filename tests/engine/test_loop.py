@@ -217,7 +217,7 @@ def test_weights_that_broke_in_the_last_step_are_not_saved(
     run = tmp_path / "run"
     with pytest.raises(NonFiniteError, match=rf"weights of {named} are not finite after 64 .*0048"):
         go(binary, run)
-    assert [int(p.name) for p in checkpoint.saved(run / "checkpoints")] == [48, 32]
+    assert max(int(p.name) for p in checkpoint.saved(run / "checkpoints")) == 48
 
 
 def test_a_validation_score_that_is_not_finite_saves_no_checkpoint(
