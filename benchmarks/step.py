@@ -23,8 +23,9 @@ from torch import nn
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
-from training.data.dataset import Faces, Order
+from training.data.dataset import Faces
 from training.data.labels import LabelSet, LabelSpace
+from training.data.order import Order
 from training.engine.distributed import World
 from training.engine.session import Job, Session, build_state
 from training.engine.throughput import Noise

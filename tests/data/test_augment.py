@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from training.data.augment import crop_boxes, random_crop
-from training.data.dataset import Faces, Order
+from training.data.dataset import Faces
+from training.data.order import Order
 
 
 def test_a_zoom_is_every_second_picture_and_has_the_published_areas_and_ratios() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from runs import CPU
-from training.data.dataset import Faces, Order, generator, to_float
+from training.data.dataset import Faces, to_float
+from training.data.order import Order, generator
 from training.engine.schedule import Schedule
 from training.models.base import Phase
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from training.data.batch import Batch
-from training.data.dataset import Faces, Order
+from training.data.dataset import Faces
 from training.data.labels import LabelSet, LabelSpace
+from training.data.order import Order
 from training.models.cyclegan import CycleGAN
 from training.models.pairs import pairs_of, split
 

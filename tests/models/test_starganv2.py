@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from training.core.config import TrainConfig, to_json
 from training.core.files import sha256_file
 from training.data.batch import Batch
-from training.data.dataset import Faces, Order
+from training.data.dataset import Faces
 from training.data.labels import LabelSet, LabelSpace
+from training.data.order import Order
 from training.models.base import EditOptions, check_options
 from training.models.landmarks import Landmarks, face_masks
 from training.models.layers import normal

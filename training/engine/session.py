@@ -9,7 +9,8 @@ import torch
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
-from training.data.dataset import Faces, Order, generator, memory_order
+from training.data.dataset import Faces, memory_order
+from training.data.order import Order, generator
 from training.engine import checkpoint
 from training.engine.checkpoint import Optimisers, State
 from training.engine.distributed import World, freeze

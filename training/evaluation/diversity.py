@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from training.core.config import EvalConfig
-from training.data.dataset import Faces, generator, to_float
+from training.data.dataset import Faces, to_float
 from training.data.labels import Task
+from training.data.order import generator
 from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge
 from training.evaluation.records import StyleSpread

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.dataset import Faces, Part, generator, to_float
+from training.data.dataset import Faces, Part, to_float
 from training.data.labels import LabelSet, Task
+from training.data.order import generator
 from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import frechet
 from training.evaluation.records import Distance, DomainDistance

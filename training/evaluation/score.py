@@ -14,8 +14,9 @@ from torch import Tensor
 
 from training.core.config import EvalConfig
 from training.core.progress import Progress
-from training.data.dataset import Faces, generator, memory_order, to_float, to_uint8
+from training.data.dataset import Faces, memory_order, to_float, to_uint8
 from training.data.labels import TOLERANCE, LabelSet, LabelSpace, Task
+from training.data.order import generator
 from training.evaluation.judges.judge import Judge
 from training.evaluation.judges.training import decide
 from training.evaluation.metrics import psnr, ssim

@@ -1,4 +1,4 @@
-"""Layers, initialisations and losses shared by the models, in the papers' notation."""
+"""Layers and initialisations shared by the models, in the papers' notation."""
 
 import math
 from collections.abc import Iterator

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from training.core.config import JudgeConfig
 from training.core.progress import Progress
-from training.data.dataset import Faces, Part, generator, to_float
+from training.data.dataset import Faces, Part, to_float
 from training.data.labels import TOLERANCE, LabelSet
+from training.data.order import generator
 from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.evaluation.metrics import auc, pairs
 from training.models.optim import AdamW
