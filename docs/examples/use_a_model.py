@@ -68,7 +68,7 @@ def edit(model: Any, image: np.ndarray, source: np.ndarray, target: np.ndarray) 
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """Difference of two uint8 pictures: mean in grey levels, share of changed pixels, PSNR in dB."""
+    """Difference of two uint8 pictures: mean, share of changed pixels, PSNR in dB."""
     apart = np.abs(before.astype(float) - after.astype(float))
     error = max((apart**2).mean(), 1e-5)
     return {
