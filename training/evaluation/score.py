@@ -47,7 +47,7 @@ def space_of(translator: Translate, faces: Faces) -> LabelSpace:
 def spread(count: int, limit: int) -> list[int]:
     """`limit` of `count` row indices, sampled with a fixed seed (all if `limit` is 0 or larger).
 
-    Not at equal steps, which could hit the same label again and again in sorted data.
+    Not at equal steps, which could select the same label repeatedly in sorted data.
     """
     if not 0 < limit < count:
         return list(range(count))
