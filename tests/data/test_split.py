@@ -1,4 +1,4 @@
-"""Splits: no person is in two of them, shares are as configured, the order of rows is irrelevant."""
+"""Splits: disjoint in persons, of the configured shares, independent of the order of rows."""
 
 from collections import Counter
 

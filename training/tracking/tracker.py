@@ -106,7 +106,7 @@ class Delivery(threading.Thread):
         if not self._away:
             self._report(
                 f"accepts no records ({self.error}); "
-                f"training continues, they wait in {self.journal.folder}"
+                f"training continues, the records wait in {self.journal.folder}"
             )
         self._away = True
 

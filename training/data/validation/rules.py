@@ -166,7 +166,7 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              "use larger images or a smaller size", (_between("side", config.size, None),)),
         Rule("image_content_unique", "images", "warning", "images with the same bytes",
              "remove the copies", (_unique("sha256"),)),
-        Rule("image_content_in_one_part", "images", "warning", "the same image is in several splits",
+        Rule("image_content_in_one_part", "images", "warning", "images are in several splits",
              "remove the copies from all but one split", (_between("parts", None, 1),)),
     ]  # fmt: skip
     if official_size:
