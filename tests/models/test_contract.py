@@ -117,7 +117,7 @@ def test_directions_alternate_and_each_trains_its_own_generator(binary: Path) ->
 
 
 def test_a_model_without_a_warm_up_trains_at_once(binary: Path, toy: str, tmp_path: Path) -> None:
-    """Whatever `warmup_images` is: the first row of the log has the losses of its phases."""
+    """For any `warmup_images`, the first row of the log has the losses of its phases."""
     go(binary, tmp_path / "run", replace(QUICK, images=16, decay_images=0), name=toy)
     assert {"d/real", "d/fake", "g/adv", "g/rec"} <= losses(tmp_path / "run")[0].keys()
 

@@ -680,7 +680,7 @@ def test_promotion_with_a_real_judge_caches_its_scores(
 
 
 def test_replicates_count_in_the_decision(promote: Any) -> None:
-    """A rise of 0.2 is within the spread of seeds at 0.3 and 0.95."""
+    """A gain of 0.2 is within the spread of seeds at 0.3 and 0.95."""
     promote(0)
     entries = [
         entry.named(f"{seed}/{entry.name}")

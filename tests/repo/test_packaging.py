@@ -114,7 +114,7 @@ def test_the_images_contain_the_files_that_the_code_reads_outside_its_packages()
     ],
 )
 def test_imports_go_one_way(tmp_path: Path, file: str, line: str, refused: bool) -> None:
-    """The contracts of `make lint` refuse an import that goes up, wherever in a file it is."""
+    """The contracts of `make lint` refuse an import from a higher layer, anywhere in a file."""
     for name in OURS:
         for source in (ROOT / name).rglob("*.py"):
             copy = tmp_path / source.relative_to(ROOT)

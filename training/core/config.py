@@ -218,7 +218,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What evaluation scores and what promotion requires."""
+    """Scored images, optional networks for metrics, and the conditions of the gate."""
 
     limit: Annotated[
         Positive, Field(description="maximum number of scored images of each data set")

@@ -225,7 +225,7 @@ def _score_batch(
 def _reconstructed(
     translator: Translate, x: Tensor, source: Tensor, self_translation: Tensor
 ) -> Tensor:
-    """What E3 compares with the input: `self_translation`, or the model's own reconstruction."""
+    """The self-reconstruction for E3: `self_translation`, or the model's own reconstruction."""
     if not isinstance(translator, Translator) or translator.model.edits_own_labels:
         return self_translation
     return to_uint8(translator.reconstruct(x, source.to(x.device)))
