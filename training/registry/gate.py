@@ -114,7 +114,7 @@ def _invalid(table: pd.DataFrame, reference: pd.DataFrame) -> str:
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
     if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
-        return "its images or edits differ; score both models again on one evaluation set"
+        return "its scores are of other images or edits; score both models on one evaluation set"
     return ""
 
 
