@@ -294,9 +294,9 @@ def main(argv: list[str] | None = None) -> None:
         record = verify(args.reference, data=not args.no_data)
         changed = lineage.differences(record)
         if args.here and changed:
-            raise ValueError(f"{args.reference}: registered with different {' and '.join(changed)}")
+            raise ValueError(f"{args.reference}: made with different {' and '.join(changed)}")
         text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
-        text += "".join(f"\nnote: registered with different {difference}" for difference in changed)
+        text += "".join(f"\nnote: made with different {difference}" for difference in changed)
     sys.stdout.write(f"{text}\n")
 
 

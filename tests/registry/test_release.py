@@ -840,7 +840,7 @@ def test_command_lines_show_verify_and_translate(
     translate.main(["stargan@champion", str(face), str(edited), "Blond_Hair", "Male"])
     with Image.open(edited) as picture:
         assert picture.size == (16, 16)
-    with pytest.raises(ValueError, match="registered with different code"):
+    with pytest.raises(ValueError, match="made with different code"):
         release.main(["verify", "stargan@champion", "--here"])
     with pytest.raises(
         ValueError, match=r"'Beard': not a unique label name; use one of .*celeba/Male"
