@@ -4,17 +4,10 @@
     python benchmarks/preprocess.py --images data/rafd --kind rafd
 
 The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them. Ours
-<<<<<<< HEAD
-is the step's own code on one worker: read from a tar, hash (the plain loop hashes nothing), crop,
-write into a shard, push it to the disk. Their pixels must be equal before anything is reported.
-Short rounds alternate; rates are images a second of CPU time in the best round of each, which is
-what one core gives however many other processes share the machine.
-=======
 is the step's code on one worker: read from a tar, hash (the plain loop hashes nothing), crop, write
 into a shard, fsync. Their pixels must be equal before anything is reported. Short rounds alternate;
 rates are images per second of CPU time in the best round of each, which is the throughput of one
 core regardless of other processes on the machine.
->>>>>>> lang1
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What holds for every test; the fixtures are in `plugins/`."""
+"""Settings for all tests; the fixtures are in `plugins/`."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from hypothesis import settings
 
 # Tiny networks are slower on many threads; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A server that a test has stopped is not waited for, but where the test starts it again.
+# Requests do not wait for a stopped server, except in tests that restart it.
 os.environ.setdefault("S3_PATIENCE", "0")
 
 HERE = Path(__file__).parent
-DURATIONS = HERE / "durations.json"  # seconds of each file on two quiet cores
+DURATIONS = HERE / "durations.json"  # seconds of each file on two idle cores
 
 pytest_plugins = ["toydata", "servers", "forks", "project"]
 
-# How long one example takes says how busy the machine is, not whether the code is right.
+# No deadline: the duration of an example depends on the load of the machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
@@ -41,7 +41,7 @@ def file_of(nodeid: str) -> str:
 
 
 class Durations:
-    """Sums what the tests of a file took, in all workers, set-up and teardown included."""
+    """Sums the durations of each file's tests in all workers, with set-up and teardown."""
 
     def __init__(self) -> None:
         self.took: defaultdict[str, float] = defaultdict(float)

@@ -1,1 +1,1 @@
-"""Library: a file here is a program (a verb), a folder is a room (a noun)."""
+"""Library: a file here is a program (a verb), a folder is a package (a noun)."""

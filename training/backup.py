@@ -63,7 +63,9 @@ def load(target: str, name: str, dumps: Path, artifacts: str) -> None:
     for file, digest in manifest["files"].items():
         backup.download(f"backups/{name}/{file}", dumps / file)
         if sha256_file(dumps / file) != digest:
-            raise RemoteError("corrupted", f"{target}/backups/{name}/{file}: altered; take another")
+            raise RemoteError(
+                "corrupted", f"{target}/backups/{name}/{file}: altered; restore another backup"
+            )
     have = source.objects("")
     for key, size in manifest["artifacts"].items():
         if have.get(key) != size:

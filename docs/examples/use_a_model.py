@@ -4,8 +4,8 @@
     python docs/examples/use_a_model.py face.png grid.png Male --model models:/stgan@champion \\
         --has Young --keep Young
 
-Needs mlflow, numpy, pillow, safetensors and torch; the model brings the rest of its code along.
-The registry is MLFLOW_TRACKING_URI, else the local file runs/mlflow.db.
+Requires mlflow, numpy, pillow, safetensors and torch; the model contains the rest of its code.
+The registry is at MLFLOW_TRACKING_URI, by default in the local file runs/mlflow.db.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 LOCAL = Path("runs/mlflow.db")
 CAPTION = 14  # height of a column's title, px
-NOTICEABLE = 16  # grey levels of 255 from which a pixel counts as changed
+NOTICEABLE = 16  # grey levels (of 255) at which a pixel counts as changed
 
 
 def load(uri: str) -> Any:
@@ -68,7 +68,7 @@ def edit(model: Any, image: np.ndarray, source: np.ndarray, target: np.ndarray) 
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How far two uint8 pictures are apart: grey levels, share of pixels, PSNR in dB."""
+    """Difference of two uint8 pictures: mean, share of changed pixels, PSNR in dB."""
     apart = np.abs(before.astype(float) - after.astype(float))
     error = max((apart**2).mean(), 1e-5)
     return {

@@ -1,4 +1,4 @@
-"""What the API reference takes from the sources beside docstrings: the comments on fields."""
+"""Adds the comments on fields to the API reference, beside the docstrings."""
 
 import re
 from typing import Any
@@ -30,9 +30,9 @@ class Comments(Extension):
 
 
 def comment_of(field: Attribute) -> str:
-    """The comment of a field: in its lines and going on below, else above it, else "".
+    """The comment of a field: on its lines and directly below, else above it, else "".
 
-    Comment lines between two fields belong to the second, unless that has one of its own.
+    Comment lines between two fields belong to the second, unless it has its own comment.
     """
     if not (field.lineno and field.endlineno):
         return ""

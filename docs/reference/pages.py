@@ -1,4 +1,4 @@
-"""A page of the API reference for each package, made when the site is built.
+"""Generates a page of the API reference for each package when the site is built.
 
 mkdocs calls this file as a hook, so that a new module is documented without being listed.
 """

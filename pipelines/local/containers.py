@@ -3,7 +3,7 @@
 kfp 2.17.0 starts containers that remove themselves and treats a container that it can no longer
 find as a success, so that a failed step passes (kubeflow/pipelines issue 13332). Here a container
 is removed only after its exit code is known. An image must exist on this machine or be named by its
-digest: anybody may own a short name in a public registry.
+digest, because a short name in a public registry may belong to someone else.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The output of `kubectl kustomize`: valid, restricted, closed, with consistent names."""
+"""The output of `kubectl kustomize`: valid, restricted pods, closed network, known names."""
 
 import json
 import re
@@ -78,14 +78,14 @@ def restricted(name: str, pod: Object) -> None:
         assert not any("hostPort" in port for port in container.get("ports", ())), name
 
 
-def test_pods_keep_the_restricted_standard(objects: list[Object]) -> None:
+def test_pods_meet_the_restricted_standard(objects: list[Object]) -> None:
     (space,) = (found for found in objects if found["kind"] == "Namespace")
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, pod in pods(objects):
         restricted(name, pod)
 
 
-def test_the_pods_of_jobs_keep_it_too_and_share_memory() -> None:
+def test_pods_of_jobs_meet_it_too_and_mount_shared_memory() -> None:
     runtime, job = (
         yaml.safe_load((K8S / "jobs" / name).read_text())
         for name in ("runtime.yaml", "pytorchjob.yaml")
@@ -105,7 +105,7 @@ def test_pods_have_memory_requests_limits_and_probes(objects: list[Object]) -> N
         for container in containers(pod):
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
             assert "memory" in container["resources"]["limits"], name
-            if pod.get("restartPolicy") != "Never":  # what ends by itself needs no probe
+            if pod.get("restartPolicy") != "Never":  # pods that end need no probe
                 assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
@@ -126,7 +126,7 @@ def test_every_referenced_name_exists(objects: list[Object]) -> None:
         for volume in pod.get("volumes", ())
         if "persistentVolumeClaim" in volume
     }
-    assert claims == named(objects, "PersistentVolumeClaim")  # and none that nothing mounts
+    assert claims == named(objects, "PersistentVolumeClaim")  # and none is unused
     for name, pod in pods(objects):
         account = pod.get("serviceAccountName", "default")
         assert account == "default" or account in named(objects, "ServiceAccount"), name
@@ -146,7 +146,7 @@ def test_every_referenced_name_exists(objects: list[Object]) -> None:
                     assert key["key"] in secrets[key["name"]], (name, key)
 
 
-def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Object]) -> None:
+def test_addresses_are_services_of_the_cluster_or_external(objects: list[Object]) -> None:
     """And the server accepts its own name: MLflow refuses hosts that are not configured."""
     services = {
         found["metadata"]["name"]: {port["port"] for port in found["spec"]["ports"]}
@@ -167,7 +167,7 @@ def test_addresses_name_services_of_the_cluster_or_ones_outside(objects: list[Ob
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a selector fits a pod with these labels; NotIn fits one without the label, too."""
+    """Whether a selector matches these labels of a pod; NotIn also matches a missing label."""
     for rule in selector.get("matchExpressions", ()):
         value = labels.get(rule["key"])
         fits = {
@@ -181,7 +181,7 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
 
 
 def test_the_pods_of_a_profiles_dashboard_are_excluded(objects: list[Object]) -> None:
-    """A policy that selects a pod closes it; every other pod is closed both ways."""
+    """Every other pod is selected by policies for both directions, which deny by default."""
     policies = [f["spec"] for f in objects if f["kind"] == "NetworkPolicy"]
     for app in ("ml-pipeline-ui-artifact", "ml-pipeline-visualizationserver"):
         assert not [spec for spec in policies if selects(spec["podSelector"], {"app": app})]
@@ -208,7 +208,7 @@ def test_traffic_is_closed_by_default_and_opened_for_each_server(objects: list[O
             ), name
 
 
-def test_the_image_is_the_one_of_the_pipeline(objects: list[Object]) -> None:
+def test_the_manifests_use_the_pipelines_image(objects: list[Object]) -> None:
     ((_, server),) = [pair for pair in pods(objects) if pair[0] == "mlflow"]
     assert server["containers"][0]["image"] == STEPS_IMAGE
 
@@ -249,7 +249,7 @@ def test_the_guide_requests_no_more_than_the_quota_allows(objects: list[Object])
 
 
 def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
-    """As in docs/how-to/cluster.md: three image names are all that run."""
+    """As in docs/how-to/cluster.md: the pods use three images only."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed; it builds the overlays")
     shutil.copytree(K8S, tmp_path / "k8s")
@@ -267,10 +267,10 @@ def test_an_overlay_pins_every_image_to_its_digest(tmp_path: Path) -> None:
     assert all(DIGEST.fullmatch(image) for image in found), found
 
 
-def test_the_accounts_that_steps_run_under_have_the_launcher_s_role(
+def test_the_accounts_of_the_steps_have_the_launchers_role(
     objects: list[Object],
 ) -> None:
-    """Kubeflow's own: of a profile, and of an installation without profiles."""
+    """The accounts that Kubeflow sets: in a profile, and in an installation without profiles."""
     (bound,) = (found for found in objects if found["kind"] == "RoleBinding")
     assert bound["roleRef"]["name"] in named(objects, "Role")
     assert [(one["name"], one["namespace"]) for one in bound["subjects"]] == [

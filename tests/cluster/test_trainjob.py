@@ -52,20 +52,20 @@ class Api:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.pods: list[dict[str, Any]] = []
         self.log = ""
-        self.logs: dict[str, str] = {}  # by pod, where it has one of its own
-        self.cuts: list[int] = []  # after so many bytes the next logs break off
-        self.mute = False  # the log never comes
+        self.logs: dict[str, str] = {}  # by pod, where it differs
+        self.cuts: list[int] = []  # bytes after which the next log connections break
+        self.mute = False  # the log request gets no answer
         self.unheard = False  # requests to create get no answer
-        self.faults: list[int] = []  # a status, or 0: hang up, or SILENT
-        self.closing = threading.Event()  # ends what is silent
+        self.faults: list[int] = []  # HTTP status, 0 (close the connection) or SILENT
+        self.closing = threading.Event()  # ends silent requests
         self.message = "a bad day"
-        self.delete_faults: list[int] = []  # the same, for deletions alone
+        self.delete_faults: list[int] = []  # the same, for deletions only
         self.later: list[Phase] = []  # what the operator does at each further poll
         self.used: set[tuple[str, str, str]] = set()  # as a role would grant it
         self.ages: list[int | None] = []  # s of log that were requested
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
-        self.launchers: list[subprocess.Popen[str]] = []  # what a test that fails leaves behind
+        self.launchers: list[subprocess.Popen[str]] = []  # left behind by a failed test
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.used.add(right(method, path.partition("?")[0]))
@@ -194,7 +194,7 @@ def queued(api: Api, job: dict[str, Any]) -> None:
 
 
 def pending(api: Api, job: dict[str, Any]) -> None:
-    """Let out of the queue; one of its pods finds no node."""
+    """The job was admitted from the queue; one of its pods cannot be scheduled."""
     job["spec"]["suspend"] = False
     why = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
             "message": "0/3 nodes have a GPU"}]  # fmt: skip
@@ -202,7 +202,7 @@ def pending(api: Api, job: dict[str, Any]) -> None:
 
 
 def seen(api: Api, job: dict[str, Any]) -> None:
-    """Nothing new: the launcher has polled once more."""
+    """No change; the launcher has polled once more."""
 
 
 def runs(api: Api, job: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ def test_the_job_matches_the_request(
 
 
 def by_hand(tmp_path: Path, command: str, *more: str) -> None:
-    """The program, with a request that a person wrote and a template for a folder as store."""
+    """The program with a hand-written request and a template for a folder store."""
     (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))
     template = str(JOBS / "trainjob.yaml")
     trainjob.main([command, str(tmp_path / "request.json"), *more, "--template", template])
@@ -315,13 +315,13 @@ def test_a_finished_model_is_read_without_a_cluster_and_not_rendered_again(
         ("runtime.yaml", TrainerV1alpha1TrainingRuntime),
     ],
 )
-def test_the_trainer_s_files_keep_the_official_model(file: str, model: Any) -> None:
+def test_the_job_files_match_the_official_model(file: str, model: Any) -> None:
     """No field is lost in a round trip, so that every field exists in the model."""
     given = yaml.safe_load((JOBS / file).read_text())
     assert kept(given, model.from_dict(given).to_dict()) == []
 
 
-def test_the_pytorchjob_keeps_the_official_model() -> None:
+def test_the_pytorchjob_matches_the_official_model() -> None:
     from kubeflow.training.api_client import ApiClient
 
     given = yaml.safe_load((JOBS / "pytorchjob.yaml").read_text())
@@ -335,7 +335,7 @@ def test_the_pytorchjob_keeps_the_official_model() -> None:
 
 
 def kept(given: Any, back: Any, path: str = "") -> list[str]:
-    """The paths of what `given` holds and `back` does not."""
+    """The paths that are in `given` but not in `back`."""
     if isinstance(given, dict):
         return [p for k, v in given.items() for p in kept(v, (back or {}).get(k), f"{path}/{k}")]
     if isinstance(given, list):
@@ -548,7 +548,7 @@ def test_a_folder_store_is_refused_for_several_nodes(api: Api, tmp_path: Path) -
 
 
 def test_a_recreated_job_has_another_launch_id() -> None:
-    """So that it may take over a run that others have had in the meantime."""
+    """So that it may claim a run that other launches have claimed in the meantime."""
     one, other = (
         {v["name"]: v["value"] for v in manifest(REQUEST, shape(), [])["spec"]["trainer"]["env"]}
         for _ in range(2)
@@ -577,7 +577,7 @@ def test_a_model_of_other_code_is_not_reused(
 
 
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
-    """The launcher as a process of its own."""
+    """The launcher as a separate process."""
     code = (
         "import sys; from dataclasses import replace; from pathlib import Path;"
         "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
@@ -663,7 +663,9 @@ def test_a_launcher_that_died_while_creating_its_job_does_not_create_another(
     ends_well_after(process, api, tmp_path, [runs, ends])
 
 
-def test_a_launcher_that_died_at_its_job_s_end_writes_the_model(api: Api, tmp_path: Path) -> None:
+def test_a_launcher_that_died_at_the_end_of_its_job_writes_the_model(
+    api: Api, tmp_path: Path
+) -> None:
     def end_unheard(api: Api, job: dict[str, Any]) -> None:
         ends(api, job)
         api.closing.wait(60)
@@ -677,7 +679,7 @@ def test_a_launcher_that_died_at_its_job_s_end_writes_the_model(api: Api, tmp_pa
 def ends_well_after(
     process: subprocess.Popen[str], api: Api, tmp_path: Path, later: list[Phase]
 ) -> None:
-    """Kill the launcher; the next one brings the same job to its end."""
+    """Kill the launcher; the next one completes the same job."""
     process.kill()
     assert process.wait(240) == -signal.SIGKILL
     assert not (tmp_path / "m.json").exists()
@@ -724,10 +726,10 @@ def test_each_line_is_printed_once_and_in_the_order_of_the_log(
 
 
 @pytest.mark.parametrize("cuts", [[0], [26], [30, 55], [10**6] * 2, [200, 30]])
-def test_an_interrupted_log_is_read_on_from_the_same_place(
+def test_reading_an_interrupted_log_resumes_at_the_same_place(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str], cuts: list[int]
 ) -> None:
-    """Within a line or between two; requested as a whole until one read was complete."""
+    """The connection breaks within a line or between two; once complete, only news is read."""
     api.cuts, api.logs[ZERO] = list(cuts), log("01Z a", "02Z b", "03Z c", "03Z c")
     api.later = [runs, seen, seen, says(ZERO, "04Z d"), ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
@@ -791,7 +793,7 @@ def test_the_last_lines_of_a_restarted_container_are_printed(
     assert printed(capsys) == ["a", "b", "c"]
 
 
-def test_the_job_s_command_trains_a_model(
+def test_the_command_of_the_job_trains_a_model(
     api: Api, binary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The job's real command: the model that the launcher writes can be loaded."""
@@ -812,7 +814,7 @@ def test_the_job_s_command_trains_a_model(
         made = subprocess.run(
             [sys.executable, *command[1:], *arguments],
             cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "PET_NPROC_PER_NODE": "2"},  # as the operator says it
+            env={**os.environ, "PET_NPROC_PER_NODE": "2"},  # as the operator reports it
         )  # fmt: skip
         api.log = "".join(f"2026-11-01T00:00:0{n} {x}\n" for n, x in enumerate(made.stderr[-400:]))
         condition("Complete" if made.returncode == 0 else "Failed", made.stderr[-2000:])(api, job)

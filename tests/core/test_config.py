@@ -31,7 +31,7 @@ PARTS = (DataConfig, TrainConfig, JudgeConfig, EvalConfig, *MODELS.values())
 
 
 def test_every_section_of_every_preset_keeps_its_bytes() -> None:
-    """They name caches, run folders and judges; the digests are those before bounds existed."""
+    """Cache keys and the names of run folders and judges depend on them."""
     found = {}
     for model, preset in presets.PRESETS:
         config = presets.resolve(model, preset)
@@ -112,13 +112,13 @@ def test_a_bare_key_changes_the_training_or_the_model_only(
         presets.resolve(model, "demo", {key: "1"})
 
 
-def test_a_bare_key_of_the_training_and_the_judge_is_the_training_s() -> None:
+def test_a_bare_key_of_both_train_and_judge_belongs_to_train() -> None:
     config = presets.resolve("stargan", "demo", {"seed": "4", "batch": "2", "lambda_rec": "3"})
     assert (config.train.seed, config.train.batch, config.model.lambda_rec) == (4, 2, 3.0)
     assert config.judge == presets.resolve("stargan", "demo").judge
 
 
-def test_a_model_s_field_is_checked_by_its_own_bounds() -> None:
+def test_a_field_of_a_model_is_checked_against_its_own_bounds() -> None:
     @dataclasses.dataclass(frozen=True)
     class Toy:
         width: Annotated[int, Field(ge=2, le=8, description="channels")] = 4
@@ -135,8 +135,8 @@ def test_a_model_s_field_is_checked_by_its_own_bounds() -> None:
 
 @given(st.builds(TrainConfig, images=st.integers(1), seed=st.integers(0, 2**63 - 1),
                  ema=st.floats(0, 1, exclude_max=True), flip=st.booleans()))  # fmt: skip
-def test_a_section_survives_its_text(section: TrainConfig) -> None:
-    """As JSON, and key by key as a person writes it."""
+def test_a_section_round_trips_through_text(section: TrainConfig) -> None:
+    """As JSON, and as `key=value` texts."""
     assert from_json(TrainConfig, to_json(section)) == section
     spelt = {name: str(value) for name, value in dataclasses.asdict(section).items()}
     assert build(TrainConfig, spelt) == section

@@ -25,7 +25,7 @@ def away(error: BaseException) -> bool:
     return isinstance(error, ConnectionError)
 
 
-def test_pauses_double_up_to_the_most() -> None:
+def test_pauses_double_up_to_the_maximum() -> None:
     server, pauses = Server(*[ConnectionError()] * 6), list[float]()
     retry = retrying(away, lambda: math.inf, first=0.5, most=4.0, sleep=pauses.append)
     assert retry(server) == "answer"

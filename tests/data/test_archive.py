@@ -147,7 +147,7 @@ def test_a_tar_with_an_unsafe_member_is_refused(tmp_path: Path) -> None:
         Tars([path, path])
 
 
-def test_a_shortened_tar_is_noticed(folder: Folder, tmp_path: Path) -> None:
+def test_a_truncated_tar_is_detected(folder: Folder, tmp_path: Path) -> None:
     (path,) = pack(folder, tmp_path / "out", "own")
     tars = Tars([path])
     path.write_bytes(path.read_bytes()[:700])
@@ -180,7 +180,7 @@ def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:
         pack(Folder(tmp_path / "raw"), tmp_path / "out", "own")
 
 
-def test_a_folder_that_was_written_whole_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_an_atomically_written_folder_has_the_usual_permissions(tmp_path: Path) -> None:
     """For example, a container's user must be able to read data that another user drew."""
     from training.core.files import whole_folder
 

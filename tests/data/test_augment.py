@@ -1,4 +1,4 @@
-"""Random crops: the published sizes, drawn from the batch's position alone."""
+"""Random crops: the published sizes, a function of the batch's position only."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from training.data.order import Order
 
 
 def test_a_zoom_is_every_second_picture_and_has_the_published_areas_and_ratios() -> None:
-    """Scale 0.8–1, ratio 0.9–1.1, inside the picture (models of the family, 4.3)."""
+    """Scale 0.8–1, ratio 0.9–1.1, inside the picture (StarGAN v2's code)."""
     torch.manual_seed(0)
     x, y, width, height = crop_boxes(torch.rand(4_000, 5), "zoom").unbind(1)
     whole = (width == 1) & (height == 1)
@@ -39,7 +39,7 @@ def test_a_shift_is_a_crop_of_256_of_286_px_enlarged() -> None:
     )
 
 
-def test_a_picture_that_is_not_cropped_keeps_its_bits() -> None:
+def test_a_picture_that_is_not_cropped_is_unchanged() -> None:
     image, uniform = torch.rand(2, 3, 8, 8), torch.tensor([[0.1] * 5, [0.9, 0, 0.5, 0, 0]])
     out = random_crop(image, uniform, "zoom")
     assert torch.equal(out[0], image[0])
@@ -47,7 +47,7 @@ def test_a_picture_that_is_not_cropped_keeps_its_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["shift", "zoom"])
-def test_crops_are_the_same_at_any_world_size_and_others_in_the_next_batch(
+def test_crops_are_equal_at_any_world_size_and_differ_in_the_next_batch(
     kind: str, classes: Path
 ) -> None:
     faces, cpu = Faces.open(classes, "train"), torch.device("cpu")

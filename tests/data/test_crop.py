@@ -50,7 +50,7 @@ def by_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("interpolation", sorted(FILTERS))
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_celeba_is_the_centre_178_as_pillow_cuts_and_resizes_it(
+def test_celebas_centre_crop_equals_pillows(
     interpolation: str, subsampling: int, progressive: bool
 ) -> None:
     config = DataConfig(size=128, interpolation=interpolation)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def test_celeba_is_the_centre_178_as_pillow_cuts_and_resizes_it(
     assert np.array_equal(crop_image(data, "celeba", config), expected)
 
 
-def test_a_smaller_crop_is_pillows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_crop_equals_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
     config, data = DataConfig(celeba_crop=170), encode(picture(178, 218))
     expected = by_pillow(data, (4, 24, 174, 194), config)
     assert np.array_equal(crop_image(data, "celeba", config), expected)

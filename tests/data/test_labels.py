@@ -108,7 +108,7 @@ def test_tasks_keep_groups_exclusive_and_mark_changed_images(
 
 
 @given(labelled())
-def test_an_edit_leaves_every_other_label_alone(case: tuple[LabelSpace, int, Tensor]) -> None:
+def test_an_edit_leaves_every_other_label_unchanged(case: tuple[LabelSpace, int, Tensor]) -> None:
     space, index, labels = case
     part = space.sets[index]
     for task in space.tasks(labels, index):
@@ -125,7 +125,7 @@ def test_an_edit_leaves_every_other_label_alone(case: tuple[LabelSpace, int, Ten
 
 
 def test_bald_and_bangs_exclude_each_other_and_are_switched_off_alone() -> None:
-    """AttGAN's rules (models of the family, 2.2), switched on and off."""
+    """AttGAN's rules, when switched on and off."""
     names = ("Bald", "Bangs", "Receding_Hairline", "Male")
     part = LabelSet("celeba", "binary", names, (), CONFLICTS[:2])
     labels = torch.tensor([[0, 1, 0, 1], [1, 0, 1, 0]])
@@ -136,7 +136,7 @@ def test_bald_and_bangs_exclude_each_other_and_are_switched_off_alone() -> None:
     assert tasks["Male"].target.tolist() == [[0, 1, 0, 0], [1, 0, 1, 1]]
 
 
-def test_a_space_written_before_conflicts_is_read() -> None:
+def test_a_stored_space_without_conflicts_is_read() -> None:
     old = {"sets": [{"name": "a", "kind": "binary", "names": ["x", "y"], "groups": [["x", "y"]]}]}
     space = LabelSpace.from_json(old)
     assert space.sets == (LabelSet("a", "binary", ("x", "y"), (("x", "y"),)),)

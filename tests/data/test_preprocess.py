@@ -400,7 +400,7 @@ def test_finished_shards_are_reused(
     assert len(calls) == 60
 
 
-def test_an_altered_finished_shard_is_made_again(
+def test_an_altered_finished_shard_is_written_again(
     tmp_path: Path, store: Store, go: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     celeba(tmp_path / "celeba")
@@ -410,7 +410,7 @@ def test_an_altered_finished_shard_is_made_again(
     def stop(*_: object, **__: object) -> None:
         raise OSError("stop")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", stop)  # what comes after the shards
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", stop)  # the code after the shards
     with pytest.raises(OSError, match="stop"):
         go(path)
     monkeypatch.undo()

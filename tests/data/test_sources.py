@@ -279,7 +279,7 @@ def test_a_broken_csv_is_refused(text: str, message: str) -> None:
 
 
 def test_a_path_does_not_match_an_image_in_another_folder() -> None:
-    """cats/1.jpg is missing: dogs/1.jpg is another picture; another ending is the same one."""
+    """cats/1.jpg is missing: dogs/1.jpg is another picture; another suffix is accepted."""
     text = b"file,smile,hat\ncats/1.jpg,1,0\ndogs/2.jpg,0,1\n"
     files = {"labels.csv": text, "dogs/1.jpg": b"", "dogs/2.png": b"", "x/2.png": b""}
     with pytest.raises(SourceError, match=r"1 rows without an image, line 2 \(cats/1\.jpg\)"):
@@ -377,10 +377,8 @@ def test_pictures_with_openface_alone_are_a_data_set() -> None:
 
 
 @pytest.mark.parametrize(("domains", "wrong"), [(("smile",), ""), (("smile", "beard"), "beard")])
-def test_domains_are_the_columns_that_an_own_csv_needs(
-    domains: tuple[str, ...], wrong: str
-) -> None:
-    """The preset's attributes, which the file lacks, are then not needed."""
+def test_with_domains_a_csv_needs_only_their_columns(domains: tuple[str, ...], wrong: str) -> None:
+    """The preset's attributes, which the file does not have, are then not required."""
     files = {"labels.csv": b"file,smile\na.jpg,1\nb.jpg,0\n", "a.jpg": b"", "b.jpg": b""}
     config = DataConfig(domains=domains)
     if not wrong:

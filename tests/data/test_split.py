@@ -1,4 +1,4 @@
-"""Splits: nobody is in two parts, shares are as configured, the order of rows does not matter."""
+"""Splits: disjoint in persons, of the configured shares, independent of the order of rows."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def shared(frame: pd.DataFrame, split: pd.Series) -> bool:
 
 
 @given(st.integers(10, 80), st.integers(1, 4), st.sampled_from([0.1, 0.2, 0.25, 0.4]))
-def test_by_identity_nobody_is_in_two_parts_and_shares_hold(
+def test_a_split_by_identity_shares_no_person_and_has_the_configured_sizes(
     n: int, each: int, share: float
 ) -> None:
     frame = people(n, each)
@@ -35,7 +35,7 @@ def test_by_identity_nobody_is_in_two_parts_and_shares_hold(
 
 
 @given(st.integers(10, 70), st.sampled_from([0.1, 0.2, 0.25]))
-def test_folds_test_everybody_once(n: int, share: float) -> None:
+def test_each_person_is_in_the_test_split_of_one_fold(n: int, share: float) -> None:
     frame, tested = people(n, 1), Counter[str]()
     for fold in range(round(1 / share)):
         split, _ = assign(frame, "a", DataConfig(split="identity", test_share=share, fold=fold))
@@ -98,7 +98,7 @@ def test_impossible_splits_are_refused() -> None:
         assign(people(2, 5), "a", DataConfig(split="identity"))
     half = people(10, 1, "train")
     half.loc[3, "part"] = ""
-    with pytest.raises(ValueError, match=r"1 images have no part.*003_0\.jpg"):
+    with pytest.raises(ValueError, match=r"1 images have no split.*003_0\.jpg"):
         assign(half, "a", DataConfig())
 
 

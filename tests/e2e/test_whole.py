@@ -1,7 +1,7 @@
 """The whole pipeline on this machine, with small numbers and drawn faces.
 
-The fixtures are the first days of a registry, each after the one that it takes; a test looks at
-one of them. The first is a run as a user starts it, in the others the processes are forks.
+Each fixture is a run in the same registry, after the run of the fixture that it requests; each test
+checks one run. The first run starts processes as a user does, the others use forks.
 """
 
 import json
@@ -34,7 +34,7 @@ class Day:
 
     @property
     def ran(self) -> list[str]:
-        """The steps that are cached and did run."""
+        """The cacheable steps that were executed."""
         found = re.findall(r"^\[\d+/11\] ([\w-]+): done", self.output, re.MULTILINE)
         return [step for step in found if step in HEAVY]
 
@@ -101,7 +101,7 @@ def rejected(run: Run, repaired: Day) -> Day:
 
 @pytest.fixture(scope="module")
 def overridden(run: Run, rejected: Day) -> Day:
-    """The same model, promoted by a person."""
+    """The same model, promoted by an override."""
     return run("seed=1", "eval.min_success=1.0", "eval.min_psnr=99", "override=shown to the jury")
 
 
@@ -125,7 +125,9 @@ def test_raw_faces_become_a_promoted_model(first: Day) -> None:
         assert Path(path).stat().st_size > 1_000, path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, of MLflow's doing
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # a warning of SQLAlchemy, caused by MLflow
 def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(first: Day) -> None:
     """The loop's logs: losses, rates, memory, throughput, grids, the data's digest."""
     from mlflow import MlflowClient
@@ -145,7 +147,7 @@ def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(first: 
     assert data.dataset.digest.endswith(".dir")
 
 
-def test_the_same_again_comes_from_the_cache_and_registers_nothing(again: Day) -> None:
+def test_a_repeated_run_comes_from_the_cache_and_registers_nothing(again: Day) -> None:
     assert again.ran == []
     assert again.output.count(": from cache, ") == len(HEAVY)
     version, _ = again.registered
@@ -158,7 +160,7 @@ def test_a_deleted_output_reruns_only_its_step(repaired: Day) -> None:
 
 
 def test_a_failed_gate_never_promotes(first: Day, rejected: Day) -> None:
-    """Another model, better or not: below the floor it stays a version without the alias."""
+    """Another model below the floor stays a version without the alias, whatever its gain."""
     version, verdict = rejected.registered
     assert (version["version"], version["created"]) == ("2", True)
     assert verdict["promoted"] is False
@@ -169,7 +171,7 @@ def test_a_failed_gate_never_promotes(first: Day, rejected: Day) -> None:
     assert (first.champion, rejected.champion) == ("1", "1")
 
 
-def test_a_person_s_word_promotes_and_is_recorded(overridden: Day) -> None:
+def test_an_override_promotes_and_is_recorded(overridden: Day) -> None:
     version, verdict = overridden.registered
     assert (version["version"], version["created"]) == ("2", False)
     assert verdict["promoted"] is True
@@ -178,7 +180,7 @@ def test_a_person_s_word_promotes_and_is_recorded(overridden: Day) -> None:
 
 
 @pytest.mark.long
-def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) -> None:
+def test_seeds_are_in_the_verdict_and_the_champion_in_the_report(contested: Day) -> None:
     """The report compares the champion with the new model; two seeds estimate the noise."""
     _, verdict = contested.registered
     assert "seeds" in [check["name"] for check in verdict["checks"]]
@@ -191,7 +193,7 @@ def test_seeds_enter_the_verdict_and_another_model_the_report(contested: Day) ->
 
 
 @pytest.mark.long
-def test_bad_data_stop_the_run_before_anything_is_trained(run: Run, contested: Day) -> None:
+def test_bad_data_stop_the_run_before_training(run: Run, contested: Day) -> None:
     """The message names step, fault and the report's path; the champion stays."""
     table = contested.folder / "raw/celeba/list_attr_celeba.txt"
     kept = table.read_bytes()

@@ -108,7 +108,7 @@ def test_an_invalid_budget_is_refused(given: dict[str, str], message: str) -> No
 
 
 def test_systems_are_registered_under_separate_names(tmp_path: Path) -> None:
-    """Whatever they share; and a length besides the budget is refused: the title would be wrong."""
+    """Whatever settings they share; a length that contradicts the budget is refused."""
     given = {"models": "stargan,attgan", "images": "64", "preset": "smoke", "name": "mine"}
     plan = planned(given, tmp_path)
     assert [arguments["name"] for _, _, arguments in plan] == ["mine-stargan", "mine-attgan"]
@@ -125,7 +125,9 @@ def test_seeds_differ_in_nothing_else(tmp_path: Path) -> None:
     assert {k for k in first if first[k] != second[k]} == {"overrides"}
 
 
-def test_minutes_become_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_are_converted_to_images_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rate is measured once and stored, so that the same command resumes with its length."""
     monkeypatch.setattr("training.engine.throughput.measure_throughput", lambda config: 10.0)
     given = {"models": "stargan", "minutes": "2", "preset": "smoke"}
@@ -146,7 +148,7 @@ def test_every_models_throughput_can_be_measured(name: str) -> None:
     assert 0 < measure_throughput(config, 0.05) < 1e6
 
 
-# At 32 px the smoke presets' networks have a stride too many.
+# At 32 px the smoke presets' networks have one stride too many.
 SMALLER: dict[str, dict[str, str]] = {
     "attgan": {"layers": "3", "d_layers": "3", "shortcut_layers": "1", "inject_layers": "1"},
     "stgan": {"layers": "3", "d_layers": "3", "shortcut_layers": "2", "inject_layers": "2"},
@@ -171,7 +173,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones(
     assert f"unknown model pix2pix; known: {', '.join(MODELS)}" in output
 
 
-def test_files_of_two_runs_are_not_taken_for_one(binary: Path, joint: Path, tmp_path: Path) -> None:
+def test_manifests_of_different_runs_are_refused(binary: Path, joint: Path, tmp_path: Path) -> None:
     from training.core.config import to_json
     from training.storage.store import Manifest
     from training.train import train

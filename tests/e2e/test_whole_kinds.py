@@ -18,7 +18,7 @@ SHORT = ["preset=smoke", "data.size=32", "train.images=96", "decay_images=32",
          "warmup_images=32", "log_images=32", "sample_images=96", "checkpoint_images=96",
          "judge.images=128"]  # fmt: skip
 SHOWN = resolve("ganimation", "smoke").data.attributes
-STARGAN = ["d_repeat_num=4"]  # D halves 32 px that often at most
+STARGAN = ["d_repeat_num=4"]  # D can halve 32 px at most this often
 CLASSES = ("Black_Hair", "Blond_Hair", "Brown_Hair")
 EXPRESSIONS = ["angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sad",
                "surprised"]  # fmt: skip
@@ -113,7 +113,7 @@ def test_genuine_celeba_reaches_the_registry(
 
 
 def shows(output: str, edits: list[str]) -> None:
-    """A run's end: scores of these edits, pictures, a registered version and a verdict."""
+    """Check a run's results: scores of these edits, pictures, a version and a verdict."""
     found = re.search(r"^report +(.*)/evaluate\.html$", output, re.MULTILINE)
     assert found, output[-3000:]
     report = Path(found[1])

@@ -105,7 +105,7 @@ def there(stack: Stack, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(workdir: Path, images: int, out: Path) -> list[str]:
-    """A training of the run's data, some seconds a checkpoint."""
+    """A training on the run's data, with a checkpoint every few seconds."""
     config = (
         f"images={images};decay_images=32;warmup_images=32;log_images=32;sample_images={images};"
         "checkpoint_images=160;d_repeat_num=4;seed=1"
@@ -127,17 +127,17 @@ def manifests(workdir: Path) -> list[str]:
 
 
 def kill(stack: Stack, name: str) -> None:
-    """The server and its workers at once."""
+    """Kill the server and its workers at once."""
     gone = stack.process(name)
     assert gone
     for process in [*gone.children(recursive=True), gone]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # one may end because another has
+        with contextlib.suppress(psutil.NoSuchProcess):  # one may have ended because of another
             process.kill()
     gone.wait(30)
 
 
 def up(forks: Forks, stack: Stack) -> None:
-    """As `make stack` does."""
+    """Start the servers, as `make stack` does."""
     command = [sys.executable, "-m", "pipelines.local.stack", "up", "--folder", str(stack.folder)]
     status, output = forks.run(command)
     assert status == 0, output
@@ -147,7 +147,7 @@ def up(forks: Forks, stack: Stack) -> None:
 def test_a_registration_waits_for_a_server_that_is_briefly_down(
     stack: Stack, workdir: Path, release: Program, name: str
 ) -> None:
-    """Killed as it begins, restarted some seconds later: one complete version."""
+    """The server is killed as it begins and restarted some seconds later: one complete version."""
     kill(stack, name)
     again = threading.Timer(AWAY, run_stack, (stack, "up"))
     again.start()
@@ -198,7 +198,7 @@ def test_a_training_survives_restarts_of_mlflow_and_postgres(
     away = threading.Thread(target=fail, daemon=True)
     away.start()
     code, output = program(*training(workdir, 3200, tmp_path / "model.json"))
-    assert code == 0, output  # else nobody may have been killed
+    assert code == 0, output  # otherwise the servers may not have been killed
     away.join()
     assert "training continues" in output, output
     made = Manifest.read(tmp_path / "model.json", "model")

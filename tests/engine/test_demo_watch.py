@@ -1,8 +1,8 @@
-"""The first images of each model's demo: finite losses, and D and G hold each other.
+"""The start of each model's demo: finite losses, and a balance of D and G within its range.
 
 At 32 px instead of 64, with the demo's networks, batches and rates, and its shares of warm-up and
-decay: every update is made, each at a quarter of its cost. A short one in every run of the tests,
-2,000 images in those that take their time.
+decay: every update is made, each at a quarter of its cost. 320 images in `make test`, 2,000 in
+`make test-all`.
 """
 
 import json
@@ -63,7 +63,7 @@ def test_the_demos_first_images_are_sound(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In every row of the log; and at the end no symptom that the model knows."""
+    """Finite in every row of the log; at the end no diagnostic of the model is out of range."""
     monkeypatch.setenv("STORE_URI", f"file://{home / 'store'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.chdir(home)
@@ -87,7 +87,7 @@ def test_the_demos_first_images_are_sound(
     assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-def test_a_wgans_lead_is_one_for_the_widest_pictures_apart_and_a_slope_of_one() -> None:
+def test_a_wgans_lead_is_one_at_gradient_norm_one_and_the_largest_distance() -> None:
     white, black = torch.ones(2, 3, 8, 8), -torch.ones(2, 3, 8, 8)
     along = torch.ones(3 * 8 * 8) / math.sqrt(3 * 8 * 8)  # the unit vector from one to the other
 
@@ -111,10 +111,10 @@ def test_a_wgans_lead_is_one_for_the_widest_pictures_apart_and_a_slope_of_one() 
     [(0.5, 0.5, 0.0, False), (0.9, 0.1, 0.848, False), (0.999, 0.001, 0.9986, True),
      (0.1, 0.9, -2.32, True)],
 )  # fmt: skip
-def test_a_gans_lead_is_none_at_one_half_and_one_where_d_is_sure(
+def test_a_gans_lead_is_zero_at_one_half_and_one_where_d_is_certain(
     real: float, fake: float, lead: float, bad: bool
 ) -> None:
-    """Of what D says of real and of made pictures, by a latent and by a reference alike."""
+    """For D's scores of real and fake images, with latent and with reference styles."""
     terms = {"real": -math.log(real), "fake": -math.log(1 - fake)}
     means = {f"{phase}/{k}": v for phase in ("d_latent", "d_reference") for k, v in terms.items()}
     (found,) = balance(StarGANv2(), means, 64)
@@ -135,7 +135,7 @@ def test_without_an_adversarial_step_there_is_no_balance() -> None:
 def test_the_worst_balance_is_the_one_furthest_beyond_its_range(
     least: float, most: float, worst: float, bad: bool
 ) -> None:
-    """Of a wgan's −0.1 to 1; within it, the one that came closest to an end."""
+    """With wgan's range −0.1 to 1; within it, the value closest to a limit."""
     took = {"balance": 0.3, "balance_least": least, "balance_most": most}
     (found,) = worst_balance(StarGAN(), took)
     assert (found.value, found.bad) == (worst, bad)

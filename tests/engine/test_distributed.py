@@ -70,7 +70,7 @@ with world() as here:
 def test_more_processes_give_the_gradients_of_one(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Of every phase of every model, before any step lets rounding grow."""
+    """For every phase of every model, before optimiser steps amplify rounding."""
     cases = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
              for name, which in RICHEST]  # fmt: skip
     script = tmp_path / "slopes.py"
@@ -109,7 +109,7 @@ def test_more_processes_give_the_losses_and_weights_of_one(
     )
     for one, many in zip(losses(tmp_path / "one"), losses(run), strict=True):
         assert one.keys() == many.keys()
-        # Rounding, which is another on each kind of processor, grows from step to step.
+        # Rounding differs between processors and grows from step to step.
         rel = 2e-3 if one["images"] <= 16 else 1e-2 if one["images"] <= 32 else 5e-2
         for key, value in one.items():
             assert many[key] == pytest.approx(value, rel=rel, abs=rel / 10), (one["images"], key)
@@ -126,10 +126,10 @@ def test_more_processes_give_the_losses_and_weights_of_one(
 
 
 @pytest.mark.slow
-def test_each_launch_tells_its_processes_its_own_name(
+def test_each_launch_passes_its_own_id_to_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By which the store knows a restarted process from a rival; a shell's would be everybody's."""
+    """It distinguishes restarts from other launches, so one set in the shell is replaced."""
     seen = []
 
     class Torchrun:
@@ -156,7 +156,7 @@ def test_each_launch_tells_its_processes_its_own_name(
 
 
 def test_a_stopped_launch_saves_and_leaves_no_process_behind(binary: Path, tmp_path: Path) -> None:
-    """The signal comes to the launcher alone, as Kubernetes sends it; exit code 143."""
+    """The signal is sent to the launcher only, as by Kubernetes; exit code 143."""
     import psutil
 
     line = [
@@ -174,7 +174,7 @@ def test_a_stopped_launch_saves_and_leaves_no_process_behind(binary: Path, tmp_p
     assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     saved = checkpoint.latest(found[0].parent / "checkpoints")
     assert saved is not None
-    assert int(saved.name) % 320 != 0  # not one that was due: it was saved for the signal
+    assert int(saved.name) % 320 != 0  # not a scheduled checkpoint: it was saved on the signal
     assert not (tmp_path / "model.json").exists()
 
 
@@ -182,7 +182,7 @@ def test_a_stopped_launch_saves_and_leaves_no_process_behind(binary: Path, tmp_p
 def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is what its seed alone gives; the same command again trains nothing."""
+    """Each equals a training of its seed alone; the same command again trains nothing."""
     monkeypatch.chdir(tmp_path)
     out, replicates = tmp_path / "model.json", tmp_path / "replicates.json"
     texts = (to_json(MODELS["stargan"].tiny()), to_json(QUICK))

@@ -1,4 +1,4 @@
-"""torch elastic, really: two agents with a worker each, whose workers, agents and network fail."""
+"""Real torch elastic: two agents with one worker each; workers, agents and the network fail."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from training.storage.store import Manifest, open_store
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 KILLS = 20
 SHORT = "last_call_timeout=1,keep_alive_interval=1,is_host=false"
-# The rendezvous' store in a process of its own: no agent's death takes it away.
+# The rendezvous store runs in a separate process, so that it outlives any agent.
 STORE = """
 import sys, time
 from torch.distributed import TCPStore
@@ -35,7 +35,7 @@ time.sleep(3600)
 
 
 class Host:
-    """One agent of `torchrun` in a folder of its own; in a network namespace if one is named."""
+    """One agent of `torchrun` in its own folder, and in a network namespace if one is given."""
 
     def __init__(self, cluster: "Cluster", folder: Path, network: tuple[str, str] = ("", "")):
         self.cluster, self.folder, (self.space, self.address) = cluster, folder, network
@@ -63,7 +63,7 @@ class Host:
             return []
 
     def off(self) -> None:
-        """As when the power fails: agent and workers at once."""
+        """Kill agent and workers at once, as in a power failure."""
         for process in [*self.workers(), self.agent]:
             try:
                 process.kill()
@@ -106,7 +106,7 @@ class Cluster:
         self.hosts: list[Host] = []
 
     def share(self) -> Path:
-        """A folder for checkpoints that every host reaches."""
+        """A checkpoint folder that all hosts share."""
         self.training += ["--folder", str(self.folder / "run")]
         return self.folder / "run"
 
@@ -141,7 +141,7 @@ def cluster(binary: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 
 
 def images(run: Path) -> int:
-    """Of the newest checkpoint."""
+    """Images drawn at the newest checkpoint."""
     return max((int(p.name) for p in run.glob("checkpoints/0*") if p.name.isdigit()), default=0)
 
 
@@ -151,13 +151,13 @@ def weights(run: Path, count: int) -> dict[str, Any]:
 
 
 def logged(run: Path) -> list[int]:
-    """The images seen at each row of the log; every batch of 4 has one."""
+    """Images drawn at each row of the log; every batch of 4 has a row."""
     rows = (run / "log.jsonl").read_text().splitlines()
     return [json.loads(row)["images"] for row in rows]
 
 
 def whole(seen: list[int], count: int) -> bool:
-    """Nothing is left out and nothing, but what was rolled back, is there twice."""
+    """No batch is missing from the log and none is in it twice."""
     return seen[-1] == count and all(b - a == 4 for a, b in itertools.pairwise([0, *seen]))
 
 
@@ -201,7 +201,7 @@ def test_kills_of_workers_and_agents_change_nothing(cluster: Callable[..., Clust
 def test_training_continues_without_a_lost_host_and_it_rejoins(
     cluster: Callable[..., Cluster],
 ) -> None:
-    """One process goes on from the last checkpoint; the one that comes back takes part."""
+    """One process continues from the last checkpoint; the returning one rejoins."""
     here = cluster("run", images=1200, nodes="1:2")
     run = here.share()
     kept, lost = here.host("a"), here.host("b")
@@ -260,7 +260,7 @@ def test_a_partitioned_host_is_fenced(
     cluster: Callable[..., Cluster], binary: Path, networks: str, make_weed: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Rank 0's link fails for a while: the other goes on from the store, and stays the writer."""
+    """Rank 0's link fails for a while: the other resumes from the store and stays the writer."""
     weed = make_weed(networks)
     for name, value in weed.server.env.items():
         monkeypatch.setenv(name, value)
@@ -272,7 +272,7 @@ def test_a_partitioned_host_is_fenced(
     here = cluster("net", images=960, nodes="1:2", address=networks)
     here.environment = {
         "GLOO_SOCKET_IFNAME": "net0", "COLLECTIVE_TIMEOUT": "10", "S3_PATIENCE": "60",
-        "LAUNCH_ID": "faces",  # one for both hosts, as the TrainJob has it
+        "LAUNCH_ID": "faces",  # the same for both hosts, as in the TrainJob
     }  # fmt: skip
     hosts = [here.host(space, (space, address)) for space, address in SPACES]
 
@@ -293,7 +293,7 @@ def test_a_partitioned_host_is_fenced(
 
     found = entries(mirror)
     owners = [owner for owner, _ in itertools.groupby(entry.owner for entry in found)]
-    assert len(owners) == len(set(owners)) >= 2  # who was replaced never writes again
+    assert len(owners) == len(set(owners)) >= 2  # a replaced process never writes again
     assert {(entry.launch, *entry.overtaken) for entry in found} == {("faces",)}
     assert [e.generation for e in found] == sorted(e.generation for e in found)
     counts = [e.images for e in found]

@@ -1,4 +1,4 @@
-"""Training: what a run fixes, what each phase moves, and what ends it."""
+"""The training loop: reproducibility, phases, precision and errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_two_trainings_never_share_a_folder(
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)
-def test_every_phase_moves_only_its_networks(
+def test_every_phase_trains_only_its_networks(
     name: str, which: str, request: pytest.FixtureRequest
 ) -> None:
     session = session_of(MODELS[name].tiny(), request.getfixturevalue(which))
@@ -101,7 +101,7 @@ def test_every_phase_moves_only_its_networks(
 def test_bf16_gives_losses_and_gradients_near_those_of_fp32(
     name: str, which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Each loss is itself of full precision; averages start as the networks they are of."""
+    """The losses themselves are in full precision; averages start equal to their networks."""
     session = session_of(MODELS[name].tiny(), request.getfixturevalue(which))
     state = session.state
     for net, average in state.ema.items():
@@ -157,10 +157,10 @@ KEEPING = [
 
 
 @pytest.mark.parametrize(("name", "which"), KEEPING)
-def test_what_phases_share_changes_the_work_and_no_number(
+def test_sharing_between_phases_saves_work_and_changes_no_result(
     name: str, which: str, request: pytest.FixtureRequest
 ) -> None:
-    """A graph kept for a later phase of the batch, against one made anew."""
+    """A graph kept for a later phase of the batch, against a recomputed one."""
     dataset = request.getfixturevalue(which)
     kept, few = eight_steps(name, dataset, keep_grad=True, shared=True)
     anew, many = eight_steps(name, dataset, keep_grad=False, shared=True)
@@ -168,8 +168,8 @@ def test_what_phases_share_changes_the_work_and_no_number(
     assert few < many
 
 
-def test_cyclegans_d_learns_from_the_fakes_of_gs_step_or_makes_them_anew(binary: Path) -> None:
-    """Shared fakes are those before G's step; without them D sees other ones, for more work."""
+def test_cyclegans_d_trains_on_the_fakes_of_gs_step_or_recomputes_them(binary: Path) -> None:
+    """Shared fakes are those before G's step; recomputed ones differ and cost more work."""
     shared, few = eight_steps("cyclegan", binary, keep_grad=True, shared=True)
     anew, many = eight_steps("cyclegan", binary, keep_grad=True, shared=False)
     assert few < many
@@ -177,7 +177,7 @@ def test_cyclegans_d_learns_from_the_fakes_of_gs_step_or_makes_them_anew(binary:
     assert {k for k in first if not torch.equal(first[k], other[k])} == {"d/a_fake", "d/b_fake"}
 
 
-def test_a_loss_that_is_not_finite_names_term_moment_and_checkpoint(
+def test_the_error_for_a_loss_that_is_not_finite_names_term_images_and_checkpoint(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true, calls = StarGAN.g_loss, []
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_names_term_moment_and_checkpoint(
 @pytest.mark.parametrize(
     ("name", "named"), [("G", "G"), ("D", "D"), ("ema", "G's average")]
 )  # fmt: skip
-def test_weights_that_broke_in_the_last_step_are_not_saved(
+def test_weights_that_became_non_finite_in_the_last_step_are_not_saved(
     name: str, named: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The losses before the step are finite, the weights after it are not."""
@@ -240,7 +240,7 @@ def test_length_is_counted_over_all_data_sets(joint: Path, tmp_path: Path) -> No
     assert (state["images"], state["step"]) == (64, 8)
 
 
-def test_the_manifest_lists_what_lies_in_the_store(binary: Path, tmp_path: Path) -> None:
+def test_the_manifest_lists_what_is_in_the_store(binary: Path, tmp_path: Path) -> None:
     manifest = Manifest.read(go(binary, tmp_path / "run"), "model")
     assert {"nets/G.safetensors", "ema/G.safetensors", "config.json"} <= {
         e.name for e in manifest.entries

@@ -38,7 +38,7 @@ def saved(folder: Path, images: int, content: str = "x") -> Path:
     return path
 
 
-def test_what_was_pushed_comes_back_on_another_machine(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_pushed_checkpoint_is_restored_on_another_machine(bucket: Bucket, tmp_path: Path) -> None:
     here = Mirror("r", bucket=bucket)
     assert here.claim().images == -1
     for images in (8, 16, 24):
@@ -70,7 +70,7 @@ def test_the_newest_entry_is_found_in_a_log_of_any_length(bucket: Bucket, count:
 
 
 def test_a_fenced_writer_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
-    """Neither a new checkpoint nor over the successor's, of the same images."""
+    """Neither a new checkpoint nor one that would overwrite the successor's."""
     old, new = Mirror("r", bucket=bucket), Mirror("r", bucket=bucket)
     old.claim()
     old.push(saved(tmp_path / "old", 8, "old"))
@@ -86,7 +86,7 @@ def test_a_fenced_writer_cannot_write(bucket: Bucket, tmp_path: Path) -> None:
 def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its restarted processes neither; a new launch can."""
+    """Nor can its restarted processes; a new launch can."""
 
     def trainer(launch: str) -> Mirror:
         monkeypatch.setenv("LAUNCH_ID", launch)
@@ -110,7 +110,7 @@ def test_a_launch_that_was_overtaken_cannot_take_the_run_back(
         trainer("second").claim()
 
 
-def test_overtaken_between_the_files_and_the_log_is_overtaken(
+def test_a_writer_replaced_between_the_files_and_the_log_entry_is_fenced(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = Mirror("r", bucket=bucket)

@@ -50,7 +50,7 @@ def test_an_epoch_holds_every_image_once_and_the_next_another_order(binary: Path
     assert torch.equal(Order(faces, 3, 8, flip=True, length=1).rows(0, count), order.rows(0, count))
 
 
-def test_parts_of_any_world_make_the_same_global_batch(joint: Path) -> None:
+def test_the_global_batch_is_the_same_at_any_world_size(joint: Path) -> None:
     faces, cpu = Faces.open(joint, "train"), torch.device("cpu")
     order = Order(faces, 5, 8, flip=True, length=64)
     whole = order.batch(1, 16, 0, slice(0, 8), cpu)
@@ -75,11 +75,11 @@ def test_targets_are_a_permutation_of_the_batch_labels(joint: Path) -> None:
 def test_other_labels_are_another_images_at_any_world_size(
     which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Also in a batch whose images are all alike."""
+    """Also in a batch whose images all have the same labels."""
     faces, cpu = Faces.open(request.getfixturevalue(which), "train"), torch.device("cpu")
     for index, part in enumerate(faces.parts):
-        for alike in (False, True):
-            if alike:
+        for equal in (False, True):
+            if equal:
                 part.labels[:20] = part.labels[0]
                 part.labels[20] = part.labels[20:][(part.labels[20:] != part.labels[0]).any(1)][0]
             order = Order(faces, 5, 8, flip=True, length=64)
@@ -103,7 +103,7 @@ def test_random_streams_differ_by_key() -> None:
 
 
 def test_references_and_peers_are_of_their_domains_at_any_world_size(binary: Path) -> None:
-    """Two images a side: none is drawn with the other's stream, and one a side is as before."""
+    """Two images per side use separate random streams; with one per side the first is the same."""
     faces = Faces.open(binary, "train")
     male = faces.parts[0].labels[:, 2] > 0.5
     two, one = (Order(faces, 5, 8, flip=False, length=64, references=k) for k in (2, 1))

@@ -1,4 +1,4 @@
-"""Going on: from a checkpoint, after a signal, after a kill at any moment."""
+"""Resume: from a checkpoint, after a signal, after a kill at any point."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from training.models.stargan import StarGAN
 
 
 def test_a_checkpoint_of_version_0_1_still_loads(binary: Path, tmp_path: Path) -> None:
-    """Its state.json holds the best validation score as well."""
+    """Its state.json also contains the best validation score."""
     session = session_of(StarGAN.tiny(), binary)
     session.advance()
     path = checkpoint.save(tmp_path, session.state, {}, session.job.faces.space)
@@ -44,7 +44,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
 
 
 def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: Path) -> None:
-    """As that of the uninterrupted one, whatever a kill left behind."""
+    """Like that of the uninterrupted run, whatever a kill left behind."""
     go(binary, tmp_path / "whole")
     run = tmp_path / "cut"
     go(binary, run)
@@ -57,10 +57,10 @@ def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("lost", ["optim", "ema", "step"])
-def test_a_resume_that_forgets_something_is_not_bit_equal(
+def test_an_incomplete_resume_is_not_bit_equal(
     lost: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control of the test above: it can see a wrong resume."""
+    """Control of the test above: it detects a wrong resume."""
     expected = weights(go(binary, tmp_path / "whole"))
     for path in checkpoint.saved(tmp_path / "whole" / "checkpoints")[:-1]:
         shutil.rmtree(path)
@@ -83,7 +83,7 @@ def test_a_resume_that_forgets_something_is_not_bit_equal(
     assert weights(go(binary, tmp_path / "whole")) != expected
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_skipped(
     binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = weights(go(binary, tmp_path / "run"))
@@ -140,7 +140,7 @@ def test_killed_at_any_moment_and_started_again_ends_the_same(binary: Path, tmp_
         assert weights(tmp_path / f"cut{trial}.json") == weights(whole)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(binary: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_the_same_command_resumes(binary: Path, tmp_path: Path) -> None:
     whole, run = go(binary, tmp_path / "whole"), tmp_path / "cut"
     code = (
         "import os, signal, training.core.cli as cli, training.engine.session as session\n"
@@ -207,10 +207,10 @@ for kill, folder in places:
 
 @pytest.mark.slow
 def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_path: Path) -> None:
-    """One short run a moment: killed before or after an fsync or rename, or half through a write.
+    """One short run per kill: before or after an fsync or rename, or halfway through a write.
 
-    Every thirteenth of some two hundred moments, which meets each kind of file; all of them take
-    ten minutes. The last ones lie in the store, which has the bytes from the run before.
+    Every thirteenth of about two hundred points, which covers each kind of file; all of them would
+    take ten minutes. The last ones are in the store, which has the files of the run before.
     """
     short = to_json(replace(QUICK, images=24, decay_images=8, warmup_images=8, sample_images=24))
     line = command(binary, tmp_path / "unused")[3:]

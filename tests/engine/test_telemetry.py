@@ -69,7 +69,7 @@ def test_a_training_answers_prometheus_and_logs_its_waits(
 
 
 def test_a_log_is_summed_by_time(tmp_path: Path) -> None:
-    """100 images in 10 s, then 100 in 40 s: 4 a second, and shares weigh by their seconds."""
+    """100 images in 10 s, then 100 in 40 s: 4 per second, and shares are weighted by time."""
     log = tmp_path / "log.jsonl"
     same = {"checkpoint_seconds": 1.5, "memory_mib": 7.0}
     rows = [
@@ -108,8 +108,8 @@ def test_shares_refer_to_the_time_since_the_last_take(monkeypatch: pytest.Monkey
     }  # fmt: skip
 
 
-def test_no_alert_waits_for_a_number_that_is_never_exported() -> None:
-    """A loss that is not finite ends training before it is shown: the failed job is watched."""
+def test_no_alert_depends_on_a_value_that_is_never_exported() -> None:
+    """A loss that is not finite ends training before it is exported: the failed job is watched."""
     _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     alerts = {rule["alert"]: rule["expr"] for g in rules["spec"]["groups"] for rule in g["rules"]}
     assert "stargan_loss" not in "".join(alerts.values())
@@ -118,7 +118,7 @@ def test_no_alert_waits_for_a_number_that_is_never_exported() -> None:
     assert [bool(re.fullmatch(name, f"{request.name}-node-0")) for name in names] == [True]
 
 
-def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
+def test_dashboard_and_alerts_use_exported_metrics() -> None:
     exporter = Exporter(0)
     known = {*(f"stargan_{name}" for name in exporter.gauges), "stargan_logged_at", "stargan_loss"}
     exporter.close()
@@ -128,7 +128,7 @@ def test_dashboard_and_alerts_speak_of_what_is_exported() -> None:
     expressions += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
     watched = {name for text in expressions for name in re.findall(r"stargan_\w+", text)}
     assert watched <= known
-    # What is left out says how training goes, not how it fares.
+    # the schedule, no measure of the training's health
     assert known - watched == {"stargan_lr_scale"}
 
 

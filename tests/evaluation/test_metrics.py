@@ -107,10 +107,8 @@ def test_frechet_of_fewer_rows_than_features_is_finite_and_zero_for_itself() -> 
 @pytest.mark.parametrize(
     ("errors", "low", "high"), [(2.12, 1.1, 4.0), (5.99, 4.1, 8.7), (8.07, 5.8, 11.1)]
 )
-def test_wilson_gives_the_intervals_of_the_papers_table(
-    errors: float, low: float, high: float
-) -> None:
-    """420 translations (models.md 1.4)."""
+def test_wilson_gives_known_intervals(errors: float, low: float, high: float) -> None:
+    """The classification errors of StarGAN's table 3, for 420 translations."""
     interval = wilson(errors / 100 * 420, 420)
     assert [round(100 * v, 1) for v in interval] == [low, high]
 
@@ -230,7 +228,7 @@ def test_macs_by_hand() -> None:
 
 
 def test_stargan_at_128_has_the_published_cost() -> None:
-    """8,430,528 parameters and 9.96 GMAC an image (models.md 0.1)."""
+    """8,430,528 parameters and 9.96 GMAC per image."""
     names = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
     space = LabelSpace((LabelSet("celeba", "binary", names),))
     nets = StarGAN().networks(space, 128)

@@ -135,7 +135,7 @@ def test_an_unsuccessful_sparse_evaluation_has_a_page() -> None:
                      comparison=None, pictures=full.pictures[:1])  # fmt: skip
     page_text = text(render(sparse))
     assert "Did not learn: single edits succeed in 70.0 % [55.0 – 85.0 %]" in page_text
-    assert "celeba: too few test images for a Fréchet distance (8 a side)." in page_text
+    assert "celeba: too few test images for a Fréchet distance (at least 8 per side)." in page_text
     for word in ("Intensities", "Diversity (E5)", "Test intensity", "Symptoms", "Training",
                  "Two models", "mask"):  # fmt: skip
         assert word not in page_text

@@ -1,4 +1,4 @@
-"""Edits inside a larger picture: the rest keeps its bytes, and faces are found."""
+"""Edits inside a larger picture: the rest is unchanged, and faces are detected."""
 
 import logging
 from pathlib import Path
@@ -18,19 +18,19 @@ INSIDE = np.zeros((60, 90), bool)
 INSIDE[10:50, 20:60] = True
 
 
-def test_outside_the_box_every_byte_stays() -> None:
+def test_pixels_outside_the_box_are_unchanged() -> None:
     out = paste(WHOLE, BOX, None, torch.ones(1, 3, 16, 16))
     assert np.array_equal(out[~INSIDE], WHOLE[~INSIDE])
     assert (out[20:40, 30:50] == 255).all()
 
 
-def test_an_attention_that_keeps_all_leaves_the_picture_as_it_is() -> None:
+def test_a_mask_that_keeps_everything_leaves_the_picture_unchanged() -> None:
     out = paste(WHOLE, BOX, torch.ones(1, 1, 16, 16), torch.ones(1, 3, 16, 16))
     assert np.array_equal(out, WHOLE)
 
 
-def test_what_the_attention_keeps_stays_and_the_rest_is_painted() -> None:
-    """The left half is kept, at the picture's own resolution."""
+def test_the_mask_selects_between_original_and_edited_pixels() -> None:
+    """The left half is kept, at the resolution of the picture."""
     keep = torch.zeros(1, 1, 16, 16)
     keep[..., :8] = 1
     out = paste(WHOLE, BOX, keep, torch.ones(1, 3, 16, 16))
@@ -38,7 +38,7 @@ def test_what_the_attention_keeps_stays_and_the_rest_is_painted() -> None:
     assert (out[20:40, 44:52] == 255).all()
 
 
-def test_the_edges_of_what_is_put_in_fade() -> None:
+def test_the_edges_of_the_pasted_square_are_blended() -> None:
     weight = edge_weights(40)
     assert float(weight.max()) == 1
     assert float(weight[0].max()) == pytest.approx(0.1)
@@ -46,8 +46,8 @@ def test_the_edges_of_what_is_put_in_fade() -> None:
     assert torch.equal(weight, weight.flip(0))
 
 
-def test_an_edit_of_the_same_picture_changes_nothing_that_is_seen() -> None:
-    """Smooth pixels there and back through the model's size: at most a few steps of 255."""
+def test_pasting_the_unedited_crop_is_not_visible() -> None:
+    """A smooth picture, resized to the model's size and back, changes by a few grey levels."""
     ramp = np.linspace(40, 200, 90, dtype=np.uint8)[None, :, None].repeat(60, 0).repeat(3, 2)
     crop = Image.fromarray(ramp).crop(BOX).resize((20, 20))
     paint = to_float(torch.from_numpy(np.asarray(crop).copy())[None])
@@ -55,7 +55,7 @@ def test_an_edit_of_the_same_picture_changes_nothing_that_is_seen() -> None:
     assert change.max() <= 3
 
 
-def test_a_box_is_read_and_cut_to_its_central_square() -> None:
+def test_a_box_is_parsed_and_cropped_to_its_central_square() -> None:
     assert parse_box("10,20,50,80") == (10, 20, 50, 80)
     assert square_in((10, 20, 50, 80), 90, 90) == (10, 30, 50, 70)
     assert square_in((0, 0, 90, 60), 90, 60) == (15, 0, 75, 60)
@@ -84,7 +84,7 @@ def sheet(paths: list[Path], sides: list[int], width: int) -> Image.Image:
     return out
 
 
-def test_a_face_is_found_as_models_are_shown_it(shared_data: Path) -> None:
+def test_a_detected_face_is_framed_like_training_images(shared_data: Path) -> None:
     """CelebA's own crop of each photograph, within a larger picture; 24 of 30 at least."""
     paths = sorted((shared_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:30]
     overlaps = []

@@ -109,7 +109,7 @@ def test_arguments_become_labels_and_options(
 
 
 def test_each_option_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
-    """Else the comparisons above would pass where it is ignored."""
+    """Otherwise the comparisons above would pass even if it were ignored."""
     has = ("Male", "--has", "Black_Hair")
     assert (edit("attgan", *has) != edit("attgan", *has, "--intensity", "0.5")).any()
     assert (edit("attgan", *has) != edit("attgan", "Male")).any()
@@ -130,7 +130,7 @@ def test_each_option_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
         (["Male", "--has", "Black_Hair"], [1, 0, 1, 0, 0, 0, 1, 0]),
     ],
 )
-def test_a_joint_model_gets_the_mask_of_the_set_that_is_named(
+def test_a_joint_model_gets_the_mask_of_the_named_set(
     typed: list[str], target: list[int], edit: Edit, tmp_path: Path
 ) -> None:
     made = edit("stargan", *typed, space=JOINT)
@@ -180,7 +180,7 @@ def test_an_intensity_that_is_no_number_is_refused(
         edit("attgan", *LABELS[BINARY], "--intensity", typed)
 
 
-# What is typed for each edit option, and labels that every model of a space can be given.
+# Arguments of each edit option, and labels that every model of a label space accepts.
 FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
 
@@ -221,8 +221,8 @@ def test_labels_of_no_or_two_sets_are_refused(typed: list[str], message: str, ed
         edit("stargan", *typed, space=JOINT)
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
-    """EXIF orientation 6: the first row of what is stored is the right column of what was seen."""
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    """Orientation 6: the first stored row is the right column of the upright picture."""
     stored = np.zeros((16, 16, 3), np.uint8)
     stored[:4] = 255
     exif = Image.Exif()
@@ -233,10 +233,10 @@ def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "typed"), [("ganimation", "AU12=0.8"), ("stargan", "Male")])
-def test_a_whole_picture_is_edited_within_its_box_alone(
+def test_a_whole_picture_is_edited_only_within_its_box(
     name: str, typed: str, edit: Edit, tmp_path: Path
 ) -> None:
-    """Through the attention of a model that has one, else with soft edges."""
+    """With the attention mask of a model that has one, else with soft edges."""
     wide = np.random.RandomState(5).randint(0, 256, (40, 64, 3), np.uint8)
     edit(name, typed)
     Image.fromarray(wide).save(tmp_path / "face.png")
@@ -247,8 +247,8 @@ def test_a_whole_picture_is_edited_within_its_box_alone(
     assert (out[inside] != wide[inside]).mean() > 0.5
 
 
-def test_the_box_is_edited_as_a_picture_of_its_own_is(edit: Edit, tmp_path: Path) -> None:
-    """In its middle, where nothing fades, at the model's own size."""
+def test_the_box_is_edited_like_a_separate_picture(edit: Edit, tmp_path: Path) -> None:
+    """In its centre, without blending, at the model's image size."""
     face = np.asarray(Image.open(tmp_path / "face.png"))
     alone = edit("stargan", "Male")
     wide = np.full((30, 40, 3), 90, np.uint8)

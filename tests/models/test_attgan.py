@@ -1,4 +1,4 @@
-"""AttGAN and STGAN against their papers: sizes, conditions, loss terms, written a second time."""
+"""AttGAN and STGAN against their papers: sizes, conditioning and reimplemented loss terms."""
 
 from dataclasses import replace
 from typing import Any
@@ -60,8 +60,8 @@ def test_stgans_parts_have_the_golden_counts(model: STGAN, parts: tuple[int, ...
     [({"use_stu": False}, 0), ({"stu_state": "gru"}, 2), ({"stu_state": "direct"}, 2),
      ({"stu_dim": 2}, 2)],
 )  # fmt: skip
-def test_stgans_variants_build_differ_and_learn(more: dict[str, Any], units: int) -> None:
-    """The ablations of the skip connections, from the weights of the published form."""
+def test_stgans_variants_differ_and_train(more: dict[str, Any], units: int) -> None:
+    """The ablations of the skip connections, starting from the weights of the published form."""
     space = LabelSpace((CELEBA,))
     torch.manual_seed(1)
     nets: dict[str, Any] = STGAN_.networks(space, 16)
@@ -182,7 +182,7 @@ def edited(w: dict[str, Tensor], x: Tensor, a: Tensor, b: Tensor, name: str) -> 
 
 
 @pytest.mark.parametrize("name", ["attgan", "stgan"])
-def test_every_loss_term_is_the_papers(name: str) -> None:
+def test_every_loss_term_equals_the_papers(name: str) -> None:
     model = ATTGAN if name == "attgan" else STGAN_
     space = LabelSpace((CELEBA,))
     torch.manual_seed(1)
@@ -229,8 +229,8 @@ def test_a_label_of_another_data_set_is_unknown_not_absent(model: AttGAN) -> Non
         assert g.difference(face, face, 2.0).tolist() == [[0, 0, 0, 0, 0, 1, 0]]
 
 
-def test_the_difference_is_published_at_one_and_a_half_at_test() -> None:
-    """b − a in {−1, 0, 1} in training; ±1.5 with test_int 2 (models of the family, 3.2)."""
+def test_the_label_difference_at_test_time_is_one_and_a_half() -> None:
+    """b − a is in {−1, 0, 1} in training and ±1.5 with test_int 2."""
     g: Any = STGAN_.generator(LabelSpace((CELEBA,)))
     a, b = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]])
     assert g.difference(a, b, 1.0).tolist() == [[-1, 1, 0]]

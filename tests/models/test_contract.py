@@ -100,7 +100,7 @@ def test_a_phase_puts_its_eval_nets_in_evaluation_mode(binary: Path) -> None:
     assert d.training
 
 
-def test_directions_take_turns_and_each_moves_its_own_generator(binary: Path) -> None:
+def test_directions_alternate_and_each_trains_its_own_generator(binary: Path) -> None:
     session = session_of(Toy(), binary)
     turns = []
     for _ in range(5):
@@ -117,12 +117,12 @@ def test_directions_take_turns_and_each_moves_its_own_generator(binary: Path) ->
 
 
 def test_a_model_without_a_warm_up_trains_at_once(binary: Path, toy: str, tmp_path: Path) -> None:
-    """Whatever `warmup_images` is: the first row of the log has the losses of its phases."""
+    """For any `warmup_images`, the first row of the log has the losses of its phases."""
     go(binary, tmp_path / "run", replace(QUICK, images=16, decay_images=0), name=toy)
     assert {"d/real", "d/fake", "g/adv", "g/rec"} <= losses(tmp_path / "run")[0].keys()
 
 
-def test_the_balance_is_of_one_scores_loss_times_the_factor() -> None:
+def test_the_balance_applies_the_loss_factor() -> None:
     """Unhalved squares, factor ½: a D that outputs ½ everywhere has no lead."""
     (even,) = balance(Toy(), {"d/real": 0.25, "d/fake": 0.25}, 16)
     assert even.value == pytest.approx(0)
@@ -132,7 +132,7 @@ def test_the_balance_is_of_one_scores_loss_times_the_factor() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_implements_the_interface(name: str) -> None:
-    """Presets by name, each of its own class, and a tiny form that its own label space fits."""
+    """Presets of its own class by name, and a tiny version that supports its label space."""
     model = MODELS[name]
     assert issubclass(model, Model)
     rows = model.presets()
@@ -151,7 +151,7 @@ def test_every_model_implements_the_interface(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_label_space_that_a_model_does_not_take_is_refused(name: str) -> None:
+def test_an_unsupported_label_space_is_refused(name: str) -> None:
     """Also by `networks`, not only by the class attributes."""
     model = MODELS[name].tiny()
     for sets in SETS.values():
@@ -164,8 +164,8 @@ def test_a_label_space_that_a_model_does_not_take_is_refused(name: str) -> None:
                 model.networks(space, 16)
 
 
-def test_what_travels_with_a_registered_model_is_small() -> None:
-    """Its networks, labels, batches and settings; no engine, store, tracker or evaluation."""
+def test_code_saved_with_a_registered_model_is_small() -> None:
+    """Networks, labels, batches and settings; no engine, store, tracker or evaluation."""
     travels = {path.relative_to(PACKAGE).as_posix() for path in modules(ENTRY)}
     models = {path for path in travels if path.startswith("models/")}
     assert models == {f"models/{path.name}" for path in (PACKAGE / "models").glob("*.py")} - {

@@ -1,4 +1,4 @@
-"""CycleGAN against the paper: sizes, loss terms written a second time, pairs and their chain."""
+"""CycleGAN against the paper: sizes, reimplemented loss terms, pairs and chains."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +29,8 @@ def test_parameter_counts_are_the_golden_ones(blocks: int, g: int) -> None:
     assert counts == {"Gab0": g, "Gba0": g, "Da0": 2_764_737, "Db0": 2_764_737}
 
 
-def test_self_reconstruction_is_a_network_that_leads_where_the_picture_is() -> None:
-    """A chain to its own labels would be a copy, which nobody could tell from a perfect model."""
+def test_self_reconstruction_uses_a_network_to_a_domain_of_the_image() -> None:
+    """A chain to unchanged labels would copy the input and look like a perfect reconstruction."""
     nets = SMALL.networks(LabelSpace((CELEBA,)), 32)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     own = torch.tensor([[0.0, 1, 0, 0, 1], [0, 0, 0, 1, 0]])  # blond; neither colour, male
@@ -47,7 +47,7 @@ def test_the_critic_scores_patches_of_70_px() -> None:
 
 
 def test_the_pairs_are_those_of_stargans_comparison() -> None:
-    """Three of hair, gender, age; of classes, every two."""
+    """Three pairs of hair colours, gender and age; for classes, all pairs."""
     assert [p.name for p in pairs_of(CELEBA)] == [
         "Black_Hair-Blond_Hair", "Black_Hair-Brown_Hair", "Blond_Hair-Brown_Hair", "Male", "Young",
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def test_the_pairs_are_those_of_stargans_comparison() -> None:
     assert (first.tolist(), second.tolist()) == ([False, False, True], [True, True, False])
 
 
-def test_every_loss_term_is_the_papers() -> None:
+def test_every_loss_term_equals_the_papers() -> None:
     torch.manual_seed(0)
     nets: dict[str, Any] = SMALL.networks(GENDER, 16)
     a, b = torch.rand(3, 3, 16, 16) * 2 - 1, torch.rand(3, 3, 16, 16) * 2 - 1
@@ -127,7 +127,7 @@ def test_with_a_hub_edits_between_the_others_go_through_it() -> None:
         replace(SMALL, hub="bored").pairs(space)
 
 
-def test_d_learns_from_the_fakes_of_gs_step() -> None:
+def test_d_trains_on_the_fakes_of_gs_step() -> None:
     """As published; G runs only once per step."""
     nets: dict[str, Any] = SMALL.networks(GENDER, 16)
     a, b, none = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.zeros(2, 2)
@@ -160,7 +160,7 @@ def test_a_batch_shows_both_sides_of_its_pair(binary: Path) -> None:
         order.batch(0, 8, 8, slice(0, 8), cpu, (none, ~none))
 
 
-def test_label_spaces_that_it_does_not_take_are_refused() -> None:
+def test_unsupported_label_spaces_are_refused() -> None:
     units = LabelSpace((LabelSet("faces", "continuous", ("AU12",)),))
     with pytest.raises(ValueError, match="faces: continuous: CycleGAN takes one data set"):
         SMALL.networks(units, 16)

@@ -1,4 +1,4 @@
-"""DIAT as StarGAN's comparison counts it: sizes, directions, loss terms written a second time."""
+"""DIAT as in StarGAN's comparison: sizes, directions and reimplemented loss terms."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SMALL = DIAT(dim=4, blocks=1, d_dim=4, d_repeat_num=2, lambda_id=3.0)
 
 
 def test_parameter_counts_are_those_of_stargans_table() -> None:
-    """52.6 million a direction."""
+    """52.6 million per direction."""
     with torch.device("meta"):
         nets = DIAT().networks(GENDER, 128)
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
@@ -22,7 +22,7 @@ def test_parameter_counts_are_those_of_stargans_table() -> None:
     assert counts == {f"{kind}{way}0": n for kind, n in one.items() for way in ("ab", "ba")}
 
 
-def test_a_direction_takes_every_other_turn() -> None:
+def test_the_two_directions_alternate() -> None:
     labels = torch.eye(2)[[0, 1, 1]]
     there = SMALL.domain_masks(labels, GENDER, 0)
     back = SMALL.domain_masks(labels, GENDER, 1)

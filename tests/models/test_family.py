@@ -1,4 +1,4 @@
-"""What the papers fix beside networks and losses, for every model, in tables of their numbers."""
+"""The papers' settings besides networks and losses, for every model, as tables."""
 
 import math
 import subprocess
@@ -36,7 +36,7 @@ ADAM: dict[str, tuple[dict[str, tuple[float, float, float, float]], tuple[str, .
     ),
 }  # fmt: skip
 
-# Phases: name, networks, once in so many iterations, whether on a batch of its own.
+# Phases: name, networks, interval in iterations, whether on a new batch.
 CRITIC = [("d", "D", 1, False), ("g", "G", 5, False)]
 PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
     "stargan": CRITIC,
@@ -52,7 +52,7 @@ PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
               ("ey", "Ey", 1, False)],
 }  # fmt: skip
 
-# The rate's factor at 0, 50, 75 and 100 % of the images; the decay begins at half, where one is.
+# The rate's factor at 0, 50, 75 and 100 % of the images; the decay, if any, begins at half.
 LINEAR, STEP, CONSTANT = (1, 1, 0.5, 0), (1, 0.1, 0.1, 0.1), (1, 1, 1, 1)
 RATES: dict[str, tuple[int, tuple[float, ...]]] = {
     **dict.fromkeys(("stargan", "attgan", "ganimation", "cyclegan", "diat"), (50, LINEAR)),
@@ -117,7 +117,7 @@ THIN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SPREAD)
-def test_weights_begin_as_published_and_biases_at_0(name: str) -> None:
+def test_initial_weights_are_as_published_and_biases_are_0(name: str) -> None:
     """Each layer's spread, within four of its standard errors; torch's biases are uniform."""
     torch.manual_seed(0)
     for net in MODELS[name](**THIN[name]).networks(TWO, 32).values():
@@ -159,7 +159,7 @@ torch.save({"y": y.detach(), "x": x.grad, "weight": norm.weight.grad, "bias": no
 """
 
 
-def test_batch_norm_over_unequal_shares_is_torchs_over_the_whole_batch(tmp_path: Path) -> None:
+def test_batch_norm_over_unequal_shares_equals_torchs_over_the_whole_batch(tmp_path: Path) -> None:
     """Two processes with 5 and 3 of 8 pictures: values, gradients and running statistics."""
     torch.manual_seed(0)
     whole = nn.BatchNorm2d(3, 1e-3, 0.2)
@@ -180,7 +180,7 @@ def test_batch_norm_over_unequal_shares_is_torchs_over_the_whole_batch(tmp_path:
     for name, expected in (("y", y.detach()), ("x", x.grad)):
         torch.testing.assert_close(torch.cat([p[name] for p in parts]), expected,
                                    rtol=1e-4, atol=1e-5)  # fmt: skip
-    for name in ("weight", "bias"):  # gradients that the processes add up
+    for name in ("weight", "bias"):  # gradients that are summed over the processes
         wanted = getattr(whole, name).grad
         torch.testing.assert_close(parts[0][name] + parts[1][name], wanted, rtol=1e-4, atol=1e-5)
     for part in parts:

@@ -1,4 +1,4 @@
-"""GANimation against the paper: sizes, mask, loss terms written a second time."""
+"""GANimation against the paper: sizes, mask and reimplemented loss terms."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def masked(g: Any, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return mask * x + (1 - mask) * g.colour(h).tanh(), mask
 
 
-def test_every_loss_term_is_the_papers() -> None:
+def test_every_loss_term_equals_the_papers() -> None:
     space, nets, batch, noises = setup()
     g, d = nets["G"], nets["D"]
     x, y_r = batch.image, batch.source
@@ -81,7 +81,7 @@ def test_every_loss_term_is_the_papers() -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_the_weights_on_means_are_the_codes_at_its_batch_and_size() -> None:
+def test_weights_on_means_equal_the_published_ones_at_their_batch_and_size() -> None:
     """(4000/B)·MSE and 1e-5·Σ|ΔA| at B = 25 and 128 px."""
     mask = torch.rand(25, 1, 128, 128)
     summed = 1e-5 * (mask.diff(dim=2).abs().sum() + mask.diff(dim=3).abs().sum())
@@ -91,7 +91,9 @@ def test_the_weights_on_means_are_the_codes_at_its_batch_and_size() -> None:
 
 
 @pytest.mark.parametrize(("logit", "kept"), [(20.0, 1.0), (-20.0, 0.0)])
-def test_a_white_mask_keeps_the_input_and_a_black_one_paints(logit: float, kept: float) -> None:
+def test_a_white_mask_keeps_the_input_and_a_black_one_replaces_it(
+    logit: float, kept: float
+) -> None:
     _, nets, batch, _ = setup()
     g: Any = nets["G"]
     h = torch.zeros(4, 4, 16, 16)
@@ -120,8 +122,8 @@ def test_a_saturated_mask_is_a_symptom(logit: float, message: str) -> None:
     assert all(message in says for says in bad)
 
 
-def test_a_mask_that_paints_a_small_place_is_no_symptom() -> None:
-    """16 × 16 pixels, of which four are painted."""
+def test_a_mask_that_edits_a_small_region_is_healthy() -> None:
+    """16 × 16 pixels, of which four are edited."""
     _, nets, batch, _ = setup()
     g: Any = nets["G"]
     logits = torch.full((4, 1, 16, 16), 9.0)

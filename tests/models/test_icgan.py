@@ -1,4 +1,4 @@
-"""IcGAN: sizes, stages and loss terms, written a second time."""
+"""IcGAN: sizes, stages and reimplemented loss terms."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -35,8 +35,8 @@ def test_stages_follow_each_other() -> None:
     ]  # fmt: skip
 
 
-def test_a_stage_trains_its_networks_alone(binary: Path, tmp_path: Path) -> None:
-    """G and D stand still in the encoders' stage, the encoders before it."""
+def test_a_stage_trains_only_its_networks(binary: Path, tmp_path: Path) -> None:
+    """G and D do not change in the encoder stage, nor the encoders in the GAN stage."""
     from safetensors.torch import load_file
 
     from training.core.config import TrainConfig, to_json
@@ -58,7 +58,7 @@ def test_a_stage_trains_its_networks_alone(binary: Path, tmp_path: Path) -> None
                      "Ey": [False, True]}  # fmt: skip
 
 
-def test_every_loss_term_is_the_papers() -> None:
+def test_every_loss_term_equals_the_papers() -> None:
     torch.manual_seed(0)
     nets: dict[str, Any] = SMALL.networks(THREE, 16)
     g, d = nets["G"], nets["D"]
@@ -89,7 +89,7 @@ def test_every_loss_term_is_the_papers() -> None:
     close(SMALL.y_loss(nets, batch, THREE), {"y": ((found - (2 * y - 1)) ** 2).mean()})
 
 
-def test_an_edit_changes_what_the_label_encoder_sees() -> None:
+def test_an_edit_replaces_labels_in_the_label_encoders_prediction() -> None:
     """Changed labels come from the target, others from Ey; without a source all from the target."""
     torch.manual_seed(0)
     nets: dict[str, Any] = SMALL.networks(JOINT, 16)
@@ -99,7 +99,7 @@ def test_an_edit_changes_what_the_label_encoder_sees() -> None:
     source = JOINT.encode(torch.tensor([[1.0, 0, 0], [0, 1, 1]]), 0)
     target = JOINT.encode(torch.tensor([[0.0, 0, 0], [0, 1, 0]]), 0)  # a, and c, change
     z, y = nets["Ez"](x)[..., 0, 0], nets["Ey"](x)[..., 0, 0].clamp(-1, 1)
-    signed = torch.zeros(2, JOINT.dim_g)  # of the other data set nothing is known
+    signed = torch.zeros(2, JOINT.dim_g)  # labels of the other data set are unknown
     signed[:, :3], signed[:, 5] = y[:, :3], 1
     signed[0, 0] = signed[1, 2] = -1
     expected = nets["G"].main(torch.cat([z, signed], 1)[..., None, None])

@@ -10,7 +10,7 @@ from training.models import optim as adam
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_steps_and_state_are_torchs(name: str) -> None:
+def test_steps_and_state_equal_torchs(name: str) -> None:
     """Bit for bit, and each loads what the other has saved."""
     made = []
     for module in (torch.optim, adam):
@@ -29,7 +29,7 @@ def test_steps_and_state_are_torchs(name: str) -> None:
     assert torch.equal(other.state[ours.weight]["exp_avg"], one.state[theirs.weight]["exp_avg"])
 
 
-def test_programs_start_without_what_they_do_not_use() -> None:
+def test_programs_do_not_import_unused_frameworks() -> None:
     """Steps that only read labels, and the launcher, without torch; a step without its compiler."""
     code = """
 import sys

@@ -136,7 +136,7 @@ SPACES: dict[DataConfig, LabelSpace] = {}  # models share most
 
 
 def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
-    """The label space of drawn faces, as gathering and unifying make it, refusals included."""
+    """The label space of drawn faces, as the data steps build it, with their refusals."""
     if data in SPACES:
         return SPACES[data]
     sets = []
@@ -156,7 +156,7 @@ def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
 def test_every_preset_for_two_cores_fits_the_drawn_faces(
     name: str, preset: str, unpainted: dict[str, Unpainted]
 ) -> None:
-    """Each label is in the drawn files and varies; the model builds networks for what they give."""
+    """Each label is in the drawn files and varies; the model supports the resulting label space."""
     config = presets.resolve(name, preset)
     space = space_of(config.data, unpainted)
     with torch.device("meta"):
@@ -176,7 +176,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "faster"), [((1.0, 0.5), True), ((1.0, 0.9), False)])
-def test_auto_takes_bf16_where_it_was_measured_faster(
+def test_auto_uses_bf16_if_it_was_measured_faster(
     seconds: tuple[float, float], faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A configured precision is used without a measurement."""
@@ -188,7 +188,7 @@ def test_auto_takes_bf16_where_it_was_measured_faster(
     assert precision.use_bf16("fp32", world) is False
 
 
-def test_the_measurement_runs_both_ways() -> None:
+def test_the_measurement_runs_in_both_precisions() -> None:
     net, x = torch.nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8)
     assert precision._seconds(net, x, False) > 0
     assert precision._seconds(net, x, True) > 0

@@ -53,8 +53,8 @@ def test_a_size_that_the_critic_cannot_halve_is_refused() -> None:
         StarGAN().networks(LabelSpace((CELEBA,)), 100)
 
 
-def test_the_label_reaches_the_picture() -> None:
-    """With reflection padding the norm would remove it (models of the family, 1.1)."""
+def test_the_label_affects_the_output() -> None:
+    """With reflection padding the norm would remove it."""
     torch.manual_seed(0)
     net = StarGAN(conv_dim=8, repeat_num=1, d_repeat_num=2).networks(LabelSpace((CELEBA,)), 16)["G"]
     x = torch.rand(1, 3, 16, 16)
@@ -71,7 +71,7 @@ def test_training_and_test_mode_are_the_same_function() -> None:
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_the_norm_is_torchs_instance_norm(order: torch.memory_format) -> None:
+def test_the_norm_equals_torchs_instance_norm(order: torch.memory_format) -> None:
     """Value and gradients, in double precision."""
     torch.manual_seed(0)
     ours, theirs = norm(6).double(), torch.nn.InstanceNorm2d(6, affine=True).double()
@@ -107,7 +107,7 @@ def setup(dataset: int, **more: Any) -> tuple[StarGAN, LabelSpace, dict[str, Any
 
 
 def critic(nets: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
-    """D written again, from its weights alone."""
+    """D reimplemented from its weights."""
     weights = nets["D"].state_dict()
     for i in (0, 2):
         x = F.conv2d(x, weights[f"main.{i}.weight"], weights[f"main.{i}.bias"], 2, 1)
@@ -128,7 +128,7 @@ def cls_loss(logits: Tensor, c: Tensor, dataset: int) -> Tensor:
 
 @pytest.mark.parametrize("dataset", [0, 1])
 @pytest.mark.parametrize("patches", ["sum", "mean"])
-def test_every_term_of_d_is_the_paper_s(dataset: int, patches: str) -> None:
+def test_every_term_of_d_equals_the_papers(dataset: int, patches: str) -> None:
     model, space, nets, batch = setup(dataset, gp_patches=patches)
     x, fake = batch.image, nets["G"](batch.image, batch.target).detach()
     alpha = batch.noise("alpha", (1, 1, 1))
@@ -150,7 +150,7 @@ def test_every_term_of_d_is_the_paper_s(dataset: int, patches: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", [0, 1])
-def test_every_term_of_g_is_the_paper_s(dataset: int) -> None:
+def test_every_term_of_g_equals_the_papers(dataset: int) -> None:
     model, space, nets, batch = setup(dataset)
     fake = nets["G"](batch.image, batch.target)
     src, cls = critic(nets, fake)
@@ -172,14 +172,14 @@ def test_the_fake_of_the_d_step_has_no_graph() -> None:
     assert all(p.grad is not None for p in nets["D"].parameters())
 
 
-def test_the_paper_s_rate_is_constant_and_then_falls_to_zero() -> None:
+def test_the_papers_rate_is_constant_and_then_falls_to_zero() -> None:
     model = StarGAN()
     scale = [model.lr_scale(n, 3_200_000, 1_600_000) for n in (0, 1_600_000, 2_400_000, 3_200_000)]
     assert scale == [1.0, 1.0, 0.5, 0.0]
 
 
-def test_the_repository_s_decay_hardly_moves_the_rate() -> None:
-    """It ends at 9.99e-5 of 1e-4 (models of the family, 1.5)."""
+def test_the_reference_codes_decay_hardly_changes_the_rate() -> None:
+    """From 1e-4 it ends at 9.99e-5."""
     model = StarGAN(fidelity="repo")
     assert 1e-4 * model.lr_scale(3_200_000, 3_200_000, 1_600_000) == pytest.approx(9.99e-5)
 
@@ -194,7 +194,7 @@ def test_penalty_and_heads_stay_in_full_precision(term: str) -> None:
     torch.testing.assert_close(mixed[term], plain[term], rtol=0.05, atol=0.02)
 
 
-def test_with_branches_each_class_has_a_critic_of_its_own() -> None:
+def test_with_branches_each_class_has_its_own_critic() -> None:
     """B of StarGAN v2's ablation: −E[D_y(x)] + E[D_y'(G(x, y'))] and no label loss."""
     torch.manual_seed(0)
     model = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, d_branches=True)

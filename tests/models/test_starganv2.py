@@ -1,4 +1,4 @@
-"""StarGAN v2 against the paper: sizes, blocks, loss terms written a second time, references."""
+"""StarGAN v2 against the paper: sizes, blocks, reimplemented loss terms, references."""
 
 import copy
 import math
@@ -51,9 +51,9 @@ def test_parameter_counts_are_the_golden_ones(
 
 @pytest.mark.parametrize(("size", "golden"), [(256, 43_467_395), (128, 43_206_403)])
 def test_with_high_pass_skips_g_has_the_golden_count(size: int, golden: int) -> None:
-    """Less the 1×1 convolutions that the published code holds for skips which its blocks have not.
+    """Without the 1×1 convolutions of the published code for skips that its blocks do not use.
 
-    At 256 px they lead from 128 to 64 channels and so on up to 512, at 128 px from 256.
+    At 256 px they map 128 to 64 channels and so on up to 512, at 128 px from 256.
     """
     with torch.device("meta"):
         net = Generator(size, 2**14 // size, 512, 1.0)
@@ -62,7 +62,7 @@ def test_with_high_pass_skips_g_has_the_golden_count(size: int, golden: int) -> 
 
 
 class Halves(nn.Module):
-    """A stand-in for a landmark network: the left half is kept at 32 px, the lower one above."""
+    """A fake landmark network: the left half is kept at 32 px, the lower half above."""
 
     def forward(self, x: Tensor) -> Tensor:
         maps = torch.zeros(x.shape[0], 2, x.shape[2], x.shape[3])
@@ -133,20 +133,20 @@ def test_high_pass_skips_train_and_resume_to_the_same_bits(
 @pytest.mark.parametrize(
     ("point", "coarse", "fine"),
     [
-        (0, {100: 0.5**3}, {}),  # the chin is sharpened, and of no use at 64 px
+        (0, {100: 0.5**3}, {}),  # the chin is sharpened, and not in the 64 px mask
         (40, {93: 0.5**2}, {}),
-        (52, {100: 0.5}, {100: 0.5}),  # the bridge of the nose is as it was found
+        (52, {100: 0.5}, {100: 0.5}),  # the bridge of the nose is unchanged
         (57, {108: 0.5**4}, {108: 0.5**4}),
-        (64, {92: 0.5**3, 76: 0.5}, {92: 0.5**3, 76: 0.5}),  # an eye and its lid
+        (64, {92: 0.5**3, 76: 0.5}, {92: 0.5**3, 76: 0.5}),  # an eye, with its shifted copy
         (80, {92: 0.5**4}, {}),
         (85, {108: 0.5**4}, {}),
         (90, {98: 0.5**3}, {}),
     ],
 )  # fmt: skip
-def test_heat_maps_become_what_a_face_keeps(
+def test_heat_maps_become_masks(
     point: int, coarse: dict[int, float], fine: dict[int, float]
 ) -> None:
-    """One point at row 100 of 256, half as warm as the warmest; what is under 0.1 is not seen."""
+    """One landmark at row 100 of 256, at half the maximum; values below 0.1 are dropped."""
     heat = torch.zeros(1, 98, 256, 256)
     heat[0, point, 200, 7], heat[0, point, 100, 9], heat[0, point, 100, 30] = 0.8, 0.4, 0.09
     maps = face_masks(heat)
@@ -157,7 +157,7 @@ def test_heat_maps_become_what_a_face_keeps(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_landmark_network_of_other_points_is_refused(tmp_path: Path) -> None:
+def test_a_landmark_network_with_another_number_of_points_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "marks.pt"
     torch.jit.trace(nn.Conv2d(3, 68, 1), torch.zeros(1, 3, 8, 8)).save(str(path))
     with pytest.raises(ValueError, match="68 maps; 98 heat-maps or 2"):
@@ -173,7 +173,7 @@ def test_high_pass_skips_without_their_network_are_refused(setting: str, message
         replace(SMALL, w_hpf=1.0, landmarks=setting).networks(space(2), 64)
 
 
-def test_what_it_does_not_take_is_refused() -> None:
+def test_unsupported_sizes_and_label_spaces_are_refused() -> None:
     with pytest.raises(ValueError, match="size=96: a power of two"):
         StarGANv2().networks(space(2), 96)
     binary = LabelSpace((LabelSet("celeba", "binary", ("Male",)),))
@@ -181,7 +181,7 @@ def test_what_it_does_not_take_is_refused() -> None:
         StarGANv2().networks(binary, 64)
 
 
-def test_a_styled_block_is_the_papers() -> None:
+def test_a_styled_block_equals_the_papers() -> None:
     torch.manual_seed(0)
     block: Any = StyledBlock(4, 2, upsample=True)
     x, s = torch.randn(3, 4, 5, 5), torch.randn(3, 64)
@@ -215,7 +215,7 @@ def setup() -> tuple[dict[str, Any], Batch, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("latent", [True, False])
-def test_every_loss_term_is_the_papers(latent: bool) -> None:
+def test_every_loss_term_equals_the_papers(latent: bool) -> None:
     nets, batch, noises = setup()
     g, f, e, d = (nets[n] for n in "GFED")
     x, y, t = batch.image, torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 0, 2])
@@ -259,7 +259,7 @@ def test_latents_are_normal() -> None:
     assert torch.isfinite(normal(torch.tensor([0.0, 1 - 2**-24]))).all()
 
 
-def test_f_learns_slower_and_averages_start_from_the_same_weights() -> None:
+def test_f_has_a_lower_rate_and_averages_start_from_the_same_weights() -> None:
     """1e-6 against 1e-4, β (0, 0.99), weight decay 1e-4; EMA is copied after initialisation."""
     optim = StarGANv2().optim(space(2))
     assert {n: o.lr for n, o in optim.items()} == {"G": 1e-4, "E": 1e-4, "D": 1e-4, "F": 1e-6}
@@ -267,7 +267,7 @@ def test_f_learns_slower_and_averages_start_from_the_same_weights() -> None:
 
 
 def test_references_show_the_targets_class_at_any_world_size(classes: Path) -> None:
-    """Each class is as likely; rows and images do not depend on who asks for them."""
+    """All classes are equally likely; rows and images do not depend on the process."""
     faces = Faces.open(classes, "train")
     order = Order(faces, 3, 8, flip=True, length=64, references=2)
     device = torch.device("cpu")
@@ -285,8 +285,8 @@ def test_references_show_the_targets_class_at_any_world_size(classes: Path) -> N
     assert plain.reference is None
 
 
-def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes: Path) -> None:
-    """Of a data set of which five sixths are one class (models of the family, 4.3)."""
+def test_source_and_target_classes_are_drawn_uniformly_and_independently(classes: Path) -> None:
+    """From a data set of which five sixths are one class."""
     faces = Faces.open(classes, "train")
     part = faces.parts[0]
     part.labels = torch.eye(3)[[0] * 20 + [1, 1, 2, 2]]
@@ -304,9 +304,7 @@ def test_source_and_target_classes_are_drawn_evenly_and_each_for_itself(classes:
     [({"lambda_ds": 0.0}, "ds"), ({"lambda_reg": 0.0}, "r1"), ({"style": "latent"}, ""),
      ({"style": "label"}, "ds"), ({"style": "label"}, "sty")],
 )  # fmt: skip
-def test_the_ablations_build_and_learn_without_what_they_leave_out(
-    more: dict[str, Any], without: str
-) -> None:
+def test_the_ablations_train_without_the_removed_parts(more: dict[str, Any], without: str) -> None:
     """Its term is 0 and costs no pass; every network still learns."""
     model = replace(SMALL, **more)
     _, batch, _ = setup()
@@ -326,7 +324,7 @@ def test_the_ablations_build_and_learn_without_what_they_leave_out(
     assert calls[0] == (2 * 2 + 2 if alike else 2 * 3 + 2)
 
 
-def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
+def test_without_styles_g_is_conditioned_on_the_domain_only() -> None:
     """For every latent; there is no E, and style options are refused."""
     torch.manual_seed(0)
     model, (_, batch, _) = replace(SMALL, style="label"), setup()
@@ -341,7 +339,7 @@ def test_the_ablation_without_styles_tells_g_no_more_than_the_domain() -> None:
             check_options(model, "starganv2", batch.source, options)
 
 
-def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
+def test_without_style_codes_g_is_conditioned_on_the_latent() -> None:
     """One affine map of z and the domain for all domains: far fewer weights than F's."""
     torch.manual_seed(0)
     f: Any = replace(SMALL, style="latent").networks(space(3), 16)["F"]
@@ -350,7 +348,7 @@ def test_the_ablation_without_style_codes_tells_g_the_latent_itself() -> None:
     torch.testing.assert_close(f(z, y), z @ w[:, :16].T + w[:, 16:].T[y] + b)
 
 
-def test_latents_that_give_one_picture_are_a_symptom() -> None:
+def test_latents_that_give_the_same_image_are_a_symptom() -> None:
     nets, batch, _ = setup()
     (found,) = SMALL.diagnostics(nets, batch.image, batch.target)
     assert not found.bad

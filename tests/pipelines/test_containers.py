@@ -18,7 +18,7 @@ from pipelines.local import containers
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/stargan-base:bookworm"
-TRAIN_BASE = "localhost/stargan-torch:bookworm"  # stands in for the CUDA image
+TRAIN_BASE = "localhost/stargan-torch:bookworm"  # replaces the CUDA image
 IMAGES = pytest.mark.parametrize("image", [STEPS_IMAGE, TRAIN_IMAGE])
 USER = 10001  # the images' own
 SHORT = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=96",
@@ -211,7 +211,7 @@ def test_a_failing_step_fails_the_run(
 def test_a_missing_image_is_not_pulled(
     podman: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short name may be anybody's in a public registry."""
+    """A short name may belong to someone else in a public registry."""
     import docker
 
     monkeypatch.setenv("DOCKER_HOST", podman["DOCKER_HOST"])

@@ -64,7 +64,7 @@ def middle(data: Input[Dataset], code_hash: str, fail: str, out: Output[Artifact
         Path("asleep").write_text("")
         time.sleep(60)
     if fail:
-        raise ValueError(f"table.txt: {fail}\nmend it")
+        raise ValueError(f"table.txt: {fail}\nfix it")
     text = Manifest.read(Path(data.path)).local("text").read_text()
     Path(out.path).write_text(text.upper())
 
@@ -270,7 +270,7 @@ def test_a_damaged_cache_entry_is_a_miss(start: Start) -> None:
     assert ran() == ["source", "middle", "sink"]
 
 
-def test_two_runs_at_once_do_the_work_once(start: Start, package: Path) -> None:
+def test_concurrent_runs_do_the_work_once(start: Start, package: Path) -> None:
     code = "import sys; from pathlib import Path; from pipelines.local.run import execute; "
     code += "execute({}, Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(package)]
@@ -328,7 +328,7 @@ def test_a_stopped_run_can_be_run_again(
     """SIGTERM and Ctrl-C reach the step's processes; after kill -9 nothing stays locked."""
     code = "import signal, sys; from pathlib import Path; from pipelines.local.run import execute; "
     code += "signal.signal(15, lambda *_: sys.exit(143)); "
-    # A shell starts what runs in the background with Ctrl-C ignored.
+    # A shell starts background processes with Ctrl-C ignored.
     code += "signal.signal(2, signal.default_int_handler); "
     code += "execute({'fail': 'sleep'}, Path(sys.argv[1]))"
     process = subprocess.Popen(
@@ -350,7 +350,7 @@ def test_a_stopped_run_can_be_run_again(
 WORKER = """
 import signal, sys, time, pathlib
 def save(*_):
-    for _ in range(3):  # a line that nobody reads must not cut the saving short
+    for _ in range(3):  # output without a reader must not interrupt the saving
         print("saving", flush=True)
         time.sleep(0.3)
     pathlib.Path("saved").touch()
@@ -421,14 +421,14 @@ def test_a_step_killed_for_memory_is_reported_as_killed(start: Start) -> None:
     assert lines == ["ended by signal 9 (Killed)"]
 
 
-def test_the_cause_is_the_last_traceback_s_message() -> None:
+def test_the_cause_is_the_message_of_the_last_traceback() -> None:
     lines = ["Traceback (most recent call last):", '  File "a"', "KeyError: 'first'", "",
              "Traceback (most recent call last):", '  File "b"', "    x()",
              "training.storage.store.StoreError: gone", "second line"]  # fmt: skip
     assert local.cause(lines) == "training.storage.store.StoreError: gone\nsecond line"
 
 
-def test_a_started_program_s_own_error_comes_first() -> None:
+def test_the_error_of_a_started_program_comes_first() -> None:
     lines = ["error: loss d/gp is nan at image 640", "Traceback (most recent call last):",
              '  File "b"', "ValueError: training ended with exit code 2"]  # fmt: skip
     assert local.cause(lines) == (

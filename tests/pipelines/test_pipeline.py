@@ -141,7 +141,7 @@ def test_steps_that_must_always_run_are_never_cached(
 
 
 def test_cache_keys_cover_data_and_code(tasks: dict[str, Any]) -> None:
-    """Code in the image is no part of the key, so its hash is an argument of each cached step."""
+    """The image's code is not part of the key, so its hash is an argument of each cached step."""
     assert resolved(tasks["pull"])["md5"] == "data_md5"
     for step in ("pull", "validate", "preprocess", "unify-labels", "train", "evaluate"):
         assert resolved(tasks[step])["code_hash"] == "code_hash", step
@@ -165,7 +165,7 @@ def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> Non
     assert {image for name, image in found.items() if name not in train} == {STEPS_IMAGE}
 
 
-def test_steps_get_the_run_s_name_from_their_pod(documents: list[dict[str, Any]]) -> None:
+def test_steps_get_the_name_of_the_run_from_their_pod(documents: list[dict[str, Any]]) -> None:
     """An argument would give every run new cache keys."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
@@ -380,7 +380,7 @@ def test_a_default_changed_in_the_yaml_changes_what_runs(
     )
 
 
-# Submitting, with the real `kfp` program against a server that speaks as much as it needs.
+# Submission, with the real `kfp` program against a server that implements what it needs.
 
 
 class Server(BaseHTTPRequestHandler):
@@ -485,7 +485,7 @@ def test_submit_sends_the_committed_pipeline(
 
 
 @pytest.mark.server
-def test_submit_creates_the_run_in_a_profile_s_namespace(
+def test_submit_creates_the_run_in_the_namespace_of_a_profile(
     server: tuple[str, list[dict[str, Any]]], calls: list[str]
 ) -> None:
     """The experiment is looked up there; the run is its experiment's."""
@@ -501,7 +501,7 @@ def test_submit_creates_the_run_in_a_profile_s_namespace(
 def test_the_documented_kfp_commands_are_accepted_by_the_real_program(
     server: tuple[str, list[dict[str, Any]]],
 ) -> None:
-    """Those of README and guide; a run pinned to digests is submitted like the committed one."""
+    """Those of README and guide; the YAML pinned to digests is submitted like the committed one."""
     pages = ((ROOT / name).read_text().replace("\\\n", " ") for name in ("README.md",
              "docs/how-to/cluster.md"))  # fmt: skip
     lines = [line for page in pages for line in re.findall(r"^kfp .*", page, re.MULTILINE)]

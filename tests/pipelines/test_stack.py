@@ -29,7 +29,7 @@ def client(stack: Stack, secret: str = "") -> object:
     )  # fmt: skip
 
 
-def ask(
+def query(
     stack: Stack, method: str, body: object = None, password: str = "", host: str = ""
 ) -> dict[str, Any]:
     """MLflow's answer; `host` replaces the address in the request's Host header."""
@@ -51,7 +51,7 @@ def ask(
 def experiments(stack: Stack, **settings: str) -> int:
     """The status of MLflow's answer."""
     try:
-        ask(stack, "experiments/search?max_results=1", **settings)
+        query(stack, "experiments/search?max_results=1", **settings)
     except urllib.error.HTTPError as error:
         return error.code
     return 200
@@ -100,7 +100,7 @@ def test_up_again_starts_nothing(stack: Stack) -> None:
 
 def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) -> None:
     client(stack).put_object(Bucket="stargan", Key="kept", Body=b"2")
-    made = ask(stack, "experiments/create", {"name": "kept"})["experiment_id"]
+    made = query(stack, "experiments/create", {"name": "kept"})["experiment_id"]
     for name in ("postgres", "mlflow"):
         killed = stack.process(name)
         assert killed
@@ -114,11 +114,11 @@ def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) 
     run_stack(stack, "up")
     body = client(stack).get_object(Bucket="stargan", Key="kept")["Body"].read()
     assert body == b"2"
-    found = ask(stack, "experiments/get-by-name?experiment_name=kept")["experiment"]
+    found = query(stack, "experiments/get-by-name?experiment_name=kept")["experiment"]
     assert found["experiment_id"] == made
 
 
-def test_down_leaves_what_it_did_not_start(stack: Stack, tmp_path: Path) -> None:
+def test_down_stops_only_its_own_servers(stack: Stack, tmp_path: Path) -> None:
     """A pid that now belongs to another process is not taken for the server's."""
     other = Stack(tmp_path / "other")
     other.folder.mkdir()

@@ -1,8 +1,8 @@
 """Run the project's programs as forks of one process that has imported torch, kfp and MLflow.
 
-A program started anew spends 5 to 10 s of CPU on imports before its own work begins; a pipeline
-starts eleven of them. A fork is a process of its own all the same: with its environment, working
-folder, output and exit code. What it does not test is a start from nothing: the suite keeps some.
+A newly started program spends 5 to 10 s of CPU on imports before its own work begins; a pipeline
+starts eleven of them. A fork is still a separate process with its own environment, working
+folder, output and exit code. It does not test a cold start, which some tests do.
 """
 
 import atexit
@@ -56,7 +56,7 @@ def preload() -> None:
 
 
 def program(command: Sequence[str]) -> Callable[[], object] | None:
-    """What a command does, if it is one of our programs, a kfp step or Python code; else None."""
+    """The function of a command: one of our programs, a kfp step or Python code; else None."""
     words = [str(word) for word in command]
     if words[0] == "sh" and "kfp.dsl.executor_main" in words[2]:
         return lambda: step(words[3], words[4:])
@@ -83,7 +83,7 @@ def code(text: str, arguments: list[str]) -> None:
 
 
 def step(source: str, arguments: list[str]) -> None:
-    """As kfp's shell lines: the component's source in a file, run by its executor."""
+    """Like kfp's shell lines: write the component's source to a file for the executor."""
     path = Path(tempfile.mkdtemp()) / "ephemeral_component.py"
     path.write_text(source)
     os.environ["_KFP_RUNTIME"] = "true"
@@ -96,7 +96,7 @@ def become(start: Callable[[], object], env: dict[str, str] | None, cwd: Any) ->
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # kfp.local indents what is printed and has a logger of its own.
+        # kfp.local indents its output and has its own logger.
         builtins.print = PRINT
         logging.disable(logging.NOTSET)
         logging.root.handlers[:] = HANDLERS

@@ -67,19 +67,19 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 drawn faces in CelebA's layout, drawn once for all workers. Read them, change a copy."""
+    """200 drawn faces in CelebA's layout, drawn once for all workers. Read only; change a copy."""
     from training.data.synthetic.faces import draw_celeba
 
     folder = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = folder.parent  # the workers' common one
+        folder = folder.parent  # shared by the workers
     with FileLock(folder / "drawn.lock"):
         if not (folder / "drawn").is_dir():
             draw_celeba(folder / "drawn", 200, workers=1)
     return folder / "drawn"
 
 
-# What a test's own clean_environment must not tell a pipeline.
+# Variables of the test process that a pipeline must not inherit.
 OURS = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
 
 

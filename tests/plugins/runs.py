@@ -59,7 +59,7 @@ def go(
 def session_of(
     model: Model, dataset: Path, config: TrainConfig = QUICK, world: World | None = None
 ) -> Session:
-    """A training that has not begun."""
+    """A session at its first step."""
     faces = Faces.open(dataset, "train")
     return Session.open(Job(model, config, faces, faces, Path(), {}, world or World(0, 1, CPU)))
 
@@ -71,7 +71,7 @@ def weights(manifest: Path) -> dict[str, str]:
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    """The log's rows without what depends on the machine."""
+    """The log's rows without machine-dependent values."""
     keys = ("images_per_second", "memory_mib", "data_wait_share", "checkpoint_seconds")
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in keys} for line in lines]

@@ -194,7 +194,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SQLAlchemy's, of MLflow's doing
+        warnings.simplefilter("ignore")  # a warning of SQLAlchemy, caused by MLflow
         MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
@@ -222,7 +222,7 @@ def stack() -> Iterator[Stack]:
 
 
 def run_stack(stack: Stack, command: str) -> str:
-    """`make stack` or `make stack-down`, as a user runs them; what it printed."""
+    """Run `make stack` or `make stack-down` as a user does; returns the output."""
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.local.stack", command, "--folder", str(stack.folder)],
         capture_output=True, text=True, stdin=subprocess.DEVNULL,

@@ -79,7 +79,7 @@ def dataset_of(path: Path, sets: tuple[LabelSet, ...], size: int = 16, count: in
 
 @pytest.fixture
 def make_dataset(store: Path) -> Callable[..., Path]:
-    """`dataset_of`, for a test with label sets of its own."""
+    """`dataset_of`, for a test with its own label sets."""
     return dataset_of
 
 

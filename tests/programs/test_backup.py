@@ -120,7 +120,7 @@ def test_an_altered_dump_is_refused(
     bucket = Bucket("s3://stargan/other")
     key = f"{bucket.prefix}backups/{name}/mlflow.dump"
     bucket.client.put_object(Bucket="stargan", Key=key, Body=b"rowz")
-    with pytest.raises(RemoteError, match="altered; take another"):
+    with pytest.raises(RemoteError, match="altered; restore another backup"):
         backup.load("s3://stargan/other", name, tmp_path / "back", ARTIFACTS)
 
 

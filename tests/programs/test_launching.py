@@ -164,7 +164,7 @@ def test_a_stopped_step_ends_with_143(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_launcher_needs_no_torch() -> None:
-    """The step that only starts a TrainJob runs in few megabytes."""
+    """The step that only starts a TrainJob needs little memory."""
     code = "import sys, training.launch; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

@@ -232,8 +232,8 @@ def test_without_a_lock_the_installed_versions_count(
     assert lock_hash() != with_lock
 
 
-def test_a_model_s_path_is_pinned_by_its_content(clone: Path) -> None:
-    """So that overwritten weights miss the cache, and are refused where a run began with others."""
+def test_the_path_of_a_model_is_pinned_by_its_content(clone: Path) -> None:
+    """So that overwritten weights miss the cache and are refused by a run already started."""
     from training.inference.weights import CheckpointError
     from training.registry.references import model_files
     from training.storage.meta import ModelMeta

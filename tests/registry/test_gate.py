@@ -55,23 +55,23 @@ def test_the_first_model_needs_the_floors_only() -> None:
     assert failed(decide(None, scores(0.9, self_psnr=14.0), CONFIG)) == ["self_psnr"]
 
 
-def test_a_clear_rise_is_promoted() -> None:
+def test_a_clear_gain_is_promoted() -> None:
     verdict = decide(scores(0.7), scores(0.9), CONFIG)
     assert verdict.promoted
     assert "rises by 0.200" in verdict.reason
     assert {c.name for c in verdict.checks} >= {"success", "effect", "interval", "worst"}
 
 
-def test_a_rise_below_the_minimum_effect_is_not_promoted() -> None:
+def test_a_gain_below_the_minimum_effect_is_not_promoted() -> None:
     config = replace(CONFIG, min_effect=0.1)
     assert failed(decide(scores(0.7, 200), scores(0.77, 200), config)) == ["effect"]
 
 
-def test_a_rise_within_chance_is_not_promoted() -> None:
+def test_a_gain_that_is_not_significant_is_not_promoted() -> None:
     """Ten people: one more success exceeds the minimum effect, but not the interval."""
     verdict = decide(scores(0.7, people=10), scores(0.8, people=10), CONFIG)
     assert failed(verdict) == ["interval"]
-    assert "within chance" in verdict.reason
+    assert "not significant" in verdict.reason
 
 
 def test_images_of_one_person_do_not_count_as_many() -> None:
@@ -134,7 +134,7 @@ def test_a_model_no_better_than_its_self_reconstruction_did_not_learn() -> None:
     assert "its self-reconstruction" in verdict.reason
 
 
-def test_the_rise_must_exceed_the_spread_over_seeds() -> None:
+def test_the_gain_must_exceed_the_spread_over_seeds() -> None:
     old, new = scores(0.7), scores(0.8)
     assert decide(old, new, CONFIG, seeds=[scores(0.79), scores(0.81)]).promoted
     wide = decide(old, new, CONFIG, seeds=[scores(0.65), scores(0.9)])

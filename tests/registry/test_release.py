@@ -471,12 +471,12 @@ def test_one_changed_byte_in_the_stored_data_is_detected_and_named(binary: Path)
     for name in ("celeba-00000.npy", "labels.parquet", "label_space.json"):
         path = open_store().path(Manifest.read(binary).entry(name).sha256)
         flip_byte(path)
-        with pytest.raises(LineageError, match=f"data altered or gone: {name}"):
+        with pytest.raises(LineageError, match=f"data altered or missing: {name}"):
             release.verify("stargan/1")
         assert release.verify("stargan/1", data=False).seed == 0
         flip_byte(path)
     path.unlink()
-    with pytest.raises(LineageError, match=r"data altered or gone: label_space\.json"):
+    with pytest.raises(LineageError, match=r"data altered or missing: label_space\.json"):
         release.verify("stargan/1")
 
 
@@ -680,7 +680,7 @@ def test_promotion_with_a_real_judge_caches_its_scores(
 
 
 def test_replicates_count_in_the_decision(promote: Any) -> None:
-    """A rise of 0.2 is within the spread of seeds at 0.3 and 0.95."""
+    """A gain of 0.2 is within the spread of seeds at 0.3 and 0.95."""
     promote(0)
     entries = [
         entry.named(f"{seed}/{entry.name}")

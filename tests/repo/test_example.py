@@ -114,7 +114,7 @@ def test_the_example_edits_as_translate_does_and_says_what_changed(
     has: tuple[str, ...],
     champion: Callable[..., Path],
 ) -> None:
-    """The second column of its grid is `training.translate`'s picture, its numbers are theirs."""
+    """The second column of its grid equals `training.translate`'s output, and its numbers match."""
     folder = champion(name, *sets)
     flags = [part for one in has for part in ("--has", one, "--keep", one)]
     model = f"models:/{name}@champion"
@@ -125,7 +125,7 @@ def test_the_example_edits_as_translate_does_and_says_what_changed(
     ours, sheet = pixels(out), pixels(folder / "grid.png")
     assert sheet.shape == (SIZE + CAPTION, 2 * SIZE, 3)
     before, after = sheet[CAPTION:, :SIZE], sheet[CAPTION:, SIZE:]
-    # Two processes may round a value that lies half-way between two grey levels differently.
+    # Two processes may round a value halfway between two grey levels differently.
     assert np.abs(after.astype(int) - ours.astype(int)).max() <= 1
     found = re.search(rf"{label}: mean change ([\d.]+)  pixels changed, % ([\d.]+)", done.stdout)
     assert found, done.stdout

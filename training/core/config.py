@@ -46,37 +46,40 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Data sets, labels, crops and splits; everything before the first network."""
+    """Data sets, labels, crops and splits: all settings of the data steps."""
 
     datasets: Annotated[
         tuple[str, ...],
-        Field(min_length=1, description="name, or name:kind with kind celeba, rafd, folders, csv"),
+        Field(
+            min_length=1,
+            description="data sets: name, or name:kind with kind celeba, rafd, folders, csv",
+        ),
     ] = ("celeba",)
     size: Annotated[
         int, Field(ge=8, le=4096, description="side of the square training image, px")
     ] = 128
     interpolation: Annotated[
         Literal["bilinear", "bicubic", "lanczos"],
-        Field(description="of the resizing, always antialiased"),
+        Field(description="interpolation when resizing, always antialiased"),
     ] = "bicubic"
     celeba_crop: Annotated[
         int,
         Field(
             ge=1,
             le=178,
-            description="side of CelebA's centre square, px; StarGAN 178, AttGAN and STGAN 170",
+            description="side of CelebA's centre crop, px; StarGAN 178, AttGAN and STGAN 170",
         ),
     ] = 178
     celeba_shift: Annotated[
         tuple[Annotated[int, Field(ge=-178, le=178)], Annotated[int, Field(ge=-218, le=218)]],
-        Field(description="of that square, px right and down at 178x218"),
+        Field(description="offset of CelebA's crop from the centre, px right and down at 178x218"),
     ] = (0, 0)
     rafd_crop: Annotated[
-        int, Field(ge=1, le=1024, description="side of the square around RaFD's face, px")
+        int, Field(ge=1, le=1024, description="side of RaFD's crop around the face, px")
     ] = 256
     rafd_centre: Annotated[
         tuple[Annotated[int, Field(ge=0, le=681)], Annotated[int, Field(ge=0, le=1024)]],
-        Field(description="of that square, px from the left and the top at 681x1024"),
+        Field(description="centre of RaFD's crop, px from the left and the top at 681x1024"),
     ] = (340, 440)
     cameras: Annotated[
         tuple[str, ...], Field(min_length=1, description="RaFD's camera angles to use, degrees")
@@ -84,110 +87,145 @@ class DataConfig:
     gazes: Annotated[
         tuple[str, ...], Field(min_length=1, description="RaFD's gaze directions to use")
     ] = ("frontal", "left", "right")
-    attributes: Annotated[
-        tuple[str, ...], Field(description="attributes to edit, each on or off")
-    ] = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+    attributes: Annotated[tuple[str, ...], Field(description="binary attributes to edit")] = (
+        "Black_Hair",
+        "Blond_Hair",
+        "Brown_Hair",
+        "Male",
+        "Young",
+    )
     domains: Annotated[
         tuple[str, ...],
         Field(
-            description="attributes as classes instead: with several, the one that an image has "
-            "(images with none or more than one are left out); with one, whether an image has it"
+            description="attributes as classes instead: several are mutually exclusive classes "
+            "(images with none or more than one are left out); one gives two classes, without and "
+            "with it"
         ),
     ] = ()
     split: Annotated[
         Literal["official", "identity", "paper"],
         Field(
-            description="official: CelebA's partition; identity: by person; paper: random images "
-            "for the test (2,000 or 10 %)"
+            description="official: the data set's partition; identity: by person; paper: random "
+            "test images (2,000 or 10 %)"
         ),
     ] = "official"
     test_share: Annotated[
         float,
-        Field(gt=0, lt=1, description="of the identities, where no official partition exists"),
+        Field(
+            gt=0,
+            lt=1,
+            description="share of the identities for testing, without an official partition",
+        ),
     ] = 0.1
     fold: Annotated[
-        int, Field(ge=0, description="index of the share of identities used as the test split")
+        int,
+        Field(
+            ge=0,
+            description="cross-validation fold: which share of the identities is the test split",
+        ),
     ] = 0
     limit: Annotated[
-        int, Field(ge=0, description="use the first n images of each data set; 0: all")
+        int, Field(ge=0, description="maximum number of images of each data set; 0: all")
     ] = 0
     bad_share: Annotated[
-        Share, Field(description="above this share of unreadable images the step fails")
+        Share, Field(description="maximum share of unusable images; above it preprocessing fails")
     ] = 0.001
-    shard_rows: Annotated[Positive, Field(description="images in a shard, at most")] = 8192
+    shard_rows: Annotated[Positive, Field(description="maximum number of images per shard")] = 8192
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. Lengths are counted in real images drawn, summed over data sets."""
 
-    images: Annotated[Positive, Field(description="length of the training")] = 4_012_000
+    images: Annotated[Positive, Field(description="length of the training in images")] = 4_012_000
     decay_images: Annotated[
-        int, Field(ge=0, description="the learning rate falls linearly to 0 over the last of them")
+        int,
+        Field(
+            ge=0,
+            description="number of last images over which the learning rate falls linearly to 0",
+        ),
     ] = 2_006_000
     warmup_images: Annotated[
-        int, Field(ge=0, description="reconstruction alone for the first of them")
+        int,
+        Field(
+            ge=0, description="number of first images that train on the reconstruction loss only"
+        ),
     ] = 0
-    batch: Annotated[Positive, Field(description="images, over all processes")] = 16
+    batch: Annotated[Positive, Field(description="batch size, summed over all processes")] = 16
     seed: Annotated[
-        int, Field(ge=0, le=SEED, description="of the weights, the order and all random numbers")
+        int, Field(ge=0, le=SEED, description="random seed of weights, image order and noise")
     ] = 0
-    flip: Annotated[bool, Field(description="mirror each image with probability 1/2")] = True
+    flip: Annotated[
+        bool, Field(description="mirror each image horizontally with probability 1/2")
+    ] = True
     crop: Annotated[
         Literal["none", "shift", "zoom"],
         Field(
-            description="at random: shift, 256/286 of the side; zoom, with probability 1/2 0.8 "
-            "to 1 of the area"
+            description="random crop; shift: 256/286 of the side; zoom: 0.8 to 1 of the area, with "
+            "probability 1/2"
         ),
     ] = "none"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Field(description="auto: bf16 where it was measured faster"),
+        Field(description="numeric precision; auto: bf16 if measured faster"),
     ] = "auto"
     ema: Annotated[
         float,
         Field(ge=0, lt=1, description="decay of G's moving average per 16 images; 0: none"),
     ] = 0.999
-    log_images: Annotated[Positive, Field(description="between two lines of the log")] = 1_600
-    sample_images: Annotated[Positive, Field(description="between two sample grids")] = 160_000
-    checkpoint_images: Annotated[Positive, Field(description="between two checkpoints")] = 160_000
-    keep: Annotated[Positive, Field(description="last checkpoints kept")] = 2
+    log_images: Annotated[Positive, Field(description="images between two lines of the log")] = (
+        1_600
+    )
+    sample_images: Annotated[Positive, Field(description="images between two sample grids")] = (
+        160_000
+    )
+    checkpoint_images: Annotated[Positive, Field(description="images between two checkpoints")] = (
+        160_000
+    )
+    keep: Annotated[Positive, Field(description="number of last checkpoints to keep")] = 2
     price_per_hour: Annotated[
         float,
-        Field(ge=0, description="of everything that trains, in any currency; 0: unknown"),
+        Field(
+            ge=0, description="price of all training hardware per hour, in any currency; 0: unknown"
+        ),
     ] = 0.0
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The frozen evaluation classifiers, trained once a data version."""
+    """The frozen evaluation classifiers, trained once per data version."""
 
     images: Annotated[
         tuple[Positive, ...],
         Field(
             min_length=1,
-            description="drawn to train on each data set; the last number also applies "
-            "to the data sets after it",
+            description="training length in images for each data set; the last number also applies "
+            "to further data sets",
         ),
     ] = (2_000_000,)
-    batch: Annotated[Positive, Field(description="images")] = 64
+    batch: Annotated[Positive, Field(description="batch size")] = 64
     lr: Annotated[float, Field(gt=0, le=1, description="learning rate")] = 1e-3
     seed: Annotated[
-        int, Field(ge=0, le=SEED, description="never the seed of a translation model")
+        int,
+        Field(
+            ge=0, le=SEED, description="random seed, different from those of the translation models"
+        ),
     ] = 20_180_619
     floor: Annotated[
-        Share, Field(description="evaluation refuses a judge whose clean accuracy is below")
+        Share, Field(description="lowest clean accuracy; a judge below it is refused")
     ] = 0.8
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What evaluation scores and what promotion requires."""
+    """Scored images, optional networks for metrics, and the conditions of the gate."""
 
-    limit: Annotated[Positive, Field(description="images of each data set")] = 2_000
+    limit: Annotated[
+        Positive, Field(description="maximum number of scored images of each data set")
+    ] = 2_000
     eval_split: Annotated[
         Literal["test", "val"],
-        Field(description="val: to choose settings without seeing the test"),
+        Field(description="scored split; val: for model selection without using the test split"),
     ] = "test"
     inception: Annotated[
         str, Field(description="PATH@SHA256 of TorchScript Inception weights, for the standard FID")
@@ -198,24 +236,31 @@ class EvalConfig:
             description="PATH@SHA256 of TorchScript LPIPS, for models with a latent or reference"
         ),
     ] = ""
-    bootstrap: Annotated[Positive, Field(description="samples of the confidence intervals")] = 1_000
-    min_success: Annotated[Share, Field(description="lowest mean success of single edits")] = 0.5
+    bootstrap: Annotated[
+        Positive, Field(description="number of bootstrap samples for confidence intervals")
+    ] = 1_000
+    min_success: Annotated[Share, Field(description="gate: lowest mean single-edit success")] = 0.5
     min_psnr: Annotated[
-        float, Field(ge=0, le=100, description="lowest PSNR of the self-reconstruction, dB")
+        float, Field(ge=0, le=100, description="gate: lowest PSNR of the self-reconstruction, dB")
     ] = 15.0
     must_learn: Annotated[
-        bool, Field(description="a model no better than a copied input never becomes champion")
+        bool, Field(description="gate: refuse a model whose edits are no better than copied inputs")
     ] = True
     min_effect: Annotated[
-        Share, Field(description="rise of the mean single-edit success, above the seeds' noise")
+        Share,
+        Field(description="gate: required gain in mean single-edit success, above seed noise"),
     ] = 0.02
-    margin_identity: Annotated[Share, Field(description="tolerated loss of identity")] = 0.05
-    margin_preservation: Annotated[
-        Share, Field(description="tolerated loss of the other labels' preservation")
+    margin_identity: Annotated[
+        Share, Field(description="gate: largest loss of identity cosine")
     ] = 0.05
-    margin_psnr: Annotated[float, Field(ge=0, le=100, description="tolerated loss, dB")] = 1.0
+    margin_preservation: Annotated[
+        Share, Field(description="gate: largest loss of preservation of other labels")
+    ] = 0.05
+    margin_psnr: Annotated[
+        float, Field(ge=0, le=100, description="gate: largest loss of self-PSNR, dB")
+    ] = 1.0
     margin_worst: Annotated[
-        Share, Field(description="tolerated loss of the worst attribute's success")
+        Share, Field(description="gate: largest loss of success of the worst edit")
     ] = 0.10
 
 

@@ -20,15 +20,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where a training runs, how often, and what it starts from."""
+    """Processes, nodes, accelerators, seeds and initial weights of the training step."""
 
     preset: Annotated[str, Field(description="the model's named configuration")] = PRESET
-    nproc: Annotated[Positive, Field(description="training processes, on each node")] = 1
+    nproc: Annotated[Positive, Field(description="training processes per node")] = 1
     seeds: Annotated[
         Positive,
         Field(
-            description="models to train, with consecutive seeds; the first is registered, the "
-            "spread of all tells promotion how much of a gain is chance"
+            description="number of models to train, with consecutive seeds; the first is "
+            "registered, the spread over all estimates seed noise for promotion"
         ),
     ] = 1
     init: Annotated[
@@ -39,7 +39,7 @@ class TrainOptions:
     launcher: Annotated[
         Literal["local", "trainjob"],
         Field(
-            description="local trains in the step's own pod, trainjob on the pods of a Kubeflow "
+            description="local: train in the step's own pod; trainjob: in the pods of a Kubeflow "
             "TrainJob"
         ),
     ] = "local"
@@ -47,12 +47,12 @@ class TrainOptions:
         Positive, Field(description="nodes of a TrainJob, each with `nproc` accelerators")
     ] = 1
     queue: Annotated[str, Field(description="Kueue's local queue for a TrainJob; empty: none")] = ""
-    accelerator: Annotated[str, Field(description="name of the accelerator's resource")] = (
+    accelerator: Annotated[str, Field(description="resource name of the accelerator")] = (
         "nvidia.com/gpu"
     )
     accelerators: Annotated[
         int,
-        Field(ge=0, description="accelerators of the training step's own pod; 0: it uses CPUs"),
+        Field(ge=0, description="accelerators of the training step's own pod; 0: train on CPUs"),
     ] = 0
 
 

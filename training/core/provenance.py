@@ -38,7 +38,7 @@ def git_state() -> tuple[str, bool]:
         return given.removesuffix("-dirty"), given.endswith("-dirty")
     try:
         if git(ROOT, "rev-parse", "--show-prefix").strip():
-            return "unknown", True  # installed inside somebody's own repository
+            return "unknown", True  # installed inside an unrelated repository
         commit = git(ROOT, "rev-parse", "HEAD").strip()
         return commit, bool(git(ROOT, "status", "--porcelain").strip())
     except ValueError:

@@ -1,4 +1,4 @@
-"""The former name of `python -m training.data.synthetic.faces`; it goes with version 0.3."""
+"""The former name of `python -m training.data.synthetic.faces`; removed in version 0.3."""
 
 import sys
 

@@ -228,7 +228,7 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
     StarGAN's reference code reads RaFD; returns the number of files.
 
     The images are already cropped and resized: give the reference code their `size` as its crop.
-    Its layout has no validation part, so those images are written to `train`. Raises ValueError if
+    Its layout has no validation split, so those images are written to `train`. Raises ValueError if
     no data set has classes or two images would get the same name.
     """
     store = store or open_store()

@@ -12,14 +12,14 @@ from training.core.files import sha256_bytes
 
 SPLITS = ("train", "val", "test")
 PAPER_TEST = 2_000  # test images of the StarGAN paper's CelebA split
-VAL_SHARE = 0.05  # of the identities (or images) where the source has no validation part
+VAL_SHARE = 0.05  # of the identities (or images) where the source has no validation split
 
 
 def assign(frame: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.Series, str]:
     """The split of every row of `frame` (columns file, identity, part), and how it was made.
 
-    official: the source's own partition if every row has one (a missing validation part is taken
-    from train; a `val` without `test` becomes the test part, as in AFHQ); otherwise as identity.
+    official: the source's own partition if every row has one (a missing validation split is taken
+    from train; a `val` without `test` becomes the test split, as in AFHQ); otherwise as identity.
     identity: the `fold`-th `test_share` of the persons for test and `VAL_SHARE` of them for
     validation; an image without identity counts as a person. paper: random images, 2,000 for test,
     or `test_share` of them if that is fewer.
@@ -35,7 +35,7 @@ def assign(frame: pd.DataFrame, name: str, config: DataConfig) -> tuple[pd.Serie
     if config.split == "official" and (frame["part"] != "").any():
         missing = frame.loc[frame["part"] == "", "file"]
         raise ValueError(
-            f"{name}: {len(missing)} images have no part in the official partition "
+            f"{name}: {len(missing)} images have no split in the official partition "
             f"({', '.join(missing.iloc[:3])}); complete it or set split=identity"
         )
     return _split_keys(keys, name, config), by

@@ -48,7 +48,7 @@ def space_of(translator: Translate, faces: Faces) -> LabelSpace:
 def spread(count: int, limit: int) -> list[int]:
     """`limit` of `count` row indices, sampled with a fixed seed (all if `limit` is 0 or larger).
 
-    Not at equal steps, which could hit the same label again and again in sorted data.
+    Not at equal steps, which could select the same label repeatedly in sorted data.
     """
     if not 0 < limit < count:
         return list(range(count))
@@ -226,7 +226,7 @@ def _score_batch(
 def _reconstructed(
     translator: Translate, x: Tensor, source: Tensor, self_translation: Tensor
 ) -> Tensor:
-    """What E3 compares with the input: `self_translation`, or the model's own reconstruction."""
+    """The self-reconstruction for E3: `self_translation`, or the model's own reconstruction."""
     if not isinstance(translator, Translator) or translator.model.edits_own_labels:
         return self_translation
     return to_uint8(translator.reconstruct(x, source.to(x.device)))

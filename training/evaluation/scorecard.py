@@ -11,18 +11,18 @@ GALLERIES = ("samples", "fig7", "fig6", "worst")  # prefixes of the figures' fil
 WEAK = 0.7  # balanced accuracy below which the judge is unreliable for a label
 # Fields of a training summary: label on the page and format.
 TRAINING = {
-    "seconds": ("time", lambda v: f"{v / 60:.1f} min"),
-    "images": ("images drawn", lambda v: f"{v:,.0f}"),
+    "seconds": ("training time", lambda v: f"{v / 60:.1f} min"),
+    "images": ("training images", lambda v: f"{v:,.0f}"),
     "images_per_second": ("images/s", lambda v: f"{v:.1f}"),
-    "data_wait_share": ("waiting for data", html.percent),
-    "checkpoint_seconds": ("blocked by checkpoints", lambda v: f"{v:.1f} s"),
+    "data_wait_share": ("time waiting for data", html.percent),
+    "checkpoint_seconds": ("time blocked by checkpoints", lambda v: f"{v:.1f} s"),
     "memory_mib": ("peak memory of rank 0", lambda v: f"{v:,.0f} MiB"),
     "gpu_memory_mib": ("peak GPU memory", lambda v: f"{v:,.0f} MiB"),
     "gpu_utilisation": ("GPU utilisation", lambda v: f"{v:.0f} %"),
     "cost": ("cost at train.price_per_hour", lambda v: f"{v:.2f}"),
     "balance_least": ("D's lead over G, lowest", lambda v: f"{v:.3g}"),
     "balance_most": ("D's lead over G, highest", lambda v: f"{v:.3g}"),
-    "balance": ("D's lead over G, at the end", lambda v: f"{v:.3g}"),
+    "balance": ("D's lead over G, final", lambda v: f"{v:.3g}"),
 }
 
 

@@ -18,7 +18,7 @@ ATTGAN_ATTRIBUTES = (
 DEMO_DATA = DataConfig(
     size=64,
     rafd_crop=600,
-    rafd_centre=(340, 407),  # frames the synthetic faces of both data sets alike
+    rafd_centre=(340, 407),  # the same framing for the synthetic faces of both data sets
 )
 # Small batches: with this CPU budget, more updates help more than better gradients.
 DEMO_TRAIN = TrainConfig(

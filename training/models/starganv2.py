@@ -448,7 +448,7 @@ class StarGANv2(Model):
         return {"cyc": self.lambda_cyc * F.l1_loss(nets["G"](batch.image, s_org), batch.image)}
 
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """−(λ_sty·L_sty + λ_cyc·L_cyc) of held-out faces, of one fixed_latent latent's style."""
+        """−(λ_sty·L_sty + λ_cyc·L_cyc) on held-out images, with the style of one fixed latent."""
         x_real, y_trg = batch.image, batch.target.argmax(1)
         s_trg = nets["F"](fixed_latent(x_real), y_trg)
         x_fake = nets["G"](x_real, s_trg)

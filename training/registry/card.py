@@ -11,7 +11,7 @@ from training.registry.lineage import Lineage
 # Terms of data sets, which also apply to weights trained on them; see the sources for details.
 LICENCES = {
     "celeba": "CelebA: non-commercial research only; no redistribution of the images; "
-    "the pictured people have not agreed to anything else.",
+    "the people shown have not agreed to any other use.",
     "rafd": "Radboud Faces Database: scientific research with its owners' consent; published "
     "pictures of some subjects only.",
     "folders": "The user's own pictures: their rights and the consent of the people shown apply.",
@@ -88,7 +88,7 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
 - Quality is lower on images with other sources, poses, crops or lighting than the training data.
 - Labels that are correlated in the data (such as age and hair colour) change together.
 - Success is measured by a classifier, which superficial changes can satisfy. Check the worst
-  attribute, preservation and the pictures, too.
+  edit, preservation and the pictures, too.
 - The data is not representative of any population; quality differs between groups.
 
 ## Licence note

@@ -52,9 +52,9 @@ def decide(
     (`reconstruction`) lies above 0, for those tables that are given.
     Superiority: mean single-edit success rises by `min_effect`, which covers seed noise, and the
     95 % interval of the paired difference (bootstrap over identities) lies above 0. `seeds` are
-    tables of the challenger's recipe trained from other seeds; if given, the rise must also exceed
+    tables of the challenger's recipe trained from other seeds; if given, the gain must also exceed
     two standard deviations over the seeds.
-    Non-inferiority: identity, preservation, self-reconstruction and the worst task lose at most
+    Non-inferiority: identity, preservation, self-reconstruction and the worst edit lose at most
     their margins. Margins apply to point estimates: on a small test set an interval as wide as the
     margin would reject every model.
 
@@ -114,9 +114,7 @@ def _invalid(table: pd.DataFrame, reference: pd.DataFrame) -> str:
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
     if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
-        return (
-            "its scores are of other images or tasks; score both models again on one evaluation set"
-        )
+        return "its scores are of other images or edits; score both models on one evaluation set"
     return ""
 
 
@@ -154,7 +152,7 @@ def _psnr(table: pd.DataFrame) -> float:
 
 
 def _interval_low(table: pd.DataFrame, baseline: pd.DataFrame, config: EvalConfig) -> float:
-    """Lower end of the 95 % interval of the paired rise in mean single-edit success."""
+    """Lower end of the 95 % interval of the paired gain in mean single-edit success."""
     from training.evaluation.metrics import bootstrap
 
     new, old = _edits(table), _edits(baseline)
@@ -199,21 +197,21 @@ def _superiority(
 ) -> list[Check]:
     effect = mean_success(challenger) - mean_success(champion)
     lower = _interval_low(challenger, champion, config)
-    # isclose: a rise of exactly the minimum effect is enough despite rounding
+    # isclose: a gain of exactly the minimum effect is enough despite rounding
     enough = effect >= config.min_effect or math.isclose(effect, config.min_effect)
     checks = [
         Check("effect", effect, config.min_effect, enough,
               f"mean single-edit success changes by {effect:+.3f}, at least "
               f"{config.min_effect:+.3f} is required"),
         Check("interval", lower, 0.0, lower > 0,
-              f"the rise is within chance: its 95 % interval starts at {lower:+.3f}"),
+              f"the gain is not significant: its 95 % interval starts at {lower:+.3f}"),
     ]  # fmt: skip
     if seeds:
         means = [mean_success(table) for table in (challenger, *seeds)]
         spread = 2 * float(np.std(means, ddof=1))
         checks.append(
             Check("seeds", effect, spread, effect > spread,
-                  f"the rise {effect:+.3f} is within the spread of {len(means)} seeds "
+                  f"the gain {effect:+.3f} is within the spread of {len(means)} seeds "
                   f"({spread:.3f})")
         )  # fmt: skip
     return checks
@@ -231,7 +229,7 @@ def _non_inferiority(
         ("identity", change("identity_cosine"), config.margin_identity, "identity"),
         ("preservation", change("preservation"), config.margin_preservation, "preservation"),
         ("psnr", _psnr(challenger) - _psnr(champion), config.margin_psnr, "self-reconstruction"),
-        ("worst", worst, config.margin_worst, f"the worst attribute (was {old.idxmin()})"),
+        ("worst", worst, config.margin_worst, f"the worst edit (was {old.idxmin()})"),
     ]
     return [
         Check(name, value, -margin, value >= -margin,

@@ -149,7 +149,7 @@ def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
     if dataset.digest != lineage.dataset:
         return [f"data altered: the manifest is {dataset.digest}, training used {lineage.dataset}"]
     return [
-        f"data altered or gone: {entry.name} ({entry.sha256}) in {store.uri}"
+        f"data altered or missing: {entry.name} ({entry.sha256}) in {store.uri}"
         for entry in dataset.entries
         if not store.exists(entry, read=True)
     ]

@@ -62,7 +62,7 @@ def bars(tasks: Sequence[Bar]) -> bytes:
         copied, positions, marker="D", s=22, color="#c98a11", zorder=4, label="copied input"
     )
     axes.scatter(ceilings, positions, marker="|", s=110, color="#2c8a4b", zorder=4,
-                 label="judge's accuracy on real images")  # fmt: skip
+                 label="judge on real images")  # fmt: skip
     axes.set_yticks(positions, [t.name for t in shown], fontsize=9)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)

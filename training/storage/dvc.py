@@ -1,8 +1,8 @@
 """Push and pull versions of the raw data with DVC; a pull is complete and verified, or fails.
 
-DVC transfers the bytes. Its own `pull` reports every cause alike and, without `verify`, delivers
-altered bytes with exit code 0; so the listing is verified before the transfer, and each object and
-the whole folder after it. No other module uses DVC.
+DVC transfers the bytes. Its own `pull` does not report the cause of a failure and, without
+`verify`, delivers altered bytes with exit code 0; so the listing is verified before the transfer,
+and each object and the whole folder after it. No other module uses DVC.
 
 The remote comes from DVC_REMOTE_URL (s3://bucket/prefix or a folder) or .dvc/config.
 """

@@ -1,6 +1,6 @@
 """Training tracker: records go to a journal on disk first and to MLflow in the background.
 
-python -m training.tracking deliver runs/train/tracking    # records that a dead server missed
+python -m training.tracking deliver runs/train/tracking    # pending records, after a server outage
 python -m training.tracking end --status FINISHED          # close the pipeline run's parent
 """
 
@@ -87,7 +87,7 @@ class Delivery(threading.Thread):
             closing = self._closing.is_set()  # read first: all records before it are then sent
             try:
                 retry(self._deliver)
-            except Exception:  # given up; finish() reports `error`
+            except Exception:  # refused for good; finish() reports `error`
                 return
             if self._away:
                 self._report("accepts records again; all were delivered")
@@ -106,7 +106,7 @@ class Delivery(threading.Thread):
         if not self._away:
             self._report(
                 f"accepts no records ({self.error}); "
-                f"training continues, they wait in {self.journal.folder}"
+                f"training continues, the records wait in {self.journal.folder}"
             )
         self._away = True
 

@@ -29,7 +29,7 @@ def draw_few(out: Path, workers: int = 0) -> faces.Drawn:
 
 
 def make_clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository with this project's DVC settings and nothing else."""
+    """A repository with only this project's DVC settings."""
     folder.mkdir()
     monkeypatch.chdir(folder)
     for name in ("DVC_REMOTE_URL", "STORE_URI"):

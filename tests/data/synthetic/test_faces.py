@@ -69,7 +69,7 @@ def region(face: Face, box: tuple[int, int, int, int]) -> np.ndarray:
     return np.array(ImageStat.Stat(paint.celeba(face).crop(box)).mean)
 
 
-def test_two_workers_write_the_bytes_of_one(celeba, tmp_path):
+def test_two_workers_write_the_same_bytes_as_one(celeba, tmp_path):
     out, drawn = celeba
     again = faces.draw_celeba(tmp_path / "again", COUNT, workers=2)
     assert again == drawn
@@ -141,7 +141,7 @@ def test_attribute_names_are_those_of_the_official_file():
     assert tuple(genuine.read_text().splitlines()[1].split()) == ATTRIBUTES
 
 
-def test_identities_of_several_images_lie_in_one_part_each():
+def test_identities_of_several_images_are_in_one_split_each():
     jobs, tables = faces.celeba_jobs(2_400, faces.SEED)
     parts = dict(line.split() for line in tables["list_eval_partition.txt"].decode().splitlines())
     owner = dict(line.split() for line in tables["identity_CelebA.txt"].decode().splitlines())
@@ -293,7 +293,7 @@ def test_age_and_beard_are_visible():
     assert region(bearded, chin).mean() < region(young, chin).mean() - 25
 
 
-def test_units_move_the_picture():
+def test_action_units_change_their_part_of_the_face():
     """Each unit at full strength changes its own part of the face, and more than half of it."""
     rest = shot(False, 2, bangs=False, style="updo", young=True)
     still = np.asarray(paint.celeba(rest), np.int16)

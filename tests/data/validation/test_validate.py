@@ -377,7 +377,7 @@ def raw(root: Path, **datasets: tuple[str, Files]) -> tuple[Path, Store]:
     return root / "raw.json", store
 
 
-def test_a_refusal_names_the_rule_and_leaves_report_and_docs(tmp_path: Path) -> None:
+def test_a_refusal_names_the_rule_and_writes_report_and_docs(tmp_path: Path) -> None:
     files = celeba()
     edit(LABELS, "000001.jpg -1", "000001.jpg 7")(files)
     manifest, store = raw(tmp_path, celeba=("celeba", files), rafd=("rafd", rafd()))

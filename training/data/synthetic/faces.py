@@ -47,7 +47,7 @@ PARTS = (
     (2_000, 0),
     (2_150, 1),
     (2_400, 2),
-)  # end index and CelebA part, of 2,400 images: train, validation, test
+)  # end index and CelebA split, of 2,400 images: train, validation, test
 QUALITY = 92  # of the JPEGs
 CHUNK = 8  # images per task
 CAMERAS = {"090": 0.0, "045": -0.32, "135": 0.32}  # sine of the head's turn in the picture
@@ -104,10 +104,10 @@ def draw_rafd(out: Path, subjects: int = SUBJECTS, seed: int = SEED, workers: in
 
 
 def celeba_jobs(count: int, seed: int) -> tuple[list[Job], dict[str, bytes]]:
-    """The pictures and tables of the CelebA layout; identities of 4–6 images, each in one part."""
+    """The pictures and tables of the CelebA layout; identities of 4–6 images, each in one split."""
     if count < 1:
         raise ValueError(f"count={count}: at least one image is needed")
-    shots: list[tuple[int, float, int, Face]] = []  # part, sort key within it, identity, face
+    shots: list[tuple[int, float, int, Face]] = []  # split, sort key within it, identity, face
     identity = 0
     while len(shots) < count:
         identity += 1

@@ -103,7 +103,7 @@ def _base(files: pd.Series) -> pd.Series:
 
 
 def _identities(labels: pd.DataFrame) -> pd.DataFrame:
-    """One row per person: the number of parts and of descriptions."""
+    """One row per person: the number of splits and of descriptions."""
     known = labels[labels["identity"].notna() & (labels["identity"] != "")]
     described = "group" in known and "gender" in known
     texts = known["group"] + " " + known["gender"] if described else known["identity"]

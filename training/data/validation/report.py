@@ -29,7 +29,7 @@ class Page(NamedTuple):
     findings: Sequence[Finding]
     people: int
     pictures: list[bytes]
-    summary: list[tuple[str, str, int]]  # fact, value, images
+    summary: list[tuple[str, str, int]]  # property, value, images
     classes: list[tuple[str, int, float]]  # label, images, share
 
 
@@ -76,10 +76,10 @@ def _offending(finding: Finding) -> list[tuple[tuple[str, ...], list[list[str]]]
 
 
 def _summary(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, int]]:
-    """Counts of parts, sizes and modes: fact, value, images."""
+    """Counts of splits, sizes and modes: property, value, images."""
     rows: list[tuple[str, str, int]] = []
     for what, frame, column in (
-        ("part", "labels", "part"),
+        ("split", "labels", "part"),
         ("size", "images", "size"),
         ("mode", "images", "mode"),
         ("format", "images", "format"),

@@ -108,7 +108,7 @@ def _tables() -> list[Rule]:
 
 
 def _labels(raw: RawDataset) -> list[Rule]:
-    """Rules for names, values, parts and persons of the label rows."""
+    """Rules for names, values, splits and persons of the label rows."""
     values = tuple(_in(column, raw.domain) for column in raw.checked)
     found = [
         Rule("file_names_inside", "labels", "critical", "file names point outside the data folder",
@@ -122,10 +122,10 @@ def _labels(raw: RawDataset) -> list[Rule]:
              "correct the values", values),
         Rule("part_known", "labels", "critical", "images that the partition file does not list",
              "complete the partition file", (_known("part"),)),
-        Rule("part_values", "labels", "critical", "parts other than train, validation and test",
+        Rule("part_values", "labels", "critical", "splits other than train, validation and test",
              "use 0, 1, 2 in CelebA's file and train, val, test in a CSV",
              (_in("part", ["train", "val", "test", ""]),)),
-        Rule("identity_in_one_part", "identities", "critical", "persons are in more than one part",
+        Rule("identity_in_one_part", "identities", "critical", "persons are in more than one split",
              "fetch the partition and identity files again", (_between("parts", None, 1),)),
     ]  # fmt: skip
     if raw.kind != "rafd":
@@ -166,8 +166,8 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              "use larger images or a smaller size", (_between("side", config.size, None),)),
         Rule("image_content_unique", "images", "warning", "images with the same bytes",
              "remove the copies", (_unique("sha256"),)),
-        Rule("image_content_in_one_part", "images", "warning", "the same image is in several parts",
-             "remove the copies from one part", (_between("parts", None, 1),)),
+        Rule("image_content_in_one_part", "images", "warning", "images are in several splits",
+             "remove the copies from all but one split", (_between("parts", None, 1),)),
     ]  # fmt: skip
     if official_size:
         width, height = official_size
