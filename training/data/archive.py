@@ -151,7 +151,7 @@ def _members(path: Path) -> list[tuple[str, int, int]]:
                 if not member.isreg() or member.issparse():
                     raise ValueError(f"{path}: {member.name!r} is not a plain file")
                 found.append((check_name(member.name), member.offset_data, member.size))
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
+                _forget(tar)
     except tarfile.TarError as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from error
     return found
@@ -209,6 +209,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(check_name(name))  # its defaults: mode 0644, no time, no owner
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
+    _forget(tar)
+
+
+def _forget(tar: tarfile.TarFile) -> None:
+    """Drop the headers read or written so far, which would otherwise fill the memory."""
     tar.members.clear()  # type: ignore[attr-defined]
 
 

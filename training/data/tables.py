@@ -59,7 +59,7 @@ class Table:
         return list(self.rows.columns[2:])
 
 
-def sniff(data: bytes) -> str:
+def sniff(data: bytes) -> Format | Literal["jpeg", "png"]:
     """The format of the bytes: "jpeg", "png", "text", or one of the faults of `Format`."""
     head = data[:1024]
     if head.startswith(b"\xff\xd8\xff"):
@@ -81,9 +81,8 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
     """Read a label file; `header` names the columns after the file name if the text form has no
     header line (partition and identity files). Never raises: anomalies are part of the result.
     """
-    kind = sniff(data)
-    if kind in ("jpeg", "png"):
-        kind = "binary"
+    found = sniff(data)
+    kind: Format = "binary" if found == "jpeg" or found == "png" else found
     text = ""
     if kind == "text":
         try:
@@ -104,9 +103,9 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
     return Table(name, form, rows, ragged, stated, tuple(columns), ends, text.endswith("\n"))
 
 
-def _faulty(name: str, kind: str) -> Table:
+def _faulty(name: str, kind: Format) -> Table:
     rows, ragged = _rows(iter(()), ["file"], 0)
-    return Table(name, kind, rows, ragged)  # type: ignore[arg-type]
+    return Table(name, kind, rows, ragged)
 
 
 Line = tuple[int, list[str]]  # line number, fields

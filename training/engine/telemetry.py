@@ -64,7 +64,7 @@ def usage(device: torch.device) -> dict[str, float]:
 
 def _busy(device: torch.device) -> float | None:
     """GPU utilisation (%) in the last sample period; None if the driver does not report it."""
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     try:
         return float(torch.cuda.utilization(device))

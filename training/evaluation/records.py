@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from training.models.base import Diagnostic
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 Interval = tuple[float, float]
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -22,7 +25,7 @@ def from_json(kind: type[Record], stored: Mapping[str, Any]) -> Record:
 
     Raises ValueError if a field without a default is missing.
     """
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    names = [f.name for f in fields(kind)]
     try:
         return kind(**{name: stored[name] for name in names if name in stored})
     except TypeError as error:

@@ -5,6 +5,7 @@ translated back.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ def views(
                 labels,
                 i,
                 judged,
-                lambda c, mine=mine: space.encode(c, mine),  # type: ignore[misc]
+                partial(space.encode, dataset=mine),
                 rows,
                 source,
                 faces.space.tasks(source, i),
