@@ -8,7 +8,6 @@ most of a large GPU idle, so many trainings share it; images/s therefore depend 
 the same time. Failed systems are listed, and the others continue.
 """
 
-import argparse
 import json
 import os
 import re
@@ -18,14 +17,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from pipelines.model_specs import ModelSpec, budgeted, parse_specs
 from training.core import cli
+from training.core.cli import means
 from training.core.config import to_json
 from training.core.files import write_bytes, write_json
+from training.core.options import Changes
 from training.evaluation.comparison.page import report
 from training.evaluation.comparison.runs import ComparedRun
 from training.models import presets
+
+main = cli.program("python benchmarks/family.py", __doc__)
+RUN = means(
+    "comma-separated systems; training images of each (0: the preset's); data set; judge",
+    metavar="SYSTEMS IMAGES DATASET JUDGE",
+)
+Asked = tuple[str, Annotated[int, Field(ge=0)], Path, Path]
 
 
 @dataclass(frozen=True)
@@ -90,48 +101,41 @@ def show(entry: ComparedRun) -> dict[str, float]:
     }
 
 
-def planned(args: argparse.Namespace) -> list[Run]:
+def planned(asked: list[Asked], preset: str, changes: str, seeds: int, out: Path) -> list[Run]:
     """Every requested run, seed by seed; the settings of each are validated."""
     runs = []
-    for seed in range(args.seeds):
-        for text, images, dataset, judge in args.runs:
-            if not images.isdecimal():
-                raise ValueError(f"--run {text} {images}: a number of images is needed, or 0")
+    for seed in range(seeds):
+        for text, images, dataset, judge in asked:
             for one in parse_specs(text):
                 settings = {
-                    **budgeted(one.model, args.preset, int(images)), **presets.parse(args.set),
+                    **budgeted(one.model, preset, images), **presets.parse(changes),
                     **one.settings, "train.seed": str(seed),
                 }  # fmt: skip
-                folder = args.out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
-                runs.append(Run(one, seed, Path(dataset), Path(judge), settings, folder))
-                runs[-1].commands(args.preset)
+                folder = out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"
+                runs.append(Run(one, seed, dataset, judge, settings, folder))
+                runs[-1].commands(preset)
     return runs
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--run", nargs=4, action="append", required=True, dest="runs",
-        metavar=("SYSTEMS", "IMAGES", "DATASET", "JUDGE"),
-        help="comma-separated systems; training images of each (0: the preset's); data set; judge",
-    )  # fmt: skip
-    parser.add_argument("--preset", default="demo")
-    parser.add_argument("--set", default="", metavar="K=V;K=V", help="for all systems")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of all runs")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--title", default="Models compared")
-    parser.add_argument("--out", type=Path, required=True, help="output folder")
-    args = parser.parse_args(argv)
-    runs = planned(args)
+@main.default
+def command(
+    *,
+    run: Annotated[list[Asked], RUN],
+    preset: Annotated[str, means("of all systems")] = "demo",
+    changes: Changes = "",
+    seeds: Annotated[int, means("of each system")] = 1,
+    minutes: Annotated[float, means("time limit of all runs")] = 60.0,
+    jobs: Annotated[int, means("runs at a time")] = os.cpu_count() or 1,
+    title: Annotated[str, means("of the report")] = "Models compared",
+    out: Annotated[Path, means("output folder")],
+) -> None:
+    runs = planned(run, preset, changes, seeds, out)
     start, entries, failed = time.monotonic(), [], []
-    end = start + 60 * args.minutes
-    with ThreadPoolExecutor(args.jobs) as pool:
-        made = pool.map(lambda run: run.go(args.preset, end), runs)
-        for run, found in zip(runs, made, strict=True):
-            at = f"{time.monotonic() - start:6.0f} s  {run.system.label} {run.seed}"
+    end = start + 60 * minutes
+    with ThreadPoolExecutor(jobs) as pool:
+        made = pool.map(lambda one: one.go(preset, end), runs)
+        for one, found in zip(runs, made, strict=True):
+            at = f"{time.monotonic() - start:6.0f} s  {one.system.label} {one.seed}"
             if isinstance(found, str):
                 failed.append(found)
                 print(f"{at}  failed: {found}", flush=True)
@@ -141,8 +145,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{at}  {json.dumps(facts)}", flush=True)
     if not entries:
         raise SystemExit("every system failed")
-    write_json(args.out / "results.json", [[e.name, e.model.meta.seed, show(e)] for e in entries])
-    write_bytes(args.out / "compare.html", report(entries, args.title, "", failed).encode())
+    write_json(out / "results.json", [[e.name, e.model.meta.seed, show(e)] for e in entries])
+    write_bytes(out / "compare.html", report(entries, title, "", failed).encode())
     if failed:
         raise SystemExit(1)
 

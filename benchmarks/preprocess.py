@@ -10,7 +10,6 @@ rates are images per second of CPU time in the best round of each, which is the 
 core regardless of other processes on the machine.
 """
 
-import argparse
 import os
 import platform
 import shutil
@@ -20,16 +19,21 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import PIL
 from PIL import Image, features
 
+from training.core import cli
+from training.core.cli import means
 from training.core.config import DataConfig
 from training.core.progress import Progress
 from training.data.archive import Folder, Tars, pack
 from training.data.crop import FILTERS, crop_box
 from training.data.shards import write_shard
+
+main = cli.program("python benchmarks/preprocess.py", __doc__)
 
 
 def plain(files: list[Path], kind: str, config: DataConfig, out: Path) -> None:
@@ -90,22 +94,23 @@ def compare(files: list[Path], kind: str, config: DataConfig, rounds: int) -> st
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, default=Path("data/celeba/img_align_celeba"))
-    parser.add_argument("--kind", default="celeba", choices=("celeba", "rafd", "folders"))
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=60)
-    options = parser.parse_args()
-    files = sorted(p for p in options.images.iterdir() if p.suffix.lower() in (".jpg", ".png"))
-    files = files[: options.count]
+@main.default
+def command(
+    *,
+    images: Annotated[Path, means("folder with images")] = Path("data/celeba/img_align_celeba"),
+    kind: Annotated[Literal["celeba", "rafd", "folders"], means("their layout")] = "celeba",
+    size: Annotated[int, means("side of the resized images, px")] = 128,
+    count: Annotated[int, means("images of a round")] = 64,
+    rounds: Annotated[int, means("of each filter")] = 60,
+) -> None:
+    files = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    files = files[:count]
     if not files:
-        raise SystemExit(f"{options.images}: no images; name a folder with --images")
+        raise SystemExit(f"{images}: no images; name a folder with --images")
     print(machine())
     for interpolation in ("bilinear", "bicubic", "lanczos"):
-        config = DataConfig(size=options.size, interpolation=interpolation)
-        print(compare(files, options.kind, config, options.rounds), flush=True)
+        config = DataConfig(size=size, interpolation=interpolation)
+        print(compare(files, kind, config, rounds), flush=True)
 
 
 if __name__ == "__main__":

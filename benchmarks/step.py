@@ -9,18 +9,20 @@ loss is synchronized at once. Both get the same first batches; their losses must
 anything is timed.
 """
 
-import argparse
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from training.core import cli
+from training.core.cli import means
 from training.core.config import TrainConfig
 from training.data.batch import Batch
 from training.data.dataset import Faces
@@ -33,7 +35,9 @@ from training.models.shared_presets import CELEBA
 from training.models.stargan import StarGAN
 from training.tracking.tracker import Tracker
 
+main = cli.program("python benchmarks/step.py", __doc__)
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
+BATCHES = means("sizes of the batches", consume_multiple=(1, None))
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
 
 
@@ -146,37 +150,38 @@ def isa() -> str:
     return f"{platform.processor() or platform.machine()} {' '.join(names)}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--batches", type=int, nargs="+", default=[16])
-    parser.add_argument("--cycles", type=int, default=3)
-    parser.add_argument("--bf16", action="store_true", help="time ours in bf16 as well")
-    args = parser.parse_args()
+@main.default
+def command(
+    *,
+    size: Annotated[int, means("of the images, px")] = 128,
+    batches: Annotated[tuple[int, ...], BATCHES] = (16,),
+    cycles: Annotated[int, means("timed cycles of five iterations")] = 3,
+    bf16: Annotated[bool, means("time ours in bf16 as well")] = False,
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else isa()
-    print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, {args.size} px")
-    for size in args.batches:
-        job = make_job(args.size, size, device)
+    print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, {size} px")
+    for batch in batches:
+        job = make_job(size, batch, device)
         check(job)
         steps: dict[str, Callable[[], object]] = {
             "plain fp32": plain(job),
             "ours fp32": ours(job, False),
         }
-        if args.bf16 or device.type == "cuda":
+        if bf16 or device.type == "cuda":
             steps["ours bf16"] = ours(replace(job), True)
         times: dict[str, list[float]] = {name: [] for name in steps}
-        for cycle in range(args.cycles + 1):  # alternating, so that a slow period affects all
+        for cycle in range(cycles + 1):  # alternating, so that a slow period affects all
             for name, step in steps.items():
                 taken = seconds(step, device)
                 if cycle:  # the first warms up
                     times[name].append(taken)
-        rates = {name: size / statistics.median(taken) for name, taken in times.items()}
+        rates = {name: batch / statistics.median(taken) for name, taken in times.items()}
         base = rates["plain fp32"]
         for name, rate in rates.items():
             days = CELEBA / rate / 86_400
             print(
-                f"batch {size:4d}  {name:12s} {rate:8.2f} images/s  {rate / base:5.2f}x  "
+                f"batch {batch:4d}  {name:12s} {rate:8.2f} images/s  {rate / base:5.2f}x  "
                 f"celeba-128 in {days:.1f} days; seconds an iteration, each cycle: "
                 + " ".join(f"{taken:.2f}" for taken in times[name])
             )

@@ -18,7 +18,7 @@ def evaluate(
     from training.evaluate import evaluate
 
     evaluate(
-        Path(model.path), Path(dataset.path), Path(judge.path), eval_config,
-        Path(out.path), Path(report.path), Path(metrics.path), compare,
+        Path(model.path), Path(dataset.path), Path(judge.path), eval_config=eval_config,
+        compare=compare, out=Path(out.path), report=Path(report.path), metrics=Path(metrics.path),
     )  # fmt: skip
     metrics.metadata.update(read_json(Path(metrics.path)))

@@ -14,4 +14,4 @@ def judge(
 
     from training.judge import judge
 
-    judge(Path(dataset.path), judge_config, judge_hash, Path(out.path))
+    judge(Path(dataset.path), judge_config=judge_config, judge_hash=judge_hash, out=Path(out.path))

@@ -14,4 +14,4 @@ def preprocess(
 
     from training.data.preprocess import preprocess
 
-    preprocess(Path(raw.path), data_config, Path(out.path))
+    preprocess(raw=Path(raw.path), data_config=data_config, out=Path(out.path))

@@ -14,4 +14,4 @@ def pull(
 
     from training.data.pull import pull
 
-    pull(datasets, raw, revision, md5, Path(out.path))
+    pull(datasets=datasets, raw=raw, revision=revision, md5=md5, out=Path(out.path))

@@ -17,6 +17,7 @@ def register(
     from training.release import register
 
     register(
-        Path(model.path), Path(evaluation.path), Path(dataset.path), name, data_md5, revision,
-        code_hash, image, Path(out.path),
+        Path(model.path), Path(evaluation.path), Path(dataset.path), name=name,
+        data_md5=data_md5, revision=revision, code_hash=code_hash, image=image,
+        out=Path(out.path),
     )  # fmt: skip

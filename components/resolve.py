@@ -35,6 +35,6 @@ def resolve(
     from training.resolve import resolve
 
     return resolve(
-        datasets, raw, revision, model, preset, overrides, Path(out.path), init=init,
-        compare=compare, name=name,
+        datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
+        overrides=overrides, init=init, compare=compare, name=name, out=Path(out.path),
     )  # fmt: skip

@@ -14,4 +14,4 @@ def unify_labels(
 
     from training.data.unify import unify
 
-    unify(Path(images.path), data_config, Path(out.path))
+    unify(images=Path(images.path), data_config=data_config, out=Path(out.path))

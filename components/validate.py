@@ -15,4 +15,6 @@ def validate(
 
     from training.data.validate import validate
 
-    validate(Path(raw.path), data_config, Path(report.path), Path(docs.path))
+    validate(
+        Path(raw.path), data_config=data_config, report=Path(report.path), docs=Path(docs.path)
+    )

@@ -14,20 +14,26 @@ Exit codes: 0 done, 1 a step or the awaited run failed, 2 a usage error, 130 sto
 by SIGTERM.
 """
 
-import argparse
 import dataclasses
 import json
 import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipelines import compiled
 from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
+from training.core.cli import means
 from training.core.options import EXPERIMENT
+
+app = cli.program("python -m pipelines", __doc__)
+app.command(compiled.write, name="compile")
+app.command(compiled.pin, name="pin-images")
+PACKAGE = Path("pipelines/stargan.yaml")
+Pair = Annotated[str, means("key=value")]
 
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
@@ -41,15 +47,27 @@ def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) ->
     return json.dumps(shown, indent=1, sort_keys=True)
 
 
-def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
-    from pipelines.local import containers, outcome
+@app.command
+def run(
+    *pairs: Pair,
+    dry_run: Annotated[bool, means("print the configuration and exit")] = False,
+    containers: Annotated[bool, means("each step in its image")] = False,
+) -> None:
+    """Run on this machine."""
+    from pipelines.local import containers as images
+    from pipelines.local import outcome
     from pipelines.local.run import StepError, execute
 
+    known = compiled.parameters()
+    arguments = parse(list(pairs), known)
+    if dry_run:
+        print(describe(arguments, known))
+        return
     # A stopped run must also stop its step.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    image = containers.described() if in_containers else LOCAL
+    image = images.described() if containers else LOCAL
     try:
-        done = execute({"image": image, **arguments}, compiled.PACKAGE, in_containers=in_containers)
+        done = execute({"image": image, **arguments}, compiled.PACKAGE, in_containers=containers)
     except StepError as error:
         found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
         sys.stderr.write(f"\nerror: {error}\n{found}")
@@ -60,13 +78,15 @@ def run(arguments: dict[str, Any], in_containers: bool = False) -> None:
     print(outcome.summary(done))
 
 
-def compare(pairs: list[str]) -> None:
+@app.command
+def compare(*pairs: Pair) -> None:
+    """Several models under one budget, in one report."""
     from pipelines import compare as comparison
     from pipelines.local.run import StepError
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        page, failed = comparison.compare(pairs)
+        page, failed = comparison.compare(list(pairs))
     except StepError as error:
         sys.stderr.write(f"\nerror: {error}\n")
         raise SystemExit(1) from None
@@ -98,52 +118,27 @@ def submit_command(
     return ["kfp", *where, "run", "submit", "-e", experiment, "-f", str(package), *pairs]
 
 
+@app.command
+def submit(
+    *pairs: Pair,
+    experiment: Annotated[str, means("of Kubeflow", "--experiment-name", "-e")] = EXPERIMENT,
+    package: Annotated[Path, means("the pipeline", "--package-file", "-f")] = PACKAGE,
+    namespace: Annotated[str, means("in multi-user mode", "--namespace", "-n")] = "",
+    dry_run: Annotated[bool, means("print the command and exit")] = False,
+    wait: Annotated[bool, means("follow the run; 1 if it fails", "--wait", "-w")] = False,
+) -> None:
+    """Run on Kubeflow Pipelines."""
+    arguments = parse(list(pairs), compiled.parameters(package))
+    command = submit_command(experiment, arguments, package, namespace)
+    print(shlex.join(command), flush=True)
+    if not dry_run:
+        run_id = watch.submit(command)
+        print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
+        raise SystemExit(watch.wait(run_id) if wait else 0)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="run on this machine")
-    one.add_argument("--dry-run", action="store_true", help="print the configuration and exit")
-    one.add_argument("--containers", action="store_true", help="each step in its image")
-    two = commands.add_parser("submit", help="run on Kubeflow Pipelines")
-    two.add_argument("-e", "--experiment-name", default=EXPERIMENT)
-    two.add_argument("-f", "--package-file", type=Path, default=Path("pipelines/stargan.yaml"))
-    two.add_argument("-n", "--namespace", default="", help="the profile's, in multi-user mode")
-    two.add_argument("--dry-run", action="store_true", help="print the command and exit")
-    two.add_argument("-w", "--wait", action="store_true", help="follow the run; 1 if it fails")
-    five = commands.add_parser("compare", help="several models under one budget, in one report")
-    for sub in (one, two, five):
-        sub.add_argument("pairs", nargs="*", metavar="key=value")
-    three = commands.add_parser("compile", help="write pipelines/stargan.yaml")
-    three.add_argument("-o", "--output", type=Path, default=compiled.PACKAGE)
-    four = commands.add_parser("pin-images", help="write the YAML pinned to image digests")
-    four.add_argument("--steps", required=True, metavar="NAME@sha256:…")
-    four.add_argument("--train", required=True, metavar="NAME@sha256:…")
-    four.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args(cli.renamed(argv, {"release": "pin-images"}))
-    if args.command == "compile":
-        compiled.write(args.output)
-    elif args.command == "pin-images":
-        compiled.pin(args.steps, args.train, args.output)
-    elif args.command == "compare":
-        compare(args.pairs)
-    elif args.command == "submit":
-        arguments = parse(args.pairs, compiled.parameters(args.package_file))
-        command = submit_command(args.experiment_name, arguments, args.package_file, args.namespace)
-        print(shlex.join(command), flush=True)
-        if not args.dry_run:
-            run_id = watch.submit(command)
-            print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
-            raise SystemExit(watch.wait(run_id) if args.wait else 0)
-    else:
-        known = compiled.parameters()
-        arguments = parse(args.pairs, known)
-        if args.dry_run:
-            print(describe(arguments, known))
-        else:
-            run(arguments, args.containers)
+    app(cli.renamed(argv, {"release": "pin-images"}))
 
 
 if __name__ == "__main__":

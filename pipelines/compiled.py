@@ -4,14 +4,17 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
 
+from training.core.cli import means
 from training.core.config import convert
 from training.core.files import write_bytes
 
 PACKAGE = Path(__file__).with_name("stargan.yaml")
+OUTPUT = means("the YAML to write", "--output", "-o")
+IMAGE = means("image of these steps", metavar="NAME@sha256:…")
 KINDS = {
     "STRUCT": dict,
     "STRING": str,
@@ -30,17 +33,17 @@ class Parameter:
     default: Any
 
 
-def write(path: Path = PACKAGE) -> None:
+def write(*, output: Annotated[Path, OUTPUT] = PACKAGE) -> None:
     """Compile the pipeline; reproducible: the same sources give the same bytes."""
     from kfp.compiler import Compiler
 
     from pipelines.stargan import stargan
 
-    temporary = path.with_name(f".{path.stem}.tmp.yaml")  # kfp requires the suffix
-    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.stem}.tmp.yaml")  # kfp requires the suffix
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         Compiler().compile(stargan, str(temporary))
-        write_bytes(path, temporary.read_bytes())
+        write_bytes(output, temporary.read_bytes())
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -76,15 +79,20 @@ def _struct(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def pin(steps: str, train: str, path: Path, package: Path = PACKAGE) -> None:
-    """Write `package` with both images as NAME@sha256:DIGEST; nothing else changes."""
+def pin(
+    *,
+    steps: Annotated[str, IMAGE],
+    train: Annotated[str, IMAGE],
+    output: Annotated[Path, OUTPUT],
+) -> None:
+    """Write the YAML pinned to image digests; nothing else changes."""
     from components.images import STEPS_IMAGE, TRAIN_IMAGE
 
-    text = package.read_text()
+    text = PACKAGE.read_text()
     for tag, reference in ((STEPS_IMAGE, steps), (TRAIN_IMAGE, train)):
         if not DIGEST.fullmatch(reference):
             raise ValueError(f"{reference}: not a digest; NAME@sha256:<64 hex digits> is needed")
         if tag not in text:
-            raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
+            raise ValueError(f"{PACKAGE}: does not use {tag}; run python -m pipelines compile")
         text = text.replace(tag, reference)
-    write_bytes(path, text.encode())
+    write_bytes(output, text.encode())

@@ -10,17 +10,25 @@ to are copied after it. Artifacts are stored once for all backups; `backups/<tim
 written last, and a backup without one is ignored.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
+from typing import Annotated
 
 from training.core import cli
+from training.core.cli import means
 from training.core.files import sha256_file
 from training.storage.s3 import Bucket, RemoteError
 
+main = cli.program("python -m training.backup", __doc__)
+Artifacts = Annotated[str, means("s3://… of MLflow's artifacts")]
+Target = Annotated[str, means("s3://… of the backups")]
 
-def save(dumps: Path, artifacts: str, target: str) -> str:
+
+@main.command
+def save(
+    dumps: Annotated[Path, means("folder with the dumps")], artifacts: Artifacts, target: Target, /
+) -> str:
     """Copy the files in `dumps` and every object below `artifacts`; returns the backup's name.
 
     Raises ValueError if there is no dump, RemoteError if a server fails.
@@ -52,12 +60,20 @@ def latest(target: str) -> str:
     raise ValueError(f"{target}: no backup there; run save first")
 
 
-def load(target: str, name: str, dumps: Path, artifacts: str) -> None:
-    """Restore a backup: its dumps into the empty folder `dumps`, its artifacts to `artifacts`.
+@main.command
+def load(
+    target: Target,
+    name: Annotated[str, means("name of a backup, or LATEST")],
+    dumps: Annotated[Path, means("empty folder for its dumps")],
+    artifacts: Artifacts,
+    /,
+) -> str:
+    """Restore a backup: its dumps into `dumps`, its artifacts to `artifacts`; returns what is next.
 
     Raises RemoteError if a file is missing or altered.
     """
     backup, source = Bucket(target), Bucket(artifacts)
+    name = latest(target) if name == "LATEST" else name
     manifest = json.loads(backup.read(f"backups/{name}/manifest.json"))
     dumps.mkdir(parents=True, exist_ok=True)
     for file, digest in manifest["files"].items():
@@ -70,30 +86,7 @@ def load(target: str, name: str, dumps: Path, artifacts: str) -> None:
     for key, size in manifest["artifacts"].items():
         if have.get(key) != size:
             source.copy(key, backup, f"artifacts/{key}")
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.backup", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("save", help="copy dumps and artifacts")
-    one.add_argument("dumps", type=Path)
-    one.add_argument("artifacts", metavar="s3://…")
-    one.add_argument("target", metavar="s3://…")
-    two = commands.add_parser("load", help="restore them")
-    two.add_argument("target", metavar="s3://…")
-    two.add_argument("name", help="name of a backup, or LATEST")
-    two.add_argument("dumps", type=Path)
-    two.add_argument("artifacts", metavar="s3://…")
-    args = parser.parse_args(argv)
-    if args.command == "save":
-        print(save(args.dumps, args.artifacts, args.target))  # noqa: T201
-        return
-    name = latest(args.target) if args.name == "LATEST" else args.name
-    load(args.target, name, args.dumps, args.artifacts)
-    print(f"{name}: next, pg_restore the dumps in {args.dumps}")  # noqa: T201
+    return f"{name}: next, pg_restore the dumps in {dumps}"
 
 
 if __name__ == "__main__":

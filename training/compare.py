@@ -7,30 +7,28 @@ Scores are comparable only between evaluations with the same fingerprint (images
 protocol); the page has one table per fingerprint.
 """
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 from training.core import cli
+from training.core.cli import means
 from training.core.files import write_bytes
 from training.evaluation.comparison.page import report
 from training.evaluation.comparison.runs import ComparedRun
 
+main = cli.program("python -m training.compare", __doc__)
+RUN = means("one seed of one model; repeatable", metavar="NAME MODEL EVALUATION DATASET")
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.compare", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument(
-        "--run", nargs=4, action="append", required=True, dest="runs",
-        metavar=("NAME", "MODEL", "EVALUATION", "DATASET"), help="one seed of one model",
-    )  # fmt: skip
-    parser.add_argument("--title", default="Models compared")
-    parser.add_argument("--remark", default="", help="a note shown above the results")
-    parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
-    args = parser.parse_args(argv)
-    runs = [ComparedRun.read(name, *map(Path, paths)) for name, *paths in args.runs]
-    write_bytes(args.out, report(runs, args.title, args.remark).encode())
+
+@main.default
+def compare(
+    *,
+    run: Annotated[list[tuple[str, Path, Path, Path]], RUN],
+    title: Annotated[str, means("of the page")] = "Models compared",
+    remark: Annotated[str, means("a note shown above the results")] = "",
+    out: Annotated[Path, means("HTML file to write")],
+) -> None:
+    write_bytes(out, report([ComparedRun.read(*one) for one in run], title, remark).encode())
 
 
 if __name__ == "__main__":

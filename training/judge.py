@@ -8,18 +8,19 @@ weakness, provides Fréchet features and the identity embedding.
 python -m training.judge DATASET --out judge.json
 """
 
-import argparse
 import json
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors.torch import save_file
 
 from training.core import cli
+from training.core.cli import means
 from training.core.config import JudgeConfig, from_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes
 from training.data.dataset import Faces
@@ -28,6 +29,8 @@ from training.evaluation.judges.training import train
 from training.evaluation.protocol import JUDGE_RECIPE
 from training.storage.meta import JudgeMeta
 from training.storage.store import Entry, Manifest, Store, StoreError, open_store
+
+main = cli.program("python -m training.judge", __doc__)
 
 
 def _stored(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
@@ -43,15 +46,22 @@ def _stored(name: str, store: Store) -> tuple[Entry, bytes | None] | None:
 
 
 def judge(
-    dataset: Path, judge_config: str, judge_hash: str, out: Path, store: Store | None = None
+    dataset: Annotated[Path, means('manifest of kind "dataset"')],
+    /,
+    *,
+    judge_config: Annotated[
+        str, means("JudgeConfig as JSON; empty: its defaults", "--config")
+    ] = "",
+    judge_hash: Annotated[str, means("under which the judges are stored", "--hash")] = "",
+    out: Annotated[Path, means('manifest of kind "judge" to write')],
+    store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> Manifest[JudgeMeta]:
     """Train the judges of a data set, or return those stored under `judge_hash`.
 
-    dataset: manifest of kind "dataset"; judge_config: JSON of JudgeConfig, "" for its defaults;
-    judge_hash: "" to compute it from recipe, configuration and data; out: path for the manifest of
-    kind "judge". Judges whose stored bytes are lost are retrained and accepted only if the bytes
-    are identical, since older scores depend on them (ValueError otherwise). Judges below their
-    accuracy floor are stored, and then a ValueError is raised, before any GAN is trained.
+    An empty `judge_hash` is computed from recipe, configuration and data. Judges whose stored bytes
+    are lost are retrained and accepted only if the bytes are identical, since older scores depend
+    on them (ValueError otherwise). Judges below their accuracy floor are stored, and then a
+    ValueError is raised, before any GAN is trained.
     """
     store, config = store or open_store(), from_json(JudgeConfig, judge_config)
     source = Manifest.read(dataset, "dataset")
@@ -74,7 +84,8 @@ def judge(
             f"judge {name}: stored bytes are lost and retraining gave different ones (another "
             f"machine or thread count); restore them, or delete the store's refs/judges/{name}"
         )
-    return judge(dataset, judge_config, judge_hash, out, store)  # another process stored one first
+    # Another process stored one first.
+    return judge(dataset, judge_config=judge_config, judge_hash=judge_hash, out=out, store=store)
 
 
 def _require_accuracy(manifest: Manifest[JudgeMeta], store: Store) -> Manifest[JudgeMeta]:
@@ -115,17 +126,10 @@ def _train_all(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[
         return Manifest.build("judge", files, meta, store=store)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("dataset", type=Path, help="manifest of kind dataset")
-    parser.add_argument("--config", default="", help="JudgeConfig as JSON; default: its defaults")
-    parser.add_argument("--hash", default="", help="judge hash under which the judges are stored")
-    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
-    args = parser.parse_args(argv)
-    manifest = judge(args.dataset, args.config, args.hash, args.out)
-    sys.stdout.write(json.dumps(manifest.meta.accuracy) + "\n")
+@main.default
+@wraps(judge)
+def command(*dataset: Path, **options: Any) -> str:
+    return json.dumps(judge(*dataset, **options).meta.accuracy)
 
 
 if __name__ == "__main__":

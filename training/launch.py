@@ -12,19 +12,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
 
 from training import trainjob
 from training.cluster.job import Request, Shape
 from training.core import cli, environment
+from training.core.cli import means
 from training.core.config import to_json
-from training.core.options import NAMES, read_options
+from training.core.options import MODEL, TRAIN, Changes, Dataset, Model, TrainOptions, read_options
 from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
+main = cli.program("python -m training.launch", __doc__)
 NOTICE = 2.0  # s within which torchrun receives a signal to the process group
 GRACE = 60.0  # s for its workers to save and exit
 # Restarted processes would otherwise read their peers' old addresses (pytorch issue 135712).
@@ -130,24 +133,23 @@ def _wait(process: "subprocess.Popen[bytes]", stops: list[float]) -> int:
     return process.returncode
 
 
-def main(argv: list[str] | None = None) -> None:
-    # These import torch, which the pipeline's step does not need.
+@main.default
+def command(
+    dataset: Dataset,
+    /,
+    *,
+    model: Model = MODEL,
+    changes: Changes = "",
+    out: Annotated[Path, means("manifest of the first model to write")],
+    options: Annotated[TrainOptions, cli.FIELDS] = TRAIN,
+    replicates: Annotated[Path | None, means("manifest of the other seeds' models")] = None,
+) -> None:
+    # Imports torch, which the pipeline's step does not need.
     from training.models.presets import parse, resolve
-    from training.train import options
 
-    parser = options("launch", __doc__, NAMES)
-    parser.add_argument("--replicates", type=Path, help="manifest of the other seeds' models")
-    args = parser.parse_args(argv)
-    config = resolve(args.model, args.preset, parse(args.set))
-    launch(
-        args.dataset,
-        args.out,
-        args.model,
-        to_json(config.model),
-        to_json(config.train),
-        replicates=args.replicates,
-        **{name: getattr(args, name) for name in NAMES},
-    )
+    config = resolve(model, options.preset, parse(changes))
+    texts = to_json(config.model), to_json(config.train)
+    launch(dataset, out, model, *texts, replicates=replicates, **asdict(options))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,17 @@ These commands never run code from the registry: they check every file against t
 lineage record and load the weights with this package.
 """
 
-import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from training.core import cli, options
+from training.core.cli import means
 from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.data.versions import short_md5
 from training.registry import lineage
@@ -29,24 +29,29 @@ from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
+app = cli.program("python -m training.release", __doc__)
+Name = Annotated[str, means("of the registered model")]
+Recorded = Annotated[str, means("for the lineage record")]
+
 
 @tracking.answered()
 def register(
-    model: Path,
-    evaluation: Path,
-    dataset: Path,
-    name: str,
-    data_md5: str,
-    revision: str,
-    code_hash: str,
-    image: str,
-    out: Path,
+    model: Annotated[Path, means('manifest of kind "model"')],
+    evaluation: Annotated[Path, means('manifest of kind "evaluation"')],
+    dataset: options.Dataset,
+    /,
+    *,
+    name: Name = options.MODEL,
+    data_md5: Recorded = "",
+    revision: Recorded = "",
+    code_hash: Recorded = "",
+    image: Recorded = "",
+    out: Annotated[Path, means("JSON to write")],
 ) -> dict[str, Any]:
-    """Register the model as a version of `name`, unless a version with this content exists.
+    """Register a trained model as a version, unless a version with this content exists.
 
-    Takes the manifests of kind "model", "evaluation" and "dataset". Writes to `out` and returns
-    {"name", "version", "created", "run_id", "content"}. Raises ValueError if the
-    manifests are from different runs, or a metric is missing or not finite.
+    Returns {"name", "version", "created", "run_id", "content"}. Raises ValueError if the manifests
+    are from different runs, or a metric is missing or not finite.
     """
     store = open_store()
     trained, scored = Manifest.read(model, "model"), Manifest.read(evaluation, "evaluation")
@@ -216,8 +221,9 @@ def _log_evaluation(
     tracking.log_dataset(run_id, names, short_md5(data_md5) if data_md5 else data.digest, data_md5)
 
 
-def _show(name: str) -> str:
-    """One line per version: number, alias, content, data, seed and verdict."""
+@app.command
+def show(name: Name, /) -> str:
+    """All versions, one line each: number, alias, content, data, seed and verdict."""
     lines, champion = [], registry.champion(name)
     for version in registry.versions(name):
         alias = f"@{registry.ALIAS}" if str(version.version) == champion else ""
@@ -230,74 +236,65 @@ def _show(name: str) -> str:
     return "\n".join(lines) or f"{name}: no version"
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m training.release",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("register", help="register a trained model as a version")
-    for kind in ("model", "evaluation", "dataset"):
-        one.add_argument(kind, type=Path, help=f"manifest of kind {kind}")
-    one.add_argument("--name", default=options.MODEL)
-    for option in ("data-md5", "revision", "code-hash", "image"):
-        one.add_argument(f"--{option}", default="", help="for the lineage record")
-    two = commands.add_parser("promote", help="make a version the champion if it passes the gate")
-    two.add_argument("version", type=Path, help="JSON written by register")
-    two.add_argument("dataset", type=Path, help="manifest of kind dataset")
-    two.add_argument("judge", type=Path, help="manifest of kind judge")
-    two.add_argument("--eval-config", default="", help="EvalConfig as JSON")
-    two.add_argument("--override", default="", metavar="REASON", help="promote against the gate")
-    two.add_argument("--replicates", type=Path, help="manifest of other seeds' models")
-    for command in (one, two):
-        command.add_argument("--out", type=Path, required=True, help="JSON to write")
-    for word, text in (("show", "all versions"), ("history", "every change of the alias")):
-        commands.add_parser(word, help=text).add_argument("name")
-    three = commands.add_parser("rollback", help="restore the previous champion")
-    three.add_argument("name")
-    three.add_argument("--reason", required=True)
-    four = commands.add_parser("verify", help="check a version against its lineage record")
-    four.add_argument("reference", help="NAME@champion or NAME/VERSION")
-    four.add_argument("--no-data", action="store_true", help="do not check the training data")
-    four.add_argument(
-        "--here", action="store_true", help="require this installation's code and lock"
-    )
-    return parser.parse_args(argv)
+@app.command(name="register")
+@wraps(register)
+def _register(*manifests: Path, **options: Any) -> str:
+    return json.dumps(register(*manifests, **options))
+
+
+@app.command(name="promote")
+def _promote(
+    version: Annotated[Path, means("JSON written by register")],
+    dataset: options.Dataset,
+    judge: Annotated[Path, means('manifest of kind "judge"')],
+    /,
+    *,
+    eval_config: Annotated[str, means("EvalConfig as JSON; empty: its defaults")] = "",
+    override: Annotated[str, means("a reason to promote against the gate")] = "",
+    replicates: Annotated[Path | None, means("manifest of other seeds' models")] = None,
+    out: Annotated[Path, means("JSON to write")],
+) -> str:
+    """Make a version the champion if it passes the gate."""
+    from training.registry.promotion import promote  # imports pandas
+
+    verdict = promote(version, dataset, judge, eval_config, override, out, replicates)
+    return f"{'promoted' if verdict['promoted'] else 'not promoted'}: {verdict['reason']}"
+
+
+@app.command(name="rollback")
+def _rollback(name: Name, /, *, reason: Annotated[str, means("recorded")]) -> str:
+    """Restore the previous champion."""
+    from training.registry.promotion import rollback
+
+    return f"{name}@champion is version {rollback(name, reason)} again"
+
+
+@app.command
+def history(name: Name, /) -> str:
+    """Every change of the alias."""
+    return "\n".join(map(json.dumps, registry.history(name))) or f"{name}: no champion yet"
+
+
+@app.command(name="verify")
+def _verify(
+    reference: Annotated[str, means("NAME@champion or NAME/VERSION")],
+    /,
+    *,
+    no_data: Annotated[bool, means("do not check the training data")] = False,
+    here: Annotated[bool, means("require this installation's code and lock")] = False,
+) -> str:
+    """Check a version against its lineage record."""
+    record = verify(reference, data=not no_data)
+    changed = lineage.differences(record)
+    if here and changed:
+        raise ValueError(f"{reference}: made with different {' and '.join(changed)}")
+    text = f"{reference}: {len(record.files)} files as registered, data {record.data_md5}"
+    return text + "".join(f"\nnote: made with different {difference}" for difference in changed)
 
 
 @tracking.answered()
 def main(argv: list[str] | None = None) -> None:
-    args = _arguments(argv)
-    if args.command == "register":
-        origin = (args.data_md5, args.revision, args.code_hash, args.image)
-        result = register(args.model, args.evaluation, args.dataset, args.name, *origin, args.out)
-        text = json.dumps(result)
-    elif args.command == "promote":
-        from training.registry.promotion import promote  # imports pandas
-
-        result = promote(
-            args.version, args.dataset, args.judge, args.eval_config, args.override, args.out,
-            args.replicates,
-        )  # fmt: skip
-        text = f"{'promoted' if result['promoted'] else 'not promoted'}: {result['reason']}"
-    elif args.command == "rollback":
-        from training.registry.promotion import rollback
-
-        text = f"{args.name}@champion is version {rollback(args.name, args.reason)} again"
-    elif args.command == "history":
-        moves = registry.history(args.name)
-        text = "\n".join(json.dumps(move) for move in moves) or f"{args.name}: no champion yet"
-    elif args.command == "show":
-        text = _show(args.name)
-    else:
-        record = verify(args.reference, data=not args.no_data)
-        changed = lineage.differences(record)
-        if args.here and changed:
-            raise ValueError(f"{args.reference}: made with different {' and '.join(changed)}")
-        text = f"{args.reference}: {len(record.files)} files as registered, data {record.data_md5}"
-        text += "".join(f"\nnote: made with different {difference}" for difference in changed)
-    sys.stdout.write(f"{text}\n")
+    app(argv)
 
 
 if __name__ == "__main__":

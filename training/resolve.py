@@ -5,13 +5,13 @@
 No remote is contacted, so that a run starts at once.
 """
 
-import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from training.core import cli
+from training.core.cli import means
 from training.core.config import Config, to_json
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
@@ -21,6 +21,9 @@ from training.data.versions import data_version, split_datasets
 from training.evaluation.protocol import JUDGE_RECIPE
 from training.models import presets
 from training.registry.references import pin
+
+main = cli.program("python -m training.resolve", __doc__)
+OUT = runs("resolved.json")
 
 
 class Resolved(NamedTuple):
@@ -47,28 +50,27 @@ def judge_hash(config: Config, data_md5: str) -> str:
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
 
 
+@main.default
 def resolve(
-    datasets: str,
-    raw: str,
-    revision: str,
-    model: str,
-    preset: str,
-    overrides: str,
-    out: Path,
     *,
-    init: str = "",
-    compare: str = "",
-    name: str = "",
+    datasets: Annotated[str, means("name or name:kind, comma-separated; empty: the preset's")] = "",
+    raw: Annotated[str, means("folder with your own data instead of DVC's")] = "",
+    revision: Annotated[str, means("git revision or data md5; empty: the current .dvc files")] = "",
+    model: Annotated[str, means("to train")] = MODEL,
+    preset: Annotated[str, means("the model's named configuration")] = PRESET,
+    overrides: Annotated[str, means("key=value;key=value")] = "",
+    out: Annotated[Path, means("JSON to write")] = OUT,
+    init: Annotated[str, cli.INTERNAL] = "",
+    compare: Annotated[str, cli.INTERNAL] = "",
+    name: Annotated[str, cli.INTERNAL] = "",
 ) -> Resolved:
-    """Resolve a run's inputs and write them with the git state to the JSON file `out`.
+    """Resolve a run's inputs and write them with the git state.
 
-    `datasets` are comma-separated `name` or `name:kind` ("" = the preset's). `raw` is the user's
-    own folder: one subfolder per data set, or, for one data set, the folder itself ("" = DVC's
-    data). `revision` is a git revision, an md5, or "" for the current `.dvc` files. `overrides` are
-    `key=value;key=value`. `init` is the model that training starts from, `compare` the one that
-    evaluation compares with: a manifest, NAME/VERSION or NAME@ALIAS. `name` is the registered
-    model ("" = `model`). Raises ValueError for unknown names and for a `name` that the registry
-    does not accept, and RemoteError "unknown-revision".
+    `raw` has one subfolder per data set, or, for one data set, is the folder itself. `init` is the
+    model that training starts from, `compare` the one that evaluation compares with: a manifest,
+    NAME/VERSION or NAME@ALIAS. `name` is the registered model ("" = `model`). Raises ValueError for
+    unknown names and for a `name` that the registry does not accept, and RemoteError
+    "unknown-revision".
     """
     if refused := set("/:@") & set(name):
         characters = " ".join(sorted(refused))
@@ -87,22 +89,6 @@ def resolve(
     write_json(out, {**resolved._asdict(), **facts, "lock_hash": lock_hash()})
     sys.stdout.write(f"resolve: data {data_md5} ({source}), code {resolved.code_hash[:12]}\n")
     return resolved
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Resolve a run's inputs and write them as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m training.resolve", description=main.__doc__)
-    parser.add_argument("--datasets", default="", help="name or name:kind, comma-separated")
-    parser.add_argument("--raw", default="", help="folder with your own data instead of DVC's")
-    parser.add_argument("--revision", default="", help="git revision or data md5")
-    parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--preset", default=PRESET)
-    parser.add_argument("--overrides", default="", help="key=value;key=value")
-    parser.add_argument("--out", type=Path, default=runs("resolved.json"))
-    args = parser.parse_args(argv)
-    resolve(
-        args.datasets, args.raw, args.revision, args.model, args.preset, args.overrides, args.out
-    )
 
 
 if __name__ == "__main__":

@@ -7,23 +7,23 @@ Exit codes: 0 done, 2 an input error or a loss that is not finite, 143 stopped b
 state saved.
 """
 
-import argparse
 import json
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from filelock import FileLock, Timeout
 
 from training.core import cli
+from training.core.cli import means
 from training.core.config import TrainConfig, from_json, to_json
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes
-from training.core.options import MODEL, add_fields
+from training.core.options import MODEL, RUN, Changes, Dataset, Model, RunOptions
 from training.core.provenance import code_hash
 from training.data.versions import short_md5
 from training.models import model_from_json
@@ -35,54 +35,32 @@ if TYPE_CHECKING:
     from training.engine.session import Job
     from training.tracking.tracker import Tracker
 
+main = cli.program("python -m training.train", __doc__)
 log = logging.getLogger(__name__)
 RESIDENT = 16 << 30  # bytes; smaller data sets are moved to the GPU
-OWN = ("preset", "init", "experiment")  # options of the training step that this program has
 LOCK_TIMEOUT = 30.0  # s to wait for another process that trains in the run folder
 
 
-def options(prog: str, doc: str | None, names: Collection[str] = OWN) -> argparse.ArgumentParser:
-    """A parser for model, data set and output, with the training step's options `names`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m training.{prog}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("dataset", type=Path, help='manifest of kind "dataset"')
-    parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--set", default="", metavar="K=V;K=V", help="changes to the preset")
-    parser.add_argument("--out", type=Path, required=True, help="manifest of the (first) model")
-    add_fields(parser, names)
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = options("train", __doc__)
-    parser.add_argument("--model-config", default="", help="JSON; replaces the preset's")
-    parser.add_argument("--train-config", default="", help="JSON; replaces the preset's")
-    parser.add_argument("--folder", dest="run", type=Path, help="run folder")
-    parser.add_argument(
-        "--child",
-        action="store_true",
-        help="one of several models of a step: gets its own MLflow run",
-    )
-    args = parser.parse_args(argv)
-    model, settings = args.model_config, args.train_config
-    if not (model and settings):
-        preset = resolve(args.model, args.preset, parse(args.set))
-        model, settings = model or to_json(preset.model), settings or to_json(preset.train)
+@main.default
+def command(
+    dataset: Dataset,
+    /,
+    *,
+    model: Model = MODEL,
+    changes: Changes = "",
+    out: Annotated[Path, means("manifest of the model to write")],
+    options: Annotated[RunOptions, cli.FIELDS] = RUN,
+    model_config: Annotated[str, means("JSON; replaces the preset's")] = "",
+    train_config: Annotated[str, means("JSON; replaces the preset's")] = "",
+    folder: Annotated[Path | None, means("run folder; default: named by what is trained")] = None,
+    child: Annotated[bool, means("one of several models of a step; its own MLflow run")] = False,
+) -> None:
+    if not (model_config and train_config):
+        preset = resolve(model, options.preset, parse(changes))
+        model_config = model_config or to_json(preset.model)
+        train_config = train_config or to_json(preset.train)
     train(
-        args.dataset,
-        args.out,
-        args.model,
-        model,
-        settings,
-        run=args.run,
-        init=args.init,
-        experiment=args.experiment,
-        preset=args.preset,
-        child=args.child,
+        dataset, out, model, model_config, train_config, run=folder, child=child, **asdict(options)
     )
 
 

@@ -9,7 +9,6 @@ Request and result are passed through the store (`refs/jobs/<name>/request` and
 restarted launcher finds its job again and the same training never starts twice.
 """
 
-import argparse
 import json
 import logging
 import signal
@@ -18,7 +17,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -26,10 +25,14 @@ from training.cluster.job import Request, Shape, manifest
 from training.cluster.kubernetes import Cluster, ClusterError
 from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
-from training.core.files import canonical_json, write_bytes
+from training.core.cli import means
+from training.core.files import canonical_json, read_json, write_bytes
 from training.storage.store import Store, open_store
 
+app = cli.program("python -m training.trainjob", __doc__)
+Asked = Annotated[Path, means("JSON with the fields of a request")]
 log = logging.getLogger(__name__)
+SHAPE = Shape()
 POLL = 5.0  # s between polls of the job
 FORMER = {"ask": "render", "start": "submit", "work": "run"}  # former names of commands
 
@@ -122,7 +125,8 @@ def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> Non
             time.sleep(min(0.1, POLL))
 
 
-def run(name: str) -> None:
+@app.command
+def run(name: Annotated[str, means("of the job")], /) -> None:
     """In a job's pod, under torchrun: train the stored request; rank 0 stores the result."""
     from training.train import train  # imports torch, which the launcher does not need
 
@@ -144,43 +148,28 @@ def run(name: str) -> None:
             store.refer(f"jobs/{name}/model", out.read_text())
 
 
+@app.command(name="submit")
+def _submit(
+    request: Asked,
+    out: Annotated[Path, means('manifest of kind "model" to write')],
+    /,
+    *,
+    shape: Annotated[Shape, cli.FIELDS] = SHAPE,
+) -> None:
+    """Create the job and follow it."""
+    launch(Request(**read_json(request)), shape, out)
+
+
+@app.command(name="render")
+def _render(request: Asked, /, *, shape: Annotated[Shape, cli.FIELDS] = SHAPE) -> None:
+    """Store the request and print the job's YAML."""
+    asked = Request(**read_json(request))
+    sys.stdout.write(render(asked, shape))
+    sys.stderr.write(f"{asked.name}: request stored\n")
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.trainjob", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("submit", help="create the job and follow it")
-    three = commands.add_parser("render", help="store the request and print the job's YAML")
-    for command in (one, three):
-        command.add_argument("request", type=Path, help="JSON with the fields of a request")
-        command.add_argument("--nodes", type=int, default=Shape.nodes)
-        command.add_argument("--nproc", type=int, default=Shape.nproc, help="processes per node")
-        command.add_argument(
-            "--accelerators", type=int, default=Shape.accelerators, help="per node"
-        )
-        command.add_argument("--image", default="")
-        command.add_argument("--queue", default="", help="Kueue's local queue")
-        command.add_argument(
-            "--template", default="", help="a TrainJob's YAML instead of the default"
-        )
-    one.add_argument("out", type=Path, help='manifest of kind "model"')
-    two = commands.add_parser("run", help="in the job's pods, under torchrun")
-    two.add_argument("name")
-    args = parser.parse_args(cli.renamed(argv, FORMER))
-    if args.command == "run":
-        run(args.name)
-        return
-    shape = Shape(
-        nodes=args.nodes, nproc=args.nproc, accelerators=args.accelerators, image=args.image,
-        queue=args.queue, template=args.template,
-    )  # fmt: skip
-    request = Request(**json.loads(args.request.read_text()))
-    if args.command == "submit":
-        launch(request, shape, args.out)
-        return
-    sys.stdout.write(render(request, shape))
-    sys.stderr.write(f"{request.name}: request stored\n")
+    app(cli.renamed(argv, FORMER))
 
 
 if __name__ == "__main__":

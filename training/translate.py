@@ -9,13 +9,11 @@
 The version is verified first; no code from the registry is run.
 """
 
-import argparse
 import io
 import logging
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.core import cli
+from training.core.cli import means
 from training.core.files import write_bytes
 from training.data.crop import Box
 from training.data.dataset import to_float, to_uint8
@@ -33,6 +32,11 @@ from training.models.base import EditOptions
 from training.registry.references import registered_files
 from training.tracking import client as tracking
 
+main = cli.program("python -m training.translate", __doc__)
+HAS = means(
+    "a label of the input picture (NAME=0: absent); repeatable. The edit starts from these labels; "
+    "without any, all labels not named as targets are removed",
+)
 log = logging.getLogger(__name__)
 
 
@@ -73,70 +77,41 @@ def edit_picture(
     return paste(np.asarray(picture), box, keep, paint)
 
 
+@main.default
 @tracking.answered()
 def translate(
-    reference: str,
-    face: Path,
-    target: list[str],
-    out: Path,
-    *,
-    has: list[str] | None = None,
-    intensity: float | None = None,
-    seed: int | None = None,
-    style: Path | None = None,
-    box: Box | Literal["find"] | None = None,
-) -> None:
-    """Edit `face` to the labels `target` with NAME@ALIAS or NAME/VERSION and write it to `out`.
+    version: Annotated[str, means("NAME@champion or NAME/VERSION")],
+    face: Annotated[Path, means("the input picture")],
+    out: Annotated[Path, means("the picture to write")],
+    /,
+    *labels: Annotated[str, means("target labels: NAME, NAME=0 for absent, AU12=0.7")],
+    has: Annotated[list[str] | None, HAS] = None,
+    intensity: Annotated[float | None, means("factor on labels that change; 1: training's")] = None,
+    seed: Annotated[int | None, means("of the latent style code")] = None,
+    reference: Annotated[Path | None, means("a picture that provides the style")] = None,
+    box: Annotated[str, means("LEFT,TOP,RIGHT,BOTTOM in px: edit only this box")] = "",
+    find: Annotated[bool, means("edit only the largest face found")] = False,
+) -> str:
+    """Edit a picture, or only a box of it; the rest is kept.
 
-    `has` are the labels of the input, from which the edit starts; without them every label that is
-    not in `target` is off. With a `box` (px) only its content is edited and the rest kept. Raises
-    ValueError for unknown labels, unsupported options or an unknown image format.
+    Raises ValueError for unknown labels, unsupported options or an unknown image format.
     """
+    if box and find:
+        raise ValueError("--box and --find: give one of them")
+    area = parse_box(box) if box else None
     kind = Image.registered_extensions().get(out.suffix.lower())
     if kind is None:
         raise ValueError(f"{out}: unknown image format; use a suffix such as .png")
-    translator = translator_from_files(registered_files(reference))
-    c = edit_labels(translator.space, target, has, reads_source=translator.model.reads_source)
-    style_image = None if style is None else center_square(load_picture(style), translator.size)
-    translator = replace(translator, options=EditOptions(intensity, seed, style_image))
+    translator = translator_from_files(registered_files(version))
+    c = edit_labels(translator.space, list(labels), has, reads_source=translator.model.reads_source)
+    style = None if reference is None else center_square(load_picture(reference), translator.size)
+    translator = replace(translator, options=EditOptions(intensity, seed, style))
     picture = load_picture(face)
-    face_box = largest_face(picture) if box == "find" else box
+    face_box = largest_face(picture) if find else area
     buffer = io.BytesIO()
     Image.fromarray(edit_picture(translator, picture, face_box, c)).save(buffer, kind)
     write_bytes(out, buffer.getvalue())
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.translate", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("version", help="NAME@champion or NAME/VERSION")
-    parser.add_argument("face", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "labels", nargs="*", help="target labels: NAME, NAME=0 for absent, AU12=0.7"
-    )
-    parser.add_argument(
-        "--has", action="append",
-        help="a label of the input picture (NAME=0: absent); repeatable. The edit starts from "
-        "these labels; without any, all labels not named as targets are removed",
-    )  # fmt: skip
-    parser.add_argument(
-        "--intensity", type=float, help="factor on labels that change; 1 as in training"
-    )
-    parser.add_argument("--seed", type=int, help="seed of the latent style code")
-    parser.add_argument("--reference", type=Path, help="a picture that provides the style")
-    whole = parser.add_mutually_exclusive_group()
-    whole.add_argument("--box", help="LEFT,TOP,RIGHT,BOTTOM in px: edit only this box")
-    whole.add_argument("--find", action="store_true", help="edit only the largest face found")
-    args = parser.parse_args(argv)
-    translate(
-        args.version, args.face, args.labels, args.out, has=args.has, intensity=args.intensity,
-        seed=args.seed, style=args.reference,
-        box="find" if args.find else parse_box(args.box) if args.box else None,
-    )  # fmt: skip
-    sys.stdout.write(f"synthetic image written to {args.out}\n")
+    return f"synthetic image written to {out}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Data and logs are in runs/stack, as is settings.json with ports and generated pa
 its owner can read. Postgres comes from Debian's package, SeaweedFS from its wheel.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -23,17 +22,19 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
 
 from training.core import cli
+from training.core.cli import means
 from training.core.environment import runs, whole
 from training.core.files import read_json, write_bytes
 from training.storage.s3 import Bucket, RemoteError
 
+main = cli.program("python -m pipelines.local.stack", __doc__)
+FOLDER = runs("stack")
 WAIT = 180.0  # s for a server to answer
 BUCKET = "stargan"
 SERVERS = ("s3", "postgres", "mlflow")  # in the order in which they are started
@@ -327,20 +328,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.local.stack", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("command", choices=("up", "down"))
-    parser.add_argument("--folder", type=Path, default=runs("stack"))
-    args = parser.parse_args(argv)
-    stack = Stack(args.folder)
-    run: Callable[[], None] = getattr(stack, args.command)
-    run()
-    if args.command == "up":
-        for name, value in stack.exports().items():
-            sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+@main.default
+def command(
+    command: Annotated[Literal["up", "down"], means("start the servers, or stop them")],
+    /,
+    *,
+    folder: Annotated[Path, means("of data, logs and settings")] = FOLDER,
+) -> None:
+    stack = Stack(folder)
+    if command == "down":
+        stack.down()
+        return
+    stack.up()
+    for name, value in stack.exports().items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The training step's options are declared once; every command has them unchanged."""
 
-import argparse
 import inspect
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any
 
 import pytest
 
@@ -10,8 +10,9 @@ from components.train import train
 from pipelines import compiled
 from pipelines.arguments import parse
 from pipelines.stargan import stargan
+from training.core import cli
 from training.core.config import describe
-from training.core.options import NAMES, TrainOptions, add_fields, read_options
+from training.core.options import NAMES, TRAIN, TrainOptions, read_options
 
 ROWS = {name: (default, meaning) for name, default, _, meaning in describe(TrainOptions)}
 
@@ -38,19 +39,34 @@ def test_the_component_passes_each_option_to_the_launcher(monkeypatch: pytest.Mo
     monkeypatch.setattr(training.launch, "step", lambda *_, **options: seen.update(options))
     names = inspect.signature(train.python_func).parameters
     values = {name: f"value of {name}" for name in names}
-    files = argparse.Namespace(path="f")
+    files = SimpleNamespace(path="f")
     train.python_func(**values | dict.fromkeys(("dataset", "out", "replicates"), files))
     assert seen.pop("replicates")
     assert seen == {name: f"value of {name}" for name in NAMES}
 
 
-def test_a_program_has_each_option_with_its_default() -> None:
-    parser = argparse.ArgumentParser()
-    add_fields(parser)
-    assert read_options(vars(parser.parse_args([]))) == TrainOptions()
-    given = parser.parse_args(["--nproc", "2", "--launcher", "trainjob", "--queue", "faces"])
-    assert read_options(vars(given)) == TrainOptions(nproc=2, launcher="trainjob", queue="faces")
-    assert all(name.replace("_", "-") in parser.format_help() for name in NAMES)
+def test_a_program_has_each_option_with_its_default_meaning_and_bounds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program, given = cli.program("program", ""), []
+
+    @program.default
+    def command(*, options: Annotated[TrainOptions, cli.FIELDS] = TRAIN) -> None:
+        given.append(options)
+
+    program([])
+    program(["--nproc", "2", "--launcher", "trainjob", "--queue", "faces"])
+    assert given == [TRAIN, TrainOptions(nproc=2, launcher="trainjob", queue="faces")]
+    program(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for name, (_, meaning) in ROWS.items():
+        assert f"--{name.replace('_', '-')} " in said
+        assert meaning in said
+    for wrong in (["--nproc", "0"], ["--nproc", "1.5"], ["--launcher", "slurm"]):
+        with pytest.raises(SystemExit) as ended:
+            program(wrong)
+        assert ended.value.code == 2
+        assert wrong[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

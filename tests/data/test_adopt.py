@@ -60,7 +60,7 @@ def test_pull_delivers_an_adopted_set(
 ) -> None:
     """Git tracks one small file; the kind is stored; other files are left out."""
     (download / "img_align_celeba.zip").write_text("the archive itself")
-    assert adopt("faces", download, "celeba", subset=True) == Path("faces.dvc")
+    assert adopt("faces", download, kind="celeba", subset=True) == Path("faces.dvc")
     pinned = pin("faces")
     assert pinned is not None
     assert (pinned.md5, pinned.nfiles) == tree_md5(Path("raw") / "faces")
@@ -68,7 +68,7 @@ def test_pull_delivers_an_adopted_set(
     status = subprocess.run(["git", "status", "--short"], capture_output=True, text=True).stdout
     assert "raw" not in status
     assert "non-commercial research" in capsys.readouterr().out
-    manifest = pull("faces", "", "", "", Path("runs") / "raw.json")
+    manifest = pull(datasets="faces", out=Path("runs") / "raw.json")
     assert manifest.meta.datasets == (RawSet(name="faces", kind="celeba"),)
     (download / "img_align_celeba.zip").unlink()
     packed = tree.open_raw(manifest)["faces"]
@@ -77,21 +77,21 @@ def test_pull_delivers_an_adopted_set(
 
 def test_a_clone_gets_what_was_pushed(clone: Path, download: Path, tmp_path: Path) -> None:
     """From the remote, without the packed files and without git."""
-    adopt("faces", download, "celeba", subset=True)
+    adopt("faces", download, kind="celeba", subset=True)
     module.remote.dvc("push", "--quiet", "faces.dvc")
     expected = files(Path("raw") / "faces")
     shutil.rmtree("raw")
     shutil.rmtree(".git")
-    manifest = pull("faces", "", "", "", Path("runs") / "raw.json")
+    manifest = pull(datasets="faces", out=Path("runs") / "raw.json")
     assert {e.name: manifest.local(e.name).read_bytes() for e in manifest.entries} == expected
 
 
 def test_a_new_download_is_a_new_version(clone: Path, download: Path) -> None:
-    adopt("faces", download, "celeba", subset=True)
+    adopt("faces", download, kind="celeba", subset=True)
     first = pin("faces")
     path = download / "openface.csv"
     path.write_text(path.read_text() + "\n")
-    adopt("faces", download, "celeba", subset=True)
+    adopt("faces", download, kind="celeba", subset=True)
     assert first is not None
     assert pin("faces") != first
 
@@ -178,8 +178,8 @@ def test_own_folders_are_adopted(clone: Path, tmp_path: Path) -> None:
         Image.new("RGB", (20, 30), colour).save(tmp_path / "pets" / kind / "1.png")
     with pytest.raises(ValueError, match="pets: pass --kind"):
         adopt("pets", tmp_path / "pets")
-    adopt("pets", tmp_path / "pets", "folders")
-    manifest = pull("pets", "", "", "", Path("runs") / "raw.json")
+    adopt("pets", tmp_path / "pets", kind="folders")
+    manifest = pull(datasets="pets", out=Path("runs") / "raw.json")
     assert manifest.meta.datasets == (RawSet(name="pets", kind="folders"),)
     assert tree.open_raw(manifest)["pets"].names() == ["cat/1.png", "dog/1.png"]
 
@@ -226,7 +226,7 @@ def test_the_genuine_celeba_is_adopted_and_pulled(clone: Path, shared_data: Path
     pinned = pin("celeba")
     assert pinned is not None
     assert pinned.nfiles == 1
-    manifest = pull("celeba", "", "", "", Path("runs") / "raw.json")
+    manifest = pull(datasets="celeba", out=Path("runs") / "raw.json")
     packed = tree.open_raw(manifest)["celeba"]
     image = "img_align_celeba/000019.jpg"
     assert len([n for n in packed.names() if n.endswith(".jpg")]) == 1500

@@ -90,10 +90,10 @@ def go(tmp_path: Path, store: Store) -> Callable[..., Manifest]:
     """Preprocess a raw manifest with a fresh work folder."""
 
     def call(path: Path, config: DataConfig = SMALL, workers: int = 2) -> Manifest:
-        out = tmp_path / "images.json"
         return preprocess(
-            path, to_json(config), out, workers=workers, work=tmp_path / "work", store=store
-        )
+            raw=path, data_config=to_json(config), out=tmp_path / "images.json", workers=workers,
+            work=tmp_path / "work", store=store,
+        )  # fmt: skip
 
     return call
 
@@ -281,7 +281,8 @@ def test_unified_faces_can_be_opened(tmp_path: Path, store: Store, go: Callable)
     celeba(tmp_path / "celeba")
     rafd(tmp_path / "rafd")
     go(raw(tmp_path, store, celeba="celeba", rafd="rafd"))
-    dataset = unify(tmp_path / "images.json", to_json(SMALL), tmp_path / "set.json", store=store)
+    images, out = tmp_path / "images.json", tmp_path / "set.json"
+    dataset = unify(images=images, data_config=to_json(SMALL), out=out, store=store)
     faces = Faces.open(dataset, "train", store)
     assert [(p.name, len(p)) for p in faces.parts] == [("celeba", 40), ("rafd", 68)]
     assert faces.space.dim_g == 5 + 2 + 2
@@ -325,8 +326,9 @@ def attempt(folder, writes):
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     left, code = writes, 1
     try:
-        module.preprocess(folder / "raw.json", config, folder / "images.json", workers=2,
-                          work=folder / "work", store=open_store(f"file://{folder / 'store'}"))
+        module.preprocess(raw=folder / "raw.json", data_config=config, workers=2,
+                          out=folder / "images.json", work=folder / "work",
+                          store=open_store(f"file://{folder / 'store'}"))
         code = 0
     finally:
         os._exit(code)

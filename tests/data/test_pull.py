@@ -59,7 +59,9 @@ def drawing(pushed: Any, monkeypatch: pytest.MonkeyPatch) -> Drawing:
 
 
 def run(datasets: str = "celeba", raw: str = "", revision: str = "", md5: str = "") -> Manifest:
-    return pull(datasets, raw, revision, md5, Path("runs") / "raw.json")
+    return pull(
+        datasets=datasets, raw=raw, revision=revision, md5=md5, out=Path("runs") / "raw.json"
+    )
 
 
 def contents(manifest: Manifest) -> dict[str, dict[str, bytes]]:

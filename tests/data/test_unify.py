@@ -67,7 +67,8 @@ def make(tmp_path: Path) -> Callable[..., Manifest]:
         meta = ImagesMeta(data={}, source="", datasets=tuple(datasets))
         images = Manifest.build("images", files, meta, store=store)
         images.write(tmp_path / "images.json", store)
-        return unify(tmp_path / "images.json", to_json(config), tmp_path / "set.json", store=store)
+        images, out = tmp_path / "images.json", tmp_path / "set.json"
+        return unify(images=images, data_config=to_json(config), out=out, store=store)
 
     return call
 

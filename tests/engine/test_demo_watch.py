@@ -41,9 +41,9 @@ def prepare(home: Path, drawn: Path) -> Callable[[str], Path]:
     def made(config: str) -> Path:
         name = sha256_bytes(config.encode())[:8]
         raw, images, dataset = (home / f"{name}-{what}" for what in ("raw", "images", "dataset"))
-        pull("celeba", str(drawn), "", "", raw)
-        preprocess(raw, config, images, workers=1)
-        unify(images, config, dataset)
+        pull(datasets="celeba", raw=str(drawn), out=raw)
+        preprocess(raw=raw, data_config=config, out=images, workers=1)
+        unify(images=images, data_config=config, out=dataset)
         return dataset
 
     return made

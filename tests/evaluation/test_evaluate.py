@@ -48,6 +48,11 @@ JUDGE = to_json(JudgeConfig(images=(800,), batch=16, lr=3e-3, floor=0.7))
 EVAL = to_json(EvalConfig(limit=8, bootstrap=50))
 
 
+def written(folder: Path) -> dict[str, Path]:
+    """What an evaluation writes: manifest, page and numbers."""
+    return {name: folder / f"{name}.txt" for name in ("out", "report", "metrics")}
+
+
 class CopyInput:
     """A translator that returns its input: the baseline."""
 
@@ -88,7 +93,7 @@ def frozen(joint: Path, tmp_path: Path, trained: dict[str, bytes]) -> Frozen:
     """Manifest path and loaded judges, in the test's own store."""
     path = tmp_path / "judge.json"
     if not trained:
-        manifest = judge(joint, JUDGE, "", path)
+        manifest = judge(joint, judge_config=JUDGE, out=path)
         trained |= {e.name: manifest.local(e.name).read_bytes() for e in manifest.entries}
     files = {}
     for name, content in trained.items():
@@ -370,7 +375,7 @@ def test_a_perfect_editor_of_intensities_has_the_judges_own_error(
 ) -> None:
     """The error is below that of copied inputs, also on labels outside the edit."""
     path = tmp_path / "judge.json"
-    judge(units, JUDGE.replace("0.7", "0.0"), "", path)
+    judge(units, judge_config=JUDGE.replace("0.7", "0.0"), out=path)
     frozen_judge, faces = load_judge(path), Faces.open(units, "test")
     numbers, tasks = summarise(
         score(Painter(faces.space, faces.size), faces, frozen_judge, EvalConfig()),
@@ -432,18 +437,17 @@ def test_the_judges_floor_is_enforced(binary: Path, tmp_path: Path) -> None:
     path = tmp_path / "judge.json"
     config = to_json(JudgeConfig(images=(16,), batch=16, lr=1e-9, floor=0.99))
     with pytest.raises(ValueError, match=r"celeba: clean test accuracy .* below its floor 0.99"):
-        judge(binary, config, "", path)  # before any GAN is trained
-    paths = [tmp_path / n for n in ("o.json", "r.html", "m.json")]
+        judge(binary, judge_config=config, out=path)  # before any GAN is trained
     with pytest.raises(ValueError, match=r"celeba: clean test accuracy .* below its floor 0.99"):
-        evaluate(model(binary, tmp_path / "model.json"), binary, path, EVAL, *paths)
-    assert not any(p.exists() for p in paths)
+        evaluate(model(binary, tmp_path / "model.json"), binary, path, **written(tmp_path))
+    assert not any(p.exists() for p in written(tmp_path).values())
 
 
 def outputs(dataset: Path, path: Path, tmp_path: Path) -> tuple[Manifest, str, dict[str, float]]:
-    paths = [tmp_path / n for n in ("o.json", "r.html", "m.json")]
-    manifest = evaluate(model(dataset, tmp_path / "model.json"), dataset, path, EVAL, *paths)
-    assert Manifest.read(paths[0], "evaluation").digest == manifest.digest
-    return manifest, paths[1].read_text(), json.loads(paths[2].read_text())
+    made, trained = written(tmp_path), model(dataset, tmp_path / "model.json")
+    manifest = evaluate(trained, dataset, path, eval_config=EVAL, **made)
+    assert Manifest.read(made["out"], "evaluation").digest == manifest.digest
+    return manifest, made["report"].read_text(), json.loads(made["metrics"].read_text())
 
 
 def test_evaluate_writes_finite_numbers_pictures_and_one_escaped_page(
@@ -488,9 +492,9 @@ def test_page_warns_of_a_dominant_discriminator(
     leads = [row["symptom/balance"] for row in rows]
     assert (max(leads) > 1) == alarm
     worst = max(leads) if alarm else min(leads)  # 0 is closer to the lower limit
-    paths = [tmp_path / name for name in ("o.json", "r.html", "m.json")]
-    evaluate(tmp_path / "model.json", binary, frozen[0], EVAL, *paths)
-    page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
+    made = written(tmp_path)
+    evaluate(tmp_path / "model.json", binary, frozen[0], eval_config=EVAL, **made)
+    page, numbers = made["report"].read_text(), json.loads(made["metrics"].read_text())
     assert numbers["symptom_balance"] == worst
     message = f"balance {worst:.3g}: D has left G behind in training; at its end {leads[-1]:.3g}"
     assert (f'<div class="note bad">{message}</div>' in page) == alarm
@@ -511,14 +515,15 @@ def test_symptoms_and_previews_of_models_are_logged_and_on_the_page(
     logged: dict[str, float] = {}
     monkeypatch.setattr(Tracker, "metrics", lambda _, facts, step: logged.update(facts))
     dataset, judge_path = request.getfixturevalue(which), tmp_path / "judge.json"
-    judge(dataset, JUDGE.replace("0.7", "0.0").replace("800", "32"), "", judge_path)
+    brief = JUDGE.replace("0.7", "0.0").replace("800", "32")
+    judge(dataset, judge_config=brief, out=judge_path)
     config = TrainConfig(images=16, decay_images=0, batch=8, log_images=8, sample_images=16,
                          checkpoint_images=16, precision="fp32")  # fmt: skip
     train(dataset, tmp_path / "model.json", name, to_json(small[name]), to_json(config),
           run=tmp_path / "run")  # fmt: skip
-    paths = [tmp_path / file for file in ("o.json", "r.html", "m.json")]
-    manifest = evaluate(tmp_path / "model.json", dataset, judge_path, EVAL, *paths)
-    page, numbers = paths[1].read_text(), json.loads(paths[2].read_text())
+    made = written(tmp_path)
+    manifest = evaluate(tmp_path / "model.json", dataset, judge_path, eval_config=EVAL, **made)
+    page, numbers = made["report"].read_text(), json.loads(made["metrics"].read_text())
     for picture in drawn:
         content = manifest.local(f"grids/samples_{picture}.png").read_bytes()
         assert b64encode(content).decode() in page
@@ -574,8 +579,7 @@ def test_eval_split_val_scores_validation_images(
         model(binary, tmp_path / "model.json"),
         EvalConfig(bootstrap=50, eval_split="val"),
     )
-    outs = [tmp_path / name for name in ("v.json", "v.html", "v.metrics.json")]
-    manifest = evaluate(path, binary, frozen[0], to_json(config), *outs)
+    manifest = evaluate(path, binary, frozen[0], eval_config=to_json(config), **written(tmp_path))
     scored = set(pd.read_parquet(manifest.local("scores.parquet"))["file"])
     rows = pd.read_parquet(Manifest.read(binary).local("labels.parquet"))
     assert scored == set(rows.loc[rows["split"] == "val", "file"])
@@ -583,8 +587,9 @@ def test_eval_split_val_scores_validation_images(
 
 def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path) -> None:
     one = model(joint, tmp_path / "one.json")
-    out, report, metrics = (tmp_path / n for n in ("o.json", "r.html", "m.json"))
-    manifest = evaluate(one, joint, frozen[0], EVAL, out, report, metrics, str(one))
+    manifest = evaluate(
+        one, joint, frozen[0], eval_config=EVAL, compare=str(one), **written(tmp_path)
+    )
     details = json.loads(manifest.local("details.json").read_text())
     assert "grids/fig6_rafd.png" in {e.name for e in manifest.entries}
     assert details["compare"]["dataset"] == "rafd"

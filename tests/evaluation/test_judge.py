@@ -60,7 +60,7 @@ def test_decisions_by_kind_of_label() -> None:
 def quick(binary: Path, tmp_path: Path) -> tuple[Path, Path, Manifest]:
     """(dataset, manifest's path, manifest) of judges trained for two steps."""
     out = tmp_path / "judge.json"
-    return binary, out, judge(binary, QUICK, "frozen", out)
+    return binary, out, judge(binary, judge_config=QUICK, judge_hash="frozen", out=out)
 
 
 def test_stored_judges_load_with_their_facts(quick: tuple[Path, Path, Manifest]) -> None:
@@ -101,7 +101,8 @@ def test_a_frozen_judge_is_never_trained_again(
     dataset, _, manifest = quick
     monkeypatch.setattr("training.judge.train", lambda *_: pytest.fail("trained again"))
     longer = to_json(JudgeConfig(images=(64,), batch=16, floor=0.0))
-    again = judge(dataset, longer, "frozen", tmp_path / "again.json")
+    out = tmp_path / "again.json"
+    again = judge(dataset, judge_config=longer, judge_hash="frozen", out=out)
     assert again.digest == manifest.digest
     assert Manifest.read(tmp_path / "again.json", "judge").digest == manifest.digest
 
@@ -112,7 +113,8 @@ def test_lost_judges_are_retrained_bit_for_bit(
     dataset, _, manifest = quick
     before = torch.random.get_rng_state()
     open_store().path(manifest.entry("celeba-resnet18.safetensors").sha256).unlink()
-    again = judge(dataset, QUICK, "frozen", tmp_path / "again.json")
+    out = tmp_path / "again.json"
+    again = judge(dataset, judge_config=QUICK, judge_hash="frozen", out=out)
     assert again.digest == manifest.digest
     assert again.intact()
     assert torch.equal(before, torch.random.get_rng_state())  # the global random state is unchanged
@@ -125,13 +127,13 @@ def test_lost_judges_that_retrain_differently_are_an_error(
     open_store().path(manifest.entry("celeba-resnet18.safetensors").sha256).unlink()
     other = to_json(JudgeConfig(images=(32,), batch=16, lr=3e-3, floor=0.0, seed=1))
     with pytest.raises(ValueError, match="retraining gave different ones"):
-        judge(dataset, other, "frozen", tmp_path / "again.json")
+        judge(dataset, judge_config=other, judge_hash="frozen", out=tmp_path / "again.json")
     assert not (tmp_path / "again.json").exists()
 
 
 def test_only_the_train_split_is_used_in_training(binary: Path, tmp_path: Path) -> None:
     """Other test images give other accuracies, but identical weights."""
-    manifest = judge(binary, QUICK, "", tmp_path / "one.json")
+    manifest = judge(binary, judge_config=QUICK, out=tmp_path / "one.json")
     source = Manifest.read(binary)
     import pandas as pd
 
@@ -141,7 +143,7 @@ def test_only_the_train_split_is_used_in_training(binary: Path, tmp_path: Path) 
     files = {"labels.parquet": tmp_path / "other.parquet"}
     keep = [e for e in source.entries if e.name != "labels.parquet"]
     Manifest.build("dataset", files, source.meta, keep=keep).write(tmp_path / "other.json")
-    other = judge(tmp_path / "other.json", QUICK, "", tmp_path / "two.json")
+    other = judge(tmp_path / "other.json", judge_config=QUICK, out=tmp_path / "two.json")
     weights = [n.name for n in manifest.entries if n.name.endswith(".safetensors")]
     assert [manifest.entry(n).sha256 for n in weights] == [other.entry(n).sha256 for n in weights]
     assert manifest.entry("judge.json").sha256 != other.entry("judge.json").sha256
@@ -158,7 +160,7 @@ def test_judge_below_its_floor_is_an_error(quick: tuple[Path, Path, Manifest]) -
 def test_both_data_sets_are_learned(joint: Path, tmp_path: Path) -> None:
     """Sixty steps on coloured toy data are enough for an accuracy of 0.85."""
     config = to_json(JudgeConfig(images=(960,), batch=16, lr=3e-3, floor=0.0))
-    judge(joint, config, "", tmp_path / "judge.json")
+    judge(joint, judge_config=config, out=tmp_path / "judge.json")
     facts = load_judge(tmp_path / "judge.json").facts["datasets"]
     assert [f["name"] for f in facts] == ["celeba", "rafd"]
     for fact in facts:

@@ -52,9 +52,10 @@ def test_a_new_model_is_one_file_and_one_line(
 
     words = ("judge", "evaluation", "page", "metrics", "version")
     frozen, scores, page, metrics, version = (tmp_path / f"{word}.json" for word in words)
-    judge(binary, to_json(JudgeConfig(images=(16,), batch=16, floor=0.0)), "", frozen)
+    brief = to_json(JudgeConfig(images=(16,), batch=16, floor=0.0))
+    judge(binary, judge_config=brief, out=frozen)
     settings = to_json(EvalConfig(limit=4, bootstrap=20))
-    evaluate(model, binary, frozen, settings, scores, page, metrics)
+    evaluate(model, binary, frozen, eval_config=settings, out=scores, report=page, metrics=metrics)
     found = read_json(metrics)
     assert {"symptom_balance", "symptom_features", "success_mean"} <= found.keys()
     networks = load_translator(model).nets

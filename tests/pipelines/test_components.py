@@ -98,12 +98,10 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
     import training.evaluate
     from components.evaluate import evaluate
 
-    def fake(*arguments: object) -> None:
-        *inputs, out, report, metrics, compare = arguments
-        assert compare == "stargan/1"
-        assert inputs == [tmp_path / "model", tmp_path / "dataset", tmp_path / "judge", "{}"]
-        assert (out, report) == (tmp_path / "out", tmp_path / "report")
-        assert isinstance(metrics, Path)
+    def fake(*inputs: Path, metrics: Path, **given: object) -> None:
+        assert inputs == (tmp_path / "model", tmp_path / "dataset", tmp_path / "judge")
+        assert given == {"eval_config": "{}", "compare": "stargan/1", "out": tmp_path / "out",
+                         "report": tmp_path / "report"}  # fmt: skip
         metrics.write_text('{"success_mean": 0.5}')
 
     monkeypatch.setattr(training.evaluate, "evaluate", fake)

@@ -267,7 +267,7 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
 def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
-        compiled.pin(bad, DIGEST, tmp_path / "x.yaml")
+        compiled.pin(steps=bad, train=DIGEST, output=tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
 
 
@@ -352,7 +352,7 @@ def test_a_failed_run_ends_with_1_and_names_step_and_cause(
 
     monkeypatch.setattr(local, "execute", fail)
     with pytest.raises(SystemExit) as ended:
-        program.run({})
+        program.run()
     assert ended.value.code == 1
     output = capsys.readouterr().err
     assert "error: step validate failed: ValueError: 3 torn" in output
@@ -372,7 +372,7 @@ def test_a_default_changed_in_the_yaml_changes_what_runs(
     monkeypatch.setattr(compiled, "PACKAGE", edited)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        program.run({})
+        program.run()
     assert ended.value.code == 1
     output = capfd.readouterr().err
     assert (

@@ -110,9 +110,8 @@ def register(dataset: Path, seed: int = 0, **lineage_pieces: str) -> dict[str, A
         model,
         evaluate(model, dataset),
         dataset,
-        "stargan",
-        *(pieces | lineage_pieces).values(),
-        dataset.parent / f"version-{seed}.json",
+        out=dataset.parent / f"version-{seed}.json",
+        **(pieces | lineage_pieces),
     )
 
 
@@ -154,18 +153,13 @@ def test_a_metric_that_is_not_finite_is_refused(binary: Path, value: float) -> N
     bad.write_text(json.dumps({"success_mean": 0.5, "self_psnr": value}))
     Manifest.build("evaluation", {"metrics.json": bad}, manifest.meta).write(evaluation)
     with pytest.raises(ValueError, match="self_psnr not finite"):
-        release.register(
-            model, evaluation, binary, "stargan", MD5, "v1", "c", "i", binary.parent / "o.json"
-        )
+        release.register(model, evaluation, binary, out=binary.parent / "o.json")
 
 
 def test_manifests_of_different_runs_are_refused(binary: Path) -> None:
     model, other = train(binary), train(binary, seed=1)
     with pytest.raises(ValueError, match="the evaluation is of another model"):
-        release.register(
-            model, evaluate(other, binary), binary, "stargan", MD5, "v1", "c", "i",
-            binary.parent / "o.json",
-        )  # fmt: skip
+        release.register(model, evaluate(other, binary), binary, out=binary.parent / "o.json")
 
 
 def test_registered_files_load_as_the_trained_model(joint: Path) -> None:
@@ -386,9 +380,12 @@ def released(name: str, network: Any, dataset: Path, folder: Path) -> Path:
     config = TrainConfig(images=32, decay_images=0, batch=8, log_images=8, sample_images=32,
                          checkpoint_images=32, precision="fp32")  # fmt: skip
     real_train(dataset, model, name, to_json(network), to_json(config), run=folder / "run")
-    train_judge(dataset, to_json(JudgeConfig(images=(16,), batch=16, floor=0.0)), "", judge)
+    brief = to_json(JudgeConfig(images=(16,), batch=16, floor=0.0))
+    train_judge(dataset, judge_config=brief, out=judge)
     settings = to_json(EvalConfig(limit=4, bootstrap=20))
-    real_evaluate(model, dataset, judge, settings, scores, page, metrics)
+    real_evaluate(
+        model, dataset, judge, eval_config=settings, out=scores, report=page, metrics=metrics
+    )
     assert "symptom_balance" in read_json(metrics)
     release.main(["register", str(model), str(scores), str(dataset), "--name", name,
                   "--out", str(version)])  # fmt: skip
@@ -654,17 +651,18 @@ def test_promotion_with_a_real_judge_caches_its_scores(
 
     folder, model = binary.parent, train(binary)
     config = to_json(EvalConfig(limit=8, bootstrap=50, min_success=0.0, min_psnr=0.0))
-    train_judge(
-        binary, to_json(JudgeConfig(images=(96,), batch=16, floor=0.0)), "", folder / "judge.json"
+    brief = to_json(JudgeConfig(images=(96,), batch=16, floor=0.0))
+    words = ("judge", "evaluation", "report", "metrics", "version")
+    judge, scores, page, metrics, version = (folder / f"{word}.json" for word in words)
+    train_judge(binary, judge_config=brief, out=judge)
+    real_evaluate(
+        model, binary, judge, eval_config=config, out=scores, report=page, metrics=metrics
     )
-    paths = [folder / name for name in ("evaluation.json", "report.html", "metrics.json")]
-    real_evaluate(model, binary, folder / "judge.json", config, *paths)
-    version = folder / "version.json"
-    release.register(model, paths[0], binary, "stargan", MD5, "v1", "c", "i", version)
+    release.register(model, scores, binary, data_md5=MD5, out=version)
 
     def verdict() -> dict[str, Any]:
         out = folder / "verdict.json"
-        return promotion.promote(version, binary, folder / "judge.json", config, "", out)
+        return promotion.promote(version, binary, judge, config, "", out)
 
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -676,7 +674,7 @@ def test_promotion_with_a_real_judge_caches_its_scores(
     assert not first["promoted"]
     assert "did not learn" in first["reason"]
     success = next(c["value"] for c in first["checks"] if c["name"] == "success")
-    assert success == pytest.approx(read_json(paths[2])["success_mean"])
+    assert success == pytest.approx(read_json(metrics)["success_mean"])
 
 
 def test_replicates_count_in_the_decision(promote: Any) -> None:

@@ -61,8 +61,10 @@ def registered(folder: Path, name: str, model: Any, dataset: Path, space: LabelS
     Manifest.build("evaluation", {"metrics.json": folder / "metrics.json"}, scored).write(
         folder / "evaluation.json"
     )
-    release.register(trained, folder / "evaluation.json", dataset, name, "0" * 32, "v1", "c" * 64,
-                     "steps:1", folder / "version.json")  # fmt: skip
+    release.register(
+        trained, folder / "evaluation.json", dataset, name=name, data_md5="0" * 32,
+        code_hash="c" * 64, out=folder / "version.json",
+    )  # fmt: skip
     tracking.client().set_registered_model_alias(name, "champion", "1")
 
 
@@ -121,7 +123,7 @@ def test_the_example_edits_as_translate_does_and_says_what_changed(
     done = example(folder, "face.png", "grid.png", label, *flags, "--model", model)
     assert done.returncode == 0, done.stderr[-3000:]
     out = folder / "out.png"
-    translate.translate(f"{name}@champion", folder / "face.png", [label], out, has=[*has] or None)
+    translate.translate(f"{name}@champion", folder / "face.png", out, label, has=[*has] or None)
     ours, sheet = pixels(out), pixels(folder / "grid.png")
     assert sheet.shape == (SIZE + CAPTION, 2 * SIZE, 3)
     before, after = sheet[CAPTION:, :SIZE], sheet[CAPTION:, SIZE:]

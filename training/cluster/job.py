@@ -2,10 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml  # type: ignore[import-untyped]
+from pydantic import Field
 
+from training.core import cli
+from training.core.config import Natural, Positive, described
 from training.core.environment import LAUNCH_ID, new_launch
 from training.core.files import canonical_json, sha256_bytes
 from training.core.provenance import code_hash, git_state
@@ -36,18 +39,23 @@ class Request:
         return f"train-{sha256_bytes(canonical_json(content))[:16]}"
 
 
+@described
 @dataclass(frozen=True)
 class Shape:
     """Size and placement of a job."""
 
-    nodes: int = 2
-    nproc: int = 1  # processes per node
-    accelerator: str = "nvidia.com/gpu"
-    accelerators: int = 1  # per node
-    image: str = ""  # empty: the image of this pod, else the template's
-    deadline: int = 172_800  # s
-    queue: str = ""  # a Kueue LocalQueue
-    template: str = ""  # a YAML file; empty: k8s/jobs/trainjob.yaml
+    nodes: Annotated[Positive, Field(description="of the job")] = 2
+    nproc: Annotated[Positive, Field(description="processes per node")] = 1
+    accelerator: Annotated[str, cli.INTERNAL] = "nvidia.com/gpu"
+    accelerators: Annotated[Natural, Field(description="per node")] = 1
+    image: Annotated[
+        str, Field(description="empty: the image of this pod, else the template's")
+    ] = ""
+    deadline: Annotated[int, cli.INTERNAL] = 172_800  # s
+    queue: Annotated[str, Field(description="Kueue's local queue")] = ""
+    template: Annotated[
+        str, Field(description="a TrainJob's YAML; empty: k8s/jobs/trainjob.yaml")
+    ] = ""
 
 
 def manifest(

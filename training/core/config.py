@@ -359,6 +359,15 @@ def describe(cls: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def described(cls: type[T]) -> type[T]:
+    """Make the fields' meanings, and the bounds of numbers, the help of a program's options."""
+    fields: dict[str, Any] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    for name, _, needed, meaning in describe(cls):
+        bounds = f" ({needed})" if needed.startswith("a ") else ""
+        fields[name].metadata = {"help": f"{meaning}{bounds}"}
+    return cls
+
+
 def to_json(config: Any) -> str:
     """A config section (or the whole) as canonical JSON text."""
     return json.dumps(dataclasses.asdict(config), sort_keys=True, allow_nan=False)

@@ -4,25 +4,42 @@ The pipeline's parameters, the component's arguments and the options of `trainin
 here; what is trained is configured in `training/core/config.py`.
 """
 
-import argparse
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from training.core.config import Positive, build, describe
+from training.core.cli import means
+from training.core.config import Natural, Positive, build, describe, described
 
 MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # defaults
+Dataset = Annotated[Path, means('manifest of kind "dataset"')]
+Model = Annotated[str, means("to train")]
+Changes = Annotated[str, means("changes to the preset, K=V;K=V", "--set")]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@described
 @dataclass(frozen=True)
-class TrainOptions:
-    """Processes, nodes, accelerators, seeds and initial weights of the training step."""
+class RunOptions:
+    """Preset, initial weights and MLflow experiment of one training."""
 
     preset: Annotated[str, Field(description="the model's named configuration")] = PRESET
+    init: Annotated[
+        str,
+        Field(description="model manifest or registered version to start from; empty: none"),
+    ] = ""
+    experiment: Annotated[str, Field(description="MLflow experiment; empty: none")] = EXPERIMENT
+
+
+@described
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Processes, nodes, accelerators, seeds and initial weights of the training step."""
+
     nproc: Annotated[Positive, Field(description="training processes per node")] = 1
     seeds: Annotated[
         Positive,
@@ -31,11 +48,6 @@ class TrainOptions:
             "registered, the spread over all estimates seed noise for promotion"
         ),
     ] = 1
-    init: Annotated[
-        str,
-        Field(description="model manifest or registered version to start from; empty: none"),
-    ] = ""
-    experiment: Annotated[str, Field(description="MLflow experiment; empty: none")] = EXPERIMENT
     launcher: Annotated[
         Literal["local", "trainjob"],
         Field(
@@ -51,11 +63,12 @@ class TrainOptions:
         "nvidia.com/gpu"
     )
     accelerators: Annotated[
-        int,
-        Field(ge=0, description="accelerators of the training step's own pod; 0: train on CPUs"),
+        Natural,
+        Field(description="accelerators of the training step's own pod; 0: train on CPUs"),
     ] = 0
 
 
+RUN, TRAIN = RunOptions(), TrainOptions()  # every default
 NAMES = tuple(f.name for f in dataclasses.fields(TrainOptions))
 
 
@@ -75,16 +88,6 @@ def read_options(values: Mapping[str, Any]) -> TrainOptions:
             f"nproc={options.nproc}: one for each of {options.accelerators} accelerators at most"
         )
     return options
-
-
-def add_fields(parser: argparse.ArgumentParser, names: Collection[str] = NAMES) -> None:
-    """Add a command-line option for each of `names`; `read_options` validates the values."""
-    for name, default, needed, meaning in describe(TrainOptions):
-        if name in names:
-            parser.add_argument(
-                f"--{name.replace('_', '-')}", default=default, metavar=name.upper(),
-                help=f"{meaning} ({needed}; {default or 'empty'})".replace("%", "%%"),
-            )  # fmt: skip
 
 
 def documented(function: F) -> F:

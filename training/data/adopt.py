@@ -6,9 +6,11 @@ DVC then tracks a few large files in raw/<name>/, and only `<name>.dvc` is commi
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image
 
+from training.core.cli import means
 from training.core.config import DataConfig
 from training.core.files import write_bytes
 from training.core.progress import Progress
@@ -16,7 +18,7 @@ from training.data import archive as tree
 from training.data.layouts import SOURCES, read_layout
 from training.data.sources import read_source
 from training.data.tables import sniff
-from training.data.versions import split_datasets
+from training.data.versions import KINDS, split_datasets
 from training.storage import dvc as remote
 
 RAW = Path("raw")
@@ -67,7 +69,7 @@ def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def print_info(name: str) -> None:
+def info(name: Annotated[str, means(" or ".join(TERMS))], /) -> None:
     """Print a data set's download page, licence and files. Downloads nothing."""
     if name not in TERMS:
         raise ValueError(f"unknown data set {name!r}; one of {', '.join(TERMS)}, or your own")
@@ -90,12 +92,19 @@ class SelectedFiles(tree.Folder):
         return [n for n in super().names() if n in self._keep or n.lower().endswith(tables)]
 
 
-def adopt(name: str, path: Path, kind: str = "", subset: bool = False) -> Path:
-    """Check a downloaded data set in the folder `path`, pack it and version it as `<name>.dvc`.
+def adopt(
+    name: Annotated[str, means("celeba, rafd, or a name for your own data")],
+    path: Annotated[Path, means("the folder with the images and label files")],
+    /,
+    *,
+    kind: Annotated[str, means("layout; empty: the name", choices=("", *KINDS))] = "",
+    subset: Annotated[bool, means("accept fewer images or other label files")] = False,
+) -> Path:
+    """Check a downloaded data set, pack it and version it as NAME.dvc; returns that path.
 
-    `subset` accepts fewer images or other label files than the official ones, with a warning.
-    Returns the path of the `.dvc` file. Raises ValueError (what, where, how many, the fix) if the
-    data cannot be used; nothing is written then.
+    Raises ValueError (what, where, how many, the fix) if the data cannot be used; nothing is
+    written then. With `subset`, fewer images or other label files than the official ones are a
+    warning.
     """
     [(name, kind)] = split_datasets(f"{name}:{kind}" if kind else name)
     if not kind:

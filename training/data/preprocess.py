@@ -5,7 +5,6 @@ the store and recorded in the work folder, so that the same command resumes afte
 do not depend on the number of workers.
 """
 
-import argparse
 import io
 import json
 import shutil
@@ -13,14 +12,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from PIL import Image
 
-from training.core.cli import entry_point
+from training.core import cli
+from training.core.cli import means
 from training.core.config import DataConfig, from_json, to_json
 from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
@@ -32,6 +32,7 @@ from training.data.split import SPLITS, assign, select_limited
 from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
 
+main = cli.program("python -m training.data.preprocess", __doc__)
 VERSION = 1  # raised when pixels or rows change; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
@@ -41,14 +42,16 @@ class PreprocessError(ValueError):
     """Too many unusable images, or a split without any."""
 
 
+@main.default
 def preprocess(
-    raw: Path,
-    data_config: str,
-    out: Path,
     *,
-    workers: int = 0,
-    work: Path | None = None,
-    store: Store | None = None,
+    raw: Annotated[Path, means('manifest of kind "raw"')],
+    data_config: Annotated[str, means("DataConfig as JSON; empty: its defaults")] = "",
+    out: Annotated[Path, means("the manifest to write")],
+    workers: Annotated[int, means("threads; 0: every core")] = 0,
+    folders: Annotated[Path | None, means("also write train|test/<class>/*.png here")] = None,
+    work: Annotated[Path | None, cli.INTERNAL] = None,
+    store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> Manifest[ImagesMeta]:
     """Crop every image of a "raw" manifest; write and return a manifest of kind "images".
 
@@ -57,9 +60,8 @@ def preprocess(
     ones: file, sha256 of the source bytes ("" if not read), shard and row ("" and -1 if dropped),
     split, identity, reason ("" if kept), then the raw labels.
 
-    `workers`: threads, 0 for every core. `work` (default ./runs/work) keeps the finished shards
-    of a killed run. Raises PreprocessError if more than `bad_share` of the selected images are
-    unusable or a split is empty.
+    `work` (default ./runs/work) keeps the finished shards of a killed run. Raises PreprocessError
+    if more than `bad_share` of the selected images are unusable or a split is empty.
     """
     store = store or open_store()
     config = from_json(DataConfig, data_config)
@@ -85,6 +87,8 @@ def preprocess(
         result = Manifest("images", tuple(entries), meta)
         result.write(out, store)
         shutil.rmtree(work)
+    if folders:
+        write_folders(result, folders, store)
     return result
 
 
@@ -259,18 +263,5 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
     return len(seen)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.data.preprocess", description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True, help='manifest of kind "raw"')
-    parser.add_argument("--data-config", default="", help="DataConfig as JSON; empty = defaults")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = every core")
-    parser.add_argument("--folders", type=Path, help="also write train|test/<class>/*.png here")
-    options = parser.parse_args(arguments)
-    images = preprocess(options.raw, options.data_config, options.out, workers=options.workers)
-    if options.folders:
-        write_folders(images, options.folders)
-
-
 if __name__ == "__main__":
-    entry_point(main)
+    cli.entry_point(main)

@@ -6,7 +6,6 @@ Local copies (./data, ./raw/<name>) are used first if their md5 matches, then th
 demo data are drawn if the remote does not have them, unless DRAW_DEMO=0.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -14,9 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from training.core import cli, environment
+from training.core.cli import means
 from training.core.files import read_json, write_json
 from training.data import archive as tree
 from training.data.versions import (
@@ -36,6 +36,7 @@ from training.storage.meta import RawMeta, RawSet
 from training.storage.s3 import RemoteError
 from training.storage.store import Manifest
 
+main = cli.program("python -m training.data.pull", __doc__)
 DATA = Path(DEMO)  # the demo's raw data, below the working folder
 DRAWN = environment.runs("drawn.json")  # the data drawn on this machine: {"md5", "pixels"}
 
@@ -54,12 +55,19 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def pull(datasets: str, raw: str, revision: str, md5: str, out: Path) -> Manifest[RawMeta]:
-    """Write a manifest of kind "raw" to `out`: the data sets' tar shards, verified against `md5`.
+@main.default
+def pull(
+    *,
+    datasets: Annotated[str, means("name or name:kind, comma-separated")],
+    raw: Annotated[str, means("your own folder instead of DVC's data")] = "",
+    revision: Annotated[str, means("git revision or data md5; only recorded with --md5")] = "",
+    md5: Annotated[str, means("the data version to verify; empty: resolved")] = "",
+    out: Annotated[Path, means("the manifest to write")],
+) -> Manifest[RawMeta]:
+    """Write a manifest of kind "raw": the data sets' tar shards, verified against `md5`.
 
-    `datasets`, `raw` and `md5` as `training.resolve` gives them (an empty `md5` is resolved here);
-    `revision` is recorded unchanged. Raises ValueError if the user's folder differs from `md5`, and
-    RemoteError if the version is not completely available.
+    Raises ValueError if the user's folder differs from `md5`, and RemoteError if the version is not
+    completely available.
     """
     names = split_datasets(datasets)
     if not md5:
@@ -217,18 +225,6 @@ def _draw(demo: Pin, target: Path) -> Source:
     if target == DATA:
         write_json(DRAWN, {"md5": md5, "pixels": drawn.pixel_hash})
     return Source(target, nfiles, "drawn", _other_encoder(md5))
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Fetch raw data into the store and write their manifest."""
-    parser = argparse.ArgumentParser(prog="python -m training.data.pull", description=main.__doc__)
-    parser.add_argument("--datasets", required=True, help="name or name:kind, comma-separated")
-    parser.add_argument("--raw", default="", help="your own folder instead of DVC's data")
-    parser.add_argument("--revision", default="", help="git revision or data md5")
-    parser.add_argument("--md5", default="", help="the data version to verify; default: resolved")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    pull(args.datasets, args.raw, args.revision, args.md5, args.out)
 
 
 if __name__ == "__main__":

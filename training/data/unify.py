@@ -3,24 +3,26 @@
 Preprocessing keeps labels as in their source; here they become vectors in [0, 1].
 """
 
-import argparse
 import io
 import re
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.core.cli import entry_point
+from training.core import cli
+from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes, write_json
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
 from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest, Store, open_store
 
+main = cli.program("python -m training.data.unify", __doc__)
 IMAGE_COLUMNS = ("shard", "row", "split", "identity", "file", "sha256")
 CLASS_COLUMN = {"rafd": "expression", "folders": "class"}  # by kind of data set
 AU = re.compile(r"AU\d\d")  # OpenFace's action units
@@ -31,8 +33,13 @@ class UnifyError(ValueError):
     """Labels that cannot become one label space."""
 
 
+@main.default
 def unify(
-    images: Path, data_config: str, out: Path, *, store: Store | None = None
+    *,
+    images: Annotated[Path, means('manifest of kind "images"')],
+    data_config: Annotated[str, means("DataConfig as JSON; empty: its defaults")] = "",
+    out: Annotated[Path, means("the manifest to write")],
+    store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> Manifest[DatasetMeta]:
     """Write and return a manifest of kind "dataset": the images' files and two more.
 
@@ -199,14 +206,5 @@ def _table(name: str, frame: pd.DataFrame, values: np.ndarray) -> pa.Table:
     ).replace_schema_metadata(None)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.data.unify", description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help='manifest of kind "images"')
-    parser.add_argument("--data-config", default="", help="DataConfig as JSON; empty = defaults")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    options = parser.parse_args(arguments)
-    unify(options.images, options.data_config, options.out)
-
-
 if __name__ == "__main__":
-    entry_point(main)
+    cli.entry_point(main)

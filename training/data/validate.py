@@ -4,11 +4,12 @@
 in either case, and optionally Great Expectations' own pages.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from training.core.cli import entry_point
+from training.core import cli
+from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import whole_folder, write_bytes
 from training.data.archive import open_raw
@@ -16,26 +17,28 @@ from training.data.validation.report import render
 from training.data.validation.runner import Outcome, check, open_context
 from training.storage.store import Manifest, Store
 
+main = cli.program("python -m training.data.validate", __doc__)
+DOCS = means("folder for Great Expectations' own pages, which load styles from the network")
+
 
 class ValidationError(ValueError):
     """Raw data that breaks a critical rule; the text names each with files and rows."""
 
 
+@main.default
 def validate(
-    raw: Path,
-    data_config: str,
-    report: Path,
-    docs: Path | str | None = None,
+    raw: Annotated[Path, means('manifest of kind "raw"')],
+    /,
     *,
-    workers: int = 0,
-    store: Store | None = None,
+    data_config: Annotated[str, means("DataConfig as JSON; empty: its defaults")] = "",
+    report: Annotated[Path, means("the HTML page to write")],
+    docs: Annotated[str | Path, DOCS] = "",
+    workers: Annotated[int, means("threads; 0: every core")] = 0,
+    store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> None:
     """Validate every data set of a "raw" manifest and write the report.
 
     Raises ValidationError, after the report is written, if a critical rule failed.
-
-    `docs`: a folder for Great Expectations' own pages (they load styles from the network); empty
-    or None for none.
     """
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
@@ -67,18 +70,5 @@ def _refuse(outcomes: Sequence[Outcome], report: Path) -> None:
         raise ValidationError("\n".join([f"the raw data breaks {what}; see {report}", *lines]))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.data.validate", description=__doc__)
-    parser.add_argument("raw", type=Path, help='manifest of kind "raw"')
-    parser.add_argument("--data-config", default="", help="DataConfig as JSON; empty = defaults")
-    parser.add_argument("--report", type=Path, required=True, help="the HTML page to write")
-    parser.add_argument("--docs", default="", help="folder for Great Expectations' own pages")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = every core")
-    options = parser.parse_args(arguments)
-    validate(
-        options.raw, options.data_config, options.report, options.docs, workers=options.workers
-    )
-
-
 if __name__ == "__main__":
-    entry_point(main)
+    cli.entry_point(main)

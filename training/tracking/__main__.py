@@ -1,42 +1,38 @@
 """MLflow runs: deliver a training's pending records, close a pipeline run's parent."""
 
-import argparse
-import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 from training.core import cli
+from training.core.cli import means
 from training.core.files import read_json
-from training.tracking.client import (
-    EXPERIMENT,
-    end_parent,
-)
+from training.tracking.client import EXPERIMENT, end_parent
 from training.tracking.journal import Journal
 from training.tracking.tracker import Delivery
 
+main = cli.program("python -m training.tracking", __doc__)
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        "python -m training.tracking", description="Manage runs in MLflow."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    deliver = commands.add_parser("deliver", help="send a training's pending records")
-    deliver.add_argument("folder", type=Path)
-    end = commands.add_parser("end", help="close the parent run of this pipeline run")
-    end.add_argument("--status", default="FINISHED", choices=["FINISHED", "FAILED", "KILLED"])
-    end.add_argument("--experiment", default=EXPERIMENT)
-    arguments = parser.parse_args(argv)
-    if arguments.command == "end":
-        sys.stdout.write(f"{end_parent(arguments.status, arguments.experiment)}\n")
-        return
-    if not (arguments.folder / "run.json").is_file():
-        raise ValueError(
-            f"{arguments.folder}: not a tracking folder; give the one that the training printed"
-        )
-    delivery = Delivery(Journal(arguments.folder), read_json(arguments.folder / "run.json"))
+
+@main.command
+def deliver(folder: Annotated[Path, means("that the training printed")], /) -> str:
+    """Send a training's pending records."""
+    if not (folder / "run.json").is_file():
+        raise ValueError(f"{folder}: not a tracking folder; give the one that the training printed")
+    delivery = Delivery(Journal(folder), read_json(folder / "run.json"))
     left = delivery.finish()
     if left:
         raise ValueError(left)
-    sys.stdout.write(f"all records were delivered to run {delivery.plan['run_id']}\n")
+    return f"all records were delivered to run {delivery.plan['run_id']}"
+
+
+@main.command
+def end(
+    *,
+    status: Annotated[Literal["FINISHED", "FAILED", "KILLED"], means("how it ended")] = "FINISHED",
+    experiment: Annotated[str, means("of the run")] = EXPERIMENT,
+) -> str:
+    """Close the parent run of this pipeline run."""
+    return end_parent(status, experiment)
 
 
 if __name__ == "__main__":

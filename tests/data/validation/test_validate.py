@@ -383,7 +383,7 @@ def test_a_refusal_names_the_rule_and_writes_report_and_docs(tmp_path: Path) -> 
     manifest, store = raw(tmp_path, celeba=("celeba", files), rafd=("rafd", rafd()))
     report, docs = tmp_path / "report.html", tmp_path / "docs"
     with pytest.raises(ValidationError, match=r"celeba: label_values: .*file 000001\.jpg") as error:
-        validate(manifest, "", report, docs, store=store)
+        validate(manifest, report=report, docs=docs, store=store)
     assert "breaks 1 critical expectation" in str(error.value)
     page = report.read_text()
     assert "label_values (critical)" in page
@@ -402,7 +402,7 @@ def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
     files = {f"{bad}/1.jpg": picture(130, 130), "cat/<b>.jpg": b"no picture"}
     manifest, store = raw(tmp_path, own=("folders", files))
     with pytest.raises(ValidationError, match="image_format"):
-        validate(manifest, "", tmp_path / "report.html", tmp_path / "docs", store=store)
+        validate(manifest, report=tmp_path / "report.html", docs=tmp_path / "docs", store=store)
     page = (tmp_path / "report.html").read_text()
     assert "&lt;b&gt;.jpg" in page
     assert "&lt;img src=x" in page
@@ -416,7 +416,7 @@ def test_values_are_escaped_in_great_expectations_own_pages(tmp_path: Path) -> N
     files = {"a.jpg": picture(130, 130), "labels.csv": f"file,Male\na.jpg,{bad}\n".encode()}
     manifest, store = raw(tmp_path, own=("csv", files))
     with pytest.raises(ValidationError, match="label_values"):
-        validate(manifest, "", tmp_path / "report.html", tmp_path / "docs", store=store)
+        validate(manifest, report=tmp_path / "report.html", docs=tmp_path / "docs", store=store)
     pages = [path.read_text() for path in (tmp_path / "docs").rglob("*.html")]
     assert not [page for page in pages if bad in page]
     assert [page for page in pages if "&lt;img src=x onerror=alert(1)&gt;" in page]
@@ -426,7 +426,8 @@ def test_good_data_passes_and_the_same_report_is_written_again(tmp_path: Path) -
     manifest, store = raw(tmp_path, own=("csv", own()))
     pages = []
     for _ in range(2):
-        validate(manifest, to_json(CONFIG["csv"]), tmp_path / "report.html", "", store=store)
+        report, config = tmp_path / "report.html", to_json(CONFIG["csv"])
+        validate(manifest, data_config=config, report=report, store=store)
         pages.append((tmp_path / "report.html").read_bytes())
     assert pages[0] == pages[1]
     assert b"All critical expectations hold" in pages[0]

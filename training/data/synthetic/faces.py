@@ -17,14 +17,15 @@ the image's file name.
 All pictures are drawn by this code; they show no real person.
 """
 
-import argparse
 import hashlib
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from training.core import cli
+from training.core.cli import means
 from training.core.environment import cores
 from training.core.files import sha256_bytes, whole_folder
 from training.core.progress import Progress
@@ -234,18 +235,20 @@ def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers:
     return Drawn(len(digests), pixel_hash(digests))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw the demo faces (CelebA and RaFD layouts).")
-    parser.add_argument("out", type=Path, help="folder to write; replaced when everything is drawn")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 = one per core")
-    parser.add_argument("--pixel-hash", action="store_true", help="print the hash of the pixels")
-    args = parser.parse_args(argv)
-    drawn = draw(args.out, args.workers)
-    if args.pixel_hash:
-        print(drawn.pixel_hash)  # noqa: T201
+main = cli.program("python -m training.data.synthetic.faces", __doc__)
+
+
+@main.default
+def command(
+    out: Annotated[Path, means("folder to write; replaced when everything is drawn")],
+    /,
+    *,
+    workers: Annotated[int, means("processes; 0: one per core")] = 0,
+    pixel_hash: Annotated[bool, means("print the hash of the pixels")] = False,
+) -> str | None:
+    drawn = draw(out, workers)
+    return drawn.pixel_hash if pixel_hash else None
 
 
 if __name__ == "__main__":
-    from training.core.cli import entry_point
-
-    entry_point(main)
+    cli.entry_point(main)
