@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from training.cluster.job import Request, Shape, manifest
 from training.cluster.kubernetes import Cluster, ClusterError

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import kubernetes_validate
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from components.images import STEPS_IMAGE
 from pipelines.compiled import DIGEST

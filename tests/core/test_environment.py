@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from pipelines import resources
 from pipelines.local import containers

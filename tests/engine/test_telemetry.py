@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from pipelines.compiled import PACKAGE
 from training.cluster import kubernetes as cluster

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
 from pipelines.local import containers
