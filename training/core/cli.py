@@ -65,7 +65,7 @@ def program(command: str, doc: str | None) -> Program:
 
 
 def _refuse(why: str, command: str) -> NoReturn:
-    sys.stderr.write(f"error: {why}\n`{command} --help` lists what there is\n")
+    sys.stderr.write(f"error: {why}\n`{command} --help` lists the options\n")
     raise SystemExit(2)
 
 

@@ -1,18 +1,15 @@
 """Results of an evaluation as typed records, and their stored JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
 from training.models.base import Diagnostic
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Interval = tuple[float, float]
-Record = TypeVar("Record", bound="DataclassInstance")
+Record = TypeVar("Record")
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -25,9 +22,8 @@ def from_json(kind: type[Record], stored: Mapping[str, Any]) -> Record:
 
     Raises ValueError if a field without a default is missing.
     """
-    names = [f.name for f in fields(kind)]
     try:
-        return kind(**{name: stored[name] for name in names if name in stored})
+        return kind(**{name: stored[name] for name in kind.__annotations__ if name in stored})
     except TypeError as error:
         raise ValueError(f"stored {kind.__name__}: {error}; evaluate the model again") from error
 
