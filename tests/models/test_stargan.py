@@ -187,7 +187,9 @@ def test_the_repository_s_decay_hardly_moves_the_rate() -> None:
 def test_penalty_and_heads_stay_in_full_precision() -> None:
     """D's heads take float32 and compute without autocast, while its trunk runs in bfloat16."""
     model, space, nets, batch = setup(0)
-    seen: dict[str, set[tuple[torch.dtype, bool]]] = {name: set() for name in ("main", "src", "cls")}
+    seen: dict[str, set[tuple[torch.dtype, bool]]] = {
+        name: set() for name in ("main", "src", "cls")
+    }
 
     def look(name: str) -> Any:
         def hook(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -183,11 +183,12 @@ def test_training_continues_without_its_store_and_copies_later(
     # The checkpoints of 160 and 200 images are written during the outage.
     back = away(weed, 0.0, lambda: passed(120), lambda: passed(240))
 
-    def finish(*arguments: Any) -> None:
+    def finish(*arguments: Any) -> dict[str, bytes]:
         back.join()
         monkeypatch.setenv("S3_PATIENCE", "60")
+        return {}
 
-    monkeypatch.setattr("training.engine.loop._sample", finish)  # before the last checkpoint
+    monkeypatch.setattr("training.engine.loop.sample_grids", finish)  # before the last checkpoint
     train(binary, tmp_path / "model.json", "stargan", to_json(config.model), to_json(config.train))
     assert "stays on this machine for now" in caplog.text
     (run,) = (tmp_path / "runs" / "train").iterdir()

@@ -67,7 +67,7 @@ def test_a_large_file_goes_up_in_parts(bucket: str, tmp_path: Path, s3: Any) -> 
 
 
 def test_existing_bytes_are_not_uploaded_again(bucket: str, source: Path, s3: Any) -> None:
-    """An object with the same size and metadata is left as it is: an upload would mend its bytes."""
+    """An object of the same size and metadata is left as it is; an upload would mend its bytes."""
     entry = open_store().put(source)
     where, other = {"Bucket": bucket, "Key": object_key(entry)}, b"!" * entry.size
     s3.client().put_object(**where, Body=other, Metadata={"sha256": entry.sha256})

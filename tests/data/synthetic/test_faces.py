@@ -237,7 +237,7 @@ def test_openface_csv_joins_the_images_and_holds_the_drawn_units(rafd):
 
 @pytest.mark.parametrize("name", sorted(EXPRESSIONS.keys() - {"neutral"}))
 def test_expressions_follow_their_units(name):
-    """On average over faces, the strongest unit is one of the expression's strongest, and strong."""
+    """On average, a face's strongest unit is one of the expression's strongest, and strong."""
     drawn = [expression(Draws("units", name, i), name, 0.9, 1.0) for i in range(50)]
     assert all(set(units) == set(UNITS) for units in drawn)
     assert all(0 <= v <= 5 for units in drawn for v in units.values())
