@@ -392,23 +392,55 @@ def test_the_role_grants_exactly_what_the_launcher_requests(
     assert api.used == granted
 
 
-def test_queued_is_not_stuck(
-    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A queued job may wait for ever; a job whose pods cannot run is given up, with the cause."""
-    monkeypatch.setattr(follow, "STUCK", 1.0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The watcher's clock in s, which stands still; phases move it."""
+    now = [0.0]
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
-    api.later = [queued, *[lambda *_: time.sleep(0.05)] * 30, runs, ends]
+
+def later(clock: list[float], seconds: float) -> Phase:
+    """So many seconds pass."""
+
+    def change(api: Api, job: dict[str, Any]) -> None:
+        clock[0] += seconds
+
+    return change
+
+
+def test_queued_is_not_stuck(
+    api: Api, tmp_path: Path, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long, and its deadline begins when it leaves the queue."""
+    week = later(clock, 7 * 86_400)
+    api.later = [queued, week, week, runs, later(clock, 60), ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert "queued: suspended until its queue has room" in capsys.readouterr().out
 
-    api.later = [pending]
-    other = replace(REQUEST, preset="other")
+
+def test_a_job_whose_pods_cannot_run_is_given_up(
+    api: Api, tmp_path: Path, clock: list[float]
+) -> None:
+    """With the cause; not before half an hour is over."""
+    api.later = [pending, later(clock, 1_700), later(clock, 200), ends]
     with pytest.raises(
         ValueError, match=r"stuck .* 1 of 2 pods run .*0/3 nodes have a GPU.*deleted"
     ):
-        launch(other, shape(), tmp_path / "model.json")
-    assert api.deleted == [other.name]
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert clock == [1_900]
+    assert api.deleted == [REQUEST.name]
+
+
+def test_a_job_that_outlives_its_deadline_is_given_up(
+    api: Api, tmp_path: Path, clock: list[float]
+) -> None:
+    """Half an hour after Kubernetes should have ended it."""
+    api.later = [runs, later(clock, SHAPE.deadline), later(clock, 1_700), later(clock, 200), ends]
+    with pytest.raises(ValueError, match=rf"not ended {SHAPE.deadline} s after its start"):
+        launch(REQUEST, shape(), tmp_path / "model.json")
+    assert clock == [SHAPE.deadline + 1_900]
+    assert api.deleted == [REQUEST.name]
 
 
 @pytest.mark.parametrize(
@@ -536,10 +568,18 @@ def test_a_launcher_stopped_at_a_silent_api_exits_before_it_is_killed(
     monkeypatch.setattr(cluster, "STOP_PATIENCE", 1.0)
     api.faults = [SILENT] * 20
     stopped = cluster.Cluster([signal.SIGTERM])
-    began = time.monotonic()
+    limits: list[tuple[float, float]] = []
+    delete = stopped.objects.delete_namespaced_custom_object
+
+    def recorded(**given: Any) -> object:
+        limits.append(given["_request_timeout"])
+        return delete(**given)
+
+    monkeypatch.setattr(stopped.objects, "delete_namespaced_custom_object", recorded)
     with pytest.raises(cluster.ClusterError, match="API does not answer"):
         stopped.delete("j")
-    assert time.monotonic() - began < cluster.TIMEOUT[1] - 1
+    assert limits
+    assert max(max(pair) for pair in limits) <= 1.0
 
 
 def test_a_folder_store_is_refused_for_several_nodes(api: Api, tmp_path: Path) -> None:
@@ -808,17 +848,23 @@ def test_the_command_of_the_job_trains_a_model(
     request = replace(REQUEST, dataset=binary.read_text(), model_config=to_json(config.model),
                       train_config=to_json(config.train))  # fmt: skip
 
+    commands: list[list[str]] = []
+
     def work(api: Api, job: dict[str, Any]) -> None:
-        command, arguments = (job["spec"]["trainer"][key] for key in ("command", "args"))
-        assert command[0] == "python"
+        commands.append([*job["spec"]["trainer"]["command"], *job["spec"]["trainer"]["args"]])
         made = subprocess.run(
-            [sys.executable, *command[1:], *arguments],
-            cwd=tmp_path, capture_output=True, text=True,
+            [sys.executable, *commands[0][1:]],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PET_NPROC_PER_NODE": "2"},  # as the operator reports it
         )  # fmt: skip
-        api.log = "".join(f"2026-11-01T00:00:0{n} {x}\n" for n, x in enumerate(made.stderr[-400:]))
-        condition("Complete" if made.returncode == 0 else "Failed", made.stderr[-2000:])(api, job)
+        api.pods = [pod(0, "Succeeded" if made.returncode == 0 else "Failed")]
+        api.log = "".join(
+            f"2026-11-01T00:00:{n:02d}Z {x}\n" for n, x in enumerate(made.stdout.splitlines())
+        )
+        condition("Complete" if made.returncode == 0 else "Failed", made.stdout[-2000:])(api, job)
 
     api.later = [work]
     launch(request, shape(), tmp_path / "model.json")
+    assert [command[0] for command in commands] == ["python"]
+    assert "16/16 images" in capsys.readouterr().out
     assert load_translator(tmp_path / "model.json").size == 16

@@ -67,7 +67,9 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("section", "name"), NUMBERS)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", float("nan"), float("inf"), "-999"])
-def test_no_number_is_without_bounds(section: type, name: str, value: Any) -> None:
+def test_no_number_may_be_infinite_or_far_below_its_range(
+    section: type, name: str, value: Any
+) -> None:
     with pytest.raises(ValueError, match=rf"^part\.{name}=.*: needs a (whole|finite) number"):
         build(section, {name: value}, "part.")
 

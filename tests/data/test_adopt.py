@@ -203,20 +203,21 @@ def test_a_folder_without_dvc_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         adopt("celeba", tmp_path)
 
 
+@pytest.mark.parametrize("command", ["info", "fetch"])
 @pytest.mark.parametrize("name", ["celeba", "rafd"])
 def test_info_prints_source_and_licence_also_by_its_old_name_fetch(
-    name: str, capsys: pytest.CaptureFixture[str]
+    command: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program.main(["fetch", name])
+    program.main([command, name])
     text = capsys.readouterr().out
     assert "where: " in text
     assert "may not be redistributed" in text
     assert f"python -m training.data adopt {name} PATH" in text
 
 
-def test_info_on_an_unknown_set_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_on_an_unknown_set_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="one of celeba, rafd"):
-        program.main(["fetch", "imagenet"])
+        program.main(["info", "imagenet"])
 
 
 def test_the_genuine_celeba_is_adopted_and_pulled(clone: Path, shared_data: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_zoom_is_every_second_picture_and_has_the_published_areas_and_ratios()
 
 
 def test_a_shift_is_a_crop_of_256_of_286_px_enlarged() -> None:
-    """Against Pillow-like slicing: 8 of 9 px, enlarged, equals the corner box."""
+    """The corner of 256 px, cut out by slicing and enlarged, is the crop of the corner box."""
     box = crop_boxes(torch.tensor([[0.0, 0, 0, 0, 0]]), "shift")[0]
     torch.testing.assert_close(box[2:] * 286, torch.tensor([256.0, 256]))
     image = torch.rand(1, 3, 286, 286)

@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.core.config import DataConfig
-from training.data.crop import FILTERS, UnusableError, crop_box, crop_image
+from training.data.crop import UnusableError, crop_box, crop_image
 
 SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 GENUINE = SHARED / "celeba" / "img_align_celeba"
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
@@ -47,7 +52,7 @@ def by_pillow_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simplejpeg, "decode_jpeg_header", refuse)
 
 
-@pytest.mark.parametrize("interpolation", sorted(FILTERS))
+@pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_celebas_centre_crop_equals_pillows(

@@ -1,6 +1,5 @@
 """Each raw layout and its known variants become one typed frame or are refused."""
 
-import time
 import zipfile
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from training.core.config import DataConfig
 from training.data.archive import Folder
-from training.data.layouts import ATTRIBUTES, EXPRESSIONS, RAFD_NAME
+from training.data.layouts import ATTRIBUTES, EXPRESSIONS
 from training.data.openface import UNITS
 from training.data.sources import SourceError, read_source
 from training.data.tables import read_table
@@ -229,7 +228,6 @@ def test_other_names_are_not_rafd(name: str) -> None:
     good = "Rafd090_02_Caucasian_female_angry_frontal.jpg"
     with pytest.raises(SourceError, match="1 images without a valid identity"):
         frame(Memory({good: b"", name: b""}), "rafd")
-    assert RAFD_NAME.startswith("^")
 
 
 def test_own_folders_are_classes() -> None:
@@ -395,12 +393,10 @@ def test_genuine_celeba_is_read(shared_data: Path) -> None:
     assert got[list(ATTRIBUTES)].isin([-1, 1]).all(axis=None)
 
 
-def test_the_full_official_label_file_is_read_in_seconds(shared_data: Path) -> None:
+def test_the_full_official_label_file_is_read(shared_data: Path) -> None:
     with zipfile.ZipFile(shared_data / "celeba_full_labels" / "list_attr_celeba.zip") as archive:
         data = archive.read("list_attr_celeba.txt")
-    start = time.monotonic()
     table = read_table("list_attr_celeba.txt", data)
-    assert time.monotonic() - start < 20
     assert table.stated == table.count == 202_599
     assert (table.line_end, table.final_newline) == ("CRLF", True)
     assert table.columns == list(ATTRIBUTES)

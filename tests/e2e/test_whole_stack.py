@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -36,17 +38,26 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     return folder
 
 
+class Ended(NamedTuple):
+    """A pipeline run: its output, and the name of its training's folder."""
+
+    output: str
+    training: str
+
+
 @pytest.fixture(scope="module")
-def ended(stack: Stack, workdir: Path, run_pipeline: Callable[..., str]) -> str:
-    """The output of a run on the servers, whose model, evaluation and data the tests use."""
-    return run_pipeline(workdir, *SHORT, "raw=raw/celeba", environment=stack.exports())
+def ended(stack: Stack, workdir: Path, run_pipeline: Callable[..., str]) -> Ended:
+    """A run on the servers, whose model, evaluation and data the tests use."""
+    output = run_pipeline(workdir, *SHORT, "raw=raw/celeba", environment=stack.exports())
+    (folder,) = workdir.glob("runs/train/*")  # before any test trains here
+    return Ended(output, folder.name)
 
 
 Program = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
-def program(stack: Stack, workdir: Path, ended: str, forks: Forks) -> Program:
+def program(stack: Stack, workdir: Path, ended: Ended, forks: Forks) -> Program:
     """Exit code and output of `python -m training.…` in the workdir, on the servers."""
 
     def run(*words: str, **more: str) -> tuple[int, str]:
@@ -63,13 +74,12 @@ def release(program: Program) -> Program:
 
 @pytest.mark.usefixtures("there")
 def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
-    stack: Stack, workdir: Path, ended: str, forks: Forks
+    stack: Stack, workdir: Path, ended: Ended, forks: Forks
 ) -> None:
     """Version, artifacts and checkpoints are remote; keys and passwords are in no output."""
-    assert "stargan 1 (new)" in ended
+    assert "stargan 1 (new)" in ended.output
     bucket = Bucket("s3://stargan")
-    (run,) = bucket.folders("store/checkpoints/")
-    assert bucket.folders(f"store/checkpoints/{run}/")
+    assert bucket.folders(f"store/checkpoints/{ended.training}/")
     code = (
         "from mlflow import MlflowClient as C; v = C().search_model_versions(\"name='stargan'\");"
         "print(len(v), C().get_run(v[0].run_id).info.artifact_uri)"
@@ -80,7 +90,7 @@ def test_the_run_ends_on_the_servers_and_no_secret_is_left_anywhere(
     words = [stack.settings[name].encode() for name in (
         "access_key", "secret_key", "postgres_password", "mlflow_password",
         "flask_key")]  # fmt: skip
-    assert not [word for word in words if word in ended.encode()]
+    assert not [word for word in words if word in ended.output.encode()]
     for path in workdir.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -136,6 +146,14 @@ def kill(stack: Stack, name: str) -> None:
     gone.wait(30)
 
 
+def hung_up(port: int) -> bool:
+    """Wait for a connection to a server that is away, and hang up."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        listener.settimeout(120)
+        listener.accept()[0].close()
+    return True
+
+
 def up(forks: Forks, stack: Stack) -> None:
     """Start the servers, as `make stack` does."""
     command = [sys.executable, "-m", "pipelines.local.stack", "up", "--folder", str(stack.folder)]
@@ -147,13 +165,23 @@ def up(forks: Forks, stack: Stack) -> None:
 def test_a_registration_waits_for_a_server_that_is_briefly_down(
     stack: Stack, workdir: Path, release: Program, name: str
 ) -> None:
-    """The server is killed as it begins and restarted some seconds later: one complete version."""
+    """Killed as it begins, restarted some seconds after the first request: one complete version."""
     kill(stack, name)
-    again = threading.Timer(AWAY, run_stack, (stack, "up"))
+    refused: list[bool] = []
+
+    def outage() -> None:
+        try:
+            refused.append(hung_up(stack.settings[name]))
+            time.sleep(AWAY)
+        finally:
+            run_stack(stack, "up")
+
+    again = threading.Thread(target=outage)
     again.start()
     given = ["register", *manifests(workdir), "--name", f"after-{name}", "--out", f"{name}.json"]
     code, output = release(*given)
     again.join()
+    assert refused, "nothing needed the server while it was away"
     assert code == 0, output
     assert json.loads((workdir / f"{name}.json").read_text())["version"] == "1"
     code, output = release("verify", f"after-{name}/1")

@@ -18,8 +18,8 @@ from training.engine import checkpoint
 from training.models.stargan import StarGAN
 
 
-def test_a_checkpoint_of_version_0_1_still_loads(binary: Path, tmp_path: Path) -> None:
-    """Its state.json also contains the best validation score."""
+def test_unknown_keys_of_a_checkpoint_are_ignored(binary: Path, tmp_path: Path) -> None:
+    """Version 0.1 also wrote the best validation score."""
     session = session_of(StarGAN.tiny(), binary)
     session.advance()
     path = checkpoint.save(tmp_path, session.state, {}, session.job.faces.space)
@@ -67,12 +67,13 @@ def test_an_incomplete_resume_is_not_bit_equal(
     true_load = checkpoint.load
 
     def forgetful(path: Path, state: checkpoint.State) -> None:
-        if lost == "optim":
-            monkeypatch.setattr(checkpoint, "_restore_adam", lambda *a: None)
         averages = {
             n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in state.ema.items()
         }
         true_load(path, state)
+        if lost == "optim":
+            for optimiser in state.optim.values():
+                optimiser.state.clear()
         if lost == "ema":
             for name, values in averages.items():
                 state.ema[name].load_state_dict(values)
@@ -206,11 +207,12 @@ for kill, folder in places:
 
 
 @pytest.mark.slow
-def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_path: Path) -> None:
+def test_killed_at_a_write_fsync_or_rename_ends_the_same(binary: Path, tmp_path: Path) -> None:
     """One short run per kill: before or after an fsync or rename, or halfway through a write.
 
     Every thirteenth of about two hundred points, which covers each kind of file; all of them would
-    take ten minutes. The last ones are in the store, which has the files of the run before.
+    take ten minutes. The last ones are in the store, where a run finds files of the run before: a
+    kill after a run's last point does not happen.
     """
     short = to_json(replace(QUICK, images=24, decay_images=8, warmup_images=8, sample_images=24))
     line = command(binary, tmp_path / "unused")[3:]
@@ -229,7 +231,10 @@ def test_killed_at_every_write_fsync_and_rename_ends_the_same(binary: Path, tmp_
     kills = range(0, moments, 13)
     ends = [row.split() for row in sweep(kills).stdout.splitlines() if row[:1].isdigit()]
     assert {row[2] for row in ends} == {"0"}
-    assert [row[1] for row in ends[1 : len(kills) * 3 // 4]] == ["9"] * (len(kills) * 3 // 4 - 1)
+    killed = [row[1] == "9" for row in ends]
+    assert {row[1] for row in ends} == {"0", "9"}
+    assert killed[1:] == sorted(killed[1:], reverse=True)
+    assert sum(killed) >= len(kills) * 3 // 4 - 1
     assert len(ends) == len(kills)
     whole = weights(tmp_path / "at0.json")
     assert all(weights(tmp_path / f"at{i}.json") == whole for i in kills)

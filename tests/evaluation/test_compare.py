@@ -18,7 +18,7 @@ from training.data.labels import LabelSet, LabelSpace
 from training.engine.schedule import Schedule
 from training.engine.throughput import PROGRESS_POINTS, step_at, synthetic_labels
 from training.evaluation.comparison.figures import shared_models
-from training.evaluation.comparison.page import Group, System, _of_seeds, intervals
+from training.evaluation.comparison.page import Group, System, intervals, seeds_interval
 from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
 from training.evaluation.summary import summarise
@@ -72,14 +72,14 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_interval_over_seeds_is_students_t() -> None:
     """Only the seeds' means count if people do not differ; shares are clipped to 0..1."""
     seeds = [0.5, 0.6, 0.55]
-    found = _of_seeds(np.tile(seeds, (10, 1)), 1.0)
+    found = seeds_interval(np.tile(seeds, (10, 1)), 1.0)
     expected = stats.t.interval(0.95, 2, np.mean(seeds), stats.sem(seeds))
     assert found == pytest.approx(expected)
-    assert _of_seeds(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
+    assert seeds_interval(np.tile([0.2, 0.9], (10, 1)), 1.0) == (0, 1)
     alike = (
         np.random.default_rng(0).normal(20, 1, (4_000, 1)).repeat(2, 1)
     )  # variance between people only
-    assert _of_seeds(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
+    assert seeds_interval(alike, np.inf) == pytest.approx((20 - 1.96, 20 + 1.96), abs=0.1)
 
 
 def test_interval_is_not_a_point_if_all_edits_succeed() -> None:
@@ -122,7 +122,9 @@ def test_every_mean_lies_in_its_interval() -> None:
     assert set(found) == {"success_mean", "preservation_mean", "identity_cosine", "self_psnr",
                           "self_ssim"}  # fmt: skip
     images = table.drop_duplicates("index")
-    for name, values in (("self_psnr", images["self_psnr"]), ("success_mean", table["success"]),
+    for name, values in (("self_psnr", images["self_psnr"]), ("self_ssim", images["self_ssim"]),
+                         ("success_mean", table["success"]),
+                         ("preservation_mean", table["preservation"]),
                          ("identity_cosine", table["identity_cosine"])):  # fmt: skip
         low, high = found[name]
         assert low < values.mean() < high

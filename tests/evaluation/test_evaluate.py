@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
-from training.core.files import canonical_json, sha256_bytes, sha256_file, write_json
+from training.core.files import sha256_file, write_json
 from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.engine.checkpoint import as_dict
@@ -29,7 +29,7 @@ from training.evaluation.diversity import diversity
 from training.evaluation.fingerprint import fingerprint
 from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge, load_judge
-from training.evaluation.judges.training import _clean
+from training.evaluation.judges.training import clean_accuracy
 from training.evaluation.measure import sweep
 from training.evaluation.metrics import PSNR_CAP
 from training.evaluation.score import margin, score
@@ -40,7 +40,7 @@ from training.models.base import DEFAULT_OPTIONS, EditOptions
 from training.models.stargan import StarGAN
 from training.models.torchscript import pinned
 from training.storage.meta import ModelMeta
-from training.storage.store import Entry, Manifest, open_store
+from training.storage.store import Manifest, open_store
 from training.tracking.tracker import Tracker
 from training.train import train
 
@@ -396,7 +396,7 @@ def test_accuracy_of_a_constant_judge_of_intensities_is_one_half(units: Path) ->
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), len(labels.names)), -20.0)
 
-    facts = _clean(Zero(), rare, labels, torch.device("cpu"))  # type: ignore[arg-type]
+    facts = clean_accuracy(Zero(), rare, labels, torch.device("cpu"))  # type: ignore[arg-type]
     assert facts["accuracy"] == pytest.approx(0.5)
 
 
@@ -427,6 +427,17 @@ def test_a_model_of_other_labels_or_size_is_refused(faces_and_judge: tuple[Faces
 
 
 def test_a_model_that_gives_nan_is_refused(faces_and_judge: tuple[Faces, Judge]) -> None:
+    faces, frozen_judge = faces_and_judge
+
+    class Broken(CopyInput):
+        def __call__(self, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
+            return torch.where((source == target).all(1)[:, None, None, None], image, torch.nan)
+
+    with pytest.raises(ValueError, match="the model's output is not finite"):
+        score(Broken(), faces, frozen_judge, EvalConfig())
+
+
+def test_a_judge_that_gives_nan_is_refused(faces_and_judge: tuple[Faces, Judge]) -> None:
     faces, frozen_judge = faces_and_judge
     frozen_judge.nets[0].head.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"not finite: margin"):
@@ -548,17 +559,29 @@ def test_promotion_finds_the_scores_in_the_store(
     assert cache.find(weights | {"nets/G.safetensors": "0" * 64}) is None
 
 
-def test_the_key_of_stored_scores_is_that_of_older_versions(
-    binary: Path, frozen: Frozen, tmp_path: Path
-) -> None:
-    """Existing cached scores stay valid."""
-    manifest, _, _ = outputs(binary, frozen[0], tmp_path)
-    weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    name = sha256_bytes(canonical_json([dict(sorted(weights.items())), manifest.meta.identity]))
-    stored = open_store().reference(f"scores/{name}")
-    assert stored is not None
-    table = pd.read_parquet(open_store().local(Entry.parse("scores.parquet", stored)))
-    assert len(table) == 8 * 4
+@pytest.mark.usefixtures("store")
+def test_scores_that_version_0_1_stored_are_found(tmp_path: Path) -> None:
+    """Under the name that its code, commit a0f92b4, gives to these digests."""
+    weights = {"nets/G.safetensors": "1" * 64, "config.json": "2" * 64}
+    name = "6efd2a7aab3f6b62faee6c07d8ef43315d36627c0bedcfb66de3a599ba94e36c"
+    pd.DataFrame({"success": [0.25]}).to_parquet(tmp_path / "scores.parquet")
+    entry = open_store().put(tmp_path / "scores.parquet")
+    open_store().refer(f"scores/{name}", entry.reference)
+    found = ScoreCache(open_store(), "3" * 64).find(weights)
+    assert found is not None
+    assert found["success"].tolist() == [0.25]
+
+
+def relabelled(dataset: Path, column: str, value: Any, split: str) -> Manifest:
+    """The data set with another value in one row of a split."""
+    manifest = Manifest.read(dataset)
+    rows = pd.read_parquet(manifest.local("labels.parquet"))
+    rows.at[rows.index[rows["split"] == split][0], column] = value
+    rows.to_parquet(dataset.parent / "other.parquet")
+    files = {e.name: manifest.local(e.name) for e in manifest.entries}
+    files["labels.parquet"] = dataset.parent / "other.parquet"
+    rows_of = {e.name: e.rows for e in manifest.entries}
+    return Manifest.build("dataset", files, manifest.meta, rows=rows_of)
 
 
 def test_the_fingerprint_follows_images_judge_and_number_of_images(
@@ -570,6 +593,22 @@ def test_the_fingerprint_follows_images_judge_and_number_of_images(
     assert first != fingerprint(data, judge_manifest, EvalConfig(limit=5))
     assert first != fingerprint(data, data, EvalConfig(limit=4))
     assert first != fingerprint(data, judge_manifest, EvalConfig(limit=4, eval_split="val"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("sha256", "f" * 64), ("label", np.float32([0, 0, 0])), ("identity", "somebody")],
+)
+def test_the_fingerprint_follows_each_scored_image_its_labels_and_its_person(
+    binary: Path, frozen: Frozen, column: str, value: Any
+) -> None:
+    """One other value in one row; in a row of another split it changes nothing."""
+    data, judge_manifest = Manifest.read(binary), Manifest.read(frozen[0])
+    first = fingerprint(data, judge_manifest, EvalConfig())
+    other = relabelled(binary, column, value, "test")
+    assert fingerprint(other, judge_manifest, EvalConfig()) != first
+    other = relabelled(binary, column, value, "train")
+    assert fingerprint(other, judge_manifest, EvalConfig()) == first
 
 
 def test_eval_split_val_scores_validation_images(

@@ -15,7 +15,7 @@ from training.data.labels import LabelSet, LabelSpace
 from training.evaluation.diagnostics import diagnostics
 from training.evaluation.previews import held_out, preview_png, render_previews, sample_grids
 from training.models.attgan import AttGAN
-from training.models.base import Diagnostic, Preview
+from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
@@ -117,28 +117,40 @@ def test_attention_preview_composes_the_edit(
 
 
 def test_intensities_match_the_column_titles(request: pytest.FixtureRequest) -> None:
+    """Each column is the edit with the intensity in its title; 1.5 is this model's own."""
     model = AttGAN(**_ATTGAN, test_int=1.5)
     faces, nets, batch = prepared("binary", model, request)
     with torch.no_grad():
         picture = model.previews(nets, batch, faces.space)["intensity"]
         labels = faces.space.tasks(batch.source, 0)
         row = int(labels[2].changed.nonzero()[2 % len(labels[2].changed.nonzero())])
-        single = model.translate(
-            nets, batch.image[[row]], batch.source[[row]], labels[2].target[[row]]
-        )
+        edit = (nets, batch.image[[row]], batch.source[[row]], labels[2].target[[row]])
+        own = model.translate(*edit)[0]
+        columns = {
+            title: model.translate(*edit, EditOptions(intensity=float(title)))[0]
+            for title in picture.columns[1:]
+        }
     assert picture.rows[2] == "Male"
     assert torch.equal(picture.images[2, 0], batch.image[row])
-    torch.testing.assert_close(picture.images[2, picture.columns.index("1.5")], single[0])
+    assert len(columns) == 4
+    for found, expected in zip(picture.images[2, 1:], columns.values(), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(columns["1.5"], own)
 
 
 def test_cycle_preview_translates_the_output_back(request: pytest.FixtureRequest) -> None:
+    """The row of Male, pair 1: `Gab1` takes the label away, `Gba1` gives it."""
     model = CycleGAN(**PAIRS, d_layers=1)
     faces, nets, batch = prepared("binary", model, request)
     with torch.no_grad():
         picture = model.previews(nets, batch, faces.space)["cycle"]
-        _, there, back = picture.images[2].unbind(0)
-        again = [nets[g](there[None])[0] for g in ("Gab1", "Gba1")]  # the pair of Male
-    assert any(torch.allclose(back, one, atol=1e-6) for one in again)
+        x, there, back = picture.images[2].unbind(0)
+        (male,) = {bool(c[2]) for image, c in zip(batch.image, batch.source, strict=True)
+                   if torch.equal(image, x)}  # fmt: skip
+        out, home = ("Gab1", "Gba1") if male else ("Gba1", "Gab1")
+        expected = [nets[out](x[None])[0], nets[home](there[None])[0]]
+    assert picture.rows[2] == "Male"
+    torch.testing.assert_close(torch.stack([there, back]), torch.stack(expected))
 
 
 def test_styles_come_from_latents_and_from_references_of_the_domain(

@@ -61,7 +61,7 @@ RATES: dict[str, tuple[int, tuple[float, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ADAM)
+@pytest.mark.parametrize("name", MODELS)
 def test_optimisers_and_averages_are_the_published_ones(name: str) -> None:
     found = MODELS[name]().optim(TWO)
     adam, averaged = ADAM[name]
@@ -69,7 +69,7 @@ def test_optimisers_and_averages_are_the_published_ones(name: str) -> None:
     assert MODELS[name]().averaged(TWO) == averaged
 
 
-@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.parametrize("name", MODELS)
 def test_phases_and_rates_are_the_published_ones(name: str) -> None:
     found = MODELS[name]().phases(TWO)
     assert [(p.name, " ".join(p.trains), p.every, p.new_batch) for p in found] == PHASES[name]
@@ -116,7 +116,7 @@ THIN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", MODELS)
 def test_initial_weights_are_as_published_and_biases_are_0(name: str) -> None:
     """Each layer's spread, within four of its standard errors; torch's biases are uniform."""
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ from training.data.labels import LabelSpace
 from training.data.sources import read_source
 from training.data.split import assign, select_limited
 from training.data.synthetic.faces import SEED, celeba_jobs, rafd_jobs
-from training.data.unify import _check_trained, read_labels
+from training.data.unify import check_trained, read_labels
 from training.data.versions import split_datasets
 from training.engine import precision
 from training.engine.distributed import World
@@ -147,7 +147,7 @@ def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
         table = table[select_limited(split, data.limit or len(table))].reset_index(drop=True)
         labels, values = read_labels(name, kind, table, data)
         known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
-        _check_trained(labels, known)
+        check_trained(labels, known)
         sets.append(labels)
     return SPACES.setdefault(data, LabelSpace(tuple(sets)))
 
@@ -175,20 +175,34 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         presets.resolve("stargan", "celeba-64")
 
 
-@pytest.mark.parametrize(("seconds", "faster"), [((1.0, 0.5), True), ((1.0, 0.9), False)])
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[bool, float]) -> list[bool]:
+    """Networks whose passes take the given seconds, by whether autocast is on; that of each."""
+    passes: list[bool] = []
+    forward = torch.nn.Sequential.forward
+
+    def timed_forward(net: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+        passes.append(torch.is_autocast_enabled("cpu"))
+        return forward(net, x)
+
+    monkeypatch.setattr(torch.nn.Sequential, "forward", timed_forward)
+    monkeypatch.setattr("time.perf_counter", lambda: sum(seconds[bf16] for bf16 in passes))
+    return passes
+
+
+@pytest.mark.parametrize(("half", "faster"), [(0.5, True), (0.8, True), (0.9, False), (2.0, False)])
 def test_auto_uses_bf16_if_it_was_measured_faster(
-    seconds: tuple[float, float], faster: bool, monkeypatch: pytest.MonkeyPatch
+    half: float, faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A configured precision is used without a measurement."""
-    world = World(0, 1, torch.device("cpu"))
-    monkeypatch.setattr(precision, "_seconds", lambda net, x, bf16: seconds[bf16])
-    assert precision.use_bf16("auto", world) is faster
-    monkeypatch.setattr(precision, "_seconds", None)
-    assert precision.use_bf16("bf16", world) is True
-    assert precision.use_bf16("fp32", world) is False
+    """By 1.2 times, in passes with autocast against passes without."""
+    passes = timed(monkeypatch, {False: 1.0, True: half})
+    assert precision.use_bf16("auto", World(0, 1, torch.device("cpu"))) is faster
+    assert set(passes) == {False, True}
 
 
-def test_the_measurement_runs_in_both_precisions() -> None:
-    net, x = torch.nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8)
-    assert precision._seconds(net, x, False) > 0
-    assert precision._seconds(net, x, True) > 0
+@pytest.mark.parametrize(("name", "chosen"), [("bf16", True), ("fp32", False)])
+def test_a_configured_precision_is_not_measured(
+    name: str, chosen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = timed(monkeypatch, {False: 1.0, True: 1.0})
+    assert precision.use_bf16(name, World(0, 1, torch.device("cpu"))) is chosen
+    assert passes == []

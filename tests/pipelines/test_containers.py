@@ -142,11 +142,14 @@ def workdir(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     return folder
 
 
-def test_the_whole_pipeline_runs_in_containers(
-    podman: dict[str, str], workdir: Path, start_pipeline: Callable[..., str]
-) -> None:
+@pytest.fixture(scope="module")
+def output(podman: dict[str, str], workdir: Path, start_pipeline: Callable[..., str]) -> str:
+    """What the whole pipeline prints in containers; its files are in the workdir."""
+    return start_pipeline(workdir, "--containers", *SHORT, environment=podman)
+
+
+def test_the_whole_pipeline_runs_in_containers(workdir: Path, output: str) -> None:
     """As the images' user, on a read-only root; the lineage names the image by its id."""
-    output = start_pipeline(workdir, "--containers", *SHORT, environment=podman)
     assert "stargan 1 (new)" in output
     (trained,) = workdir.glob("runs/kfp/*/train/out")
     assert trained.stat().st_uid == USER
@@ -156,6 +159,7 @@ def test_the_whole_pipeline_runs_in_containers(
     assert json.loads(record)["created"] is True
 
 
+@pytest.mark.usefixtures("output")
 def test_the_training_image_runs_a_job(podman: dict[str, str], workdir: Path) -> None:
     """As in the TrainJob's template: one process trains the request in the store."""
     from training.core.config import to_json

@@ -411,14 +411,15 @@ def sleepers(folder: Path) -> list[str]:
     return found
 
 
-def test_a_step_killed_for_memory_is_reported_as_killed(start: Start) -> None:
-    """Exit codes above 128 are signals."""
-    lines: list[str] = []
-    run = local.LocalRun("id", Path.cwd(), 1, current="step")
-    code = run.stream([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
-    lines = list(run.tail)
-    assert code == -9
-    assert lines == ["ended by signal 9 (Killed)"]
+@pytest.mark.parametrize(("end", "code"), [("os.kill(os.getpid(), 9)", -9), ("sys.exit(137)", 137)])
+def test_a_step_killed_for_memory_is_reported_as_killed(
+    end: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a signal, or by an exit code above 128, which stands for one."""
+    monkeypatch.chdir(tmp_path)
+    run = local.LocalRun("id", tmp_path, 1, current="step")
+    assert run.stream([sys.executable, "-c", f"import os, sys; {end}"]) == code
+    assert list(run.tail) == ["ended by signal 9 (Killed)"]
 
 
 def test_the_cause_is_the_message_of_the_last_traceback() -> None:

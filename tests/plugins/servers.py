@@ -11,6 +11,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,8 +209,8 @@ def mlflow_server(tmp_path: Path) -> Iterator[MlflowServer]:
     running.kill()
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+@contextmanager
+def started_stack() -> Iterator[Stack]:
     """`make stack`'s servers, in a folder that Postgres' own user can reach."""
     folder = Path(tempfile.mkdtemp(prefix="stack-"))
     folder.chmod(0o755)
@@ -219,6 +220,13 @@ def stack() -> Iterator[Stack]:
     yield made
     run_stack(made, "down")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """`make stack`'s servers, for the session: tests leave what others wrote."""
+    with started_stack() as made:
+        yield made
 
 
 def run_stack(stack: Stack, command: str) -> str:

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
@@ -13,6 +15,7 @@ import yaml
 
 from forks import Forks
 from pipelines.local.stack import Stack
+from servers import started_stack
 from training import backup
 from training.storage.s3 import Bucket, RemoteError
 
@@ -33,6 +36,13 @@ runs = mlflow.search_runs(experiment_names=["faces"], output_format="list")
 print(json.dumps({r.info.run_id: [r.data.metrics["score"], mlflow.artifacts.load_text(
     f"{r.info.artifact_uri}/note.txt")] for r in runs}))
 """
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """One of these tests' own: they lose its data."""
+    with started_stack() as made:
+        yield made
 
 
 def client(forks: Forks, stack: Stack, code: str, *arguments: str) -> str:
@@ -78,13 +88,15 @@ def test_a_restored_backup_is_consistent(
     for name, value in stack.exports().items():
         monkeypatch.setenv(name, value)
     Bucket("s3://stargan").client.create_bucket(Bucket="backup")
+    seconds = iter(["20260101T000000Z", "20260101T000001Z"])
+    clock = SimpleNamespace(strftime=lambda *_: next(seconds), gmtime=time.gmtime)
+    monkeypatch.setattr(backup, "time", clock)  # two backups in one second have one name
     names = []
     for word in ("first", "second"):
         client(forks, stack, WRITE, word)
         (tmp_path / word).mkdir()
         shell(stack, nightly(), tmp_path / word)
         names.append(backup.save(tmp_path / word, ARTIFACTS, "s3://backup/faces"))
-        time.sleep(1.1)  # names are seconds
     expected = json.loads(client(forks, stack, READ))
     assert len(expected) == 2
     client(forks, stack, WRITE, "after the backup")

@@ -15,7 +15,8 @@ from training import trainjob
 from training.cluster.job import Request, Shape
 from training.cluster.kubernetes import ClusterError
 from training.core.cli import StoppedError
-from training.storage.store import open_store
+from training.storage.meta import ModelMeta
+from training.storage.store import Manifest, open_store
 
 REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
 SHAPE = Shape(template=str(Path(__file__).parents[2] / "k8s" / "jobs" / "trainjob.yaml"))
@@ -113,9 +114,8 @@ def test_the_pods_train_the_stored_request(store: Path, monkeypatch: pytest.Monk
     assert environment.PIPELINE_RUN_ID.get() == ""
 
 
-@pytest.mark.parametrize("child", [False, True])
-def test_one_of_several_models_is_passed_as_a_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: bool
+def test_all_models_but_the_first_are_passed_as_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
 
@@ -124,6 +124,8 @@ def test_one_of_several_models_is_passed_as_a_child(
 
         def __init__(self, command: list[str], **_: Any) -> None:
             commands.append(command)
+            meta = ModelMeta(model="", preset="", seed=0, images=0, dataset="", mlflow_run="")
+            Manifest("model", (), meta).write(Path(command[command.index("--out") + 1]))
 
         def __enter__(self) -> "Torchrun":
             return self
@@ -135,9 +137,10 @@ def test_one_of_several_models_is_passed_as_a_child(
             return 0
 
     monkeypatch.setattr("training.launch.subprocess.Popen", Torchrun)
-    request = Request("{}", "stargan", "{}", "{}", child=child)
-    launching._torchrun(1, tmp_path / "d.json", request, tmp_path / "m.json", tmp_path)
-    assert ("--child" in commands[0]) == child
+    (tmp_path / "d.json").write_text("{}")
+    out = tmp_path / "m.json"
+    launching.launch(tmp_path / "d.json", out, "stargan", "{}", '{"seed": 0}', seeds=3)
+    assert ["--child" in command for command in commands] == [False, True, True]
 
 
 def test_configurations_given_as_json_are_not_resolved_again(

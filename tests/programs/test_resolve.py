@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -226,10 +227,17 @@ def test_the_code_hash_changes_with_one_byte(
 def test_without_a_lock_the_installed_versions_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another version of one package changes the hash; the order of packages does not."""
+    installed = [SimpleNamespace(name="torch", version="2"), SimpleNamespace(name="a", version="1")]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: installed)
     with_lock = lock_hash()
     monkeypatch.setattr(training.core.provenance, "ROOT", tmp_path)
-    assert len(lock_hash()) == 64
-    assert lock_hash() != with_lock
+    first = lock_hash()
+    assert first != with_lock
+    installed.reverse()
+    assert lock_hash() == first
+    installed[0].version = "1.1"
+    assert lock_hash() != first
 
 
 def test_the_path_of_a_model_is_pinned_by_its_content(clone: Path) -> None:

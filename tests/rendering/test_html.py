@@ -50,13 +50,13 @@ def parse(page: str) -> Tags:
 def templates(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Test templates, in addition to those of the library."""
     more: dict[str, str] = {}
-    ours = html._TEMPLATES
+    ours = html.TEMPLATES
     loader = ours.loader
     assert loader is not None
     for name in ("base.html.j2", "macros.html.j2", "style.css.j2"):
         more[name] = loader.get_source(ours, name)[0]
     own: Environment = ours.overlay(loader=DictLoader(more))
-    monkeypatch.setattr(html, "_TEMPLATES", own)
+    monkeypatch.setattr(html, "TEMPLATES", own)
     return more
 
 

@@ -77,7 +77,9 @@ class JobWatcher:
         if state != self.state:
             self.state = state
             say(f"{self.name}: {state}")
-        self.idle = time.monotonic() if moving else self.idle
+        now = time.monotonic()
+        self.idle = now if moving else self.idle
+        self.began = now if state.startswith("queued") else self.began
         return bool(complete)
 
     def _poll_logs(self, pods: list[Any]) -> bool:
@@ -96,8 +98,8 @@ class JobWatcher:
         now = time.monotonic()
         if now - self.idle > STUCK:
             return f"stuck for {STUCK / 60:.0f} min ({self.state})"
-        # The job's own deadline comes first; it starts to count when the job does.
-        if now - self.began > self.deadline + STUCK and not self.state.startswith("queued"):
+        # The job's own deadline comes first; it starts to count when the job leaves its queue.
+        if now - self.began > self.deadline + STUCK:
             return f"not ended {self.deadline} s after its start"
         return ""
 

@@ -65,7 +65,7 @@ def unify(
         labels, values = read_labels(name, kind, frame, config)
         kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
         frame, values = frame[kept], values[kept]
-        _check_trained(labels, values[(frame["split"] == "train").to_numpy()])
+        check_trained(labels, values[(frame["split"] == "train").to_numpy()])
         sets.append(labels)
         tables.append(_table(name, frame, values))
     space = LabelSpace(tuple(sets))
@@ -185,7 +185,7 @@ def _check_domain(
         )
 
 
-def _check_trained(labels: LabelSet, values: np.ndarray) -> None:
+def check_trained(labels: LabelSet, values: np.ndarray) -> None:
     """Raise UnifyError for labels that no training image has, or that all have."""
     for position, label in enumerate(labels.names):
         share = values[:, position].sum() / max(len(values), 1)

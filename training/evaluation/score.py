@@ -124,9 +124,18 @@ def move_nets(translator: Translate, device: torch.device) -> None:
 
 
 def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """One translation, rounded as when saved: uint8 (n, H, W, 3); image (n, 3, H, W) in [-1, 1]."""
+    """One translation, rounded as when saved: uint8 (n, H, W, 3); image (n, 3, H, W) in [-1, 1].
+
+    Raises ValueError if the output is not finite.
+    """
     image = image.contiguous(memory_format=memory_order(image.device))
-    return to_uint8(translator(image, source.to(image.device), target.to(image.device)))
+    return _rounded(translator(image, source.to(image.device), target.to(image.device)))
+
+
+def _rounded(output: Tensor) -> Tensor:
+    if not output.isfinite().all():  # as a picture, NaN would be black
+        raise ValueError("the model's output is not finite; the model is broken")
+    return to_uint8(output)
 
 
 def score(
@@ -153,7 +162,7 @@ def score(
     combinations and unchanged images. For continuous labels (otherwise NaN) mean absolute
     differences: error of judged to target intensities, error_others of labels outside the edit to
     those of the input, copy_error of the input's judged to the target intensities.
-    Raises ValueError if a score is not finite.
+    Raises ValueError if an output or a score is not finite.
     """
     move_nets(translator, judge.device)
     data_views = views(translator, faces, judge, config, only)
@@ -230,7 +239,7 @@ def _reconstructed(
     """The self-reconstruction for E3: `self_translation`, or the model's own reconstruction."""
     if not isinstance(translator, Translator) or translator.model.edits_own_labels:
         return self_translation
-    return to_uint8(translator.reconstruct(x, source.to(x.device)))
+    return _rounded(translator.reconstruct(x, source.to(x.device)))
 
 
 def _quality(prefix: str, before: Tensor, after: Tensor) -> dict[str, Any]:

@@ -40,19 +40,19 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("training.rendering"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {
+TEMPLATES.filters |= {
     "amount": amount, "percent": percent, "hundredths": hundredths, "base64": _base64,
 }  # fmt: skip
-_TEMPLATES.globals["span"] = span
+TEMPLATES.globals["span"] = span
 
 
 def render(template: str, **context: Any) -> str:
     """Render `templates/<template>.html.j2` as a complete HTML document."""
-    return _TEMPLATES.get_template(f"{template}.html.j2").render(context)
+    return TEMPLATES.get_template(f"{template}.html.j2").render(context)

@@ -235,14 +235,24 @@ def test_openface_csv_joins_the_images_and_holds_the_drawn_units(rafd):
             assert value == job.face.units[unit]
 
 
-@pytest.mark.parametrize("name", EXPRESSIONS)
+@pytest.mark.parametrize("name", sorted(EXPRESSIONS.keys() - {"neutral"}))
 def test_expressions_follow_their_units(name):
-    """The strongest unit of an expression is strong; a neutral face has none."""
-    units = expression(Draws("units", name), name, 0.9, 1.0)
-    assert set(units) == set(UNITS)
-    assert all(0 <= v <= 5 for v in units.values())
-    strongest = max(EXPRESSIONS[name].values(), default=0)
-    assert (max(units.values()) > 3) == (strongest > 3)
+    """On average, a face's strongest unit is one of the expression's strongest, and strong."""
+    drawn = [expression(Draws("units", name, i), name, 0.9, 1.0) for i in range(50)]
+    assert all(set(units) == set(UNITS) for units in drawn)
+    assert all(0 <= v <= 5 for units in drawn for v in units.values())
+    mean = {unit: np.mean([units[unit] for units in drawn]) for unit in UNITS}
+    most = max(mean, key=mean.get)
+    assert EXPRESSIONS[name].get(most) == max(EXPRESSIONS[name].values())
+    assert mean[most] > 3
+
+
+def test_a_neutral_face_has_no_unit():
+    """Beyond the noise of 0.3."""
+    for i in range(50):
+        units = expression(Draws("units", i), "neutral", 0.9, 1.0)
+        assert set(units) == set(UNITS)
+        assert all(0 <= v <= 0.3 for v in units.values())
 
 
 def test_labels_match_the_sampled_face():
@@ -371,6 +381,6 @@ def test_command_prints_the_pixel_hash(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(faces, "SUBJECTS", 1)
     faces.main([str(tmp_path / "out"), "--workers", "1", "--pixel-hash"])
     printed = capsys.readouterr().out.split()[-1]
-    assert re.fullmatch("[0-9a-f]{64}", printed)
+    assert printed == faces.draw(tmp_path / "again", workers=1).pixel_hash
     assert len(list((tmp_path / "out/celeba" / faces.IMAGES).iterdir())) == 4
     assert len(list((tmp_path / "out/rafd").iterdir())) == 25

@@ -349,6 +349,26 @@ def test_a_warning_is_reported_and_does_not_stop(rule: str) -> None:
     assert shown in found[rule]
 
 
+@pytest.mark.parametrize(
+    ("copy", "rules_broken"),
+    [
+        ("000004.jpg", {"image_content_unique"}),  # of the same part as the first image
+        ("000002.jpg", {"image_content_unique", "image_content_in_one_part"}),
+    ],
+)
+def test_an_image_under_two_names_may_not_be_in_two_parts(
+    copy: str, rules_broken: set[str]
+) -> None:
+    files = celeba()
+    files[f"img_align_celeba/{copy}"] = files[FIRST]
+    outcome = validated("celeba", files)
+    found = {f.rule.name: str(f) for f in outcome.findings if not f.passed}
+    assert {name for name in found if name.startswith("image_content")} == rules_broken
+    for name in rules_broken:
+        assert "000001.jpg" in found[name]
+        assert copy in found[name]
+
+
 def test_a_share_of_broken_images_is_left_to_preprocessing() -> None:
     files = celeba()
     truncate(files)

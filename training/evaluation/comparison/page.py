@@ -58,14 +58,14 @@ def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
         if share and (ends := certain(values, people)):
             out[name] = ends
         elif len(seeds) > 1:
-            out[name] = _of_seeds(values, 1.0 if share else np.inf)
+            out[name] = seeds_interval(values, 1.0 if share else np.inf)
         else:
             low, high = np.percentile(values, [2.5, 97.5])
             out[name] = (float(low), float(high))
     return out
 
 
-def _of_seeds(values: np.ndarray, upper: float) -> Interval:
+def seeds_interval(values: np.ndarray, upper: float) -> Interval:
     """Interval of the mean over seeds of `values` (draws, seeds), in 0..`upper` if finite."""
     means, n = values.mean(0), values.shape[1]
     between, people = means.var(ddof=1) / n, values.mean(1).var(ddof=1)

@@ -145,7 +145,7 @@ def _batches(part: Part, rows: Sequence[int] = (), size: int = 64) -> Iterator[T
 
 
 @torch.inference_mode()
-def _clean(
+def clean_accuracy(
     net: ResNet18 | SmallVGG, part: Part, labels: LabelSet, device: torch.device
 ) -> dict[str, Any]:
     """Accuracy on real test images; per label also balanced accuracy and share of positives."""
@@ -225,8 +225,8 @@ def train(
         "names": list(labels.names),
         "train_images": len(part),
         "people": count,  # identity classes of the second judge; 0 or 1: not trained
-        **_clean(first, test.parts[dataset], labels, device),
-        "second_accuracy": _clean(second, test.parts[dataset], labels, device)["accuracy"],
+        **clean_accuracy(first, test.parts[dataset], labels, device),
+        "second_accuracy": clean_accuracy(second, test.parts[dataset], labels, device)["accuracy"],
         "verification_auc": _verification(second, test.parts[dataset], device),
     }
     return first, second, fact
