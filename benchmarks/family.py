@@ -29,7 +29,7 @@ from training.core.files import write_bytes, write_json
 from training.core.options import Changes
 from training.evaluation.comparison.page import report
 from training.evaluation.comparison.runs import ComparedRun
-from training.models import presets
+from training.models import configure
 
 main = cli.program("python benchmarks/family.py", __doc__)
 RUN = means(
@@ -52,7 +52,7 @@ class Run:
 
     def commands(self, preset: str) -> list[list[str]]:
         """The pipeline's train and evaluate steps as commands; ValueError for a wrong setting."""
-        config = presets.resolve(self.system.model, preset, self.settings)
+        config = configure.resolve(self.system.model, preset, self.settings)
         pairs = ";".join(f"{key}={value}" for key, value in self.settings.items())
         model, evaluation = self.folder / "model.json", self.folder / "evaluation.json"
         return [
@@ -108,7 +108,7 @@ def planned(asked: list[Asked], preset: str, changes: str, seeds: int, out: Path
         for text, images, dataset, judge in asked:
             for one in parse_specs(text):
                 settings = {
-                    **budgeted(one.model, preset, images), **presets.parse(changes),
+                    **budgeted(one.model, preset, images), **configure.parse(changes),
                     **one.settings, "train.seed": str(seed),
                 }  # fmt: skip
                 folder = out / f"{re.sub(r'[^A-Za-z0-9.]+', '-', one.label)}-{seed}"

@@ -38,11 +38,11 @@ Pair = Annotated[str, means("key=value")]
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
     """The resolved configuration of a run, as JSON."""
-    from training.models import presets
+    from training.models import configure
 
     whole = {name: p.default for name, p in known.items()} | arguments
-    overrides = presets.parse(whole["overrides"])
-    config = presets.resolve(whole["model"], whole["preset"], overrides, whole["datasets"])
+    overrides = configure.parse(whole["overrides"])
+    config = configure.resolve(whole["model"], whole["preset"], overrides, whole["datasets"])
     shown = {"parameters": whole, "config": dataclasses.asdict(config)}
     return json.dumps(shown, indent=1, sort_keys=True)
 

@@ -32,18 +32,18 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
 
 def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:
     """Add `fields` to `overrides`, validated against the preset."""
-    from training.models import presets
+    from training.models import configure
 
-    config = presets.find(arguments["model"], arguments["preset"])
-    overrides = presets.parse(arguments["overrides"])
+    config = configure.find(arguments["model"], arguments["preset"])
+    overrides = configure.parse(arguments["overrides"])
     for key, value in fields.items():
         try:
-            section, name = presets.locate(config, key)
+            section, name = configure.locate(config, key)
         except ValueError as error:
             raise ValueError(f"{error}; parameters: {', '.join(sorted(arguments))}") from error
         if ";" in value:
             raise ValueError(f"{key}={value!r}: a value cannot hold a semicolon")
         overrides[f"{section}.{name}"] = value
-    presets.resolve(arguments["model"], arguments["preset"], overrides)
+    configure.resolve(arguments["model"], arguments["preset"], overrides)
     text = ";".join(f"{key}={value}" for key, value in overrides.items())
     return {"overrides": text} if text else {}

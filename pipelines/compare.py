@@ -19,7 +19,7 @@ from training.core.files import canonical_json, read_json, sha256_bytes, write_b
 from training.core.options import PRESET
 from training.evaluation.comparison.page import record, report
 from training.evaluation.comparison.runs import ComparedRun
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a smaller budget is reported as a smoke test
 OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
@@ -98,7 +98,7 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
         fields = {key: value for key, value in own.items() if key not in known}
         parse([f"{key}={value}" for key, value in own.items()], known)
         systems.append(
-            (one, own, presets.resolve(one.model, preset, fields, own.get("datasets", "")))
+            (one, own, configure.resolve(one.model, preset, fields, own.get("datasets", "")))
         )
     plan = []
     for one, own, config in systems:

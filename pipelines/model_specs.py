@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 
 LENGTHS = ("decay_images", "warmup_images", "log_images", "sample_images", "checkpoint_images")
 
@@ -40,7 +40,7 @@ def parse_specs(text: str) -> list[ModelSpec]:
 
 def budgeted(model: str, preset: str, images: int) -> dict[str, str]:
     """Settings that scale the preset's lengths to `images` (0: unchanged, so none)."""
-    train = presets.resolve(model, preset).train
+    train = configure.resolve(model, preset).train
     if not images:
         return {}
     scaled = {name: getattr(train, name) * images // train.images for name in LENGTHS}

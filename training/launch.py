@@ -145,7 +145,7 @@ def command(
     replicates: Annotated[Path | None, means("manifest of the other seeds' models")] = None,
 ) -> None:
     # Imports torch, which the pipeline's step does not need.
-    from training.models.presets import parse, resolve
+    from training.models.configure import parse, resolve
 
     config = resolve(model, options.preset, parse(changes))
     texts = to_json(config.model), to_json(config.train)

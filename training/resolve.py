@@ -19,7 +19,7 @@ from training.core.options import MODEL, PRESET
 from training.core.provenance import code_hash, git_state, lock_hash
 from training.data.versions import data_version, split_datasets
 from training.evaluation.protocol import JUDGE_RECIPE
-from training.models import presets
+from training.models import configure
 from training.registry.references import pin
 
 main = cli.program("python -m training.resolve", __doc__)
@@ -77,7 +77,7 @@ def resolve(
         raise ValueError(
             f"name={name}: {characters} cannot be in a registered name; write - instead"
         )
-    config = presets.resolve(model, preset, presets.parse(overrides), datasets)
+    config = configure.resolve(model, preset, configure.parse(overrides), datasets)
     data_md5, source, kinds = data_version(split_datasets(config.data.datasets), raw, revision)
     resolved = Resolved(
         data_md5, source, code_hash(), to_json(config.data), to_json(config.judge),

@@ -27,7 +27,7 @@ from training.core.options import MODEL, RUN, Changes, Dataset, Model, RunOption
 from training.core.provenance import code_hash
 from training.data.versions import short_md5
 from training.models import model_from_json
-from training.models.presets import parse, resolve
+from training.models.configure import parse, resolve
 from training.storage.meta import DatasetMeta, ModelMeta
 from training.storage.store import Manifest
 

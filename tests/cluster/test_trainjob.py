@@ -839,7 +839,7 @@ def test_the_command_of_the_job_trains_a_model(
     """The job's real command: the model that the launcher writes can be loaded."""
     from training.core.config import to_json
     from training.inference.translator import load_translator
-    from training.models.presets import resolve
+    from training.models.configure import resolve
 
     config = resolve("stargan", "smoke", {
         "images": 16, "decay_images": 8, "warmup_images": 8, "conv_dim": 4, "d_conv_dim": 4,

@@ -23,7 +23,7 @@ from training.core.config import (
     to_json,
 )
 from training.core.files import sha256_bytes
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 from training.resolve import judge_hash
 
 GOLDEN = json.loads(Path(__file__).with_name("presets.json").read_text())
@@ -33,8 +33,8 @@ PARTS = (DataConfig, TrainConfig, JudgeConfig, EvalConfig, *MODELS.values())
 def test_every_section_of_every_preset_keeps_its_bytes() -> None:
     """Cache keys and the names of run folders and judges depend on them."""
     found = {}
-    for model, preset in presets.PRESETS:
-        config = presets.resolve(model, preset)
+    for model, preset in configure.PRESETS:
+        config = configure.resolve(model, preset)
         texts = {name: to_json(getattr(config, name)) for name in SECTIONS}
         found[f"{model}/{preset}"] = {
             **{name: sha256_bytes(text.encode())[:16] for name, text in texts.items()},
@@ -43,10 +43,10 @@ def test_every_section_of_every_preset_keeps_its_bytes() -> None:
     assert found | GOLDEN == found  # a new model or preset is not in it yet
 
 
-@pytest.mark.parametrize("key", presets.PRESETS)
+@pytest.mark.parametrize("key", configure.PRESETS)
 def test_a_preset_is_within_its_own_bounds(key: tuple[str, str]) -> None:
     """Read back from its JSON text, as the steps read it."""
-    config = presets.resolve(*key)
+    config = configure.resolve(*key)
     for name in SECTIONS:
         part = getattr(config, name)
         assert from_json(type(part), to_json(part)) == part
@@ -92,7 +92,7 @@ def test_no_number_may_be_infinite_or_far_below_its_range(
 )
 def test_a_wrong_value_is_refused_with_key_value_and_range(pair: str, message: str) -> None:
     with pytest.raises(ValueError, match="needs") as caught:
-        presets.resolve("stargan", "demo", presets.parse(pair))
+        configure.resolve("stargan", "demo", configure.parse(pair))
     assert message in str(caught.value)
 
 
@@ -111,13 +111,13 @@ def test_a_bare_key_changes_the_training_or_the_model_only(
     model: str, key: str, candidates: str
 ) -> None:
     with pytest.raises(ValueError, match=f"{candidates}$"):
-        presets.resolve(model, "demo", {key: "1"})
+        configure.resolve(model, "demo", {key: "1"})
 
 
 def test_a_bare_key_of_both_train_and_judge_belongs_to_train() -> None:
-    config = presets.resolve("stargan", "demo", {"seed": "4", "batch": "2", "lambda_rec": "3"})
+    config = configure.resolve("stargan", "demo", {"seed": "4", "batch": "2", "lambda_rec": "3"})
     assert (config.train.seed, config.train.batch, config.model.lambda_rec) == (4, 2, 3.0)
-    assert config.judge == presets.resolve("stargan", "demo").judge
+    assert config.judge == configure.resolve("stargan", "demo").judge
 
 
 def test_a_field_of_a_model_is_checked_against_its_own_bounds() -> None:

@@ -14,7 +14,7 @@ from pipelines.compare import Budget, budgeted, parse_specs, planned
 from training.engine.session import Session
 from training.engine.throughput import measure_throughput
 from training.evaluation.comparison.runs import ComparedRun
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 from training.models.base import Losses
 
 SHORT = ["preset=smoke", "images=64", "data.size=32", "judge.images=128", "train.batch=4",
@@ -155,7 +155,7 @@ def test_every_models_throughput_can_be_measured(
     monkeypatch.setattr(Session, "advance", counted)
     clock = SimpleNamespace(monotonic=lambda: images[0] / 100)
     monkeypatch.setattr("training.engine.throughput.time", clock)
-    config = presets.resolve(
+    config = configure.resolve(
         name, "smoke", {"data.size": "32", "batch": "2"} | SMALLER.get(name, {})
     )
     assert measure_throughput(config, 0.05) == pytest.approx(100)
@@ -171,8 +171,8 @@ SMALLER: dict[str, dict[str, str]] = {
 def test_a_budget_scales_every_length_of_the_preset() -> None:
     for model in MODELS:
         pairs = budgeted(model, "demo", 700)
-        short = presets.resolve(model, "demo", pairs).train
-        long = presets.resolve(model, "demo").train
+        short = configure.resolve(model, "demo", pairs).train
+        long = configure.resolve(model, "demo").train
         assert short.images == 700
         for name in ("decay_images", "warmup_images"):
             assert getattr(short, name) == getattr(long, name) * 700 // long.images
@@ -191,7 +191,7 @@ def test_manifests_of_different_runs_are_refused(binary: Path, joint: Path, tmp_
     from training.storage.store import Manifest
     from training.train import train
 
-    config = presets.resolve("stargan", "smoke", {
+    config = configure.resolve("stargan", "smoke", {
         "images": 8, "decay_images": 4, "warmup_images": 0, "conv_dim": 4, "d_conv_dim": 4,
         "d_repeat_num": 2, "repeat_num": 1,
     })  # fmt: skip

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from training.models.presets import resolve
+from training.models.configure import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

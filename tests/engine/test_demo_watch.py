@@ -22,7 +22,7 @@ from training.data.preprocess import preprocess
 from training.data.pull import pull
 from training.data.unify import unify
 from training.evaluation.diagnostics import BALANCE_MAX, BALANCE_MIN, balance, worst_balance
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.train import train
@@ -67,12 +67,12 @@ def test_the_demos_first_images_are_sound(
     monkeypatch.setenv("STORE_URI", f"file://{home / 'store'}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.chdir(home)
-    whole = presets.resolve(name, "demo").train
+    whole = configure.resolve(name, "demo").train
     changes = {key: getattr(whole, key) * length // whole.images
                for key in ("warmup_images", "decay_images")}  # fmt: skip
     changes |= {"train.images": length, "log_images": length // 10, "sample_images": length,
                 "checkpoint_images": length, "data.size": 32}  # fmt: skip
-    config = presets.resolve(name, "demo", {**changes, "precision": "fp32"})
+    config = configure.resolve(name, "demo", {**changes, "precision": "fp32"})
     run = home / f"{name}-{length}"
     with caplog.at_level(logging.WARNING):
         train(prepare(to_json(config.data)), home / f"{name}-{length}.json", name,

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from training.core.config import to_json
 from training.engine.mirror import LogEntry, Mirror
-from training.models.presets import resolve
+from training.models.configure import resolve
 from training.storage.store import Manifest, open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]

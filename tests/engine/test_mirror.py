@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training.core.config import to_json
 from training.core.files import write_bytes
 from training.engine.mirror import FencedError, Mirror
-from training.models.presets import resolve
+from training.models.configure import resolve
 from training.storage.s3 import Bucket, RemoteError
 from training.tracking import client as tracking
 from training.tracking.tracker import Tracker

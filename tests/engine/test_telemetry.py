@@ -16,7 +16,7 @@ from training.cluster import kubernetes as cluster
 from training.cluster.job import Request
 from training.core.config import to_json
 from training.engine.telemetry import Exporter, Telemetry, summarise_log
-from training.models.presets import resolve
+from training.models.configure import resolve
 from training.storage.store import Manifest
 from training.train import train
 

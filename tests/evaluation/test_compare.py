@@ -23,7 +23,7 @@ from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
 from training.evaluation.summary import summarise
 from training.models import MODELS
-from training.models.presets import resolve
+from training.models.configure import resolve
 from training.rendering.charts import Mark, cost_plot
 from training.rendering.html import render
 from training.storage.meta import EvaluationMeta

@@ -21,7 +21,7 @@ from training.evaluate import evaluate
 from training.evaluation.diagnostics import balance
 from training.inference.translator import load_translator
 from training.judge import judge
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 from training.models.base import Model
 from training.registry.pyfunc import ENTRY, PACKAGE, modules
 
@@ -139,7 +139,7 @@ def test_every_model_implements_the_interface(name: str) -> None:
     rows = model.presets()
     assert {"demo", "smoke"} <= rows.keys()
     assert {type(row.model) for row in rows.values()} == {model}
-    assert {preset for key, preset in presets.PRESETS if key == name} == rows.keys()
+    assert {preset for key, preset in configure.PRESETS if key == name} == rows.keys()
     tiny = model.tiny()
     own = next(sets for sets in SETS.values() if [s.kind for s in sets] == [model.label_kinds[0]])
     space = LabelSpace(own)
@@ -171,7 +171,7 @@ def test_code_saved_with_a_registered_model_is_small() -> None:
     models = {path for path in travels if path.startswith("models/")}
     assert models == {f"models/{path.name}" for path in (PACKAGE / "models").glob("*.py")} - {
         "models/optim.py",
-        "models/presets.py",
+        "models/configure.py",
     }
     assert travels - models <= {
         "__init__.py", "core/__init__.py", "core/config.py", "core/environment.py",

@@ -14,7 +14,7 @@ from training.data.unify import check_trained, read_labels
 from training.data.versions import split_datasets
 from training.engine import precision
 from training.engine.distributed import World
-from training.models import presets
+from training.models import configure
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 
@@ -36,7 +36,7 @@ STEPS = 16  # images an iteration
 )
 def test_presets_of_the_paper(name: str, images: int, size: int, datasets: tuple[str, ...]) -> None:
     """Lengths in real images, the rate falling over the second half, the model's own numbers."""
-    config = presets.resolve("stargan", name)
+    config = configure.resolve("stargan", name)
     assert (config.train.images, config.train.decay_images) == (images, images // 2)
     assert (config.train.batch, config.train.warmup_images) == (STEPS, 0)
     assert (config.data.size, config.data.datasets, config.data.celeba_crop) == (
@@ -74,7 +74,7 @@ OTHERS = {
 def test_presets_of_the_other_papers() -> None:
     """No other presets exist, except StarGAN's and those for two cores."""
     found = {}
-    for (name, preset), row in presets.PRESETS.items():
+    for (name, preset), row in configure.PRESETS.items():
         if name != "stargan" and not preset.startswith(("demo", "smoke")):
             train, data = row.train, row.data
             found[name, preset] = (
@@ -83,24 +83,24 @@ def test_presets_of_the_other_papers() -> None:
             )  # fmt: skip
             assert train.warmup_images == 0
     assert found == OTHERS
-    crops = {key: presets.PRESETS[key].train.crop for key in OTHERS}
+    crops = {key: configure.PRESETS[key].train.crop for key in OTHERS}
     assert {key: crop for key, crop in crops.items() if crop != "none"} == {
         ("attgan", "celeba-128"): "shift", ("cyclegan", "celeba-128"): "shift",
         ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
         ("starganv2", "afhq"): "zoom",
     }  # fmt: skip
-    assert presets.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
-    assert presets.resolve("starganv2", "celeba-hq").model == StarGANv2()
-    assert presets.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)
-    decay = presets.resolve("starganv2", "afhq").train.ema
+    assert configure.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
+    assert configure.resolve("starganv2", "celeba-hq").model == StarGANv2()
+    assert configure.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)
+    decay = configure.resolve("starganv2", "afhq").train.ema
     assert decay ** (8 / 16) == pytest.approx(0.999, abs=1e-6)
-    assert len(presets.resolve("icgan", "celeba-64").data.attributes) == 18
-    assert len(presets.resolve("attgan", "celeba-128").data.attributes) == 13
+    assert len(configure.resolve("icgan", "celeba-64").data.attributes) == 18
+    assert len(configure.resolve("attgan", "celeba-128").data.attributes) == 13
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-joint", "demo-long", "smoke"])
 def test_presets_for_two_cores_warm_up_and_end_with_a_falling_rate(name: str) -> None:
-    config = presets.resolve("stargan", name)
+    config = configure.resolve("stargan", name)
     assert config.data.size == 64
     assert 0 < config.train.warmup_images < config.train.images - config.train.decay_images
     networks = config.model
@@ -129,7 +129,7 @@ def unpainted() -> dict[str, Unpainted]:
     return {kind: Unpainted(kind) for kind in ("celeba", "rafd")}
 
 
-DRAWN = [key for key in presets.PRESETS if key[1].startswith(("demo", "smoke"))]
+DRAWN = [key for key in configure.PRESETS if key[1].startswith(("demo", "smoke"))]
 
 
 SPACES: dict[DataConfig, LabelSpace] = {}  # models share most
@@ -157,7 +157,7 @@ def test_every_preset_for_two_cores_fits_the_drawn_faces(
     name: str, preset: str, unpainted: dict[str, Unpainted]
 ) -> None:
     """Each label is in the drawn files and varies; the model supports the resulting label space."""
-    config = presets.resolve(name, preset)
+    config = configure.resolve(name, preset)
     space = space_of(config.data, unpainted)
     with torch.device("meta"):
         nets = config.model.networks(space, config.data.size)
@@ -165,14 +165,14 @@ def test_every_preset_for_two_cores_fits_the_drawn_faces(
 
 
 def test_the_documented_settings_are_those_of_the_code() -> None:
-    """To update it: python -m training.models.presets > docs/settings.md"""
+    """To update it: python -m training.models.configure > docs/settings.md"""
     page = Path(__file__).parents[2] / "docs" / "settings.md"
-    assert page.read_text() == presets.table()
+    assert page.read_text() == configure.table()
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"celeba-64.*celeba-128"):
-        presets.resolve("stargan", "celeba-64")
+        configure.resolve("stargan", "celeba-64")
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[bool, float]) -> list[bool]:

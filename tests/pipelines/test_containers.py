@@ -163,7 +163,7 @@ def test_the_whole_pipeline_runs_in_containers(workdir: Path, output: str) -> No
 def test_the_training_image_runs_a_job(podman: dict[str, str], workdir: Path) -> None:
     """As in the TrainJob's template: one process trains the request in the store."""
     from training.core.config import to_json
-    from training.models.presets import resolve
+    from training.models.configure import resolve
 
     config = resolve("stargan", "smoke", {
         "images": 32, "decay_images": 8, "warmup_images": 8, "checkpoint_images": 16,

@@ -13,7 +13,7 @@ import pytest
 from pipelines import compiled
 from pipelines.arguments import parse
 from pipelines.compare import planned
-from training.models import MODELS, presets
+from training.models import MODELS, configure
 
 ROOT = next(path for path in Path(__file__).parents if (path / "pyproject.toml").is_file())
 # Pages under docs/reference are made from docstrings when the site is built.
@@ -160,7 +160,7 @@ def test_every_documented_comparison_can_be_planned(tmp_path: Path) -> None:
 def test_every_preset_is_on_its_models_page(model: str) -> None:
     """With its image size, its length and its batch."""
     rows = re.findall(r"^\| (`.*)$", PAGES[f"docs/models/{model}.md"], re.MULTILINE)
-    for (name, preset), config in presets.PRESETS.items():
+    for (name, preset), config in configure.PRESETS.items():
         if name == model:
             row = next((row for row in rows if f"`{preset}`" in row.split("|")[0]), "")
             cells = [cell.strip() for cell in row.split("|")]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from training.core.config import to_json
 from training.engine.mirror import Mirror
-from training.models.presets import resolve
+from training.models.configure import resolve
 from training.storage import dvc as remote
 from training.storage.s3 import Bucket, RemoteError
 from training.storage.store import Manifest, open_store
