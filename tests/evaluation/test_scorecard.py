@@ -127,10 +127,10 @@ FACTS = {
         "Single edits succeed in 70.0 % [55.0 – 85.0 %]. Baselines: a copied input scores 4.0 %, "
         "the model's self-reconstruction 12.5 %.",
     ],
-    "the best single edit": ["best task", "rafd happy: 80.0 %"],
-    "the worst single edit": ["worst task", "celeba Young: 40.0 %"],
+    "the best single edit": ["best edit", "rafd happy: 80.0 %"],
+    "the worst single edit": ["worst edit", "celeba Young: 40.0 %"],
     "both reconstructions": [
-        "22.50 dB, SSIM 0.750", "cycle reconstruction (E3)", "20.25 dB, SSIM 0.650",
+        "22.50 dB, 0.750", "cycle PSNR, cycle SSIM (E3)", "20.25 dB, 0.650",
     ],
     "a verification with enough impostors": [
         "50.0 % [40.0 – 60.0 %] at a threshold passed by 7 of 7,080 impostor pairs (of 60 people), "
@@ -173,7 +173,7 @@ FACTS = {
     "the compared model": ["single", "50.0 %", "40.0 – 60.0 %", "0.800", "21.00"],
     "a picture's caption": ["Worst edits", "caption of worst & more"],
     "the cost": ["GMAC per translation", "9.964", "images/s, batch 1", "31.0"],
-    "the training's length": ["time", "10.0 min", "images drawn", "2,000"],
+    "the training's length": ["training time", "10.0 min", "training images", "2,000"],
     "the judge's own scores": [
         "celeba", "90.0 %", "80.0 %", "0.700", "30", "1,234", "56",
         "units", "85.0 %", "80.0 %", "–", "not trained", "90", "12",

@@ -286,7 +286,7 @@ def test_a_failed_step_is_reported_with_its_cause(start: Start) -> None:
         start(fail="12 of 40 rows are torn")
     assert str(caught.value).splitlines()[:2] == [
         "step middle failed: ValueError: table.txt: 12 of 40 rows are torn",
-        "mend it",
+        "fix it",
     ]
     assert ran() == ["source", "middle"]
     assert Path("ended.txt").read_text().startswith("FAILED ")
