@@ -13,8 +13,6 @@ from typing import Annotated
 from training.core import cli
 from training.core.cli import means
 from training.core.files import write_bytes
-from training.evaluation.comparison.page import report
-from training.evaluation.comparison.runs import ComparedRun
 
 main = cli.program("python -m training.compare", __doc__)
 RUN = means("one seed of one model; repeatable", metavar="NAME MODEL EVALUATION DATASET")
@@ -28,6 +26,10 @@ def compare(
     remark: Annotated[str, means("a note shown above the results")] = "",
     out: Annotated[Path, means("HTML file to write")],
 ) -> None:
+    # These import matplotlib and pandas, which the help does not need.
+    from training.evaluation.comparison.page import report
+    from training.evaluation.comparison.runs import ComparedRun
+
     write_bytes(out, report([ComparedRun.read(*one) for one in run], title, remark).encode())
 
 
