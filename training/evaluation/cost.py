@@ -1,12 +1,17 @@
 """E7: cost of a translation in parameters, operations and time."""
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 from training.core.config import EvalConfig
 from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSpace
-from training.evaluation.metrics import macs, parameters, throughput
 from training.evaluation.records import Cost
 from training.evaluation.score import position, run, space_of, spread
 from training.inference.translator import Translator
@@ -67,3 +72,56 @@ def edits(
     if not out:
         raise ValueError("no test image can be edited: each already shows every target")
     return out
+
+
+def parameters(net: nn.Module) -> int:
+    """Number of parameters; buffers are not counted."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, int]:
+    """Multiply-accumulates of `call` in each network's layers: half of PyTorch's FLOP count.
+
+    Convolutions and matrix products count, biases and norms do not; unused networks have 0.
+    """
+    counts = dict.fromkeys(nets, 0)
+    counter = FlopCounterMode(display=False)
+    handles: list[RemovableHandle] = []
+
+    def add(name: str, sign: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            counts[name] += sign * (counter.get_total_flops() // 2)
+
+        return hook
+
+    for name, net in nets.items():
+        # hooks on layers: models may call parts of a network, which skips the network's own hooks
+        for layer in (m for m in net.modules() if not any(m.children())):
+            handles.append(layer.register_forward_pre_hook(add(name, -1)))
+            handles.append(layer.register_forward_hook(add(name, 1)))
+    try:
+        with torch.no_grad(), counter:
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def throughput(
+    call: Callable[[], object], images: int, repeats: int, device: torch.device
+) -> float:
+    """Images/s: `images` over the median time of `repeats` calls, after three warm-up calls."""
+
+    def timed_call() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    for _ in range(3):
+        timed_call()
+    return images / float(np.median([timed_call() for _ in range(repeats)]))

@@ -1,16 +1,12 @@
-"""Image metrics, Fréchet distance, confidence intervals, and the cost of a translation."""
+"""Image metrics, Fréchet distance and confidence intervals."""
 
 import math
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 PSNR_CAP = 100.0  # dB; equal images have no finite PSNR
 Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
@@ -195,56 +191,3 @@ def threshold(impostors: np.ndarray, far: float) -> float | None:
         return None
     rank = len(impostors) - 1 - passing
     return float(np.partition(impostors, rank)[rank])
-
-
-def parameters(net: nn.Module) -> int:
-    """Number of parameters; buffers are not counted."""
-    return sum(p.numel() for p in net.parameters())
-
-
-def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, int]:
-    """Multiply-accumulates of `call` in each network's layers: half of PyTorch's FLOP count.
-
-    Convolutions and matrix products count, biases and norms do not; unused networks have 0.
-    """
-    counts = dict.fromkeys(nets, 0)
-    counter = FlopCounterMode(display=False)
-    handles: list[RemovableHandle] = []
-
-    def add(name: str, sign: int) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            counts[name] += sign * (counter.get_total_flops() // 2)
-
-        return hook
-
-    for name, net in nets.items():
-        # hooks on layers: models may call parts of a network, which skips the network's own hooks
-        for layer in (m for m in net.modules() if not any(m.children())):
-            handles.append(layer.register_forward_pre_hook(add(name, -1)))
-            handles.append(layer.register_forward_hook(add(name, 1)))
-    try:
-        with torch.no_grad(), counter:
-            call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counts
-
-
-def throughput(
-    call: Callable[[], object], images: int, repeats: int, device: torch.device
-) -> float:
-    """Images/s: `images` over the median time of `repeats` calls, after three warm-up calls."""
-
-    def timed_call() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    for _ in range(3):
-        timed_call()
-    return images / float(np.median([timed_call() for _ in range(repeats)]))
