@@ -24,7 +24,7 @@ STEPS = 16  # images an iteration
 @pytest.mark.parametrize(
     ("name", "images", "size", "datasets"),
     [
-        # 20 epochs of CelebA's 200,599 and 180 of RaFD's 4,824, as the paper trains.
+        # 20 epochs of CelebA's 200,600 training images and 200 of RaFD's 4,342.
         ("celeba-128", 250_750 * STEPS, 128, ("celeba",)),
         ("celeba-256", 250_750 * STEPS, 256, ("celeba",)),
         ("rafd-128", 54_275 * STEPS, 128, ("rafd",)),
