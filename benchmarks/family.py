@@ -121,12 +121,12 @@ def planned(asked: list[Asked], preset: str, changes: str, seeds: int, out: Path
 def command(
     *,
     run: Annotated[list[Asked], RUN],
-    preset: Annotated[str, means("of all systems")] = "demo",
+    preset: Annotated[str, means("preset of all systems")] = "demo",
     changes: Changes = "",
-    seeds: Annotated[int, means("of each system")] = 1,
+    seeds: Annotated[int, means("trainings of each system")] = 1,
     minutes: Annotated[float, means("time limit of all runs")] = 60.0,
     jobs: Annotated[int, means("runs at a time")] = os.cpu_count() or 1,
-    title: Annotated[str, means("of the report")] = "Models compared",
+    title: Annotated[str, means("title of the report")] = "Models compared",
     out: Annotated[Path, means("output folder")],
 ) -> None:
     runs = planned(run, preset, changes, seeds, out)

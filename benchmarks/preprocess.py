@@ -101,7 +101,7 @@ def command(
     kind: Annotated[Literal["celeba", "rafd", "folders"], means("their layout")] = "celeba",
     size: Annotated[int, means("side of the resized images, px")] = 128,
     count: Annotated[int, means("images of a round")] = 64,
-    rounds: Annotated[int, means("of each filter")] = 60,
+    rounds: Annotated[int, means("rounds of each filter")] = 60,
 ) -> None:
     files = sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".png"))
     files = files[:count]

@@ -153,7 +153,7 @@ def isa() -> str:
 @main.default
 def command(
     *,
-    size: Annotated[int, means("of the images, px")] = 128,
+    size: Annotated[int, means("side of the images, px")] = 128,
     batches: Annotated[tuple[int, ...], BATCHES] = (16,),
     cycles: Annotated[int, means("timed cycles of five iterations")] = 3,
     bf16: Annotated[bool, means("time ours in bf16 as well")] = False,

@@ -121,9 +121,11 @@ def submit_command(
 @app.command
 def submit(
     *pairs: Pair,
-    experiment: Annotated[str, means("of Kubeflow", "--experiment-name", "-e")] = EXPERIMENT,
+    experiment: Annotated[
+        str, means("Kubeflow experiment", "--experiment-name", "-e")
+    ] = EXPERIMENT,
     package: Annotated[Path, means("the pipeline", "--package-file", "-f")] = PACKAGE,
-    namespace: Annotated[str, means("in multi-user mode", "--namespace", "-n")] = "",
+    namespace: Annotated[str, means("the profile's namespace", "--namespace", "-n")] = "",
     dry_run: Annotated[bool, means("print the command and exit")] = False,
     wait: Annotated[bool, means("follow the run; 1 if it fails", "--wait", "-w")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ RUN = means("one seed of one model; repeatable", metavar="NAME MODEL EVALUATION 
 def compare(
     *,
     run: Annotated[list[tuple[str, Path, Path, Path]], RUN],
-    title: Annotated[str, means("of the page")] = "Models compared",
+    title: Annotated[str, means("title of the page")] = "Models compared",
     remark: Annotated[str, means("a note shown above the results")] = "",
     out: Annotated[Path, means("HTML file to write")],
 ) -> None:

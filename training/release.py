@@ -30,8 +30,8 @@ from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
 app = cli.program("python -m training.release", __doc__)
-Name = Annotated[str, means("of the registered model")]
-Recorded = Annotated[str, means("for the lineage record")]
+Name = Annotated[str, means("name of the registered model")]
+Recorded = Annotated[str, means("recorded in the lineage")]
 
 
 @tracking.answered()

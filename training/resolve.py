@@ -56,7 +56,7 @@ def resolve(
     datasets: Annotated[str, means("name or name:kind, comma-separated; empty: the preset's")] = "",
     raw: Annotated[str, means("folder with your own data instead of DVC's")] = "",
     revision: Annotated[str, means("git revision or data md5; empty: the current .dvc files")] = "",
-    model: Annotated[str, means("to train")] = MODEL,
+    model: Annotated[str, means("model to train")] = MODEL,
     preset: Annotated[str, means("the model's named configuration")] = PRESET,
     overrides: Annotated[str, means("key=value;key=value")] = "",
     out: Annotated[Path, means("JSON to write")] = OUT,

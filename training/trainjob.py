@@ -30,7 +30,7 @@ from training.core.files import canonical_json, read_json, write_bytes
 from training.storage.store import Store, open_store
 
 app = cli.program("python -m training.trainjob", __doc__)
-Asked = Annotated[Path, means("JSON with the fields of a request")]
+RequestFile = Annotated[Path, means("JSON with the fields of a request")]
 log = logging.getLogger(__name__)
 SHAPE = Shape()
 POLL = 5.0  # s between polls of the job
@@ -126,7 +126,7 @@ def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> Non
 
 
 @app.command
-def run(name: Annotated[str, means("of the job")], /) -> None:
+def run(name: Annotated[str, means("name of the job")], /) -> None:
     """In a job's pod, under torchrun: train the stored request; rank 0 stores the result."""
     from training.train import train  # imports torch, which the launcher does not need
 
@@ -150,7 +150,7 @@ def run(name: Annotated[str, means("of the job")], /) -> None:
 
 @app.command(name="submit")
 def _submit(
-    request: Asked,
+    request: RequestFile,
     out: Annotated[Path, means('manifest of kind "model" to write')],
     /,
     *,
@@ -161,11 +161,11 @@ def _submit(
 
 
 @app.command(name="render")
-def _render(request: Asked, /, *, shape: Annotated[Shape, cli.FIELDS] = SHAPE) -> None:
+def _render(request: RequestFile, /, *, shape: Annotated[Shape, cli.FIELDS] = SHAPE) -> None:
     """Store the request and print the job's YAML."""
-    asked = Request(**read_json(request))
-    sys.stdout.write(render(asked, shape))
-    sys.stderr.write(f"{asked.name}: request stored\n")
+    stored = Request(**read_json(request))
+    sys.stdout.write(render(stored, shape))
+    sys.stderr.write(f"{stored.name}: request stored\n")
 
 
 def main(argv: list[str] | None = None) -> None:

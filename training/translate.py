@@ -87,7 +87,7 @@ def translate(
     *labels: Annotated[str, means("target labels: NAME, NAME=0 for absent, AU12=0.7")],
     has: Annotated[list[str] | None, HAS] = None,
     intensity: Annotated[float | None, means("factor on labels that change; 1: training's")] = None,
-    seed: Annotated[int | None, means("of the latent style code")] = None,
+    seed: Annotated[int | None, means("seed of the latent style code")] = None,
     reference: Annotated[Path | None, means("a picture that provides the style")] = None,
     box: Annotated[str, means("LEFT,TOP,RIGHT,BOTTOM in px: edit only this box")] = "",
     find: Annotated[bool, means("edit only the largest face found")] = False,

@@ -333,7 +333,7 @@ def command(
     command: Annotated[Literal["up", "down"], means("start the servers, or stop them")],
     /,
     *,
-    folder: Annotated[Path, means("of data, logs and settings")] = FOLDER,
+    folder: Annotated[Path, means("folder of data, logs and settings")] = FOLDER,
 ) -> None:
     stack = Stack(folder)
     if command == "down":

@@ -44,10 +44,12 @@ class Request:
 class Shape:
     """Size and placement of a job."""
 
-    nodes: Annotated[Positive, Field(description="of the job")] = 2
+    nodes: Annotated[Positive, Field(description="nodes of the job")] = 2
     nproc: Annotated[Positive, Field(description="processes per node")] = 1
-    accelerator: Annotated[str, cli.INTERNAL] = "nvidia.com/gpu"
-    accelerators: Annotated[Natural, Field(description="per node")] = 1
+    accelerator: Annotated[str, Field(description="resource name of the accelerator")] = (
+        "nvidia.com/gpu"
+    )
+    accelerators: Annotated[Natural, Field(description="accelerators per node")] = 1
     image: Annotated[
         str, Field(description="empty: the image of this pod, else the template's")
     ] = ""

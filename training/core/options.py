@@ -17,7 +17,7 @@ from training.core.config import Natural, Positive, build, describe, described
 
 MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # defaults
 Dataset = Annotated[Path, means('manifest of kind "dataset"')]
-Model = Annotated[str, means("to train")]
+Model = Annotated[str, means("model to train")]
 Changes = Annotated[str, means("changes to the preset, K=V;K=V", "--set")]
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -44,7 +44,9 @@ def scenes(
     out: Out = Path("scenes"),
     /,
     *,
-    seasons: Annotated[str, means("of spring, summer, autumn, winter")] = "summer,winter",
+    seasons: Annotated[
+        str, means("comma-separated: spring, summer, autumn, winter")
+    ] = "summer,winter",
     count: Annotated[int, means("pictures per season")] = 300,
 ) -> str:
     """Draw landscapes in several seasons."""

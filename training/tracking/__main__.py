@@ -29,7 +29,7 @@ def deliver(folder: Annotated[Path, means("that the training printed")], /) -> s
 def end(
     *,
     status: Annotated[Literal["FINISHED", "FAILED", "KILLED"], means("how it ended")] = "FINISHED",
-    experiment: Annotated[str, means("of the run")] = EXPERIMENT,
+    experiment: Annotated[str, means("MLflow experiment of the run")] = EXPERIMENT,
 ) -> str:
     """Close the parent run of this pipeline run."""
     return end_parent(status, experiment)
