@@ -302,6 +302,10 @@ def _cause(
     fetched = sum(have[md5].stat().st_size for md5 in files.values() if md5 in have)
     if sum(stored or 0 for stored in sizes.values()) < size - fetched:
         return _damage("truncated", remote, "is cut short", bad)
+    # A server that has just started may list objects that it cannot read yet: `read` waits for it.
+    md5 = bad[min(bad, key=lambda name: sizes[name] or 0)]
+    if hashlib.md5(objects.read(key(md5)), usedforsecurity=False).hexdigest() == md5:
+        return RemoteError("failed", f"dvc pull from {remote.url}: {errors.strip()[-2000:]}")
     return _damage("corrupted", remote, "does not have the bytes of its name", bad)
 
 
