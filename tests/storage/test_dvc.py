@@ -126,6 +126,19 @@ def test_a_corrupted_object_is_named(version: Version, out: Path) -> None:
     assert "celeba/000.bin" in str(error)
 
 
+def test_a_failure_of_dvc_itself_blames_no_object(
+    version: Version, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own DVC configuration is broken; every object in the remote is right."""
+    (tmp_path / "dvc").mkdir()
+    (tmp_path / "dvc" / "config").write_text("[nonsense]\nx = 1\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "dvc"))
+    error = refused(version, out)
+    assert error.code == "failed"
+    assert "nonsense" in str(error)
+    assert "delete" not in str(error)
+
+
 def test_a_truncated_object_is_named(version: Version, out: Path) -> None:
     name = version.object_key()
     version.put(name, version.get(name)[:100])
