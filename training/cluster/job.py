@@ -51,12 +51,12 @@ class Shape:
     )
     accelerators: Annotated[Natural, Field(description="accelerators per node")] = 1
     image: Annotated[
-        str, Field(description="empty: the image of this pod, else the template's")
+        str, Field(description="the pods' image; empty: this pod's, else the template's")
     ] = ""
     deadline: Annotated[int, cli.INTERNAL] = 172_800  # s
     queue: Annotated[str, Field(description="Kueue's local queue")] = ""
     template: Annotated[
-        str, Field(description="a TrainJob's YAML; empty: k8s/jobs/trainjob.yaml")
+        str, Field(description="YAML of a TrainJob; empty: k8s/jobs/trainjob.yaml")
     ] = ""
 
 
