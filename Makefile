@@ -108,8 +108,8 @@ ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
 	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
 
-bench: setup  ## benchmark our training step and preprocessing against plain versions
-	for file in benchmarks/preprocess.py benchmarks/step.py; do $(BIN)/python "$$file" || exit 1; done
+bench: setup  ## benchmark training step, preprocessing and work beside other processes
+	for file in preprocess step contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done
 
 clean:  ## delete all run outputs, including the local registry and DVC remote; ./data is kept
 	rm -rf runs

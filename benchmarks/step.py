@@ -31,6 +31,7 @@ from training.data.order import Order
 from training.engine.distributed import World
 from training.engine.session import Job, Session, build_state
 from training.engine.throughput import Noise
+from training.models.base import Model
 from training.models.shared_presets import CELEBA
 from training.models.stargan import StarGAN
 from training.tracking.tracker import Tracker
@@ -102,13 +103,13 @@ class Plain:
         optimiser.step()
 
 
-def make_job(size: int, batch: int, device: torch.device) -> Job:
+def make_job(size: int, batch: int, device: torch.device, model: Model | None = None) -> Job:
     rows = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (max(64, 2 * batch), len(NAMES)), generator=rows).float()
     part = Noise("celeba", labels.numpy(), size, device)
     faces = Faces("train", SPACE, size, [part])
     train = TrainConfig(images=10**9, decay_images=0, batch=batch, precision="fp32")
-    return Job(StarGAN(), train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
+    return Job(model or StarGAN(), train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
 
 
 def ours(job: Job, bf16: bool) -> Callable[[], dict[str, torch.Tensor]]:

@@ -1,6 +1,10 @@
 """The environment is read in one module, from which its page is generated."""
 
 import ast
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +49,7 @@ def test_no_other_module_names_a_variable_that_it_could_read() -> None:
 
 
 def test_the_documented_variables_are_those_of_the_module() -> None:
-    """To update it: python -m training.core.environment > docs/environment.md"""
+    """To update it: python -m training.core > docs/environment.md"""
     assert (ROOT / "docs" / "environment.md").read_text() == environment.table()
 
 
@@ -95,3 +99,36 @@ def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.Monk
         block()
     assert environment.LAUNCH_ID.get() == "mine"
     assert environment.PIPELINE_RUN_ID.get() == ""
+
+
+COMPUTING = ("judge", "train", "evaluate", "translate", "launch", "inference.translator")
+
+
+def _wait_policy(module: str, **given: str) -> str:
+    """The wait policy that the OpenMP runtime reports after `module` has been imported."""
+    result = subprocess.run(
+        [sys.executable, "-c", f"import {module}, torch"], text=True, capture_output=True,
+        check=True,
+        env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        | {"OMP_DISPLAY_ENV": "true", **given},
+    )  # fmt: skip
+    (policy,) = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", result.stderr)
+    return str(policy)
+
+
+@pytest.mark.parametrize("module", COMPUTING)
+def test_waiting_threads_sleep_in_every_program_that_computes(module: str) -> None:
+    """OpenMP reads the setting when torch is loaded: it must be set before."""
+    assert _wait_policy(f"training.{module}") == "PASSIVE"
+
+
+def test_waiting_threads_sleep_in_a_step_of_the_pipeline() -> None:
+    assert _wait_policy("components.train") == "PASSIVE"
+
+
+def test_a_wait_policy_of_the_user_is_kept() -> None:
+    assert _wait_policy("training.train", OMP_WAIT_POLICY="active") == "ACTIVE"
+
+
+def test_an_empty_wait_policy_counts_as_not_set() -> None:
+    assert _wait_policy("training.train", OMP_WAIT_POLICY="") == "PASSIVE"
