@@ -112,4 +112,4 @@ bench: setup  ## benchmark training step, preprocessing and work beside other pr
 	for file in preprocess step contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done
 
 clean:  ## delete all run outputs, including the local registry and DVC remote; ./data is kept
-	rm -rf runs
+	rm -rf runs .*.tmp .*.part

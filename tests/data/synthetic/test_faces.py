@@ -6,14 +6,17 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image, ImageStat
 
+from training.core.files import read_json
 from training.data.synthetic import faces, paint
 from training.data.synthetic.pen import Pen, mix, oval, sine, spline
 from training.data.synthetic.people import (
@@ -76,6 +79,41 @@ def test_two_workers_write_the_same_bytes_as_one(celeba, tmp_path):
     assert digest(tmp_path / "again") == digest(out)
 
 
+def test_a_killed_drawing_goes_on_where_it_was(celeba, tmp_path):
+    """Its workers end with it, and finished parts are not drawn again."""
+    out, drawn = celeba
+    target = tmp_path / "killed"
+    call = f"faces.draw_celeba(pathlib.Path({str(target)!r}), {COUNT}, workers=2)"
+    script = f"import pathlib\nfrom training.data.synthetic import faces\n{call}"
+    process = psutil.Popen([sys.executable, "-c", script])
+    while not (notes := list(tmp_path.glob(".killed.*.part/notes/*.json"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    workers = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    assert not target.exists()
+    name = next(iter(read_json(notes[0])))
+    made = (notes[0].parents[1] / "new" / name).stat().st_mtime_ns
+    assert faces.draw_celeba(target, COUNT, workers=1) == drawn
+    assert digest(target) == digest(out)
+    assert (target / name).stat().st_mtime_ns == made
+    assert [path.name for path in tmp_path.iterdir()] == ["killed"]
+
+
+def test_a_part_damaged_after_a_kill_is_drawn_again(celeba, tmp_path, monkeypatch):
+    out, drawn = celeba
+    monkeypatch.setattr(faces.Progress, "step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        faces.draw_celeba(tmp_path / "cut", COUNT, workers=1)
+    monkeypatch.undo()
+    (note,) = tmp_path.glob(".cut.*.part/notes/*.json")
+    (note.parents[1] / "new" / next(iter(read_json(note)))).write_bytes(b"half")
+    assert faces.draw_celeba(tmp_path / "cut", COUNT, workers=1) == drawn
+    assert digest(tmp_path / "cut") == digest(out)
+
+
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_another_process_and_hash_seed_write_the_same_bytes(celeba, tmp_path, seed):
     out, drawn = celeba
@@ -110,14 +148,14 @@ def test_another_seed_draws_other_faces(celeba, tmp_path):
     assert other.pixel_hash != faces.draw_celeba(tmp_path / "same", 2, workers=1).pixel_hash
 
 
-def test_failed_drawing_leaves_nothing_and_keeps_the_old_folder(tmp_path, monkeypatch):
+def test_a_failed_drawing_keeps_the_old_folder_and_a_hidden_part(tmp_path, monkeypatch):
     out = tmp_path / "faces"
     out.mkdir()
     (out / "old").write_text("old content")
     monkeypatch.setattr(paint, "celeba", lambda face: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         faces.draw_celeba(out, 2, workers=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["faces"]
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".faces.")] == ["faces"]
     assert (out / "old").read_text() == "old content"
 
 

@@ -2,7 +2,7 @@
 
     python -m training.data.synthetic.faces OUT [--workers N] [--pixel-hash]
 
-writes atomically:
+writes atomically, and goes on where a killed process stopped:
 
     OUT/celeba/img_align_celeba/000001.jpg …   178×218
     OUT/celeba/list_attr_celeba.txt, list_eval_partition.txt, identity_CelebA.txt, openface.csv
@@ -19,15 +19,21 @@ All pictures are drawn by this code; they show no real person.
 
 import hashlib
 import multiprocessing
+import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, NamedTuple
+
+import PIL
 
 from training.core import cli
 from training.core.cli import means
 from training.core.environment import cores
-from training.core.files import sha256_bytes, whole_folder
+from training.core.files import kept_folder, read_json, sha256_bytes, sha256_file, write_json
 from training.core.progress import Progress
 from training.data.synthetic import paint
 from training.data.synthetic.people import (
@@ -187,25 +193,61 @@ def _openface(faces: Sequence[tuple[str, Face]]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _picture(folder: Path, job: Job) -> str:
-    """Draw and store one picture; returns the sha256 of its pixels."""
+class Digests(NamedTuple):
+    """Hex sha256 of one picture's pixels and of its file."""
+
+    pixels: str
+    file: str
+
+
+def _picture(folder: Path, job: Job) -> Digests:
+    """Draw and store one picture."""
     image = paint.celeba(job.face) if job.kind == "celeba" else paint.rafd(job.face)
     image.save(folder / job.name, "JPEG", quality=QUALITY)
-    return sha256_bytes(image.tobytes())
+    return Digests(sha256_bytes(image.tobytes()), sha256_file(folder / job.name))
 
 
-def _pictures(folder: Path, jobs: Sequence[Job]) -> dict[str, str]:
-    return {job.name: _picture(folder, job) for job in jobs}
+def _pictures(folder: Path, notes: Path, jobs: Sequence[Job]) -> dict[str, str]:
+    """Draw some pictures, unless an earlier process has; the sha256 of each one's pixels."""
+    note = notes / f"{sha256_bytes(jobs[0].name.encode())}.json"
+    done = {k: Digests(*v) for k, v in (read_json(note) if note.is_file() else {}).items()}
+    paths = {job.name: folder / job.name for job in jobs}
+    if done.keys() != paths.keys() or not all(
+        path.is_file() and sha256_file(path) == done[name].file for name, path in paths.items()
+    ):
+        done = {job.name: _picture(folder, job) for job in jobs}
+        write_json(note, done)
+    return {name: each.pixels for name, each in done.items()}
+
+
+def _key(jobs: Sequence[Job], tables: Mapping[str, bytes]) -> str:
+    """Hash of all that the drawn files depend on: the faces, this package and the encoder."""
+    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    what = [repr(jobs), repr(sorted(tables.items())), repr(sources), PIL.__version__]
+    return sha256_bytes("\0".join(what).encode())[:16]
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it has ended, even by a kill."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=[parent.sentinel], daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _parallel(
-    folder: Path, chunks: Sequence[Sequence[Job]], workers: int
+    folder: Path, notes: Path, chunks: Sequence[Sequence[Job]], workers: int
 ) -> Iterator[dict[str, str]]:
     """Yield the chunks' digests as they finish; the first failure cancels the rest."""
     # spawn: no inherited threads or locks, the same on all platforms
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
-        tasks = [pool.submit(_pictures, folder, chunk) for chunk in chunks]
+    workers = min(workers, len(chunks))
+    with ProcessPoolExecutor(workers, context, _end_with_parent) as pool:
+        tasks = [pool.submit(_pictures, folder, notes, chunk) for chunk in chunks]
         try:
             for task in as_completed(tasks):
                 yield task.result()
@@ -219,17 +261,22 @@ def _write(out: Path, jobs: Sequence[Job], tables: Mapping[str, bytes], workers:
     workers = workers or cores()
     digests = {name: sha256_bytes(data) for name, data in tables.items()}
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
-    with whole_folder(out) as folder, Progress("draw", len(jobs), "images") as progress:
+    with (
+        kept_folder(out, _key(jobs, tables)) as (folder, notes),
+        Progress("draw", len(jobs), "images") as progress,
+    ):
+        if before := sum(1 for _ in notes.iterdir()):
+            sys.stdout.write(f"draw: {before} of {len(chunks)} parts were drawn before\n")
         for name in {str(Path(n).parent) for n in [*tables, *(job.name for job in jobs)]}:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for name, data in tables.items():
             (folder / name).write_bytes(data)
         if workers == 1:
             for chunk in chunks:
-                digests.update(_pictures(folder, chunk))
+                digests.update(_pictures(folder, notes, chunk))
                 progress.step(len(chunk))
         else:
-            for done in _parallel(folder, chunks, workers):
+            for done in _parallel(folder, notes, chunks, workers):
                 digests.update(done)
                 progress.step(len(done))
     return Drawn(len(digests), pixel_hash(digests))
