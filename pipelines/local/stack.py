@@ -221,6 +221,7 @@ class Stack:
         new, password = self.folder / "postgres.new", self.folder / "postgres.password"
         if new.exists():
             say("the last start was interrupted in initdb; starting that again")
+            _end_initdb(new)
             shutil.rmtree(new)
         new.mkdir()
         password.write_text(self.settings["postgres_password"])
@@ -353,6 +354,15 @@ def _postgres(program: str) -> str:
     if not located:
         raise ValueError(f"{program} is not installed: apt-get install postgresql")
     return located
+
+
+def _end_initdb(folder: Path) -> None:
+    """Kill an initdb that outlived its starter, with its helpers: they still write."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in process.cmdline():
+                process.kill()
+                process.wait(10)
 
 
 def _started(stat: str) -> int:

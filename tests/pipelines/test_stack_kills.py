@@ -89,6 +89,7 @@ def test_a_port_that_another_program_took_is_replaced(new: Stack) -> None:
     before = dict(new.settings)
     run_stack(new, "down")
     with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         stranger.bind(("127.0.0.1", before["mlflow"]))
         stranger.listen()
         run_stack(new, "up")
