@@ -58,8 +58,20 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.parametrize("moments", MOMENTS, ids=["settings", "s3", "initdb", "late"])
-@pytest.mark.parametrize("children", [True, False], ids=["group", "alone"])
+@pytest.mark.parametrize(
+    ("moments", "children"),
+    [
+        pytest.param(MOMENTS[2], False, id="initdb-alone"),
+        *(
+            pytest.param(
+                moments, children, id=f"{moments[0][0]}-{children}", marks=pytest.mark.long
+            )
+            for moments in MOMENTS
+            for children in (True, False)
+            if (moments, children) != (MOMENTS[2], False)
+        ),
+    ],
+)
 def test_a_killed_first_start_is_made_up_for(
     new: Stack, moments: list[tuple[str, float]], children: bool
 ) -> None:
