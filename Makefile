@@ -4,13 +4,14 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 DOCS_VENV := .venv-docs
+AUDIT_VENV := .venv-audit
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom test test-all lint docs compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all lint docs compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,9 +21,9 @@ setup: $(VENV)/ready  ## virtual environment with every pinned dependency
 # pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
 # Bytecode is compiled afterwards, on all cores; files for other Python versions may fail.
-$(VENV)/ready: requirements-dev.lock pyproject.toml
+$(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml
 	$(PYTHON) -m venv --without-pip --clear $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile pip
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile --require-hashes -r requirements-pip.lock
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -60,6 +61,8 @@ lock:  ## regenerate every lock file; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --group docs --constraints requirements-dev.lock \
 		--output-file requirements-docs.lock >/dev/null
+	for name in audit pip; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --group $$name --output-file requirements-$$name.lock >/dev/null || exit 1; done
 
 # One worker runs a file's tests, the longest files first: tests/README.md.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -86,10 +89,17 @@ image:  ## build the two images with docker, podman or buildah; settings in comp
 	components/image.sh steps stargan-steps:0.2.0
 	components/image.sh train stargan-train:0.2.0
 
-sbom: setup  ## the images' packages as a CycloneDX SBOM: runs/sbom.json
+sbom: setup  ## the images' packages as CycloneDX SBOMs: runs/sbom-steps.json, runs/sbom-train.json
 	mkdir -p runs
-	{ cat requirements.lock; echo '$(TORCH)'; } | \
-		$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml -o runs/sbom.json -
+	$(BIN)/python -m components.sbom runs '$(TORCH)'
+
+$(AUDIT_VENV)/ready: requirements-audit.lock
+	$(PYTHON) -m venv --without-pip --clear $(AUDIT_VENV)
+	$(PYTHON) -m pip --python $(AUDIT_VENV)/bin/python install --quiet --no-deps --require-hashes -r $<
+	touch $@
+
+audit: setup $(AUDIT_VENV)/ready  ## look up known flaws of the images' packages (on pypi.org)
+	@$(BIN)/python -m components.audit $(AUDIT_VENV)/bin/pip-audit '$(TORCH)'
 
 # The site's tools have a separate environment, which `make setup` does not create. The API reference
 # is read from the sources, so that neither torch nor the project is installed there.

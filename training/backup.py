@@ -1,9 +1,10 @@
 """Back up and restore MLflow's artifacts together with a consistent dump of its database.
 
-    pg_dump --format=custom --file /dump/mlflow.dump "$DATABASE"
+    pg_dump --format=custom --file /dump/mlflow.dump service=mlflow
     python -m training.backup save /dump s3://stargan/mlflow s3://stargan-backup
     python -m training.backup load s3://stargan-backup LATEST /dump s3://stargan/mlflow
-    pg_restore --clean --if-exists --dbname "$DATABASE" /dump/mlflow.dump
+    pg_restore --no-owner --exit-on-error --dbname service=mlflow /dump/mlflow.dump
+    python -m training.backup protect s3://stargan-backup --days 90     (once, as administrator)
 
 The database is dumped first: artifacts are only ever added, so that all those that the dump refers
 to are copied after it. Artifacts are stored once for all backups; `backups/<time>/manifest.json` is
@@ -17,8 +18,9 @@ from typing import Annotated
 
 from training.core import cli
 from training.core.cli import means
+from training.core.config import Positive
 from training.core.files import sha256_file
-from training.storage.s3 import Bucket, RemoteError
+from training.storage.s3 import Bucket, RemoteError, explained
 
 main = cli.program("python -m training.backup", __doc__)
 Artifacts = Annotated[str, means("s3://… of MLflow's artifacts")]
@@ -87,6 +89,36 @@ def load(
         if have.get(key) != size:
             source.copy(key, backup, f"artifacts/{key}")
     return f"{name}: next, pg_restore the dumps in {dumps}"
+
+
+@main.command
+def protect(
+    target: Target,
+    /,
+    *,
+    days: Annotated[Positive, means("days that an old backup is kept")] = 90,
+) -> str:
+    """Keep overwritten backups as versions, and let old ones expire; returns what was set.
+
+    Needs an administrator's key. Raises RemoteError if the server refuses.
+    """
+    backup = Bucket(target)
+    where, text = {"Bucket": backup.name}, f"{target}: set versioning and expiry"
+    rules = [
+        {
+            "ID": "expire", "Status": "Enabled", "Filter": {"Prefix": f"{backup.prefix}backups/"},
+            "Expiration": {"Days": days}, "NoncurrentVersionExpiration": {"NoncurrentDays": days},
+        }
+    ]  # fmt: skip
+    with explained(text):
+        backup.client.put_bucket_versioning(**where, VersioningConfiguration={"Status": "Enabled"})
+        backup.client.put_bucket_lifecycle_configuration(
+            **where, LifecycleConfiguration={"Rules": rules}
+        )
+    return (
+        f"{target}: versions are kept, backups/ expires after {days} days; artifacts/, which all "
+        "backups share, does not"
+    )
 
 
 if __name__ == "__main__":

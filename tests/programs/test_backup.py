@@ -9,19 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import psycopg2
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 
 from forks import Forks
 from pipelines.local.stack import Stack
-from servers import started_stack
+from servers import run_stack, started_stack
 from training import backup
 from training.storage.s3 import Bucket, RemoteError
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
-ARTIFACTS = "s3://stargan/mlflow"
+ARTIFACTS, BACKUP = "s3://stargan/mlflow", "s3://stargan-backup"
+KEEPER = "of an ordinary role"  # a password
 WRITE = """
 import mlflow, os, sys
 mlflow.set_experiment("faces")
@@ -57,10 +58,20 @@ def address(stack: Stack, name: str) -> str:
     return stack.database(name).replace("+psycopg2", "")
 
 
-def shell(stack: Stack, command: str, dumps: Path) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, stack: Stack, role: str) -> None:
+    """This process has the S3 keys of a role."""
+    for name, value in stack.keys(role).items():
+        monkeypatch.setenv(name, value)
+
+
+def shell(stack: Stack, command: str, dumps: Path, user: str = "stargan") -> None:
     """Run a command of the CronJob or of the guide, its /dump being `dumps`."""
     programs = ":".join(map(str, Path("/usr/lib/postgresql").glob("*/bin")))  # as Debian has them
-    names = {"DATABASE": address(stack, "mlflow"), "AUTH_DATABASE": address(stack, "mlflow_auth")}
+    services = dumps.with_name("pg_service.conf")
+    login = f"host=127.0.0.1\nport={stack.settings['postgres']}\nuser={user}\npassword="
+    login += KEEPER if user == "keeper" else stack.settings["postgres_password"]
+    services.write_text(f"[mlflow]\ndbname=mlflow\n{login}\n[auth]\ndbname=mlflow_auth\n{login}\n")
+    names = {"PGSERVICEFILE": str(services)}
     done = subprocess.run(
         ["sh", "-ec", command.replace("/dump/", f"{dumps}/")], capture_output=True, text=True,
         env={**os.environ, **names, "PATH": f"{programs}:{os.environ['PATH']}"},
@@ -81,13 +92,22 @@ def restoring() -> str:
     return "\n".join(line for line in lines if line.startswith("pg_restore"))
 
 
+def empty_databases(stack: Stack) -> None:
+    """As for a restore: the two databases, new, of a role that is no superuser."""
+    connection = stack.connect_postgres()
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE ROLE keeper LOGIN PASSWORD %s", [KEEPER])
+        for name in ("mlflow", "mlflow_auth"):
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            cursor.execute(f"CREATE DATABASE {name} OWNER keeper")
+    connection.close()
+
+
 def test_a_restored_backup_is_consistent(
     forks: Forks, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two backups share their artifacts; the second, restored, has both runs and nothing later."""
-    for name, value in stack.exports().items():
-        monkeypatch.setenv(name, value)
-    Bucket("s3://stargan").client.create_bucket(Bucket="backup")
+    use(monkeypatch, stack, "backup")
     seconds = iter(["20260101T000000Z", "20260101T000001Z"])
     clock = SimpleNamespace(strftime=lambda *_: next(seconds), gmtime=time.gmtime)
     monkeypatch.setattr(backup, "time", clock)  # two backups in one second have one name
@@ -96,46 +116,70 @@ def test_a_restored_backup_is_consistent(
         client(forks, stack, WRITE, word)
         (tmp_path / word).mkdir()
         shell(stack, nightly(), tmp_path / word)
-        names.append(backup.save(tmp_path / word, ARTIFACTS, "s3://backup/faces"))
+        names.append(backup.save(tmp_path / word, ARTIFACTS, BACKUP))
     expected = json.loads(client(forks, stack, READ))
     assert len(expected) == 2
     client(forks, stack, WRITE, "after the backup")
 
-    with psycopg2.connect(address(stack, "mlflow")) as connection:
-        connection.cursor().execute("DELETE FROM metrics; DELETE FROM latest_metrics")
-    with psycopg2.connect(address(stack, "mlflow_auth")) as connection:
-        connection.cursor().execute("UPDATE users SET password_hash = 'lost'")
+    server = stack.process("mlflow")
+    assert server
+    server.terminate()
+    server.wait(60)
+    empty_databases(stack)
+    use(monkeypatch, stack, "admin")
     Bucket(ARTIFACTS).delete("")
-    assert backup.latest("s3://backup/faces") == names[1]
-    backup.load("s3://backup/faces", names[1], tmp_path / "back", ARTIFACTS)
-    shell(stack, restoring(), tmp_path / "back")
+    assert backup.latest(BACKUP) == names[1]
+    backup.load(BACKUP, names[1], tmp_path / "back", ARTIFACTS)
+    shell(stack, restoring(), tmp_path / "back", user="keeper")
+    run_stack(stack, "up")
     assert json.loads(client(forks, stack, READ)) == expected
 
 
 def test_an_incomplete_backup_is_ignored(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in stack.exports().items():
-        monkeypatch.setenv(name, value)
-    bucket = Bucket("s3://stargan/broken")
+    use(monkeypatch, stack, "backup")
+    bucket = Bucket(f"{BACKUP}/broken")
     bucket.create("backups/29990101T000000Z/mlflow.dump", b"half")
     with pytest.raises(ValueError, match="no backup there"):
-        backup.latest("s3://stargan/broken")
+        backup.latest(f"{BACKUP}/broken")
 
 
 def test_an_altered_dump_is_refused(
     stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in stack.exports().items():
-        monkeypatch.setenv(name, value)
+    use(monkeypatch, stack, "backup")
     (tmp_path / "dumps").mkdir()
     (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
-    name = backup.save(tmp_path / "dumps", ARTIFACTS, "s3://stargan/other")
-    bucket = Bucket("s3://stargan/other")
+    name = backup.save(tmp_path / "dumps", ARTIFACTS, f"{BACKUP}/other")
+    bucket = Bucket(f"{BACKUP}/other")
     key = f"{bucket.prefix}backups/{name}/mlflow.dump"
-    bucket.client.put_object(Bucket="stargan", Key=key, Body=b"rowz")
+    bucket.client.put_object(Bucket="stargan-backup", Key=key, Body=b"rowz")
     with pytest.raises(RemoteError, match="altered; restore another backup"):
-        backup.load("s3://stargan/other", name, tmp_path / "back", ARTIFACTS)
+        backup.load(f"{BACKUP}/other", name, tmp_path / "back", ARTIFACTS)
+
+
+def test_a_protected_bucket_keeps_what_is_overwritten_and_expires_old_backups(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup's own key can neither delete nor destroy; only the administrator protects."""
+    use(monkeypatch, stack, "backup")
+    with pytest.raises(RemoteError, match="credentials are refused"):
+        backup.protect(BACKUP)
+    use(monkeypatch, stack, "admin")
+    assert "backups/ expires after 30 days" in backup.protect(BACKUP, days=30)
+    use(monkeypatch, stack, "backup")
+    client, where = Bucket(BACKUP).client, {"Bucket": "stargan-backup", "Key": "backups/v"}
+    first = client.put_object(**where, Body=b"first")["VersionId"]
+    client.put_object(**where, Body=b"second")
+    use(monkeypatch, stack, "admin")
+    admin = Bucket(BACKUP).client
+    assert admin.get_object(**where, VersionId=first)["Body"].read() == b"first"
+    (rule,) = admin.get_bucket_lifecycle_configuration(Bucket="stargan-backup")["Rules"]
+    assert rule["Expiration"]["Days"] == 30
+    for version in ({}, {"VersionId": first}):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.delete_object(**where, **version)
 
 
 def test_saving_without_a_dump_is_refused(stack: Stack, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no dump in it; run pg_dump first"):
-        backup.save(tmp_path, ARTIFACTS, "s3://stargan/other")
+        backup.save(tmp_path, ARTIFACTS, f"{BACKUP}/other")

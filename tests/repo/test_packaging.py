@@ -68,22 +68,40 @@ def test_the_wheel_has_every_module_the_templates_and_the_pipeline(tmp_path: Pat
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == set(OURS)
 
 
-def test_make_sbom_lists_the_lock_and_torch(tmp_path: Path) -> None:
-    """As CycloneDX, with versions and the names that scanners know."""
+def test_make_sbom_lists_each_images_packages_with_licences_and_dependencies(
+    tmp_path: Path,
+) -> None:
+    """As CycloneDX, with versions, hashes, and the names that scanners know."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     bin_ = Path(sys.executable).parent
     command = ["make", "-o", "setup", "sbom", f"BIN={bin_}", "TORCH=torch==2.13.0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    made = json.loads((tmp_path / "runs" / "sbom.json").read_text())
-    assert made["bomFormat"] == "CycloneDX"
-    listed = {part["purl"].partition("?")[0] for part in made["components"]}
     lock = (ROOT / "requirements.lock").read_text()
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)
-    assert {f"pkg:pypi/{name}@{version}" for name, version in pins} <= listed
-    assert "pkg:pypi/torch@2.13.0" in listed
-    assert any(purl.startswith("pkg:pypi/boto3@") for purl in listed)
+    containerfile = (ROOT / "components" / "Containerfile").read_text()
+    base = re.search(r"TRAIN_BASE_IMAGE=.*?:([\d.]+)-", containerfile)
+    assert base
+    for image, torch in (("steps", "2.13.0"), ("train", base[1])):
+        made = json.loads((tmp_path / "runs" / f"sbom-{image}.json").read_text())
+        assert made["bomFormat"] == "CycloneDX"
+        assert made["metadata"]["component"]["version"] == PROJECT["project"]["version"]
+        parts = {part["purl"].partition("?")[0]: part for part in made["components"]}
+        assert {f"pkg:pypi/{name}@{version}" for name, version in pins} <= parts.keys()
+        assert [p for p in parts if p.startswith("pkg:pypi/torch@")] == [f"pkg:pypi/torch@{torch}"]
+        assert not [purl for purl in parts if purl.startswith("pkg:pypi/pytest@")]
+        silent = {part["name"] for part in parts.values() if not part.get("licenses")}
+        assert len(silent) < 15
+        assert f"{len(silent)} of them state no licence" in done.stdout
+        (boto3,) = [part for part in parts.values() if part["name"] == "boto3"]
+        assert boto3["licenses"][0]["license"]["id"] == "Apache-2.0"
+        assert any(reference.get("hashes") for reference in boto3["externalReferences"])
+        known = {part["bom-ref"] for part in made["components"]}
+        edges = {edge["ref"]: edge["dependsOn"] for edge in made["dependencies"]}
+        assert set().union(*edges.values()) <= known
+        assert boto3["bom-ref"] in edges[made["metadata"]["component"]["bom-ref"]]
+        assert any(ref.startswith("botocore==") for ref in edges[boto3["bom-ref"]])
 
 
 def test_the_images_contain_the_files_that_the_code_reads_outside_its_packages() -> None:
