@@ -13,7 +13,6 @@ import os
 import pwd
 import secrets
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,11 +27,11 @@ from typing import Annotated, Any, Literal
 import psutil
 from filelock import FileLock
 
-from pipelines.local import seaweed
+from pipelines.local import postgres, seaweed
 from training.core import cli
 from training.core.cli import means
 from training.core.environment import runs, whole
-from training.core.files import read_json, rename, write_json
+from training.core.files import read_json, write_json
 from training.storage.s3 import Bucket, RemoteError
 
 main = cli.program("python -m pipelines.local.stack", __doc__)
@@ -209,38 +208,14 @@ class Stack:
         """Start Postgres; it refuses to run as root, so root starts it as the user `postgres`."""
         data, user = self.folder / "postgres", "postgres" if os.getuid() == 0 else ""
         if not data.is_dir():
-            self.create_cluster(data, user)
+            if postgres.temporary(data).exists():
+                say("the last start was interrupted in initdb; starting that again")
+            postgres.create(data, self.settings["postgres_password"], user)
         command = [
-            _postgres("postgres"), "-D", str(data), "-p", str(self.settings["postgres"]),
+            postgres.program("postgres"), "-D", str(data), "-p", str(self.settings["postgres"]),
             "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
         ]  # fmt: skip
         self.start("postgres", command, {}, user)
-
-    def create_cluster(self, data: Path, user: str) -> None:
-        """Create Postgres' data folder, whole or not at all. Raises ValueError if initdb fails."""
-        new, password = self.folder / "postgres.new", self.folder / "postgres.password"
-        if new.exists():
-            say("the last start was interrupted in initdb; starting that again")
-            _end_initdb(new)
-            shutil.rmtree(new)
-        new.mkdir()
-        password.write_text(self.settings["postgres_password"])
-        if user:
-            for path in (new, password):
-                shutil.chown(path, user, user)
-        command = [
-            _postgres("initdb"), "--pgdata", str(new), "--username", "stargan",
-            "--auth", "scram-sha-256", "--pwfile", str(password), "--encoding", "UTF8",
-        ]  # fmt: skip
-        result = subprocess.run(
-            command, capture_output=True, text=True, user=user or None, group=user or None,
-            cwd="/",
-        )  # fmt: skip
-        password.unlink()
-        if result.returncode:
-            shutil.rmtree(new)
-            raise ValueError(f"initdb: {result.stderr.strip()[-500:]}")
-        rename(new, data)
 
     def database(self, name: str) -> str:
         s = self.settings
@@ -344,25 +319,6 @@ def _status(request: urllib.request.Request) -> int:
         return error.code
     except OSError:
         return 0
-
-
-def _postgres(program: str) -> str:
-    """Path of a Postgres program; Debian keeps most outside the PATH."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    path = os.pathsep.join([*map(str, folders), whole()["PATH"]])
-    located = shutil.which(program, path=path)
-    if not located:
-        raise ValueError(f"{program} is not installed: apt-get install postgresql")
-    return located
-
-
-def _end_initdb(folder: Path) -> None:
-    """Kill an initdb that outlived its starter, with its helpers: they still write."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if str(folder) in process.cmdline():
-                process.kill()
-                process.wait(10)
 
 
 def _started(stat: str) -> int:
