@@ -126,8 +126,21 @@ def save(
                 pip_requirements=requirements(),
                 metadata={"label_names": label_names(space), **facts},
             )
+    _keep_out_bytecode(folder)
     for warning in caught:
         if "type hint" not in str(warning.message):  # the explicit signature is more precise
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+def _keep_out_bytecode(folder: Path) -> None:
+    """Put an empty file where Python would keep bytecode of the model's code.
+
+    MLflow loads local models in place. Python then neither writes bytecode into the version nor
+    runs bytecode that somebody else has put there.
+    """
+    for cache in [*folder.rglob("__pycache__")]:
+        shutil.rmtree(cache)
+    for parent in {path.parent for path in folder.rglob("*.py")}:
+        (parent / "__pycache__").touch()
