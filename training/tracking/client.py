@@ -23,6 +23,7 @@ from typing import Any
 from training.core import environment
 from training.core.files import write_json
 from training.core.options import EXPERIMENT
+from training.tracking import moved
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 PARENT = "mlflow.parentRunId"
@@ -56,7 +57,9 @@ def client() -> Any:
     if uri() == "off":
         raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not recorded; unset it")
     if uri().startswith("sqlite:///"):
-        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        database = Path(uri().removeprefix("sqlite:///")).absolute()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        moved.follow(database)
     return mlflow().MlflowClient(uri(), uri())
 
 
