@@ -385,10 +385,10 @@ def test_one_changed_byte_in_the_registry_is_detected_and_named(binary: Path) ->
     """Each kind of file in turn, restored afterwards."""
     register(binary)
     for says, name in CHANGES.values():
-        assert release.verify("stargan/1").data_md5 == MD5
+        assert lineage.verify("stargan/1").data_md5 == MD5
         flip_byte(registered_folder() / name)
         with pytest.raises(LineageError, match=f"stargan version 1: .*{says}"):
-            release.verify("stargan/1")
+            lineage.verify("stargan/1")
         with pytest.raises(LineageError, match=says):
             registered_files("stargan/1")
         flip_byte(registered_folder() / name)
@@ -400,23 +400,23 @@ def test_one_changed_byte_in_the_stored_data_is_detected_and_named(binary: Path)
         path = open_store().path(Manifest.read(binary).entry(name).sha256)
         flip_byte(path)
         with pytest.raises(LineageError, match=f"data altered or missing: {name}"):
-            release.verify("stargan/1")
-        assert release.verify("stargan/1", data=False).seed == 0
+            lineage.verify("stargan/1")
+        assert lineage.verify("stargan/1", data=False).seed == 0
         flip_byte(path)
     path.unlink()
     with pytest.raises(LineageError, match=r"data altered or missing: label_space\.json"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 def test_an_added_or_missing_file_is_detected(binary: Path) -> None:
     register(binary)
     (registered_folder() / "code/training/extra.py").write_text("")
     with pytest.raises(LineageError, match=r"code added: code/training/extra\.py"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
     (registered_folder() / "code/training/extra.py").unlink()
     (registered_folder() / lineage.LOCK).unlink()
     with pytest.raises(LineageError, match="lock missing"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) -> None:
@@ -426,7 +426,7 @@ def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) ->
         ("stargan", "NAME@champion or NAME/VERSION"),
     ):
         with pytest.raises(ValueError, match=says):
-            release.verify(reference)
+            lineage.verify(reference)
     assert registry.champion("stargan") is None
 
 
@@ -666,7 +666,7 @@ def test_a_server_in_another_process_serves_the_same_registry(
     for path in weights:
         flip_byte(path)
     with pytest.raises(LineageError, match="weights altered"):
-        release.verify("stargan@champion")
+        lineage.verify("stargan@champion")
     assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_server.uri
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from releases import flip_byte, register, registered_folder
 from training import release, translate
+from training.registry import lineage
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.tracking import client as tracking
@@ -101,7 +102,7 @@ def test_everything_added_removed_or_replaced_is_refused(binary: Path, tmp_path:
     folder = registered_folder()
     for change, says in TAMPERED.values():
         change(folder)
-        for use in (release.verify, release.lineage.store_files):
+        for use in (lineage.verify, lineage.store_files):
             with pytest.raises(ValueError, match=rf"^stargan version 1: .*{says}"):
                 use("stargan/1")
         shutil.rmtree(folder)
@@ -116,7 +117,7 @@ def test_a_bare_folder_is_checked_for_links_too(binary: Path) -> None:
     linked_folder(registered_folder())
     linked_file(registered_folder())
     with pytest.raises(LineageError, match=r"weights replaced by a link: .*code added: code/extra"):
-        release.lineage.check(registered_folder(), tags["lineage"])
+        lineage.check(registered_folder(), tags["lineage"])
 
 
 LOADER = """
@@ -152,7 +153,7 @@ def test_loading_in_place_changes_no_file_and_runs_no_bytecode(binary: Path) -> 
     planted(registered_folder())
     assert load().returncode == 9  # what the file that keeps bytecode out is for
     with pytest.raises(LineageError, match="bytecode added"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 def test_files_that_are_not_there_are_not_called_altered(binary: Path) -> None:
@@ -160,7 +161,7 @@ def test_files_that_are_not_there_are_not_called_altered(binary: Path) -> None:
     folder = registered_folder().absolute()
     folder.rename(folder.with_name("elsewhere"))
     with pytest.raises(ValueError, match=rf"stargan version 1: its files are not found: {folder} "):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 @pytest.mark.parametrize("old_place", ["gone", "still there"])

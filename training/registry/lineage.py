@@ -20,6 +20,7 @@ from training.core.files import (
     write_bytes,
 )
 from training.core.provenance import lock_bytes
+from training.registry import signature
 from training.registry import versions as registry
 from training.storage.store import Manifest, Store, open_store
 
@@ -181,29 +182,37 @@ def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
 
 
 @contextmanager
-def verified(reference: str, *, data: bool) -> Iterator[tuple[Path, Lineage]]:
+def verified(
+    reference: str, *, data: bool, key: Path | None = None, signed: bool = True
+) -> Iterator[tuple[Path, Lineage]]:
     """A temporary folder with the verified files of a version, and its lineage record.
 
-    Raises ValueError for an unknown version and LineageError for an altered one.
+    With `key`, or SIGNING_PUBLIC_KEY, its signature is verified, too, unless `signed` is false.
+    Raises ValueError for an unknown version, LineageError for an altered one and SignatureError
+    for one that is not signed with that key.
     """
-    version = registry.version(reference)
+    version, key = registry.version(reference), key or signature.required_key()
+    if signed and key:
+        signature.require_tag(version)  # before its files are copied
     with tempfile.TemporaryDirectory() as temporary:
-        folder = registry.download(version, Path(temporary) / "files")
+        folder = registry.download(version, Path(temporary) / signature.subject(version))
         try:
             record = check(folder, version.tags.get("lineage", ""), data=data)
         except LineageError as error:
             where = registry.place(version) or version.source
             what = f"{version.name} version {version.version}"
             raise LineageError(f"{what}: {error} (its files: {where})") from error
+        if signed and key:
+            signature.check(version, folder, key)
         yield folder, record
 
 
-def verify(reference: str, *, data: bool = True) -> Lineage:
+def verify(reference: str, *, data: bool = True, key: Path | None = None) -> Lineage:
     """Verify all files of NAME@ALIAS or NAME/VERSION and return its lineage record.
 
-    `data=False` skips the training data. Raises LineageError, which names the changed files.
+    `data=False` skips the training data. Raises as `verified` does.
     """
-    with verified(reference, data=data) as (_, record):
+    with verified(reference, data=data, key=key) as (_, record):
         return record
 
 
