@@ -17,6 +17,7 @@ from forks import Forks
 from pipelines.local.stack import Stack
 from servers import started_stack
 from training import backup
+from training.core.files import sha256_bytes
 from training.storage.s3 import Bucket, RemoteError
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -106,7 +107,7 @@ def test_a_restored_backup_is_consistent(
     with psycopg2.connect(address(stack, "mlflow_auth")) as connection:
         connection.cursor().execute("UPDATE users SET password_hash = 'lost'")
     Bucket(ARTIFACTS).delete("")
-    assert backup.latest("s3://backup/faces") == names[1]
+    assert backup.latest("s3://backup/faces") == names[1].partition("@")[0]
     backup.load("s3://backup/faces", names[1], tmp_path / "back", ARTIFACTS)
     shell(stack, restoring(), tmp_path / "back")
     assert json.loads(client(forks, stack, READ)) == expected
@@ -121,19 +122,70 @@ def test_an_incomplete_backup_is_ignored(stack: Stack, monkeypatch: pytest.Monke
         backup.latest("s3://stargan/broken")
 
 
-def test_an_altered_dump_is_refused(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def saved(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backup of one dump in s3://stargan/other: NAME@sha256:DIGEST."""
     for name, value in stack.exports().items():
         monkeypatch.setenv(name, value)
     (tmp_path / "dumps").mkdir()
     (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
-    name = backup.save(tmp_path / "dumps", ARTIFACTS, "s3://stargan/other")
+    seconds = f"{time.time_ns()}"
+    clock = SimpleNamespace(strftime=lambda *_: seconds, gmtime=time.gmtime)
+    monkeypatch.setattr(backup, "time", clock)
+    return backup.save(tmp_path / "dumps", ARTIFACTS, "s3://stargan/other")
+
+
+def put(name: str, body: bytes) -> None:
+    """Replace an object of a backup, as whoever has the bucket's key can."""
     bucket = Bucket("s3://stargan/other")
-    key = f"{bucket.prefix}backups/{name}/mlflow.dump"
-    bucket.client.put_object(Bucket="stargan", Key=key, Body=b"rowz")
+    key = f"{bucket.prefix}backups/{name}"
+    bucket.client.put_object(Bucket="stargan", Key=key, Body=body)
+
+
+def test_an_altered_dump_is_refused(saved: str, tmp_path: Path) -> None:
+    put(f"{saved.partition('@')[0]}/mlflow.dump", b"rowz")
     with pytest.raises(RemoteError, match="altered; restore another backup"):
-        backup.load("s3://stargan/other", name, tmp_path / "back", ARTIFACTS)
+        backup.load("s3://stargan/other", saved, tmp_path / "back", ARTIFACTS)
+    assert not any((tmp_path / "back").iterdir())
+
+
+def test_a_replaced_dump_and_manifest_are_noticed_by_the_noted_digest(
+    saved: str, tmp_path: Path
+) -> None:
+    name, target = saved.partition("@")[0], "s3://stargan/other"
+    manifest = {"files": {"mlflow.dump": sha256_bytes(b"rowz")}, "artifacts": {}}
+    put(f"{name}/mlflow.dump", b"rowz")
+    put(f"{name}/manifest.json", json.dumps(manifest).encode())
+    text = backup.load(target, name, tmp_path / "plain", ARTIFACTS)
+    assert text.startswith(f"{name} (not compared with a digest from elsewhere): next, pg_restore")
+    with pytest.raises(RemoteError, match=r"manifest\.json: altered; restore another backup"):
+        backup.load(target, saved, tmp_path / "back", ARTIFACTS)
+    with pytest.raises(ValueError, match="plain: not empty; give a new folder"):
+        backup.load(target, name, tmp_path / "plain", ARTIFACTS)
+
+
+DIGEST = sha256_bytes(b"rows")
+DAMAGED = [
+    {"files": {"../escaped": DIGEST}, "artifacts": {}},
+    {"files": {"/tmp/escaped": DIGEST}, "artifacts": {}},
+    {"files": {"a/b": DIGEST}, "artifacts": {}},
+    {"files": {"x": 1}, "artifacts": {}},
+    {"files": {}},
+    {"files": [], "artifacts": {}},
+    {"files": {}, "artifacts": {"a": "b"}},
+    None,
+    [],
+]
+
+
+def test_a_damaged_manifest_is_refused_and_nothing_is_written(saved: str, tmp_path: Path) -> None:
+    """Names that lead out of the folder, other types, no JSON, deep nesting."""
+    name = saved.partition("@")[0]
+    for number, text in enumerate([*map(json.dumps, DAMAGED), "{", "[" * 100_000]):
+        put(f"{name}/manifest.json", text.encode())
+        with pytest.raises(RemoteError, match=rf"^s3://.*{name}/manifest\.json: .*another"):
+            backup.load("s3://stargan/other", name, tmp_path / f"{number}", ARTIFACTS)
+        assert not (tmp_path / f"{number}").exists()
 
 
 def test_saving_without_a_dump_is_refused(stack: Stack, tmp_path: Path) -> None:

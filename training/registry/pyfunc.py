@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.core.files import inside
 from training.data.labels import LabelSpace, label_names
 from training.tracking import client as tracking
 
@@ -113,8 +114,9 @@ def save(
         portable = Path(temporary) / "portable.py"  # MLmodel contains its path
         shutil.copyfile(ENTRY, portable)
         for name, path in files.items():
-            (model / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, model / name)
+            copy = inside(model, name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         with warnings.catch_warnings(record=True) as caught, tracking.as_default():
             mlflow.pyfunc.save_model(
                 str(folder),
