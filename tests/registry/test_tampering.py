@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,25 @@ def test_loading_in_place_changes_no_file_and_runs_no_bytecode(binary: Path) -> 
     planted(registered_folder())
     assert load().returncode == 9  # what the file that keeps bytecode out is for
     with pytest.raises(LineageError, match="bytecode added"):
+        lineage.verify("stargan/1")
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_server_refuses_links_in_one_line(
+    binary: Path, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its artifacts verify, with the empty files among them; a link is named, not a traceback."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    register(binary)
+    release.main(["verify", "stargan/1"])
+    (weights,) = (mlflow_server.folder / "served").rglob("ema/G.safetensors")
+    weights.rename(mlflow_server.folder / "G.safetensors")
+    weights.symlink_to(mlflow_server.folder / "G.safetensors")
+    with pytest.raises(ValueError, match=r"^stargan version 1: .*G\.safetensors"):
+        lineage.verify("stargan/1")
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"^stargan version 1: .*G\.safetensors"):
         lineage.verify("stargan/1")
 
 
