@@ -202,6 +202,31 @@ def test_the_setting_refuses_a_version_that_is_not_signed(
     assert uses["promotion"]()["reason"].startswith("version 1 is champion since")  # type: ignore[index]
 
 
+def test_the_setting_takes_the_keys_text_too(
+    signed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a cluster's config map holds it."""
+    monkeypatch.setenv("SIGNING_PUBLIC_KEY", signed.read_text())
+    release.main(["verify", "stargan/1"])
+    assert "note: signed with the key of SIGNING_PUBLIC_KEY" in capsys.readouterr().out
+    other = write_keys(signed.parent, "theirs").with_suffix(".pub")
+    monkeypatch.setenv("SIGNING_PUBLIC_KEY", other.read_text())
+    with pytest.raises(SignatureError, match="by the owner of SIGNING_PUBLIC_KEY: Key mis"):
+        registered_files("stargan/1")
+    monkeypatch.setenv("SIGNING_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----x")
+    with pytest.raises(ValueError, match=r"^SIGNING_PUBLIC_KEY: not a usable public key"):
+        registered_files("stargan/1")
+
+
+def test_steps_elsewhere_get_the_setting() -> None:
+    """Otherwise it would not hold in a container or on a cluster, and nobody would notice."""
+    from pipelines.local.containers import environment
+    from pipelines.resources import ADDRESSES
+
+    assert "SIGNING_PUBLIC_KEY" in ADDRESSES
+    assert environment({"SIGNING_PUBLIC_KEY": "x", "HOME": "y"}) == {"SIGNING_PUBLIC_KEY": "x"}
+
+
 def test_signing_with_another_key_than_the_required_one_is_refused(
     binary: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

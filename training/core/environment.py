@@ -106,8 +106,8 @@ MLFLOW_RUN_ID = Variable(
 )  # fmt: skip
 SIGNING_PUBLIC_KEY = Variable(
     "SIGNING_PUBLIC_KEY",
-    "public key, a PEM file; registered versions that are not signed with its private key are "
-    "neither promoted nor used", "you", computed="no signature is required",
+    "public key, PEM text or its file; registered versions that are not signed with its private "
+    "key are neither promoted nor used", YOU, computed="no signature is required",
 )  # fmt: skip
 SIGNING_KEY_PASSWORD = Variable(
     "SIGNING_KEY_PASSWORD", "password of the private key of `release sign`", "you"

@@ -191,8 +191,8 @@ def verified(
     Raises ValueError for an unknown version, LineageError for an altered one and SignatureError
     for one that is not signed with that key.
     """
-    version, key = registry.version(reference), key or signature.required_key()
-    if signed and key:
+    version, required = registry.version(reference), key or signature.required_key()
+    if signed and required:
         signature.require_tag(version)  # before its files are copied
     with tempfile.TemporaryDirectory() as temporary:
         folder = registry.download(version, Path(temporary) / signature.subject(version))
@@ -202,8 +202,8 @@ def verified(
             where = registry.place(version) or version.source
             what = f"{version.name} version {version.version}"
             raise LineageError(f"{what}: {error} (its files: {where})") from error
-        if signed and key:
-            signature.check(version, folder, key)
+        if signed and required:
+            signature.check(version, folder, required)
         yield folder, record
 
 

@@ -18,6 +18,7 @@ from training.registry import versions as registry
 from training.tracking import client as tracking
 
 TAG = "signature"
+PEM = "-----BEGIN PUBLIC KEY-----"
 LIMIT = 100_000  # characters that MLflow stores in a tag
 INSTALL = "python -m pip install model-signing==1.1.1 pyopenssl"
 
@@ -26,10 +27,13 @@ class SignatureError(ValueError):
     """A version is not signed, or not with the given key, or not with these files."""
 
 
-def required_key() -> Path | None:
-    """The public key that every version in use must be signed with; None if none is required."""
-    path = environment.SIGNING_PUBLIC_KEY.get()
-    return Path(path) if path else None
+def required_key() -> str:
+    """The public key, PEM or its path, of every version in use; empty if none is required."""
+    return environment.SIGNING_PUBLIC_KEY.get()
+
+
+def _shown(key: Path | str) -> str:
+    return environment.SIGNING_PUBLIC_KEY.name if PEM in str(key) else str(key)
 
 
 def subject(version: Any) -> str:
@@ -52,7 +56,7 @@ def require_tag(version: Any) -> str:
 def state(reference: str, key: Path | None) -> str:
     """What is known about a verified version's signature, for people."""
     if key or required_key():
-        return f"signed with the key of {key or required_key()}"
+        return f"signed with the key of {_shown(key or required_key())}"
     if TAG in registry.version(reference).tags:
         return "signed, but the signature was not checked; give the public key with --key"
     return "not signed"
@@ -85,25 +89,36 @@ def sign(version: Any, folder: Path, key: Path) -> None:
     tracking.client().set_model_version_tag(version.name, version.version, TAG, text)
 
 
-def check(version: Any, folder: Path, key: Path) -> None:
-    """Verify the version's signature of the files in `folder` with the public `key`.
+def check(version: Any, folder: Path, key: Path | str) -> None:
+    """Verify the version's signature of the files in `folder` with the public `key` or its path.
 
     Raises SignatureError, and ValueError or OSError for a key that cannot be used.
     """
     _check(version, require_tag(version), folder, key)
 
 
-def _check(version: Any, text: str, folder: Path, key: Path) -> None:
+def _verifier(key: Path | str) -> Any:
+    """The library's verifier for a public key. Raises ValueError or OSError that names it."""
+    _, _, verifying = _library()
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(key)
+        if PEM in str(key):
+            path = Path(temporary) / "public.pem"
+            path.write_text(str(key))
+        try:
+            return verifying.Config().use_elliptic_key_verifier(public_key=path)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{_shown(key)}: not a usable public key ({error}); openssl ec -in private.pem "
+                "-pubout -out public.pem writes it"
+            ) from error
+
+
+def _check(version: Any, text: str, folder: Path, key: Path | str) -> None:
     from cryptography.exceptions import InvalidSignature
 
-    hashing, _, verifying = _library()
-    try:
-        verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{key}: not a usable public key ({error}); openssl ec -in private.pem -pubout "
-            "-out public.pem writes it"
-        ) from error
+    hashing, _, _ = _library()
+    verifier = _verifier(key)
     try:
         bundle, statement = _unambiguous(text)
         with tempfile.TemporaryDirectory() as temporary:
@@ -123,11 +138,11 @@ def _check(version: Any, text: str, folder: Path, key: Path) -> None:
         raise SignatureError(_refusal(version, key, f"it leaves out {', '.join(sorted(unsigned))}"))
 
 
-def _refusal(version: Any, key: Path, why: str) -> str:
+def _refusal(version: Any, key: Path | str, why: str) -> str:
     name = f"{version.name}/{version.version}"
     return (
-        f"{subject(version)}: not signed by the owner of {key}: {why[:500]}; use another version, "
-        f"or, if its files are right, python -m training.release sign {name} --key PRIVATE_KEY"
+        f"{subject(version)}: not signed by the owner of {_shown(key)}: {why[:500]}; use another "
+        f"version, or, if its files are right, python -m training.release sign {name} --key PRIVATE_KEY"
     )
 
 
