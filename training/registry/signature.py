@@ -142,7 +142,8 @@ def _refusal(version: Any, key: Path | str, why: str) -> str:
     name = f"{version.name}/{version.version}"
     return (
         f"{subject(version)}: not signed by the owner of {_shown(key)}: {why[:500]}; use another "
-        f"version, or, if its files are right, python -m training.release sign {name} --key PRIVATE_KEY"
+        f"version, or, if its files are right, python -m training.release sign {name} --key "
+        "PRIVATE_KEY"
     )
 
 
