@@ -13,13 +13,16 @@ written last, and a backup without one is ignored.
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from training.core import cli
 from training.core.cli import means
 from training.core.config import Positive
-from training.core.files import sha256_file
+from training.core.files import check_name, inside, sha256_bytes, sha256_file
+from training.core.records import parse_record
+from training.core.references import split_digest, with_digest
 from training.storage.s3 import Bucket, RemoteError, explained
 
 main = cli.program("python -m training.backup", __doc__)
@@ -31,7 +34,10 @@ Target = Annotated[str, means("s3://… of the backups")]
 def save(
     dumps: Annotated[Path, means("folder with the dumps")], artifacts: Artifacts, target: Target, /
 ) -> str:
-    """Copy the files in `dumps` and every object below `artifacts`; returns the backup's name.
+    """Copy the files in `dumps` and every object below `artifacts`; returns NAME@sha256:DIGEST.
+
+    The digest is that of the backup's manifest. Noted in another place than `target`, it lets
+    `load` notice a backup that somebody with access to `target` has replaced.
 
     Raises ValueError if there is no dump, RemoteError if a server fails.
     """
@@ -50,7 +56,7 @@ def save(
     text = json.dumps({"files": digests, "artifacts": sizes}, sort_keys=True).encode()
     if not backup.create(f"backups/{name}/manifest.json", text):
         raise ValueError(f"{target}/backups/{name}: exists already; run it again")
-    return name
+    return with_digest(name, sha256_bytes(text))
 
 
 def latest(target: str) -> str:
@@ -65,30 +71,57 @@ def latest(target: str) -> str:
 @main.command
 def load(
     target: Target,
-    name: Annotated[str, means("name of a backup, or LATEST")],
+    name: Annotated[str, means("NAME, or NAME@sha256:DIGEST as save printed it, or LATEST")],
     dumps: Annotated[Path, means("empty folder for its dumps")],
     artifacts: Artifacts,
     /,
 ) -> str:
     """Restore a backup: its dumps into `dumps`, its artifacts to `artifacts`; returns what is next.
 
-    Raises RemoteError if a file is missing or altered.
+    Without a DIGEST the dumps are compared only with the manifest beside them, which finds damage
+    but no deliberate change. Raises RemoteError if a file is missing or altered, ValueError if
+    `dumps` is not empty.
     """
     backup, source = Bucket(target), Bucket(artifacts)
-    name = latest(target) if name == "LATEST" else name
-    manifest = json.loads(backup.read(f"backups/{name}/manifest.json"))
+    name, expected = split_digest(latest(target) if name == "LATEST" else name)
+    where = f"{target}/backups/{name}"
+    text = backup.read(f"backups/{name}/manifest.json")
+    if expected and sha256_bytes(text) != expected:
+        raise RemoteError("corrupted", f"{where}/manifest.json: altered; restore another backup")
+    manifest = _parse(text, f"{where}/manifest.json")
     dumps.mkdir(parents=True, exist_ok=True)
-    for file, digest in manifest["files"].items():
-        backup.download(f"backups/{name}/{file}", dumps / file)
-        if sha256_file(dumps / file) != digest:
-            raise RemoteError(
-                "corrupted", f"{target}/backups/{name}/{file}: altered; restore another backup"
-            )
+    if any(dumps.iterdir()):
+        raise ValueError(f"{dumps}: not empty; give a new folder")
+    for file, digest in manifest.files.items():
+        path = inside(dumps, file)
+        backup.download(f"backups/{name}/{file}", path)
+        if sha256_file(path) != digest:
+            path.unlink()
+            raise RemoteError("corrupted", f"{where}/{file}: altered; restore another backup")
     have = source.objects("")
-    for key, size in manifest["artifacts"].items():
+    for key, size in manifest.artifacts.items():
         if have.get(key) != size:
             source.copy(key, backup, f"artifacts/{key}")
-    return f"{name}: next, pg_restore the dumps in {dumps}"
+    note = "" if expected else " (not compared with a digest from elsewhere)"
+    return f"{name}{note}: next, pg_restore the dumps in {dumps}"
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    files: dict[str, str]  # name -> SHA-256 of the dumps
+    artifacts: dict[str, int]  # key -> size
+
+
+def _parse(text: bytes, where: str) -> _Manifest:
+    """A backup's manifest. Raises RemoteError if it is damaged or names files elsewhere."""
+    try:
+        manifest = parse_record(_Manifest, text, "damaged")
+        if odd := [name for name in manifest.files if "/" in check_name(name)]:
+            raise ValueError(f"{odd[0]!r}: dumps are not in folders")
+    except ValueError as error:
+        message = f"{where}: {error}; restore another backup"
+        raise RemoteError("corrupted", message) from error
+    return manifest
 
 
 @main.command

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from safetensors.torch import save_file
 
 from training.core import cli
 from training.core.cli import means
@@ -27,6 +26,7 @@ from training.data.dataset import Faces
 from training.evaluation.judges.judge import require
 from training.evaluation.judges.training import train
 from training.evaluation.protocol import JUDGE_RECIPE
+from training.inference.weights import write_tensors
 from training.storage.meta import JudgeMeta
 from training.storage.store import Entry, Manifest, Store, StoreError, open_store
 
@@ -113,7 +113,7 @@ def _train_all(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[
             for kind, net in (("resnet18", first), ("second", second)):
                 name = f"{labels.name}-{kind}.safetensors"
                 files[name] = Path(folder) / name
-                save_file(
+                write_tensors(
                     {k: v.cpu().contiguous() for k, v in net.state_dict().items()}, files[name]
                 )
         files["judge.json"] = Path(folder) / "judge.json"

@@ -4,6 +4,7 @@
     python -m training.release promote version.json DATASET JUDGE --out verdict.json
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
+    python -m training.release sign stargan/3 --key private.pem
 
 These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
@@ -11,6 +12,7 @@ lineage record and load the weights with this package.
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,17 +22,18 @@ from typing import Annotated, Any
 
 from training.core import cli, options
 from training.core.cli import means
-from training.core.files import read_json, sha256_bytes, write_bytes, write_json
+from training.core.files import read_json, sha256_bytes, whole_folder, write_bytes, write_json
 from training.data.versions import short_md5
-from training.registry import lineage
+from training.registry import lineage, signature
 from training.registry import versions as registry
-from training.registry.lineage import MODEL, Lineage, verify
+from training.registry.lineage import MODEL, Lineage
 from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
 app = cli.program("python -m training.release", __doc__)
 Name = Annotated[str, means("name of the registered model")]
+Reference = Annotated[str, means("NAME@champion or NAME/VERSION")]
 Recorded = Annotated[str, means("recorded in the lineage")]
 
 
@@ -277,19 +280,38 @@ def history(name: Name, /) -> str:
 
 @app.command(name="verify")
 def _verify(
-    reference: Annotated[str, means("NAME@champion or NAME/VERSION")],
+    reference: Reference,
     /,
     *,
     no_data: Annotated[bool, means("do not check the training data")] = False,
     here: Annotated[bool, means("require this installation's code and lock")] = False,
+    key: Annotated[Path | None, means("public key; require a signature by its owner")] = None,
+    out: Annotated[Path | None, means("new folder for a copy of the verified files")] = None,
 ) -> str:
-    """Check a version against its lineage record."""
-    record = verify(reference, data=not no_data)
-    changed = lineage.differences(record)
-    if here and changed:
-        raise ValueError(f"{reference}: made with different {' and '.join(changed)}")
+    """Check a version against its lineage record, and its signature against a public key."""
+    if out is not None and out.exists():
+        raise ValueError(f"{out} exists; name a new folder")
+    with lineage.verified(reference, data=not no_data, key=key) as (folder, record):
+        changed = lineage.differences(record)
+        if here and changed:
+            raise ValueError(f"{reference}: made with different {' and '.join(changed)}")
+        if out is not None:
+            with whole_folder(out) as copy:
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
     text = f"{reference}: {len(record.files)} files as registered, data {record.data_md5}"
-    return text + "".join(f"\nnote: made with different {difference}" for difference in changed)
+    notes = [signature.state(reference, key), *(f"made with different {one}" for one in changed)]
+    return "\n".join([text, *(f"note: {note}" for note in notes)])
+
+
+@app.command
+def sign(
+    reference: Reference, /, *, key: Annotated[Path, means("private key, PEM; elliptic curve")]
+) -> str:
+    """Verify a version and sign its files; the signature becomes a tag of the version."""
+    version = registry.version(reference)
+    with lineage.verified(reference, data=False, signed=False) as (folder, record):
+        signature.sign(version, folder, key)
+    return f"{version.name}/{version.version}: {len(record.files) + 1} files signed"
 
 
 @tracking.answered()

@@ -1,108 +1,114 @@
-"""Folders written under a temporary name: what a killed process leaves, the next one removes."""
+"""Names that become paths, JSON that cannot be read, and disks that are full."""
 
+import errno
 import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from training.core.files import kept_folder, temporary_folder, whole_folder
+from training.core.files import check_name, inside, read_json, unusual, whole_folder, write_bytes
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from training.core.files import temporary_folder
-with temporary_folder(Path(sys.argv[1])) as folder:
-    print(folder, flush=True)
-    time.sleep(60)
-"""
-
-
-def holder(parent: Path) -> tuple["subprocess.Popen[str]", Path]:
-    """A process that uses a temporary folder in `parent`, and that folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(parent)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    return process, Path(process.stdout.readline().strip())
-
-
-def test_a_killed_process_leaves_a_folder_that_the_next_one_deletes(tmp_path: Path) -> None:
-    process, left = holder(tmp_path)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert left.is_dir()
-    with temporary_folder(tmp_path) as own:
-        assert list(tmp_path.iterdir()) == [own]
-    assert list(tmp_path.iterdir()) == []
+PARTS = st.sampled_from(
+    [
+        "..",
+        ".",
+        "",
+        "a",
+        "nets",
+        "G.safetensors",
+        "C:",
+        "\0",
+        "\n",
+        "a\\b",
+        "\\",
+        "ä",
+        "\ud800",
+        "~",
+    ]
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=5).map("/".join) | st.text(max_size=12)
 
 
-def test_a_folder_in_use_by_another_process_stays(tmp_path: Path) -> None:
-    process, used = holder(tmp_path)
+@settings(max_examples=2000)
+@given(NAMES)
+@example("/etc/passwd")
+@example("a/../../b")
+@example("C:evil")
+@example("..\\evil")
+def test_an_accepted_name_stays_below_its_folder_on_every_system(name: str) -> None:
+    """Refused with the name, or one plain relative path without special parts."""
     try:
-        with temporary_folder(tmp_path):
-            assert used.is_dir()
-    finally:
-        process.kill()
-        process.communicate()
+        check_name(name)
+    except ValueError as error:
+        assert repr(name) in str(error)  # noqa: PT017
+        return
+    path = PurePosixPath(name)
+    assert not path.is_absolute()
+    assert path.as_posix() == name
+    assert ".." not in path.parts
+    windows = PureWindowsPath(name)
+    assert not windows.drive
+    assert not windows.root
+    assert windows.as_posix() == name
+    assert name.isprintable() or all(ord(sign) >= 32 for sign in name)
 
 
-def test_links_files_and_other_names_stay(tmp_path: Path) -> None:
-    target = tmp_path / "mine"
-    target.mkdir()
-    (tmp_path / "stargan-link.tmp").symlink_to(target)
-    (tmp_path / "stargan-file.tmp").touch()
-    (tmp_path / "stargan-results").mkdir()
-    with temporary_folder(tmp_path):
-        pass
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"mine", "stargan-link.tmp", "stargan-file.tmp", "stargan-results"}
+@pytest.mark.parametrize("name", [None, 3, ["a"], b"a", {}])
+def test_a_name_that_is_not_text_is_refused(name: object) -> None:
+    with pytest.raises(ValueError, match="not the relative name of a file"):
+        check_name(name)
 
 
-def test_a_folder_of_another_user_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = tmp_path / "stargan-other.tmp"
-    other.mkdir()
-    monkeypatch.setattr(os, "getuid", lambda: other.stat().st_uid + 1)
-    with temporary_folder(tmp_path):
-        pass
-    assert other.is_dir()
+def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/out").symlink_to(tmp_path)
+    (tmp_path / "in/here").mkdir()
+    with pytest.raises(ValueError, match=r"in/out/x: a link leads out of .*/in"):
+        inside(tmp_path / "in", "out/x")
+    assert inside(tmp_path / "in", "here/x") == tmp_path / "in/here/x"
 
 
-def test_a_failed_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
-    with suppress(KeyError), whole_folder(tmp_path / "out") as new:
-        (new / "half").touch()
-        raise KeyError
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+def test_everything_but_files_and_full_folders_is_unusual(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("x")
+    (tmp_path / "full/empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    assert unusual(tmp_path) == {
+        "full/empty": "an empty folder", "link": "a link", "dangling": "a link",
+        "pipe": "a special file",
+    }  # fmt: skip
 
 
-def test_a_kept_folder_goes_on_after_a_failure_with_the_same_key_only(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with suppress(KeyError), kept_folder(out, "a") as (new, notes):
-        (new / "first").touch()
-        (notes / "note").touch()
-        raise KeyError
-    with suppress(KeyError), kept_folder(out, "b") as (new, notes):
-        assert [*new.iterdir(), *notes.iterdir()] == []
-        raise KeyError
-    with kept_folder(out, "a") as (new, notes):
-        assert (new / "first").is_file()
-        assert (notes / "note").is_file()
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
-        "out", "out/first",
-    ]  # fmt: skip
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "", "\xff", "9" * 5000])
+def test_json_that_cannot_be_read_names_its_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"x\.json: .*; delete it and run again"):
+        read_json(tmp_path / "x.json")
 
 
-def test_a_second_process_gets_an_empty_kept_folder(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with kept_folder(out, "a") as (first, _):
-        (first / "one").touch()
-        with kept_folder(out, "a") as (second, _):
-            assert list(second.iterdir()) == []
-            (second / "two").touch()
-        assert [path.name for path in out.iterdir()] == ["two"]
-    assert [path.name for path in out.iterdir()] == ["one"]
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path that was written is in the message, and nothing is left behind."""
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/verdict\.json'") as caught:
+        write_bytes(tmp_path / "verdict.json", b"x")
+    assert caught.value.errno == errno.ENOSPC
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*/000000000016'"),
+        whole_folder(tmp_path / "000000000016") as folder,
+    ):
+        (folder / "x").write_bytes(b"x")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_another_error_in_a_folder_is_not_called_the_disks(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionRefusedError) as caught, whole_folder(tmp_path / "x"):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    assert caught.value.filename is None

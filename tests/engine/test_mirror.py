@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from training.core.config import to_json
 from training.core.files import write_bytes
-from training.engine.mirror import FencedError, Mirror
+from training.engine.mirror import FencedError, LogEntry, Mirror
 from training.models.configure import resolve
 from training.storage.s3 import Bucket, RemoteError
 from training.tracking import client as tracking
@@ -141,6 +141,35 @@ def test_altered_bytes_are_refused_and_leave_nothing(bucket: Bucket, tmp_path: P
     with pytest.raises(RemoteError, match=r"G.safetensors: altered"):
         mirror.fetch(mirror.claim(), tmp_path / "there")
     assert not list((tmp_path / "there").glob("0*"))
+
+
+ENTRY = {"generation": 1, "owner": "", "images": 8, "folder": "f", "files": {"a": "0"}}
+DAMAGED = [
+    {**ENTRY, "files": {"../../escaped": "0"}},
+    {**ENTRY, "files": {"/tmp/escaped": "0"}},
+    {**ENTRY, "files": ["a"]},
+    {**ENTRY, "images": "8"},
+    {**ENTRY, "overtaken": "x"},
+    {},
+    None,
+]
+
+
+@pytest.mark.parametrize("text", [*map(json.dumps, DAMAGED), "{", "[" * 100_000])
+def test_a_damaged_log_entry_is_refused_by_its_address(bucket: Bucket, text: str) -> None:
+    """Names that lead out of the run folder, other types, no JSON, deep nesting."""
+    bucket.create("checkpoints/r/log/00000000", text.encode())
+    with pytest.raises(RemoteError, match=r"s3://.*/checkpoints/r/log/00000000: .*to start over"):
+        Mirror("r", bucket=bucket).claim()
+
+
+def test_a_name_that_leads_out_of_the_checkpoint_is_not_downloaded(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    entry = LogEntry(1, "", 8, "f", {"../escaped": "0"})
+    with pytest.raises(ValueError, match="not the relative name of a file"):
+        Mirror("r", bucket=bucket).fetch(entry, tmp_path / "checkpoints")
+    assert not [*tmp_path.rglob("escaped")]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore::ResourceWarning")

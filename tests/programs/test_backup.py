@@ -17,11 +17,13 @@ from forks import Forks
 from pipelines.local.stack import Stack
 from servers import run_stack, started_stack
 from training import backup
+from training.core.files import sha256_bytes
 from training.storage.s3 import Bucket, RemoteError
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 ARTIFACTS, BACKUP = "s3://stargan/mlflow", "s3://stargan-backup"
+OTHER = f"{BACKUP}/other"
 KEEPER = "of an ordinary role"  # a password
 WRITE = """
 import mlflow, os, sys
@@ -128,7 +130,7 @@ def test_a_restored_backup_is_consistent(
     empty_databases(stack)
     use(monkeypatch, stack, "admin")
     Bucket(ARTIFACTS).delete("")
-    assert backup.latest(BACKUP) == names[1]
+    assert backup.latest(BACKUP) == names[1].partition("@")[0]
     backup.load(BACKUP, names[1], tmp_path / "back", ARTIFACTS)
     shell(stack, restoring(), tmp_path / "back", user="keeper")
     run_stack(stack, "up")
@@ -141,20 +143,6 @@ def test_an_incomplete_backup_is_ignored(stack: Stack, monkeypatch: pytest.Monke
     bucket.create("backups/29990101T000000Z/mlflow.dump", b"half")
     with pytest.raises(ValueError, match="no backup there"):
         backup.latest(f"{BACKUP}/broken")
-
-
-def test_an_altered_dump_is_refused(
-    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(monkeypatch, stack, "backup")
-    (tmp_path / "dumps").mkdir()
-    (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
-    name = backup.save(tmp_path / "dumps", ARTIFACTS, f"{BACKUP}/other")
-    bucket = Bucket(f"{BACKUP}/other")
-    key = f"{bucket.prefix}backups/{name}/mlflow.dump"
-    bucket.client.put_object(Bucket="stargan-backup", Key=key, Body=b"rowz")
-    with pytest.raises(RemoteError, match="altered; restore another backup"):
-        backup.load(f"{BACKUP}/other", name, tmp_path / "back", ARTIFACTS)
 
 
 def test_a_protected_bucket_keeps_what_is_overwritten_and_expires_old_backups(
@@ -178,6 +166,71 @@ def test_a_protected_bucket_keeps_what_is_overwritten_and_expires_old_backups(
     for version in ({}, {"VersionId": first}):
         with pytest.raises(ClientError, match="AccessDenied"):
             client.delete_object(**where, **version)
+
+
+@pytest.fixture
+def saved(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backup of one dump in OTHER: NAME@sha256:DIGEST."""
+    use(monkeypatch, stack, "backup")
+    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
+    seconds = f"{time.time_ns()}"
+    clock = SimpleNamespace(strftime=lambda *_: seconds, gmtime=time.gmtime)
+    monkeypatch.setattr(backup, "time", clock)
+    return backup.save(tmp_path / "dumps", ARTIFACTS, OTHER)
+
+
+def put(name: str, body: bytes) -> None:
+    """Replace an object of a backup, as whoever has the bucket's key can."""
+    bucket = Bucket(OTHER)
+    key = f"{bucket.prefix}backups/{name}"
+    bucket.client.put_object(Bucket="stargan-backup", Key=key, Body=body)
+
+
+def test_an_altered_dump_is_refused(saved: str, tmp_path: Path) -> None:
+    put(f"{saved.partition('@')[0]}/mlflow.dump", b"rowz")
+    with pytest.raises(RemoteError, match="altered; restore another backup"):
+        backup.load(OTHER, saved, tmp_path / "back", ARTIFACTS)
+    assert not any((tmp_path / "back").iterdir())
+
+
+def test_a_replaced_dump_and_manifest_are_noticed_by_the_noted_digest(
+    saved: str, tmp_path: Path
+) -> None:
+    name, target = saved.partition("@")[0], OTHER
+    manifest = {"files": {"mlflow.dump": sha256_bytes(b"rowz")}, "artifacts": {}}
+    put(f"{name}/mlflow.dump", b"rowz")
+    put(f"{name}/manifest.json", json.dumps(manifest).encode())
+    text = backup.load(target, name, tmp_path / "plain", ARTIFACTS)
+    assert text.startswith(f"{name} (not compared with a digest from elsewhere): next, pg_restore")
+    with pytest.raises(RemoteError, match=r"manifest\.json: altered; restore another backup"):
+        backup.load(target, saved, tmp_path / "back", ARTIFACTS)
+    with pytest.raises(ValueError, match="plain: not empty; give a new folder"):
+        backup.load(target, name, tmp_path / "plain", ARTIFACTS)
+
+
+DIGEST = sha256_bytes(b"rows")
+DAMAGED = [
+    {"files": {"../escaped": DIGEST}, "artifacts": {}},
+    {"files": {"/tmp/escaped": DIGEST}, "artifacts": {}},
+    {"files": {"a/b": DIGEST}, "artifacts": {}},
+    {"files": {"x": 1}, "artifacts": {}},
+    {"files": {}},
+    {"files": [], "artifacts": {}},
+    {"files": {}, "artifacts": {"a": "b"}},
+    None,
+    [],
+]
+
+
+def test_a_damaged_manifest_is_refused_and_nothing_is_written(saved: str, tmp_path: Path) -> None:
+    """Names that lead out of the folder, other types, no JSON, deep nesting."""
+    name = saved.partition("@")[0]
+    for number, text in enumerate([*map(json.dumps, DAMAGED), "{", "[" * 100_000]):
+        put(f"{name}/manifest.json", text.encode())
+        with pytest.raises(RemoteError, match=rf"^s3://.*{name}/manifest\.json: .*another"):
+            backup.load(OTHER, name, tmp_path / f"{number}", ARTIFACTS)
+        assert not (tmp_path / f"{number}").exists()
 
 
 def test_saving_without_a_dump_is_refused(stack: Stack, tmp_path: Path) -> None:

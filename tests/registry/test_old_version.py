@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from training import release, translate
+from training.registry import lineage
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.tracking import client as tracking
@@ -81,7 +82,7 @@ def test_files_and_training_data_are_verified(
     files = len([p for p in (OLD / "version").rglob("*") if p.is_file()]) - 1  # without the record
     output = capsys.readouterr().out
     assert f"{NAME}: {files} files as registered" in output
-    assert release.verify(NAME).git_commit.startswith("a0f92b4")
+    assert lineage.verify(NAME).git_commit.startswith("a0f92b4")
 
 
 def test_an_altered_old_version_is_still_refused(
@@ -97,7 +98,7 @@ def test_an_altered_old_version_is_still_refused(
 
     monkeypatch.setattr(registry, "download", altered)
     with pytest.raises(LineageError, match=r"weights altered: artifacts/model/ema/G\.safetensors"):
-        release.verify(NAME)
+        lineage.verify(NAME)
 
 
 def test_it_is_the_champion_with_its_history() -> None:

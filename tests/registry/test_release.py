@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from releases import IDENTITY, MD5, evaluate, flip_byte, register, registered_folder, train
 from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS
-from training.models.stargan import StarGAN
 from training.registry import lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
@@ -41,78 +41,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves SQLite pools open
 ]
 
-MD5 = "0517a8" * 5 + "01.dir"
-IDENTITY = "e" * 64
-
 
 @pytest.fixture(autouse=True)
-def working_folder(
-    empty_mlflow: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def working_folder(release_folder: Path) -> Path:
     """A working folder with the default stores, as in a step of a pipeline run."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
-    tracking.pipeline_run_id.cache_clear()
-    (tmp_path / "runs").mkdir()
-    shutil.copy(empty_mlflow, tmp_path / "runs" / "mlflow.db")
-    return tmp_path
-
-
-def train(dataset: Path, seed: int = 0) -> Path:
-    """A model manifest with the initial weights of a StarGAN for `seed`."""
-    path = dataset.parent / f"model-{seed}.json"
-    faces = Faces.open(dataset, "test")
-    model = StarGAN(conv_dim=8, repeat_num=1, d_conv_dim=8, d_repeat_num=2)
-    torch.manual_seed(seed)
-    folder = dataset.parent / f"model-{seed}"
-    files: dict[str, Path] = {}
-    for part, nets in (("nets", "GD"), ("ema", "G")):
-        networks = model.networks(faces.space, faces.size)
-        for name in nets:
-            files[f"{part}/{name}.safetensors"] = folder / part / f"{name}.safetensors"
-            (folder / part).mkdir(parents=True, exist_ok=True)
-            save_file(networks[name].state_dict(), files[f"{part}/{name}.safetensors"])
-    files["optim/G.safetensors"] = files["nets/G.safetensors"]
-    config = {
-        "name": "stargan", "preset": "demo", "size": faces.size, "seed": seed,
-        "model": dataclasses.asdict(model), "train": {"images": 320, "seed": seed},
-    }  # fmt: skip
-    for name, value in (("config.json", config), ("label_space.json", faces.space.to_json())):
-        write_json(folder / name, value)
-        files[name] = folder / name
-    meta = {
-        "model": "stargan", "preset": "demo", "seed": seed, "images": 320,
-        "dataset": Manifest.read(dataset).digest, "mlflow_run": "",
-    }  # fmt: skip
-    Manifest.build("model", files, meta).write(path)
-    return path
-
-
-def evaluate(model: Path, dataset: Path, **metrics: float) -> Path:
-    """An evaluation manifest with `metrics`."""
-    path = model.with_name(f"evaluation-{model.name}")
-    values, page = model.with_name("metrics.json"), model.with_name("report.html")
-    write_json(values, {"success_mean": 0.8, "self_psnr": 21.5, **metrics})
-    page.write_text("<p>report</p>")
-    meta = {
-        "identity": IDENTITY, "judge": "a" * 64, "model": Manifest.read(model).digest,
-        "dataset": Manifest.read(dataset).digest,
-    }  # fmt: skip
-    Manifest.build("evaluation", {"metrics.json": values, "report.html": page}, meta).write(path)
-    return path
-
-
-def register(dataset: Path, seed: int = 0, **lineage_pieces: str) -> dict[str, Any]:
-    model = train(dataset, seed)
-    pieces = {"data_md5": MD5, "revision": "v1", "code_hash": "c" * 64, "image": "steps:1"}
-    return release.register(
-        model,
-        evaluate(model, dataset),
-        dataset,
-        out=dataset.parent / f"version-{seed}.json",
-        **(pieces | lineage_pieces),
-    )
+    return release_folder
 
 
 def test_a_registered_model_is_a_version_with_card_lineage_and_metrics(binary: Path) -> None:
@@ -436,17 +369,6 @@ def test_saved_code_is_what_the_model_needs() -> None:
     )
 
 
-def registered_folder() -> Path:
-    """The folder of the version's files in the registry."""
-    return next(Path("runs/mlartifacts/models").glob("m-*/artifacts"))
-
-
-def flip_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
 CHANGES = {
     "weights": ("weights altered: artifacts/model/ema/G", "artifacts/model/ema/G.safetensors"),
     "config": ("config altered", "artifacts/model/config.json"),
@@ -454,7 +376,7 @@ CHANGES = {
     "lock": ("lock altered: release/requirements.lock", "release/requirements.lock"),
     "dataset": ("data altered: release/dataset.json", "release/dataset.json"),
     "code": ("code altered: code/training/models/stargan.py", "code/training/models/stargan.py"),
-    "record": ("lineage record missing or altered", "release/lineage.json"),
+    "record": ("lineage record altered", "release/lineage.json"),
     "MLmodel": ("file altered: MLmodel", "MLmodel"),
 }
 
@@ -463,10 +385,10 @@ def test_one_changed_byte_in_the_registry_is_detected_and_named(binary: Path) ->
     """Each kind of file in turn, restored afterwards."""
     register(binary)
     for says, name in CHANGES.values():
-        assert release.verify("stargan/1").data_md5 == MD5
+        assert lineage.verify("stargan/1").data_md5 == MD5
         flip_byte(registered_folder() / name)
         with pytest.raises(LineageError, match=f"stargan version 1: .*{says}"):
-            release.verify("stargan/1")
+            lineage.verify("stargan/1")
         with pytest.raises(LineageError, match=says):
             registered_files("stargan/1")
         flip_byte(registered_folder() / name)
@@ -478,23 +400,23 @@ def test_one_changed_byte_in_the_stored_data_is_detected_and_named(binary: Path)
         path = open_store().path(Manifest.read(binary).entry(name).sha256)
         flip_byte(path)
         with pytest.raises(LineageError, match=f"data altered or missing: {name}"):
-            release.verify("stargan/1")
-        assert release.verify("stargan/1", data=False).seed == 0
+            lineage.verify("stargan/1")
+        assert lineage.verify("stargan/1", data=False).seed == 0
         flip_byte(path)
     path.unlink()
     with pytest.raises(LineageError, match=r"data altered or missing: label_space\.json"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 def test_an_added_or_missing_file_is_detected(binary: Path) -> None:
     register(binary)
     (registered_folder() / "code/training/extra.py").write_text("")
     with pytest.raises(LineageError, match=r"code added: code/training/extra\.py"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
     (registered_folder() / "code/training/extra.py").unlink()
     (registered_folder() / lineage.LOCK).unlink()
     with pytest.raises(LineageError, match="lock missing"):
-        release.verify("stargan/1")
+        lineage.verify("stargan/1")
 
 
 def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) -> None:
@@ -504,7 +426,7 @@ def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) ->
         ("stargan", "NAME@champion or NAME/VERSION"),
     ):
         with pytest.raises(ValueError, match=says):
-            release.verify(reference)
+            lineage.verify(reference)
     assert registry.champion("stargan") is None
 
 
@@ -744,7 +666,7 @@ def test_a_server_in_another_process_serves_the_same_registry(
     for path in weights:
         flip_byte(path)
     with pytest.raises(LineageError, match="weights altered"):
-        release.verify("stargan@champion")
+        lineage.verify("stargan@champion")
     assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_server.uri
 
 

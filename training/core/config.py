@@ -39,6 +39,11 @@ FINITE = ConfigDict(allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+# Of a network: bounded, so that a stored configuration cannot ask for a network without an end.
+Layers = Annotated[int, Field(ge=1, le=100)]
+SomeLayers = Annotated[int, Field(ge=0, le=100)]
+Units = Annotated[int, Field(ge=1, le=16_384)]
+SomeUnits = Annotated[int, Field(ge=0, le=16_384)]
 Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

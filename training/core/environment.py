@@ -103,6 +103,14 @@ MLFLOW_RUN_ID = Variable(
     "MLFLOW_RUN_ID", "MLflow run that this step joins instead of starting one",
     "a platform that starts MLflow runs",
 )  # fmt: skip
+SIGNING_PUBLIC_KEY = Variable(
+    "SIGNING_PUBLIC_KEY",
+    "public key, PEM text or its file; registered versions that are not signed with its private "
+    "key are neither promoted nor used", YOU, computed="no signature is required",
+)  # fmt: skip
+SIGNING_KEY_PASSWORD = Variable(
+    "SIGNING_KEY_PASSWORD", "password of the private key of `release sign`", "you"
+)
 METRICS_PORT = Variable(
     "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"
 )

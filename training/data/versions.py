@@ -9,9 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from training.core.files import check_name
 from training.core.provenance import git
 from training.storage.dvc import tree_md5
 from training.storage.s3 import RemoteError
@@ -19,6 +21,7 @@ from training.storage.s3 import RemoteError
 DEMO = "data"  # data.dvc pins ./data
 DEMO_SETS = ("celeba", "rafd")
 KINDS = ("celeba", "rafd", "folders", "csv")
+DVC_LIMIT = 100_000  # bytes
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -35,21 +38,54 @@ class Pin:
     kind: str = ""
 
     @classmethod
-    def parse(cls, name: str, text: str) -> "Pin":
+    def parse(cls, name: str, text: str | bytes) -> "Pin":
         """Parse a `.dvc` file. Raises ValueError if it does not pin a folder."""
+        file = f"{name}.dvc"
+        content = _load(file, text)
         try:
-            content = yaml.safe_load(text)
             out = content["outs"][0]
             md5, path = str(out["md5"]), str(out["path"])
-        except (yaml.YAMLError, LookupError, TypeError) as error:
-            raise ValueError(f"{name}.dvc: not a .dvc file with an md5; run dvc add") from error
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{file}: not a .dvc file with an md5; run dvc add") from error
         if not _MD5.fullmatch(md5) or not md5.endswith(".dir"):
-            raise ValueError(f"{name}.dvc: {md5!r} is not the md5 of a folder; dvc add the folder")
+            raise ValueError(f"{file}: {md5!r} is not the md5 of a folder; dvc add the folder")
+        try:
+            check_name(path)
+        except ValueError as error:
+            raise ValueError(f"{file}: path {error}; dvc add a folder of the project") from error
         meta = content.get("meta") or {}
-        return cls(
-            name, md5, int(out.get("nfiles", 0)), int(out.get("size", 0)), path,
-            str(meta.get("kind", "")),
-        )  # fmt: skip
+        if not isinstance(meta, dict) or meta.get("kind", "") not in ("", *KINDS):
+            raise ValueError(f"{file}: meta={meta!r}: needs kind: {'|'.join(KINDS)}")
+        nfiles, size = (_count(file, key, out.get(key, 0)) for key in ("nfiles", "size"))
+        return cls(name, md5, nfiles, size, path, meta.get("kind", ""))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC writes it: without aliases, which could unfold without an end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*), which DVC does not write")
+        return super().compose_node(parent, index)
+
+
+def _load(file: str, text: str | bytes) -> Any:
+    """The content of a `.dvc` file. Raises ValueError that names it."""
+    if len(text) > DVC_LIMIT:
+        raise ValueError(f"{file}: {len(text)} bytes; a .dvc file has less than {DVC_LIMIT}")
+    try:
+        return _Loader(text).get_single_data()
+    except RecursionError as error:
+        raise ValueError(f"{file}: nested too deeply for a .dvc file; run dvc add") from error
+    except (yaml.YAMLError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file}: not a .dvc file ({why}); run dvc add") from error
+
+
+def _count(file: str, key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{file}: {key}={value!r}: needs a whole number, at least 0; run dvc add")
+    return value
 
 
 def project_root() -> Path:
@@ -78,7 +114,7 @@ def pin(name: str, commit: str = "", root: Path | None = None) -> Pin | None:
     root = root or project_root()
     if not commit:
         path = root / f"{name}.dvc"
-        return Pin.parse(name, path.read_text()) if path.is_file() else None
+        return Pin.parse(name, path.read_bytes()) if path.is_file() else None
     if not git(root, "ls-tree", "--name-only", commit, f"{name}.dvc").strip():
         return None
     return Pin.parse(name, git(root, "show", f"{commit}:./{name}.dvc"))

@@ -8,22 +8,32 @@ checkpoints/000000014400/
 import copy
 import dataclasses
 import logging
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import Field
 from torch import Tensor, nn
 
 from training.core.config import TrainConfig
-from training.core.files import canonical_json, read_json, whole_folder
+from training.core.files import canonical_json, whole_folder
 from training.data.labels import LabelSpace
-from training.inference.weights import CheckpointError, load_weights, seal, verify
+from training.inference.weights import (
+    CheckpointError,
+    load_weights,
+    read_record,
+    read_tensors,
+    seal,
+    verify,
+    write_tensors,
+)
 from training.models.base import Model, Nets
 
 log = logging.getLogger(__name__)
+_NUMBER = re.compile(r"[0-9]{12,}")
 Optimisers = dict[str, torch.optim.Adam]
 
 
@@ -37,6 +47,18 @@ class State:
     step: int = 0  # batches drawn as main batches, over all data sets
     images: int = 0  # real images drawn
     bf16: bool = False  # whether the losses are computed in bfloat16
+
+
+COUNTERS = "extra/state.json"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What extra/state.json holds; other keys, such as "best" of older checkpoints, are ignored."""
+
+    step: Annotated[int, Field(ge=0)]
+    images: Annotated[int, Field(ge=0)]
+    bf16: bool
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -71,13 +93,14 @@ def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) 
         for part, nets in (("nets", state.nets), ("ema", state.ema)):
             (new / part).mkdir()
             for name, net in nets.items():
-                save_file(_tensors(net), new / part / f"{name}.safetensors")
+                write_tensors(_tensors(net), new / part / f"{name}.safetensors")
         (new / "optim").mkdir()
         for name, optimiser in state.optim.items():
-            save_file(_adam(state.nets[name], optimiser), new / "optim" / f"{name}.safetensors")
+            values = _adam(state.nets[name], optimiser)
+            write_tensors(values, new / "optim" / f"{name}.safetensors")
         (new / "extra").mkdir()
-        facts = {"step": state.step, "images": state.images, "bf16": state.bf16}
-        (new / "extra" / "state.json").write_bytes(canonical_json(facts))
+        facts = Counters(state.step, state.images, state.bf16)
+        (new / COUNTERS).write_bytes(canonical_json(dataclasses.asdict(facts)))
         (new / "config.json").write_bytes(canonical_json(config))
         (new / "label_space.json").write_bytes(canonical_json(space.to_json()))
         seal(new)
@@ -86,15 +109,20 @@ def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) 
 
 def saved(folder: Path) -> list[Path]:
     """Checkpoint folders of a run, newest first, without temporary ones."""
-    paths = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+    paths = [p for p in folder.glob("*") if _NUMBER.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(paths, reverse=True)
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint; damaged ones are skipped with a warning. None without."""
+def latest(folder: Path, state: State | None = None) -> Path | None:
+    """The newest whole checkpoint, with all files that `state` needs; None without.
+
+    Damaged ones are skipped with a warning.
+    """
     for path in saved(folder):
         try:
-            verify(path)
+            verify(path, _needed(state) if state else [COUNTERS])
+            read_record(Counters, path / COUNTERS)
+            read_record(dict[str, Any], path / "config.json")
         except CheckpointError as error:
             log.warning("%s; using the previous checkpoint", error)
         else:
@@ -102,17 +130,25 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
+def _needed(state: State) -> list[str]:
+    """The files that `load` reads."""
+    parts = (("nets", state.nets), ("ema", state.ema), ("optim", state.optim))
+    return [COUNTERS, *(f"{part}/{name}.safetensors" for part, names in parts for name in names)]
+
+
 def load(path: Path, state: State) -> None:
-    """Load weights, averages, optimisers and counters of a verified checkpoint into `state`."""
+    """Load weights, averages, optimisers and counters of a verified checkpoint into `state`.
+
+    Raises CheckpointError for a file that does not fit.
+    """
     for part, nets in (("nets", state.nets), ("ema", state.ema)):
         for name, net in nets.items():
             load_weights(net, path / part / f"{name}.safetensors")
     for name, optimiser in state.optim.items():
-        values = load_file(path / "optim" / f"{name}.safetensors")
+        values = read_tensors(path / "optim" / f"{name}.safetensors")
         _restore_adam(state.nets[name], optimiser, values)
-    facts = read_json(path / "extra" / "state.json")
-    # Other keys, such as "best" of older checkpoints, are ignored.
-    state.step, state.images, state.bf16 = facts["step"], facts["images"], facts["bf16"]
+    facts = read_record(Counters, path / COUNTERS)
+    state.step, state.images, state.bf16 = facts.step, facts.images, facts.bf16
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from training.core import environment
-from training.core.files import sha256_file, whole_folder
+from training.core.files import check_name, inside, sha256_file, whole_folder
+from training.core.records import parse_record
 from training.storage.s3 import Bucket, RemoteError
 from training.storage.store import store_uri
 
@@ -126,7 +127,7 @@ class Mirror:
         target = folder / f"{entry.images:012d}"
         with whole_folder(target) as new:
             for name, digest in entry.files.items():
-                path = new / name
+                path = inside(new, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 key = f"{self.run}/{entry.folder}/{name}"
                 self.bucket.download(key, path)
@@ -144,7 +145,16 @@ class Mirror:
         return f"{self.run}/log/{number:08d}"
 
     def _read(self, number: int) -> LogEntry:
-        return LogEntry(**json.loads(self.bucket.read(self._log(number))))
+        text = self.bucket.read(self._log(number))
+        try:
+            entry = parse_record(LogEntry, text, "damaged")
+            for name in entry.files:
+                check_name(name)
+        except ValueError as error:
+            run = f"{self.bucket.url}/{self.run}"
+            message = f"{run}/log/{number:08d}: {error}; to start over, delete {run}"
+            raise RemoteError("corrupted", message) from error
+        return entry
 
     def _exists(self, number: int) -> bool:
         return self.bucket.size(self._log(number)) is not None

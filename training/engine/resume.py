@@ -1,13 +1,14 @@
 """Resume a training from the newest complete checkpoint, local or in the store."""
 
-import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from training.engine import checkpoint
 from training.engine.checkpoint import State
 from training.engine.mirror import Mirror
 from training.engine.session import Job
+from training.inference.weights import read_record
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,8 @@ def resume(state: State, job: Job) -> bool:
     folder, mirror = job.run / "checkpoints", job.mirror
     path = ""
     if job.world.rank == 0:
-        path = str((_newest(mirror, folder) if mirror else checkpoint.latest(folder)) or "")
+        newest = _newest(mirror, folder, state) if mirror else checkpoint.latest(folder, state)
+        path = str(newest or "")
     path = job.world.agree(path)
     if not path:
         return False
@@ -28,7 +30,7 @@ def resume(state: State, job: Job) -> bool:
     if no_local_copy and mirror and (entry := mirror.newest()):  # not rank 0's machine
         mirror.fetch(entry, folder)
     job.world.wait()
-    config = json.loads((Path(path) / "config.json").read_text())
+    config = read_record(dict[str, Any], Path(path) / "config.json")
     checkpoint.check_config(config, job.config, Path(path))
     if config.get("code") != job.config.get("code"):
         log.warning("%s was written by another version of the code; the run mixes both", path)
@@ -37,9 +39,9 @@ def resume(state: State, job: Job) -> bool:
     return True
 
 
-def _newest(mirror: Mirror, folder: Path) -> Path | None:
+def _newest(mirror: Mirror, folder: Path, state: State) -> Path | None:
     """Claim the run, and return its newest checkpoint, local or downloaded from the store."""
-    entry, local = mirror.claim(), checkpoint.latest(folder)
+    entry, local = mirror.claim(), checkpoint.latest(folder, state)
     if local and int(local.name) >= entry.images:
         if int(local.name) > entry.images:
             mirror.push(local)

@@ -1,15 +1,24 @@
 """Load a trained model for inference."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.core.files import read_json
 from training.data.labels import LabelSpace
-from training.inference.weights import load_weights, weight_files
+from training.inference.weights import (
+    ALWAYS,
+    CheckpointError,
+    StoredModel,
+    check_fit,
+    load_weights,
+    read_record,
+    read_space,
+    weight_files,
+)
 from training.models import model_from_json
 from training.models.base import DEFAULT_OPTIONS, EditOptions, Model, Nets, check_options
 from training.storage.store import Manifest, Store
@@ -76,13 +85,32 @@ def load_translator(source: Manifest | Path, store: Store | None = None) -> Tran
 
 
 def translator_from_files(files: dict[str, Path]) -> Translator:
-    """Load a translator from checkpoint files, name ("ema/G.safetensors", …) -> path."""
-    config = read_json(files["config.json"])
-    space = LabelSpace.from_json(read_json(files["label_space.json"]))
-    model = model_from_json(config["name"], config["model"])
-    nets = model.networks(space, config["size"])
+    """Load a translator from checkpoint files, name ("ema/G.safetensors", …) -> path.
+
+    Raises CheckpointError for a missing or damaged file, and for weights of other networks than
+    the configuration's; nothing is allocated before.
+    """
+    if absent := [name for name in ALWAYS if name not in files]:
+        raise CheckpointError(f"no {absent[0]} among the model's files")
+    config = read_record(dict[str, Any], files["config.json"])
+    stored = read_record(StoredModel, files["config.json"])
+    space = read_space(files["label_space.json"])
+    weights = {
+        name.removeprefix(part).removesuffix(".safetensors"): path
+        for part in ("nets/", "ema/")  # the averages replace the weights
+        for name, path in files.items()
+        if name.startswith(part)
+    }
+    try:
+        model = model_from_json(stored.name, stored.model)
+        make = partial(model.networks, space, stored.size)
+        check_fit(make, weights)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{files['config.json']}: {error}") from error
+    nets = make()
     for name, net in nets.items():
-        averaged = f"ema/{name}.safetensors"
-        load_weights(net, files[averaged if averaged in files else f"nets/{name}.safetensors"])
+        load_weights(net, weights[name])
         net.requires_grad_(False).eval()
-    return Translator(model, nets, space, config["size"], config)
+    return Translator(model, nets, space, stored.size, config)

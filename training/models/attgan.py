@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from training.core.config import (
     DataConfig,
     Decay,
-    Natural,
+    Layers,
     Positive,
     Rate,
     Share,
+    SomeLayers,
     TrainConfig,
+    Units,
     Weight,
 )
 from training.data.batch import Batch
@@ -188,18 +190,18 @@ class AttGAN(Model):
     """Hyper-parameters of AttGAN; defaults as in the authors' TensorFlow code."""
 
     dim: Annotated[
-        Positive, Field(description="channels of the first layer of encoder and decoder")
+        Units, Field(description="channels of the first layer of encoder and decoder")
     ] = 64
-    layers: Annotated[Positive, Field(description="layers of encoder and decoder")] = 5
+    layers: Annotated[Layers, Field(description="layers of encoder and decoder")] = 5
     shortcut_layers: Annotated[
-        Natural, Field(description="skip connections from encoder to decoder")
+        SomeLayers, Field(description="skip connections from encoder to decoder")
     ] = 1
     inject_layers: Annotated[
-        Natural, Field(description="decoder layers with the labels as extra input")
+        SomeLayers, Field(description="decoder layers with the labels as extra input")
     ] = 1
-    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
-    d_layers: Annotated[Positive, Field(description="layers of D")] = 5
-    d_fc: Annotated[Positive, Field(description="units of D's fully connected layer")] = 1024
+    d_dim: Annotated[Units, Field(description="channels of D's first layer")] = 64
+    d_layers: Annotated[Layers, Field(description="layers of D")] = 5
+    d_fc: Annotated[Units, Field(description="units of D's fully connected layer")] = 1024
     lambda_rec: Annotated[Weight, Field(description="weight of the reconstruction loss")] = 100.0
     lambda_g_cls: Annotated[Weight, Field(description="weight of G's classification loss")] = 10.0
     lambda_d_cls: Annotated[Weight, Field(description="weight of D's classification loss")] = 1.0

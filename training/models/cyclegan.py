@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Decay, Positive, Rate, TrainConfig, Weight
+from training.core.config import (
+    DataConfig,
+    Decay,
+    Layers,
+    Rate,
+    TrainConfig,
+    Units,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -110,12 +118,12 @@ class CycleGAN(Model):
     Without its pool of 50 earlier fakes, which would be extra training state.
     """
 
-    dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
+    dim: Annotated[Units, Field(description="channels of G's first layer")] = 64
     blocks: Annotated[
-        Positive, Field(description="residual blocks of G; the paper's are 9 at 256 px")
+        Layers, Field(description="residual blocks of G; the paper's are 9 at 256 px")
     ] = 6
-    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
-    d_layers: Annotated[Positive, Field(description="layers of D")] = 3
+    d_dim: Annotated[Units, Field(description="channels of D's first layer")] = 64
+    d_layers: Annotated[Layers, Field(description="layers of D")] = 3
     lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 10.0
     lambda_idt: Annotated[Weight, Field(description="weight of the identity loss")] = 5.0
     lr: Annotated[Rate, Field(description="learning rate")] = 2e-4

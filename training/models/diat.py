@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Decay, Positive, Rate, TrainConfig, Weight
+from training.core.config import (
+    DataConfig,
+    Decay,
+    Layers,
+    Positive,
+    Rate,
+    TrainConfig,
+    Units,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -68,10 +77,10 @@ class Critic(nn.Module):
 class DIAT(Model):
     """Hyper-parameters of DIAT; defaults as in StarGAN's comparison, except our λ_id."""
 
-    dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
-    blocks: Annotated[Positive, Field(description="residual blocks of G")] = 6
-    d_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
-    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    dim: Annotated[Units, Field(description="channels of G's first layer")] = 64
+    blocks: Annotated[Layers, Field(description="residual blocks of G")] = 6
+    d_dim: Annotated[Units, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Layers, Field(description="strided layers of D")] = 6
     lambda_id: Annotated[
         Weight,
         Field(description="weight of the identity loss; with 1, G only adds noise"),

@@ -16,10 +16,12 @@ from training.core.config import (
     DataConfig,
     Decay,
     JudgeConfig,
+    Layers,
     Positive,
     Rate,
     Share,
     TrainConfig,
+    Units,
     Weight,
 )
 from training.data.batch import Batch
@@ -83,10 +85,10 @@ class GANimation(Model):
     variation: with its batch of 25 at 128 px, 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
     """
 
-    conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
-    repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
-    d_conv_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
-    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    conv_dim: Annotated[Units, Field(description="channels of G's first layer")] = 64
+    repeat_num: Annotated[Layers, Field(description="residual blocks of G")] = 6
+    d_conv_dim: Annotated[Units, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Layers, Field(description="strided layers of D")] = 6
     lambda_cond: Annotated[Weight, Field(description="weight of the action units' loss")] = 160.0
     lambda_cyc: Annotated[Weight, Field(description="weight of the cycle loss")] = 10.0
     lambda_mask: Annotated[Weight, Field(description="weight of the attention mask's size")] = 0.1

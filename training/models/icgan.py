@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Decay, Positive, Rate, Share, TrainConfig
+from training.core.config import (
+    DataConfig,
+    Decay,
+    Rate,
+    Share,
+    TrainConfig,
+    Units,
+)
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.models.base import (
@@ -105,13 +112,11 @@ def encoder(size: int, dim: int, hidden: int, outputs: int) -> nn.Sequential:
 class IcGAN(Model):
     """Hyper-parameters of IcGAN; defaults are the published ones, for 64 px."""
 
-    dim: Annotated[
-        Positive, Field(description="channels of G's last and D's first hidden layer")
-    ] = 64
-    latent: Annotated[Positive, Field(description="length of z")] = 100
-    e_dim: Annotated[Positive, Field(description="channels of the encoders' first layer")] = 32
-    z_hidden: Annotated[Positive, Field(description="units of Ez's hidden layer")] = 4096
-    y_hidden: Annotated[Positive, Field(description="units of Ey's hidden layer")] = 512
+    dim: Annotated[Units, Field(description="channels of G's last and D's first hidden layer")] = 64
+    latent: Annotated[Units, Field(description="length of z")] = 100
+    e_dim: Annotated[Units, Field(description="channels of the encoders' first layer")] = 32
+    z_hidden: Annotated[Units, Field(description="units of Ez's hidden layer")] = 4096
+    y_hidden: Annotated[Units, Field(description="units of Ey's hidden layer")] = 512
     lr: Annotated[Rate, Field(description="learning rate")] = 2e-4
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.5
     e_lr: Annotated[Rate, Field(description="learning rate of the encoders")] = 1e-4

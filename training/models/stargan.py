@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Decay, JudgeConfig, Positive, Rate, TrainConfig, Weight
+from training.core.config import (
+    DataConfig,
+    Decay,
+    JudgeConfig,
+    Layers,
+    Positive,
+    Rate,
+    TrainConfig,
+    Units,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.models.base import (
@@ -113,10 +123,10 @@ class StarGAN(Model):
     `fidelity` selects paper or reference code where the code differs by mistake.
     """
 
-    conv_dim: Annotated[Positive, Field(description="channels of G's first layer")] = 64
-    repeat_num: Annotated[Positive, Field(description="residual blocks of G")] = 6
-    d_conv_dim: Annotated[Positive, Field(description="channels of D's first layer")] = 64
-    d_repeat_num: Annotated[Positive, Field(description="strided layers of D")] = 6
+    conv_dim: Annotated[Units, Field(description="channels of G's first layer")] = 64
+    repeat_num: Annotated[Layers, Field(description="residual blocks of G")] = 6
+    d_conv_dim: Annotated[Units, Field(description="channels of D's first layer")] = 64
+    d_repeat_num: Annotated[Layers, Field(description="strided layers of D")] = 6
     lambda_cls: Annotated[Weight, Field(description="weight of the classification loss")] = 1.0
     lambda_rec: Annotated[Weight, Field(description="weight of the reconstruction loss")] = 10.0
     lambda_gp: Annotated[Weight, Field(description="weight of the gradient penalty")] = 10.0

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Decay, Natural, Positive, Rate, TrainConfig, Weight
+from training.core.config import (
+    DataConfig,
+    Decay,
+    Rate,
+    SomeUnits,
+    TrainConfig,
+    Units,
+    Weight,
+)
 from training.data.batch import Batch
 from training.data.labels import Kind, LabelSpace
 from training.models.base import (
@@ -116,7 +124,8 @@ class Generator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.landmarks = landmarks
-        kernel = torch.full((3, 3), -1.0)  # 2-D: DDP cannot copy 1×1 kernels in channels-last
+        # 2-D: DDP cannot copy 1×1 kernels in channels-last
+        kernel = torch.full((3, 3), -1.0, device="cpu")
         kernel[1, 1] = 8.0
         self.register_buffer("sharp", kernel / (w_hpf or 1.0), persistent=False)
         # downsample to 16 px, to 8 px with high-pass skips
@@ -241,9 +250,9 @@ class StarGANv2(Model):
     lambda_ds = 0 (z instead of style codes), E is lambda_ds = 0 (no diversity loss), F the default.
     """
 
-    dim: Annotated[Natural, Field(description="channels of the first layer; 0: 2^14 / size")] = 0
-    max_dim: Annotated[Positive, Field(description="maximum channels of a layer")] = 512
-    hidden: Annotated[Positive, Field(description="units of F's hidden layers")] = 512
+    dim: Annotated[SomeUnits, Field(description="channels of the first layer; 0: 2^14 / size")] = 0
+    max_dim: Annotated[Units, Field(description="maximum channels of a layer")] = 512
+    hidden: Annotated[Units, Field(description="units of F's hidden layers")] = 512
     style: Annotated[
         Literal["code", "latent", "label"],
         Field(

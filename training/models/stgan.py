@@ -11,7 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from training.core.config import DataConfig, Natural, TrainConfig, Weight
+from training.core.config import (
+    DataConfig,
+    SomeLayers,
+    SomeUnits,
+    TrainConfig,
+    Weight,
+)
 from training.data.labels import LabelSpace
 from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
 from training.models.base import Preset
@@ -103,13 +109,13 @@ class STGAN(AttGAN):
     """Hyper-parameters of STGAN; defaults are the paper's."""
 
     shortcut_layers: Annotated[
-        Natural, Field(description="selective transfer units between encoder and decoder")
+        SomeLayers, Field(description="selective transfer units between encoder and decoder")
     ] = 4
     inject_layers: Annotated[
-        Natural, Field(description="decoder layers with the label difference as extra input")
+        SomeLayers, Field(description="decoder layers with the label difference as extra input")
     ] = 4
     stu_dim: Annotated[
-        Natural,
+        SomeUnits,
         Field(
             description="channels of the outermost unit; 0: dim, as published except at 384 px "
             "(dim 48, units 64)"

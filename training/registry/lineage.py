@@ -11,8 +11,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_bytes
+from training.core.files import (
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    unusual,
+    write_bytes,
+)
 from training.core.provenance import lock_bytes
+from training.registry import signature
 from training.registry import versions as registry
 from training.storage.store import Manifest, Store, open_store
 
@@ -87,11 +95,8 @@ def differences(record: Lineage) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file under a folder except the record itself, by relative name.
-
-    Bytecode is ignored: MLflow runs local models in place, which leaves a cache there.
-    """
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name != "__pycache__")
+    """sha256 of every regular file under a folder except the record itself, by relative name."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
     return {name: sha256_file(path) for name, path in names.items() if name != RECORD}
 
@@ -116,32 +121,53 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
     store is verified, too. Raises LineageError, which names altered, missing or added files.
     """
     path = folder / RECORD
-    if not path.is_file() or sha256_file(path) != record:
-        raise LineageError(f"{RECORD}: lineage record missing or altered since registration")
+    if not path.is_file() or path.is_symlink():
+        raise LineageError(f"{RECORD}: lineage record missing; restore it")
+    if sha256_file(path) != record:
+        raise LineageError(f"{RECORD}: lineage record altered since registration; restore it")
     try:
         lineage = Lineage(**read_json(path))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise LineageError(
             f"{RECORD}: written by an incompatible version of this project"
         ) from error
-    present = digests(folder)
-    problems = [
-        f"{_part(name)} {'altered' if name in present else 'missing'}: {name}"
-        for name, digest in lineage.files.items()
-        if present.get(name) != digest
-    ]
-    problems += [
-        f"{_part(name)} added: {name}" for name in sorted(set(present) - set(lineage.files))
-    ]
+    problems = _file_faults(folder, lineage.files)
     if data and not problems:
         problems += _data_faults(folder, lineage, store or open_store())
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise LineageError(
-            f"{'; '.join(problems[:5])}{rest}: differs from what was registered; restore them, "
-            "or register and promote another version"
+            f"{'; '.join(problems[:5])}{rest}: {len(problems)} differences from what was "
+            "registered; restore them, or register and promote another version"
         )
     return lineage
+
+
+def _file_faults(folder: Path, registered: Mapping[str, str]) -> list[str]:
+    """What in `folder` was altered, removed, replaced or added since it was registered."""
+    present, odd = digests(folder), unusual(folder)
+    problems = [
+        f"{_part(name)} replaced by {odd[name]}: {name}"
+        if name in odd
+        else f"{_part(name)} {'altered' if name in present else 'missing'}: {name}"
+        for name, digest in registered.items()
+        if present.get(name) != digest
+    ]
+    added = sorted(set(present) - set(registered))
+    bytecode = [name for name in added if "__pycache__" in name.split("/")]
+    if bytecode:
+        problems.append(
+            f"bytecode added: {len(bytecode)} files such as {bytecode[0]}, which Python would run "
+            "instead of the code; if the version was loaded in place, delete the __pycache__ "
+            "folders in it"
+        )
+    problems += [f"{_part(name)} added: {name}" for name in added if name not in bytecode]
+    problems += [
+        f"{_part(name)} added: {name} ({kind})"
+        for name, kind in odd.items()
+        if name not in registered
+    ]
+    return problems
 
 
 def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
@@ -156,27 +182,37 @@ def _data_faults(folder: Path, lineage: Lineage, store: Store) -> list[str]:
 
 
 @contextmanager
-def verified(reference: str, *, data: bool) -> Iterator[tuple[Path, Lineage]]:
+def verified(
+    reference: str, *, data: bool, key: Path | None = None, signed: bool = True
+) -> Iterator[tuple[Path, Lineage]]:
     """A temporary folder with the verified files of a version, and its lineage record.
 
-    Raises ValueError for an unknown version and LineageError for an altered one.
+    With `key`, or SIGNING_PUBLIC_KEY, its signature is verified, too, unless `signed` is false.
+    Raises ValueError for an unknown version, LineageError for an altered one and SignatureError
+    for one that is not signed with that key.
     """
-    version = registry.version(reference)
+    version, required = registry.version(reference), key or signature.required_key()
+    if signed and required:
+        signature.require_tag(version)  # before its files are copied
     with tempfile.TemporaryDirectory() as temporary:
-        folder = registry.download(version, Path(temporary) / "files")
+        folder = registry.download(version, Path(temporary) / signature.subject(version))
         try:
             record = check(folder, version.tags.get("lineage", ""), data=data)
         except LineageError as error:
-            raise LineageError(f"{version.name} version {version.version}: {error}") from error
+            where = registry.place(version) or version.source
+            what = f"{version.name} version {version.version}"
+            raise LineageError(f"{what}: {error} (its files: {where})") from error
+        if signed and required:
+            signature.check(version, folder, required)
         yield folder, record
 
 
-def verify(reference: str, *, data: bool = True) -> Lineage:
+def verify(reference: str, *, data: bool = True, key: Path | None = None) -> Lineage:
     """Verify all files of NAME@ALIAS or NAME/VERSION and return its lineage record.
 
-    `data=False` skips the training data. Raises LineageError, which names the changed files.
+    `data=False` skips the training data. Raises as `verified` does.
     """
-    with verified(reference, data=data) as (_, record):
+    with verified(reference, data=data, key=key) as (_, record):
         return record
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file, write_bytes, write_json
 from training.evaluation.cache import ScoreCache
-from training.registry import lineage
+from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.gate import Verdict, decide
 from training.rendering import html
@@ -101,6 +101,8 @@ def promote(
     for _ in range(TRIES):
         champion = registry.champion(name)
         if champion == number:
+            if signature.required_key():
+                lineage.verify(f"{name}/{number}", data=False)
             return _already_champion(name, number, out)
         verdict = _judge(scorer, name, number, champion, override, replicates)
         if not verdict.promoted:

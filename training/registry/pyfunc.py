@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.core.files import inside
 from training.data.labels import LabelSpace, label_names
 from training.tracking import client as tracking
 
@@ -113,8 +114,9 @@ def save(
         portable = Path(temporary) / "portable.py"  # MLmodel contains its path
         shutil.copyfile(ENTRY, portable)
         for name, path in files.items():
-            (model / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, model / name)
+            copy = inside(model, name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         with warnings.catch_warnings(record=True) as caught, tracking.as_default():
             mlflow.pyfunc.save_model(
                 str(folder),
@@ -126,8 +128,21 @@ def save(
                 pip_requirements=requirements(),
                 metadata={"label_names": label_names(space), **facts},
             )
+    _keep_out_bytecode(folder)
     for warning in caught:
         if "type hint" not in str(warning.message):  # the explicit signature is more precise
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+def _keep_out_bytecode(folder: Path) -> None:
+    """Put an empty file where Python would keep bytecode of the model's code.
+
+    MLflow loads local models in place. Python then neither writes bytecode into the version nor
+    runs bytecode that somebody else has put there.
+    """
+    for cache in [*folder.rglob("__pycache__")]:
+        shutil.rmtree(cache)
+    for parent in {path.parent for path in folder.rglob("*.py")}:
+        (parent / "__pycache__").touch()

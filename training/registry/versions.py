@@ -15,7 +15,12 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import yaml
+
+from training.core.files import unusual
 from training.core.references import split_version
 from training.tracking import client as tracking
 
@@ -23,6 +28,7 @@ ALIAS = "champion"
 STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
 HISTORY = f"alias.{ALIAS}."
+META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
 class OvertakenError(ValueError):
@@ -113,16 +119,73 @@ def add(
         return created, True
 
 
+def place(found: Any) -> Path | None:
+    """The local folder of a version's files; None if they are on a server."""
+    location = str(found.source)
+    if location.startswith("models:/m-"):
+        model = tracking.client().get_logged_model(location.removeprefix("models:/"))
+        location = str(model.artifact_location)
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    return Path(location) if location.startswith("/") else None
+
+
 def download(found: Any, folder: Path) -> Path:
-    """Download all files of a version, as registered, into the empty `folder`."""
+    """Copy or download all files of a version, as they are now, into the new `folder`.
+
+    Raises ValueError if they are not there, or are not all plain files.
+    """
+    what, local = f"{found.name} version {found.version}", place(found)
+    if local is not None:
+        _copy(what, local, folder)
+        _drop_meta(folder / META, found)
+        return folder
+    errors = tracking.mlflow().exceptions
     with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
-        downloaded = tracking.mlflow().artifacts.download_artifacts(
-            artifact_uri=found.source, dst_path=temporary, tracking_uri=tracking.uri()
-        )
-        # added by the download
-        (Path(downloaded) / "registered_model_meta").unlink(missing_ok=True)
-        shutil.copytree(downloaded, folder, dirs_exist_ok=True)
+        try:
+            downloaded = tracking.mlflow().artifacts.download_artifacts(
+                artifact_uri=found.source, dst_path=temporary, tracking_uri=tracking.uri()
+            )
+        except errors.MlflowException as error:
+            text = " ".join(str(error).split())
+            if "API request to" in text:
+                raise
+            raise ValueError(
+                f"{what}: its files cannot be read from {found.source} ({text[:300]}); restore "
+                "them, or register the model again"
+            ) from error
+        (Path(downloaded) / META).unlink(missing_ok=True)  # written by the download
+        shutil.copytree(downloaded, folder, symlinks=True)
     return folder
+
+
+def _copy(what: str, source: Path, folder: Path) -> None:
+    """Copy a version's folder, without running into devices and links."""
+    if not source.is_dir():
+        raise ValueError(
+            f"{what}: its files are not found: {source} does not exist; restore that folder, or "
+            "register the model again"
+        )
+    if odd := unusual(source):
+        shown = ", ".join(f"{name} ({kind})" for name, kind in [*odd.items()][:5])
+        rest = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise ValueError(
+            f"{what}: {len(odd)} entries of {source} are not plain files and were not registered: "
+            f"{shown}{rest}; delete them, or register the model again"
+        )
+    shutil.copytree(source, folder, symlinks=True)
+
+
+def _drop_meta(path: Path, found: Any) -> None:
+    """Delete the file that MLflow writes into a version that it loads in place, if it is that."""
+    number = str(found.version)
+    texts = [
+        yaml.safe_dump({"model_name": name, "model_version": version}, allow_unicode=True)
+        for name, version in ((found.name, number), (found.name, int(number)), (None, None))
+    ]
+    if path.is_file() and path.read_bytes() in [text.encode() for text in texts]:
+        path.unlink()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from training.core import environment
-from training.core.files import rename
+from training.core.files import parse_json, rename
 from training.core.progress import Progress
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
 
@@ -153,7 +153,17 @@ def listing(remote: Remote, md5: str) -> dict[str, str]:
             f"{objects.url}/{key(md5)}: the listing of data version {md5} was altered "
             f"({len(text)} bytes); delete that object and {PUSH}",
         )
-    return {row["relpath"]: row["md5"] for row in json.loads(text)}
+    where = f"{objects.url}/{key(md5)}"
+    rows = parse_json(text, where)
+    try:
+        found = {str(row["relpath"]): str(row["md5"]) for row in rows}
+        if outside := [n for n in found if n[:1] == "/" or {"..", ""} & set(n.split("/"))]:
+            raise ValueError(f"{outside[0]!r} is not below the data folder")
+        return found
+    except (KeyError, TypeError, ValueError) as error:
+        raise RemoteError(
+            "tampered-listing", f"{where}: not a listing ({error}); {PUSH}"
+        ) from error
 
 
 def pull(

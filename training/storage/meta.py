@@ -126,7 +126,7 @@ def meta_of(kind: str, values: Mapping[str, Any] | Meta) -> Meta:
 
     Raises ValueError for an unknown kind and for unknown, missing or ill-typed fields.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"manifest of unknown kind {kind!r}; known: {', '.join(KINDS)}")
     if isinstance(values, Meta):
         if type(values) is not KINDS[kind]:
@@ -134,14 +134,15 @@ def meta_of(kind: str, values: Mapping[str, Any] | Meta) -> Meta:
         return values
     from pydantic import TypeAdapter, ValidationError  # 0.3 s
 
+    from training.core.records import faults
+
     try:
         # As JSON: strict mode then accepts lists as tuples and converts nothing else.
         text = json.dumps(values, allow_nan=False)
         record: Meta = TypeAdapter(KINDS[kind]).validate_json(text, strict=True)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'meta'}: {e['msg']}" for e in error.errors()]
         raise ValueError(
-            f"manifest of kind {kind!r}: {len(faults)} wrong fields of its meta "
-            f"({'; '.join(faults)}); run the step that writes it again with this version"
+            f"manifest of kind {kind!r}: {error.error_count()} wrong fields of its meta "
+            f"({faults(error, 'meta')}); run the step that writes it again with this version"
         ) from error
     return record

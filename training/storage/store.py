@@ -9,6 +9,7 @@ once.
 """
 
 import os
+import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ from filelock import FileLock
 from training.core import environment
 from training.core.files import (
     canonical_json,
+    check_name,
     fsync,
     read_json,
     rename,
@@ -42,6 +44,7 @@ from training.storage.meta import (
 )
 
 SCHEMA = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 M = TypeVar("M", bound=Meta)
 
 
@@ -71,9 +74,22 @@ class Entry:
     def parse(cls, name: str, reference: str) -> "Entry":
         """The entry of a reference's value, `<sha256> <size>` (ValueError otherwise)."""
         sha256, _, size = reference.partition(" ")
-        if not size.isdecimal():
+        if not size.isdecimal() or not _SHA256.fullmatch(sha256):
             raise ValueError(f"{name}: reference {reference!r} is not <sha256> <size>")
         return cls(name, sha256, int(size))
+
+    def checked(self) -> "Entry":
+        """This entry, read from a file; ValueError if it cannot be one, or leads out of a folder.
+
+        The digest becomes a path in the store, the name one in a folder.
+        """
+        check_name(self.name)
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"{self.name}: {self.sha256!r} is not a SHA-256")
+        for value in (self.size, self.rows):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"{self.name}: {value!r} is not a size or a number of rows")
+        return self
 
 
 def store_uri() -> str:
@@ -354,17 +370,30 @@ class Manifest(Generic[M]):
         content = read_json(path)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"{path}: not a manifest of schema {SCHEMA}")
-        names = ("name", "sha256", "size", "rows")
-        entries = tuple(Entry(**{n: e[n] for n in names}) for e in content["entries"])
         try:
-            manifest = cls(content["kind"], entries, content["meta"], content.get("about", {}))
+            manifest = cls._parse(content)
+            altered = manifest.digest != content["digest"]
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: damaged manifest ({type(error).__name__}: {error}); run the step again"
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if manifest.digest != content["digest"]:
+        if altered:
             raise ValueError(f"{path}: altered since it was written; run the step again")
         if kind and manifest.kind != kind:
             raise ValueError(f"{path}: a manifest of kind {manifest.kind!r}; {kind!r} is needed")
         return manifest
+
+    @classmethod
+    def _parse(cls, content: dict[str, Any]) -> "Manifest[Any]":
+        """From JSON values. Raises KeyError, TypeError or ValueError for fields that are wrong."""
+        names = ("name", "sha256", "size", "rows")
+        entries = tuple(Entry(**{n: e[n] for n in names}).checked() for e in content["entries"])
+        about = content.get("about", {})
+        if not isinstance(about, dict):
+            raise TypeError(f"about: {about!r} is not an object")
+        return cls(content["kind"], entries, content["meta"], about)
 
     def entry(self, name: str) -> Entry:
         for entry in self.entries:

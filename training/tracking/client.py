@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from training.core import environment
-from training.core.files import write_json
+from training.core.files import inside, write_json
 from training.core.options import EXPERIMENT
+from training.tracking import moved
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 PARENT = "mlflow.parentRunId"
@@ -56,7 +57,9 @@ def client() -> Any:
     if uri() == "off":
         raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not recorded; unset it")
     if uri().startswith("sqlite:///"):
-        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        database = Path(uri().removeprefix("sqlite:///")).absolute()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        moved.follow(database)
     return mlflow().MlflowClient(uri(), uri())
 
 
@@ -199,8 +202,9 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, P
         api.log_batch(run_id, points[start : start + 1000])
     with tempfile.TemporaryDirectory() as folder:
         for name, path in files.items():
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, Path(folder) / name)
+            copy = inside(Path(folder), name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
         if files:
             api.log_artifacts(run_id, folder)
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from training.core.files import read_json
 from training.data.labels import LabelSpace
 from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.evaluation.judges.training import scaled
+from training.inference.weights import load_weights
 from training.storage.store import Manifest, Store
 
 
@@ -76,9 +76,7 @@ def load_judge(source: Manifest | Path, store: Store | None = None) -> Judge:
         first = ResNet18(len(fact["names"]))
         second = SmallVGG(len(fact["names"]), fact["people"])
         for kind, net in (("resnet18", first), ("second", second)):
-            net.load_state_dict(
-                load_file(manifest.local(f"{fact['name']}-{kind}.safetensors", store))
-            )
+            load_weights(net, manifest.local(f"{fact['name']}-{kind}.safetensors", store))
             net.to(device).eval().requires_grad_(False)
         nets.append(first)
         seconds.append(second)
