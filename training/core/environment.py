@@ -119,6 +119,10 @@ LAUNCH_ID = Variable(
     "LAUNCH_ID", "id of the launch of a training process; restarts keep it",
     "`training.launch`, `training.trainjob`", computed="a random one",
 )  # fmt: skip
+REFUSAL_FILE = Variable(
+    "REFUSAL_FILE", "file in which a training process writes the mistake that ended it",
+    "`training.launch`", computed="none",
+)  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
     "you; else `training.launch`", computed="the machine's cores, shared by the processes",

@@ -28,6 +28,8 @@ HISTORY = f"alias.{ALIAS}."
 class OvertakenError(ValueError):
     """The champion changed since it was read."""
 
+    transient = True
+
 
 def _missing(error: Any) -> bool:
     """Whether the MLflow error means that a model, version or alias does not exist."""

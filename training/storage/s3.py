@@ -40,6 +40,8 @@ class RemoteError(ValueError):
 class UnreachableError(RemoteError):
     """The server does not answer or fails; a retry may succeed."""
 
+    transient = True
+
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
 

@@ -63,6 +63,8 @@ def client() -> Any:
 class TrackingError(ValueError):
     """The MLflow server is unreachable, refuses the credentials, or fails."""
 
+    transient = True
+
 
 @contextmanager
 def answered() -> Iterator[None]:
