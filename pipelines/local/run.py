@@ -1,7 +1,7 @@
 """Run the compiled pipeline on this machine: kfp.local's subprocesses, own cache, live progress.
 
 All files of a run are under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
-entries for later runs, `report/<run>/` each step's log, reports and pictures. Five module
+entries for later runs, `report/<run>/` each step's log, reports and pictures. Six module
 attributes of kfp are replaced, for exactly version `KFP`; other versions are refused, since a
 silent change there could return a wrong result from the cache.
 """
@@ -9,6 +9,7 @@ silent change there could return a wrong result from the cache.
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,6 +173,17 @@ class LocalRun:
 _execute = task_executor.execute_single_task
 
 
+def with_python(full_command: list[str], new_executable: str) -> list[str]:
+    """Replaces kfp's `replace_python_executable`: quoted, and in the step's shell text only.
+
+    kfp pastes the path unquoted, so that a shell reads it, and also into arguments that happen to
+    contain `python3`.
+    """
+    script = full_command.index("-ec") + 1  # `sh -ec SCRIPT CODE ARGUMENTS`
+    text = full_command[script].replace("python3", shlex.quote(new_executable))
+    return [*full_command[:script], text, *full_command[script + 1 :]]
+
+
 class Quiet:
     """Filter for the executor's own lines, including the dump of a step's inputs."""
 
@@ -250,6 +262,7 @@ def patched(run: LocalRun) -> Iterator[None]:
         (cache, "LocalCache", ContentCache),
         (task_executor, "execute_single_task", run.step),
         (subprocess_task_handler, "run_local_subprocess", run.stream),
+        (subprocess_task_handler, "replace_python_executable", with_python),
         (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
     ]

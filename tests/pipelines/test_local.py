@@ -343,6 +343,17 @@ def test_an_error_that_may_pass_is_tried_again_and_said(
     assert "mistaken: attempt 2 of 3 failed; the next starts in 2 s" in out
 
 
+def test_a_path_reaches_the_steps_shell_as_one_word() -> None:
+    """Whatever it contains; and an argument that contains `python3` is left alone."""
+    odd = "/a b'c$(touch PWNED)/é\n/python3"
+    command = ["sh", "-ec", 'echo python3 "$@"', "import python3", "--x", "/data/python3"]
+    quoted = local.with_python(command, odd)
+    assert quoted[3:] == command[3:]
+    assert subprocess.run(quoted, capture_output=True, text=True, check=True).stdout == (
+        f"{odd} --x /data/python3\n"
+    )
+
+
 def test_a_failed_step_releases_its_lock(start: Start) -> None:
     with pytest.raises(StepError):
         start(fail="torn")
