@@ -6,7 +6,7 @@ device, for one more label and for one more data set. Labels follow the other ch
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -15,10 +15,12 @@ from torch import Tensor
 from training.core.files import read_json
 from training.core.references import split_digest, split_start
 from training.data.labels import LabelSet, LabelSpace
-from training.engine.checkpoint import State
-from training.engine.session import Job
 from training.inference.weights import CheckpointError, load_weights
 from training.models.base import Model, Nets
+
+if TYPE_CHECKING:  # pandas, which the first step does not need
+    from training.engine.checkpoint import State
+    from training.engine.session import Job
 
 
 def check(init: str, stored: dict[str, Any], old: LabelSpace, name: str, new: LabelSpace) -> None:
@@ -77,7 +79,7 @@ def _columns(space: LabelSpace) -> list[tuple[str, str, str]]:
     return [(part.name, part.kind, name) for part in space.sets for name in part.names]
 
 
-def warm_start(init: str, files: dict[str, Path], state: State, job: Job) -> str:
+def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") -> str:
     """Initialise networks and averages from a model's `files`, name -> path; says what was done.
 
     Optimisers and counters are not loaded. With `by-name:`, labels are matched by name and the rest
@@ -120,7 +122,7 @@ def _differences(stored: dict[str, Any], current: dict[str, Any]) -> str:
 
 
 def _by_name(
-    shown: str, files: dict[str, Path], state: State, job: Job, old: LabelSpace, different: str
+    shown: str, files: dict[str, Path], state: "State", job: "Job", old: LabelSpace, different: str
 ) -> str:
     new = job.faces.space
     found, layout = matches(old, new), Layout.of(job.model, new, job.faces.size)

@@ -127,6 +127,15 @@ def download(found: Any, folder: Path) -> Path:
     return folder
 
 
+def read(found: Any, name: str) -> bytes:
+    """One file of a version, unverified."""
+    with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
+        path = tracking.mlflow().artifacts.download_artifacts(
+            artifact_uri=f"{found.source}/{name}", dst_path=temporary, tracking_uri=tracking.uri()
+        )
+        return Path(path).read_bytes()
+
+
 @contextmanager
 def lock(name: str) -> Iterator[Callable[[], None]]:
     """Hold the model's lock across processes and hosts; yields a check that it is still held.

@@ -47,6 +47,17 @@ def uri() -> str:
     return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
 
 
+def check_address() -> None:
+    """Raise ValueError for an MLFLOW_TRACKING_URI that MLflow's registry cannot use."""
+    address = uri()
+    if address != "off" and ("://" not in address or address.startswith("file:")):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={address}: a folder; MLflow no longer registers models in files. "
+            f"Give an SQLite file, sqlite:///{Path(address.removeprefix('file://')).absolute()}"
+            "/mlflow.db, a server's http:// address, or off"
+        )
+
+
 def _runs() -> Path:
     return environment.runs().absolute()
 
