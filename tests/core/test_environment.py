@@ -95,3 +95,20 @@ def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.Monk
         block()
     assert environment.LAUNCH_ID.get() == "mine"
     assert environment.PIPELINE_RUN_ID.get() == ""
+
+
+def test_an_unreachable_server_behind_a_proxy_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its host is in NO_PROXY, as the text says."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    address = "http://bob:secret@mlflow.local:5000/x"
+    assert environment.proxied(address) == ""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    text = environment.proxied(address)
+    assert text.endswith("add mlflow.local to NO_PROXY")
+    assert "secret" not in text
+    assert environment.proxied("https://mlflow.local") == ""
+    assert environment.proxied("sqlite:///x.db") == ""
+    monkeypatch.setenv("NO_PROXY", "localhost,mlflow.local")
+    assert environment.proxied(address) == ""

@@ -279,6 +279,28 @@ def test_an_image_reports_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert git_state() == ("unknown", True)
 
 
+def test_a_repository_of_another_user_is_said_with_gits_own_fix(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commit of the lineage is unknown then. The command that is printed helps."""
+    monkeypatch.delenv("SOURCE_REVISION", raising=False)
+    monkeypatch.setattr(training.core.provenance, "ROOT", clone)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own, for its tests
+    monkeypatch.setenv("HOME", str(clone.parent))
+    run(clone)
+    line = next(n for n in capsys.readouterr().out.splitlines() if "recorded as unknown" in n)
+    assert f"{clone} belongs to another user" in line
+    with pytest.raises(RemoteError, match="belongs to another user; to use it, run git config"):
+        run(clone, revision="v1")
+    subprocess.run(line.partition("to use it, run ")[2], shell=True, check=True)
+    run(clone)
+    assert "unknown" not in capsys.readouterr().out
+    assert (
+        json.loads((clone / "resolved.json").read_text())["commit"]
+        == git("rev-parse", "HEAD").strip()
+    )
+
+
 def test_the_git_state_is_the_working_trees(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_REVISION", raising=False)
     monkeypatch.setattr(training.core.provenance, "ROOT", clone)

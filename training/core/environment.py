@@ -177,6 +177,21 @@ def whole() -> dict[str, str]:
     return dict(os.environ)
 
 
+def proxied(address: str) -> str:
+    """What to add to a message about a server that does not answer: a proxy in between, or none."""
+    import urllib.request  # 0.1 s that only a failure needs
+
+    parts = urllib.parse.urlsplit(address)
+    host, proxies = parts.hostname or "", urllib.request.getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not host or not proxy or urllib.request.proxy_bypass_environment(host, proxies):
+        return ""
+    return (
+        f"; requests to {host} go through the proxy of {parts.scheme.upper()}_PROXY: if it must be "
+        f"reached directly, add {host} to NO_PROXY"
+    )
+
+
 def put_default(**values: str) -> None:
     """Set variables that are not set yet, for libraries that read the environment."""
     for name, value in values.items():

@@ -93,6 +93,7 @@ def answered() -> Iterator[None]:
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         else:
             fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
+            fix += environment.proxied(uri())
         raise TrackingError(
             f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
         ) from error
