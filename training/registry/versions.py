@@ -129,9 +129,12 @@ def download(found: Any, folder: Path) -> Path:
 
 def read(found: Any, name: str) -> bytes:
     """One file of a version, unverified."""
+    where = found.source
+    if where.startswith("models:/"):  # MLflow does not take a file of such an address
+        where = tracking.client().get_logged_model(Path(where).name).artifact_location
     with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
         path = tracking.mlflow().artifacts.download_artifacts(
-            artifact_uri=f"{found.source}/{name}", dst_path=temporary, tracking_uri=tracking.uri()
+            artifact_uri=f"{where}/{name}", dst_path=temporary, tracking_uri=tracking.uri()
         )
         return Path(path).read_bytes()
 
