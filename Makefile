@@ -16,12 +16,18 @@ export GX_ANALYTICS_ENABLED := false
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/ready  ## virtual environment with every pinned dependency
+.PHONY: path
+path:
+	@case "$$PWD" in *$$'\n'*) echo "error: the folder's path has a line break, which pip and git cannot take; rename the folder" >&2; exit 1;; esac
+
+setup: path $(VENV)/ready  ## virtual environment with every pinned dependency
 
 # pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
 # Bytecode is compiled afterwards, on all cores; files for other Python versions may fail.
-$(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml
+# Programs are started by `python -m`: the first line of a script in bin is read by a shell if the
+# path of this folder has a space.
+$(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
 	$(PYTHON) -m venv --without-pip --clear $(VENV)
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet --no-compile --require-hashes -r requirements-pip.lock
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
@@ -74,10 +80,10 @@ test-all: setup  ## every test, including images and the long ones
 	$(PYTEST) -m "not brief" $(ARGS)
 
 lint: setup  ## formatting, lint rules, import layers, types
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check --no-cache .
-	$(BIN)/lint-imports --no-cache --no-logo
-	$(BIN)/mypy
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check --no-cache .
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache --no-logo
+	$(BIN)/python -m mypy
 
 stack: setup  ## S3, Postgres and MLflow on loopback; prints exports for a shell
 	@$(BIN)/python -m pipelines.local.stack up
@@ -109,14 +115,14 @@ $(DOCS_VENV)/ready: requirements-docs.lock
 	touch $@
 
 docs: $(DOCS_VENV)/ready  ## the documentation as a website: runs/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict --clean
 
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
 ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
+	$(BIN)/python -m mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$PWD/runs/mlflow.db}"
 
 bench: setup  ## benchmark training step, preprocessing and work beside other processes
 	for file in preprocess step contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done

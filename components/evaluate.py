@@ -16,9 +16,10 @@ def evaluate(
 
     from training.core.files import read_json
     from training.evaluate import evaluate
+    from training.storage.attempts import attempt
 
-    evaluate(
-        Path(model.path), Path(dataset.path), Path(judge.path), eval_config=eval_config,
+    attempt(
+        evaluate, Path(model.path), Path(dataset.path), Path(judge.path), eval_config=eval_config,
         compare=compare, out=Path(out.path), report=Path(report.path), metrics=Path(metrics.path),
     )  # fmt: skip
     metrics.metadata.update(read_json(Path(metrics.path)))

@@ -13,5 +13,9 @@ def judge(
     from pathlib import Path
 
     from training.judge import judge
+    from training.storage.attempts import attempt
 
-    judge(Path(dataset.path), judge_config=judge_config, judge_hash=judge_hash, out=Path(out.path))
+    attempt(
+        judge, Path(dataset.path), judge_config=judge_config, judge_hash=judge_hash,
+        out=Path(out.path),
+    )  # fmt: skip

@@ -13,5 +13,6 @@ def preprocess(
     from pathlib import Path
 
     from training.data.preprocess import preprocess
+    from training.storage.attempts import attempt
 
-    preprocess(raw=Path(raw.path), data_config=data_config, out=Path(out.path))
+    attempt(preprocess, raw=Path(raw.path), data_config=data_config, out=Path(out.path))

@@ -15,8 +15,9 @@ def promote(
     from pathlib import Path
 
     from training.registry.promotion import promote
+    from training.storage.attempts import attempt
 
-    promote(
-        Path(version.path), Path(dataset.path), Path(judge.path), eval_config, override,
+    attempt(
+        promote, Path(version.path), Path(dataset.path), Path(judge.path), eval_config, override,
         Path(out.path), Path(replicates.path),
     )  # fmt: skip

@@ -13,5 +13,6 @@ def pull(
     from pathlib import Path
 
     from training.data.pull import pull
+    from training.storage.attempts import attempt
 
-    pull(datasets=datasets, raw=raw, revision=revision, md5=md5, out=Path(out.path))
+    attempt(pull, datasets=datasets, raw=raw, revision=revision, md5=md5, out=Path(out.path))

@@ -15,9 +15,10 @@ def register(
     from pathlib import Path
 
     from training.release import register
+    from training.storage.attempts import attempt
 
-    register(
-        Path(model.path), Path(evaluation.path), Path(dataset.path), name=name,
+    attempt(
+        register, Path(model.path), Path(evaluation.path), Path(dataset.path), name=name,
         data_md5=data_md5, revision=revision, code_hash=code_hash, image=image,
         out=Path(out.path),
     )  # fmt: skip

@@ -33,8 +33,9 @@ def resolve(
     from pathlib import Path
 
     from training.resolve import resolve
+    from training.storage.attempts import attempt
 
-    return resolve(
-        datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
+    return attempt(
+        resolve, datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
         overrides=overrides, init=init, compare=compare, name=name, out=Path(out.path),
     )  # fmt: skip

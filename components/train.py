@@ -16,9 +16,10 @@ def train(
     from pathlib import Path
 
     from training.launch import step
+    from training.storage.attempts import attempt
 
-    step(
-        Path(dataset.path), Path(out.path), model, model_config, train_config,
+    attempt(
+        step, Path(dataset.path), Path(out.path), model, model_config, train_config,
         nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
         replicates=Path(replicates.path), launcher=launcher, nodes=nodes, queue=queue,
         accelerator=accelerator, accelerators=accelerators,

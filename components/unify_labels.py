@@ -13,5 +13,6 @@ def unify_labels(
     from pathlib import Path
 
     from training.data.unify import unify
+    from training.storage.attempts import attempt
 
-    unify(images=Path(images.path), data_config=data_config, out=Path(out.path))
+    attempt(unify, images=Path(images.path), data_config=data_config, out=Path(out.path))

@@ -14,7 +14,12 @@ def validate(
     from pathlib import Path
 
     from training.data.validate import validate
+    from training.storage.attempts import attempt
 
-    validate(
-        Path(raw.path), data_config=data_config, report=Path(report.path), docs=Path(docs.path)
+    attempt(
+        validate,
+        Path(raw.path),
+        data_config=data_config,
+        report=Path(report.path),
+        docs=Path(docs.path),
     )

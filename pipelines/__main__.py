@@ -37,13 +37,18 @@ Pair = Annotated[str, means("key=value")]
 
 
 def describe(arguments: dict[str, Any], known: dict[str, compiled.Parameter]) -> str:
-    """The resolved configuration of a run, as JSON."""
+    """The resolved configuration of a run, as JSON, with notes on its data.
+
+    Raises ValueError for what a step of the run would refuse.
+    """
     from training.models import configure
+    from training.resolve import check
 
     whole = {name: p.default for name, p in known.items()} | arguments
     overrides = configure.parse(whole["overrides"])
     config = configure.resolve(whole["model"], whole["preset"], overrides, whole["datasets"])
-    shown = {"parameters": whole, "config": dataclasses.asdict(config)}
+    checked = check(config, *(whole[key] for key in ("raw", "revision", "init", "compare", "name")))
+    shown = {"parameters": whole, "config": dataclasses.asdict(config), "notes": checked.notes}
     return json.dumps(shown, indent=1, sort_keys=True)
 
 
@@ -79,11 +84,16 @@ def run(
 
 
 @app.command
-def compare(*pairs: Pair) -> None:
+def compare(
+    *pairs: Pair, dry_run: Annotated[bool, means("print the runs and exit")] = False
+) -> None:
     """Several models under one budget, in one report."""
     from pipelines import compare as comparison
     from pipelines.local.run import StepError
 
+    if dry_run:
+        print("\n".join(comparison.describe(list(pairs))))
+        return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         page, failed = comparison.compare(list(pairs))

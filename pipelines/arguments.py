@@ -3,7 +3,8 @@
 from typing import Any
 
 from pipelines import compiled
-from training.core.options import NAMES, read_options
+from training.core.config import SEED
+from training.core.options import NAMES, TrainOptions, read_options
 
 LOCAL = "none, a local environment"  # the image of a run without one
 
@@ -24,10 +25,31 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
     fields = {key: given.pop(key) for key in list(given) if key not in known}
     arguments = compiled.check(known, given)
     defaults = {name: p.default for name, p in known.items()}
-    read_options({n: v for n, v in (defaults | arguments).items() if n in NAMES})
+    options = read_options({n: v for n, v in (defaults | arguments).items() if n in NAMES})
     if fields or arguments.keys() & {"model", "preset", "overrides"}:
         arguments |= fold(fields, defaults | arguments)
+    if options.nproc * options.nodes * options.seeds > 1:
+        check_training(options, defaults | arguments)
     return arguments
+
+
+def check_training(options: TrainOptions, arguments: dict[str, Any]) -> None:
+    """Raise ValueError for more processes than images of a batch, and for too large a seed."""
+    from training.models import configure
+
+    overrides = configure.parse(arguments["overrides"])
+    train = configure.resolve(arguments["model"], arguments["preset"], overrides).train
+    processes = options.nproc * options.nodes
+    if processes > train.batch:
+        raise ValueError(
+            f"nproc={options.nproc}, nodes={options.nodes}: {processes} processes for "
+            f"train.batch={train.batch}; at most one for each image of a batch"
+        )
+    if train.seed + options.seeds - 1 > SEED:
+        raise ValueError(
+            f"seeds={options.seeds}: from train.seed={train.seed} on, the last is above {SEED}; "
+            "give a smaller train.seed"
+        )
 
 
 def fold(fields: dict[str, str], arguments: dict[str, Any]) -> dict[str, Any]:

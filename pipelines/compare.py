@@ -4,6 +4,7 @@ python -m pipelines compare models=stargan,attgan,stgan images=2000 seeds=2
 python -m pipelines compare models=stgan,stgan:use_stu=false,attgan minutes=3
 """
 
+import json
 import re
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.core.options import PRESET
 from training.evaluation.comparison.page import record, report
 from training.evaluation.comparison.runs import ComparedRun
 from training.models import MODELS, configure
+from training.resolve import check
 
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a smaller budget is reported as a smoke test
 OWN = ("models", "images", "minutes", "seeds", "preset")  # keys of the comparison itself
@@ -92,14 +94,14 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
     prefix = shared.pop("name", "compare")
     systems: list[tuple[ModelSpec, dict[str, Any], Config]] = []
     for one in parse_specs(given.get("models", ",".join(MODELS))):
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", one.label)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", one.label)
         own = {"model": one.model, "name": f"{prefix}-{name}", "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip
         fields = {key: value for key, value in own.items() if key not in known}
         parse([f"{key}={value}" for key, value in own.items()], known)
-        systems.append(
-            (one, own, configure.resolve(one.model, preset, fields, own.get("datasets", "")))
-        )
+        config = configure.resolve(one.model, preset, fields, own.get("datasets", ""))
+        refuse_early(one.label, config, own)
+        systems.append((one, own, config))
     plan = []
     for one, own, config in systems:
         images = budget.images
@@ -112,6 +114,34 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
     return plan
 
 
+def refuse_early(label: str, config: Config, given: dict[str, Any]) -> None:
+    """Raise ValueError, with the system's label, for what a step of its run would refuse."""
+    names = ("raw", "revision", "init", "compare", "name")
+    try:
+        check(config, *(given.get(name, "") for name in names))
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+
+
+def read(pairs: list[str]) -> dict[str, str]:
+    """The comparison's `key=value` texts. Raises ValueError for another text or a repeated key."""
+    given: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or key in given:
+            raise ValueError(f"{pair!r}: {'given twice' if sign else 'key=value is needed'}")
+        given[key] = value
+    return given
+
+
+def describe(pairs: list[str]) -> list[str]:
+    """A line for each run of the comparison; a budget in minutes is measured. Raises ValueError."""
+    return [
+        f"{one.label}, seed {seed}: {json.dumps(arguments, sort_keys=True)}"
+        for one, seed, arguments in planned(read(pairs), environment.runs().resolve())
+    ]
+
+
 def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]]:
     """Run the whole pipeline for every system and seed; returns the report and the failures.
 
@@ -121,12 +151,7 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
     that the same command resumes. Failed systems are listed in the report; raises StepError if all
     fail.
     """
-    given: dict[str, str] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or key in given:
-            raise ValueError(f"{pair!r}: {'given twice' if sign else 'key=value is needed'}")
-        given[key] = value
+    given = read(pairs)
     runs = root or environment.runs().resolve()
     preset, budget = given.get("preset", PRESET), Budget.read(given)
     entries: list[ComparedRun] = []

@@ -117,4 +117,6 @@ def stargan(
     )
     cluster.set_resources(pulled, valid, images, unified, judged, scored, verdict)
     cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
-    cluster.add_run_identity(trained, version, verdict, ended)
+    cluster.add_run_identity(
+        pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
+    )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tenacity import RetryCallState
@@ -27,10 +26,10 @@ def submit(command: list[str]) -> str:
 
     Raises ValueError with the program's output if it fails or prints no id.
     """
-    tool = str(Path(sys.executable).with_name(command[0]))
-    result = subprocess.run(
-        [tool, "--output", "json", *command[1:]], check=False, capture_output=True, text=True
-    )
+    # Not the script `kfp`: its first line is read by a shell if the path has a space.
+    start = "from kfp.cli.__main__ import main; main()"
+    tool = [sys.executable, "-c", start, "--output", "json"]
+    result = subprocess.run([*tool, *command[1:]], check=False, capture_output=True, text=True)
     output = (result.stderr + result.stdout).strip()
     if result.returncode:
         last = output.splitlines()[-1] if output else "it printed nothing"

@@ -66,7 +66,7 @@ def launch(
             if chosen.launcher == "local":
                 _torchrun(chosen.nproc, dataset, request, target, Path(temporary))
             else:
-                trainjob.launch(request, shape, target)
+                _trainjob(request, shape, target)
             if not first:
                 others.append(seed)
                 entries += [
@@ -77,6 +77,20 @@ def launch(
         Manifest("replicates", tuple(entries), ReplicatesMeta(seeds=tuple(others))).write(
             replicates
         )
+
+
+class TrainingError(ValueError):
+    """The training ended for a reason that may pass; another attempt resumes it."""
+
+    transient = True
+
+
+def _trainjob(request: Request, shape: Shape, out: Path) -> None:
+    """Train as a TrainJob. A failure may be that of a node, so another attempt resumes it."""
+    try:
+        trainjob.launch(request, shape, out)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
 
 
 def step(*arguments: Any, **options: Any) -> None:
@@ -100,6 +114,8 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     env = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
     # Restarted processes keep the id, so that they do not fence each other.
     env[environment.LAUNCH_ID.name] = environment.new_launch()
+    refusal = logs / f"refusal-{request.name}"
+    env[environment.REFUSAL_FILE.name] = str(refusal)
     stops: list[float] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: stops.append(time.monotonic()))
     try:
@@ -109,8 +125,12 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
         signal.signal(signal.SIGTERM, previous)
     if stops:
         raise cli.StoppedError("stopped; run the same command to resume")
+    if refusal.is_file():
+        raise ValueError(refusal.read_text())
     if code:
-        raise ValueError(f"training ended with exit code {code}; see its last lines for the cause")
+        raise TrainingError(
+            f"training ended with exit code {code}; see its last lines for the cause"
+        )
 
 
 def _wait(process: "subprocess.Popen[bytes]", stops: list[float]) -> int:

@@ -6,6 +6,7 @@ No remote is contacted, so that a run starts at once.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,11 +17,17 @@ from training.core.config import Config, to_json
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
 from training.core.options import MODEL, PRESET
-from training.core.provenance import code_hash, git_state, lock_hash
-from training.data.versions import data_version, split_datasets
+from training.core.provenance import code_hash, git_problem, git_state, lock_hash
+from training.core.references import split_start
+from training.data.labels import LabelSpace
+from training.data.preview import expected, preview
+from training.data.versions import data_version, raw_folder, split_datasets, with_kind
+from training.engine import preflight, warm_start
 from training.evaluation.protocol import JUDGE_RECIPE
 from training.models import configure
-from training.registry.references import pin
+from training.registry.names import check_model_name
+from training.registry.references import model_facts, pin
+from training.tracking import client as tracking
 
 main = cli.program("python -m training.resolve", __doc__)
 OUT = runs("resolved.json")
@@ -50,6 +57,74 @@ def judge_hash(config: Config, data_md5: str) -> str:
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
 
 
+class Checked(NamedTuple):
+    """The outcome of `check`."""
+
+    notes: list[str]  # lines for the user
+    init: str  # pinned
+    compare: str  # pinned
+    data: tuple[str, str, list[str]] | None  # as `data_version`; None for raw=, which is hashed
+
+
+def check(
+    config: Config,
+    raw: str = "",
+    revision: str = "",
+    init: str = "",
+    compare: str = "",
+    name: str = "",
+    *,
+    reported: bool = False,
+) -> Checked:
+    """Raise ValueError for what a later step would refuse, without reading pixels.
+
+    Checked are the registered name, the MLflow address, `init` and `compare`, the names and labels
+    of `raw`, the splits, the networks and the files that the evaluation loads. With `reported`,
+    faulty label files are left to the validation, whose report lists all of them.
+    """
+    check_model_name(name or config.name)
+    tracking.check_address()
+    start = split_start(init)
+    start = start._replace(reference=pin(start.reference))
+    compared = pin(compare)
+    datasets = split_datasets(config.data.datasets)
+    data = None if raw else data_version(datasets, raw, revision)
+    notes, sets = [], []
+    kinds = []
+    for entry in [with_kind(n, k, None) for n, k in datasets] if data is None else data[2]:
+        one, kind = entry.split(":")
+        kinds.append(kind)
+        labels = expected(
+            one, kind, config.data, (getattr(config.model, "hub", "") or "one", "two")
+        )
+        if raw:
+            from training.data.sources import SourceError  # imports pandas
+
+            try:
+                seen = preview(one, kind, raw_folder(raw, one, len(datasets) == 1), config.data)
+            except SourceError as error:
+                if not reported:
+                    raise
+                notes.append(f"{one}: not usable as it is; the validation reports it: {error}")
+            else:
+                labels = seen.labels
+                notes.append(str(seen))
+        sets.append(labels)
+    space = LabelSpace(tuple(sets))
+    config.model.check_space(space)
+    preflight.check(config, space)
+    exact = raw or not any(kind == "folders" for kind in kinds)
+    if start.reference and exact:
+        warm_start.check(str(start), *model_facts(start.reference), config.name, space)
+    if problem := git_problem():
+        notes.append(f"the commit of the code is recorded as unknown: {problem}")
+    return Checked(notes, str(start) if init else "", compared, data)
+
+
+def say(notes: Sequence[str]) -> None:
+    sys.stdout.writelines(f"resolve: {note}\n" for note in notes)
+
+
 @main.default
 def resolve(
     *,
@@ -72,17 +147,16 @@ def resolve(
     unknown names and for a `name` that the registry does not accept, and RemoteError
     "unknown-revision".
     """
-    if refused := set("/:@") & set(name):
-        characters = " ".join(sorted(refused))
-        raise ValueError(
-            f"name={name}: {characters} cannot be in a registered name; write - instead"
-        )
     config = configure.resolve(model, preset, configure.parse(overrides), datasets)
-    data_md5, source, kinds = data_version(split_datasets(config.data.datasets), raw, revision)
+    found = check(config, raw, revision, init, compare, name, reported=True)
+    say(found.notes)
+    data_md5, source, kinds = found.data or data_version(
+        split_datasets(config.data.datasets), raw, revision
+    )
     resolved = Resolved(
         data_md5, source, code_hash(), to_json(config.data), to_json(config.judge),
         to_json(config.train), to_json(config.model), to_json(config.eval),
-        judge_hash(config, data_md5), ",".join(kinds), pin(init), pin(compare), name or model,
+        judge_hash(config, data_md5), ",".join(kinds), found.init, found.compare, name or model,
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}

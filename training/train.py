@@ -25,6 +25,7 @@ from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes
 from training.core.options import MODEL, RUN, Changes, Dataset, Model, RunOptions
 from training.core.provenance import code_hash
+from training.core.references import split_start
 from training.data.versions import short_md5
 from training.models import model_from_json
 from training.models.configure import parse, resolve
@@ -32,6 +33,7 @@ from training.storage.meta import DatasetMeta, ModelMeta
 from training.storage.store import Manifest
 
 if TYPE_CHECKING:
+    from training.engine.checkpoint import State
     from training.engine.session import Job
     from training.tracking.tracker import Tracker
 
@@ -98,7 +100,6 @@ def train(
     from training.engine.resume import resume
     from training.engine.session import Job, build_state
     from training.engine.telemetry import summarise_log
-    from training.registry.references import model_files
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     manifest = Manifest.read(dataset, "dataset")
@@ -128,8 +129,7 @@ def train(
         state = build_state(job)
         if not resume(state, job):
             state.bf16 = use_bf16(settings.precision, here)
-            if init:
-                checkpoint.warm_start(model_files(init), state)
+            _start_from(init, state, job)
         if here.rank == 0 and experiment:
             job = replace(job, tracker=_tracker(job, dataset, manifest, experiment, child))
         try:
@@ -146,6 +146,17 @@ def train(
             took = summarise_log(run / LOG, settings.price_per_hour)
             _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, took)
         here.wait()
+
+
+def _start_from(init: str, state: "State", job: "Job") -> None:
+    """Initialise the networks from the model `init`, if there is one."""
+    from training.engine.warm_start import warm_start
+    from training.registry.references import model_files
+
+    if init:
+        done = warm_start(init, model_files(split_start(init).reference), state, job)
+        if job.world.rank == 0:
+            log.info("%s", done)
 
 
 def _tracker(

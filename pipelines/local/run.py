@@ -1,7 +1,7 @@
 """Run the compiled pipeline on this machine: kfp.local's subprocesses, own cache, live progress.
 
 All files of a run are under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
-entries for later runs, `report/<run>/` each step's log, reports and pictures. Five module
+entries for later runs, `report/<run>/` each step's log, reports and pictures. Six module
 attributes of kfp are replaced, for exactly version `KFP`; other versions are refused, since a
 silent change there could return a wrong result from the cache.
 """
@@ -9,6 +9,7 @@ silent change there could return a wrong result from the cache.
 import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from kfp.local.status import Status
 from pipelines.local import containers
 from pipelines.local.cache import ContentCache
 from training.core import environment
+from training.core.cli import EXIT_MISTAKE
 
 KFP = "2.17.0"
 GRACE = 60.0  # s that a stopped step has to save its state
@@ -63,6 +65,7 @@ class LocalRun:
     began: int = 0
     current: str = ""
     streamed: bool = False
+    code: int = 0  # exit code of the current step's last attempt
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
 
     @property
@@ -86,12 +89,7 @@ class LocalRun:
         )
         head, start = f"[{self.began}/{self.steps}] {name}", time.monotonic()
         say(head)
-        try:
-            outputs, status = _execute(**task)
-        finally:
-            store = cache.get_local_cache()
-            if isinstance(store, ContentCache):
-                store.release()
+        outputs, status = self._attempts(head, task)
         seconds = f"{time.monotonic() - start:.1f} s"
         if status != Status.SUCCESS:
             self.failure = self.failure or f"step {name} failed: {cause(list(self.tail))}"
@@ -104,12 +102,39 @@ class LocalRun:
         self.outputs[name] = outputs
         return outputs, status
 
+    def _attempts(self, head: str, task: dict[str, Any]) -> tuple[dict[str, Any], Status]:
+        """Run a step and repeat it as its retry policy says; a mistake of the user is not repeated.
+
+        Replaces kfp's own loop, which repeats any failure and says nothing.
+        """
+        spec = type(task["task_spec"])()
+        spec.CopyFrom(task["task_spec"])
+        policy = task["task_spec"].retry_policy
+        spec.ClearField("retry_policy")
+        pause, factor = policy.backoff_duration.seconds, policy.backoff_factor or 2.0
+        for number in range(policy.max_retry_count + 1):
+            self.code = 0
+            try:
+                outputs, status = _execute(**{**task, "task_spec": spec})
+            finally:
+                store = cache.get_local_cache()
+                if isinstance(store, ContentCache):
+                    store.release()
+            if status == Status.SUCCESS or self.code == EXIT_MISTAKE:
+                break
+            if number < policy.max_retry_count:
+                say(f"{head}: attempt {number + 1} of {policy.max_retry_count + 1} failed; "
+                    f"the next starts in {pause:.0f} s")  # fmt: skip
+                time.sleep(pause)
+                pause *= factor
+        return outputs, status
+
     def follow(self, lines: Iterable[str]) -> None:
         """Print a step's lines as they arrive, and write them to its log."""
         self.streamed = True
         self.report.mkdir(parents=True, exist_ok=True)
         quiet = Quiet()
-        with (self.report / f"{self.current}.log").open("w") as copy:
+        with (self.report / f"{self.current}.log").open("a") as copy:  # an attempt after another
             for line in lines:
                 copy.write(line)
                 copy.flush()
@@ -118,7 +143,8 @@ class LocalRun:
                     say(f"  {text}")
 
     def ended(self, code: int) -> int:
-        """The exit code of a step; a signal is named in the output."""
+        """The exit code of a step, which is kept; a signal is named in the output."""
+        self.code = code
         if code < 0 or code > 128:
             number = -code if code < 0 else code - 128
             self.tail.append(f"ended by signal {number} ({signal.strsignal(number)})")
@@ -145,6 +171,17 @@ class LocalRun:
 
 
 _execute = task_executor.execute_single_task
+
+
+def with_python(full_command: list[str], new_executable: str) -> list[str]:
+    """Replaces kfp's `replace_python_executable`: quoted, and in the step's shell text only.
+
+    kfp pastes the path unquoted, so that a shell reads it, and also into arguments that happen to
+    contain `python3`.
+    """
+    script = full_command.index("-ec") + 1  # `sh -ec SCRIPT CODE ARGUMENTS`
+    text = full_command[script].replace("python3", shlex.quote(new_executable))
+    return [*full_command[:script], text, *full_command[script + 1 :]]
 
 
 class Quiet:
@@ -197,11 +234,15 @@ def _lives(process: psutil.Process) -> bool:
 def cause(lines: list[str]) -> str:
     """Why a step failed: the message of its last traceback, else its last line.
 
-    An `error: ...` line that a program of the step printed before comes first.
+    An `error: ...` line that a program of the step printed before comes first. After the last
+    traceback, it is the message itself, with the lines that follow it.
     """
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    marks = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     last = lines[-1] if lines else "it printed nothing"
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
+    if marks and marks[-1] > (starts[-1] if starts else -1):
+        return "\n".join([errors[-1], *lines[marks[-1] + 1 :]])
     for i in range(starts[-1] + 1 if starts else len(lines), len(lines)):
         if re.match(r"[A-Za-z_][\w.]*(: |$)", lines[i]):
             last = "\n".join(lines[i:])
@@ -221,6 +262,7 @@ def patched(run: LocalRun) -> Iterator[None]:
         (cache, "LocalCache", ContentCache),
         (task_executor, "execute_single_task", run.step),
         (subprocess_task_handler, "run_local_subprocess", run.stream),
+        (subprocess_task_handler, "replace_python_executable", with_python),
         (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
     ]

@@ -132,3 +132,20 @@ def test_a_wait_policy_of_the_user_is_kept() -> None:
 
 def test_an_empty_wait_policy_counts_as_not_set() -> None:
     assert _wait_policy("training.train", OMP_WAIT_POLICY="") == "PASSIVE"
+
+
+def test_an_unreachable_server_behind_a_proxy_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until its host is in NO_PROXY, as the text says."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    address = "http://bob:secret@mlflow.local:5000/x"
+    assert environment.proxied(address) == ""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    text = environment.proxied(address)
+    assert text.endswith("add mlflow.local to NO_PROXY")
+    assert "secret" not in text
+    assert environment.proxied("https://mlflow.local") == ""
+    assert environment.proxied("sqlite:///x.db") == ""
+    monkeypatch.setenv("NO_PROXY", "localhost,mlflow.local")
+    assert environment.proxied(address) == ""

@@ -99,6 +99,26 @@ def tiny(text: str = "one", code_hash: str = "c0", fail: str = "") -> None:
         sink(data=second.outputs["out"])
 
 
+@dsl.component(**IMAGE)
+def mistaken(kind: str) -> None:
+    """Fail as a step does: by a mistake of the user, or by an error that may pass."""
+    from pathlib import Path
+
+    from training.storage.attempts import attempt
+
+    def fail() -> None:
+        with Path("ran.txt").open("a") as log:
+            log.write("tried\n")
+        raise ValueError("row 3: 2") if kind == "mistake" else OSError(28, "No space left")
+
+    attempt(fail)
+
+
+@dsl.pipeline(name="retried")
+def retried(kind: str = "mistake") -> None:
+    mistaken(kind=kind).set_retry(2, backoff_duration="1s")
+
+
 Start = Callable[..., local.LocalRun]
 
 
@@ -291,6 +311,47 @@ def test_a_failed_step_is_reported_with_its_cause(start: Start) -> None:
     assert ran() == ["source", "middle"]
     assert Path("ended.txt").read_text().startswith("FAILED ")
     assert "ValueError" in (caught.value.run.report / "middle.log").read_text()
+
+
+@pytest.fixture(scope="session")
+def retried_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("retried") / "retried.yaml"
+    compiler.Compiler().compile(retried, str(path))
+    return path
+
+
+def test_a_mistake_of_the_user_is_tried_once(start: Start, retried_package: Path) -> None:
+    """Its line is the cause, without a traceback."""
+    with pytest.raises(StepError) as caught:
+        start(retried_package, kind="mistake")
+    assert ran() == ["tried"]
+    assert caught.value.run.failure == "step mistaken failed: row 3: 2"
+    assert "Traceback" not in (caught.value.run.report / "mistaken.log").read_text()
+
+
+def test_an_error_that_may_pass_is_tried_again_and_said(
+    start: Start, retried_package: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As often and after the pauses that the step's retry policy says."""
+    began = time.monotonic()
+    with pytest.raises(StepError, match="No space left"):
+        start(retried_package, kind="disk")
+    assert ran() == ["tried"] * 3
+    assert time.monotonic() - began > 1 + 2
+    out = capfd.readouterr().out
+    assert "mistaken: attempt 1 of 3 failed; the next starts in 1 s" in out
+    assert "mistaken: attempt 2 of 3 failed; the next starts in 2 s" in out
+
+
+def test_a_path_reaches_the_steps_shell_as_one_word() -> None:
+    """Whatever it contains; and an argument that contains `python3` is left alone."""
+    odd = "/a b'c$(touch PWNED)/é\n/python3"
+    command = ["sh", "-ec", 'echo python3 "$@"', "import python3", "--x", "/data/python3"]
+    quoted = local.with_python(command, odd)
+    assert quoted[3:] == command[3:]
+    assert subprocess.run(quoted, capture_output=True, text=True, check=True).stdout == (
+        f"{odd} --x /data/python3\n"
+    )
 
 
 def test_a_failed_step_releases_its_lock(start: Start) -> None:

@@ -166,11 +166,12 @@ def test_the_steps_run_in_the_two_images(documents: list[dict[str, Any]]) -> Non
 
 
 def test_steps_get_the_name_of_the_run_from_their_pod(documents: list[dict[str, Any]]) -> None:
-    """An argument would give every run new cache keys."""
+    """For MLflow and for what an earlier attempt refused; an argument would give every run new
+    cache keys."""
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
-    steps = {"exec-train", "exec-register", "exec-promote", "exec-report-status"}
-    assert {n for n, e in executors.items() if label in e.get("fieldPathAsEnv", ())} == steps
+    named = {n for n, e in executors.items() if label in e.get("fieldPathAsEnv", ())}
+    assert named == set(documents[0]["deploymentSpec"]["executors"]) - {"exec-resolve"}
 
 
 def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
@@ -375,9 +376,7 @@ def test_a_default_changed_in_the_yaml_changes_what_runs(
         program.run()
     assert ended.value.code == 1
     output = capfd.readouterr().err
-    assert (
-        "step resolve failed: ValueError: unknown preset 'dome' of stargan; known: demo," in output
-    )
+    assert "step resolve failed: unknown preset 'dome' of stargan; known: demo," in output
 
 
 # Submission, with the real `kfp` program against a server that implements what it needs.

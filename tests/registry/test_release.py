@@ -26,11 +26,12 @@ from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
 from training.inference.translator import load_translator, translator_from_files
-from training.models import MODELS
+from training.models import MODELS, configure
 from training.registry import lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
-from training.registry.references import pin, registered_files
+from training.registry.references import model_facts, pin, registered_files
+from training.resolve import check
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
 
@@ -46,6 +47,18 @@ pytestmark = [
 def working_folder(release_folder: Path) -> Path:
     """A working folder with the default stores, as in a step of a pipeline run."""
     return release_folder
+
+
+def test_the_labels_of_a_version_are_read_without_its_weights(binary: Path) -> None:
+    """And a start from it with other labels is refused by the first step, from its registry."""
+    register(binary)
+    for reference in ("stargan/1", str(binary.parent / "model-0.json")):
+        config, space = model_facts(reference)
+        assert (config["name"], space) == ("stargan", Faces.open(binary, "test").space)
+    with pytest.raises(
+        ValueError, match=r"init=stargan/1: its labels are \[Black_Hair, Blond_Hair"
+    ):
+        check(configure.resolve("stargan", "smoke"), init="stargan/1")
 
 
 def test_a_registered_model_is_a_version_with_card_lineage_and_metrics(binary: Path) -> None:
@@ -789,10 +802,9 @@ def test_an_alias_is_pinned_to_its_current_version(binary: Path) -> None:
         number = str(seed + 1)
         registry.move("stargan", registry.champion("stargan"), number, "promote", "by the test")
         assert pin("stargan@champion") == f"stargan/{number}"
-    assert [pin(text) for text in ("", "stargan/1", "model.json")] == [
-        "",
-        "stargan/1",
-        "model.json",
-    ]
-    with pytest.raises(ValueError, match="no such version"):
-        pin("nobody@champion")
+    assert [pin(text) for text in ("", "stargan/1")] == ["", "stargan/1"]
+    for text in ("nobody@champion", "stargan/9"):
+        with pytest.raises(ValueError, match="no such version"):
+            pin(text)
+    with pytest.raises(ValueError, match=r"none\.json: no such file"):
+        pin("none.json")

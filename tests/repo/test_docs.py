@@ -145,14 +145,25 @@ def test_every_documented_run_has_parameters_that_are_known(page: str) -> None:
         assert len(runs) > 5
 
 
+def _photos(folder: Path) -> Path:
+    """Two classes of pictures, by their names: no pixel is read."""
+    for name in ("summer", "winter"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(40):
+            (folder / name / f"{number}.jpg").touch()
+    return folder
+
+
 def test_every_documented_comparison_can_be_planned(tmp_path: Path) -> None:
     """In blocks and in tables; minutes, which would be measured, are replaced by images."""
     text = "".join(PAGES.values())
-    found = set(re.findall(r"(?:`|pipelines )compare ((?:[a-z]\w*=[^\s`]+ ?)+)", text))
+    found = set(re.findall(r"(?:`|pipelines )compare ((?:[a-z][\w.]*=[^\s`]+ ?)+)", text))
     assert len(found) > 6
     for pairs in found:
         given = dict(pair.split("=", 1) for pair in pairs.split() if "…" not in pair)
         given.pop("minutes", None)
+        if "raw" in given:  # a folder of the reader's
+            given["raw"] = str(_photos(tmp_path / "photos"))
         assert planned({**given, "images": "64"}, tmp_path), pairs
 
 

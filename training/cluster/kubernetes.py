@@ -33,6 +33,8 @@ Line = tuple[str, str]  # a log line: timestamp, text
 class ClusterError(ValueError):
     """The API refuses a request, or stayed unavailable for too long."""
 
+    transient = True
+
 
 def _namespace(contexts: Any) -> str:
     if name := environment.POD_NAMESPACE.get():

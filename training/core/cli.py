@@ -9,11 +9,17 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import cyclopts
 from cyclopts import App, CycloptsError, Parameter, ValidationError
 
+from training.core import environment
+from training.core.files import write_bytes
+from training.core.retry import may_pass
+
+EXIT_MISTAKE = 2  # exit code of a usage error or another mistake of the user
 EXIT_STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command resumes
 FIELDS = Parameter(name="*")  # a dataclass, each field of which is an option
 INTERNAL = Parameter(parse=False)  # a parameter of the function that is no option
@@ -66,7 +72,7 @@ def program(command: str, doc: str | None) -> Program:
 
 def _refuse(why: str, command: str) -> NoReturn:
     sys.stderr.write(f"error: {why}\n`{command} --help` lists the options\n")
-    raise SystemExit(2)
+    raise SystemExit(EXIT_MISTAKE)
 
 
 def _print(result: object) -> None:
@@ -140,13 +146,19 @@ def stoppable() -> Iterator[None]:
 
 
 def entry_point(main: Callable[[list[str] | None], None]) -> None:
-    """Call `main(None)`; ValueError and OSError become one line on stderr and exit code 2."""
+    """Call `main(None)`; ValueError and OSError become one line on stderr and exit code 2.
+
+    A mistake of the user is also written to the file REFUSAL_FILE, for the program that started
+    this one through torchrun, which has an exit code of its own.
+    """
     try:
         with stoppable():
             main(None)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from error
+        if (file := environment.REFUSAL_FILE.get()) and not may_pass(error):
+            write_bytes(Path(file), str(error).encode())
+        raise SystemExit(EXIT_MISTAKE) from error
 
 
 def renamed(argv: list[str] | None, names: Mapping[str, str]) -> list[str]:

@@ -126,6 +126,10 @@ LAUNCH_ID = Variable(
     "LAUNCH_ID", "id of the launch of a training process; restarts keep it",
     "`training.launch`, `training.trainjob`", computed="a random one",
 )  # fmt: skip
+REFUSAL_FILE = Variable(
+    "REFUSAL_FILE", "file in which a training process writes the mistake that ended it",
+    "`training.launch`", computed="none",
+)  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
     "you; else `training.launch`", computed="the machine's cores, shared by the processes",
@@ -184,6 +188,21 @@ def runs(*parts: str) -> Path:
 def whole() -> dict[str, str]:
     """The whole environment, to pass to a child process."""
     return dict(os.environ)
+
+
+def proxied(address: str) -> str:
+    """What to add to a message about a server that does not answer: a proxy in between, or none."""
+    from urllib import parse, request  # 0.1 s that only a failure needs
+
+    parts = parse.urlsplit(address)
+    host, proxies = parts.hostname or "", request.getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not host or not proxy or request.proxy_bypass(host):
+        return ""
+    return (
+        f"; requests to {host} go through the proxy of {parts.scheme.upper()}_PROXY: if it must be "
+        f"reached directly, add {host} to NO_PROXY"
+    )
 
 
 def put_default(**values: str) -> None:

@@ -30,7 +30,10 @@ class RunOptions:
     preset: Annotated[str, Field(description="the model's named configuration")] = PRESET
     init: Annotated[
         str,
-        Field(description="model manifest or registered version to start from; empty: none"),
+        Field(
+            description="model manifest or registered version to start from, after `by-name:` "
+            "if the labels differ; empty: none"
+        ),
     ] = ""
     experiment: Annotated[str, Field(description="MLflow experiment; empty: none")] = EXPERIMENT
 

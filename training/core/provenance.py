@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -33,16 +34,25 @@ def git_state() -> tuple[str, bool]:
 
     SOURCE_REVISION is `<commit>` or `<commit>-dirty`. Without either: ("unknown", True).
     """
+    return _read_git()[:2]
+
+
+def git_problem() -> str:
+    """Why the commit is unknown, with the fix, or empty text."""
+    return _read_git()[2]
+
+
+def _read_git() -> tuple[str, bool, str]:
     given = environment.SOURCE_REVISION.get()
     if given:
-        return given.removesuffix("-dirty"), given.endswith("-dirty")
+        return given.removesuffix("-dirty"), given.endswith("-dirty"), ""
     try:
         if git(ROOT, "rev-parse", "--show-prefix").strip():
-            return "unknown", True  # installed inside an unrelated repository
+            return "unknown", True, f"{ROOT} is inside an unrelated repository"
         commit = git(ROOT, "rev-parse", "HEAD").strip()
-        return commit, bool(git(ROOT, "status", "--porcelain").strip())
-    except ValueError:
-        return "unknown", True
+        return commit, bool(git(ROOT, "status", "--porcelain").strip()), ""
+    except ValueError as error:
+        return "unknown", True, str(error)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -51,6 +61,11 @@ def git(root: Path, *arguments: str) -> str:
         result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise ValueError("git is not installed; give the data's md5 as revision") from error
+    if "dubious ownership" in result.stderr:
+        raise ValueError(
+            f"git {arguments[0]}: {root} belongs to another user; to use it, run "
+            f"git config --global --add safe.directory {shlex.quote(str(root.resolve()))}"
+        )
     if result.returncode:
         raise ValueError(f"git {arguments[0]}: {result.stderr.strip()}")
     return result.stdout

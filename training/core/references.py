@@ -3,6 +3,7 @@
 import re
 from typing import NamedTuple
 
+BY_NAME = "by-name:"
 _DIGEST = re.compile(r"(.+)@(?:sha256:)?([0-9a-fA-F]{64})", re.DOTALL)
 
 
@@ -35,3 +36,18 @@ def split_version(text: str) -> VersionName | None:
         return VersionName(name, "", alias) if name and alias else None
     name, _, number = text.rpartition("/")
     return VersionName(name, number, "") if name and number.isdecimal() else None
+
+
+class Start(NamedTuple):
+    """A value of `init`: the model to start from, and whether labels are matched by name."""
+
+    reference: str
+    by_name: bool
+
+    def __str__(self) -> str:
+        return f"{BY_NAME if self.by_name else ''}{self.reference}"
+
+
+def split_start(text: str) -> Start:
+    """REFERENCE or by-name:REFERENCE."""
+    return Start(text.removeprefix(BY_NAME), text.startswith(BY_NAME))

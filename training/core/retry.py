@@ -1,9 +1,28 @@
-"""The retry policy for requests to servers: exponential back-off up to a time limit."""
+"""Which errors may pass, and the retry policy for requests: back-off up to a time limit."""
 
 import time
 from collections.abc import Callable
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError,
+           PermissionError)  # fmt: skip
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may succeed later without any change by the user.
+
+    True for the system's errors (a full disk, a lost connection) but missing or forbidden files,
+    and for classes with `transient = True`; also if such an error is the cause of `error`.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if getattr(link, "transient", False):
+            return True
+        if isinstance(link, OSError) and not isinstance(link, LASTING):
+            return True
+        link = link.__cause__
+    return False
 
 
 def retrying(

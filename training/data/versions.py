@@ -102,6 +102,8 @@ def commit_of(revision: str, root: Path) -> str:
         name = f"{revision}^{{commit}}"
         return git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", name).strip()
     except ValueError as error:
+        if "safe.directory" in str(error):
+            raise RemoteError("unknown-revision", f"revision {revision!r}: {error}") from error
         raise RemoteError(
             "unknown-revision",
             f"revision {revision!r}: neither a commit, tag or branch of {root} nor a data md5 of "

@@ -184,17 +184,6 @@ def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) ->
         )
 
 
-def warm_start(files: dict[str, Path], state: State) -> None:
-    """Initialise networks and averages from a model's `files`, name -> path.
-
-    Optimisers and counters are not loaded. Raises CheckpointError for a tensor that does not fit.
-    """
-    for name, net in state.nets.items():
-        load_weights(net, files[f"nets/{name}.safetensors"])
-        if name in state.ema:
-            load_weights(state.ema[name], files[f"nets/{name}.safetensors"])
-
-
 def as_dict(model: Model | TrainConfig) -> dict[str, Any]:
     """Its fields as stored in config.json."""
     return dataclasses.asdict(model)

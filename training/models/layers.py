@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from training.data.labels import LabelSpace
 
 
-def autocast_off(tensor: Tensor) -> torch.autocast:
+def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
     """Disable autocast: penalties, losses and the critic's heads run in full precision."""
+    if tensor.is_meta:  # has no autocast
+        return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
 
 

@@ -9,11 +9,10 @@ from training.core.files import sha256_file
 from training.core.references import split_digest
 
 
-def pinned(setting: str, field: str) -> nn.Module:
-    """Load the network PATH@SHA256 on the CPU, in evaluation mode.
+def checked(setting: str, field: str) -> str:
+    """The path of PATH@SHA256; `field` is the name of the setting in messages.
 
-    `field` is the name of the setting in messages. Raises ValueError for a setting without a
-    digest, an absent file, or another digest.
+    Raises ValueError for a setting without a digest, an absent file, or another digest.
     """
     path, expected = split_digest(setting)
     if not expected:
@@ -23,5 +22,11 @@ def pinned(setting: str, field: str) -> nn.Module:
     actual = sha256_file(Path(path))
     if actual != expected:
         raise ValueError(f"{path}: sha256 {actual}, not {expected}; download the file again")
+    return path
+
+
+def pinned(setting: str, field: str) -> nn.Module:
+    """Load the network PATH@SHA256 on the CPU, in evaluation mode. Raises as `checked` does."""
+    path = checked(setting, field)
     net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     return net.eval()

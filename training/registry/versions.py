@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 import yaml
 
-from training.core.files import unusual
+from training.core.files import inside, unusual
 from training.core.references import split_version
 from training.tracking import client as tracking
 
@@ -33,6 +33,8 @@ META = "registered_model_meta"  # MLflow writes it where it loads or downloads a
 
 class OvertakenError(ValueError):
     """The champion changed since it was read."""
+
+    transient = True
 
 
 def _missing(error: Any) -> bool:
@@ -119,12 +121,18 @@ def add(
         return created, True
 
 
-def place(found: Any) -> Path | None:
-    """The local folder of a version's files; None if they are on a server."""
+def _location(found: Any) -> str:
+    """The address of a version's files; that of its logged model, if it was made from one."""
     location = str(found.source)
     if location.startswith("models:/m-"):
         model = tracking.client().get_logged_model(location.removeprefix("models:/"))
         location = str(model.artifact_location)
+    return location
+
+
+def place(found: Any) -> Path | None:
+    """The local folder of a version's files; None if they are on a server."""
+    location = _location(found)
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
@@ -186,6 +194,18 @@ def _drop_meta(path: Path, found: Any) -> None:
     ]
     if path.is_file() and path.read_bytes() in [text.encode() for text in texts]:
         path.unlink()
+
+
+def read(found: Any, name: str) -> bytes:
+    """One file of a version, unverified."""
+    where, local = _location(found), place(found)
+    if local is not None:
+        return inside(local, name).read_bytes()
+    with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
+        path = tracking.mlflow().artifacts.download_artifacts(
+            artifact_uri=f"{where}/{name}", dst_path=temporary, tracking_uri=tracking.uri()
+        )
+        return Path(path).read_bytes()
 
 
 @contextmanager

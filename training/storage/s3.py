@@ -40,6 +40,8 @@ class RemoteError(ValueError):
 class UnreachableError(RemoteError):
     """The server does not answer or fails; a retry may succeed."""
 
+    transient = True
+
     def __init__(self, message: str) -> None:
         super().__init__("unreachable", message)
 
@@ -61,7 +63,10 @@ def explained(what: str) -> Iterator[None]:
     except (
         aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, RetriesExceededError,
     ) as error:  # fmt: skip
-        message = f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3"
+        hint = environment.proxied(environment.AWS_ENDPOINT_URL_S3.get() or "https://amazonaws.com")
+        message = (
+            f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3{hint}"
+        )
         raise UnreachableError(message) from error
     except aws.ClientError as error:
         raise _refusal(what, error) from error

@@ -48,6 +48,17 @@ def uri() -> str:
     return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
 
 
+def check_address() -> None:
+    """Raise ValueError for an MLFLOW_TRACKING_URI that MLflow's registry cannot use."""
+    address = uri()
+    if address != "off" and ("://" not in address or address.startswith("file:")):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI={address}: a folder; MLflow no longer registers models in files. "
+            f"Give an SQLite file, sqlite:///{Path(address.removeprefix('file://')).absolute()}"
+            "/mlflow.db, a server's http:// address, or off"
+        )
+
+
 def _runs() -> Path:
     return environment.runs().absolute()
 
@@ -66,6 +77,8 @@ def client() -> Any:
 class TrackingError(ValueError):
     """The MLflow server is unreachable, refuses the credentials, or fails."""
 
+    transient = True
+
 
 @contextmanager
 def answered() -> Iterator[None]:
@@ -83,6 +96,7 @@ def answered() -> Iterator[None]:
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         else:
             fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
+            fix += environment.proxied(uri())
         raise TrackingError(
             f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
         ) from error

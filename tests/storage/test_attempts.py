@@ -1,0 +1,128 @@
+"""A mistake of the user ends a step at once, in every attempt of a pipeline run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.core.retry import may_pass
+from training.inference.weights import CheckpointError
+from training.storage.attempts import attempt
+from training.storage.s3 import UnreachableError
+from training.tracking.client import TrackingError
+
+calls: list[dict[str, Any]] = []
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    """A step that fails."""
+
+    def step(**given: Any) -> None:
+        calls.append(given)
+        raise error
+
+    return step
+
+
+@pytest.fixture
+def run(store: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Attempt the step `failing` in a pipeline run; the exit code and what was printed."""
+    calls.clear()
+
+    def run(capsys: pytest.CaptureFixture[str], name: str = "run-1", **given: Any) -> str:
+        monkeypatch.setenv("PIPELINE_RUN_ID", name)
+        with pytest.raises(SystemExit) as ended:
+            attempt(failing(ValueError("row 3: 2")), **given)
+        return f"{ended.value.code} {capsys.readouterr().err}"
+
+    return run
+
+
+def test_a_second_attempt_ends_at_once_with_the_same_line(
+    run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says that a correction needs a new run."""
+    assert run(capsys, size=100) == "2 error: row 3: 2\n"
+    again = run(capsys, size=100)
+    assert again.startswith("2 error: row 3: 2\n")
+    assert "after a correction, start a new run" in again
+    assert len(calls) == 1
+
+
+def test_another_run_other_inputs_or_a_changed_file_are_tried(
+    run: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("1")
+    run(capsys, table=path)
+    run(capsys, "run-2", table=path)
+    run(capsys, table=path, size=64)
+    path.write_text("2")
+    run(capsys, table=path)
+    assert len(calls) == 4
+    run(capsys, table=path)
+    assert len(calls) == 4
+
+
+def test_outside_a_pipeline_run_nothing_is_kept(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            attempt(failing(ValueError("x")))
+    assert not (store / "refs").exists()
+
+
+def test_an_error_that_may_pass_is_raised_and_not_kept(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    for error in (OSError(28, "full"), ConnectionError(), KeyError("x"), TrackingError("down")):
+        with pytest.raises(type(error)):
+            attempt(failing(error))
+    assert not (store / "refs").exists()
+
+
+def test_a_store_that_takes_nothing_does_not_hide_the_mistake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "refs").write_text("")
+    monkeypatch.setenv("STORE_URI", f"file://{tmp_path}")
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    with pytest.raises(SystemExit):
+        attempt(failing(ValueError("row 3: 2")))
+    err = capsys.readouterr().err
+    assert err.startswith("error: row 3: 2\n")
+    assert "the store does not take this refusal" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ValueError("2"), False), (FileNotFoundError(2, "no"), False), (OSError(28, "full"), True),
+        (TimeoutError(), True), (UnreachableError("s3"), True), (CheckpointError("x"), False),
+    ],
+)  # fmt: skip
+def test_which_errors_may_pass(error: Exception, passes: bool) -> None:
+    """Also as the cause of an error that explains it."""
+    assert may_pass(error) is passes
+    explained = ValueError("explained")
+    explained.__cause__ = error
+    assert may_pass(explained) is passes
+
+
+def test_a_training_process_passes_its_mistake_to_the_launcher(
+    store: Path, tmp_path: Path, classes: Path
+) -> None:
+    """Through torchrun, which ends with an exit code of its own."""
+    from training.core.config import TrainConfig, to_json
+    from training.launch import launch
+    from training.models import MODELS
+
+    config = to_json(MODELS["attgan"](layers=9))
+    with pytest.raises(ValueError, match="size=16: a multiple of 512") as caught:
+        launch(classes, tmp_path / "out.json", "attgan", config, to_json(TrainConfig(images=16)),
+               experiment="")  # fmt: skip
+    assert not may_pass(caught.value)

@@ -1,0 +1,91 @@
+"""Refuse before a run what its training or its judge would refuse after hours.
+
+The networks and every phase's loss run on torch's meta device: shapes without numbers, in
+milliseconds, whatever the size of the networks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from training.core.config import Config
+from training.data.batch import Batch
+from training.data.labels import LabelSpace
+from training.engine.distributed import freeze
+from training.evaluation.judges.nets import ResNet18, SmallVGG
+from training.models.base import Model
+from training.models.torchscript import checked
+
+SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # px, tried in place of a refused one
+Trial = Callable[[int, int], None]  # (size, batch)
+
+
+def check(config: Config, space: LabelSpace) -> None:
+    """Raise ValueError for a configuration that cannot be trained, judged or evaluated.
+
+    If another size or batch helps, the message has one, which was tried.
+    """
+    for field in ("inception", "lpips"):
+        if setting := getattr(config.eval, field):
+            checked(setting, f"eval.{field}")
+    size = config.data.size
+    _check("train", config.name, partial(_train, config.model, space), size, config.train.batch)
+    _check("judge", "the judge", partial(_judge, space), size, config.judge.batch)
+
+
+def _check(section: str, what: str, trial: Trial, size: int, batch: int) -> None:
+    fault = _fault(trial, size, batch)
+    if not fault:
+        return
+    if batch == 1 and not _fault(trial, size, 2):
+        raise ValueError(f"{section}.batch=1: {what} needs 2 or more ({fault})")
+    near = sorted(SIZES, key=lambda other: abs(other - size))
+    fits = next((other for other in near if not _fault(trial, other, batch)), 0)
+    raise ValueError(f"{what}: {fault}" + (f"; data.size={fits} works" if fits else ""))
+
+
+def _fault(trial: Trial, size: int, batch: int) -> str:
+    """Why a trial fails, in one line, or empty text."""
+    try:
+        with torch.device("meta"):
+            trial(size, batch)
+    except NotImplementedError:  # an operation without shapes proves nothing
+        return ""
+    except (ValueError, RuntimeError, OverflowError, TypeError) as error:
+        text = str(error).partition("\n")[0]
+        return "" if "meta" in text.lower() else text
+    return ""
+
+
+def _train(model: Model, space: LabelSpace, size: int, batch: int) -> None:
+    """Every phase's loss, on a batch of each data set."""
+    nets = model.networks(space, size)
+    if getattr(model, "landmarks", ""):  # TorchScript runs on numbers only
+        return
+    for dataset in range(len(space.sets)):
+        for phase in (*model.warmup(space), *model.phases(space)):
+            freeze(nets, phase.trains)
+            phase.loss(nets, _batch(model, space, dataset, size, batch))
+
+
+def _batch(model: Model, space: LabelSpace, dataset: int, size: int, batch: int) -> Batch:
+    image, labels = torch.empty(batch, 3, size, size), torch.empty(batch, space.dim_g)
+    more = model.references
+
+    def noise(name: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(batch, *shape)
+
+    return Batch(
+        image, labels, labels, dataset, noise, 0.5,
+        reference=torch.empty(batch, more, 3, size, size) if more else None, other=labels,
+        peers=torch.empty(batch, more - 1, 3, size, size) if more else None,
+    )  # fmt: skip
+
+
+def _judge(space: LabelSpace, size: int, batch: int) -> None:
+    for part in space.sets:
+        nets: list[nn.Module] = [ResNet18(len(part.names)), SmallVGG(len(part.names), 2)]
+        for net in nets:
+            net(torch.empty(batch, 3, size, size))
