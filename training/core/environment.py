@@ -179,12 +179,12 @@ def whole() -> dict[str, str]:
 
 def proxied(address: str) -> str:
     """What to add to a message about a server that does not answer: a proxy in between, or none."""
-    import urllib.request  # 0.1 s that only a failure needs
+    from urllib import parse, request  # 0.1 s that only a failure needs
 
-    parts = urllib.parse.urlsplit(address)
-    host, proxies = parts.hostname or "", urllib.request.getproxies_environment()
+    parts = parse.urlsplit(address)
+    host, proxies = parts.hostname or "", request.getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not host or not proxy or urllib.request.proxy_bypass_environment(host, proxies):
+    if not host or not proxy or request.proxy_bypass(host):
         return ""
     return (
         f"; requests to {host} go through the proxy of {parts.scheme.upper()}_PROXY: if it must be "
