@@ -23,6 +23,7 @@ from typing import Any
 from training.core import environment
 from training.core.files import write_json
 from training.core.options import EXPERIMENT
+from training.tracking import database
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 PARENT = "mlflow.parentRunId"
@@ -52,12 +53,16 @@ def _runs() -> Path:
 
 
 def client() -> Any:
-    """An MlflowClient for `uri()`. Raises ValueError if tracking is off."""
+    """An MlflowClient for `uri()`, whose SQLite file is made and checked first.
+
+    Raises ValueError if tracking is off or the file cannot be used.
+    """
     if uri() == "off":
         raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not recorded; unset it")
-    if uri().startswith("sqlite:///"):
-        Path(uri().removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return mlflow().MlflowClient(uri(), uri())
+    module = mlflow()
+    if path := database.file_of(uri()):
+        database.ready(path)
+    return module.MlflowClient(uri(), uri())
 
 
 class TrackingError(ValueError):
