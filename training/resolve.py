@@ -20,6 +20,7 @@ from training.core.provenance import code_hash, git_state, lock_hash
 from training.data.versions import data_version, split_datasets
 from training.evaluation.protocol import JUDGE_RECIPE
 from training.models import configure
+from training.registry.names import check_model_name
 from training.registry.references import pin
 
 main = cli.program("python -m training.resolve", __doc__)
@@ -72,11 +73,7 @@ def resolve(
     unknown names and for a `name` that the registry does not accept, and RemoteError
     "unknown-revision".
     """
-    if refused := set("/:@") & set(name):
-        characters = " ".join(sorted(refused))
-        raise ValueError(
-            f"name={name}: {characters} cannot be in a registered name; write - instead"
-        )
+    check_model_name(name or model)
     config = configure.resolve(model, preset, configure.parse(overrides), datasets)
     data_md5, source, kinds = data_version(split_datasets(config.data.datasets), raw, revision)
     resolved = Resolved(

@@ -80,7 +80,7 @@ def test_a_kill_at_any_moment_of_the_first_use_leaves_a_usable_folder(tmp_path: 
         path = folder / "runs" / "mlflow.db"
         if path.exists():
             assert whole(path)
-    code = "import os\nfrom training.tracking import client\nfor n in range(%d):\n" % KILLS
+    code = f"import os\nfrom training.tracking import client\nfor n in range({KILLS}):\n"
     code += f" os.chdir({str(tmp_path)!r} + '/' + str(n)); print(client.experiment_id('faces'))\n"
     one = begin(tmp_path, code)
     out, errors = one.communicate()

@@ -18,6 +18,7 @@ from typing import Any
 
 from training.core.references import split_version
 from training.tracking import client as tracking
+from training.tracking.names import quoted
 
 ALIAS = "champion"
 STALE = 120.0  # s after which the holder of a lock is considered dead
@@ -63,13 +64,14 @@ def version(reference: str) -> Any:
 
 def versions(name: str) -> list[Any]:
     """All versions, oldest first."""
-    found = tracking.client().search_model_versions(f"name = '{name}'", max_results=10_000)
+    query = f"name = {quoted(name)}"
+    found = tracking.client().search_model_versions(query, max_results=10_000)
     return sorted(found, key=lambda v: int(v.version))
 
 
 def with_content(name: str, content: str) -> Any | None:
     """The version whose content has this hash, or None."""
-    query = f"name = '{name}' and tag.content = '{content}'"
+    query = f"name = {quoted(name)} and tag.content = {quoted(content)}"
     found = tracking.client().search_model_versions(query)
     return min(found, key=lambda v: int(v.version)) if found else None
 

@@ -23,7 +23,7 @@ from typing import Any
 from training.core import environment
 from training.core.files import write_json
 from training.core.options import EXPERIMENT
-from training.tracking import database
+from training.tracking import database, names
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 PARENT = "mlflow.parentRunId"
@@ -143,7 +143,7 @@ def _existing_parent(experiment: str) -> str:
     """Id of the oldest parent run of this pipeline run in an experiment (by id), or empty."""
     runs = client().search_runs(
         [experiment],
-        f"tags.pipeline_run = '{pipeline_run_id()}' AND tags.role = 'pipeline'",
+        f"tags.pipeline_run = {names.quoted(pipeline_run_id())} AND tags.role = 'pipeline'",
         order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
         max_results=1,
     )
@@ -199,7 +199,7 @@ def _dataset(name: str, digest: str, source: str) -> Any:
 def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, Path]) -> None:
     """Log final metrics and files (name within the run -> path) to a run."""
     api, entities = client(), mlflow().entities
-    points = [entities.Metric(safe_name(k), v, now(), 0) for k, v in metrics.items()]
+    points = [entities.Metric(names.key(k), v, now(), 0) for k, v in metrics.items()]
     for start in range(0, len(points), 1000):
         api.log_batch(run_id, points[start : start + 1000])
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +220,7 @@ def log_run(
         experiment_id(experiment), tags={"mlflow.user": user(), **tags}, run_name=name
     )
     run_id = str(run.info.run_id)
-    api.log_batch(run_id, params=[entities.Param(safe_name(k), v) for k, v in params.items()])
+    api.log_batch(run_id, params=[entities.Param(names.key(k), v) for k, v in params.items()])
     log_results(run_id, metrics, files)
     api.set_terminated(run_id, "FINISHED")
     return run_id
@@ -244,8 +244,3 @@ def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
 
 def now() -> int:
     return int(time.time() * 1000)
-
-
-def safe_name(name: str) -> str:
-    """`name` with the characters that MLflow refuses replaced, at most 250 long."""
-    return re.sub(r"[^\w\-. /]", "_", name)[:250]

@@ -19,6 +19,7 @@ from tenacity import RetryCallState
 from training.core import environment
 from training.core.files import read_json, write_json
 from training.core.retry import retrying
+from training.tracking import names
 from training.tracking.client import (
     PARENT,
     client,
@@ -27,7 +28,6 @@ from training.tracking.client import (
     mlflow,
     now,
     parent_run,
-    safe_name,
     uri,
     user,
 )
@@ -153,10 +153,10 @@ class Delivery(threading.Thread):
         elif not plan["joined"]:
             api.update_run(plan["run_id"], status="RUNNING")
         if not plan["described"]:
-            params = [entities.Param(safe_name(k), v[:6000]) for k, v in plan["params"].items()]
+            params = [entities.Param(names.key(k), v[:6000]) for k, v in plan["params"].items()]
             for start in range(0, len(params), 100):
                 api.log_batch(plan["run_id"], params=params[start : start + 100])
-            tags = [entities.RunTag(safe_name(k), v) for k, v in plan["tags"].items()]
+            tags = [entities.RunTag(names.key(k), v) for k, v in plan["tags"].items()]
             api.log_batch(plan["run_id"], tags=tags)
             if plan["dataset"]:
                 log_dataset(plan["run_id"], **plan["dataset"])
@@ -187,7 +187,7 @@ class Delivery(threading.Thread):
         api, run_id, first = client(), self.plan["run_id"], records[0]
         if first["kind"] == "metrics":
             points = [
-                mlflow().entities.Metric(safe_name(key), value, record["time"], record["step"])
+                mlflow().entities.Metric(names.key(key), value, record["time"], record["step"])
                 for record in records
                 for key, value in record["values"].items()
             ]
@@ -211,7 +211,7 @@ class Delivery(threading.Thread):
             client().log_image(
                 self.plan["run_id"],
                 picture.convert("RGB"),
-                key=safe_name(record["key"]),
+                key=names.picture_key(record["key"]),
                 step=record["step"],
                 timestamp=record["time"],
                 synchronous=True,
