@@ -105,8 +105,7 @@ compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
 ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
-	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}"
+	@$(BIN)/python -m training.tracking ui
 
 bench: setup  ## benchmark our training step and preprocessing against plain versions
 	for file in benchmarks/preprocess.py benchmarks/step.py; do $(BIN)/python "$$file" || exit 1; done

@@ -33,6 +33,7 @@ from kfp.local.status import Status
 from pipelines.local import containers
 from pipelines.local.cache import ContentCache
 from training.core import environment
+from training.core.shown import shown
 
 KFP = "2.17.0"
 GRACE = 60.0  # s that a stopped step has to save its state
@@ -105,12 +106,12 @@ class LocalRun:
         return outputs, status
 
     def follow(self, lines: Iterable[str]) -> None:
-        """Print a step's lines as they arrive, and write them to its log."""
+        """Print a step's lines as they arrive, and write them to its log, without passwords."""
         self.streamed = True
         self.report.mkdir(parents=True, exist_ok=True)
         quiet = Quiet()
         with (self.report / f"{self.current}.log").open("w") as copy:
-            for line in lines:
+            for line in map(shown, lines):
                 copy.write(line)
                 copy.flush()
                 if text := quiet(line):

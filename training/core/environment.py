@@ -8,6 +8,7 @@ unset or empty variable has its default.
 
 import math
 import os
+import re
 import socket
 import sys
 import uuid
@@ -150,6 +151,7 @@ POD_NAMESPACE = Variable(
     "the step's pod",
     computed="that of the service account",
 )
+_SECRET = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|SECRET_KEY|API_KEY)$", re.I)
 VARIABLES = tuple(value for value in globals().copy().values() if isinstance(value, Variable))
 
 
@@ -171,6 +173,16 @@ def runs(*parts: str) -> Path:
 def whole() -> dict[str, str]:
     """The whole environment, to pass to a child process."""
     return dict(os.environ)
+
+
+def secrets() -> list[str]:
+    """The values of all variables that are named as passwords, keys or tokens are."""
+    return [value for name, value in os.environ.items() if _SECRET.search(name)]
+
+
+def addresses() -> list[str]:
+    """The values of all variables that hold an address."""
+    return [value for value in os.environ.values() if "://" in value]
 
 
 def put_default(**values: str) -> None:

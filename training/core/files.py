@@ -42,13 +42,22 @@ def rename(source: Path, target: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically; a reader sees either the old bytes or the new ones."""
+    """Write a file atomically; a reader sees either the old bytes or the new ones.
+
+    An OSError names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
         fsync(temporary)
         rename(temporary, path)
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(
+            error.errno, error.strerror, str(path)
+        ) from error  # of a write, as on a full disk
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from training.core.references import split_version
+from training.core.shown import shown
 from training.tracking import client as tracking
 from training.tracking.names import quoted
 
@@ -58,7 +59,7 @@ def version(reference: str) -> Any:
         return api.get_model_version(found.name, found.number)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            raise ValueError(f"{reference}: no such version in {tracking.uri()}") from error
+            raise ValueError(f"{reference}: no such version in {shown(tracking.uri())}") from error
         raise
 
 

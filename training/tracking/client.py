@@ -19,10 +19,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.core import environment
 from training.core.files import write_json
 from training.core.options import EXPERIMENT
+from training.core.shown import has_login, shown
 from training.tracking import database, names
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
@@ -44,8 +46,21 @@ def mlflow() -> Any:
 
 
 def uri() -> str:
-    """The tracking URI; `off` if tracking is disabled."""
-    return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
+    """The tracking URI; `off` if tracking is disabled.
+
+    A user and password in a server's address are handed to MLflow apart from it, as it repeats the
+    address in its errors. Those of MLFLOW_TRACKING_USERNAME come first.
+    """
+    given = environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
+    parts = urlsplit(given) if given.startswith("http") and has_login(given) else None
+    if parts is None:
+        return given
+    if not environment.MLFLOW_TRACKING_USERNAME.get():
+        environment.put(
+            MLFLOW_TRACKING_USERNAME=unquote(parts.username or ""),
+            MLFLOW_TRACKING_PASSWORD=unquote(parts.password or ""),
+        )
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _runs() -> Path:
@@ -77,16 +92,15 @@ def answered() -> Iterator[None]:
     except (OSError, mlflow().exceptions.MlflowException) as error:
         import requests
 
-        text = " ".join(str(error).split())
+        text = " ".join(shown(error).split())
         if not isinstance(error, requests.RequestException) and "API request to" not in text:
             raise
-        where = re.sub(r"//[^/@]*@", "//", uri())
         if re.search(r"error code 40[13]|\b40[13] Client Error", text):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         else:
             fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
         raise TrackingError(
-            f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
+            f"MLflow at {shown(uri())}: {text[:300]}; {fix}, then run this again"
         ) from error
 
 

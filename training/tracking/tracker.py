@@ -6,6 +6,7 @@ python -m training.tracking end --status FINISHED          # close the pipeline 
 
 import io
 import math
+import shlex
 import sys
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from tenacity import RetryCallState
 from training.core import environment
 from training.core.files import read_json, write_json
 from training.core.retry import retrying
+from training.core.shown import shown
 from training.tracking import names
 from training.tracking.client import (
     PARENT,
@@ -67,9 +69,9 @@ class Delivery(threading.Thread):
         text = f"{self.refused} records were refused ({self.error}). " if self.refused else ""
         if not self.journal.empty:
             text += (
-                f"{len(self.journal.pending(10**9))} records did not reach {uri()} "
+                f"{len(self.journal.pending(10**9))} records did not reach {shown(uri())} "
                 f"({self.error or 'no answer'}); send them with: "
-                f"python -m training.tracking deliver {self.journal.folder}"
+                f"python -m training.tracking deliver {shlex.quote(str(self.journal.folder))}"
             )
         return text.strip()
 
@@ -102,7 +104,7 @@ class Delivery(threading.Thread):
 
     def _failed(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self.error = shown(f"{type(error).__name__}: {error}").splitlines()[0][:200]
         if not self._away:
             self._report(
                 f"accepts no records ({self.error}); "
@@ -112,7 +114,7 @@ class Delivery(threading.Thread):
 
     @staticmethod
     def _report(text: str) -> None:
-        sys.stderr.write(f"tracking: {uri()} {text}\n")
+        sys.stderr.write(f"tracking: {shown(uri())} {text}\n")
 
     def _deliver(self) -> None:
         if not self._opened:
@@ -130,7 +132,7 @@ class Delivery(threading.Thread):
             except mlflow().exceptions.MlflowException as error:
                 if error.error_code not in PERMANENT:
                     raise
-                self.refused, self.error = self.refused + len(records), str(error)[:200]
+                self.refused, self.error = self.refused + len(records), shown(error)[:200]
             self.journal.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
 
     def _remember(self, **facts: Any) -> None:
