@@ -254,11 +254,11 @@ def test_a_digest_longer_than_mlflow_takes_is_refused_or_cut(workdir: Path) -> N
 
 def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.add({"kind": "metrics", "step": 1, "values": {"loss": 1.0}})
+    journal.add({"kind": "metrics", "step": 1, "time": 7, "values": {"loss": 1.0}})
     with journal.path.open("a") as stream:
         stream.write('{"kind": "metr')
     again = Journal(tmp_path)
-    again.add({"kind": "metrics", "step": 2, "values": {"loss": 2.0}})
+    again.add({"kind": "metrics", "step": 2, "time": 8, "values": {"loss": 2.0}})
     assert [record["step"] for _, record in again.pending()] == [1, 2]
     again.delivered(again.pending(1)[0][0], [])
     assert [record["step"] for _, record in Journal(tmp_path).pending()] == [2]

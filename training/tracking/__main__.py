@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 
 from training.core import cli, environment
 from training.core.cli import means
-from training.core.files import read_json
 from training.core.shown import shown
-from training.tracking.client import EXPERIMENT, client, end_parent, uri
+from training.tracking.client import EXPERIMENT, answered, client, end_parent, uri
 from training.tracking.journal import Journal
-from training.tracking.tracker import Delivery
+from training.tracking.tracker import Delivery, read_plan
 
 main = cli.program("python -m training.tracking", __doc__)
 
@@ -21,7 +20,7 @@ def deliver(folder: Annotated[Path, means("that the training printed")], /) -> s
     """Send a training's pending records."""
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder}: not a tracking folder; give the one that the training printed")
-    delivery = Delivery(Journal(folder), read_json(folder / "run.json"))
+    delivery = Delivery(Journal(folder), read_plan(folder / "run.json"))
     left = delivery.finish()
     if left:
         raise ValueError(left)
@@ -35,7 +34,8 @@ def end(
     experiment: Annotated[str, means("MLflow experiment of the run")] = EXPERIMENT,
 ) -> str:
     """Close the parent run of this pipeline run."""
-    return end_parent(status, experiment)
+    with answered():
+        return end_parent(status, experiment)
 
 
 @main.command

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,28 @@ BACKOFF = 60.0  # s between attempts, at most
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
 
 
+PLAN: dict[str, type] = {
+    "experiment": str, "child": bool, "name": str, "params": dict, "tags": dict, "dataset": dict,
+    "run_id": str, "joined": bool, "described": bool,
+}  # fmt: skip
+
+
+class RecordError(ValueError):
+    """A record cannot be sent: its file is gone or damaged."""
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The plan of a run that `Delivery` stored. Raises ValueError for anything else."""
+    try:
+        plan = {"child": False, **read_json(path)}  # before 0.2, none was one
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the record of a run; move it away") from error
+    wrong = [name for name, kind in PLAN.items() if type(plan.get(name)) is not kind]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} missing or wrong; move it away")
+    return plan
+
+
 class Delivery(threading.Thread):
     """Sends a journal's records to one run in the background, with retries."""
 
@@ -51,6 +74,8 @@ class Delivery(threading.Thread):
         self.refused, self.error = 0, ""
         self._closing, self._opened, self._away = threading.Event(), False, False
         self._given_up = False
+        for text in journal.damage:
+            sys.stderr.write(f"tracking: {text}\n")
         self._remember()
         self.start()
 
@@ -129,8 +154,8 @@ class Delivery(threading.Thread):
             records = [record for _, record in group]
             try:
                 self._send(records)
-            except mlflow().exceptions.MlflowException as error:
-                if error.error_code not in PERMANENT:
+            except (mlflow().exceptions.MlflowException, RecordError) as error:
+                if getattr(error, "error_code", PERMANENT[0]) not in PERMANENT:
                     raise
                 self.refused, self.error = self.refused + len(records), shown(error)[:200]
             self.journal.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
@@ -203,21 +228,32 @@ class Delivery(threading.Thread):
         else:
             with tempfile.TemporaryDirectory() as folder:
                 named = Path(folder) / first["name"]
-                named.write_bytes(self.journal.file(first["file"]).read_bytes())
+                named.write_bytes(self._kept(first))
                 api.log_artifact(run_id, str(named), first["folder"] or None)
 
     def _send_image(self, record: dict[str, Any]) -> None:
         from PIL import Image
 
-        with Image.open(self.journal.file(record["file"])) as picture:
-            client().log_image(
-                self.plan["run_id"],
-                picture.convert("RGB"),
-                key=names.picture_key(record["key"]),
-                step=record["step"],
-                timestamp=record["time"],
-                synchronous=True,
-            )
+        data = io.BytesIO(self._kept(record))
+        try:
+            with Image.open(data, formats=["PNG"]) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RecordError(f"{record['key']}: {error}") from error
+        client().log_image(
+            self.plan["run_id"],
+            picture,
+            key=names.picture_key(record["key"]),
+            step=record["step"],
+            timestamp=record["time"],
+            synchronous=True,
+        )
+
+    def _kept(self, record: dict[str, Any]) -> bytes:
+        try:
+            return self.journal.file(record["file"]).read_bytes()
+        except OSError as error:
+            raise RecordError(f"{error.filename}: {error.strerror}") from error
 
 
 class Tracker:
@@ -256,7 +292,7 @@ class Tracker:
             return cls()
         bound_requests()
         folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
-        before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+        before = _plan_before(folder / "run.json")
         run_id = run_id or before.get("run_id", "")
         plan = {
             "experiment": experiment,
@@ -269,7 +305,11 @@ class Tracker:
             "joined": before.get("joined", False),
             "described": before.get("described", bool(run_id)),
         }
-        return cls(Delivery(Journal(folder), plan))
+        try:
+            return cls(Delivery(Journal(folder), plan))
+        except OSError as error:
+            sys.stderr.write(f"tracking: nothing is recorded ({error}); the training goes on\n")
+            return cls()
 
     @property
     def run_id(self) -> str:
@@ -313,6 +353,20 @@ class Tracker:
             self._delivery.journal.add({**record, "time": now(), **kept})
         except OSError:  # a full disk is reported by the checkpoint
             self._lost += 1
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    """The plan of the training that used the folder before; empty if none, or if it is damaged."""
+    try:
+        return read_plan(path)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        aside = path.with_name(f"{path.name}.{now()}.spoiled")
+        with suppress(OSError):
+            path.rename(aside)
+        sys.stderr.write(f"tracking: {error}; set aside as {aside}, a new run is begun\n")
+        return {}
 
 
 def bound_requests() -> None:
