@@ -34,6 +34,7 @@ from pipelines.local import containers
 from pipelines.local.cache import ContentCache
 from training.core import environment
 from training.core.shown import shown
+from training.tracking import runners
 
 KFP = "2.17.0"
 GRACE = 60.0  # s that a stopped step has to save its state
@@ -240,10 +241,10 @@ def patched(run: LocalRun) -> Iterator[None]:
 
 @contextmanager
 def step_environment(run: LocalRun) -> Iterator[None]:
-    """Set the steps' environment: the run's id and a folder for temporary files."""
+    """Set the steps' environment: the run's id, this process, a folder for temporary files."""
     with (
         tempfile.TemporaryDirectory(prefix="stargan-") as scratch,
-        environment.changed(PIPELINE_RUN_ID=run.id, TMPDIR=scratch),
+        environment.changed(PIPELINE_RUN_ID=run.id, PIPELINE_RUNNER=runners.this(), TMPDIR=scratch),
     ):
         yield
 

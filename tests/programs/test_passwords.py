@@ -54,7 +54,7 @@ def holding(folder: Path, text: bytes) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "variables",
     [MLFLOW, {"STORE_URI": "s3://key:CANARYpw77@bucket/p"},

@@ -112,6 +112,10 @@ PIPELINE_RUN_ID = Variable(
     "PIPELINE_RUN_ID", "id that groups the steps of one pipeline run in MLflow", STEP,
     computed="a random one",
 )  # fmt: skip
+PIPELINE_RUNNER = Variable(
+    "PIPELINE_RUNNER", "process that runs the pipeline on this machine; after a kill the next run "
+    "closes its record in MLflow", "the local runner", computed="outside a pipeline the program",
+)  # fmt: skip
 SOURCE_REVISION = Variable(
     "SOURCE_REVISION", "git commit of the code, with `-dirty` if files differ from it",
     "the container images", computed="read from git",

@@ -22,13 +22,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.core import environment
-from training.core.files import write_json
 from training.core.options import EXPERIMENT
 from training.core.shown import has_login, shown
-from training.tracking import database, names
+from training.tracking import database, names, parents, runners
+from training.tracking.parents import ALONE, PARENT
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
-PARENT = "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
 
 
@@ -144,7 +143,7 @@ def experiment_id(name: str = EXPERIMENT) -> str:
 @functools.cache
 def pipeline_run_id() -> str:
     """The name that joins the steps of one pipeline run; a random one outside a pipeline."""
-    return environment.PIPELINE_RUN_ID.get() or f"alone-{uuid.uuid4().hex[:12]}"
+    return environment.PIPELINE_RUN_ID.get() or f"{ALONE}{uuid.uuid4().hex[:12]}"
 
 
 def injected() -> tuple[str, str]:
@@ -153,53 +152,65 @@ def injected() -> tuple[str, str]:
     return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
 
 
-def _existing_parent(experiment: str) -> str:
-    """Id of the oldest parent run of this pipeline run in an experiment (by id), or empty."""
-    runs = client().search_runs(
-        [experiment],
-        f"tags.pipeline_run = {names.quoted(pipeline_run_id())} AND tags.role = 'pipeline'",
-        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-        max_results=1,
-    )
-    return str(runs[0].info.run_id) if runs else ""
-
-
 def parent_run(experiment: str = EXPERIMENT) -> str:
-    """The id of this pipeline run's parent run: joined, found or created."""
+    """The id of this pipeline run's parent run: joined, found or created.
+
+    Parents of runs that were killed on this machine are closed first.
+    """
     step, parent = injected()
     if step:
         return parent or step
-    id_, name = experiment_id(experiment), pipeline_run_id()
-    if uri().startswith("sqlite:///"):
-        write_json(_parent_note(), {"experiment": experiment})
-    if existing := _existing_parent(id_):
+    id_, name, api = experiment_id(experiment), pipeline_run_id(), client()
+    runner = environment.PIPELINE_RUNNER.get() or (runners.this() if alone() else "")
+    if runner or _local():
+        path = parents.note(_notes(), name)
+        parents.Note(path, experiment, runner, shown(uri())).write()
+    if existing := parents.find(api, id_, name):
         return existing
+    parents.close(api, parents.killed(_notes(), shown(uri()), name))
     tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
-    run = client().create_run(id_, tags=tags, run_name=f"pipeline {name}")
+    run = api.create_run(id_, tags=tags, run_name=f"pipeline {name}")
     created = str(run.info.run_id)
-    winner = _existing_parent(id_) or created
+    winner = parents.find(api, id_, name) or created
     if winner != created:  # two steps started at once
-        client().delete_run(created)
+        api.delete_run(created)
     return winner
 
 
-def _parent_note() -> Path:
-    """Marker file of a parent run in a local database; without it, MLflow need not be imported."""
-    return _runs() / "parents" / f"{pipeline_run_id()}.json"
+def alone() -> bool:
+    """Whether this process is no step of a pipeline run."""
+    return not environment.PIPELINE_RUN_ID.get()
+
+
+def _local() -> bool:
+    return database.file_of(uri()) is not None
+
+
+def _notes() -> Path:
+    """Folder of the notes on open parents; without one in it, MLflow need not be imported."""
+    return _runs() / "parents"
 
 
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
     """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id, or empty.
 
-    An injected run is left to the platform. A pipeline run that logged nothing has no parent.
+    An injected run is left to the platform. A pipeline run that logged nothing has no parent,
+    unless it completes one that was killed: that one's is closed as KILLED.
     """
     if uri() == "off" or environment.MLFLOW_RUN_ID.get():
         return ""
-    if uri().startswith("sqlite:///") and not _parent_note().is_file():
+    name = pipeline_run_id()
+    note, killed = parents.note(_notes(), name), parents.killed(_notes(), shown(uri()), name)
+    if _local() and not note.is_file() and not killed:
         return ""
-    run_id = _existing_parent(experiment_id(experiment))
+    if killed:
+        run_id = parent_run(experiment)
+        parents.close(client(), killed)
+    else:
+        run_id = parents.find(client(), experiment_id(experiment), name)
     if run_id:
         client().set_terminated(run_id, status)
+    note.unlink(missing_ok=True)
     return run_id
 
 

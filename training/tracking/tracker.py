@@ -25,7 +25,9 @@ from training.core.shown import shown
 from training.tracking import names
 from training.tracking.client import (
     PARENT,
+    alone,
     client,
+    end_parent,
     injected,
     log_dataset,
     mlflow,
@@ -179,6 +181,8 @@ class Delivery(threading.Thread):
             self._remember(joined=True)
         elif not plan["joined"]:
             api.update_run(plan["run_id"], status="RUNNING")
+            if not alone():
+                self._leave_killed_parent()
         if not plan["described"]:
             params = [entities.Param(names.key(k), v[:6000]) for k, v in plan["params"].items()]
             for start in range(0, len(params), 100):
@@ -189,6 +193,14 @@ class Delivery(threading.Thread):
                 log_dataset(plan["run_id"], **plan["dataset"])
             self._remember(described=True)
         self._opened = True
+
+    def _leave_killed_parent(self) -> None:
+        """Make the resumed training a child of this pipeline run, if its own was killed."""
+        api, run_id = client(), self.plan["run_id"]
+        parent = parent_run(self.plan["experiment"])  # closes those that were killed
+        before = api.get_run(run_id).data.tags.get(PARENT, "")
+        if before and before != parent and api.get_run(before).info.status == "KILLED":
+            api.set_tag(run_id, PARENT, parent)
 
     @staticmethod
     def _known(run_id: str) -> bool:
@@ -223,6 +235,8 @@ class Delivery(threading.Thread):
         elif first["kind"] == "status":
             if not self.plan["joined"]:
                 api.set_terminated(run_id, first["status"])
+            if alone():
+                end_parent(first["status"], self.plan["experiment"])
         elif first["kind"] == "image":
             self._send_image(first)
         else:
