@@ -23,7 +23,7 @@ from training.tracking import runners
 os.environ["PIPELINE_RUNNER"] = runners.this()
 print(subprocess.run([sys.executable, "-W", "ignore", "-c", '''{step}'''],
                      capture_output=True, text=True, check=True).stdout, end="", flush=True)
-time.sleep(600)
+time.sleep(120)
 """
 STEP = """
 import os

@@ -5,13 +5,14 @@ server, and only if the champion is still the one that was compared; every chang
 """
 
 import json
+import re
 import shutil
 import socket
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,15 @@ PATIENCE = 150.0  # s to wait for a lock
 HISTORY = f"alias.{ALIAS}."
 
 
+_TOKEN = re.compile(r"\S+ [0-9a-f]{32}")  # the holder of a lock: host and random digits
+
+
 class OvertakenError(ValueError):
     """The champion changed since it was read."""
+
+
+class ForeignLockError(ValueError):
+    """The registered model that is a model's lock belongs to somebody else."""
 
 
 def _missing(error: Any) -> bool:
@@ -134,7 +142,8 @@ def lock(name: str) -> Iterator[Callable[[], None]]:
 
     Names of registered models are unique in the server's database, so that creating `NAME.lock` is
     an atomic test-and-set. A lock older than two minutes is considered abandoned. Raises
-    TimeoutError if another process holds it, and OvertakenError from the check if it was lost.
+    TimeoutError if another process holds it, ForeignLockError if it is no lock of this project or
+    this user may not delete an abandoned one, and OvertakenError from the check if it was lost.
     """
     key, token = f"{name}.lock", f"{socket.gethostname()} {uuid.uuid4().hex}"
     deadline, observed = time.monotonic() + PATIENCE, ("", 0.0)
@@ -173,23 +182,34 @@ def _expire_stale(key: str, observed: tuple[str, float]) -> tuple[str, float]:
 
     The age is measured with the local clock, since the server's may differ.
     """
-    holder = _holder(key)
-    if not holder or holder != observed[0]:
-        return holder, time.monotonic()
+    holder, where = _holder(key), shown(tracking.uri())
+    if holder is not None and not _TOKEN.fullmatch(holder):
+        raise ForeignLockError(
+            f"{where}: the registered model {key!r} is no lock of this project; rename or delete "
+            "it in MLflow, and run this again"
+        )
+    if holder is None or holder != observed[0]:
+        return holder or "", time.monotonic()
     if time.monotonic() - observed[1] > STALE and _holder(key) == holder:
-        with suppress(
-            tracking.mlflow().exceptions.MlflowException
-        ):  # another process deleted it first
+        try:
             tracking.client().delete_registered_model(key)
+        except tracking.mlflow().exceptions.MlflowException as error:
+            if not _missing(error):  # else another process deleted it first
+                raise ForeignLockError(
+                    f"{where}: {holder.split()[0]} left the lock {key!r} behind, and "
+                    f"{tracking.user()} may not delete it: let its owner or an administrator "
+                    "delete that registered model in MLflow, and run this again"
+                ) from error
     return observed
 
 
-def _holder(key: str) -> str:
+def _holder(key: str) -> str | None:
+    """Who holds the lock, empty for a registered model that is no lock; None if there is none."""
     try:
         return str(tracking.client().get_registered_model(key).tags.get("holder", ""))
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            return ""
+            return None
         raise
 
 

@@ -94,8 +94,13 @@ def answered() -> Iterator[None]:
         text = " ".join(shown(error).split())
         if not isinstance(error, requests.RequestException) and "API request to" not in text:
             raise
-        if re.search(r"error code 40[13]|\b40[13] Client Error", text):
+        if re.search(r"error code 401|\b401 Client Error", text):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif re.search(r"error code 403|\b403 Client Error", text):
+            fix = (
+                f"{user()} may not do this: let its owner or an administrator permit it, use "
+                "another name, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         else:
             fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
         raise TrackingError(
