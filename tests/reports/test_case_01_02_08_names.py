@@ -1,6 +1,7 @@
 """Reports of users about names: a decimal in compare, classes in other scripts, name=faces.v2."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,10 +50,11 @@ def test_compare_registers_a_system_with_a_decimal_setting(
 def test_three_classes_of_another_script_have_a_metric_each(
     drawn_cases: Path, tmp_path: Path, run_pipeline: Callable[..., str]
 ) -> None:
-    run_pipeline(
+    out = run_pipeline(
         tmp_path, *SHORT, *LENGTHS, "datasets=faces:folders", f"raw={drawn_cases / 'fcjk'}",
         "name=cjk",
     )  # fmt: skip
+    assert re.search(r"success_faces_6e067999 +[0-9.]+  开心\n", out)
     (path,) = (tmp_path / "runs" / "report").glob("*/metrics.json")
     names = [name for name in json.loads(path.read_text()) if name.startswith("success_faces_")]
     assert sorted(names) == [

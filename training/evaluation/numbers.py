@@ -13,6 +13,7 @@ from training.evaluation.records import (
     MaskResult,
     StyleSpread,
     SweepPoint,
+    TaskScore,
     Verification,
     to_json,
 )
@@ -54,6 +55,13 @@ def _rows(evaluation: Evaluation) -> Rows:
     yield from verification_numbers(evaluation.verification)
     yield from sweep_numbers(evaluation.sweep)
     yield from (((f"symptom_{s.name}",), s.value) for s in evaluation.symptoms)
+
+
+def tasks_by_name(tasks: Sequence[TaskScore]) -> dict[str, str]:
+    """The task of each metric `success_…` that does not have the task's own name in its own."""
+    names = named((("success", one.dataset, one.task), i) for i, one in enumerate(tasks))
+    found = {name: tasks[int(i)].task for name, i in names.items()}
+    return {name: task for name, task in found.items() if task.replace("+", "_") not in name}
 
 
 def style_numbers(rows: Sequence[StyleSpread]) -> Rows:
