@@ -7,8 +7,6 @@ from typing import Any
 
 from pipelines.local.run import LocalRun
 from training.core.files import read_json
-from training.evaluation.numbers import tasks_by_name
-from training.evaluation.records import stored_tasks
 from training.storage.store import Manifest
 
 DOCUMENTS = (("validate", "report"), ("evaluate", "report"))
@@ -73,6 +71,9 @@ def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
 
 def summary(run: LocalRun) -> str:
     """The last lines of a successful run."""
+    from training.evaluation.numbers import tasks_by_name  # import pandas
+    from training.evaluation.records import stored_tasks
+
     files = collect(run)
     metrics = read_json(run.report / "metrics.json")
     grids = [path for path in files if path.suffix == ".png"]
