@@ -206,3 +206,34 @@ def test_an_empty_file_is_filled(workdir: Path) -> None:
 )
 def test_the_file_of_an_address(uri: str, path: str | None) -> None:
     assert database.file_of(uri) == (Path(path) if path else None)
+
+
+def test_a_write_that_a_kill_cut_off_is_rolled_back_and_the_file_used(
+    workdir: Path, empty_mlflow: Path
+) -> None:
+    """SQLite's journal is left beside the file, and its pages are partly written."""
+    path = workdir / "runs" / "mlflow.db"
+    path.parent.mkdir()
+    shutil.copy(empty_mlflow, path)
+    code = (
+        "import os, sqlite3; d = sqlite3.connect('runs/mlflow.db', isolation_level=None); "
+        "d.execute('PRAGMA cache_size = 1'); d.execute('BEGIN'); "
+        "d.execute('UPDATE alembic_version SET version_num = 0'); "
+        "d.execute('CREATE TABLE t (x)'); "
+        "d.executemany('INSERT INTO t VALUES (?)', [('x' * 9000,)] * 300); os.kill(os.getpid(), 9)"
+    )
+    assert begin(workdir, code).wait() == -9
+    assert path.with_name("mlflow.db-journal").stat().st_size > 0
+    assert tracking.experiment_id("faces")
+    assert whole(path)
+
+
+def test_a_file_that_may_only_be_read_is_checked(workdir: Path, empty_mlflow: Path) -> None:
+    path = workdir / "mlflow.db"
+    shutil.copy(empty_mlflow, path)
+    path.chmod(0o400)
+    workdir.chmod(0o500)
+    try:
+        database.ready(path)
+    finally:
+        workdir.chmod(0o700)

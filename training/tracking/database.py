@@ -110,7 +110,8 @@ def _away(path: Path) -> str:
 
 def _state(path: Path) -> tuple[str, bool]:
     """The schema's revision, empty if none, and whether anything is recorded in the file."""
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    # Not ro: SQLite first rolls back what a kill cut off. It reads a file that may only be read.
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
     with closing(sqlite3.connect(address, uri=True, timeout=WAIT)) as database:
         rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         tables = {name for (name,) in rows}

@@ -131,7 +131,7 @@ class Delivery(threading.Thread):
 
     def _failed(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.error = shown(f"{type(error).__name__}: {error}").splitlines()[0][:200]
+        self.error = shown(f"{type(error).__name__}: {error}").splitlines()[0][:500]
         if not self._away:
             self._report(
                 f"accepts no records ({self.error}); "
