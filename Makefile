@@ -121,8 +121,7 @@ compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
 ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "the runs are on $$MLFLOW_TRACKING_URI"; exit;; esac; \
-	$(BIN)/python -m mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$$PWD/runs/mlflow.db}"
+	@$(BIN)/python -m training.tracking ui
 
 bench: setup  ## benchmark training step, preprocessing and work beside other processes
 	for file in preprocess step contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done

@@ -5,7 +5,6 @@ python -m pipelines compare models=stgan,stgan:use_stu=false,attgan minutes=3
 """
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from training.core.options import PRESET
 from training.evaluation.comparison.page import record, report
 from training.evaluation.comparison.runs import ComparedRun
 from training.models import MODELS, configure
+from training.registry.names import check_model_name, model_name
 from training.resolve import check
 
 SMOKE_IMAGES, SMOKE_MINUTES = 2_000, 30.0  # a smaller budget is reported as a smoke test
@@ -94,8 +94,9 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
     prefix = shared.pop("name", "compare")
     systems: list[tuple[ModelSpec, dict[str, Any], Config]] = []
     for one in parse_specs(given.get("models", ",".join(MODELS))):
-        name = re.sub(r"[^A-Za-z0-9]+", "-", one.label)
-        own = {"model": one.model, "name": f"{prefix}-{name}", "experiment": "compare",
+        name = f"{prefix}-{model_name(one.label)}"
+        check_model_name(name)
+        own = {"model": one.model, "name": name, "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip
         fields = {key: value for key, value in own.items() if key not in known}
         parse([f"{key}={value}" for key, value in own.items()], known)

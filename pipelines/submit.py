@@ -15,6 +15,7 @@ from tenacity import RetryCallState
 
 from training.core import environment
 from training.core.retry import retrying
+from training.core.shown import shown
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EVERY = 5.0  # s between polls
@@ -34,13 +35,13 @@ def submit(command: list[str]) -> str:
     if result.returncode:
         last = output.splitlines()[-1] if output else "it printed nothing"
         raise ValueError(
-            f"kfp ended with exit code {result.returncode}: {last}; "
-            f"is KF_PIPELINES_ENDPOINT ({endpoint() or 'not set'}) right?"
+            f"kfp ended with exit code {result.returncode}: {shown(last)}; "
+            f"is KF_PIPELINES_ENDPOINT ({shown(endpoint()) or 'not set'}) right?"
         )
     try:
         return str(json.loads(result.stdout[result.stdout.index("{") :])["run_id"])
     except (ValueError, KeyError) as error:
-        raise ValueError(f"kfp printed no run id: {output[-500:]}") from error
+        raise ValueError(f"kfp printed no run id: {shown(output)[-500:]}") from error
 
 
 def endpoint() -> str:
@@ -50,7 +51,7 @@ def endpoint() -> str:
 
 def link(run_id: str) -> str:
     """The run's page."""
-    return f"{endpoint().rstrip('/')}/#/runs/details/{run_id}"
+    return f"{shown(endpoint()).rstrip('/')}/#/runs/details/{run_id}"
 
 
 def follow(

@@ -1,6 +1,7 @@
 """Summary of a local run: metrics, verdict, and the paths of reports and pictures."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,16 @@ def rescue(run: LocalRun) -> list[Path]:
     return out
 
 
-def table(metrics: dict[str, float]) -> str:
-    """Metrics sorted by name, one per line."""
+def table(metrics: Mapping[str, float], tasks: Mapping[str, str]) -> str:
+    """Metrics sorted by name, one per line, with the task of a name that does not say it."""
     width = max(map(len, metrics), default=0)
-    shown = {name: f"{v:,.0f}" if v >= 1000 else f"{v:.4f}" for name, v in metrics.items()}
-    return "\n".join(f"  {name:<{width}}  {text:>11}" for name, text in sorted(shown.items()))
+    lines = []
+    for name, value in sorted(metrics.items()):
+        text = f"{value:,.0f}" if value >= 1000 else f"{value:.4f}"
+        task = tasks.get(name, "")
+        remark = f"  {task if task.isprintable() else ascii(task)}" if task else ""
+        lines.append(f"  {name:<{width}}  {text:>11}{remark}")
+    return "\n".join(lines)
 
 
 def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
@@ -65,10 +71,15 @@ def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
 
 def summary(run: LocalRun) -> str:
     """The last lines of a successful run."""
+    from training.evaluation.numbers import tasks_by_name  # import pandas
+    from training.evaluation.records import stored_tasks
+
     files = collect(run)
     metrics = read_json(run.report / "metrics.json")
     grids = [path for path in files if path.suffix == ".png"]
-    lines = ["", "metrics on held-out images", table(metrics), ""]
+    evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
+    tasks = tasks_by_name(stored_tasks(read_json(evaluation.local("details.json"))))
+    lines = ["", "metrics on held-out images", table(metrics, tasks), ""]
     lines.append(verdict(read_json(run.report / "register.json"),
                          read_json(run.report / "promote.json")))  # fmt: skip
     lines += [f"pictures  {path}" for path in grids]

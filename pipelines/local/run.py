@@ -35,6 +35,8 @@ from pipelines.local import containers
 from pipelines.local.cache import ContentCache
 from training.core import environment
 from training.core.cli import EXIT_MISTAKE
+from training.core.shown import shown
+from training.tracking import runners
 
 KFP = "2.17.0"
 GRACE = 60.0  # s that a stopped step has to save its state
@@ -130,12 +132,12 @@ class LocalRun:
         return outputs, status
 
     def follow(self, lines: Iterable[str]) -> None:
-        """Print a step's lines as they arrive, and write them to its log."""
+        """Print a step's lines as they arrive, and write them to its log, without passwords."""
         self.streamed = True
         self.report.mkdir(parents=True, exist_ok=True)
         quiet = Quiet()
         with (self.report / f"{self.current}.log").open("a") as copy:  # an attempt after another
-            for line in lines:
+            for line in map(shown, lines):
                 copy.write(line)
                 copy.flush()
                 if text := quiet(line):
@@ -281,10 +283,10 @@ def patched(run: LocalRun) -> Iterator[None]:
 
 @contextmanager
 def step_environment(run: LocalRun) -> Iterator[None]:
-    """Set the steps' environment: the run's id and a folder for temporary files."""
+    """Set the steps' environment: the run's id, this process, a folder for temporary files."""
     with (
         tempfile.TemporaryDirectory(prefix="stargan-") as scratch,
-        environment.changed(PIPELINE_RUN_ID=run.id, TMPDIR=scratch),
+        environment.changed(PIPELINE_RUN_ID=run.id, PIPELINE_RUNNER=runners.this(), TMPDIR=scratch),
     ):
         yield
 

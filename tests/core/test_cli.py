@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -206,6 +209,131 @@ def test_a_bug_is_not_reported_as_a_user_error() -> None:
 
     with pytest.raises(KeyError):
         cli.entry_point(main)
+
+
+def run_program(code: str, folder: Path, before: str = "", **variables: str) -> Any:
+    """A program whose main is `code`, in a process of its own."""
+    whole = (
+        f"{before}\nfrom training.core import cli\ndef main(_):\n    {code}\ncli.entry_point(main)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", whole], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+def test_a_bug_keeps_its_traceback_without_the_passwords(tmp_path: Path) -> None:
+    done = run_program(
+        "raise KeyError('http://bob:CANARYpw77@host/x?token=CANARY2 and CANARY-key')", tmp_path,
+        AWS_SECRET_ACCESS_KEY="CANARY-key",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "http://***@host/x?token=*** and ***" in done.stderr
+    assert "CANARY" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 100_000])
+def test_a_reader_that_leaves_ends_a_program_silently(tmp_path: Path, count: int) -> None:
+    code = f"import time; time.sleep(0.3); print('line\\n' * {count})"
+    whole = f"from training.core import cli\ndef main(_):\n    {code}\ncli.entry_point(main)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", whole], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout
+    process.stdout.close()
+    assert process.stderr
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
+
+
+def test_a_broken_connection_is_not_taken_for_a_reader_that_left(tmp_path: Path) -> None:
+    done = run_program("raise BrokenPipeError(32, 'Broken pipe')", tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 32] Broken pipe\n")
+
+
+def test_a_full_disk_is_named_by_the_file_that_was_written(tmp_path: Path) -> None:
+    """/dev/full, in the place of the temporary file, refuses every write as a full disk does."""
+    code = "import os; from pathlib import Path; from training.core.files import write_bytes; "
+    code += "os.symlink('/dev/full', f'.x.{os.getpid()}.tmp'); write_bytes(Path('x'), b'y')"
+    done = run_program(code, tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2, "error: [Errno 28] No space left on device: 'x'; free some space and run this again\n",
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_without_a_file_names_the_disks(tmp_path: Path) -> None:
+    done = run_program("open('/dev/full', 'wb', buffering=0).write(b'x')", tmp_path)
+    assert done.returncode == 2
+    assert "(on none of the disks of this folder and of TMPDIR); free some space" in done.stderr
+
+
+LOCKED = """
+import sqlite3
+from mlflow import MlflowClient
+MlflowClient('sqlite:///m.db').search_experiments()
+held = sqlite3.connect('m.db', isolation_level=None)
+held.execute('BEGIN EXCLUSIVE')
+"""
+FAULTS = {
+    "locked": (
+        "from sqlalchemy import create_engine, text; "
+        "create_engine('sqlite:///m.db', connect_args={'timeout': 0}).connect().execute("
+        "text('SELECT * FROM runs'))",
+        LOCKED,
+        "error: MLflow's database m.db is held by another program; end that, or wait, and try "
+        "again: (sqlite3.OperationalError) database is locked",
+    ),
+    "full": (
+        "import sqlite3; d = sqlite3.connect('x.db'); d.execute('PRAGMA max_page_count = 2'); "
+        "d.executescript('CREATE TABLE a (b); CREATE TABLE c (d); CREATE TABLE e (f)')",
+        "",
+        "error: no space left for MLflow's database m.db, or its disk fails; free some space: "
+        "database or disk is full",
+    ),
+    "no database": (
+        "import sqlite3; open('x.db', 'w').write('text' * 999); "
+        "sqlite3.connect('x.db').execute('SELECT * FROM a')",
+        "",
+        "error: MLflow's database m.db is damaged; restore it from a copy, or move it away: "
+        "file is not a database",
+    ),
+    "mlflow": (
+        "from mlflow import MlflowClient; MlflowClient('sqlite:///m.db').get_run('0' * 32)",
+        "",
+        "error: MLflow (m.db) refused the request; mend its cause and run this again: Run with",
+    ),
+    "weights": (
+        "from safetensors.numpy import load; load(b'xx')",
+        "",
+        "error: a weight file is damaged or cut short; restore it, or delete it, and run this "
+        "again: Error while deserializing: header",
+    ),
+    "weights on a full disk": (
+        "raise SafetensorError('Error while serializing: I/O error: No space left on device')",
+        "from safetensors import SafetensorError",
+        "error: no space left for a weight file; free some space and run this again: Error",
+    ),
+    "picture": (
+        "Image.MAX_IMAGE_PIXELS = 10; Image.new('L', (9, 9)).save('x.png'); Image.open('x.png')",
+        "from PIL import Image",
+        "error: the picture is too large to decode safely; make it smaller: Image size (81 pixels)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_librarys_error_is_one_line_with_a_fix(tmp_path: Path, fault: str) -> None:
+    code, before, said = FAULTS[fault]
+    done = run_program(
+        code, tmp_path, f"import warnings; warnings.simplefilter('ignore')\n{before}",
+        MLFLOW_TRACKING_URI="sqlite:///m.db", MLFLOW_LOGGING_LEVEL="ERROR",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def renamed() -> list[tuple[Callable[[list[str]], None], str, str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.core.config import EvalConfig
 from training.data.labels import LabelSet
-from training.evaluation.numbers import verification_numbers
+from training.evaluation.numbers import named, verification_numbers
 from training.evaluation.score import View
 from training.evaluation.verification import verification
 
@@ -90,7 +90,7 @@ def test_no_rate_with_too_few_impostors(
 ) -> None:
     """Forty images of twenty people give 760 impostor pairs; without identities there are none."""
     result, _ = verified(people, 1.0, monkeypatch, known=known)
-    assert verification_numbers([result]) == {"verification_impostors_celeba": pairs}
+    assert named(verification_numbers([result])) == {"verification_impostors_celeba": pairs}
     assert result.people == (people if known else 0)
     assert result.needed == 1_000
     assert result.rate is None
@@ -98,4 +98,4 @@ def test_no_rate_with_too_few_impostors(
 
 def test_a_known_rate_is_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     result, _ = verified(60, 1.0, monkeypatch)
-    assert verification_numbers([result])["verification_rate_celeba"] == 1
+    assert named(verification_numbers([result]))["verification_rate_celeba"] == 1

@@ -143,18 +143,21 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 class MlflowServer:
-    """`mlflow server` on a free port, over one SQLite file."""
+    """`mlflow server` on a free port, over one SQLite file; `auth`: the ini of its passwords."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, auth: Path | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder = folder
+        self.folder, self.auth = folder, auth
         self.start()
 
     def start(self) -> None:
+        more = ["--app-name", "basic-auth"] if self.auth else []
         environment = {
             **os.environ,
+            "MLFLOW_AUTH_CONFIG_PATH": str(self.auth or ""),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for this test",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -165,7 +168,7 @@ class MlflowServer:
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
              "--port", str(self.port), "--workers", "1",
              "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}",
-             "--artifacts-destination", str(self.folder / "served")],
+             "--artifacts-destination", str(self.folder / "served"), *more],
             env=environment, stdout=self.log, stderr=self.log, start_new_session=True,
         )  # fmt: skip
         for _ in range(600):

@@ -65,11 +65,17 @@ def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Pat
     assert run(clone, model="stgan", name="hair").name == "hair"
 
 
-@pytest.mark.parametrize(("name", "found"), [("a/b", "/"), ("a:1.b", ": .")])
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("a/b", "/"), ("a:1@b", ": @"), ("faces.v2", "[.]"), ("50%", "%"), ("it's mine", "'")],
+)
 def test_an_invalid_registered_name_is_refused_before_training(
     clone: Path, name: str, found: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"name='{name}': {found} cannot be in the name"):
+    with pytest.raises(
+        ValueError,
+        match=f"name={name}: {found} cannot be in a registered model's name; write name=",
+    ):
         run(clone, name=name)
 
 

@@ -751,7 +751,7 @@ def test_an_unfinished_change_of_the_alias_is_overwritten(
 def test_a_lock_whose_holder_died_is_broken_after_its_time(
     working_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = {"holder": "a dead process"}
+    dead = {"holder": f"dead-host {'0' * 32}"}
     tracking.client().create_registered_model("stargan.lock", tags=dead)
     monkeypatch.setattr(registry, "PATIENCE", 0.3)
     with pytest.raises(TimeoutError, match="another process"):

@@ -1,14 +1,18 @@
 """The MLflow record of a training; no server failure can stop or slow a training."""
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -254,11 +258,11 @@ def test_a_digest_longer_than_mlflow_takes_is_refused_or_cut(workdir: Path) -> N
 
 def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.add({"kind": "metrics", "step": 1, "values": {"loss": 1.0}})
+    journal.add({"kind": "metrics", "step": 1, "time": 7, "values": {"loss": 1.0}})
     with journal.path.open("a") as stream:
         stream.write('{"kind": "metr')
     again = Journal(tmp_path)
-    again.add({"kind": "metrics", "step": 2, "values": {"loss": 2.0}})
+    again.add({"kind": "metrics", "step": 2, "time": 8, "values": {"loss": 2.0}})
     assert [record["step"] for _, record in again.pending()] == [1, 2]
     again.delivered(again.pending(1)[0][0], [])
     assert [record["step"] for _, record in Journal(tmp_path).pending()] == [2]
@@ -293,3 +297,35 @@ def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
     assert tracker.close() == ""
     assert [(s, float(s)) for s in range(200)] == history(tracker.run_id, "loss")
     assert tracking.client().list_artifacts(tracker.run_id, "images")
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_pages_are_served_without_the_database_in_the_process_list(workdir: Path) -> None:
+    """`make ui`: its address may have a password."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (workdir / "runs" / "mlflow.db").unlink()  # it is made first
+    environment = {**os.environ, "MLFLOW_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.tracking", "ui"], env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            try:
+                found = requests.post(
+                    f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search",
+                    json={"max_results": 9}, timeout=5,
+                )  # fmt: skip
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        assert [each["name"] for each in found.json()["experiments"]] == ["Default"]
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert started
+        assert not [one for one in started if "mlflow.db" in " ".join(one.cmdline())]
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()

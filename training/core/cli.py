@@ -5,22 +5,29 @@ command, and its signature the command line: positional-only parameters are argu
 ones options, with their meaning in `Annotated[type, means("...")]`. A text it returns is printed.
 """
 
+import os
+import select
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import cyclopts
 from cyclopts import App, CycloptsError, Parameter, ValidationError
 
 from training.core import environment
+from training.core.faults import explained
 from training.core.files import write_bytes
 from training.core.retry import may_pass
+from training.core.shown import shown
 
 EXIT_MISTAKE = 2  # exit code of a usage error or another mistake of the user
 EXIT_STOPPED = 143  # exit code after SIGTERM: the state is saved, the same command resumes
+EXIT_READER_LEFT = 141  # as a shell reports a program that SIGPIPE ended
 FIELDS = Parameter(name="*")  # a dataclass, each field of which is an option
 INTERNAL = Parameter(parse=False)  # a parameter of the function that is no option
 LINE = "\u2028"  # a line's end; cyclopts joins lines at others
@@ -71,7 +78,7 @@ def program(command: str, doc: str | None) -> Program:
 
 
 def _refuse(why: str, command: str) -> NoReturn:
-    sys.stderr.write(f"error: {why}\n`{command} --help` lists the options\n")
+    sys.stderr.write(f"error: {shown(why)}\n`{command} --help` lists the options\n")
     raise SystemExit(EXIT_MISTAKE)
 
 
@@ -146,19 +153,41 @@ def stoppable() -> Iterator[None]:
 
 
 def entry_point(main: Callable[[list[str] | None], None]) -> None:
-    """Call `main(None)`; ValueError and OSError become one line on stderr and exit code 2.
+    """Call `main(None)`; an expected error becomes one line on stderr and exit code 2.
 
-    A mistake of the user is also written to the file REFUSAL_FILE, for the program that started
-    this one through torchrun, which has an exit code of its own.
+    Expected are ValueError, OSError and those of `training.core.faults`; any other keeps its
+    traceback, without passwords. A mistake of the user is also written to the file REFUSAL_FILE,
+    for the program that started this one through torchrun, which has an exit code of its own. A
+    reader that has left, as in `| head`, ends the program silently.
     """
     try:
-        with stoppable():
-            main(None)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        if (file := environment.REFUSAL_FILE.get()) and not may_pass(error):
-            write_bytes(Path(file), str(error).encode())
-        raise SystemExit(EXIT_MISTAKE) from error
+        try:
+            with stoppable():
+                main(None)
+        finally:
+            sys.stdout.flush()
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
+            raise SystemExit(EXIT_READER_LEFT) from None
+        if line := explained(error):
+            sys.stderr.write(f"error: {line}\n")
+            if (file := environment.REFUSAL_FILE.get()) and not may_pass(error):
+                write_bytes(Path(file), line.encode())
+            raise SystemExit(EXIT_MISTAKE) from error
+        sys.excepthook = _hidden
+        raise
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _hidden(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(shown("".join(traceback.format_exception(kind, error, trace))))
 
 
 def renamed(argv: list[str] | None, names: Mapping[str, str]) -> list[str]:

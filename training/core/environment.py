@@ -8,6 +8,7 @@ unset or empty variable has its default.
 
 import math
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -118,6 +119,10 @@ PIPELINE_RUN_ID = Variable(
     "PIPELINE_RUN_ID", "id that groups the steps of one pipeline run in MLflow", STEP,
     computed="a random one",
 )  # fmt: skip
+PIPELINE_RUNNER = Variable(
+    "PIPELINE_RUNNER", "process that runs the pipeline on this machine; after a kill the next run "
+    "closes its record in MLflow", "the local runner", computed="outside a pipeline the program",
+)  # fmt: skip
 SOURCE_REVISION = Variable(
     "SOURCE_REVISION", "git commit of the code, with `-dirty` if files differ from it",
     "the container images", computed="read from git",
@@ -167,6 +172,7 @@ POD_NAMESPACE = Variable(
     "the step's pod",
     computed="that of the service account",
 )
+_SECRET = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|SECRET_KEY|API_KEY)$", re.I)
 VARIABLES = tuple(value for value in globals().copy().values() if isinstance(value, Variable))
 
 
@@ -203,6 +209,16 @@ def proxied(address: str) -> str:
         f"; requests to {host} go through the proxy of {parts.scheme.upper()}_PROXY: if it must be "
         f"reached directly, add {host} to NO_PROXY"
     )
+
+
+def secrets() -> list[str]:
+    """The values of all variables that are named as passwords, keys or tokens are."""
+    return [value for name, value in os.environ.items() if _SECRET.search(name)]
+
+
+def addresses() -> list[str]:
+    """The values of all variables that hold an address."""
+    return [value for value in os.environ.values() if "://" in value]
 
 
 def put_default(**values: str) -> None:

@@ -98,7 +98,10 @@ def rename(source: Path, target: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically; a reader sees either the old bytes or the new ones."""
+    """Write a file atomically; a reader sees either the old bytes or the new ones.
+
+    An OSError names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -13,8 +13,11 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same call may succeed later without any change by the user.
 
     True for the system's errors (a full disk, a lost connection) but missing or forbidden files,
-    and for classes with `transient = True`; also if such an error is the cause of `error`.
+    for those of libraries, such as a locked database, and for classes with `transient = True`; also
+    if such an error is the cause of `error`.
     """
+    if not isinstance(error, ValueError | OSError):
+        return True
     link: BaseException | None = error
     while link is not None:
         if getattr(link, "transient", False):

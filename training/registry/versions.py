@@ -5,13 +5,14 @@ server, and only if the champion is still the one that was compared; every chang
 """
 
 import json
+import re
 import shutil
 import socket
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ import yaml
 
 from training.core.files import inside, unusual
 from training.core.references import split_version
+from training.core.shown import shown
 from training.tracking import client as tracking
+from training.tracking.names import quoted
 
 ALIAS = "champion"
 STALE = 120.0  # s after which the holder of a lock is considered dead
@@ -31,10 +34,17 @@ HISTORY = f"alias.{ALIAS}."
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
+_TOKEN = re.compile(r"\S+ [0-9a-f]{32}")  # the holder of a lock: host and random digits
+
+
 class OvertakenError(ValueError):
     """The champion changed since it was read."""
 
     transient = True
+
+
+class ForeignLockError(ValueError):
+    """The registered model that is a model's lock belongs to somebody else."""
 
 
 def _missing(error: Any) -> bool:
@@ -65,19 +75,20 @@ def version(reference: str) -> Any:
         return api.get_model_version(found.name, found.number)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            raise ValueError(f"{reference}: no such version in {tracking.uri()}") from error
+            raise ValueError(f"{reference}: no such version in {shown(tracking.uri())}") from error
         raise
 
 
 def versions(name: str) -> list[Any]:
     """All versions, oldest first."""
-    found = tracking.client().search_model_versions(f"name = '{name}'", max_results=10_000)
+    query = f"name = {quoted(name)}"
+    found = tracking.client().search_model_versions(query, max_results=10_000)
     return sorted(found, key=lambda v: int(v.version))
 
 
 def with_content(name: str, content: str) -> Any | None:
     """The version whose content has this hash, or None."""
-    query = f"name = '{name}' and tag.content = '{content}'"
+    query = f"name = {quoted(name)} and tag.content = {quoted(content)}"
     found = tracking.client().search_model_versions(query)
     return min(found, key=lambda v: int(v.version)) if found else None
 
@@ -214,7 +225,8 @@ def lock(name: str) -> Iterator[Callable[[], None]]:
 
     Names of registered models are unique in the server's database, so that creating `NAME.lock` is
     an atomic test-and-set. A lock older than two minutes is considered abandoned. Raises
-    TimeoutError if another process holds it, and OvertakenError from the check if it was lost.
+    TimeoutError if another process holds it, ForeignLockError if it is no lock of this project or
+    this user may not delete an abandoned one, and OvertakenError from the check if it was lost.
     """
     key, token = f"{name}.lock", f"{socket.gethostname()} {uuid.uuid4().hex}"
     deadline, observed = time.monotonic() + PATIENCE, ("", 0.0)
@@ -253,23 +265,34 @@ def _expire_stale(key: str, observed: tuple[str, float]) -> tuple[str, float]:
 
     The age is measured with the local clock, since the server's may differ.
     """
-    holder = _holder(key)
-    if not holder or holder != observed[0]:
-        return holder, time.monotonic()
+    holder, where = _holder(key), shown(tracking.uri())
+    if holder is not None and not _TOKEN.fullmatch(holder):
+        raise ForeignLockError(
+            f"{where}: the registered model {key!r} is no lock of this project; rename or delete "
+            "it in MLflow, and run this again"
+        )
+    if holder is None or holder != observed[0]:
+        return holder or "", time.monotonic()
     if time.monotonic() - observed[1] > STALE and _holder(key) == holder:
-        with suppress(
-            tracking.mlflow().exceptions.MlflowException
-        ):  # another process deleted it first
+        try:
             tracking.client().delete_registered_model(key)
+        except tracking.mlflow().exceptions.MlflowException as error:
+            if not _missing(error):  # else another process deleted it first
+                raise ForeignLockError(
+                    f"{where}: {holder.split()[0]} left the lock {key!r} behind, and "
+                    f"{tracking.user()} may not delete it: let its owner or an administrator "
+                    "delete that registered model in MLflow, and run this again"
+                ) from error
     return observed
 
 
-def _holder(key: str) -> str:
+def _holder(key: str) -> str | None:
+    """Who holds the lock, empty for a registered model that is no lock; None if there is none."""
     try:
         return str(tracking.client().get_registered_model(key).tags.get("holder", ""))
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            return ""
+            return None
         raise
 
 

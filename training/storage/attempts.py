@@ -11,17 +11,20 @@ from typing import Any, TypeVar
 
 from training.core import environment
 from training.core.cli import EXIT_MISTAKE
+from training.core.faults import explained
 from training.core.files import canonical_json, sha256_bytes, sha256_file
 from training.core.retry import may_pass
 from training.storage.store import open_store
 
 T = TypeVar("T")
+EXIT_FAULT = 1  # exit code of an error that may pass
 
 
 def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call a step's `function`; a ValueError or OSError that cannot pass becomes exit code 2.
+    """Call a step's `function`; an expected error becomes one `error:` line and an exit code.
 
-    It is printed as one `error:` line. Any other exception is raised, for another attempt.
+    It is 2 if the error cannot pass, so that no further attempt is made, and otherwise 1. Any
+    unexpected exception is raised.
     """
     name = _name(function, [*arguments, options])
     try:
@@ -32,12 +35,15 @@ def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
             )
             raise SystemExit(EXIT_MISTAKE)
         return function(*arguments, **options)
-    except (ValueError, OSError) as error:
-        if may_pass(error):
+    except Exception as error:
+        line = explained(error)
+        if not line:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {line}\n")
+        if may_pass(error):
+            raise SystemExit(EXIT_FAULT) from error
         if name:
-            _keep(name, str(error))
+            _keep(name, line)
         raise SystemExit(EXIT_MISTAKE) from error
 
 

@@ -25,6 +25,7 @@ from urllib.parse import urlparse
 from training.core import environment
 from training.core.files import parse_json, rename
 from training.core.progress import Progress
+from training.core.shown import shown
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
 
 POLL = 0.5  # s between progress updates of a running pull
@@ -124,7 +125,7 @@ def configured(url: str = "", root: Path | None = None) -> Remote:
         base = Path.cwd() if url else folder
         return Remote(os.path.normpath(base / urlparse(where).path))
     if urlparse(where).scheme != "s3":
-        raise ValueError(f"remote {where}: s3://bucket/prefix or a folder is needed")
+        raise ValueError(f"remote {shown(where)}: s3://bucket/prefix or a folder is needed")
     return Remote(where, options)
 
 
@@ -303,7 +304,7 @@ def _cause(
     have = {md5: work / "cache" / key(md5) for md5 in _cached(work)}
     bad = {name: md5 for name, md5 in files.items() if md5 not in have}
     if not bad:
-        return RemoteError("failed", f"dvc pull from {remote.url}: {errors.strip()[-2000:]}")
+        return RemoteError("failed", f"dvc pull from {remote.url}: {shown(errors).strip()[-2000:]}")
     objects = remote.objects
     sizes = {name: objects.size(key(md5)) for name, md5 in bad.items()}
     lost = [name for name, stored in sizes.items() if stored is None]
@@ -315,7 +316,7 @@ def _cause(
     # A server that has just started may list objects that it cannot read yet: `read` waits for it.
     md5 = bad[min(bad, key=lambda name: sizes[name] or 0)]
     if hashlib.md5(objects.read(key(md5)), usedforsecurity=False).hexdigest() == md5:
-        return RemoteError("failed", f"dvc pull from {remote.url}: {errors.strip()[-2000:]}")
+        return RemoteError("failed", f"dvc pull from {remote.url}: {shown(errors).strip()[-2000:]}")
     return _damage("corrupted", remote, "does not have the bytes of its name", bad)
 
 
@@ -336,4 +337,4 @@ def dvc(*arguments: str, cwd: Path | None = None) -> None:
     env = environment.whole() | {"DVC_NO_ANALYTICS": "1"}
     result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cwd)
     if result.returncode:
-        raise ValueError(f"dvc {' '.join(arguments)}: {result.stderr.strip()}")
+        raise ValueError(f"dvc {' '.join(arguments)}: {shown(result.stderr).strip()}")

@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 from training.core import environment
 from training.core.retry import retrying
+from training.core.shown import has_login, shown
 
 Code = Literal[
     "wrong-credentials", "no-credentials", "unreachable", "missing-bucket", "missing-remote",
@@ -65,7 +66,8 @@ def explained(what: str) -> Iterator[None]:
     ) as error:  # fmt: skip
         hint = environment.proxied(environment.AWS_ENDPOINT_URL_S3.get() or "https://amazonaws.com")
         message = (
-            f"{what}: the S3 server does not answer ({error}); check AWS_ENDPOINT_URL_S3{hint}"
+            f"{what}: the S3 server does not answer ({shown(error)}); "
+            f"check AWS_ENDPOINT_URL_S3{hint}"
         )
         raise UnreachableError(message) from error
     except aws.ClientError as error:
@@ -73,7 +75,7 @@ def explained(what: str) -> Iterator[None]:
     except (aws.BotoCoreError, S3UploadFailedError) as error:
         if isinstance(error.__context__, aws.ClientError):  # the cause of a failed managed upload
             raise _refusal(what, error.__context__) from error
-        raise RemoteError("failed", f"{what}: {error}") from error
+        raise RemoteError("failed", f"{what}: {shown(error)}") from error
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +108,7 @@ def _refusal(what: str, error: Any) -> RemoteError:
         )
     if code in ("NoSuchKey", "404"):
         return RemoteError("missing-object", f"{what}: no such object")
-    return RemoteError("failed", f"{what}: {error}")
+    return RemoteError("failed", f"{what}: {shown(error)}")
 
 
 class Bucket:
@@ -118,9 +120,16 @@ class Bucket:
         from botocore.config import Config
 
         parts = urlparse(url)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise ValueError(f"{url}: s3://bucket/prefix is needed")
         options = options or {}
+        endpoint = options.get("endpointurl") or environment.AWS_ENDPOINT_URL_S3.get()
+        for address, where in ((url, "the bucket's"), (endpoint, "the S3 server's")):
+            if has_login(address):
+                raise ValueError(
+                    f"{shown(address)}: {where} address has a user or password in it; remove it "
+                    f"and {_KEYS}"
+                )
+        if parts.scheme != "s3" or not parts.netloc:
+            raise ValueError(f"{shown(url)}: s3://bucket/prefix is needed")
         logging.getLogger("botocore").setLevel(logging.WARNING)  # INFO names credential sources
         self.url, self.name = url.rstrip("/"), parts.netloc
         self.prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""

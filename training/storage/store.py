@@ -31,6 +31,7 @@ from training.core.files import (
     write_bytes,
     write_json,
 )
+from training.core.shown import shown
 from training.storage.meta import (
     DatasetMeta,
     EvaluationMeta,
@@ -272,7 +273,7 @@ def open_store(uri: str = "") -> Store:
         cache = environment.NODE_CACHE.get() or environment.runs("node-cache").absolute()
         return S3Store(uri, Path(cache))
     if not uri.startswith("file:///"):
-        raise ValueError(f"STORE_URI={uri}: file:///folder or s3://bucket/prefix is needed")
+        raise ValueError(f"STORE_URI={shown(uri)}: file:///folder or s3://bucket/prefix is needed")
     # Not with urlparse, which cuts a path at "#" and "?".
     return FolderStore(Path(uri.removeprefix("file://")))
 

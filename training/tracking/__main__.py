@@ -1,14 +1,16 @@
-"""MLflow runs: deliver a training's pending records, close a pipeline run's parent."""
+"""MLflow runs: deliver a training's pending records, close a pipeline run's parent, show runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from training.core import cli
+from training.core import cli, environment
 from training.core.cli import means
-from training.core.files import read_json
-from training.tracking.client import EXPERIMENT, end_parent
+from training.core.shown import shown
+from training.tracking.client import EXPERIMENT, answered, client, end_parent, uri
 from training.tracking.journal import Journal
-from training.tracking.tracker import Delivery
+from training.tracking.tracker import Delivery, read_plan
 
 main = cli.program("python -m training.tracking", __doc__)
 
@@ -18,7 +20,7 @@ def deliver(folder: Annotated[Path, means("that the training printed")], /) -> s
     """Send a training's pending records."""
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder}: not a tracking folder; give the one that the training printed")
-    delivery = Delivery(Journal(folder), read_json(folder / "run.json"))
+    delivery = Delivery(Journal(folder), read_plan(folder / "run.json"))
     left = delivery.finish()
     if left:
         raise ValueError(left)
@@ -32,7 +34,18 @@ def end(
     experiment: Annotated[str, means("MLflow experiment of the run")] = EXPERIMENT,
 ) -> str:
     """Close the parent run of this pipeline run."""
-    return end_parent(status, experiment)
+    with answered():
+        return end_parent(status, experiment)
+
+
+@main.command
+def ui() -> str:
+    """Serve MLflow's pages of this machine's runs on http://127.0.0.1:5000."""
+    if uri().startswith("http"):
+        return f"the runs are on {shown(uri())}"
+    client()  # makes and checks the database
+    environment.put(MLFLOW_BACKEND_STORE_URI=uri())  # not an argument: it may have a password
+    raise SystemExit(subprocess.call([sys.executable, "-m", "mlflow", "ui"]))
 
 
 if __name__ == "__main__":

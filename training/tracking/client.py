@@ -19,14 +19,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.core import environment
-from training.core.files import inside, write_json
+from training.core.files import inside
 from training.core.options import EXPERIMENT
-from training.tracking import moved
+from training.core.shown import has_login, shown
+from training.tracking import database, moved, names, parents, runners
+from training.tracking.parents import ALONE, PARENT
 
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
-PARENT = "mlflow.parentRunId"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
 
 
@@ -44,8 +46,21 @@ def mlflow() -> Any:
 
 
 def uri() -> str:
-    """The tracking URI; `off` if tracking is disabled."""
-    return environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
+    """The tracking URI; `off` if tracking is disabled.
+
+    A user and password in a server's address are handed to MLflow apart from it, as it repeats the
+    address in its errors. Those of MLFLOW_TRACKING_USERNAME come first.
+    """
+    given = environment.MLFLOW_TRACKING_URI.get() or f"sqlite:///{_runs() / 'mlflow.db'}"
+    parts = urlsplit(given) if given.startswith("http") and has_login(given) else None
+    if parts is None:
+        return given
+    if not environment.MLFLOW_TRACKING_USERNAME.get():
+        environment.put(
+            MLFLOW_TRACKING_USERNAME=unquote(parts.username or ""),
+            MLFLOW_TRACKING_PASSWORD=unquote(parts.password or ""),
+        )
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def check_address() -> None:
@@ -64,14 +79,17 @@ def _runs() -> Path:
 
 
 def client() -> Any:
-    """An MlflowClient for `uri()`. Raises ValueError if tracking is off."""
+    """An MlflowClient for `uri()`, whose SQLite file is made and checked first.
+
+    Raises ValueError if tracking is off or the file cannot be used.
+    """
     if uri() == "off":
         raise ValueError("MLFLOW_TRACKING_URI=off: runs and models are not recorded; unset it")
-    if uri().startswith("sqlite:///"):
-        database = Path(uri().removeprefix("sqlite:///")).absolute()
-        database.parent.mkdir(parents=True, exist_ok=True)
-        moved.follow(database)
-    return mlflow().MlflowClient(uri(), uri())
+    module = mlflow()
+    if path := database.file_of(uri()):
+        database.ready(path)
+        moved.follow(path.absolute())
+    return module.MlflowClient(uri(), uri())
 
 
 class TrackingError(ValueError):
@@ -88,17 +106,21 @@ def answered() -> Iterator[None]:
     except (OSError, mlflow().exceptions.MlflowException) as error:
         import requests
 
-        text = " ".join(str(error).split())
+        text = " ".join(shown(error).split())
         if not isinstance(error, requests.RequestException) and "API request to" not in text:
             raise
-        where = re.sub(r"//[^/@]*@", "//", uri())
-        if re.search(r"error code 40[13]|\b40[13] Client Error", text):
+        if re.search(r"error code 401|\b401 Client Error", text):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif re.search(r"error code 403|\b403 Client Error", text):
+            fix = (
+                f"{user()} may not do this: let its owner or an administrator permit it, use "
+                "another name, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         else:
             fix = "start it and its storage, or set MLFLOW_TRACKING_URI"
             fix += environment.proxied(uri())
         raise TrackingError(
-            f"MLflow at {where}: {text[:300]}; {fix}, then run this again"
+            f"MLflow at {shown(uri())}: {text[:300]}; {fix}, then run this again"
         ) from error
 
 
@@ -142,7 +164,7 @@ def experiment_id(name: str = EXPERIMENT) -> str:
 @functools.cache
 def pipeline_run_id() -> str:
     """The name that joins the steps of one pipeline run; a random one outside a pipeline."""
-    return environment.PIPELINE_RUN_ID.get() or f"alone-{uuid.uuid4().hex[:12]}"
+    return environment.PIPELINE_RUN_ID.get() or f"{ALONE}{uuid.uuid4().hex[:12]}"
 
 
 def injected() -> tuple[str, str]:
@@ -151,53 +173,65 @@ def injected() -> tuple[str, str]:
     return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
 
 
-def _existing_parent(experiment: str) -> str:
-    """Id of the oldest parent run of this pipeline run in an experiment (by id), or empty."""
-    runs = client().search_runs(
-        [experiment],
-        f"tags.pipeline_run = '{pipeline_run_id()}' AND tags.role = 'pipeline'",
-        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-        max_results=1,
-    )
-    return str(runs[0].info.run_id) if runs else ""
-
-
 def parent_run(experiment: str = EXPERIMENT) -> str:
-    """The id of this pipeline run's parent run: joined, found or created."""
+    """The id of this pipeline run's parent run: joined, found or created.
+
+    Parents of runs that were killed on this machine are closed first.
+    """
     step, parent = injected()
     if step:
         return parent or step
-    id_, name = experiment_id(experiment), pipeline_run_id()
-    if uri().startswith("sqlite:///"):
-        write_json(_parent_note(), {"experiment": experiment})
-    if existing := _existing_parent(id_):
+    id_, name, api = experiment_id(experiment), pipeline_run_id(), client()
+    runner = environment.PIPELINE_RUNNER.get() or (runners.this() if alone() else "")
+    if runner or _local():
+        path = parents.note(_notes(), name)
+        parents.Note(path, experiment, runner, shown(uri())).write()
+    if existing := parents.find(api, id_, name):
         return existing
+    parents.close(api, parents.killed(_notes(), shown(uri()), name))
     tags = {"pipeline_run": name, "role": "pipeline", "mlflow.user": user()}
-    run = client().create_run(id_, tags=tags, run_name=f"pipeline {name}")
+    run = api.create_run(id_, tags=tags, run_name=f"pipeline {name}")
     created = str(run.info.run_id)
-    winner = _existing_parent(id_) or created
+    winner = parents.find(api, id_, name) or created
     if winner != created:  # two steps started at once
-        client().delete_run(created)
+        api.delete_run(created)
     return winner
 
 
-def _parent_note() -> Path:
-    """Marker file of a parent run in a local database; without it, MLflow need not be imported."""
-    return _runs() / "parents" / f"{pipeline_run_id()}.json"
+def alone() -> bool:
+    """Whether this process is no step of a pipeline run."""
+    return not environment.PIPELINE_RUN_ID.get()
+
+
+def _local() -> bool:
+    return database.file_of(uri()) is not None
+
+
+def _notes() -> Path:
+    """Folder of the notes on open parents; without one in it, MLflow need not be imported."""
+    return _runs() / "parents"
 
 
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
     """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id, or empty.
 
-    An injected run is left to the platform. A pipeline run that logged nothing has no parent.
+    An injected run is left to the platform. A pipeline run that logged nothing has no parent,
+    unless it completes one that was killed: that one's is closed as KILLED.
     """
     if uri() == "off" or environment.MLFLOW_RUN_ID.get():
         return ""
-    if uri().startswith("sqlite:///") and not _parent_note().is_file():
+    name = pipeline_run_id()
+    note, killed = parents.note(_notes(), name), parents.killed(_notes(), shown(uri()), name)
+    if _local() and not note.is_file() and not killed:
         return ""
-    run_id = _existing_parent(experiment_id(experiment))
+    if killed:
+        run_id = parent_run(experiment)
+        parents.close(client(), killed)
+    else:
+        run_id = parents.find(client(), experiment_id(experiment), name)
     if run_id:
         client().set_terminated(run_id, status)
+    note.unlink(missing_ok=True)
     return run_id
 
 
@@ -211,7 +245,7 @@ def _dataset(name: str, digest: str, source: str) -> Any:
 def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, Path]) -> None:
     """Log final metrics and files (name within the run -> path) to a run."""
     api, entities = client(), mlflow().entities
-    points = [entities.Metric(safe_name(k), v, now(), 0) for k, v in metrics.items()]
+    points = [entities.Metric(names.key(k), v, now(), 0) for k, v in metrics.items()]
     for start in range(0, len(points), 1000):
         api.log_batch(run_id, points[start : start + 1000])
     with tempfile.TemporaryDirectory() as folder:
@@ -233,7 +267,7 @@ def log_run(
         experiment_id(experiment), tags={"mlflow.user": user(), **tags}, run_name=name
     )
     run_id = str(run.info.run_id)
-    api.log_batch(run_id, params=[entities.Param(safe_name(k), v) for k, v in params.items()])
+    api.log_batch(run_id, params=[entities.Param(names.key(k), v) for k, v in params.items()])
     log_results(run_id, metrics, files)
     api.set_terminated(run_id, "FINISHED")
     return run_id
@@ -257,8 +291,3 @@ def log_dataset(run_id: str, name: str, digest: str, source: str) -> None:
 
 def now() -> int:
     return int(time.time() * 1000)
-
-
-def safe_name(name: str) -> str:
-    """`name` with the characters that MLflow refuses replaced, at most 250 long."""
-    return re.sub(r"[^\w\-. /]", "_", name)[:250]

@@ -6,11 +6,13 @@ python -m training.tracking end --status FINISHED          # close the pipeline 
 
 import io
 import math
+import shlex
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ from tenacity import RetryCallState
 from training.core import environment
 from training.core.files import read_json, write_json
 from training.core.retry import retrying
+from training.core.shown import shown
+from training.tracking import names
 from training.tracking.client import (
     PARENT,
+    alone,
     client,
+    end_parent,
     injected,
     log_dataset,
     mlflow,
     now,
     parent_run,
-    safe_name,
     uri,
     user,
 )
@@ -40,6 +45,28 @@ BACKOFF = 60.0  # s between attempts, at most
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
 
 
+PLAN: dict[str, type] = {
+    "experiment": str, "child": bool, "name": str, "params": dict, "tags": dict, "dataset": dict,
+    "run_id": str, "joined": bool, "described": bool,
+}  # fmt: skip
+
+
+class RecordError(ValueError):
+    """A record cannot be sent: its file is gone or damaged."""
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """The plan of a run that `Delivery` stored. Raises ValueError for anything else."""
+    try:
+        plan = {"child": False, **read_json(path)}  # before 0.2, none was one
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not the record of a run; move it away") from error
+    wrong = [name for name, kind in PLAN.items() if type(plan.get(name)) is not kind]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} missing or wrong; move it away")
+    return plan
+
+
 class Delivery(threading.Thread):
     """Sends a journal's records to one run in the background, with retries."""
 
@@ -49,6 +76,8 @@ class Delivery(threading.Thread):
         self.refused, self.error = 0, ""
         self._closing, self._opened, self._away = threading.Event(), False, False
         self._given_up = False
+        for text in journal.damage:
+            sys.stderr.write(f"tracking: {text}\n")
         self._remember()
         self.start()
 
@@ -67,9 +96,9 @@ class Delivery(threading.Thread):
         text = f"{self.refused} records were refused ({self.error}). " if self.refused else ""
         if not self.journal.empty:
             text += (
-                f"{len(self.journal.pending(10**9))} records did not reach {uri()} "
+                f"{len(self.journal.pending(10**9))} records did not reach {shown(uri())} "
                 f"({self.error or 'no answer'}); send them with: "
-                f"python -m training.tracking deliver {self.journal.folder}"
+                f"python -m training.tracking deliver {shlex.quote(str(self.journal.folder))}"
             )
         return text.strip()
 
@@ -102,7 +131,7 @@ class Delivery(threading.Thread):
 
     def _failed(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        self.error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self.error = shown(f"{type(error).__name__}: {error}").splitlines()[0][:500]
         if not self._away:
             self._report(
                 f"accepts no records ({self.error}); "
@@ -112,7 +141,7 @@ class Delivery(threading.Thread):
 
     @staticmethod
     def _report(text: str) -> None:
-        sys.stderr.write(f"tracking: {uri()} {text}\n")
+        sys.stderr.write(f"tracking: {shown(uri())} {text}\n")
 
     def _deliver(self) -> None:
         if not self._opened:
@@ -127,10 +156,10 @@ class Delivery(threading.Thread):
             records = [record for _, record in group]
             try:
                 self._send(records)
-            except mlflow().exceptions.MlflowException as error:
-                if error.error_code not in PERMANENT:
+            except (mlflow().exceptions.MlflowException, RecordError) as error:
+                if getattr(error, "error_code", PERMANENT[0]) not in PERMANENT:
                     raise
-                self.refused, self.error = self.refused + len(records), str(error)[:200]
+                self.refused, self.error = self.refused + len(records), shown(error)[:200]
             self.journal.delivered(group[-1][0], [r["file"] for r in records if "file" in r])
 
     def _remember(self, **facts: Any) -> None:
@@ -152,16 +181,26 @@ class Delivery(threading.Thread):
             self._remember(joined=True)
         elif not plan["joined"]:
             api.update_run(plan["run_id"], status="RUNNING")
+            if not alone():
+                self._leave_killed_parent()
         if not plan["described"]:
-            params = [entities.Param(safe_name(k), v[:6000]) for k, v in plan["params"].items()]
+            params = [entities.Param(names.key(k), v[:6000]) for k, v in plan["params"].items()]
             for start in range(0, len(params), 100):
                 api.log_batch(plan["run_id"], params=params[start : start + 100])
-            tags = [entities.RunTag(safe_name(k), v) for k, v in plan["tags"].items()]
+            tags = [entities.RunTag(names.key(k), v) for k, v in plan["tags"].items()]
             api.log_batch(plan["run_id"], tags=tags)
             if plan["dataset"]:
                 log_dataset(plan["run_id"], **plan["dataset"])
             self._remember(described=True)
         self._opened = True
+
+    def _leave_killed_parent(self) -> None:
+        """Make the resumed training a child of this pipeline run, if its own was killed."""
+        api, run_id = client(), self.plan["run_id"]
+        parent = parent_run(self.plan["experiment"])  # closes those that were killed
+        before = api.get_run(run_id).data.tags.get(PARENT, "")
+        if before and before != parent and api.get_run(before).info.status == "KILLED":
+            api.set_tag(run_id, PARENT, parent)
 
     @staticmethod
     def _known(run_id: str) -> bool:
@@ -187,7 +226,7 @@ class Delivery(threading.Thread):
         api, run_id, first = client(), self.plan["run_id"], records[0]
         if first["kind"] == "metrics":
             points = [
-                mlflow().entities.Metric(safe_name(key), value, record["time"], record["step"])
+                mlflow().entities.Metric(names.key(key), value, record["time"], record["step"])
                 for record in records
                 for key, value in record["values"].items()
             ]
@@ -196,26 +235,39 @@ class Delivery(threading.Thread):
         elif first["kind"] == "status":
             if not self.plan["joined"]:
                 api.set_terminated(run_id, first["status"])
+            if alone():
+                end_parent(first["status"], self.plan["experiment"])
         elif first["kind"] == "image":
             self._send_image(first)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 named = Path(folder) / first["name"]
-                named.write_bytes(self.journal.file(first["file"]).read_bytes())
+                named.write_bytes(self._kept(first))
                 api.log_artifact(run_id, str(named), first["folder"] or None)
 
     def _send_image(self, record: dict[str, Any]) -> None:
         from PIL import Image
 
-        with Image.open(self.journal.file(record["file"])) as picture:
-            client().log_image(
-                self.plan["run_id"],
-                picture.convert("RGB"),
-                key=safe_name(record["key"]),
-                step=record["step"],
-                timestamp=record["time"],
-                synchronous=True,
-            )
+        data = io.BytesIO(self._kept(record))
+        try:
+            with Image.open(data, formats=["PNG"]) as opened:
+                picture = opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RecordError(f"{record['key']}: {error}") from error
+        client().log_image(
+            self.plan["run_id"],
+            picture,
+            key=names.picture_key(record["key"]),
+            step=record["step"],
+            timestamp=record["time"],
+            synchronous=True,
+        )
+
+    def _kept(self, record: dict[str, Any]) -> bytes:
+        try:
+            return self.journal.file(record["file"]).read_bytes()
+        except OSError as error:
+            raise RecordError(f"{error.filename}: {error.strerror}") from error
 
 
 class Tracker:
@@ -254,7 +306,7 @@ class Tracker:
             return cls()
         bound_requests()
         folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
-        before = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+        before = _plan_before(folder / "run.json")
         run_id = run_id or before.get("run_id", "")
         plan = {
             "experiment": experiment,
@@ -267,7 +319,11 @@ class Tracker:
             "joined": before.get("joined", False),
             "described": before.get("described", bool(run_id)),
         }
-        return cls(Delivery(Journal(folder), plan))
+        try:
+            return cls(Delivery(Journal(folder), plan))
+        except OSError as error:
+            sys.stderr.write(f"tracking: nothing is recorded ({error}); the training goes on\n")
+            return cls()
 
     @property
     def run_id(self) -> str:
@@ -311,6 +367,20 @@ class Tracker:
             self._delivery.journal.add({**record, "time": now(), **kept})
         except OSError:  # a full disk is reported by the checkpoint
             self._lost += 1
+
+
+def _plan_before(path: Path) -> dict[str, Any]:
+    """The plan of the training that used the folder before; empty if none, or if it is damaged."""
+    try:
+        return read_plan(path)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        aside = path.with_name(f"{path.name}.{now()}.spoiled")
+        with suppress(OSError):
+            path.rename(aside)
+        sys.stderr.write(f"tracking: {error}; set aside as {aside}, a new run is begun\n")
+        return {}
 
 
 def bound_requests() -> None:
