@@ -25,6 +25,7 @@ from training.core.cli import means
 from training.core.files import write_bytes
 from training.data.crop import Box
 from training.data.dataset import to_float, to_uint8
+from training.data.pictures import read_picture
 from training.inference.paste import find_faces, parse_box, paste, square_in
 from training.inference.request import edit_labels
 from training.inference.translator import Translator, translator_from_files
@@ -41,9 +42,11 @@ log = logging.getLogger(__name__)
 
 
 def load_picture(path: Path) -> Image.Image:
-    """Load a picture as RGB, rotated by its EXIF orientation."""
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+    """Load a picture as upright RGB; says what was changed. ValueError with the file's name."""
+    picture, notes = read_picture(path)
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    return picture
 
 
 def center_square(picture: Image.Image, size: int) -> Tensor:

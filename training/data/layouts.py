@@ -10,7 +10,8 @@ from training.core.config import DataConfig
 from training.data.archive import Tree, check_name
 from training.data.labels import ATTRIBUTES, UNITS
 from training.data.openface import Units, read_units
-from training.data.tables import PICTURES, TABLES, Table, read_table
+from training.data.pictures import PICTURES
+from training.data.tables import TABLES, Table, read_table
 
 EXPRESSIONS = (
     "angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sad", "surprised",

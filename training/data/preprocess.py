@@ -33,7 +33,7 @@ from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
 
 main = cli.program("python -m training.data.preprocess", __doc__)
-VERSION = 1  # raised when pixels or rows change; part of the work folder's name
+VERSION = 2  # raised when pixels or rows change; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
 

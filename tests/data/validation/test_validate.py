@@ -235,7 +235,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
         ("folders", put("cat/0.jpg", LFS), "git-lfs pointer"),
         ("folders", put("cat/0.jpg", ANNEX), "git-annex pointer"),
         ("folders", put("cat/0.jpg", b""), "empty"),
-        ("folders", put("cat/0.jpg", b"GIF89a"), "other"),
+        ("folders", put("cat/0.jpg", b"a text"), "other"),
     ],
     "image_pixels": [("folders", put("cat/0.jpg", bomb()), "cat/0.jpg")],
     "image_decodes": [("celeba", truncate, "000001.jpg")],

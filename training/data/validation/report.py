@@ -8,8 +8,9 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
-from training.data.crop import UnusableError, crop_image
+from training.data.crop import crop_image
 from training.data.layouts import VALUES, RawDataset
+from training.data.pictures import UnusableError
 from training.data.validation.runner import LISTED, Finding, cell_text
 from training.rendering import html
 from training.rendering.grids import grid

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from training.core.config import DataConfig
-from training.data.crop import CELEBA, MAX_PIXELS, MIN_SIDE, RAFD
+from training.data.crop import CELEBA, MIN_SIDE, RAFD
 from training.data.layouts import EXPRESSIONS, RAFD_NAME, RawDataset
 from training.data.openface import HIGHEST, UNITS
+from training.data.pictures import CONVERT, FORMATS, MAX_PIXELS
 from training.data.tables import TABLES
 
 Severity = Literal["critical", "warning"]
@@ -148,7 +149,7 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              "add rows for them, or remove them", (_in("labelled", [True]),)),
         Rule("image_format", "images", "critical", "files with an image suffix are not images",
              "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`",
-             (_in("format", ["jpeg", "png"]),)),
+             (_in("format", [form.lower() for form in FORMATS]),)),
         Rule("image_pixels", "images", "critical", f"images over {MAX_PIXELS:,} pixels",
              "scale them down or remove them", (_between("pixels", None, MAX_PIXELS),)),
         Rule("image_decodes", "images", "critical",
@@ -157,8 +158,15 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              (_in("error", [""], mostly=1 - config.bad_share),)),
         Rule("image_side", "images", "critical", f"the face would be under {MIN_SIDE} px wide",
              "use larger images", (_between("side", MIN_SIDE, None),)),
-        Rule("image_mode", "images", strict, "images are not RGB",
+        Rule("image_mode", "images", strict,
+             "images are not RGB" + ("" if official_size else " and are converted"),
              "convert them to RGB", (_in("mode", ["RGB"]),)),
+        Rule("image_alpha", "images", "warning",
+             "images with an alpha channel are composed on white",
+             f"{CONVERT} with the background that you want", (_in("alpha", [False]),)),
+        Rule("image_frames", "images", "warning",
+             "files with several pictures: only the first of each is used",
+             "save the pictures as separate files", (_in("frames", [False]),)),
         Rule("image_decodes_all", "images", "warning", "images that do not decode are left out",
              "fetch them again", (_in("error", [""]),)),
         Rule("image_resolution", "images", "warning",
