@@ -64,7 +64,9 @@ def test_links_that_leave_the_root_are_refused(folder: Folder) -> None:
 @pytest.mark.parametrize("target", ["img", "nowhere"])
 def test_links_to_folders_and_to_nothing_are_refused(folder: Folder, target: str) -> None:
     (folder.root / "link").symlink_to(target)
-    with pytest.raises(ValueError, match="link is not a plain file"):
+    with pytest.raises(
+        ValueError, match=r"1 of its entries .*: link is a link to (a folder|nothing)"
+    ):
         Folder(folder.root).names()
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
+from savedmodel import saved
 from training import translate
-from training.core.files import write_json
 from training.data.dataset import to_uint8
 from training.data.labels import UNITS, LabelSet, LabelSpace
 from training.inference.translator import translator_from_files
@@ -26,21 +25,6 @@ BINARY, CLASSES, JOINT = LabelSpace((FACES,)), LabelSpace((MOODS,)), LabelSpace(
 AUS = LabelSpace((LabelSet("units", "continuous", UNITS),))
 SPACES = dict.fromkeys(MODELS, BINARY) | {"ganimation": AUS, "starganv2": CLASSES}
 Edit = Callable[..., np.ndarray]
-
-
-def saved(folder: Path, name: str, model: Any, space: LabelSpace) -> dict[str, Path]:
-    """The files of an untrained model of 16 px."""
-    torch.manual_seed(3)
-    folder.mkdir(exist_ok=True)
-    files = {}
-    for net, module in model.networks(space, 16).items():
-        files[f"nets/{net}.safetensors"] = folder / f"{net}.safetensors"
-        save_file(module.state_dict(), folder / f"{net}.safetensors")
-    config = {"name": name, "size": 16, "model": dataclasses.asdict(model)}
-    for file, value in (("config.json", config), ("label_space.json", space.to_json())):
-        write_json(folder / file, value)
-        files[file] = folder / file
-    return files
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LISTED = 3  # names in a message
 
 
 def canonical_json(value: Any) -> bytes:
@@ -24,6 +27,60 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of the file's bytes, read once, in bounded memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
+    """Sizes of all files below `root` by relative POSIX name, sorted; no file is opened.
+
+    Links to files are followed, those out of `root` only with `outside`. Raises ValueError with the
+    names and the number of all other entries: FIFOs, devices, sockets, links to folders or nothing.
+    """
+    root = Path(os.path.realpath(root))  # Path.resolve raises RuntimeError for a loop of links
+    sizes: dict[str, int] = {}
+    refused: list[str] = []
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{name}/")
+                elif fault := _link_fault(entry, root, outside) or _kind_fault(entry):
+                    shown = name if name.isprintable() else repr(name)
+                    refused.append(f"{shown} {fault}")
+                else:
+                    sizes[name] = entry.stat().st_size
+    if refused:
+        more = f"; and {len(refused) - LISTED} more" if len(refused) > LISTED else ""
+        raise ValueError(
+            f"{root}: {len(refused)} of its entries cannot be used: "
+            f"{'; '.join(sorted(refused)[:LISTED])}{more}; "
+            "put the files themselves there, or remove these entries"
+        )
+    return dict(sorted(sizes.items()))
+
+
+def _link_fault(entry: os.DirEntry[str], root: Path, outside: bool) -> str:
+    if not entry.is_symlink():
+        return ""
+    try:
+        Path(entry.path).stat()
+    except OSError as error:
+        return f"is a link to nothing ({error.strerror})"
+    inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
+    return "" if inside or outside else "points outside the folder"
+
+
+def _kind_fault(entry: os.DirEntry[str]) -> str:
+    mode = entry.stat().st_mode
+    if stat.S_ISREG(mode):
+        return ""
+    if stat.S_ISDIR(mode):
+        return "is a link to a folder"
+    if stat.S_ISFIFO(mode):
+        return "is a FIFO"
+    return "is a socket" if stat.S_ISSOCK(mode) else "is a device"
 
 
 def fsync(path: Path) -> None:

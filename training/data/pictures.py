@@ -139,15 +139,28 @@ def decode(image: Image.Image, upright: bool) -> Image.Image:
         return _to_rgb(image, inverted)
 
 
-def read_picture(path: Path) -> Picture:
-    """Read a file as an upright picture. Raises ValueError and OSError that name the file."""
+def check_file(path: Path) -> None:
+    """Raise ValueError for what is no file or has the suffix of a format that is not read."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "not a plain file"
         raise ValueError(f"{path}: {what}; give a picture")
+    if reason := reason_of(path):
+        raise ValueError(f"{path}: {reason}")
+
+
+def reason_of(path: Path) -> str:
+    """Why files with this suffix are not read, and the fix; "" for others."""
+    suffix = path.suffix.lower()
+    if suffix in (*UNREAD, *VIDEOS):
+        return _not_read("video" if suffix in VIDEOS else suffix[1:], b"")
+    return ""
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a file as an upright picture. Raises ValueError and OSError that name the file."""
+    check_file(path)
     try:
-        if path.suffix.lower() in VIDEOS:
-            raise UnusableError(_not_read("video", b""))
         check_bytes(path.stat().st_size)
         header = open_picture(path.read_bytes())
         check_pixels(*header.size)
