@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training import resolve, translate
-from training.core.files import _kind_fault, plain_files
+from training.core.files import _fault, plain_files
 from training.data.adopt import adopt
 from training.data.archive import Folder
 from training.data.pull import pull
@@ -54,7 +54,7 @@ ENTRIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "fifo": (fifo, r"1 of its entries .*: a/x\.png is a FIFO;"),
     "socket": (bind, r"1 of its entries .*: a/x\.png is a socket;"),
     "loop": (loop, r"2 of its entries .*: a/other\.png is a link to nothing \(Too many levels"),
-    "zero": (zero, r"1 of its entries .*: a/x\.png points outside the folder;"),
+    "zero": (zero, r"1 of its entries .*: a/x\.png is a device;"),
     "out": (out, r"1 of its entries .*: a/x\.png points outside the folder;"),
     "folder": (up, r"1 of its entries .*: a/x\.png is a link to a folder;"),
 }
@@ -98,7 +98,7 @@ def test_devices_are_named_and_counted() -> None:
     ):
         plain_files(Path("/dev"))
     [null] = [entry for entry in os.scandir("/dev") if entry.name == "null"]
-    assert _kind_fault(null) == "is a device"
+    assert _fault(null, Path("/dev"), outside=False) == "is a device"
 
 
 def test_how_many_entries_are_no_files_is_said(raw: Path) -> None:

@@ -46,7 +46,7 @@ def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{name}/")
-                elif fault := _link_fault(entry, root, outside) or _kind_fault(entry):
+                elif fault := _fault(entry, root, outside):
                     shown = name if name.isprintable() else repr(name)
                     refused.append(f"{shown} {fault}")
                 else:
@@ -61,26 +61,22 @@ def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
     return dict(sorted(sizes.items()))
 
 
-def _link_fault(entry: os.DirEntry[str], root: Path, outside: bool) -> str:
-    if not entry.is_symlink():
-        return ""
+def _fault(entry: os.DirEntry[str], root: Path, outside: bool) -> str:
+    """Why an entry that is no folder is not used, "" for a file."""
     try:
-        Path(entry.path).stat()
+        mode = entry.stat().st_mode
     except OSError as error:
         return f"is a link to nothing ({error.strerror})"
-    inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
-    return "" if inside or outside else "points outside the folder"
-
-
-def _kind_fault(entry: os.DirEntry[str]) -> str:
-    mode = entry.stat().st_mode
-    if stat.S_ISREG(mode):
-        return ""
     if stat.S_ISDIR(mode):
         return "is a link to a folder"
     if stat.S_ISFIFO(mode):
         return "is a FIFO"
-    return "is a socket" if stat.S_ISSOCK(mode) else "is a device"
+    if not stat.S_ISREG(mode):
+        return "is a socket" if stat.S_ISSOCK(mode) else "is a device"
+    if outside or not entry.is_symlink():
+        return ""
+    inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
+    return "" if inside else "points outside the folder"
 
 
 def fsync(path: Path) -> None:

@@ -8,6 +8,7 @@ do not depend on the number of workers.
 import io
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -105,9 +106,10 @@ class Job:
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
-        frame, split_by = plan(
-            read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
-        )
+        source = read_source(self.kind, self.tree, self.config)
+        for note in source.notes:
+            sys.stdout.write(f"preprocess {self.name}: {note}\n")
+        frame, split_by = plan(source.frame, self.name, self.kind, self.config)
         selected = frame.index[frame["reason"] == ""]
         entries = []
         with Progress(f"preprocess {self.name}", len(selected), "images") as progress:

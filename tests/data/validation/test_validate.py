@@ -229,6 +229,14 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "identity_known": [("celeba", edit("identity_CelebA.txt", "000001", "000009"), "000001.jpg")],
     "identity_in_one_part": [("celeba", same_person, "identity 50")],
     "images_found": [("folders", dict.clear, "0")],
+    "picture_read": [
+        ("folders", put("cat/9.heic", b"x"), "cat/9.heic"),
+        ("celeba", put("img_align_celeba/9.AVIF", b"x"), "1 of 7: file img_align_celeba/9.AVIF"),
+    ],
+    "folder_layout": [
+        ("folders", put("train/cat/0.jpg", picture(130, 130)), "cat/ (2 pictures), dog/ (2 pictures)"),
+    ],
+    "class_read": [("folders", put("bird/1.mp4", b"x"), "class bird")],
     "row_of_image": [("celeba", put("img_align_celeba/9.jpg", picture()), "9.jpg")],
     "image_format": [
         ("celeba", put(FIRST, HTML), "web page"),
@@ -257,7 +265,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
 SOFT_ONLY = (
     "final_newline", "image_decodes_all", "image_resolution", "image_content_unique",
     "image_content_in_one_part", "image_size", "unit_confidence", "class_balance", "hair_exclusive",
-    "rafd_person", "rafd_complete",
+    "rafd_person", "rafd_complete", "image_alpha", "image_frames",
 )  # fmt: skip
 CASES = [(name, *case) for name, cases in FAULTS.items() for case in cases]
 

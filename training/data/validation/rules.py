@@ -50,7 +50,7 @@ def rules(raw: RawDataset, frames: Mapping[str, pd.DataFrame], config: DataConfi
     if raw.kind == "rafd":
         found += _rafd(config)
     if raw.kind == "folders":
-        found += _folders()
+        found += _folders(raw)
     return [rule for rule in found if len(frames.get(rule.frame, ())) or rule.name in _ON_EMPTY]
 
 
@@ -145,6 +145,10 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
     found = [
         Rule("images_found", "images", "critical", "no image found", "check the folder's layout",
              (Check("ExpectTableRowCountToBeBetween", {"min_value": 1}),)),
+        Rule("picture_read", "readable", "critical",
+             f"more than bad_share={config.bad_share:.2%} of the pictures are in formats that are "
+             "not read", "save them as JPEG or PNG, remove them, or raise bad_share",
+             (_in("read", [True], mostly=1 - config.bad_share),)),
         Rule("row_of_image", "images", "critical", "images without a row in the label file",
              "add rows for them, or remove them", (_in("labelled", [True]),)),
         Rule("image_format", "images", "critical", "files with an image suffix are not images",
@@ -242,11 +246,19 @@ def _rafd(config: DataConfig) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _folders() -> list[Rule]:
+def _folders(raw: RawDataset) -> list[Rule]:
+    layout = Rule("folder_layout", "layout", "critical", "the folders are not classes, or parts",
+                  "arrange them as stated", (_in("fault", [""]),))  # fmt: skip
+    if raw.layout:
+        return [layout]
     count = Check("ExpectColumnUniqueValueCountToBeBetween", {"column": "class", "min_value": 2})
     return [
+        layout,
+        Rule("class_read", "class folders", "critical", "classes without a picture that is read",
+             "save their pictures as JPEG or PNG, or remove the folders", (_in("read", [True]),)),
         Rule("class_folder", "labels", "critical", "images outside a class folder",
-             "put each image in a folder named after its class", (_known("class"),)),
+             "put each image in a folder named after its class, or give the folder above as raw=",
+             (_known("class"),)),
         Rule("class_count", "labels", "critical", "there are fewer than two classes",
              "add a second class folder", (count,)),
     ]  # fmt: skip
