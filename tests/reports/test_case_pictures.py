@@ -1,6 +1,7 @@
-"""Pictures and folders as people reported them (cases 03, 12, 13, 22, 23 and 25)."""
+"""Pictures and folders as people reported them (cases 02, 03, 12, 13, 22, 23 and 25)."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from training.data.labels import LabelSet, LabelSpace
 from training.data.preprocess import preprocess
 from training.data.pull import pull
 from training.data.validate import ValidationError, validate
+from training.rendering import fonts
 from training.storage.store import open_store
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
@@ -164,6 +166,19 @@ def test_strays_beside_parts_are_refused(
     with pytest.raises(ValidationError, match=message):
         steps(draw("23") / kind)
     assert "folder_layout" in Path("report.html").read_text()
+
+
+def test_titles_in_another_script_are_readable_on_the_page(
+    draw: Draw, steps: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 02: they were boxes. Without a font they are numbers, and the page has the names."""
+    raw = draw("02").with_name("fcjk")
+    classes = {"开心", "悲伤", "愤怒"}
+    assert set(by_class(steps(raw))) == classes
+    monkeypatch.setattr(fonts, "_installed", lambda letters: "")
+    steps(raw)
+    captions = re.findall(r"\[(\d)\] (\w+)", Path("report.html").read_text())
+    assert {name for _, name in captions} == classes
 
 
 @pytest.fixture
