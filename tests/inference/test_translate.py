@@ -257,3 +257,21 @@ def test_an_invalid_box_is_refused(
     with pytest.raises(ValueError, match=message):
         edit("stargan", "Male", *more)
     assert not (tmp_path / "out.png").exists()
+
+
+COMMAS = LabelSpace((LabelSet("moods", "onehot", ("smile, open mouth", "café & co", "a=b")),))
+
+
+def test_labels_with_a_comma_are_listed_in_quotes(edit: Edit) -> None:
+    listed = "'moods/smile, open mouth', 'moods/café & co', 'moods/a=b'"
+    with pytest.raises(ValueError, match=f"'smile': not a unique .* use one of {listed}$"):
+        edit("stargan", "smile", space=COMMAS)
+    with pytest.raises(ValueError, match=r"use one of 'smile, open mouth', 'café & co', 'a=b'$"):
+        edit("stargan", space=COMMAS)
+    with pytest.raises(ValueError, match=r"^'smile, open mouth', 'café & co': mutually exclusive"):
+        edit("stargan", "smile, open mouth", "café & co", space=COMMAS)
+
+
+def test_a_label_may_have_an_equals_sign(edit: Edit, tmp_path: Path) -> None:
+    made = edit("stargan", "a=b", space=COMMAS)
+    assert np.array_equal(made, direct(tmp_path, "stargan", None, [0, 0, 1], EditOptions()))

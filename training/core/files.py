@@ -33,7 +33,8 @@ def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
     """Sizes of all files below `root` by relative POSIX name, sorted; no file is opened.
 
     Links to files are followed, those out of `root` only with `outside`. Raises ValueError with the
-    names and the number of all other entries: FIFOs, devices, sockets, links to folders or nothing.
+    names and the number of all other entries: FIFOs, devices, sockets, links to folders or nothing,
+    names that are not UTF-8 or have a backslash.
     """
     root = Path(os.path.realpath(root))  # Path.resolve raises RuntimeError for a loop of links
     sizes: dict[str, int] = {}
@@ -46,7 +47,7 @@ def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{name}/")
-                elif fault := _fault(entry, root, outside):
+                elif fault := _name_fault(name) or _fault(entry, root, outside):
                     shown = name if name.isprintable() else repr(name)
                     refused.append(f"{shown} {fault}")
                 else:
@@ -59,6 +60,16 @@ def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
             "put the files themselves there, or remove these entries"
         )
     return dict(sorted(sizes.items()))
+
+
+def _name_fault(name: str) -> str:
+    if "\\" in name:
+        return "has a backslash in its name; rename it"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8; rename it"
+    return ""
 
 
 def _fault(entry: os.DirEntry[str], root: Path, outside: bool) -> str:

@@ -125,17 +125,25 @@ class Tars:
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of every file in a tar. Raises ValueError for other members."""
+    """(name, offset, size) of every file in a tar.
+
+    Raises ValueError, with the tar's path, for other members, unsafe names and files beyond its end.
+    """
     found = []
+    end = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 if not member.isreg() or member.issparse():
-                    raise ValueError(f"{path}: {member.name!r} is not a plain file")
+                    raise ValueError(f"{member.name!r} is not a plain file")
+                if member.size < 0 or member.offset_data + member.size > end:
+                    raise ValueError(f"cut inside {member.name!r}; download the file again")
                 found.append((check_name(member.name), member.offset_data, member.size))
                 _forget(tar)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return found
 
 

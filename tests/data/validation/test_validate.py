@@ -537,3 +537,26 @@ def test_the_full_official_label_file_passes_within_2_gb(shared_data: Path) -> N
     assert measured["failed"] == []
     assert measured["rows"]["label_values"] == measured["rows"]["image_of_row"] == 202_599
     assert measured["bytes"] <= 2 * 1024**3
+
+
+def test_changed_pictures_are_counted_and_do_not_stop_the_run() -> None:
+    """Transparency on white, the first of several frames, other modes than RGB."""
+    files = folders()
+    square = Image.new("RGBA", (130, 130), (200, 0, 0, 90))
+    for name, form, more in (
+        ("cat/alpha.png", "PNG", {}),
+        ("dog/moves.gif", "GIF", {"save_all": True, "append_images": [square.rotate(9)]}),
+        ("dog/pages.tif", "TIFF", {"save_all": True, "append_images": [square.rotate(9)]}),
+    ):
+        out = io.BytesIO()
+        (square if form == "PNG" else square.convert("RGB")).save(out, form, **more)
+        files[name] = out.getvalue()
+    grey = io.BytesIO()
+    Image.fromarray(np.full((130, 130), 9000, np.uint16)).save(grey, "PNG")
+    files["cat/grey16.png"] = grey.getvalue()
+    outcome = validated("folders", files)
+    assert outcome.failed == []
+    found = {f.rule.name: [row["file"] for row in f.rows] for f in outcome.findings if not f.passed}
+    assert found["image_alpha"] == ["cat/alpha.png"]
+    assert found["image_frames"] == ["dog/moves.gif", "dog/pages.tif"]
+    assert {"cat/alpha.png", "cat/grey16.png"} <= set(found["image_mode"])
