@@ -127,7 +127,7 @@ class Tars:
 def _members(path: Path) -> list[tuple[str, int, int]]:
     """(name, offset, size) of every file in a tar.
 
-    Raises ValueError, with the tar's path, for other members, unsafe names and files beyond its end.
+    Raises ValueError with the tar's path for other members, unsafe names, files beyond its end.
     """
     found = []
     end = path.stat().st_size
