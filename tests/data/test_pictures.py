@@ -217,6 +217,17 @@ def test_an_unusable_file_is_named_with_its_reason(
         crop_image(make(), "folders", CONFIG)
 
 
+def test_no_decoder_beside_the_listed_ones_sees_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript for an EPS, if the first bytes were mistaken."""
+    monkeypatch.setattr(pictures, "content", lambda head: "png")
+    with pytest.raises(UnusableError, match="does not decode"):
+        open_picture(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n" + bytes(99)
+        )
+    with pytest.raises(UnusableError, match="does not decode"):
+        open_picture(encode(PLAIN, "PPM"))
+
+
 def test_a_png_of_very_many_chunks_is_refused_at_once() -> None:
     data = EXPECTED["png"][0]
     data = data[:33] + chunk(b"tEXt", b"k\0v") * 10**6 + data[33:]

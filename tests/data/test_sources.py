@@ -252,7 +252,7 @@ def test_an_own_csv_has_0_1_or_signed_labels(low: str, end: str) -> None:
     lines = [
         "identity,file,smile,hat,split,remark",
         f'anna,"a, b.jpg",1,{low},train,"good, clear"',
-        f"bert,sub/c.png,{low},{low},valid,",
+        f"bert,sub/c.png,{low},{low},Valid,",
     ]
     files = {"own.csv": end.join(lines).encode(), "a, b.jpg": b"", "sub/c.png": b""}
     source = read_source("csv", Memory(files), CSV)

@@ -26,8 +26,8 @@ RAFD_NAME = (
     r"\.([jJ][pP][eE]?[gG]|[pP][nN][gG])$"
 )
 VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label texts and their values
-CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 # Columns that other code adds to a frame; labels cannot have these names.
 RESERVED = (
     "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
@@ -266,7 +266,7 @@ def _csv(tree: Tree, config: DataConfig) -> RawDataset:
         labels["identity"] = table.rows["identity"].astype("str")
     if "split" in table.columns:
         parts = table.rows["split"].astype("str")
-        labels["part"] = [CSV_PARTS.get(part, part) for part in parts]
+        labels["part"] = [CSV_PARTS.get(part.lower(), part) for part in parts]
         del labels["split"]
     columns = [c for c in labels.columns if c in table.columns and c not in RESERVED]
     binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}
