@@ -151,8 +151,10 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              (_in("read", [True], mostly=1 - config.bad_share),)),
         Rule("row_of_image", "images", "critical", "images without a row in the label file",
              "add rows for them, or remove them", (_in("labelled", [True]),)),
-        Rule("image_format", "images", "critical", "files with an image suffix are not images",
-             "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`",
+        Rule("image_format", "images", "critical",
+             "files with an image suffix are not images, or in a format that is not read",
+             "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`; "
+             "save pictures of other formats (heic, avif) as JPEG",
              (_in("format", [form.lower() for form in FORMATS]),)),
         Rule("image_pixels", "images", "critical", f"images over {MAX_PIXELS:,} pixels",
              "scale them down or remove them", (_between("pixels", None, MAX_PIXELS),)),
