@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training.core.config import DataConfig
-from training.data.crop import UnusableError, crop_box, crop_image
+from training.data.crop import crop_box, crop_image
+from training.data.pictures import UnusableError
 
 SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 GENUINE = SHARED / "celeba" / "img_align_celeba"
@@ -160,16 +161,16 @@ def huge_png() -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not JPEG or PNG"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "not JPEG or PNG.*version"),
-        (b"<!DOCTYPE html>", "not JPEG or PNG.*DOCTYPE"),
-        (encode(picture(40, 40), "GIF"), "not JPEG or PNG.*GIF8"),
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", r"not a picture \(JPEG, .*version"),
+        (b"<!DOCTYPE html>", "not a picture.*DOCTYPE"),
+        (encode(picture(40, 40), "AVIF"), "AVIF is not read; save it as JPEG or PNG"),
         (encode(picture(10, 40)), "too small: 10x40"),
         (encode(picture(178, 218))[:2000], "does not decode.*truncated"),
         (encode(picture(40, 40), "PNG")[:-60], "does not decode"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "does not decode"),
-        (huge_png(), "too large: 7000x7000"),
-        (encode(Image.new("I;16", (40, 40)), "PNG"), "mode I;16"),
+        (huge_png(), "too large: 7000x7000 px, the limit is 40,000,000 pixels"),
+        (encode(Image.new("I", (40, 40)), "TIFF"), "mode I: 8 or 16 bits a channel"),
     ],
 )
 def test_an_unusable_file_is_refused_with_its_reason(data: bytes, reason: str) -> None:

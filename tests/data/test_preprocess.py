@@ -189,7 +189,7 @@ def test_bad_images_are_quarantined_with_their_reason(
     frame = pd.read_parquet(manifest.local("celeba.parquet", store))
     bad = frame[frame["reason"] != ""]
     assert {Path(f).name for f in bad["file"]} == set(broken)
-    assert bad["reason"].iloc[0].startswith("not JPEG or PNG: starts with b'<html>")
+    assert bad["reason"].iloc[0].startswith("not a picture (JPEG, PNG,")
     assert "truncated" in bad["reason"].iloc[1]
     assert set(bad["row"]) == {-1}
     assert (bad["sha256"] != "").all()
@@ -208,7 +208,9 @@ def test_the_step_fails_with_the_count_above_the_bad_share(
     celeba(tmp_path / "celeba")
     (tmp_path / "celeba" / "img_align_celeba" / "000009.jpg").write_bytes(b"GIF89a")
     path = raw(tmp_path, store, celeba="celeba")
-    with pytest.raises(PreprocessError, match=r"1 of 60 .*1\.67%.*000009\.jpg: not JPEG or PNG"):
+    with pytest.raises(
+        PreprocessError, match=r"1 of 60 .*1\.67%.*000009\.jpg: does not decode: a damaged header"
+    ):
         go(path)
     assert not (tmp_path / "images.json").exists()
 

@@ -155,7 +155,7 @@ def system(name: str, **known: Any) -> System:
 def page(*systems: System) -> str:
     """The text of a comparison page, with spaces between cells."""
     seeds = sorted({seed for s in systems for seed in s.seeds})
-    group = Group(systems, "celeba", 0.0, seeds, b"", b"")
+    group = Group(systems, "celeba", 0.0, seeds, (b"", ""), b"")
     html = render("comparison", title="", made="", remark="", failed=(), groups=[group],
                   across=None)  # fmt: skip
     return " ".join(re.sub("<[^>]*>", " ", html.split("</style>")[1]).split())

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
+from savedmodel import saved
 from training import translate
-from training.core.files import write_json
 from training.data.dataset import to_uint8
 from training.data.labels import UNITS, LabelSet, LabelSpace
 from training.inference.translator import translator_from_files
@@ -26,21 +25,6 @@ BINARY, CLASSES, JOINT = LabelSpace((FACES,)), LabelSpace((MOODS,)), LabelSpace(
 AUS = LabelSpace((LabelSet("units", "continuous", UNITS),))
 SPACES = dict.fromkeys(MODELS, BINARY) | {"ganimation": AUS, "starganv2": CLASSES}
 Edit = Callable[..., np.ndarray]
-
-
-def saved(folder: Path, name: str, model: Any, space: LabelSpace) -> dict[str, Path]:
-    """The files of an untrained model of 16 px."""
-    torch.manual_seed(3)
-    folder.mkdir(exist_ok=True)
-    files = {}
-    for net, module in model.networks(space, 16).items():
-        files[f"nets/{net}.safetensors"] = folder / f"{net}.safetensors"
-        save_file(module.state_dict(), folder / f"{net}.safetensors")
-    config = {"name": name, "size": 16, "model": dataclasses.asdict(model)}
-    for file, value in (("config.json", config), ("label_space.json", space.to_json())):
-        write_json(folder / file, value)
-        files[file] = folder / file
-    return files
 
 
 @pytest.fixture
@@ -273,3 +257,21 @@ def test_an_invalid_box_is_refused(
     with pytest.raises(ValueError, match=message):
         edit("stargan", "Male", *more)
     assert not (tmp_path / "out.png").exists()
+
+
+COMMAS = LabelSpace((LabelSet("moods", "onehot", ("smile, open mouth", "café & co", "a=b")),))
+
+
+def test_labels_with_a_comma_are_listed_in_quotes(edit: Edit) -> None:
+    listed = "'moods/smile, open mouth', 'moods/café & co', 'moods/a=b'"
+    with pytest.raises(ValueError, match=f"'smile': not a unique .* use one of {listed}$"):
+        edit("stargan", "smile", space=COMMAS)
+    with pytest.raises(ValueError, match=r"use one of 'smile, open mouth', 'café & co', 'a=b'$"):
+        edit("stargan", space=COMMAS)
+    with pytest.raises(ValueError, match=r"^'smile, open mouth', 'café & co': mutually exclusive"):
+        edit("stargan", "smile, open mouth", "café & co", space=COMMAS)
+
+
+def test_a_label_may_have_an_equals_sign(edit: Edit, tmp_path: Path) -> None:
+    made = edit("stargan", "a=b", space=COMMAS)
+    assert np.array_equal(made, direct(tmp_path, "stargan", None, [0, 0, 1], EditOptions()))

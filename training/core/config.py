@@ -133,7 +133,11 @@ class DataConfig:
         int, Field(ge=0, description="maximum number of images of each data set; 0: all")
     ] = 0
     bad_share: Annotated[
-        Share, Field(description="maximum share of unusable images; above it preprocessing fails")
+        Share,
+        Field(
+            description="maximum share of unusable images, and of pictures in formats that are not "
+            "read; above it the run stops"
+        ),
     ] = 0.001
     shard_rows: Annotated[Positive, Field(description="maximum number of images per shard")] = 8192
 

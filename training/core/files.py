@@ -20,6 +20,7 @@ from typing import Any
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]|^[A-Za-z]:")  # control characters, Windows' paths
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+LISTED = 3  # names in a message
 
 
 def canonical_json(value: Any) -> bytes:
@@ -80,6 +81,67 @@ def unusual(folder: Path) -> dict[str, str]:
             elif not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
                 found[name] = "a special file"
     return found
+
+
+def plain_files(root: Path, outside: bool = False) -> dict[str, int]:
+    """Sizes of all files below `root` by relative POSIX name, sorted; no file is opened.
+
+    Links to files are followed, those out of `root` only with `outside`. Raises ValueError with the
+    names and the number of all other entries: FIFOs, devices, sockets, links to folders or nothing,
+    names that are not UTF-8 or have a backslash.
+    """
+    root = Path(os.path.realpath(root))  # Path.resolve raises RuntimeError for a loop of links
+    sizes: dict[str, int] = {}
+    refused: list[str] = []
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{name}/")
+                elif fault := _name_fault(name) or _fault(entry, root, outside):
+                    shown = name if name.isprintable() else repr(name)
+                    refused.append(f"{shown} {fault}")
+                else:
+                    sizes[name] = entry.stat().st_size
+    if refused:
+        more = f"; and {len(refused) - LISTED} more" if len(refused) > LISTED else ""
+        raise ValueError(
+            f"{root}: {len(refused)} of its entries cannot be used: "
+            f"{'; '.join(sorted(refused)[:LISTED])}{more}; "
+            "put the files themselves there, or remove these entries"
+        )
+    return dict(sorted(sizes.items()))
+
+
+def _name_fault(name: str) -> str:
+    if "\\" in name:
+        return "has a backslash in its name; rename it"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8; rename it"
+    return ""
+
+
+def _fault(entry: os.DirEntry[str], root: Path, outside: bool) -> str:
+    """Why an entry that is no folder is not used, "" for a file."""
+    try:
+        mode = entry.stat().st_mode
+    except OSError as error:
+        return f"is a link to nothing ({error.strerror})"
+    if stat.S_ISDIR(mode):
+        return "is a link to a folder"
+    if stat.S_ISFIFO(mode):
+        return "is a FIFO"
+    if not stat.S_ISREG(mode):
+        return "is a socket" if stat.S_ISSOCK(mode) else "is a device"
+    if outside or not entry.is_symlink():
+        return ""
+    inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
+    return "" if inside else "points outside the folder"
 
 
 def fsync(path: Path) -> None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image
-
 from training.core.cli import means
 from training.core.config import DataConfig
 from training.core.files import write_bytes
 from training.core.progress import Progress
 from training.data import archive as tree
 from training.data.layouts import SOURCES, read_layout
+from training.data.pictures import FORMATS, UnusableError, content, is_read, open_picture
 from training.data.sources import read_source
 from training.data.tables import sniff
 from training.data.versions import KINDS, split_datasets
@@ -138,7 +137,8 @@ def check(kind: str, path: Path, subset: bool) -> list[str]:
     if not images:
         fix = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
         raise ValueError(f"{path}: no images; {fix}")
-    read_source(kind, folder, config)
+    for note in read_source(kind, folder, config).notes:
+        say(f"note: {note}")
     terms = TERMS.get(kind, OWN_DATA)
     _check_pictures(path, images, terms)
     differences = _differences(path, folder.names(), len(images), terms)
@@ -168,14 +168,14 @@ def _differences(path: Path, names: list[str], count: int, terms: Terms) -> list
 
 
 def _check_pictures(path: Path, images: list[str], terms: Terms) -> None:
-    """Raise ValueError unless all images are JPEG or PNG, of the official size if there is one."""
+    """Raise ValueError unless all images have a format that is read, and the official size."""
     wrong: list[str] = []
     with Progress("check", len(images), "images") as bar:
         for name in images:
             with (path / name).open("rb") as stream:
                 head = stream.read(1024)
-            form = sniff(head)
-            if form not in ("jpeg", "png"):
+            form = content(head) or sniff(head)
+            if not is_read(form):
                 wrong.append(f"{name}: {form}")
             elif terms.size:
                 size = _size(path / name)
@@ -185,17 +185,16 @@ def _check_pictures(path: Path, images: list[str], terms: Terms) -> None:
     if wrong:
         size_text = f"{terms.size[0]}x{terms.size[1]} px " if terms.size else ""
         raise ValueError(
-            f"{path}: {len(wrong)} files are not {size_text}JPEG or PNG: "
-            f"{'; '.join(wrong[:LISTED])}; download them again"
+            f"{path}: {len(wrong)} files are not {size_text}pictures ({', '.join(FORMATS)}): "
+            f"{'; '.join(wrong[:LISTED])}; download them again, or save them as JPEG"
         )
 
 
 def _size(path: Path) -> tuple[int, int]:
     """Width and height from the header; (0, 0) if it cannot be read."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        return open_picture(path.read_bytes()).size
+    except UnusableError:
         return 0, 0
 
 

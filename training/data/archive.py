@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from training.core.files import fsync, rename, whole_folder
+from training.core.files import fsync, plain_files, rename, whole_folder
 from training.storage.meta import RawMeta
 from training.storage.store import Manifest, Store
 
@@ -48,39 +48,21 @@ def check_name(name: str) -> str:
 
 
 class Folder:
-    """The files below `root`. Links to folders or to targets outside the root are refused."""
+    """The files below `root`; `plain_files` says which entries are refused."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root).resolve()
+        self.root = Path(os.path.realpath(root))
         if not self.root.is_dir():
             raise ValueError(f"{root}: no such folder")
         self._sizes: dict[str, int] | None = None
 
     def _index(self) -> dict[str, int]:
         if self._sizes is None:
-            sizes: dict[str, int] = {}
-            pending = [""]
-            while pending:
-                folder = pending.pop()
-                with os.scandir(self.root / folder) as entries:
-                    for entry in entries:
-                        name = check_name(f"{folder}{entry.name}")
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(f"{name}/")
-                        else:
-                            sizes[name] = self._file_size(entry, name)
-            self._sizes = dict(sorted(sizes.items()))
+            self._sizes = {check_name(n): size for n, size in plain_files(self.root).items()}
         return self._sizes
 
-    def _file_size(self, entry: os.DirEntry[str], name: str) -> int:
-        if entry.is_symlink():
-            self._inside(name)
-        if not entry.is_file():
-            raise ValueError(f"{self.root}: {name} is not a plain file; put the file itself there")
-        return entry.stat().st_size
-
     def _inside(self, name: str) -> Path:
-        path = (self.root / check_name(name)).resolve()
+        path = Path(os.path.realpath(self.root / check_name(name)))
         if not path.is_relative_to(self.root):
             raise ValueError(
                 f"{self.root}: {name} points outside the folder; copy the file into it"
@@ -143,17 +125,25 @@ class Tars:
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
-    """(name, offset, size) of every file in a tar. Raises ValueError for other members."""
+    """(name, offset, size) of every file in a tar.
+
+    Raises ValueError with the tar's path for other members, unsafe names, files beyond its end.
+    """
     found = []
+    end = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 if not member.isreg() or member.issparse():
-                    raise ValueError(f"{path}: {member.name!r} is not a plain file")
+                    raise ValueError(f"{member.name!r} is not a plain file")
+                if member.size < 0 or member.offset_data + member.size > end:
+                    raise ValueError(f"cut inside {member.name!r}; download the file again")
                 found.append((check_name(member.name), member.offset_data, member.size))
                 _forget(tar)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:
         raise ValueError(f"{path}: not an uncompressed tar file ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return found
 
 

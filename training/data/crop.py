@@ -5,21 +5,16 @@ or worker. simplejpeg decodes plain colour JPEGs: the same libjpeg-turbo, the sa
 time.
 """
 
-import io
-import struct
 import threading
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from training.core.config import DataConfig
+from training.data.pictures import UnusableError, check_pixels, decode, open_picture
 
-MAX_PIXELS = 40_000_000  # far above any face data set; a small file can claim far more
 MIN_SIDE = 16  # px of the source square; a smaller one shows no usable face
 CELEBA = (178, 218)  # (width, height) px, the size that `celeba_crop` refers to
 RAFD = (681, 1024)  # the same for `rafd_crop` and `rafd_centre`
@@ -28,20 +23,11 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+ORIENTATION = (b"Exif\0\0", b"tiff:Orientation")  # Exif's header; XMP's entry
 BUFFER_BYTES = 8 * 2**20  # bytes of each thread's decoding buffer; a 681x1024 image takes 2.8 MB
-MODES = ("RGB", "L", "LA", "P", "PA", "RGBA", "CMYK", "1")  # 8 bits a channel or fewer
-# Exceptions that Pillow's readers raise on broken bytes.
-BROKEN = (
-    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError,
-    struct.error, zlib.error,
-)  # fmt: skip
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 _local = threading.local()
-
-
-class UnusableError(ValueError):
-    """An image that cannot be used; the text is stored as the reason in its row."""
 
 
 def crop_box(kind: str, width: int, height: int, config: DataConfig) -> Box:
@@ -80,17 +66,14 @@ def _scaled(side: int, width: int, height: int, reference: tuple[int, int]) -> i
 def crop_image(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
     """The training image, uint8 (size, size, 3), of one file's bytes. Raises UnusableError.
 
-    The format (JPEG or PNG) is detected from the first bytes, not from the name; the size in the
-    header is checked before decoding. Grey, palette and 1-bit images become RGB, transparency is
-    dropped, CMYK is converted by Pillow without a profile, 16-bit images are refused. The EXIF
-    orientation is applied to the user's own data only: CelebA and RaFD are upright as stored.
+    The format is detected from the bytes and the size in the header is checked before decoding;
+    `training.data.pictures` says what becomes of other modes than RGB. The orientation of Exif or
+    XMP data is applied to the user's own data only: CelebA and RaFD are upright as stored.
     """
-    jpeg = data.startswith(b"\xff\xd8\xff")
-    if not jpeg and not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise UnusableError(f"not JPEG or PNG: starts with {data[:12]!r}")
     user_data = kind not in ("celeba", "rafd")
+    turned = user_data and any(mark in data for mark in ORIENTATION)
     pixels = None
-    if jpeg and not (user_data and b"Exif\0\0" in data[:65536]):
+    if data.startswith(b"\xff\xd8\xff") and not turned:
         pixels = _decode_turbo(data, kind, config)
     if pixels is None:
         pixels = _decode_pillow(data, kind, config, upright=user_data)
@@ -98,8 +81,7 @@ def crop_image(data: bytes, kind: str, config: DataConfig) -> np.ndarray:
 
 
 def _check_size(width: int, height: int, kind: str, config: DataConfig) -> Box:
-    if width * height > MAX_PIXELS:
-        raise UnusableError(f"too large: {width}x{height} px")
+    check_pixels(width, height)
     square = crop_box(kind, width, height, config)
     if square[2] - square[0] < MIN_SIDE:
         raise UnusableError(f"too small: {width}x{height} px")
@@ -137,26 +119,7 @@ def _decode_buffer(size: int) -> np.ndarray | None:
 
 
 def _decode_pillow(data: bytes, kind: str, config: DataConfig, upright: bool) -> Image.Image:
-    with _as_unusable():
-        image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    if image.mode not in MODES:
-        raise UnusableError(f"mode {image.mode}: 8 bits a channel are needed")
-    _check_size(*image.size, kind, config)
-    with _as_unusable():
-        image.load()
-        if upright:
-            image = ImageOps.exif_transpose(image)
-        image.info.pop("transparency", None)
-        part = image.crop(crop_box(kind, *image.size, config))
-        return part if part.mode == "RGB" else part.convert("RGB")
-
-
-@contextmanager
-def _as_unusable() -> Iterator[None]:
-    """Convert Pillow's exceptions on broken or huge data to UnusableError."""
-    try:
-        yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnusableError(f"too large: {error}") from error
-    except BROKEN as error:
-        raise UnusableError(f"does not decode: {error}") from error
+    header = open_picture(data)
+    _check_size(*header.size, kind, config)
+    image = decode(header, upright)
+    return image.crop(crop_box(kind, *image.size, config))

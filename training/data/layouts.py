@@ -1,16 +1,20 @@
 """Read the files of a raw data set, one reader per layout, without validating them."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree, check_name
+from training.data.folders import arrange
 from training.data.labels import ATTRIBUTES, UNITS
 from training.data.openface import Units, read_units
-from training.data.tables import PICTURES, TABLES, Table, read_table
+from training.data.pictures import ARCHIVES, CONVERT, FRAMES, PICTURES, UNREAD, VIDEOS
+from training.data.tables import TABLES, Table, read_table
 
 EXPRESSIONS = (
     "angry", "contemptuous", "disgusted", "fearful", "happy", "neutral", "sad", "surprised",
@@ -22,8 +26,8 @@ RAFD_NAME = (
     r"\.([jJ][pP][eE]?[gG]|[pP][nN][gG])$"
 )
 VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label texts and their values
-CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
 # Columns that other code adds to a frame; labels cannot have these names.
 RESERVED = (
     "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
@@ -52,6 +56,9 @@ class RawDataset:
     units: Units | None = None
     notes: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
+    layout: str = ""  # why the folders are no data set, and the fix
+    unread: tuple[str, ...] = ()  # pictures in formats that are not read
+    vanished: tuple[str, ...] = ()  # class folders without any picture that is read
 
     @property
     def domain(self) -> tuple[str, ...]:
@@ -75,7 +82,9 @@ def read_layout(kind: str, tree: Tree, config: DataConfig) -> RawDataset:
         )
     attributes = () if kind == "folders" or config.domains else config.attributes
     measured = tuple(name for name in attributes if name in UNITS)
-    return replace(SOURCES[kind](tree, config), measured=measured)
+    raw = SOURCES[kind](tree, config)
+    unread, notes = left_out(tree.names())
+    return replace(raw, measured=measured, unread=unread, notes=(*raw.notes, *notes))
 
 
 def _needed(config: DataConfig) -> tuple[str, ...]:
@@ -83,14 +92,46 @@ def _needed(config: DataConfig) -> tuple[str, ...]:
     return tuple(n for n in config.domains or config.attributes if n not in UNITS)
 
 
-def pictures(names: Iterable[str]) -> list[str]:
-    """The names with an image suffix, without hidden files and macOS's resource forks."""
+def visible(names: Iterable[str]) -> list[str]:
+    """The names without hidden files and macOS's resource forks."""
     return [
         name
         for name in names
-        if name.lower().endswith(PICTURES)
-        and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+        if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
     ]
+
+
+def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def pictures(names: Iterable[str]) -> list[str]:
+    """The visible names with the suffix of a format that is read."""
+    return [name for name in visible(names) if has_suffix(name, PICTURES)]
+
+
+def left_out(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Pictures in formats that are not read, and a note for each sort of file that is left out."""
+    seen = visible(names)
+    unread = [name for name in seen if has_suffix(name, UNREAD)]
+    sorts = {
+        f"pictures that are not read ({CONVERT})": unread,
+        f"videos ({FRAMES})": [name for name in seen if has_suffix(name, VIDEOS)],
+        "archives (unpack them there if they hold pictures)": [
+            name for name in seen if has_suffix(name, ARCHIVES)
+        ],
+    }
+    known = {*(name for files in sorts.values() for name in files)}
+    sorts["other files"] = [
+        n for n in seen if n not in known and not has_suffix(n, (*PICTURES, ".csv", ".txt"))
+    ]
+    notes = []
+    for what, files in sorts.items():
+        suffixes = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in files)
+        numbers = ", ".join(f"{suffix} {n}" for suffix, n in sorted(suffixes.items()))
+        if files:
+            notes.append(f"left out: {what}: {numbers}, such as {files[0]!r}")
+    return tuple(unread), tuple(notes)
 
 
 def _find(names: Iterable[str], base_names: tuple[str, ...]) -> str:
@@ -189,16 +230,20 @@ def _rafd(tree: Tree, config: DataConfig) -> RawDataset:
 
 
 def _folders(tree: Tree, config: DataConfig) -> RawDataset:
-    """`<class>/…`, or `train|val|test/<class>/…`."""
+    """`<class>/…`, with or without parts; see `training.data.folders`."""
     names = tree.names()
     images = pictures(names)
     labels = _labels([0] * len(images), images, Images(images))
-    folders = [image.split("/")[:-1] for image in images]
-    partitioned = bool(folders) and all(len(f) > 1 and f[0] in CSV_PARTS for f in folders)
-    depth = 1 if partitioned else 0
-    labels["part"] = [CSV_PARTS[f[0]] if partitioned else "" for f in folders]
-    labels["class"] = [f[depth] if len(f) > depth else None for f in folders]
-    return RawDataset("folders", images, labels, units=_read_units(tree, names, images))
+    found = arrange(images)
+    labels["part"] = found.parts
+    labels["class"] = found.classes
+    others = [name for name in visible(names) if has_suffix(name, (*UNREAD, *VIDEOS, *ARCHIVES))]
+    every = arrange([*images, *others])
+    vanished = set() if every.fault else {*every.classes} - {*found.classes, None}
+    return RawDataset(
+        "folders", images, labels, units=_read_units(tree, names, images), notes=found.notes,
+        layout=found.fault, vanished=tuple(sorted(map(str, vanished))),
+    )  # fmt: skip
 
 
 def _csv(tree: Tree, config: DataConfig) -> RawDataset:
@@ -221,7 +266,7 @@ def _csv(tree: Tree, config: DataConfig) -> RawDataset:
         labels["identity"] = table.rows["identity"].astype("str")
     if "split" in table.columns:
         parts = table.rows["split"].astype("str")
-        labels["part"] = [CSV_PARTS.get(part, part) for part in parts]
+        labels["part"] = [CSV_PARTS.get(part.lower(), part) for part in parts]
         del labels["split"]
     columns = [c for c in labels.columns if c in table.columns and c not in RESERVED]
     binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}

@@ -8,6 +8,7 @@ do not depend on the number of workers.
 import io
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -33,7 +34,7 @@ from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
 
 main = cli.program("python -m training.data.preprocess", __doc__)
-VERSION = 1  # raised when pixels or rows change; part of the work folder's name
+VERSION = 2  # raised when pixels or rows change; part of the work folder's name
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
 
@@ -105,9 +106,10 @@ class Job:
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
-        frame, split_by = plan(
-            read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
-        )
+        source = read_source(self.kind, self.tree, self.config)
+        for note in source.notes:
+            sys.stdout.write(f"preprocess {self.name}: {note}\n")
+        frame, split_by = plan(source.frame, self.name, self.kind, self.config)
         selected = frame.index[frame["reason"] == ""]
         entries = []
         with Progress(f"preprocess {self.name}", len(selected), "images") as progress:

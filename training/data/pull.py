@@ -177,7 +177,7 @@ def _copies(md5: str, names: Sequence[str], demo: Pin | None) -> Iterator[Source
     for folder in folders:
         if not folder.is_dir() or not any(folder.iterdir()):
             continue
-        found, nfiles = remote.tree_md5(folder)
+        found, nfiles = remote.tree_md5(folder, outside=True)
         if found == md5:
             say(f"./{folder} is data version {md5}")
             yield Source(folder, nfiles)

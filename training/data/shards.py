@@ -13,7 +13,8 @@ from training.core.config import DataConfig
 from training.core.files import fsync, sha256_bytes
 from training.core.progress import Progress
 from training.data.archive import Tree
-from training.data.crop import UnusableError, crop_image
+from training.data.crop import crop_image
+from training.data.pictures import UnusableError, check_bytes
 
 CHUNK = 32  # images per task: a few tens of ms
 
@@ -72,6 +73,7 @@ def _image(
     tree: Tree, file: str, kind: str, config: DataConfig
 ) -> tuple[Outcome, np.ndarray | None]:
     try:
+        check_bytes(tree.size(file))
         data = tree.read(file)
     except ValueError as error:
         return Outcome("", str(error)), None

@@ -39,6 +39,8 @@ def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
     critical.
     """
     raw = read_layout(kind, tree, config)
+    if text := _folder_problem(raw, config.bad_share):
+        raise SourceError(text)
     for problem in (_table_problem, _name_problem, _value_problem, _units_problem):
         text = problem(raw)
         if text:
@@ -66,6 +68,25 @@ def _some(frame: pd.DataFrame, column: str) -> str:
     """The first rows with their line in the label file (0: the name is the label) and value."""
     rows = frame[["line", "file", column]].head(3).itertuples(index=False)
     return ", ".join(f"{f'line {n} ({f})' if n else f}: {value!r}" for n, f, value in rows)
+
+
+def _folder_problem(raw: RawDataset, bad_share: float) -> str:
+    """Folders that are no data set, and pictures in formats that are not read."""
+    if raw.layout:
+        return f"{raw.kind}: {raw.layout}"
+    if raw.vanished:
+        return (
+            f"{raw.kind}: {len(raw.vanished)} class folders have no picture that is read: "
+            f"{', '.join(raw.vanished[:3])}; save their pictures as JPEG or PNG, or remove them"
+        )
+    count = len(raw.unread) + len(raw.images)
+    if len(raw.unread) > bad_share * count:
+        return (
+            f"{raw.kind}: {len(raw.unread)} of {count} pictures are in formats that are not read "
+            f"(bad_share={bad_share:.2%}): {', '.join(raw.unread[:3])}; save them as JPEG or PNG, "
+            "or remove them"
+        )
+    return ""
 
 
 def _table_problem(raw: RawDataset) -> str:

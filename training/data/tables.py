@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from training.data.pictures import PICTURES, content
+
 Format = Literal[
     "text", "csv", "web page", "git-lfs pointer", "git-annex pointer", "empty", "binary"
 ]
 TABLES = ("text", "csv")
 FILE_COLUMNS = ("file", "image_id", "filename", "image")  # CSV columns that hold the image's name
-PICTURES = (".jpg", ".jpeg", ".png")  # image suffixes, in lower case
 SHOWN = 80  # characters kept of a broken line
 
 
@@ -59,13 +60,11 @@ class Table:
         return list(self.rows.columns[2:])
 
 
-def sniff(data: bytes) -> Format | Literal["jpeg", "png"]:
-    """The format of the bytes: "jpeg", "png", "text", or one of the faults of `Format`."""
+def sniff(data: bytes) -> Format:
+    """The format of the bytes: "text", or one of the faults of `Format`."""
     head = data[:1024]
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
+    if content(head):
+        return "binary"
     if not head.strip():
         return "empty"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -81,8 +80,7 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
     """Read a label file; `header` names the columns after the file name if the text form has no
     header line (partition and identity files). Never raises: anomalies are part of the result.
     """
-    found = sniff(data)
-    kind: Format = "binary" if found == "jpeg" or found == "png" else found
+    kind = sniff(data)
     text = ""
     if kind == "text":
         try:

@@ -4,6 +4,7 @@
 in either case, and optionally Great Expectations' own pages.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,7 @@ def validate(
         name, kind = dataset.name, dataset.kind
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
+        _say(outcome)
     if docs:
         from training.data.validation.docs import write_docs
 
@@ -59,6 +61,14 @@ def validate(
         render(outcomes, trees, config, {**manifest.meta.to_json(), **manifest.about}).encode(),
     )
     _refuse(outcomes, report)
+
+
+def _say(outcome: Outcome) -> None:
+    """Print what was guessed, left out or changed, and the broken rules that are no errors."""
+    warnings = [f"warning: {f}" for f in outcome.findings if not f.passed and not f.failed]
+    for text in (*outcome.raw.notes, *warnings):
+        sys.stdout.write(f"validate {outcome.name}: {text}\n")
+    sys.stdout.flush()
 
 
 def _refuse(outcomes: Sequence[Outcome], report: Path) -> None:

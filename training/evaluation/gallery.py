@@ -14,6 +14,7 @@ from training.evaluation.previews import PREVIEW_IMAGES, held_out, render_previe
 from training.evaluation.records import Figure, Interval, MaskResult
 from training.evaluation.score import Translate, View, run, space_of, spread
 from training.inference.translator import Translator
+from training.rendering.fonts import legend
 from training.rendering.grids import grid
 
 FACES = 6  # rows of a grid
@@ -43,7 +44,8 @@ def samples(translator: Translate, faces: Faces, view: View, device: torch.devic
         if view.labels.kind == "binary"
         else f"{view.labels.name}: held-out images and every target."
     )
-    return Figure(f"samples_{view.labels.name}.png", grid(rows, titles), caption)
+    png = grid(rows, titles)
+    return Figure(f"samples_{view.labels.name}.png", png, caption + legend(titles))
 
 
 def model_previews(
@@ -94,7 +96,7 @@ def worst_edits(
         f"image and at most {per_task} per task. {count} of all {len(mine)} failed."
     )
     png = grid([top, bottom], titles, ["input", "edited"])
-    return Figure(f"worst_{view.labels.name}.png", png, caption)
+    return Figure(f"worst_{view.labels.name}.png", png, caption + legend(titles))
 
 
 def _pairs(space: LabelSpace) -> list[tuple[int, int]]:
@@ -156,9 +158,8 @@ def mask_figures(
                 f"chance is {100 / len(expressions.names):.1f} %."
             )
             png = grid(lines, ["input", *expressions.names])
-            pictures.append(
-                Figure(f"fig7_{kind}_{shown.labels.name}_{expressions.name}.png", png, caption)
-            )
+            name = f"fig7_{kind}_{shown.labels.name}_{expressions.name}.png"
+            pictures.append(Figure(name, png, caption + legend(expressions.names)))
         results.append(
             MaskResult(
                 shown.labels.name, expressions.name, len(rows), *rates["proper"], *rates["wrong"],
@@ -193,6 +194,6 @@ def two_model_figure(
     caption = (
         f"Fig. 6: the same held-out images of {mine.labels.name} by {names[0]} and {names[1]}."
     )
-    return Figure(
-        f"fig6_{mine.labels.name}.png", grid(rows, titles, list(names) * len(chosen)), caption
-    )
+    sides = list(names) * len(chosen)
+    caption += legend(titles, sides)
+    return Figure(f"fig6_{mine.labels.name}.png", grid(rows, titles, sides), caption)

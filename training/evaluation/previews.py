@@ -8,6 +8,7 @@ from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSpace
 from training.models.base import Model, Nets, Preview
 from training.models.layers import eval_mode
+from training.rendering.fonts import legend
 from training.rendering.grids import animated, grid
 
 SAMPLES = 4  # held-out images of each data set in the sample grids
@@ -34,7 +35,11 @@ def render_previews(
 ) -> dict[str, tuple[bytes, str]]:
     """PNG and caption of each preview of the model; the networks must be in evaluation mode."""
     previews = model.previews(nets, batch, space)
-    return {name: (preview_png(p), p.caption) for name, p in previews.items() if p.images.numel()}
+    return {
+        name: (preview_png(p), p.caption + legend(p.columns, () if p.moves else p.rows))
+        for name, p in previews.items()
+        if p.images.numel()
+    }
 
 
 def preview_png(preview: Preview) -> bytes:

@@ -1,9 +1,18 @@
 """Parse the labels of an edit from text: `Blond_Hair`, `set/Male=0`, `AU12=0.8`."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from training.data.labels import LabelSet, LabelSpace, label_names
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names, comma-separated; in quotes if one of them has a comma."""
+    names = list(names)
+    quoted = any("," in name for name in names)
+    return ", ".join(f"'{name}'" if quoted else name for name in names)
 
 
 def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
@@ -13,13 +22,14 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
     exclusive labels, and invalid values.
     """
     known = [(i, name) for i, part in enumerate(space.sets) for name in part.names]
+    plain = {n for i, name in known for n in (name, f"{space.sets[i].name}/{name}")}  # may have =
     values: dict[str, float] = {}
     sets = set() if texts or len(space.sets) > 1 else {0}
     for text in texts:
-        name, _, value = text.partition("=")
+        name, _, value = (text, "", "") if text in plain else text.partition("=")
         matches = [(i, n) for i, n in known if name in (n, f"{space.sets[i].name}/{n}")]
         if len(matches) != 1:
-            names = ", ".join(label_names(space)[: space.dim_d])
+            names = listed(label_names(space)[: space.dim_d])
             raise ValueError(f"{name!r}: not a unique label name; use one of {names}")
         ((index, name),) = matches
         if name in values:
@@ -28,14 +38,14 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
         sets.add(index)
     if len(sets) != 1:
         raise ValueError(
-            f"{', '.join(texts) or 'no label'}: of {len(sets)} data sets; use labels of one of "
+            f"{listed(texts) or 'no label'}: of {len(sets)} data sets; use labels of one of "
             f"{', '.join(part.name for part in space.sets)}"
         )
     index = sets.pop()
     part = space.sets[index]
     for group in [part.names] if part.kind == "onehot" else part.groups:
         if len(exclusive := [name for name in group if values.get(name)]) > 1:
-            raise ValueError(f"{', '.join(exclusive)}: mutually exclusive labels; give only one")
+            raise ValueError(f"{listed(exclusive)}: mutually exclusive labels; give only one")
     return index, values
 
 
@@ -84,7 +94,7 @@ def edit_labels(
             start = row
         if not reads_source and (before[0] != index or part.kind == "onehot"):
             raise ValueError(
-                f"{', '.join(has or ())}: this model does not use the source labels, and they do "
+                f"{listed(has or ())}: this model does not use the source labels, and they do "
                 "not affect the target; remove them"
             )
     target = _updated(part, start, changes)
@@ -94,4 +104,4 @@ def edit_labels(
 
 def _require_class(part: LabelSet, row: Tensor) -> None:
     if part.kind == "onehot" and not row.any():
-        raise ValueError(f"{part.name}: no class is given; use one of {', '.join(part.names)}")
+        raise ValueError(f"{part.name}: no class is given; use one of {listed(part.names)}")

@@ -1,19 +1,17 @@
-"""Labelled grids of images as PNG, static or animated, drawn with Pillow's built-in font."""
+"""Labelled grids of images as PNG, static or animated."""
 
 import io
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from training.rendering.fonts import font_for, numbered, standard
+
 GAP = 4  # px between images
 INK = (29, 35, 48)
 FRAME, HELD = 120, 900  # ms per frame of an animation; the first and last are held longer
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
@@ -32,6 +30,16 @@ def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     return lines
 
 
+class _Title(NamedTuple):
+    lines: list[str]
+    font: ImageFont.FreeTypeFont
+
+
+def _title(text: str, width: int, size: int) -> _Title:
+    font = font_for(text, size) or standard(size)
+    return _Title(_fit(text, width, font), font)
+
+
 def grid(
     rows: Sequence[Sequence[np.ndarray]],
     col_titles: Sequence[str] = (),
@@ -41,8 +49,9 @@ def grid(
     """PNG of uint8 (H, W, 3) images in rows, with titles above the columns and left of the rows.
 
     Smaller images are enlarged by an integer factor to at least `cell` px (default 96) a side, so
-    that they stay crisp. Rows may differ in length. Raises ValueError if there is no image, or
-    one is not uint8 RGB.
+    that they stay crisp. Rows may differ in length. Titles that no font here can draw are numbers;
+    `fonts.legend` of the same titles says which. Raises ValueError if there is no image, or one is
+    not uint8 RGB.
     """
     out = io.BytesIO()
     _sheet(rows, col_titles, row_titles, cell).save(out, "PNG", optimize=True)
@@ -79,14 +88,15 @@ def _sheet(
     height, width = images[0].shape[:2]
     scale = max(1, -(-(cell or 96) // width))
     height, width = height * scale, width * scale
-    font = _font(max(11, min(18, width // 8)))
-    line = int(font.size * 1.25)
-    tops = [_fit(t, width, font) for t in col_titles]
-    sides = [_fit(t, 150, font) for t in row_titles]
-    top = GAP + line * max((len(t) for t in tops), default=0) + (GAP if tops else 0)
+    size = max(11, min(18, width // 8))
+    line = int(size * 1.25)
+    keys = numbered(col_titles, row_titles)[0]
+    tops = [_title(keys.get(t, t), width, size) for t in col_titles]
+    sides = [_title(keys.get(t, t), 150, size) for t in row_titles]
+    top = GAP + line * max((len(t.lines) for t in tops), default=0) + (GAP if tops else 0)
     side = (
         GAP
-        + int(max((font.getlength(s) for t in sides for s in t), default=0))
+        + int(max((t.font.getlength(s) for t in sides for s in t.lines), default=0))
         + (2 * GAP if sides else 0)
     )
     columns = max(len(row) for row in rows)
@@ -94,15 +104,15 @@ def _sheet(
         "RGB", (side + columns * (width + GAP), top + len(rows) * (height + GAP)), "white"
     )
     pen = ImageDraw.Draw(sheet)
-    for i, lines in enumerate(tops):
+    for i, title in enumerate(tops):
         centre = side + i * (width + GAP) + width // 2
-        for j, text in enumerate(reversed(lines)):
-            pen.text((centre, top - GAP - j * line), text, INK, font, anchor="ms")
+        for j, text in enumerate(reversed(title.lines)):
+            pen.text((centre, top - GAP - j * line), text, INK, title.font, anchor="ms")
     for i, row in enumerate(rows):
         y = top + i * (height + GAP)
-        for j, text in enumerate(sides[i] if i < len(sides) else []):
-            middle = y + height // 2 + int((j - (len(sides[i]) - 1) / 2) * line)
-            pen.text((side - 2 * GAP, middle), text, INK, font, anchor="rm")
+        for j, text in enumerate(sides[i].lines if i < len(sides) else []):
+            middle = y + height // 2 + int((j - (len(sides[i].lines) - 1) / 2) * line)
+            pen.text((side - 2 * GAP, middle), text, INK, sides[i].font, anchor="rm")
         for j, image in enumerate(row):
             picture = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (side + j * (width + GAP), y))

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from training.core import environment
-from training.core.files import parse_json, rename
+from training.core.files import parse_json, plain_files, rename
 from training.core.progress import Progress
 from training.core.shown import shown
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
@@ -39,19 +39,16 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
-def tree_md5(root: Path) -> tuple[str, int]:
+def tree_md5(root: Path, outside: bool = False) -> tuple[str, int]:
     """DVC's name `<32 hex>.dir` of a folder's content, computed without DVC, and its file count.
 
     It is the MD5 of the JSON list of {"md5", "relpath"} sorted by relpath; modes and times do not
-    count. Raises ValueError for a folder that is missing or empty.
+    count. Raises ValueError for a folder that is missing, empty or, before a file is opened, has
+    entries that `plain_files` refuses; `outside`: links out of it are followed, as DVC makes them.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
-    names = sorted(
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, files in os.walk(root)
-        for name in files
-    )
+    names = list(plain_files(root, outside))
     if not names:
         raise ValueError(f"{root}: no files in it")
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -229,13 +229,21 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "identity_known": [("celeba", edit("identity_CelebA.txt", "000001", "000009"), "000001.jpg")],
     "identity_in_one_part": [("celeba", same_person, "identity 50")],
     "images_found": [("folders", dict.clear, "0")],
+    "picture_read": [
+        ("folders", put("cat/9.heic", b"x"), "cat/9.heic"),
+        ("celeba", put("img_align_celeba/9.AVIF", b"x"), "1 of 7: file img_align_celeba/9.AVIF"),
+    ],
+    "folder_layout": [
+        ("folders", put("train/cat/0.jpg", picture(130, 130)), "cat/ (2 pictures), dog/"),
+    ],
+    "class_read": [("folders", put("bird/1.mp4", b"x"), "class bird")],
     "row_of_image": [("celeba", put("img_align_celeba/9.jpg", picture()), "9.jpg")],
     "image_format": [
         ("celeba", put(FIRST, HTML), "web page"),
         ("folders", put("cat/0.jpg", LFS), "git-lfs pointer"),
         ("folders", put("cat/0.jpg", ANNEX), "git-annex pointer"),
         ("folders", put("cat/0.jpg", b""), "empty"),
-        ("folders", put("cat/0.jpg", b"GIF89a"), "other"),
+        ("folders", put("cat/0.jpg", b"a text"), "other"),
     ],
     "image_pixels": [("folders", put("cat/0.jpg", bomb()), "cat/0.jpg")],
     "image_decodes": [("celeba", truncate, "000001.jpg")],
@@ -257,7 +265,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
 SOFT_ONLY = (
     "final_newline", "image_decodes_all", "image_resolution", "image_content_unique",
     "image_content_in_one_part", "image_size", "unit_confidence", "class_balance", "hair_exclusive",
-    "rafd_person", "rafd_complete",
+    "rafd_person", "rafd_complete", "image_alpha", "image_frames",
 )  # fmt: skip
 CASES = [(name, *case) for name, cases in FAULTS.items() for case in cases]
 
@@ -529,3 +537,26 @@ def test_the_full_official_label_file_passes_within_2_gb(shared_data: Path) -> N
     assert measured["failed"] == []
     assert measured["rows"]["label_values"] == measured["rows"]["image_of_row"] == 202_599
     assert measured["bytes"] <= 2 * 1024**3
+
+
+def test_changed_pictures_are_counted_and_do_not_stop_the_run() -> None:
+    """Transparency on white, the first of several frames, other modes than RGB."""
+    files = folders()
+    square = Image.new("RGBA", (130, 130), (200, 0, 0, 90))
+    for name, form, more in (
+        ("cat/alpha.png", "PNG", {}),
+        ("dog/moves.gif", "GIF", {"save_all": True, "append_images": [square.rotate(9)]}),
+        ("dog/pages.tif", "TIFF", {"save_all": True, "append_images": [square.rotate(9)]}),
+    ):
+        out = io.BytesIO()
+        (square if form == "PNG" else square.convert("RGB")).save(out, form, **more)
+        files[name] = out.getvalue()
+    grey = io.BytesIO()
+    Image.fromarray(np.full((130, 130), 9000, np.uint16)).save(grey, "PNG")
+    files["cat/grey16.png"] = grey.getvalue()
+    outcome = validated("folders", files)
+    assert outcome.failed == []
+    found = {f.rule.name: [row["file"] for row in f.rows] for f in outcome.findings if not f.passed}
+    assert found["image_alpha"] == ["cat/alpha.png"]
+    assert found["image_frames"] == ["dog/moves.gif", "dog/pages.tif"]
+    assert {"cat/alpha.png", "cat/grey16.png"} <= set(found["image_mode"])

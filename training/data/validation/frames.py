@@ -28,6 +28,9 @@ def frames(raw: RawDataset, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "images": _images(raw, labels, images),
         "classes": _classes(raw, labels),
         "hair": _hair(raw, labels),
+        "layout": pd.DataFrame({"fault": [raw.layout]}),
+        "readable": _readable(raw),
+        "class folders": _class_folders(raw, labels),
     }
     if raw.units is not None and raw.units.format in TABLES:
         rows = raw.units.rows
@@ -38,6 +41,23 @@ def frames(raw: RawDataset, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
             kept = rows[rows["kept"]]
             out["kept units"] = kept.assign(numbers=kept[list(UNITS)].notna().sum(axis=1))
     return out
+
+
+def _readable(raw: RawDataset) -> pd.DataFrame:
+    """Every picture, and whether its format is one that is read."""
+    read = [True] * len(raw.images) + [False] * len(raw.unread)
+    return pd.DataFrame({"file": [*raw.images, *raw.unread], "read": read})
+
+
+def _class_folders(raw: RawDataset, labels: pd.DataFrame) -> pd.DataFrame:
+    """The classes of folders, and whether they have a picture that is read."""
+    names = labels["class"].dropna().unique().tolist() if "class" in labels else []
+    return pd.DataFrame(
+        {
+            "class": [*names, *raw.vanished],
+            "read": [c not in raw.vanished for c in [*names, *raw.vanished]],
+        }
+    )
 
 
 def _unit_columns() -> list[str]:

@@ -8,10 +8,12 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
-from training.data.crop import UnusableError, crop_image
+from training.data.crop import crop_image
 from training.data.layouts import VALUES, RawDataset
+from training.data.pictures import UnusableError
 from training.data.validation.runner import LISTED, Finding, cell_text
 from training.rendering import html
+from training.rendering.fonts import legend
 from training.rendering.grids import grid
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Page(NamedTuple):
     raw: RawDataset
     findings: Sequence[Finding]
     people: int
-    pictures: list[bytes]
+    pictures: list[tuple[bytes, str]]  # with legends
     summary: list[tuple[str, str, int]]  # property, value, images
     classes: list[tuple[str, int, float]]  # label, images, share
 
@@ -89,8 +91,8 @@ def _summary(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, int]]:
     return rows
 
 
-def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[bytes]:
-    """PNGs: sample images with their labels, cropped and resized as for training."""
+def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[tuple[bytes, str]]:
+    """PNGs and legends: sample images with their labels, cropped and resized as for training."""
     labels = raw.labels[raw.labels["image"] != ""]
     chosen = labels.iloc[
         np.unique(np.linspace(0, len(labels) - 1, min(SAMPLES, len(labels))).astype(int))
@@ -105,7 +107,7 @@ def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[bytes]:
             continue
         titles.append(_title(row, raw))
     return [
-        grid([images[i : i + COLUMNS]], titles[i : i + COLUMNS])
+        (grid([images[i : i + COLUMNS]], part := titles[i : i + COLUMNS]), legend(part))
         for i in range(0, len(images), COLUMNS)
     ]
 

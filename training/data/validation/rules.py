@@ -13,9 +13,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from training.core.config import DataConfig
-from training.data.crop import CELEBA, MAX_PIXELS, MIN_SIDE, RAFD
+from training.data.crop import CELEBA, MIN_SIDE, RAFD
 from training.data.layouts import EXPRESSIONS, RAFD_NAME, RawDataset
 from training.data.openface import HIGHEST, UNITS
+from training.data.pictures import CONVERT, FORMATS, MAX_PIXELS
 from training.data.tables import TABLES
 
 Severity = Literal["critical", "warning"]
@@ -49,7 +50,7 @@ def rules(raw: RawDataset, frames: Mapping[str, pd.DataFrame], config: DataConfi
     if raw.kind == "rafd":
         found += _rafd(config)
     if raw.kind == "folders":
-        found += _folders()
+        found += _folders(raw)
     return [rule for rule in found if len(frames.get(rule.frame, ())) or rule.name in _ON_EMPTY]
 
 
@@ -144,11 +145,17 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
     found = [
         Rule("images_found", "images", "critical", "no image found", "check the folder's layout",
              (Check("ExpectTableRowCountToBeBetween", {"min_value": 1}),)),
+        Rule("picture_read", "readable", "critical",
+             f"more than bad_share={config.bad_share:.2%} of the pictures are in formats that are "
+             "not read", "save them as JPEG or PNG, remove them, or raise bad_share",
+             (_in("read", [True], mostly=1 - config.bad_share),)),
         Rule("row_of_image", "images", "critical", "images without a row in the label file",
              "add rows for them, or remove them", (_in("labelled", [True]),)),
-        Rule("image_format", "images", "critical", "files with an image suffix are not images",
-             "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`",
-             (_in("format", ["jpeg", "png"]),)),
+        Rule("image_format", "images", "critical",
+             "files with an image suffix are not images, or in a format that is not read",
+             "fetch them again, for git-annex or git-lfs with `git annex get` or `git lfs pull`; "
+             "save pictures of other formats (heic, avif) as JPEG",
+             (_in("format", [form.lower() for form in FORMATS]),)),
         Rule("image_pixels", "images", "critical", f"images over {MAX_PIXELS:,} pixels",
              "scale them down or remove them", (_between("pixels", None, MAX_PIXELS),)),
         Rule("image_decodes", "images", "critical",
@@ -157,8 +164,15 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              (_in("error", [""], mostly=1 - config.bad_share),)),
         Rule("image_side", "images", "critical", f"the face would be under {MIN_SIDE} px wide",
              "use larger images", (_between("side", MIN_SIDE, None),)),
-        Rule("image_mode", "images", strict, "images are not RGB",
+        Rule("image_mode", "images", strict,
+             "images are not RGB" + ("" if official_size else " and are converted"),
              "convert them to RGB", (_in("mode", ["RGB"]),)),
+        Rule("image_alpha", "images", "warning",
+             "images with an alpha channel are composed on white",
+             f"{CONVERT} with the background that you want", (_in("alpha", [False]),)),
+        Rule("image_frames", "images", "warning",
+             "files with several pictures: only the first of each is used",
+             "save the pictures as separate files", (_in("frames", [False]),)),
         Rule("image_decodes_all", "images", "warning", "images that do not decode are left out",
              "fetch them again", (_in("error", [""]),)),
         Rule("image_resolution", "images", "warning",
@@ -234,11 +248,19 @@ def _rafd(config: DataConfig) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _folders() -> list[Rule]:
+def _folders(raw: RawDataset) -> list[Rule]:
+    layout = Rule("folder_layout", "layout", "critical", "the folders are not classes, or parts",
+                  "arrange them as stated", (_in("fault", [""]),))  # fmt: skip
+    if raw.layout:
+        return [layout]
     count = Check("ExpectColumnUniqueValueCountToBeBetween", {"column": "class", "min_value": 2})
     return [
+        layout,
+        Rule("class_read", "class folders", "critical", "classes without a picture that is read",
+             "save their pictures as JPEG or PNG, or remove the folders", (_in("read", [True]),)),
         Rule("class_folder", "labels", "critical", "images outside a class folder",
-             "put each image in a folder named after its class", (_known("class"),)),
+             "put each image in a folder named after its class, or give the folder above as raw=",
+             (_known("class"),)),
         Rule("class_count", "labels", "critical", "there are fewer than two classes",
              "add a second class folder", (count,)),
     ]  # fmt: skip

@@ -22,7 +22,8 @@ ROW_NAMES = {
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
     "labels": ("table", "line", "file"), "identities": ("identity",), "images": ("file", "size"),
     "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
-    "classes": ("label", "count"), "hair": ("line", "file"),
+    "classes": ("label", "count"), "layout": (), "readable": ("file",), "class folders": ("class",),
+    "hair": ("line", "file"),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from training.data.labels import Task
 from training.evaluation.comparison.runs import ComparedRun, named
 from training.evaluation.score import position, run, space_of, spread
 from training.inference.translator import load_translator
+from training.rendering.fonts import legend
 from training.rendering.grids import grid
 
 WALL_IMAGES = 3
@@ -26,8 +27,8 @@ def _singles(faces: Faces, rows: list[int]) -> dict[str, Task]:
 
 
 @torch.no_grad()
-def image_wall(names: dict[str, list[ComparedRun]]) -> bytes:
-    """PNG of the same held-out images under the same single edits, one row per model (first seed).
+def image_wall(names: dict[str, list[ComparedRun]]) -> tuple[bytes, str]:
+    """PNG and legend: the same held-out images and single edits, one row per model (first seed).
 
     Images and edits are those that all data sets share, by file and by name. Raises ValueError if
     there is no common edit or image.
@@ -54,7 +55,8 @@ def image_wall(names: dict[str, list[ComparedRun]]) -> bytes:
         ]
         for i in range(len(chosen)):
             rows[i * len(names) + model_index] = [column[i].numpy() for column in columns]
-    return grid(rows, ["input", *common_edits], list(names) * len(chosen))
+    titles, sides = ["input", *common_edits], list(names) * len(chosen)
+    return grid(rows, titles, sides), legend(titles, sides)
 
 
 def shared_models(groups: Sequence[list[ComparedRun]]) -> dict[str, list[ComparedRun]]:

@@ -181,7 +181,7 @@ class Group:
     data: str
     copied: float
     seeds: Sequence[int]
-    wall: bytes
+    wall: tuple[bytes, str]  # and its legend
     costs: bytes
 
 
