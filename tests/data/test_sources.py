@@ -256,7 +256,7 @@ def test_an_own_csv_has_0_1_or_signed_labels(low: str, end: str) -> None:
     assert source.frame.to_numpy().tolist() == [
         ["a, b.jpg", "anna", "train", 1, -1], ["sub/c.png", "bert", "val", -1, -1],
     ]  # fmt: skip
-    assert source.notes == ("own.csv: not 0/1 or -1/1, left out: remark",)
+    assert source.notes == ("own.csv: neither 0/1 nor -1/1, left out: remark",)
 
 
 @pytest.mark.parametrize(

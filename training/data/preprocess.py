@@ -26,8 +26,9 @@ from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
 from training.data.archive import Tree, open_raw
+from training.data.columns import class_column
 from training.data.shards import Outcome, write_shard
-from training.data.sources import read_source
+from training.data.sources import read_source, say_notes
 from training.data.split import SPLITS, assign, select_limited
 from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
@@ -105,9 +106,9 @@ class Job:
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
-        frame, split_by = plan(
-            read_source(self.kind, self.tree, self.config).frame, self.name, self.kind, self.config
-        )
+        source = read_source(self.kind, self.tree, self.config)
+        say_notes(self.name, source.notes)
+        frame, split_by = plan(source.frame, self.name, self.kind, self.config)
         selected = frame.index[frame["reason"] == ""]
         entries = []
         with Progress(f"preprocess {self.name}", len(selected), "images") as progress:
@@ -118,6 +119,8 @@ class Job:
                 _record(frame, rows, entry, outcomes)
                 entries += [entry] if entry.rows else []
         _check_bad(frame.loc[selected], self.name, self.config.bad_share)
+        if split_by != "official" and self.kind in ("folders", "csv"):
+            say_notes(self.name, _unite_copies(frame))
         _check_splits(frame[frame["reason"] == ""], self.name)
         entries.append(self._parquet(frame))
         return entries, ImageSet(
@@ -216,6 +219,17 @@ def _check_splits(kept: pd.DataFrame, name: str) -> None:
             )
 
 
+def _unite_copies(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Move copies (the same bytes) of an image without a person to the split of the first one."""
+    free = frame[(frame["reason"] == "") & (frame["identity"] == "")]
+    first = free.groupby("sha256")["split"].transform("first")
+    moved = free.index[first != free["split"]]
+    frame.loc[moved, "split"] = first[moved]
+    some = ", ".join(frame.loc[moved[:3], "file"])
+    text = f"{len(moved)} copies of other images join their split: {some}"
+    return (text,) if len(moved) else ()
+
+
 def _counts(frame: pd.DataFrame) -> dict[str, Any]:
     kept = frame[frame["reason"] == ""]
     dropped = frame.loc[frame["reason"] != "", "reason"].str.split(":").str[0].value_counts()
@@ -236,12 +250,13 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
     no data set has classes or two images would get the same name.
     """
     store = store or open_store()
+    config = from_json(DataConfig, json.dumps(images.meta.data))
     seen: set[Path] = set()
     for dataset in images.meta.datasets:
-        column = {"rafd": "expression", "folders": "class"}.get(dataset.kind)
-        if column is None:
-            continue
         frame = pd.read_parquet(images.local(f"{dataset.name}.parquet", store))
+        column = class_column(dataset.kind, frame, config)
+        if not column:
+            continue
         for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
             pixels = np.load(images.local(str(shard), store), mmap_mode="r")
             for file, row, split, label in zip(
@@ -259,7 +274,9 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
                 Image.fromarray(pixels[row]).save(buffer, "PNG")
                 write_bytes(path, buffer.getvalue())
     if not seen:
-        raise ValueError("no data set with classes (kind rafd or folders) to write as folders")
+        raise ValueError(
+            "no data set with classes (rafd, folders or a column of words) to write as folders"
+        )
     return len(seen)
 
 

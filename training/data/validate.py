@@ -13,6 +13,7 @@ from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import whole_folder, write_bytes
 from training.data.archive import open_raw
+from training.data.sources import say_notes
 from training.data.validation.report import render
 from training.data.validation.runner import Outcome, check, open_context
 from training.storage.store import Manifest, Store
@@ -49,6 +50,10 @@ def validate(
         name, kind = dataset.name, dataset.kind
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
+        say_notes(name, outcome.raw.all_notes)
+        say_notes(
+            name, [f"warning: {f}" for f in outcome.findings if not f.passed and not f.failed]
+        )
     if docs:
         from training.data.validation.docs import write_docs
 

@@ -407,7 +407,7 @@ def test_a_refusal_names_the_rule_and_writes_report_and_docs(tmp_path: Path) -> 
     assert "breaks 1 critical expectation" in str(error.value)
     page = report.read_text()
     assert "label_values (critical)" in page
-    assert "Fix: correct the values" in page
+    assert "Fix: correct them" in page
     assert page.count("data:image/png") >= 3
     assert "rafd_complete (warning)" in page
     assert not re.search(r"<(script|link)|src=\"(?!data:)|url\(", page)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from training.core.config import DataConfig
@@ -20,6 +21,7 @@ LISTED = 20  # offending rows kept for each check
 ROW_NAMES = {
     "tables": ("table",), "counts": ("file",), "ragged": ("table", "line", "text"),
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
+    "repeated": ("table", "line", "file"),
     "labels": ("table", "line", "file"), "identities": ("identity",), "images": ("file", "size"),
     "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
     "classes": ("label", "count"), "hair": ("line", "file"),
@@ -119,7 +121,18 @@ def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) 
         else:
             seen = result.result.get("observed_value", result.exception_info)
             observed.append(f"{check.arguments.get('column', 'rows')}: {seen}")
+    if len(wrong) > 1 and count:  # a row can be wrong in several columns
+        masks = [_wrong(frame, check) for check, _ in wrong]
+        count = int(np.logical_or.reduce(masks).sum())
     return Finding(rule, not wrong, len(frame), count, tuple(rows[:LISTED]), "; ".join(observed))
+
+
+def _wrong(frame: pd.DataFrame, check: Check) -> "pd.Series[bool]":
+    """The rows that break a check of one of the kinds that a rule makes of several columns."""
+    column, wanted = frame[check.arguments["column"]], check.arguments
+    if "value_set" in wanted:
+        return ~column.isin(wanted["value_set"]) & column.notna()
+    return (column < wanted["min_value"]) | (column > wanted["max_value"])
 
 
 def _rows(name: str, frame: pd.DataFrame, check: Check, values: list[Any]) -> list[dict[str, Any]]:
