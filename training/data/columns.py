@@ -135,4 +135,4 @@ def _why_absent(name: str, header: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, header, 1, 0.7) or [
         column for column in header if column.lower() == name.lower()
     ]
-    return f"the columns are {listed}" + (f"; {near[0]} may be meant" if near else "")
+    return f"absent; the columns are {listed}" + (f"; {near[0]} may be meant" if near else "")

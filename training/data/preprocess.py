@@ -121,7 +121,7 @@ class Job:
         _check_bad(frame.loc[selected], self.name, self.config.bad_share)
         if split_by != "official" and self.kind in ("folders", "csv"):
             say_notes(self.name, _unite_copies(frame))
-        _check_splits(frame[frame["reason"] == ""], self.name)
+        _check_splits(frame[frame["reason"] == ""], self.name, split_by, self.config.limit)
         entries.append(self._parquet(frame))
         return entries, ImageSet(
             name=self.name, kind=self.kind, split_by=split_by, **_counts(frame)
@@ -209,13 +209,14 @@ def _check_bad(selected: pd.DataFrame, name: str, most: float) -> None:
         )
 
 
-def _check_splits(kept: pd.DataFrame, name: str) -> None:
+def _check_splits(kept: pd.DataFrame, name: str, split_by: str, limit: int) -> None:
+    fix = "set data.split=identity" if split_by == "official" else "add images"
+    fix = f"raise data.limit (now {limit}), or {fix}" if limit else fix
     for split in SPLITS:
         if not (kept["split"] == split).any():
             sizes = kept["split"].value_counts().to_dict()
             raise PreprocessError(
-                f"{name}: no image in the {split} split (of {len(kept)}: {sizes}); "
-                "raise limit or test_share, or choose another split"
+                f"{name}: no image in the {split} split (of {len(kept)}: {sizes}); {fix}"
             )
 
 

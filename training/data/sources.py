@@ -146,13 +146,14 @@ def _column_problem(raw: RawDataset) -> str:
         if twice:
             return f"{table.name}: the column {twice[0]} occurs twice; rename one of them"
     if not len(raw.labels):
-        return f"{raw.kind}: no {'labelled ' if raw.tables else ''}images; check the folder"
+        what = "no rows; add one for each image" if raw.tables else "no images; check the folder"
+        return f"{_where(raw)}: {what}"
     return ""
 
 
 def _name_problem(raw: RawDataset) -> str:
     labels = raw.labels
-    where = raw.tables["labels"].name if "labels" in raw.tables else raw.kind
+    where = _where(raw)
     unsafe = labels[~labels["inside"]]
     if len(unsafe):
         return (
@@ -186,9 +187,15 @@ def like(raw: RawDataset) -> str:
 
 def value_fix(raw: RawDataset) -> str:
     """How to correct label values that are not binary."""
-    if len(raw.columns.needed) == 1:
-        return "correct them; for a column of classes write a word in every row, for its class"
-    return "correct them; a column of classes must be the only one of data.attributes"
+    low, high = raw.domain[::2]
+    fix = f"write {low} or {high} in every row"
+    words = [c for c in raw.columns.checked if not set(raw.labels[c].unique()) & set(VALUES)]
+    if not words:
+        return fix
+    return (
+        f"{fix}; if {words[0]} names classes, write a word in every row that is not a number or "
+        "yes, no, true, false, and make it the only one of data.attributes"
+    )
 
 
 def _value_problem(raw: RawDataset) -> str:
@@ -203,34 +210,44 @@ def _value_problem(raw: RawDataset) -> str:
     return ""
 
 
+def _where(raw: RawDataset, role: str = "labels") -> str:
+    """The table with this role, else the label table, else the kind of data set."""
+    table = raw.tables.get(role) or raw.tables.get("labels")
+    return table.name if table is not None else raw.kind
+
+
 def _part_problem(raw: RawDataset) -> str:
     labels = raw.labels
-    for column, what in (("part", "split"), ("identity", "identity")):
+    for column, what, role in (("part", "split", "parts"), ("identity", "identity", "identities")):
         wrong = labels[labels[column].isna()]
         if column == "part":
             wrong = labels[~labels["part"].isin(["train", "val", "test", ""])]
         if len(wrong):
             return (
-                f"{raw.kind}: {len(wrong)} images without a valid {what}: "
-                f"{_some(wrong, column)}; complete or remove them"
+                f"{_where(raw, role)}: {len(wrong)} images of {_where(raw)} without a valid "
+                f"{what}: {_some(wrong, column)}; complete or remove them"
             )
     people = labels[labels["identity"] != ""]
     torn = people.groupby("identity")["part"].nunique() > 1
     if torn.any():
-        rows = people[people["identity"] == torn[torn].index[0]]
+        person = torn[torn].index[0]
+        rows = people[people["identity"] == person].drop_duplicates("part")
         return (
-            f"{raw.kind}: {int(torn.sum())} persons are in more than one split: "
-            f"{torn[torn].index[0]!r}, {_some(rows, 'part')}; correct splits or identities"
+            f"{_where(raw, 'identities')}: {int(torn.sum())} persons are in more than one split, "
+            f"{person!r} in {_some(rows, 'part')}; correct the splits or the identities"
         )
-    if raw.kind == "rafd":
-        view = ["camera", "identity", "expression", "gaze"]
-        again = labels[labels.duplicated(view)]
-        if len(again):
-            return (
-                f"rafd: {len(again)} files of a person, camera, expression and gaze that another "
-                f"file has: {', '.join(again['file'].head(3))}; keep one of them"
-            )
-    return ""
+    return _view_problem(raw) if raw.kind == "rafd" else ""
+
+
+def _view_problem(raw: RawDataset) -> str:
+    view = ["camera", "identity", "expression", "gaze"]
+    again = raw.labels[raw.labels.duplicated(view)]
+    if not len(again):
+        return ""
+    return (
+        f"rafd: {len(again)} files of a person, camera, expression and gaze that another file has: "
+        f"{', '.join(again['file'].head(3))}; keep one of them"
+    )
 
 
 def _class_problem(raw: RawDataset) -> str:
@@ -240,13 +257,13 @@ def _class_problem(raw: RawDataset) -> str:
     values = raw.labels[column]
     wrong = raw.labels[values.isna() | (values == "")]
     if len(wrong):
-        what = {"rafd": "valid RaFD name", "folders": "class folder"}.get(raw.kind, "class")
-        return (
-            f"{raw.kind}: {len(wrong)} images without a {what}: {_some(wrong, column)}; "
-            "complete or remove them"
-        )
+        what, fix = {
+            "rafd": ("with another name than RaFD's", "rename or remove them"),
+            "folders": ("outside a class folder", "put each in a folder named after its class"),
+        }.get(raw.kind, (f"without a class in {column}", "fill it in, or remove the rows"))
+        return f"{_where(raw)}: {len(wrong)} images {what}: {_some(wrong, 'file')}; {fix}"
     if raw.kind != "rafd" and values.nunique() < 2:
-        return f"{raw.kind}: only one class, {values.iloc[0]!r}; {class_fix(raw)}"
+        return f"{_where(raw)}: only one class, {values.iloc[0]!r}; {class_fix(raw)}"
     return ""
 
 

@@ -206,8 +206,9 @@ def check_trained(
             parts = [f"{int((split[rare] == p).sum())} {p}" for p in SPLITS]
             raise UnifyError(
                 f"{labels.name}: {'every' if share else 'no'} training image (of {len(train)}) has "
-                f"{label}; {'without' if share else 'with'} it are {int(rare.sum())} of "
-                f"{len(values)} images ({', '.join(parts)}). {_fix(labels, label, rare, config)}"
+                f"{label}; of all {len(values)} images {int(rare.sum())} "
+                f"{'lack' if share else 'have'} it ({', '.join(parts)}). "
+                f"{_fix(labels, label, rare, config)}"
             )
 
 

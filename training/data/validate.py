@@ -15,7 +15,7 @@ from training.core.files import whole_folder, write_bytes
 from training.data.archive import open_raw
 from training.data.sources import say_notes
 from training.data.validation.report import render
-from training.data.validation.runner import Outcome, check, open_context
+from training.data.validation.runner import Finding, Outcome, check, open_context
 from training.storage.store import Manifest, Store
 
 main = cli.program("python -m training.data.validate", __doc__)
@@ -50,10 +50,7 @@ def validate(
         name, kind = dataset.name, dataset.kind
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
-        say_notes(name, outcome.raw.all_notes)
-        say_notes(
-            name, [f"warning: {f}" for f in outcome.findings if not f.passed and not f.failed]
-        )
+        say_notes(name, [*outcome.raw.all_notes, *map(_warning, outcome.warnings)])
     if docs:
         from training.data.validation.docs import write_docs
 
@@ -64,6 +61,12 @@ def validate(
         render(outcomes, trees, config, {**manifest.meta.to_json(), **manifest.about}).encode(),
     )
     _refuse(outcomes, report)
+
+
+def _warning(finding: Finding) -> str:
+    """One line without the rows, which the report lists."""
+    count = f", {finding.count} of {finding.total}" if finding.count else ""
+    return f"warning: {finding.rule.name}: {finding.rule.fault}{count}. Fix: {finding.rule.fix}"
 
 
 def _refuse(outcomes: Sequence[Outcome], report: Path) -> None:

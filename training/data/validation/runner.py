@@ -168,6 +168,11 @@ class Outcome:
     def failed(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.failed]
 
+    @property
+    def warnings(self) -> list[Finding]:
+        """What is reported and does not stop the run."""
+        return [finding for finding in self.findings if not finding.passed and not finding.failed]
+
 
 def check(
     name: str,
