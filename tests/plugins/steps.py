@@ -1,5 +1,8 @@
 """The data steps on a folder, as `python -m training.data.*` runs them."""
 
+import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -7,8 +10,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from training.core.config import DataConfig, to_json
 from training.core.files import read_json
@@ -17,6 +22,31 @@ from training.storage.meta import RawMeta, RawSet
 from training.storage.store import Manifest, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class Memory:
+    """A tree of files in memory."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    def names(self) -> list[str]:
+        return sorted(self.files)
+
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def size(self, name: str) -> int:
+        return len(self.files[name])
+
+
+def draw(folder: Path, names: list[str], size: tuple[int, int] = (32, 32)) -> None:
+    """A different small picture for each name."""
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path, quality=95)
 
 
 @dataclass
@@ -38,8 +68,11 @@ class Steps:
 def run_steps(tmp_path: Path) -> Callable[..., Steps]:
     """Run validate, preprocess and unify on data set `set` in a folder; returns `Steps`."""
 
+    count = itertools.count()
+
     def run(kind: str, folder: Path, **data: Any) -> Steps:
-        return data_steps(tmp_path / "steps", kind, folder, DataConfig(**{"size": 64, **data}))
+        work = tmp_path / f"steps-{next(count)}"
+        return data_steps(work, kind, folder, DataConfig(**{"size": 64, **data}))
 
     return run
 
@@ -81,8 +114,6 @@ def data_steps(work: Path, kind: str, folder: Path, config: DataConfig) -> Steps
 @pytest.fixture
 def draw_case(tmp_path: Path) -> Callable[[str], Path]:
     """Draw the input of a public report by its script beside the checkout; returns its folder."""
-    import subprocess
-    import sys
 
     def draw(name: str) -> Path:
         script = ROOT.parent / "shared" / "cases" / name / "make.py"

@@ -220,15 +220,24 @@ def _check_splits(kept: pd.DataFrame, name: str, split_by: str, limit: int) -> N
             )
 
 
-def _unite_copies(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Move copies (the same bytes) of an image without a person to the split of the first one."""
-    free = frame[(frame["reason"] == "") & (frame["identity"] == "")]
+def _unite_copies(frame: pd.DataFrame) -> list[str]:
+    """Move copies (the same bytes) of an image without a person to the split of the first one;
+    copies that still are in several splits, since their persons are, are only told."""
+    kept = frame[frame["reason"] == ""]
+    free = kept[kept["identity"] == ""]
     first = free.groupby("sha256")["split"].transform("first")
     moved = free.index[first != free["split"]]
     frame.loc[moved, "split"] = first[moved]
-    some = ", ".join(frame.loc[moved[:3], "file"])
-    text = f"{len(moved)} copies of other images join their split: {some}"
-    return (text,) if len(moved) else ()
+    parts = frame.loc[kept.index].groupby("sha256")["split"].transform("nunique")
+    torn = kept.index[parts > 1]
+    return [
+        f"{len(rows)} {text}: {', '.join(frame.loc[rows[:3], 'file'])}"
+        for rows, text in (
+            (moved, "copies of other images join their split"),
+            (torn, "images with the same bytes are in several splits, as their persons are"),
+        )
+        if len(rows)
+    ]
 
 
 def _counts(frame: pd.DataFrame) -> dict[str, Any]:
