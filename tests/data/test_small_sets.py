@@ -100,7 +100,12 @@ def test_copies_are_in_one_split(tmp_path: Path, run_steps: Run) -> None:
     ("counts", "config", "message", "more"),
     [
         ((1, 1), {}, "2 persons or images are too few .* at least one for each split", (3, 3)),
-        ((200, 1), {}, r"of all 201 images 1 have it \(.*\)\. Add such images, at least 3", (200, 3)),
+        (
+            (200, 1),
+            {},
+            r"of all 201 images 1 have it \(.*\)\. Add such images, at least 3",
+            (200, 3),
+        ),
     ],
 )
 def test_what_a_tiny_set_is_told_to_do_helps(

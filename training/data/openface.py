@@ -16,10 +16,12 @@ from training.data.labels import UNITS
 from training.data.matching import Images, locate, stem
 from training.data.tables import (
     FILE_COLUMNS,
+    OPEN_QUOTE,
     SHOWN,
     csv_lines,
     find_separator,
     fix,
+    open_quote,
     read_text,
     reading_notes,
 )
@@ -139,11 +141,12 @@ def read_units(name: str, data: bytes, images: list[str]) -> Units:
     picture's rows with 0; else by their order, if there are as many rows as images.
     """
     text, encoding, fault = read_text(data)
+    marked, separator = find_separator(text)
+    header, table, ragged, skipped = _read(text, separator or ",", marked)
+    fault = fault or (OPEN_QUOTE if open_quote(header) else "")
     if fault:
         empty = pd.DataFrame({"line": [], "file": [], "image": [], "kept": [], "confidence": []})
         return Units(name, fault, empty, pd.DataFrame(columns=RAGGED))
-    marked, separator = find_separator(text)
-    header, table, ragged, skipped = _read(text, separator or ",", marked)
     missing = [column for column in NUMBERS if column not in table]
     if "success" not in table and ("face" not in table or "frame" in table):
         missing.insert(0, "success")

@@ -10,7 +10,7 @@ from training.core.config import DataConfig
 from training.data.archive import Tree
 from training.data.columns import VALUES
 from training.data.layouts import SOURCES, RawDataset, read_layout, repeated
-from training.data.tables import TABLES, Table, fix
+from training.data.tables import TABLES, Table, fix, one_line, shortened
 
 __all__ = ["SOURCES", "Source", "SourceError", "problem", "read_source", "say_notes"]
 
@@ -75,13 +75,15 @@ def problem(raw: RawDataset) -> str:
         _table_problem, _column_problem, _name_problem, _value_problem, _part_problem,
         _class_problem, _units_problem,
     )  # fmt: skip
-    return next((text for check in checks if (text := check(raw))), "")
+    return one_line(next((text for check in checks if (text := check(raw))), ""))
 
 
 def _some(frame: pd.DataFrame, column: str) -> str:
     """The first rows with their line in the label file (0: the name is the label) and value."""
     rows = frame[["line", "file", column]].head(3).itertuples(index=False)
-    return ", ".join(f"{f'line {n} ({f})' if n else f}: {value!r}" for n, f, value in rows)
+    return ", ".join(
+        f"{f'line {n} ({shortened(f)})' if n else f}: {shortened(value)!r}" for n, f, value in rows
+    )
 
 
 def _table_problem(raw: RawDataset) -> str:

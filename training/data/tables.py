@@ -8,7 +8,7 @@ files (commas, semicolons, tabs or bars; UTF-8, UTF-16, Windows-1252). Anomalies
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal
@@ -21,6 +21,7 @@ from training.data.encoding import decode
 
 Format = Literal["text", "git-lfs pointer", "git-annex pointer", "web page", "empty", "binary"]
 TABLES = ("text", "csv")
+OPEN_QUOTE = "broken (a quotation mark in its first line is not closed)"
 # What to do about a file that is not a table, by its format.
 FIXES = {
     "web page": "fetch it again: the server sent a page instead of the file",
@@ -28,6 +29,7 @@ FIXES = {
     "git-annex pointer": "run `git annex get`",
     "empty": "fetch it again",
     "binary": "fetch it again, or save the spreadsheet as CSV UTF-8",
+    OPEN_QUOTE: "remove the mark, or close it",
 }
 OTHER_FIX = "save it as comma-separated UTF-8 (in Excel: CSV UTF-8)"
 # CSV columns that hold the image's name, in any case; the first of them in the header is used.
@@ -80,6 +82,16 @@ class Table:
         return list(self.rows.columns[2:])
 
 
+def shortened(value: object) -> object:
+    """`value`, or the beginning of a long text."""
+    return f"{value[:SHOWN]}…" if isinstance(value, str) and len(value) > SHOWN else value
+
+
+def one_line(text: str) -> str:
+    """The text with line ends, which a quoted field can have, as in Python's source."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
 def fix(form: str) -> str:
     """What to do about a file of this format, which is not a table."""
     return FIXES.get(form, OTHER_FIX)
@@ -126,6 +138,8 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
     kind = "csv" if separator else "text"
     lines = csv_lines(text, separator, marked) if separator else _text_lines(text)
     stated, columns, lines = _header(lines, kind, header)
+    if open_quote(columns):
+        return _faulty(name, OPEN_QUOTE)
     lower = [column.lower() for column in columns]
     key = next((lower.index(c) for c in FILE_COLUMNS if c in lower), 0)
     rows, ragged = _rows(lines, columns, key)
@@ -149,6 +163,11 @@ def reading_notes(name: str, encoding: str, separator: str) -> tuple[str, ...]:
     if separator not in ("", ","):
         guessed.append(f"columns separated by {SEPARATORS[separator]}s")
     return (f"{name}: {', '.join(guessed)}",) if guessed else ()
+
+
+def open_quote(header: Sequence[str]) -> bool:
+    """Whether a column name goes over several lines, as after a quotation mark that stays open."""
+    return any("\n" in column or "\r" in column for column in header)
 
 
 def _line_end(text: str) -> Literal["CRLF", "LF", "CR", "mixed"]:

@@ -228,7 +228,8 @@ class Model(ABC):
         supported = " or ".join(KIND_NAMES[kind] for kind in self.label_kinds)
         count = "data sets" if self.several_sets else "one data set"
         hint = (
-            "; use folders or rafd, or turn attributes into classes with data.domains"
+            "; use folders, rafd or one column of words, or turn attributes into classes with "
+            "data.domains"
             if self.label_kinds == ("onehot",)
             else ""
         )

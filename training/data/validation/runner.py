@@ -12,6 +12,7 @@ from training.core.config import DataConfig
 from training.core.environment import cores, put
 from training.data.archive import Tree
 from training.data.layouts import RawDataset, read_layout
+from training.data.tables import one_line, shortened
 from training.data.validation.frames import frames
 from training.data.validation.images import image_facts
 from training.data.validation.rules import Check, Rule, rules
@@ -56,7 +57,7 @@ class Finding:
 
 def cell_text(value: Any) -> str:
     """A cell as text for the report."""
-    return "missing" if pd.isna(value) else str(value)
+    return "missing" if pd.isna(value) else one_line(str(shortened(value)))
 
 
 def open_context() -> Any:
