@@ -182,3 +182,34 @@ def test_validate_and_read_source_accept_the_same_files(target: str) -> None:
         assert bool(text) == bool(failed), f"read_source: {text!r}; validate: {failed}"
 
     holds()
+
+
+FOLDERS = ["cat/0.jpg", "dog/0.jpg", "dog/x/1.jpg", "train/cat/1.jpg", "test/dog/2.jpg", "3.jpg"]
+VIEWS = [
+    f"Rafd{camera}_{person}_Kid_{gender}_{mood}_left.{end}"
+    for camera in ("045", "090")
+    for person in ("07", "7")
+    for gender, mood, end in (
+        ("male", "sad", "jpg"),
+        ("male", "sad", "png"),
+        ("female", "sad", "jpg"),
+    )
+]
+
+
+@pytest.mark.parametrize(("kind", "names"), [("folders", FOLDERS), ("rafd", VIEWS)])
+def test_validate_and_read_source_accept_the_same_names(kind: str, names: list[str]) -> None:
+    context = open_context()
+
+    @settings(deadline=None, max_examples=15)
+    @given(st.sets(st.sampled_from(names)))
+    def holds(chosen: set[str]) -> None:
+        tree, config = Memory(dict.fromkeys(chosen, PIXEL)), DataConfig()
+        text = problem(read_layout(kind, tree, config))
+        outcome = check(
+            f"set{next(COUNT)}", kind, tree, config, context=context, without=IMAGES, workers=1
+        )
+        failed = [str(finding) for finding in outcome.failed]
+        assert bool(text) == bool(failed), f"read_source: {text!r}; validate: {failed}"
+
+    holds()

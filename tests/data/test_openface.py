@@ -77,6 +77,22 @@ def test_of_several_faces_in_a_picture_the_most_confident_is_used_and_counted() 
         assert any("1 rows without a face or with a confidence under 0.88" in n for n in got.notes)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (f"{PICTURE_HEAD}\n{face(0, 1)}, 7\n", "1 rows of another width, first line 2"),
+        (f"{PICTURE_HEAD.replace('AU45_r', 'x')}\n{face(0, 1)}\n", "no column AU45_r"),
+        (f"{PICTURE_HEAD}\n{face(0, 7)}\n", r"1 values of AU01 .* first line 2 \(00005\.jpg\)"),
+    ],
+)
+def test_a_damaged_csv_of_one_picture_is_named(data: str, message: str) -> None:
+    good = f"{PICTURE_HEAD}\n{face(0, 1)}\n".encode()
+    files = {f"{name[:-4]}.csv": good for name in NAMES} | {"00005.csv": data.encode()}
+    with pytest.raises(SourceError, match=message) as error:
+        measured(files)
+    assert "00005" in str(error.value)
+
+
 VIDEO_HEAD = "frame, face_id, timestamp, confidence, success, " + ", ".join(f"{u}_r" for u in UNITS)
 
 

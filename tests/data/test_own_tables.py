@@ -246,7 +246,9 @@ def test_a_column_of_words_is_a_class_of_each_image(
         (["happy", "happy"], ("mood",), r"labels\.csv: only one class, 'happy'; two or more"),
         (["happy", "1"], ("mood",), r"12 values of mood are not 0 or 1: line 2 .*: 'happy'"),
         (["2", "3"], ("mood",), r"mood are not 0 or 1: .*if mood names classes, write a word"),
-        (["maybe", "no"], ("mood",), r"24 values of mood are .*not a number or yes, no"),
+        (["maybe", "no"], ("mood",), r"12 values of mood are not 0 or 1: line 2 .*: 'maybe'"),
+        (["True", ""], ("mood",), r"12 values of mood are not 0 or 1: line 3 .*: ''"),
+        (["yes", "false"], ("mood",), r"24 values of mood are .*not a number or yes, no"),
         (["happy", "sad"], ("mood", "Hat"), r"mood are not 0 or 1.*only one of data\.attributes"),
         (["happy", "sad"], ("Mood",), r"absent; the columns are file, mood, Hat; mood may be"),
         (["happy", "sad"], ("file",), r"it names the image and cannot be a label; rename"),
@@ -258,6 +260,12 @@ def test_a_column_that_is_neither_binary_nor_words_is_refused(
     frame = pd.DataFrame({"file": NAMES, "mood": words * (COUNT // 2), "Hat": BLOND})
     with pytest.raises(SourceError, match=message):
         source(frame.to_csv(index=False).encode(), attributes)
+
+
+def test_other_csvs_beside_the_labels_are_said_not_to_be_read() -> None:
+    files = {**dict.fromkeys(NAMES, b""), "labels.csv": table().encode(), "more.csv": b"a,b"}
+    got = read_source("csv", Memory(files), DataConfig(attributes=ATTRIBUTES))
+    assert got.notes == ("labels are read from labels.csv, not from more.csv",)
 
 
 @pytest.mark.parametrize(("name", "what"), [("split", "the split"), ("identity", "the person")])

@@ -1,7 +1,7 @@
 """The label columns of a table: their names in frames, their kinds, and why one is not usable."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -82,11 +82,12 @@ def read_columns(
     signed = any({"-1", "-1.0"} & values[c] for c in numbers)
     notes, words = [], []
     for pair in PAIRS:
-        found = [c for c in columns if values[c] and {v.casefold() for v in values[c]} <= set(pair)]
+        found = [c for c in columns if _are_pair(values[c], pair, c in needed)]
         low = "-1" if signed else "0"
         for column in found:
-            texts = labels[column].astype("str").str.casefold()
-            labels[column] = texts.map({w: "1" if on else low for w, on in pair.items()})
+            texts = labels[column].astype("str")
+            numbered = texts.str.casefold().map({w: "1" if on else low for w, on in pair.items()})
+            labels[column] = numbered.fillna(texts)
         if found:
             yes, no = pair
             notes.append(f"{name}: {yes} and {no} are read as 1 and {low}: {', '.join(found)}")
@@ -110,6 +111,14 @@ def read_columns(
         (n, _why_absent(n, header)) for n, c in zip(wanted, needed, strict=True) if c not in columns
     )
     return LabelColumns(needed, absent, checked, classes, tuple(notes))
+
+
+def _are_pair(values: set[str], pair: Mapping[str, int], needed: bool) -> bool:
+    """Whether the texts are the pair's words; in a `needed` column some other texts are faults."""
+    found = {value.casefold() for value in values}
+    if needed and found & set(pair):
+        return not found & (set(VALUES) | WORDS - set(pair))
+    return bool(found) and found <= set(pair)
 
 
 def _are_classes(values: set[str]) -> bool:

@@ -190,14 +190,17 @@ def _csv(tree: Tree, config: DataConfig) -> RawDataset:
     units = find_units(tree, images)
     measured = set(units.files) if units else set()
     tables = [n for n in names if n.lower().endswith(".csv") and n not in measured]
-    file = _find(names, ("labels.csv",)) or (tables[0] if len(tables) == 1 else "")
-    file = file or _find(names, (HQ_LABELS, "list_attr_celeba.txt", "list_attr_celeba.csv"))
+    file = _find(names, ("labels.csv", HQ_LABELS)) or (tables[0] if len(tables) == 1 else "")
+    file = file or _find(names, ("list_attr_celeba.txt", "list_attr_celeba.csv"))
     attributes = config.domains or config.attributes
     if not tables and units and set(attributes) <= set(UNITS):  # intensities are the only labels
         return RawDataset("csv", images, _labels(images, images), units=units)
     if not file:
         missing = "labels.csv" + (f" (one of {', '.join(tables[:5])})" if tables else "")
         return RawDataset("csv", images, _labels([], []), missing=missing, units=units)
+    others = [name for name in tables if name != file]
+    if others:
+        notes.append(f"labels are read from {file}, not from {', '.join(others[:5])}")
     table = read_table(file, tree.read(file))
     labels, more = _table_labels(table, Images(images, file))
     identity, split = label_column("identity"), label_column("split")
@@ -257,7 +260,7 @@ def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[st
 
 
 def _row_stems(table: Table) -> list[str]:
-    return [stem(plain(file)) for file in table.rows["file"]]
+    return [stem(plain(file).rpartition("/")[2]) for file in table.rows["file"]]
 
 
 def repeated(table: Table) -> pd.DataFrame:

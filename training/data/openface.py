@@ -6,7 +6,7 @@ picture, named after it, with a row for each face and no column `success`.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -117,13 +117,13 @@ def find_units(tree: Tree, images: list[str]) -> Units | None:
     if not found:
         return None
     several = [read_units(name, parts[name], [image]) for name, image in found.items()]
-    faulty = next((part for part in several if part.format != "csv" or part.missing), None)
-    if faulty is not None:
-        return faulty
+    for part in several:
+        if part.format != "csv" or part.missing or len(part.ragged):
+            return replace(part, files=tuple(found))
     rows = pd.concat([part.rows for part in several], ignore_index=True)
-    ragged = pd.concat([part.ragged for part in several], ignore_index=True)
     name = f"{len(found)} CSVs of OpenFace ({min(found)} …)"
     notes = (f"action units come from {name}, named after the images", *_counts(rows, images))
+    ragged = several[0].ragged
     return Units(name, "csv", rows, ragged, tuple(found), several[0].header, notes=notes)
 
 
