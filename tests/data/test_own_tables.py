@@ -262,6 +262,12 @@ def test_a_column_that_is_neither_binary_nor_words_is_refused(
         source(frame.to_csv(index=False).encode(), attributes)
 
 
+def test_paths_of_another_machine_that_could_be_two_images_are_refused() -> None:
+    names = [*NAMES, *(f"faces/{name}" for name in NAMES)]
+    with pytest.raises(SourceError, match=rf"{COUNT} names leave the data folder"):
+        source(table(name=lambda n: f"D:/me/faces/{n}").encode(), names=names)
+
+
 def test_other_csvs_beside_the_labels_are_said_not_to_be_read() -> None:
     files = {**dict.fromkeys(NAMES, b""), "labels.csv": table().encode(), "more.csv": b"a,b"}
     got = read_source("csv", Memory(files), DataConfig(attributes=ATTRIBUTES))

@@ -148,6 +148,8 @@ FAULTS = {
     "a empty file": " \n",
     "line 1 gives 4 rows, the file has 3": TEXT[: TEXT.index("000004.jpg")],
     "1 rows of another width, first line 6 with 2 fields": TEXT[: TEXT.index("000004.jpg") + 13],
+    "line 1 is not the number of rows": TEXT[TEXT.index("5_o") :],
+    "the column Male occurs twice": TEXT.replace("Big_Lips", "Male"),
     "no label column Male": TEXT.replace("Male", "male"),
     "1 rows without an image, line 3 (000009.jpg)": TEXT.replace("000001.jpg", "000009.jpg"),
     "1 images are listed more than once, line 4": TEXT.replace("000002.jpg", "000001.jpg"),
@@ -191,6 +193,24 @@ def test_a_missing_label_file_an_unlabelled_image_and_an_unknown_part_are_refuse
     tree = celeba()
     tree.files["identity_CelebA.txt"] = tree.files["identity_CelebA.txt"].replace(b"04.", b"09.")
     with pytest.raises(SourceError, match=r"1 images of .* without a valid identity: line 6"):
+        frame(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 2", "1 persons are in more than"),
+        ("list_eval_partition.txt", "000002.jpg", "000001.jpg", "1 images have several rows, .*2"),
+        ("identity_CelebA.txt", "000004.jpg", "img/000003.png", "1 images have several rows, .*4"),
+        ("identity_CelebA.txt", "000004.jpg 9", "000004.jpg 9 9", "1 rows of another width"),
+    ],
+)
+def test_a_contradicting_partition_or_identity_is_refused(
+    name: str, old: str, new: str, message: str
+) -> None:
+    tree = celeba()
+    tree.files[name] = tree.files[name].replace(old.encode(), new.encode())
+    with pytest.raises(SourceError, match=message):
         frame(tree)
 
 
