@@ -126,6 +126,9 @@ REFUSED = {
         r"neither in UTF-8 nor in Windows-1252 \(line 1, byte 13\)",
     ),
     "a workbook": (b"PK\x03\x04\x14\0\0\0\x08\0" + b"\x9c\xfa" * 99, r"save the spreadsheet"),
+    "an empty text": ("\u00a0\n".encode(), r"labels\.csv: a empty file"),
+    "a byte order mark": (b"\xef\xbb\xbf", r"labels\.csv: a empty file"),
+    "no column": (b",,\n,,\n", r"no column holds the image names"),
     "spaces": (table(" ").encode(), r"\('file Blond Smiling' has no comma or semi.*save it"),
     "other absolute paths": (
         table(name=lambda n: f"/home/me/{n[4]}/x{n}").encode(),
@@ -260,6 +263,13 @@ def test_a_column_that_is_neither_binary_nor_words_is_refused(
     frame = pd.DataFrame({"file": NAMES, "mood": words * (COUNT // 2), "Hat": BLOND})
     with pytest.raises(SourceError, match=message):
         source(frame.to_csv(index=False).encode(), attributes)
+
+
+def test_a_table_without_a_header_has_numbered_columns_and_says_so() -> None:
+    data = table().partition("\n")[2].encode()
+    got = source(data, ("column 2",))
+    assert got.frame["column 2"].tolist() == [2 * v - 1 for v in SMILE]
+    assert "line 1 is a row and not a header" in got.notes[0]
 
 
 def test_paths_of_another_machine_that_could_be_two_images_are_refused() -> None:

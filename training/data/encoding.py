@@ -25,7 +25,7 @@ def decode(data: bytes) -> tuple[str, str]:
                 text = data.decode(codec)
             except UnicodeDecodeError as error:
                 return "", f"damaged {name or 'UTF-8'} text ({_where(data, error)})"
-            return (text, name) if text.strip() else ("", "empty")
+            return (text, name) if text else ("", "empty")
     if b"\0" in data[:1024]:
         return _wide(data)
     try:

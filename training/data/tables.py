@@ -121,7 +121,8 @@ def read_text(data: bytes) -> tuple[str, str, str]:
     if form not in ("text", "binary"):  # UTF-16 looks binary
         return "", "", form
     text, encoding = decode(data)
-    return text, encoding, "" if text else encoding
+    fault = encoding if not text else "" if text.strip() else "empty"
+    return text, encoding, fault
 
 
 def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
@@ -133,7 +134,7 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
         return _faulty(name, fault)
     marked, separator = find_separator(text)
     first = next(line for line in text.splitlines() if line.strip())
-    if not separator and name.lower().endswith(".csv") and not first.strip().isdigit():
+    if not separator and name.lower().endswith(".csv") and not first.strip().isdecimal():
         return _faulty(name, f"one-column ({first.strip()[:SHOWN]!r} has no comma or semicolon)")
     kind = "csv" if separator else "text"
     lines = csv_lines(text, separator, marked) if separator else _text_lines(text)
@@ -153,15 +154,21 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
         _line_end(text),
         text.endswith(("\n", "\r")),
         kind == "text" or bool({*FILE_COLUMNS} & {*lower}),
-        reading_notes(name, encoding, separator),
+        reading_notes(
+            name, encoding, separator, nameless=not header and columns[1:2] == ["column 1"]
+        ),
     )
 
 
-def reading_notes(name: str, encoding: str, separator: str) -> tuple[str, ...]:
+def reading_notes(
+    name: str, encoding: str, separator: str, nameless: bool = False
+) -> tuple[str, ...]:
     """What was guessed to read a file that is not comma-separated UTF-8."""
     guessed = [f"read as {encoding}"] if encoding else []
     if separator not in ("", ","):
         guessed.append(f"columns separated by {SEPARATORS[separator]}s")
+    if nameless:
+        guessed.append("line 1 is a row and not a header, so its columns are column 1, column 2, …")
     return (f"{name}: {', '.join(guessed)}",) if guessed else ()
 
 
@@ -192,8 +199,8 @@ def find_separator(text: str) -> tuple[bool, str]:
     if marked:
         return True, marked[1]
     first = next((line for line in text.splitlines() if line.strip()), "")
-    best = (False, 0.0, "")
-    for separator in () if first.strip().isdigit() else SEPARATORS:
+    best = (False, 0.0, next((s for s in ",;" if s in first), ""))
+    for separator in () if first.strip().isdecimal() else SEPARATORS:
         sample = [fields for _, fields in islice(csv_lines(text, separator), SAMPLE)]
         width = len(sample[0]) if sample else 0
         named = width > 1 and any(f.lower() in FILE_COLUMNS for f in sample[0])
@@ -236,7 +243,7 @@ def _header(
     """The count line's number, the column names (the file's first) and the remaining lines."""
     stated = None
     number, fields = next(lines, (0, []))
-    if kind == "text" and len(fields) == 1 and fields[0].isdigit() and len(fields[0]) < 19:
+    if kind == "text" and len(fields) == 1 and fields[0].isdecimal() and len(fields[0]) < 19:
         stated = int(fields[0])
         number, fields = next(lines, (0, []))
     is_row = bool(fields) and fields[0].lower().endswith(PICTURES)
