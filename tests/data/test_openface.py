@@ -93,6 +93,11 @@ def test_a_damaged_csv_of_one_picture_is_named(data: str, message: str) -> None:
     assert "00005" in str(error.value)
 
 
+def test_a_face_of_infinite_confidence_is_left_out() -> None:
+    got = measured(joined([face(0, 4, float("inf")), face(1, 2, 0.9)]), NAMES[:1])
+    assert got.frame["AU12"].tolist() == [2]
+
+
 VIDEO_HEAD = "frame, face_id, timestamp, confidence, success, " + ", ".join(f"{u}_r" for u in UNITS)
 
 

@@ -265,6 +265,13 @@ def test_a_column_that_is_neither_binary_nor_words_is_refused(
         source(frame.to_csv(index=False).encode(), attributes)
 
 
+def test_words_beside_signed_labels_are_signed() -> None:
+    frame = pd.DataFrame({"file": NAMES, "Blond": [2 * v - 1 for v in BLOND]})
+    frame["Smiling"] = ["True" if v else "False" for v in SMILE]
+    got = source(frame.to_csv(index=False).encode()).frame
+    assert got["Smiling"].tolist() == [2 * v - 1 for v in SMILE]
+
+
 def test_a_table_without_a_header_has_numbered_columns_and_says_so() -> None:
     data = table().partition("\n")[2].encode()
     got = source(data, ("column 2",))

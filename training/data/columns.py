@@ -79,18 +79,12 @@ def read_columns(
     needed = tuple(label_column(n) for n in wanted)
     values = {c: {str(v) for v in labels[c].unique()} for c in columns}
     numbers = [c for c in columns if values[c] and values[c] <= set(VALUES)]
-    signed = any({"-1", "-1.0"} & values[c] for c in numbers)
-    notes, words = [], []
+    signed = any({"-1", "-1.0"} & values[c] for c in columns if c in {*numbers, *needed, *binary})
+    words, notes = [], []
     for pair in PAIRS:
         found = [c for c in columns if _are_pair(values[c], pair, c in needed)]
-        low = "-1" if signed else "0"
-        for column in found:
-            texts = labels[column].astype("str")
-            numbered = texts.str.casefold().map({w: "1" if on else low for w, on in pair.items()})
-            labels[column] = numbered.fillna(texts)
         if found:
-            yes, no = pair
-            notes.append(f"{name}: {yes} and {no} are read as 1 and {low}: {', '.join(found)}")
+            notes.append(f"{name}: {_to_numbers(labels, found, pair, signed)}")
         words += found
     classes = ""
     if len(needed) == 1 and needed[0] in columns and needed[0] not in words:
@@ -111,6 +105,19 @@ def read_columns(
         (n, _why_absent(n, header)) for n, c in zip(wanted, needed, strict=True) if c not in columns
     )
     return LabelColumns(needed, absent, checked, classes, tuple(notes))
+
+
+def _to_numbers(
+    labels: pd.DataFrame, columns: Sequence[str], pair: Mapping[str, int], signed: bool
+) -> str:
+    """Write the pair's words in these columns as 1 and 0 or -1; returns what to say of it."""
+    low = "-1" if signed else "0"
+    for column in columns:
+        texts = labels[column].astype("str")
+        numbers = texts.str.casefold().map({w: "1" if on else low for w, on in pair.items()})
+        labels[column] = numbers.fillna(texts)
+    yes, no = pair
+    return f"{yes} and {no} are read as 1 and {low}: {', '.join(columns)}"
 
 
 def _are_pair(values: set[str], pair: Mapping[str, int], needed: bool) -> bool:
