@@ -41,6 +41,7 @@ PICTURES = (".jpg", ".jpeg", ".png")  # image suffixes, in lower case
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SAMPLE = 20  # rows that decide the separator
 SHOWN = 80  # characters kept of a broken line
+LONG = 200  # characters kept of a value in a message
 
 
 class _Categories(dict[str, int]):
@@ -84,7 +85,7 @@ class Table:
 
 def shortened(value: object) -> object:
     """`value`, or the beginning of a long text."""
-    return f"{value[:SHOWN]}…" if isinstance(value, str) and len(value) > SHOWN else value
+    return f"{value[:LONG]}…" if isinstance(value, str) and len(value) > LONG else value
 
 
 def one_line(text: str) -> str:
