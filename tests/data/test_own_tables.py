@@ -128,6 +128,10 @@ REFUSED = {
     "a workbook": (b"PK\x03\x04\x14\0\0\0\x08\0" + b"\x9c\xfa" * 99, r"save the spreadsheet"),
     "an empty text": ("\u00a0\n".encode(), r"labels\.csv: a empty file"),
     "a byte order mark": (b"\xef\xbb\xbf", r"labels\.csv: a empty file"),
+    "an open quotation mark": (
+        table().replace("Smiling", '"Smiling').encode(),
+        r"broken \(a quotation mark in its first line is not closed\) file.*remove the mark",
+    ),
     "no column": (b",,\n,,\n", r"no column holds the image names"),
     "spaces": (table(" ").encode(), r"\('file Blond Smiling' has no comma or semi.*save it"),
     "other absolute paths": (
