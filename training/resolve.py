@@ -20,7 +20,7 @@ from training.core.options import MODEL, PRESET
 from training.core.provenance import code_hash, git_problem, git_state, lock_hash
 from training.core.references import split_start
 from training.data.labels import LabelSpace
-from training.data.preview import expected, preview
+from training.data.preview import expected, is_known, preview
 from training.data.versions import data_version, raw_folder, split_datasets, with_kind
 from training.engine import preflight, warm_start
 from training.evaluation.protocol import JUDGE_RECIPE
@@ -89,14 +89,13 @@ def check(
     compared = pin(compare)
     datasets = split_datasets(config.data.datasets)
     data = None if raw else data_version(datasets, raw, revision)
+    classes = (*(config.model.named_classes() or ("one",)), "two")
     notes, sets = [], []
     kinds = []
     for entry in [with_kind(n, k, None) for n, k in datasets] if data is None else data[2]:
         one, kind = entry.split(":")
         kinds.append(kind)
-        labels = expected(
-            one, kind, config.data, (getattr(config.model, "hub", "") or "one", "two")
-        )
+        labels = expected(one, kind, config.data, classes)
         if raw:
             from training.data.sources import SourceError  # imports pandas
 
@@ -111,10 +110,11 @@ def check(
                 notes.append(str(seen))
         sets.append(labels)
     space = LabelSpace(tuple(sets))
-    config.model.check_space(space)
-    preflight.check(config, space)
-    exact = raw or not any(kind == "folders" for kind in kinds)
-    if start.reference and exact:
+    unknown = set() if raw else {kind for kind in kinds if not is_known(kind, config.data)}
+    if "csv" not in unknown:  # a column of 0 and 1, or of words
+        config.model.check_space(space)
+        preflight.check(config, space)
+    if start.reference and not unknown:
         warm_start.check(str(start), *model_facts(start.reference), config.name, space)
     if problem := git_problem():
         notes.append(f"the commit of the code is recorded as unknown: {problem}")

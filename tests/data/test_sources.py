@@ -148,6 +148,8 @@ FAULTS = {
     "a empty file": " \n",
     "line 1 gives 4 rows, the file has 3": TEXT[: TEXT.index("000004.jpg")],
     "1 rows of another width, first line 6 with 2 fields": TEXT[: TEXT.index("000004.jpg") + 13],
+    "line 1 is not the number of rows": TEXT[TEXT.index("5_o") :],
+    "the column Male occurs twice": TEXT.replace("Big_Lips", "Male"),
     "no label column Male": TEXT.replace("Male", "male"),
     "1 rows without an image, line 3 (000009.jpg)": TEXT.replace("000001.jpg", "000009.jpg"),
     "1 images are listed more than once, line 4": TEXT.replace("000002.jpg", "000001.jpg"),
@@ -183,11 +185,32 @@ def test_a_missing_label_file_an_unlabelled_image_and_an_unknown_part_are_refuse
         tree = celeba()
         parts = tree.files["list_eval_partition.txt"]
         tree.files["list_eval_partition.txt"] = parts.replace(old, new)
-        with pytest.raises(SourceError, match=r"1 images without a valid split: line 6"):
+        with pytest.raises(
+            SourceError,
+            match=r"partition\.txt: 1 images of list_attr.* without a valid split: line 6",
+        ):
             frame(tree)
     tree = celeba()
     tree.files["identity_CelebA.txt"] = tree.files["identity_CelebA.txt"].replace(b"04.", b"09.")
-    with pytest.raises(SourceError, match=r"1 images without a valid identity: line 6"):
+    with pytest.raises(SourceError, match=r"1 images of .* without a valid identity: line 6"):
+        frame(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("list_eval_partition.txt", "000002.jpg 0", "000002.jpg 2", "1 persons are in more than"),
+        ("list_eval_partition.txt", "000002.jpg", "000001.jpg", "1 images have several rows, .*2"),
+        ("identity_CelebA.txt", "000004.jpg", "img/000003.png", "1 images have several rows, .*4"),
+        ("identity_CelebA.txt", "000004.jpg 9", "000004.jpg 9 9", "1 rows of another width"),
+    ],
+)
+def test_a_contradicting_partition_or_identity_is_refused(
+    name: str, old: str, new: str, message: str
+) -> None:
+    tree = celeba()
+    tree.files[name] = tree.files[name].replace(old.encode(), new.encode())
+    with pytest.raises(SourceError, match=message):
         frame(tree)
 
 
@@ -226,7 +249,7 @@ def test_rafd_suffixes(ending: str) -> None:
 )
 def test_other_names_are_not_rafd(name: str) -> None:
     good = "Rafd090_02_Caucasian_female_angry_frontal.jpg"
-    with pytest.raises(SourceError, match="1 images without a valid identity"):
+    with pytest.raises(SourceError, match="1 images of rafd without a valid identity"):
         frame(Memory({good: b"", name: b""}), "rafd")
 
 
@@ -240,7 +263,7 @@ def test_own_folders_are_classes() -> None:
     assert got[["class", "part"]].to_numpy().tolist() == [
         ["cat", "train"], ["dog", "train"], ["cat", "val"],
     ]  # fmt: skip
-    with pytest.raises(SourceError, match=r"1 images without a valid class folder: .*b\.jpg"):
+    with pytest.raises(SourceError, match=r"1 images outside a class folder: .*b\.jpg"):
         frame(Memory({"b.jpg": b"", "cat/a.png": b""}), "folders")
 
 
@@ -259,7 +282,7 @@ def test_an_own_csv_has_0_1_or_signed_labels(low: str, end: str) -> None:
     assert source.frame.to_numpy().tolist() == [
         ["a, b.jpg", "anna", "train", 1, -1], ["sub/c.png", "bert", "val", -1, -1],
     ]  # fmt: skip
-    assert source.notes == ("own.csv: not 0/1 or -1/1, left out: remark",)
+    assert source.notes == ("own.csv: neither 0/1 nor -1/1, left out: remark",)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Splits: disjoint in persons, of the configured shares, independent of the order of rows."""
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -94,12 +96,30 @@ def test_images_without_identity_are_split_one_by_one() -> None:
 def test_impossible_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="gives 0…9"):
         assign(people(50, 1), "a", DataConfig(split="identity", fold=10))
-    with pytest.raises(ValueError, match="raise test_share"):
+    with pytest.raises(ValueError, match="at least one for each split"):
         assign(people(2, 5), "a", DataConfig(split="identity"))
     half = people(10, 1, "train")
     half.loc[3, "part"] = ""
     with pytest.raises(ValueError, match=r"1 images have no split.*003_0\.jpg"):
         assign(half, "a", DataConfig())
+
+
+@given(st.integers(3, 40), st.floats(0.01, 0.99), st.integers(0, 3))
+def test_the_share_that_a_refusal_proposes_gives_every_split(
+    n: int, share: float, fold: int
+) -> None:
+    frame, config = people(n, 1), DataConfig(split="identity", test_share=share, fold=fold)
+    refused = ""
+    try:
+        assign(frame, "a", config)
+    except ValueError as error:
+        refused = str(error)
+    proposed = re.search(r"set data\.test_share=(\S+) and data\.fold=0", refused)
+    if proposed:
+        split, _ = assign(frame, "a", replace(config, test_share=float(proposed[1]), fold=0))
+        assert set(split) == set(SPLITS)
+    else:
+        assert not refused or "gives 0…" in refused
 
 
 @given(st.lists(st.sampled_from(SPLITS), min_size=3, max_size=200), st.integers(3, 220))

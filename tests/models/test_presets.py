@@ -146,8 +146,8 @@ def space_of(data: DataConfig, trees: dict[str, Unpainted]) -> LabelSpace:
         table = table.assign(split=split, reason="")
         table = table[select_limited(split, data.limit or len(table))].reset_index(drop=True)
         labels, values = read_labels(name, kind, table, data)
-        known = values[(table["split"] == "train").to_numpy() & (values == values).all(1)]
-        check_trained(labels, known)
+        known = (values == values).all(1)
+        check_trained(labels, values[known], table["split"].to_numpy()[known], data)
         sets.append(labels)
     return SPACES.setdefault(data, LabelSpace(tuple(sets)))
 

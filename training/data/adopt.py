@@ -138,7 +138,7 @@ def check(kind: str, path: Path, subset: bool) -> list[str]:
         fix = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
         raise ValueError(f"{path}: no images; {fix}")
     for note in read_source(kind, folder, config).notes:
-        say(f"note: {note}")
+        say(note)
     terms = TERMS.get(kind, OWN_DATA)
     _check_pictures(path, images, terms)
     differences = _differences(path, folder.names(), len(images), terms)

@@ -9,10 +9,12 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from training.core.config import DataConfig
-from training.data.archive import Tree, check_name
+from training.data.archive import Tree
+from training.data.columns import CLASS_COLUMN, VALUES, LabelColumns, label_column, read_columns
 from training.data.folders import arrange
 from training.data.labels import ATTRIBUTES, UNITS
-from training.data.openface import Units, read_units
+from training.data.matching import Images, locate, plain, stem
+from training.data.openface import Units, find_units
 from training.data.pictures import ARCHIVES, CONVERT, FRAMES, PICTURES, UNREAD, VIDEOS
 from training.data.tables import TABLES, Table, read_table
 
@@ -25,14 +27,11 @@ RAFD_NAME = (
     rf"_(?P<expression>{'|'.join(EXPRESSIONS)})_(?P<gaze>frontal|left|right)"
     r"\.([jJ][pP][eE]?[gG]|[pP][nN][gG])$"
 )
-VALUES = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}  # label texts and their values
-CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 CELEBA_PARTS = {"0": "train", "1": "val", "2": "test"}
-# Columns that other code adds to a frame; labels cannot have these names.
-RESERVED = (
-    "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
-    "reason", "dataset", "label", "table", "name", "found", "base", "view",
-)  # fmt: skip
+CSV_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# CelebA-HQ's attributes; kind csv reads them and CelebA's file for pictures of another shape.
+HQ_LABELS = "celebamask-hq-attribute-anno.txt"
+HQ_IMAGES = "CelebA-HQ-img"
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class RawDataset:
     labels: one row per label row (or per image, if the file names are the labels): line in the file
     or 0, file as written, image (its name in the tree; "" if none matches), inside (whether `file`
     stays in the data folder), identity and part ("" unknown, None if their table has no such row),
-    then the label columns as text. The configured attributes are split into label columns
-    (`needed`) and action units of openface.csv (`measured`).
+    then the label columns as text, named by `label_column`; `columns` says how they are used.
+    `measured`: the configured action units of openface.csv.
     """
 
     kind: str
@@ -51,20 +50,38 @@ class RawDataset:
     labels: pd.DataFrame
     tables: dict[str, Table] = field(default_factory=dict)
     missing: str = ""  # the name of the missing label file
-    needed: tuple[str, ...] = ()
-    checked: tuple[str, ...] = ()  # label columns whose values must be binary
+    columns: LabelColumns = field(default_factory=LabelColumns)
     units: Units | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was guessed or left out
     measured: tuple[str, ...] = ()
     layout: str = ""  # why the folders are no data set, and the fix
     unread: tuple[str, ...] = ()  # pictures in formats that are not read
     vanished: tuple[str, ...] = ()  # class folders without any picture that is read
 
     @property
+    def classes(self) -> str:
+        """The column with one class of each image; "" if the labels are not classes."""
+        return CLASS_COLUMN.get(self.kind, self.columns.classes)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The label columns that are not binary."""
+        if self.kind == "rafd":
+            return ("camera", "group", "gender", "expression", "gaze")
+        return (self.classes,) if self.classes else ()
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What was guessed or left out in any file."""
+        more = [note for table in self.tables.values() for note in table.notes]
+        units = self.units.notes if self.units is not None else ()
+        return (*more, *self.notes, *self.columns.notes, *units)
+
+    @property
     def domain(self) -> tuple[str, ...]:
         """The valid texts of label values: -1/1 if any -1 occurs, otherwise 0/1."""
         low = 0
-        for column in self.checked:
+        for column in self.columns.checked:
             if {"-1", "-1.0"} & set(self.labels[column].unique()):
                 low = -1
                 break
@@ -85,11 +102,6 @@ def read_layout(kind: str, tree: Tree, config: DataConfig) -> RawDataset:
     raw = SOURCES[kind](tree, config)
     unread, notes = left_out(tree.names())
     return replace(raw, measured=measured, unread=unread, notes=(*raw.notes, *notes))
-
-
-def _needed(config: DataConfig) -> tuple[str, ...]:
-    """The configured columns of the label table; action units are in openface.csv."""
-    return tuple(n for n in config.domains or config.attributes if n not in UNITS)
 
 
 def visible(names: Iterable[str]) -> list[str]:
@@ -141,43 +153,6 @@ def _find(names: Iterable[str], base_names: tuple[str, ...]) -> str:
     return min(found, key=lambda n: (base_names.index(bases[n]), n.count("/"), n), default="")
 
 
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] or name
-
-
-class Images:
-    """Find the image that a label file names: by path, by base name, or with another suffix."""
-
-    def __init__(self, images: list[str], beside: str = "") -> None:
-        self.paths = set(images)
-        self.folder = f"{beside.rpartition('/')[0]}/" if "/" in beside else ""
-        self.names: dict[str, str] = {}
-        self.stems: dict[str, str] = {}
-        self.ends = {_stem(image): image for image in reversed(images)}  # whole paths
-        for image in images:
-            name = image.rpartition("/")[2]
-            self.names.setdefault(name, image)
-            self.stems.setdefault(_stem(name), image)
-
-    def __call__(self, file: str) -> str:
-        for path in (file, f"{self.folder}{file}"):
-            if path in self.paths:
-                return path
-        if "/" in file:  # with a folder: the same base name elsewhere is another image
-            ends = [self.ends.get(_stem(path), "") for path in (file, f"{self.folder}{file}")]
-            return ends[0] or ends[1]
-        name = file
-        return self.names.get(name) or self.stems.get(_stem(name), "")
-
-
-def _inside(file: str) -> bool:
-    try:
-        check_name(file)
-    except ValueError:
-        return False
-    return True
-
-
 def _celeba(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
     images = pictures(names)
@@ -195,45 +170,53 @@ def _celeba(tree: Tree, config: DataConfig) -> RawDataset:
         file = _find(names, (f"{base}.txt", f"{base}.csv"))
         if file:
             tables[role] = read_table(file, tree.read(file), header)
-    units = _read_units(tree, names, images)
+    units = find_units(tree, images)
     if "labels" not in tables:
-        empty = _labels([], [], Images([]))
-        return RawDataset("celeba", images, empty, tables, "list_attr_celeba.txt", units=units)
+        return RawDataset("celeba", images, _labels([], []), tables, _celeba_missing(names),
+                          units=units)  # fmt: skip
     table = tables["labels"]
-    labels = _table_labels(table, Images(images))
-    stems = [_stem(file.rpartition("/")[2]) for file in labels["file"]]
+    labels, notes = _table_labels(table, Images(images))
+    stems = [stem(plain(file).rpartition("/")[2]) for file in labels["file"]]
     labels["identity"] = _joined(stems, tables.get("identities"))
     parts = _joined(stems, tables.get("parts"))
     labels["part"] = [CELEBA_PARTS.get(p, p) if p is not None else None for p in parts]
-    present = tuple(name for name in ATTRIBUTES if name in table.columns)
-    notes = [
+    official = [name for name in ATTRIBUTES if name in table.columns]
+    others = [name for name in table.columns if name not in official]
+    columns = read_columns(
+        table.name, labels, official + others, config, table.header, binary=official
+    )
+    notes += [
         f"{t.name}: line ends are {t.line_end}, final newline "
         f"{'present' if t.final_newline else 'missing'}, form {t.format}"
         for t in tables.values()
         if t.line_end != "CRLF" or not t.final_newline or t.format != "text"
     ]
-    return RawDataset(
-        "celeba", images, labels, tables, "", _needed(config), present, units, tuple(notes)
-    )
+    return RawDataset("celeba", images, labels, tables, "", columns, units, tuple(notes))
+
+
+def _celeba_missing(names: list[str]) -> str:
+    """The missing label file, and what to do about CelebA-HQ, which has another one."""
+    high = _find(names, (HQ_LABELS,))
+    return "list_attr_celeba.txt" + (f" ({high} is CelebA-HQ's: use kind csv)" if high else "")
 
 
 def _rafd(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
     images = pictures(names)
-    labels = _labels([0] * len(images), images, Images(images))
+    labels = _labels(images, images)
     base = pd.Series([image.rpartition("/")[2] for image in images], dtype="str")
     matched = base.str.extract(re.compile(RAFD_NAME))
     for column in ("camera", "group", "gender", "expression", "gaze"):
         labels[column] = matched[column]
     labels["identity"] = matched["identity"]
-    return RawDataset("rafd", images, labels, units=_read_units(tree, names, images))
+    return RawDataset("rafd", images, labels, units=find_units(tree, images))
 
 
 def _folders(tree: Tree, config: DataConfig) -> RawDataset:
     """`<class>/…`, with or without parts; see `training.data.folders`."""
     names = tree.names()
     images = pictures(names)
-    labels = _labels([0] * len(images), images, Images(images))
+    labels = _labels(images, images)
     found = arrange(images)
     labels["part"] = found.parts
     labels["class"] = found.classes
@@ -241,65 +224,75 @@ def _folders(tree: Tree, config: DataConfig) -> RawDataset:
     every = arrange([*images, *others])
     vanished = set() if every.fault else {*every.classes} - {*found.classes, None}
     return RawDataset(
-        "folders", images, labels, units=_read_units(tree, names, images), notes=found.notes,
+        "folders", images, labels, units=find_units(tree, images), notes=found.notes,
         layout=found.fault, vanished=tuple(sorted(map(str, vanished))),
     )  # fmt: skip
 
 
 def _csv(tree: Tree, config: DataConfig) -> RawDataset:
     names = tree.names()
-    images = pictures(names)
-    units = _read_units(tree, names, images)
-    file = _find(names, ("labels.csv",))
-    tables = [n for n in names if n.lower().endswith(".csv") and not n.endswith("openface.csv")]
-    file = file or (tables[0] if len(tables) == 1 else "")
-    if not tables and units and not _needed(config):  # the intensities are the only labels
-        return RawDataset(
-            "csv", images, _labels([0] * len(images), images, Images(images)), units=units
-        )
+    images, notes = _high_quality(names, pictures(names))
+    units = find_units(tree, images)
+    measured = set(units.files) if units else set()
+    tables = [n for n in names if n.lower().endswith(".csv") and n not in measured]
+    file = _find(names, ("labels.csv", HQ_LABELS)) or (tables[0] if len(tables) == 1 else "")
+    file = file or _find(names, ("list_attr_celeba.txt", "list_attr_celeba.csv"))
+    attributes = config.domains or config.attributes
+    if not tables and units and set(attributes) <= set(UNITS):  # intensities are the only labels
+        return RawDataset("csv", images, _labels(images, images), units=units)
     if not file:
         missing = "labels.csv" + (f" (one of {', '.join(tables[:5])})" if tables else "")
-        return RawDataset("csv", images, _labels([], [], Images([])), missing=missing, units=units)
+        return RawDataset("csv", images, _labels([], []), missing=missing, units=units)
+    others = [name for name in tables if name != file]
+    if others:
+        notes.append(f"labels are read from {file}, not from {', '.join(others[:5])}")
     table = read_table(file, tree.read(file))
-    labels = _table_labels(table, Images(images, file))
-    if "identity" in table.columns:
-        labels["identity"] = table.rows["identity"].astype("str")
-    if "split" in table.columns:
-        parts = table.rows["split"].astype("str")
+    labels, more = _table_labels(table, Images(images, file))
+    identity, split = label_column("identity"), label_column("split")
+    if identity in table.columns:
+        labels["identity"] = labels.pop(identity).astype("str")
+    if split in table.columns:
+        parts = labels.pop(split).astype("str")
         labels["part"] = [CSV_PARTS.get(part.lower(), part) for part in parts]
-        del labels["split"]
-    columns = [c for c in labels.columns if c in table.columns and c not in RESERVED]
-    binary = {c for c in columns if set(labels[c].unique()) <= set(VALUES)}
-    needed = _needed(config)
-    checked = tuple(c for c in columns if c in binary or c in needed)
-    left_out = [c for c in columns if c not in checked]
-    notes = (f"{file}: not 0/1 or -1/1, left out: {', '.join(left_out)}",) if left_out else ()
-    return RawDataset("csv", images, labels, {"labels": table}, "", needed, checked, units, notes)
+    names = [c for c in table.columns if c in labels.columns]
+    columns = read_columns(table.name, labels, names, config, table.header)
+    return RawDataset("csv", images, labels, {"labels": table}, "", columns, units, (*notes, *more))
+
+
+def _high_quality(names: list[str], images: list[str]) -> tuple[list[str], list[str]]:
+    """The pictures without CelebAMask-HQ's masks, which are not faces, and a note on them."""
+    faces = [image for image in images if HQ_IMAGES in image.split("/")]
+    if not faces or not _find(names, (HQ_LABELS,)) or len(faces) == len(images):
+        return images, []
+    left = len(images) - len(faces)
+    return faces, [f"CelebA-HQ: only the {len(faces)} pictures of {HQ_IMAGES}/, not {left} others"]
 
 
 SOURCES: dict[str, Reader] = {"celeba": _celeba, "rafd": _rafd, "folders": _folders, "csv": _csv}
 
 
-def _labels(lines: Iterable[int], files: Iterable[str], images: Images) -> pd.DataFrame:
-    files = list(files)
-    inside = [_inside(file) for file in files]
-    found = [images(file) if ok else "" for file, ok in zip(files, inside, strict=True)]
+def _labels(files: list[str], found: list[str]) -> pd.DataFrame:
+    """Rows without labels; `found` are the images of the files."""
     return pd.DataFrame(
         {
-            "line": pd.Series(list(lines), dtype="int64"),
+            "line": pd.Series([0] * len(files), dtype="int64"),
             "file": pd.Series(files, dtype="str"),
             "image": pd.Series(found, dtype="str"),
-            "inside": pd.Series(inside, dtype="bool"),
+            "inside": pd.Series([True] * len(files), dtype="bool"),
             "identity": pd.Series([""] * len(files), dtype="str"),
             "part": pd.Series([""] * len(files), dtype="str"),
         }
     )
 
 
-def _table_labels(table: Table, images: Images) -> pd.DataFrame:
-    labels = _labels(table.rows["line"], table.rows["file"], images)
-    rest = [column for column in table.rows.columns if column not in labels.columns]
-    return pd.concat([labels, table.rows[rest]], axis=1)
+def _table_labels(table: Table, images: Images) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of a label table with their images, and notes on how both were read."""
+    files = list(table.rows["file"])
+    found, inside, note = locate(files, images)
+    labels = _labels(files, found).assign(line=table.rows["line"], inside=inside)
+    labels = pd.concat([labels, table.rows[table.columns]], axis=1)
+    notes = [f"{table.name}: {note}"] if note else []
+    return labels, notes
 
 
 def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[str]:
@@ -307,10 +300,15 @@ def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[st
     if table is None or table.format not in TABLES or not table.columns:
         return [""] * len(stems)
     values = table.rows[table.columns[0]].astype("str")
-    known = dict(zip(map(_stem, table.rows["file"]), values, strict=True))
-    return [known.get(stem) for stem in stems]
+    known = dict(zip(_row_stems(table), values, strict=True))
+    return [known.get(name) for name in stems]
 
 
-def _read_units(tree: Tree, names: list[str], images: list[str]) -> Units | None:
-    file = _find(names, ("openface.csv",))
-    return read_units(file, tree.read(file), images, Images(images)) if file else None
+def _row_stems(table: Table) -> list[str]:
+    return [stem(plain(file).rpartition("/")[2]) for file in table.rows["file"]]
+
+
+def repeated(table: Table) -> pd.DataFrame:
+    """Rows (line, file) of a partition or identity table whose image has an earlier row."""
+    again = pd.Series(_row_stems(table), dtype="str").duplicated()
+    return table.rows.loc[again.to_numpy(), ["line", "file"]]

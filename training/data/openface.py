@@ -1,31 +1,55 @@
-"""OpenFace's action-unit intensities and the images that they belong to."""
+"""OpenFace's action-unit intensities and the images that they belong to.
 
-import io
-from collections.abc import Callable
-from dataclasses import dataclass
+FeatureExtraction writes one CSV with a row for each frame; FaceLandmarkImg writes one CSV for each
+picture, named after it, with a row for each face and no column `success`.
+"""
 
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
 import pandas as pd
 
+from training.data.archive import Tree
 from training.data.labels import UNITS
-from training.data.tables import FILE_COLUMNS, sniff
+from training.data.matching import Images, locate, stem
+from training.data.tables import (
+    FILE_COLUMNS,
+    OPEN_QUOTE,
+    SHOWN,
+    csv_lines,
+    find_separator,
+    fix,
+    open_quote,
+    read_text,
+    reading_notes,
+)
 
 CONFIDENCE = 0.88  # OpenFace's authors drop faces below it
 HIGHEST = 5.0  # intensities lie in 0 … 5
+NUMBERS = ("confidence", *(f"{unit}_r" for unit in UNITS))  # columns of each output
+RAGGED = ["line", "file", "fields", "expected", "text"]
 
 
 @dataclass(frozen=True)
 class Units:
-    """One openface.csv.
+    """The measurements of one data set.
 
-    rows: line, file as written, image ("" if none matches), kept (success = 1 and
-    confidence ≥ 0.88), confidence, then the intensities in the header (NaN: not a number).
+    rows: line, file as written, image ("" if none matches), kept (detected, with a confidence of
+    0.88 or more), confidence, then the intensities in the header (NaN: not a number).
+    ragged: rows with another number of fields than the header: line, file, fields, expected, text.
     """
 
     name: str
     format: str  # "csv", or the fault of the file
     rows: pd.DataFrame
+    ragged: pd.DataFrame
+    files: tuple[str, ...] = ()  # the CSVs of the data set that were read
+    header: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # columns that the header lacks
     unmatched_reason: str = ""  # why rows cannot be matched to images
+    notes: tuple[str, ...] = ()  # what was guessed or left out
 
     def by_image(self) -> pd.DataFrame:
         """Intensities by image name, of the most confident face in each image."""
@@ -36,11 +60,26 @@ class Units:
     def problem(self) -> str:
         """Why the file cannot be used; "" if it can."""
         if self.format != "csv":
-            return f"{self.name}: a {self.format} file, not OpenFace's CSV; fetch it again"
+            return f"{self.name}: a {self.format} file, not OpenFace's CSV; {fix(self.format)}"
         if self.missing:
-            return f"{self.name}: no column {', '.join(self.missing)}; run OpenFace with -aus"
+            return (
+                f"{self.name}: no column {', '.join(self.missing)} (it has "
+                f"{', '.join(self.header[:8])}, …); run OpenFace with -aus, or correct the header"
+            )
+        if len(self.ragged):
+            row = self.ragged.iloc[0]
+            return (
+                f"{self.name}: {len(self.ragged)} rows of another width, first line {row['line']} "
+                f"with {row['fields']} fields instead of {row['expected']}: {row['text']!r}; "
+                "complete them, or run OpenFace again"
+            )
+        if not len(self.rows):
+            return f"{self.name}: a header and no rows; run OpenFace on the images"
         if self.unmatched_reason:
             return f"{self.name}: {self.unmatched_reason}"
+        return self._row_problem()
+
+    def _row_problem(self) -> str:
         unmatched = self.rows[self.rows["image"] == ""]
         if len(unmatched):
             return (
@@ -53,62 +92,155 @@ class Units:
             if len(wrong):
                 return (
                     f"{self.name}: {len(wrong)} values of {unit} are not in 0 … 5, first line "
-                    f"{wrong['line'].iloc[0]}: {wrong[unit].iloc[0]}; run OpenFace again"
+                    f"{wrong['line'].iloc[0]} ({wrong['file'].iloc[0]}): {wrong[unit].iloc[0]}; "
+                    "run OpenFace again"
                 )
         return ""
 
 
-def read_units(name: str, data: bytes, images: list[str], find: Callable[[str], str]) -> Units:
-    """Read OpenFace's CSV without validating it.
+def find_units(tree: Tree, images: list[str]) -> Units | None:
+    """The measurements in openface.csv, else in CSVs named after the images; None without either.
 
-    Rows are matched to images by a column `file` (or image_id, filename, image) if there is one;
-    else by `frame`, counted from 1 over the sorted images; else by their order, if there are as
-    many rows as images.
+    Nothing is validated.
     """
-    kind = sniff(data)
-    empty = pd.DataFrame({"line": [], "file": [], "image": [], "kept": [], "confidence": []})
-    if kind != "text":
-        return Units(name, kind, empty)
-    columns = {"frame", "success", "confidence", *FILE_COLUMNS, *(f"{unit}_r" for unit in UNITS)}
-    try:
-        table = pd.read_csv(
-            io.BytesIO(data),
-            skipinitialspace=True,
-            usecols=lambda column: column.strip() in columns,
-            dtype="str",
-            keep_default_na=False,
-        )
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        return Units(name, f"broken ({error})", empty)
-    table.columns = [column.strip() for column in table.columns]
-    needed = ("success", "confidence", *(f"{unit}_r" for unit in UNITS))
-    missing = tuple(column for column in needed if column not in table.columns)
-    files, unmatched_reason = _files(table, images)
-    numbers = {c: pd.to_numeric(table[c], errors="coerce") for c in needed if c in table.columns}
-    rows = pd.DataFrame({"line": range(2, len(table) + 2), "file": files})
-    rows["image"] = [find(file.strip()) if file else "" for file in files]
-    confidence = numbers.get("confidence", pd.Series(0.0, index=table.index))
-    rows["confidence"] = confidence.astype("float64")
-    rows["kept"] = (confidence >= CONFIDENCE) & (numbers.get("success", confidence) == 1)
+    tables = [name for name in tree.names() if name.lower().endswith(".csv")]
+    joined = [name for name in tables if name.rpartition("/")[2].lower() == "openface.csv"]
+    if joined:
+        name = min(joined, key=lambda n: (n.count("/"), n))
+        return read_units(name, tree.read(name), images)
+    find = Images(images)
+    stems = {stem(image.rpartition("/")[2]) for image in images}
+    named = [name for name in tables if stem(name.rpartition("/")[2]) in stems]
+    parts = {name: tree.read(name) for name in named}
+    outputs = [name for name in named if _is_output(parts[name])]
+    found = {name: find.at(name) or find(name.rpartition("/")[2]) for name in outputs}
+    if not found:
+        return None
+    several = [read_units(name, parts[name], [image]) for name, image in found.items()]
+    for part in several:
+        if part.format != "csv" or part.missing or len(part.ragged):
+            return replace(part, files=tuple(found))
+    rows = pd.concat([part.rows for part in several], ignore_index=True)
+    name = f"{len(found)} CSVs of OpenFace ({min(found)} …)"
+    notes = (f"action units come from {name}, named after the images", *_counts(rows, images))
+    ragged = several[0].ragged
+    return Units(name, "csv", rows, ragged, tuple(found), several[0].header, notes=notes)
+
+
+def _is_output(data: bytes) -> bool:
+    """Whether a CSV's first bytes are a header of OpenFace's."""
+    head = data[:65_536].partition(b"\n")[0]
+    return b"confidence" in head and b"AU01_r" in head
+
+
+def read_units(name: str, data: bytes, images: list[str]) -> Units:
+    """Read one of OpenFace's CSVs without validating it.
+
+    Rows are matched to images by a column `file` (or another of `FILE_COLUMNS`) if there is one;
+    else by `frame`, counted from 1 over the sorted images; else by `face`, which begins each
+    picture's rows with 0; else by their order, if there are as many rows as images.
+    """
+    text, encoding, fault = read_text(data)
+    marked, separator = find_separator(text)
+    header, table, ragged, skipped = _read(text, separator or ",", marked)
+    fault = fault or (OPEN_QUOTE if open_quote(header) else "")
+    if fault:
+        empty = pd.DataFrame({"line": [], "file": [], "image": [], "kept": [], "confidence": []})
+        return Units(name, fault, empty, pd.DataFrame(columns=RAGGED))
+    missing = [column for column in NUMBERS if column not in table]
+    if "success" not in table and ("face" not in table or "frame" in table):
+        missing.insert(0, "success")
+    files, found, reason, note = _files(table, images)
+    rows = pd.DataFrame({"line": table["line"], "file": files, "image": found})
+    confidence = _numbers(table, "confidence", 0.0)
+    rows["confidence"] = confidence
+    rows["kept"] = (confidence >= CONFIDENCE) & (_numbers(table, "success", 1.0) == 1)
     for unit in UNITS:
-        if f"{unit}_r" in numbers:
-            rows[unit] = numbers[f"{unit}_r"].astype("float64")
-    return Units(name, "csv", rows, missing, unmatched_reason)
+        if f"{unit}_r" in table:
+            rows[unit] = _numbers(table, f"{unit}_r", 0.0)
+    notes = [*reading_notes(name, encoding, separator), *([f"{name}: {note}"] if note else [])]
+    if skipped:
+        notes.append(f"{name}: {skipped} repeated header lines are left out")
+    if not missing and not reason and len(images) > 1:
+        notes += [f"{name}: {text}" for text in _counts(rows, images)]
+    return Units(name, "csv", rows, ragged, (name,), header, tuple(missing), reason, tuple(notes))
 
 
-def _files(table: pd.DataFrame, images: list[str]) -> tuple[list[str], str]:
-    """The image of each row, and why they cannot be matched ("" if they can)."""
+def _read(
+    text: str, separator: str, marked: bool
+) -> tuple[tuple[str, ...], pd.DataFrame, pd.DataFrame, int]:
+    """The header, the needed columns as text with their lines, ragged rows, repeated headers."""
+    lines = csv_lines(text, separator, marked)
+    header = tuple(next(lines, (0, []))[1])
+    wanted = {"frame", "face", "success", *NUMBERS}
+    kept = [
+        position
+        for position, column in enumerate(header)
+        if (column in wanted or column.lower() in FILE_COLUMNS) and column not in header[:position]
+    ]
+    numbers, rows, ragged, skipped = [], [], [], 0
+    for number, fields in lines:
+        if tuple(fields) == header:
+            skipped += 1
+        elif len(fields) != len(header):
+            text = " ".join(fields)[:SHOWN]
+            ragged.append((number, fields[0], len(fields), len(header), text))
+        else:
+            numbers.append(number)
+            rows.append([fields[position] for position in kept])
+    table = pd.DataFrame(rows, columns=[header[position] for position in kept], dtype="str")
+    table.insert(0, "line", pd.Series(numbers, dtype="int64"))
+    return header, table, pd.DataFrame(ragged, columns=RAGGED), skipped
+
+
+def _numbers(table: pd.DataFrame, column: str, default: float) -> pd.Series:
+    """A column as finite numbers, NaN for everything else; `default` where it is missing."""
+    if column not in table:
+        return pd.Series(default, index=table.index, dtype="float64")
+    numbers = pd.to_numeric(table[column], errors="coerce").astype("float64")
+    return numbers.where(np.isfinite(numbers))
+
+
+def _files(table: pd.DataFrame, images: list[str]) -> tuple[list[str], list[str], str, str]:
+    """Each row's file and image, why they cannot be matched ("" if they can), and a note."""
+    lower = {column.lower(): column for column in table.columns}
     for column in FILE_COLUMNS:
-        if column in table.columns:
-            return list(table[column].str.strip()), ""
-    if "frame" in table.columns:
-        frames = pd.to_numeric(table["frame"], errors="coerce").fillna(0).astype("int64")
-        named = [images[f - 1] if 0 < f <= len(images) else "" for f in frames]
-        if frames.max() <= 1 < len(table):  # OpenFace ran once per image, so every frame is 1
-            named = images
-        if len(named) == len(table):
-            return named, ""
-    if len(table) == len(images):
-        return images, ""
+        if column in lower:
+            files = list(table[lower[column]])
+            found, _, note = locate(files, Images(images))
+            return files, found, "", note
+    named = _by_number(table, images)
+    if named is not None:
+        return named, named, "", ""
     text = f"{len(table)} rows for {len(images)} images and no column `file`; add that column"
-    return [""] * len(table), text
+    return [""] * len(table), [""] * len(table), text, ""
+
+
+def _by_number(table: pd.DataFrame, images: list[str]) -> list[str] | None:
+    """The image of each row by `frame`, `face` or order; "" for a wrong frame, None if unknown."""
+    frames = _numbers(table, "frame", 0.0)
+    if "frame" in table and not (len(table) > 1 and (frames == 1).all()):
+        whole = frames.where(frames % 1 == 0, 0).fillna(0).clip(0, len(images) + 1).astype("int64")
+        return [images[f - 1] if 0 < f <= len(images) else "" for f in whole]
+    if len(table) == len(images):  # where OpenFace ran once for each image, every frame is 1
+        return images
+    if "face" in table and "frame" not in table:
+        picture = (_numbers(table, "face", 0.0) == 0).cumsum()
+        if len(table) and picture.iloc[0] == 1 and picture.iloc[-1] == len(images):
+            return [images[number - 1] for number in picture]
+    return None
+
+
+def _counts(rows: pd.DataFrame, images: Iterable[str]) -> list[str]:
+    """How many rows and images are left out, and how many images show several faces."""
+    faces = Counter(rows.loc[rows["kept"], "image"])
+    several = sum(count > 1 for count in faces.values())
+    out, unmeasured = int((~rows["kept"]).sum()), sum(image not in faces for image in images)
+    texts = []
+    if several:
+        texts.append(f"{several} images have several faces; the most confident one is used")
+    if out:
+        texts.append(f"{out} rows without a face or with a confidence under {CONFIDENCE} left out")
+    if unmeasured:
+        texts.append(f"{unmeasured} images have no measurement")
+    return texts

@@ -8,7 +8,6 @@ do not depend on the number of workers.
 import io
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,8 +26,9 @@ from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
 from training.data.archive import Tree, open_raw
+from training.data.columns import class_column
 from training.data.shards import Outcome, write_shard
-from training.data.sources import read_source
+from training.data.sources import read_source, say_notes
 from training.data.split import SPLITS, assign, select_limited
 from training.storage.meta import ImageSet, ImagesMeta
 from training.storage.store import Entry, Manifest, Store, open_store
@@ -107,8 +107,7 @@ class Job:
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
         source = read_source(self.kind, self.tree, self.config)
-        for note in source.notes:
-            sys.stdout.write(f"preprocess {self.name}: {note}\n")
+        say_notes(self.name, source.notes)
         frame, split_by = plan(source.frame, self.name, self.kind, self.config)
         selected = frame.index[frame["reason"] == ""]
         entries = []
@@ -120,7 +119,9 @@ class Job:
                 _record(frame, rows, entry, outcomes)
                 entries += [entry] if entry.rows else []
         _check_bad(frame.loc[selected], self.name, self.config.bad_share)
-        _check_splits(frame[frame["reason"] == ""], self.name)
+        if split_by != "official" and self.kind in ("folders", "csv"):
+            say_notes(self.name, _unite_copies(frame))
+        check_splits(frame[frame["reason"] == ""], self.name, split_by, self.config.limit)
         entries.append(self._parquet(frame))
         return entries, ImageSet(
             name=self.name, kind=self.kind, split_by=split_by, **_counts(frame)
@@ -208,14 +209,36 @@ def _check_bad(selected: pd.DataFrame, name: str, most: float) -> None:
         )
 
 
-def _check_splits(kept: pd.DataFrame, name: str) -> None:
+def check_splits(kept: pd.DataFrame, name: str, split_by: str, limit: int) -> None:
+    """Raise PreprocessError for a split without an image among the usable ones, `kept`."""
+    fix = "set data.split=identity" if split_by == "official" else "add images"
+    fix = f"raise data.limit (now {limit}), or {fix}" if limit else fix
     for split in SPLITS:
         if not (kept["split"] == split).any():
             sizes = kept["split"].value_counts().to_dict()
             raise PreprocessError(
-                f"{name}: no image in the {split} split (of {len(kept)}: {sizes}); "
-                "raise limit or test_share, or choose another split"
+                f"{name}: no image in the {split} split (of {len(kept)}: {sizes}); {fix}"
             )
+
+
+def _unite_copies(frame: pd.DataFrame) -> list[str]:
+    """Move copies (the same bytes) of an image without a person to the split of the first one;
+    copies that still are in several splits, since their persons are, are only told."""
+    kept = frame[frame["reason"] == ""]
+    free = kept[kept["identity"] == ""]
+    first = free.groupby("sha256")["split"].transform("first")
+    moved = free.index[first != free["split"]]
+    frame.loc[moved, "split"] = first[moved]
+    parts = frame.loc[kept.index].groupby("sha256")["split"].transform("nunique")
+    torn = kept.index[parts > 1]
+    return [
+        f"{len(rows)} {text}: {', '.join(frame.loc[rows[:3], 'file'])}"
+        for rows, text in (
+            (moved, "copies of other images join their split"),
+            (torn, "images with the same bytes are in several splits, as their persons are"),
+        )
+        if len(rows)
+    ]
 
 
 def _counts(frame: pd.DataFrame) -> dict[str, Any]:
@@ -238,12 +261,13 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
     no data set has classes or two images would get the same name.
     """
     store = store or open_store()
+    config = from_json(DataConfig, json.dumps(images.meta.data))
     seen: set[Path] = set()
     for dataset in images.meta.datasets:
-        column = {"rafd": "expression", "folders": "class"}.get(dataset.kind)
-        if column is None:
-            continue
         frame = pd.read_parquet(images.local(f"{dataset.name}.parquet", store))
+        column = class_column(dataset.kind, frame, config)
+        if not column:
+            continue
         for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
             pixels = np.load(images.local(str(shard), store), mmap_mode="r")
             for file, row, split, label in zip(
@@ -261,7 +285,9 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
                 Image.fromarray(pixels[row]).save(buffer, "PNG")
                 write_bytes(path, buffer.getvalue())
     if not seen:
-        raise ValueError("no data set with classes (kind rafd or folders) to write as folders")
+        raise ValueError(
+            "no data set with classes (rafd, folders or a column of words) to write as folders"
+        )
     return len(seen)
 
 

@@ -27,31 +27,27 @@ def preview(name: str, kind: str, folder: Path, config: DataConfig) -> Preview:
     """
     import numpy as np  # with pandas: a second that runs without raw= do not need
 
-    from training.data.preprocess import plan
+    from training.data.preprocess import check_splits, plan
     from training.data.sources import read_source
     from training.data.split import SPLITS
     from training.data.unify import check_trained, read_labels
 
     source = read_source(kind, Folder(folder), config)
-    frame, _ = plan(source.frame, name, kind, config)
+    frame, split_by = plan(source.frame, name, kind, config)
     labels, values = read_labels(name, kind, frame, config)
     kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
     split = frame["split"].to_numpy()
     splits = {part: int((kept & (split == part)).sum()) for part in SPLITS}
-    for part, count in splits.items():
-        if not count:
-            raise ValueError(
-                f"{name}: no image in the {part} split (of {kept.sum()}: {splits}); raise "
-                "data.limit or data.test_share, or choose another data.split"
-            )
-    check_trained(labels, values[kept & (split == "train")])
+    check_splits(frame[kept], name, split_by, config.limit)
+    check_trained(labels, values[kept], split[kept], config)
     return Preview(labels, splits)
 
 
 def expected(name: str, kind: str, config: DataConfig, classes: tuple[str, ...]) -> LabelSet:
     """The labels of a data set whose files are not read here, as `unify` makes them.
 
-    `classes` stand for the unknown classes of folders.
+    `classes` stand for the unknown classes of folders and of a table's single column, which may
+    hold words; see `is_known`.
     """
     chosen = config.domains or config.attributes
     if kind != "folders" and not config.domains and set(chosen) <= set(UNITS):
@@ -69,3 +65,9 @@ def expected(name: str, kind: str, config: DataConfig, classes: tuple[str, ...])
     hair = tuple(n for n in chosen if n in HAIR)
     conflicts = tuple(pair for pair in CONFLICTS if set(pair) <= set(chosen))
     return LabelSet(name, "binary", chosen, (hair,) if len(hair) > 1 else (), conflicts)
+
+
+def is_known(kind: str, config: DataConfig) -> bool:
+    """Whether `expected` is sure of the labels."""
+    chosen = config.domains or config.attributes
+    return kind != "folders" and not (kind == "csv" and len(chosen) == 1)

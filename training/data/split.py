@@ -67,10 +67,17 @@ def _split_keys(keys: pd.Series, name: str, config: DataConfig, most: int = 0) -
     if low == high or len(rest) <= len(val):
         raise ValueError(
             f"{name}: {len(order)} persons or images are too few for train, val and test splits "
-            f"with test_share={config.test_share} and fold={config.fold}; raise test_share"
+            f"with test_share={config.test_share} and fold={config.fold}; {_split_fix(len(order))}"
         )
     part = dict.fromkeys(order, "train") | dict.fromkeys(order[low:high], "test")
     return keys.map(part | dict.fromkeys(val, "val"))
+
+
+def _split_fix(n: int) -> str:
+    """What to do about a split without test or training images, of `n` persons or images."""
+    if n < len(SPLITS):
+        return "add images (of other persons, if they are named): at least one for each split"
+    return f"set data.test_share={math.ceil(100 / n) / 100} and data.fold=0, or add images"
 
 
 def _count(n: int, share: float) -> int:

@@ -18,13 +18,14 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes, write_json
+from training.data.columns import attribute_column, class_column
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
+from training.data.split import SPLITS
 from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest, Store, open_store
 
 main = cli.program("python -m training.data.unify", __doc__)
 IMAGE_COLUMNS = ("shard", "row", "split", "identity", "file", "sha256")
-CLASS_COLUMN = {"rafd": "expression", "folders": "class"}  # by kind of data set
 AU = re.compile(r"AU\d\d")  # OpenFace's action units
 AU_MAX = 5  # their highest intensity
 
@@ -44,10 +45,11 @@ def unify(
     """Write and return a manifest of kind "dataset": the images' files and two more.
 
     `label_space.json` is `LabelSpace.to_json()`. Attributes of celeba and csv data sets are binary;
-    hair colours and AttGAN's conflicts exclude each other. rafd's expressions and folders' classes
-    are one-hot in alphabetical order. If every configured attribute is an action unit (AU12), the
-    labels are continuous, intensity / 5, and images without a measurement are left out. Attributes
-    configured as `domains` become classes; images with none or several of them are left out.
+    hair colours and AttGAN's conflicts exclude each other. rafd's expressions, folders' classes and
+    a table's column of words are one-hot in alphabetical order. If every configured attribute is an
+    action unit (AU12), the labels are continuous, intensity / 5, and images without a measurement
+    are left out. Attributes configured as `domains` become classes; images with none or several of
+    them are left out.
     `labels.parquet` has one row per kept image, in the order of the data sets and their sources:
     dataset, shard, row, split, identity, file, sha256, label (list of float32 in [0, 1], the labels
     of its data set).
@@ -65,7 +67,7 @@ def unify(
         labels, values = read_labels(name, kind, frame, config)
         kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
         frame, values = frame[kept], values[kept]
-        check_trained(labels, values[(frame["split"] == "train").to_numpy()])
+        check_trained(labels, values, frame["split"].to_numpy(), config)
         sets.append(labels)
         tables.append(_table(name, frame, values))
     space = LabelSpace(tuple(sets))
@@ -100,8 +102,9 @@ def read_labels(
     """
     if kind != "folders" and not config.domains and all(AU.fullmatch(a) for a in config.attributes):
         return _continuous(name, frame, config.attributes)
-    if kind in CLASS_COLUMN:
-        return _onehot(name, frame, CLASS_COLUMN[kind])
+    classes = class_column(kind, frame, config)
+    if classes:
+        return _onehot(name, frame, classes)
     if config.domains:
         return _domains(name, frame, config.domains)
     return _binary(name, frame, config.attributes)
@@ -110,7 +113,7 @@ def read_labels(
 def _check_known(name: str, frame: pd.DataFrame, attributes: tuple[str, ...]) -> None:
     known = [c for c in frame.columns if c not in (*IMAGE_COLUMNS, "reason")]
     for attribute in attributes:
-        if attribute not in known:
+        if attribute_column(attribute) not in known:
             raise UnifyError(f'{name}: no attribute "{attribute}"; known: {", ".join(known)}')
 
 
@@ -151,12 +154,11 @@ def _domains(
 
 def _zero_one(name: str, frame: pd.DataFrame, attribute: str) -> np.ndarray:
     """A column of -1/1 or 0/1 as 0/1."""
-    values = pd.to_numeric(frame[attribute], errors="coerce")
+    column = attribute_column(attribute)
+    values = pd.to_numeric(frame[column], errors="coerce")
     used = set(values[frame["reason"] == ""])
     allowed = {0, 1} if 0 in used else {-1, 1}
-    _check_domain(
-        name, attribute, frame, values.isin(allowed), " or ".join(map(str, sorted(allowed)))
-    )
+    _check_domain(name, column, frame, values.isin(allowed), " or ".join(map(str, sorted(allowed))))
     return (values == 1).to_numpy()
 
 
@@ -165,7 +167,10 @@ def _onehot(name: str, frame: pd.DataFrame, column: str) -> tuple[LabelSet, np.n
     _check_domain(name, column, frame, values.notna() & (values != ""), "a class name")
     classes = tuple(sorted(set(values[frame["reason"] == ""])))
     if len(classes) < 2:
-        raise UnifyError(f"{name}: only one {column} ({classes[0]}); two or more are needed")
+        raise UnifyError(
+            f"{name}: only one {column} ({classes[0]}); two or more are needed: add images of "
+            "another, and pass the folder above the classes, not one of them"
+        )
     onehot = np.stack([values == c for c in classes], 1).astype(np.float32)
     return LabelSet(name, "onehot", classes), onehot
 
@@ -185,16 +190,40 @@ def _check_domain(
         )
 
 
-def check_trained(labels: LabelSet, values: np.ndarray) -> None:
-    """Raise UnifyError for labels that no training image has, or that all have."""
+def check_trained(
+    labels: LabelSet, values: np.ndarray, split: np.ndarray, config: DataConfig
+) -> None:
+    """Raise UnifyError for labels that no training image has, or that all have.
+
+    values: (images, labels); split: each image's part.
+    """
+    train = values[split == "train"]
     for position, label in enumerate(labels.names):
-        share = values[:, position].sum() / max(len(values), 1)
+        share = train[:, position].sum() / max(len(train), 1)
         if share == 0 or (labels.kind == "binary" and share == 1):
-            which = "no" if share == 0 else "every"
+            value = 0 if share else 1
+            rare = (values[:, position] > 0) == value
+            parts = [f"{int((split[rare] == p).sum())} {p}" for p in SPLITS]
             raise UnifyError(
-                f"{labels.name}: {which} training image (of {len(values)}) has {label}; "
-                "leave it out, or raise limit"
+                f"{labels.name}: {'every' if share else 'no'} training image (of {len(train)}) has "
+                f"{label}; of all {len(values)} images {int(rare.sum())} "
+                f"{'lack' if share else 'have'} it ({', '.join(parts)}). "
+                f"{_fix(labels, label, rare, config)}"
             )
+
+
+def _fix(labels: LabelSet, label: str, rare: np.ndarray, config: DataConfig) -> str:
+    """What to do about a label that is constant in training, given the images that differ."""
+    what = f"leave {label} out of the data set"
+    if labels.kind == "onehot" and len(labels.names) == 2:
+        what = "two classes are needed"
+    elif labels.kind == "binary":
+        what = f"leave {label} out of data.attributes"
+    if config.limit:
+        return f"Raise data.limit (now {config.limit}), or {what}"
+    if rare.sum() >= len(SPLITS):
+        return f"Choose another split (data.fold), add such images, or {what}"
+    return f"Add such images, at least {len(SPLITS)} in all, or {what}"
 
 
 def _table(name: str, frame: pd.DataFrame, values: np.ndarray) -> pa.Table:

@@ -4,7 +4,6 @@
 in either case, and optionally Great Expectations' own pages.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,9 @@ from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import whole_folder, write_bytes
 from training.data.archive import open_raw
+from training.data.sources import say_notes
 from training.data.validation.report import render
-from training.data.validation.runner import Outcome, check, open_context
+from training.data.validation.runner import Finding, Outcome, check, open_context
 from training.storage.store import Manifest, Store
 
 main = cli.program("python -m training.data.validate", __doc__)
@@ -50,7 +50,7 @@ def validate(
         name, kind = dataset.name, dataset.kind
         outcome = check(name, kind, trees[name], config, context=context, workers=workers)
         outcomes.append(outcome)
-        _say(outcome)
+        say_notes(name, [*outcome.raw.all_notes, *map(_warning, outcome.warnings)])
     if docs:
         from training.data.validation.docs import write_docs
 
@@ -63,12 +63,10 @@ def validate(
     _refuse(outcomes, report)
 
 
-def _say(outcome: Outcome) -> None:
-    """Print what was guessed, left out or changed, and the broken rules that are no errors."""
-    warnings = [f"warning: {f}" for f in outcome.findings if not f.passed and not f.failed]
-    for text in (*outcome.raw.notes, *warnings):
-        sys.stdout.write(f"validate {outcome.name}: {text}\n")
-    sys.stdout.flush()
+def _warning(finding: Finding) -> str:
+    """One line without the rows, which the report lists."""
+    count = f", {finding.count} of {finding.total}" if finding.count else ""
+    return f"warning: {finding.rule.name}: {finding.rule.fault}{count}. Fix: {finding.rule.fix}"
 
 
 def _refuse(outcomes: Sequence[Outcome], report: Path) -> None:

@@ -117,6 +117,10 @@ class Model(ABC):
     references: ClassVar[int] = 0
     adversarial: ClassVar[Adversarial | None] = None  # used to monitor the balance of D and G
 
+    def named_classes(self) -> tuple[str, ...]:
+        """Classes that a setting names, such as a hub; the data must have them."""
+        return ()
+
     @classmethod
     @abstractmethod
     def presets(cls) -> dict[str, Preset]:
@@ -228,7 +232,8 @@ class Model(ABC):
         supported = " or ".join(KIND_NAMES[kind] for kind in self.label_kinds)
         count = "data sets" if self.several_sets else "one data set"
         hint = (
-            "; use folders or rafd, or turn attributes into classes with data.domains"
+            "; use folders, rafd or one column of words, or turn attributes into classes with "
+            "data.domains"
             if self.label_kinds == ("onehot",)
             else ""
         )

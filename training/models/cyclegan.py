@@ -149,6 +149,9 @@ class CycleGAN(Model):
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 1
 
+    def named_classes(self) -> tuple[str, ...]:
+        return (self.hub,) if self.hub else ()
+
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(cls(dim=16, blocks=3, d_dim=16, d_layers=2, lr=8e-4, averages=True), batch=2)

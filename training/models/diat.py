@@ -108,6 +108,9 @@ class DIAT(Model):
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 1
 
+    def named_classes(self) -> tuple[str, ...]:
+        return (self.hub,) if self.hub else ()
+
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(

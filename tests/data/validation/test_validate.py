@@ -104,8 +104,18 @@ def own() -> Files:
     return {**files, "labels.csv": text(["file,smile,hat", *rows], "\n")}
 
 
-MAKE = {"celeba": celeba, "faces": faces, "rafd": rafd, "folders": folders, "csv": own}
+def words() -> Files:
+    """A CSV with one class for each picture."""
+    files = own()
+    rows = [f"{n},{('happy', 'sad')[i % 2]}" for i, n in enumerate(sorted(files)[:-1])]
+    return {**files, "labels.csv": text(["file,mood", *rows], "\n")}
+
+
+MAKE = {"celeba": celeba, "faces": faces, "rafd": rafd, "folders": folders, "csv": own,
+        "words": words}  # fmt: skip
+KINDS = {"faces": "celeba", "words": "csv"}  # the others are their own
 CONFIG = {
+    "words": DataConfig(attributes=("mood",)),
     "csv": DataConfig(attributes=("smile", "hat")),
     "faces": DataConfig(attributes=UNITS),
 }
@@ -115,8 +125,7 @@ FIRST = "img_align_celeba/000001.jpg"
 
 def validated(kind: str, files: Files, without: tuple[str, ...] = ()) -> Outcome:
     config = CONFIG.get(kind, DataConfig())
-    kind = "celeba" if kind == "faces" else kind
-    return check("set", kind, Memory(files), config, without=without, workers=1)
+    return check("set", KINDS.get(kind, kind), Memory(files), config, without=without, workers=1)
 
 
 def edit(name: str, old: str, new: str, count: int = 1) -> Callable[[Files], None]:
@@ -178,6 +187,14 @@ def one_class(files: Files) -> None:
         files[f"cat/more-{name[4:]}"] = files.pop(name)
 
 
+def same_picture(files: Files) -> None:
+    files["dog/0.jpg"] = files["cat/0.jpg"]
+
+
+def no_units(files: Files) -> None:
+    files["openface.csv"] = files["openface.csv"].partition(b"\n")[0] + b"\n"
+
+
 def twice(files: Files) -> None:
     """Replace the second row by a copy of the first, and remove the second image."""
     del files["img_align_celeba/000002.jpg"]
@@ -212,6 +229,8 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
         ("celeba", edit(LABELS, " Male ", " male "), "Male"),
         ("csv", edit("labels.csv", "hat", "cap"), "hat"),
     ],
+    "one_row": [("celeba", edit("list_eval_partition.txt", "000001.jpg 0\r\n",
+                                "000001.jpg 0\r\n000001.jpg 0\r\n"), "line 2")],
     "label_columns_unique": [("celeba", edit(LABELS, "Arched_Eyebrows", "Male"), "Male")],
     "file_names_inside": [
         ("celeba", edit(LABELS, "000001.jpg", "x/../000001.jpg"), "x/../000001.jpg"),
@@ -250,6 +269,8 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "image_side": [("celeba", put(FIRST, picture(9, 11)), "9x11")],
     "image_mode": [("celeba", put(FIRST, picture(mode="L")), "mode L")],
     "image_shape": [("celeba", bedrooms, "680x512")],
+    "image_content_in_one_class": [("folders", same_picture, "dog/0.jpg")],
+    "unit_rows": [("faces", no_units, "rows 0")],
     "unit_columns": [("faces", edit("openface.csv", "AU45_r", "AU45_c"), "AU45_r")],
     "unit_image": [("faces", edit("openface.csv", "000001.jpg", "000009.jpg"), "000009.jpg")],
     "unit_numbers": [("faces", edit("openface.csv", "1, 2.00", "1, -"), "000001.jpg")],
@@ -258,6 +279,7 @@ FAULTS: dict[str, list[tuple[str, Callable[[Files], None], str]]] = {
     "rafd_view_unique": [("rafd", put(f"{VIEW}.png", picture(68, 102)), f"{VIEW}.png")],
     "class_folder": [("folders", put("9.jpg", picture(130, 130)), "9.jpg")],
     "class_count": [("folders", one_class, "1")],
+    "class_known": [("words", edit("labels.csv", "happy", ""), "img/0.png")],
 }  # fmt: skip
 
 
@@ -289,7 +311,7 @@ def test_every_critical_rule_has_a_fault_that_breaks_it() -> None:
     critical = set()
     for kind, make in MAKE.items():
         config = CONFIG.get(kind, DataConfig())
-        tree, kind = Memory(make()), kind.replace("faces", "celeba")
+        tree, kind = Memory(make()), KINDS.get(kind, kind)
         raw = read_layout(kind, tree, config)
         tables = frames(raw, image_facts(tree, raw.images, kind, config, 1, "test"))
         every = {name: frame if len(frame) else [None] for name, frame in tables.items()}
@@ -415,7 +437,7 @@ def test_a_refusal_names_the_rule_and_writes_report_and_docs(tmp_path: Path) -> 
     assert "breaks 1 critical expectation" in str(error.value)
     page = report.read_text()
     assert "label_values (critical)" in page
-    assert "Fix: correct the values" in page
+    assert "Fix: write -1 or 1 in every row" in page
     assert page.count("data:image/png") >= 3
     assert "rafd_complete (warning)" in page
     assert not re.search(r"<(script|link)|src=\"(?!data:)|url\(", page)

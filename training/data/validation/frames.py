@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from training.data.columns import VALUES, label_column
 from training.data.labels import HAIR
-from training.data.layouts import VALUES, RawDataset
-from training.data.openface import UNITS
-from training.data.tables import FILE_COLUMNS, TABLES
+from training.data.layouts import RawDataset, repeated
+from training.data.openface import NUMBERS, UNITS
+from training.data.tables import TABLES
 
 ON = [text for text, value in VALUES.items() if value == 1]
 LEAST_SHARE = 0.01  # of a binary label's rarer value; below it the label is reported
@@ -34,8 +35,9 @@ def frames(raw: RawDataset, images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
     if raw.units is not None and raw.units.format in TABLES:
         rows = raw.units.rows
-        present = [column not in raw.units.missing for column in _unit_columns()]
-        out["unit columns"] = pd.DataFrame({"column": _unit_columns(), "present": present})
+        needed = ["success", *NUMBERS]
+        present = [column not in raw.units.missing for column in needed]
+        out["unit columns"] = pd.DataFrame({"column": needed, "present": present})
         out["units"] = rows.assign(found=rows["image"].replace("", None))
         if not raw.units.missing:
             kept = rows[rows["kept"]]
@@ -60,10 +62,6 @@ def _class_folders(raw: RawDataset, labels: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _unit_columns() -> list[str]:
-    return ["success", "confidence", *(f"{unit}_r" for unit in UNITS)]
-
-
 def _usable(raw: RawDataset) -> bool:
     """Whether there are readable label rows."""
     table = raw.tables.get("labels")
@@ -71,33 +69,45 @@ def _usable(raw: RawDataset) -> bool:
 
 
 def _tables(raw: RawDataset) -> dict[str, pd.DataFrame]:
-    tables: list[tuple[str, str | None, str | None, bool]] = [
-        (t.name, t.name, t.format, t.final_newline) for t in raw.tables.values()
+    tables: list[tuple[str, str | None, str | None, bool, int | None]] = [
+        (t.name, t.name, t.format, t.final_newline, None) for t in raw.tables.values()
     ]
     if raw.missing:
-        tables.append((raw.missing, None, None, True))
+        tables.append((raw.missing, None, None, True, None))
     if raw.units is not None:
         units = raw.units
-        tables.append((units.name, units.name, units.format, True))
+        # Other tables without rows leave images without labels, which has a rule.
+        rows = len(units.rows) + len(units.ragged) if units.format in TABLES else None
+        tables.append((units.name, units.name, units.format, True, rows))
     elif raw.measured:
-        tables.append(("openface.csv", None, None, True))
-    columns = ["table", "file", "format", "final_newline"]
+        tables.append(("openface.csv", None, None, True, None))
+    columns = ["table", "file", "format", "final_newline", "rows"]
     out = {"tables": pd.DataFrame(tables, columns=columns)}
     readable = [table for table in raw.tables.values() if table.format in TABLES]
     ragged = [table.ragged.assign(table=table.name) for table in readable]
+    if raw.units is not None:
+        ragged.append(raw.units.ragged.assign(table=raw.units.name))
     out["ragged"] = pd.concat(ragged) if ragged else pd.DataFrame()
+    again = [
+        repeated(t).assign(table=t.name, earlier=True)
+        for role, t in raw.tables.items()
+        if role != "labels" and t.format in TABLES
+    ]
+    out["repeated"] = pd.concat(again) if again else pd.DataFrame()
     table = raw.tables.get("labels")
     if table is None or table not in readable:
         return out
     counts = [(table.name, table.stated, table.count)] if table.format == "text" else []
     out["counts"] = pd.DataFrame(counts, columns=["file", "stated", "rows"])
-    heads = [(table.name, bool({*FILE_COLUMNS} & {*table.header}))] if table.format == "csv" else []
-    out["headers"] = pd.DataFrame(heads, columns=["file", "has_file"])
-    out["columns"] = pd.DataFrame({"table": table.name, "column": list(table.header)})
-    present = [name in raw.checked for name in raw.needed]
-    out["needed"] = pd.DataFrame(
-        {"table": table.name, "column": list(raw.needed), "present": present}
-    )
+    header = ", ".join(table.header)
+    heads = [(table.name, table.has_file, header)] if table.format == "csv" else []
+    out["headers"] = pd.DataFrame(heads, columns=["file", "has_file", "header"])
+    named = [name for name in table.header if name]
+    out["columns"] = pd.DataFrame({"table": table.name, "column": named})
+    absent = dict(raw.columns.absent) if table.has_file else {}
+    there = [n for n in raw.columns.needed if n not in map(label_column, absent)]
+    needed = [*absent.items(), *((name, "present") for name in there)]
+    out["needed"] = pd.DataFrame(needed, columns=["column", "status"]).assign(table=table.name)
     return out
 
 
@@ -147,27 +157,30 @@ def _images(raw: RawDataset, labels: pd.DataFrame, images: pd.DataFrame) -> pd.D
     parts = dict(zip(labels["image"], labels["part"], strict=True))
     part = images["file"].map(parts).replace("", None)
     several = part.groupby(images["sha256"]).transform("nunique")
-    return images.assign(labelled=labelled, parts=several)
+    classes = pd.Series(0, index=images.index)
+    if raw.classes:
+        by_image = dict(zip(labels["image"], labels[raw.classes].astype("object"), strict=True))
+        classes = images["file"].map(by_image).groupby(images["sha256"]).transform("nunique")
+    return images.assign(labelled=labelled, parts=several, classes=classes)
 
 
 def _classes(raw: RawDataset, labels: pd.DataFrame) -> pd.DataFrame:
     """The share of each class or of a binary label's rarer value, and the least expected share."""
     rows = []
-    for name in raw.needed:
-        if name in raw.checked and len(labels):
+    for name in raw.columns.needed:
+        if name in raw.columns.checked and len(labels):
             on = labels[name].isin(ON)
             rows.append((name, int(on.sum()), min(on.mean(), 1 - on.mean()), LEAST_SHARE))
-    for column in ("expression", "class"):
-        if column in labels:
-            counts = labels[column].value_counts().sort_index()
-            least = LEAST_CLASS / max(len(counts), 1)
-            rows += [(str(k), int(n), n / counts.sum(), least) for k, n in counts.items()]
+    if raw.classes:
+        counts = labels[raw.classes].astype("object").value_counts().sort_index()
+        least = LEAST_CLASS / max(len(counts), 1)
+        rows += [(str(k), int(n), n / counts.sum(), least) for k, n in counts.items()]
     return pd.DataFrame(rows, columns=["label", "count", "share", "least"])
 
 
 def _hair(raw: RawDataset, labels: pd.DataFrame) -> pd.DataFrame:
     """The number of mutually exclusive hair colours of each face."""
-    names = [name for name in HAIR if name in raw.checked]
+    names = [name for name in HAIR if name in raw.columns.checked]
     if len(names) < 2:
         return pd.DataFrame()
     colours = sum(labels[name].isin(ON).astype("int8") for name in names)

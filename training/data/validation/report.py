@@ -8,8 +8,9 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
+from training.data.columns import VALUES
 from training.data.crop import crop_image
-from training.data.layouts import VALUES, RawDataset
+from training.data.layouts import RawDataset
 from training.data.pictures import UnusableError
 from training.data.validation.runner import LISTED, Finding, cell_text
 from training.rendering import html
@@ -113,8 +114,9 @@ def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[tuple[byt
 
 
 def _title(row: Mapping[Any, Any], raw: RawDataset) -> str:
-    if raw.needed:
-        on = [n for n in raw.needed if n in row and VALUES.get(str(row[n])) == 1]
+    columns = raw.columns
+    if columns.needed and not columns.classes:
+        on = [n for n in columns.needed if n in row and VALUES.get(str(row[n])) == 1]
         return " ".join(on) or "none"
-    columns = ("expression", "camera", "gaze", "class")
-    return " ".join(str(row[column]) for column in columns if column in row)
+    shown = dict.fromkeys((raw.classes, *raw.texts))
+    return " ".join(str(row[c]) for c in shown if c in row and c not in ("group", "gender"))

@@ -17,7 +17,8 @@ from training.data.crop import CELEBA, MIN_SIDE, RAFD
 from training.data.layouts import EXPRESSIONS, RAFD_NAME, RawDataset
 from training.data.openface import HIGHEST, UNITS
 from training.data.pictures import CONVERT, FORMATS, MAX_PIXELS
-from training.data.tables import TABLES
+from training.data.sources import class_fix, like, value_fix
+from training.data.tables import TABLES, fix
 
 Severity = Literal["critical", "warning"]
 OFFICIAL_SIZES = {"celeba": CELEBA, "rafd": RAFD}  # (width, height) px
@@ -46,11 +47,13 @@ class Rule:
 
 def rules(raw: RawDataset, frames: Mapping[str, pd.DataFrame], config: DataConfig) -> list[Rule]:
     """The rules for a data set of this kind, limited to its non-empty frames."""
-    found = [*_tables(), *_labels(raw), *_images(raw, config), *_units(), *_balance(raw)]
+    found = [*_tables(raw), *_labels(raw), *_images(raw, config), *_units(), *_balance(raw)]
     if raw.kind == "rafd":
         found += _rafd(config)
     if raw.kind == "folders":
-        found += _folders(raw)
+        found += _folders()
+    if raw.classes and raw.kind != "rafd" and not raw.layout:
+        found += _classes(raw)
     return [rule for rule in found if len(frames.get(rule.frame, ())) or rule.name in _ON_EMPTY]
 
 
@@ -81,14 +84,16 @@ def _between(column: str, low: float | None, high: float | None) -> Check:
     return Check("ExpectColumnValuesToBeBetween", arguments)
 
 
-def _tables() -> list[Rule]:
+def _tables(raw: RawDataset) -> list[Rule]:
     """Rules for label files: readable, complete tables with the required columns."""
+    forms = [table.format for table in raw.tables.values()]
+    forms += [raw.units.format] if raw.units is not None else []
+    fixes = dict.fromkeys(fix(form) for form in forms if form not in TABLES)
     return [
         Rule("label_file_found", "tables", "critical", "a label file is missing",
              "put it beside the images", (_known("file"),)),
         Rule("label_file_format", "tables", "critical", "a label file is not a table",
-             "fetch it again, for git-annex or git-lfs with `git annex get` or `git lfs pull`",
-             (_in("format", TABLES),)),
+             "; ".join(fixes) or "fetch it again", (_in("format", TABLES),)),
         Rule("count_line", "counts", "critical", "the count line is missing",
              "put the number of rows on line 1, or fetch the file again", (_known("stated"),)),
         Rule("count_matches_rows", "counts", "critical",
@@ -99,7 +104,11 @@ def _tables() -> list[Rule]:
         Rule("file_column", "headers", "critical", "no column holds the image names",
              "name that column `file`", (_in("has_file", [True]),)),
         Rule("label_columns", "needed", "critical", "a required label column is missing",
-             "pass attributes=, or correct the header", (_in("present", [True]),)),
+             "set data.attributes to columns of this file, or correct the header",
+             (_in("status", ["present"]),)),
+        Rule("one_row", "repeated", "critical",
+             "images have several rows in the partition or identity file", "keep one row",
+             (_in("earlier", [False]),)),
         Rule("label_columns_unique", "columns", "critical", "a column name occurs twice",
              "rename one of them", (_unique("column"),)),
         Rule("final_newline", "tables", "warning",
@@ -110,17 +119,18 @@ def _tables() -> list[Rule]:
 
 def _labels(raw: RawDataset) -> list[Rule]:
     """Rules for names, values, splits and persons of the label rows."""
-    values = tuple(_in(column, raw.domain) for column in raw.checked)
+    values = tuple(_in(column, raw.domain) for column in raw.columns.checked)
     found = [
         Rule("file_names_inside", "labels", "critical", "file names point outside the data folder",
-             "use relative names without `..`", (_in("inside", [True]),)),
+             f"write them as in the folder{like(raw)}", (_in("inside", [True]),)),
         Rule("file_names_unique", "labels", "critical", "images are listed more than once",
              "keep one row for each image", (_unique("name"),)),
         Rule("image_of_row", "labels", "critical", "rows whose image is missing",
-             "add the images, or remove the rows", (_known("found"),)),
+             f"add the images, remove the rows, or write the names as in the folder{like(raw)}",
+             (_known("found"),)),
         Rule("label_values", "labels", "critical",
              f"label values other than {' and '.join(raw.domain[::2])}",
-             "correct the values", values),
+             value_fix(raw), values),
         Rule("part_known", "labels", "critical", "images that the partition file does not list",
              "complete the partition file", (_known("part"),)),
         Rule("part_values", "labels", "critical", "splits other than train, validation and test",
@@ -180,6 +190,10 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
              "use larger images or a smaller size", (_between("side", config.size, None),)),
         Rule("image_content_unique", "images", "warning", "images with the same bytes",
              "remove the copies", (_unique("sha256"),)),
+        Rule("image_content_in_one_class", "images", "critical",
+             "images with the same bytes are in several classes",
+             "keep each image in one class; for several labels of an image use kind csv with a "
+             "0/1 column for each label", (_between("classes", None, 1),)),
         Rule("image_content_in_one_part", "images", "warning", "images are in several splits",
              "remove the copies from all but one split", (_between("parts", None, 1),)),
     ]  # fmt: skip
@@ -200,8 +214,10 @@ def _images(raw: RawDataset, config: DataConfig) -> list[Rule]:
 def _units() -> list[Rule]:
     """Rules for OpenFace's action units."""
     return [
+        Rule("unit_rows", "tables", "critical", "openface.csv has a header and no rows",
+             "run OpenFace on the images", (_between("rows", 1, None),)),
         Rule("unit_columns", "unit columns", "critical", "openface.csv lacks columns",
-             "run OpenFace with -aus", (_in("present", [True]),)),
+             "run OpenFace with -aus, or correct the header", (_in("present", [True]),)),
         Rule("unit_image", "units", "critical", "rows of openface.csv that match no image",
              "add a column `file`, or remove the rows", (_known("found"),)),
         Rule("unit_numbers", "kept units", "critical", "action units that are not numbers",
@@ -248,19 +264,25 @@ def _rafd(config: DataConfig) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _folders(raw: RawDataset) -> list[Rule]:
-    layout = Rule("folder_layout", "layout", "critical", "the folders are not classes, or parts",
-                  "arrange them as stated", (_in("fault", [""]),))  # fmt: skip
-    if raw.layout:
-        return [layout]
-    count = Check("ExpectColumnUniqueValueCountToBeBetween", {"column": "class", "min_value": 2})
+def _folders() -> list[Rule]:
     return [
-        layout,
+        Rule("folder_layout", "layout", "critical", "the folders are not classes, or parts",
+             "arrange them as stated", (_in("fault", [""]),)),
         Rule("class_read", "class folders", "critical", "classes without a picture that is read",
              "save their pictures as JPEG or PNG, or remove the folders", (_in("read", [True]),)),
-        Rule("class_folder", "labels", "critical", "images outside a class folder",
-             "put each image in a folder named after its class, or give the folder above as raw=",
-             (_known("class"),)),
-        Rule("class_count", "labels", "critical", "there are fewer than two classes",
-             "add a second class folder", (count,)),
     ]  # fmt: skip
+
+
+def _classes(raw: RawDataset) -> list[Rule]:
+    """Rules for one class per image, by folder or by a column of words."""
+    column = raw.classes
+    count = Check("ExpectColumnUniqueValueCountToBeBetween", {"column": column, "min_value": 2})
+    blank = Check("ExpectColumnValuesToNotBeInSet", {"column": column, "value_set": [""]})
+    known = Rule("class_known", "labels", "critical", "rows without a class",
+                 f"fill in {column}, or remove the rows and their images", (blank,))  # fmt: skip
+    if raw.kind == "folders":
+        known = Rule("class_folder", "labels", "critical", "images outside a class folder",
+                     "put each image in a folder named after its class",
+                     (_known(column),))  # fmt: skip
+    return [known, Rule("class_count", "labels", "critical", "there are fewer than two classes",
+                        class_fix(raw), (count,))]  # fmt: skip

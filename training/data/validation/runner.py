@@ -5,12 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from training.core.config import DataConfig
 from training.core.environment import cores, put
 from training.data.archive import Tree
 from training.data.layouts import RawDataset, read_layout
+from training.data.tables import one_line, shortened
 from training.data.validation.frames import frames
 from training.data.validation.images import image_facts
 from training.data.validation.rules import Check, Rule, rules
@@ -20,6 +22,7 @@ LISTED = 20  # offending rows kept for each check
 ROW_NAMES = {
     "tables": ("table",), "counts": ("file",), "ragged": ("table", "line", "text"),
     "headers": ("file",), "columns": ("table",), "needed": ("table", "column"),
+    "repeated": ("table", "line", "file"),
     "labels": ("table", "line", "file"), "identities": ("identity",), "images": ("file", "size"),
     "unit columns": ("column",), "units": ("line", "file"), "kept units": ("line", "file"),
     "classes": ("label", "count"), "layout": (), "readable": ("file",), "class folders": ("class",),
@@ -55,7 +58,7 @@ class Finding:
 
 def cell_text(value: Any) -> str:
     """A cell as text for the report."""
-    return "missing" if pd.isna(value) else str(value)
+    return "missing" if pd.isna(value) else one_line(str(shortened(value)))
 
 
 def open_context() -> Any:
@@ -120,7 +123,18 @@ def _finding(rule: Rule, frame: pd.DataFrame, results: list[tuple[Check, Any]]) 
         else:
             seen = result.result.get("observed_value", result.exception_info)
             observed.append(f"{check.arguments.get('column', 'rows')}: {seen}")
+    if len(wrong) > 1 and count:  # a row can be wrong in several columns
+        masks = [_wrong(frame, check) for check, _ in wrong]
+        count = int(np.logical_or.reduce(masks).sum())
     return Finding(rule, not wrong, len(frame), count, tuple(rows[:LISTED]), "; ".join(observed))
+
+
+def _wrong(frame: pd.DataFrame, check: Check) -> "pd.Series[bool]":
+    """The rows that break a check of one of the kinds that a rule makes of several columns."""
+    column, wanted = frame[check.arguments["column"]], check.arguments
+    if "value_set" in wanted:
+        return ~column.isin(wanted["value_set"]) & column.notna()
+    return (column < wanted["min_value"]) | (column > wanted["max_value"])
 
 
 def _rows(name: str, frame: pd.DataFrame, check: Check, values: list[Any]) -> list[dict[str, Any]]:
@@ -155,6 +169,11 @@ class Outcome:
     @property
     def failed(self) -> list[Finding]:
         return [finding for finding in self.findings if finding.failed]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What is reported and does not stop the run."""
+        return [finding for finding in self.findings if not finding.passed and not finding.failed]
 
 
 def check(
