@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipelines.local import postgres, seaweed
 from training.core import cli
@@ -109,7 +109,13 @@ class Stack:
         """Start missing servers and wait until all answer. ValueError with a server's log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.close_folder()
-        with FileLock(self.folder / "up.lock"):
+        lock = FileLock(self.folder / "up.lock")
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another `up` is starting the servers of {self.folder}; waiting for it")
+            held = lock.acquire()
+        with held:
             self.load()
             self.complete_settings()
             for name in SERVERS:
