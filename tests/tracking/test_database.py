@@ -19,7 +19,8 @@ import pytest
 from training.tracking import client as tracking
 from training.tracking import database
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # MLflow leaves pools open
+# MLflow leaves pools open, and SQLAlchemy warns of what MLflow uses.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 USE = "from training.tracking import client; print(client.experiment_id('faces'))"
 KILLS = 12
@@ -91,30 +92,34 @@ def test_a_kill_at_any_moment_of_the_first_use_leaves_a_usable_folder(tmp_path: 
         assert not list((tmp_path / str(number) / "runs").glob(".*.tmp*"))
 
 
-def stopped(path: Path, revision: str = "", used: bool = False) -> None:
-    """A file as an earlier version left it: MLflow's first tables, and migrations up to one."""
-    import sqlalchemy
-    from alembic import command
-    from mlflow.store.db import utils
-    from mlflow.store.tracking.dbmodels.initial_models import Base
+STOPPED = """
+import sys
+import sqlalchemy
+from alembic import command
+from mlflow.store.db import utils
+from mlflow.store.tracking.dbmodels.initial_models import Base
 
-    tracking.mlflow()
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    Base.metadata.create_all(engine)
-    if revision:
-        config = utils._get_alembic_config(f"sqlite:///{path}")
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
-    if used:
-        with engine.begin() as connection:
-            connection.execute(
-                sqlalchemy.text(
-                    "INSERT INTO experiments (experiment_id, name, lifecycle_stage, "
-                    "artifact_location) VALUES (0, 'Default', 'active', 'x')"
-                )
-            )
-    engine.dispose()
+path, revision, used = sys.argv[1:]
+engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+Base.metadata.create_all(engine)
+if revision:
+    config = utils._get_alembic_config(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+if used:
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text(
+            "INSERT INTO experiments (experiment_id, name, lifecycle_stage, artifact_location) "
+            "VALUES (0, 'Default', 'active', 'x')"
+        ))
+"""
+
+
+def stopped(path: Path, revision: str = "", used: str = "") -> None:
+    """A file as an earlier version left it: MLflow's first tables, and migrations up to one."""
+    command = [sys.executable, "-W", "ignore", "-c", STOPPED, str(path), revision, used]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def refusal(path: Path) -> str:
@@ -126,7 +131,6 @@ def refusal(path: Path) -> str:
     return text
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("revision", ["", "451aebb31d03", "acf3f17fdcc7"])
 def test_a_half_made_file_is_named_and_its_fix_helps(workdir: Path, revision: str) -> None:
     path = workdir / "runs" / "mlflow.db"
@@ -141,11 +145,10 @@ def test_a_half_made_file_is_named_and_its_fix_helps(workdir: Path, revision: st
     assert whole(path)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_an_older_mlflows_file_is_told_apart_and_its_fix_helps(workdir: Path) -> None:
     path = workdir / "runs" / "mlflow.db"
     path.parent.mkdir()
-    stopped(path, "acf3f17fdcc7", used=True)
+    stopped(path, "acf3f17fdcc7", used="used")
     text = refusal(path)
     assert "older MLflow (schema acf3f17fdcc7" in text
     command = shlex.split(text.rpartition("run: ")[2])

@@ -70,7 +70,6 @@ def _make(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    from alembic.util import CommandError
     from mlflow.store.db import utils
 
     try:
@@ -91,13 +90,11 @@ def _check(path: Path) -> None:
             f"{path}: MLflow was stopped while it made this file; nothing is recorded in it: "
             f"{_away(path)}"
         )
-    try:
-        script.get_revision(found)
-    except CommandError as error:
+    if found not in {revision.revision for revision in script.walk_revisions()}:
         raise DatabaseError(
             f"{path}: made by a newer MLflow (schema {found}, here {head}); install that one, or "
             f"{_away(path)}"
-        ) from error
+        )
     raise DatabaseError(
         f"{path}: made by an older MLflow (schema {found}, here {head}); copy the file, then run: "
         f"mlflow db upgrade '{SCHEME}{path}'"
