@@ -24,13 +24,7 @@ main = cli.program("python benchmarks/contention.py", __doc__)
 WAITS = {"sleeping": {"OMP_WAIT_POLICY": "passive"}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
 
 
-@main.command
-def measure(
-    *,
-    size: Annotated[int, means("side of the images, px")],
-    batch: Annotated[int, means("images of a batch")],
-    cycles: Annotated[int, means("timed cycles of five iterations")],
-) -> str:
+def measure(size: int, batch: int, cycles: int) -> float:
     """Images per second of the training step in this process."""
     import torch
     from step import make_job, ours, seconds
@@ -40,7 +34,7 @@ def measure(
     device = torch.device("cpu")
     step = ours(make_job(size, batch, device, resolve("stargan", "demo", {}).model), False)
     seconds(step, device)  # warms up
-    return str(batch / statistics.median(seconds(step, device) for _ in range(cycles)))
+    return batch / statistics.median(seconds(step, device) for _ in range(cycles))
 
 
 def rate(wait: str, beside: bool, settings: list[str]) -> float:
@@ -49,7 +43,7 @@ def rate(wait: str, beside: bool, settings: list[str]) -> float:
     other = subprocess.Popen(busy) if beside else None
     try:
         time.sleep(0.5)
-        command = [sys.executable, str(Path(__file__)), "measure", *settings]
+        command = [sys.executable, str(Path(__file__)), "--once", *settings]
         return float(subprocess.check_output(command, text=True, env=os.environ | WAITS[wait]))
     finally:
         if other:
@@ -64,7 +58,11 @@ def command(
     batch: Annotated[int, means("images of a batch")] = 8,
     cycles: Annotated[int, means("timed cycles of five iterations")] = 3,
     rounds: Annotated[int, means("measurements of each case")] = 3,
+    once: Annotated[bool, means("only print the images/s of this process")] = False,
 ) -> None:
+    if once:
+        print(measure(size, batch, cycles))
+        return
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.processor() or platform.machine()}, {cores} cores, {size} px, batch {batch}")
     settings = [f"--size={size}", f"--batch={batch}", f"--cycles={cycles}"]

@@ -20,7 +20,8 @@ from typing import Annotated
 from training.core import cli
 from training.core.cli import means
 from training.core.config import Positive
-from training.core.files import check_name, inside, sha256_bytes, sha256_file
+from training.core.entries import check_name, inside
+from training.core.files import sha256_bytes, sha256_file
 from training.core.records import parse_record
 from training.core.references import split_digest, with_digest
 from training.storage.s3 import Bucket, RemoteError, explained

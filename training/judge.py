@@ -10,7 +10,6 @@ python -m training.judge DATASET --out judge.json
 
 import json
 import sys
-import tempfile
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -22,6 +21,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import JudgeConfig, from_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes
+from training.core.temporary import temporary_folder
 from training.data.dataset import Faces
 from training.evaluation.judges.judge import require
 from training.evaluation.judges.training import train
@@ -105,7 +105,7 @@ def _train_all(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[
         "size": faces.size,
         "datasets": [],
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         files = {}
         for i, labels in enumerate(faces.space.sets):
             first, second, fact = train(i, faces, test, config, device)

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from training.core import cli, environment
 from training.core.cli import means
 from training.core.config import to_json
 from training.core.options import MODEL, TRAIN, Changes, Dataset, Model, TrainOptions, read_options
+from training.core.temporary import temporary_folder
 from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
@@ -54,7 +54,7 @@ def launch(
     shape = Shape(chosen.nodes, chosen.nproc, chosen.accelerator, chosen.nproc, queue=chosen.queue)
     config = json.loads(train_config)
     entries, others = [], []
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         for seed in range(config["seed"], config["seed"] + chosen.seeds):
             first = seed == config["seed"]
             target = out if first else Path(temporary) / f"{seed}.json"

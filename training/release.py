@@ -13,7 +13,6 @@ lineage record and load the weights with this package.
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import wraps
@@ -22,7 +21,8 @@ from typing import Annotated, Any
 
 from training.core import cli, options
 from training.core.cli import means
-from training.core.files import read_json, sha256_bytes, whole_folder, write_bytes, write_json
+from training.core.files import read_json, sha256_bytes, write_bytes, write_json
+from training.core.temporary import temporary_folder, whole_folder
 from training.data.versions import short_md5
 from training.registry import lineage, signature
 from training.registry import versions as registry
@@ -72,7 +72,7 @@ def register(
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             folder = Path(temporary) / "pyfunc"
             pyfunc.save(
                 folder,

@@ -13,7 +13,6 @@ import json
 import logging
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
 from training.core.cli import means
 from training.core.files import canonical_json, read_json, write_bytes
+from training.core.temporary import temporary_folder
 from training.storage.store import Store, open_store
 
 app = cli.program("python -m training.trainjob", __doc__)
@@ -136,7 +136,7 @@ def run(name: Annotated[str, means("name of the job")], /) -> None:
         raise ValueError(f"{store.uri}: no request {name}; start the job with the launcher")
     request = Request(**json.loads(text))
     same = {environment.PIPELINE_RUN_ID.name: request.pipeline_run} if request.pipeline_run else {}
-    with tempfile.TemporaryDirectory() as temporary, environment.changed(**same):
+    with temporary_folder() as temporary, environment.changed(**same):
         dataset, out = Path(temporary) / "dataset.json", Path(temporary) / "model.json"
         dataset.write_text(request.dataset)
         train(

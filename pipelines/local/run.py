@@ -13,7 +13,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 import warnings
@@ -36,6 +35,7 @@ from pipelines.local.cache import ContentCache
 from training.core import environment
 from training.core.cli import EXIT_MISTAKE
 from training.core.shown import shown
+from training.core.temporary import temporary_folder
 from training.tracking import runners
 
 KFP = "2.17.0"
@@ -285,8 +285,10 @@ def patched(run: LocalRun) -> Iterator[None]:
 def step_environment(run: LocalRun) -> Iterator[None]:
     """Set the steps' environment: the run's id, this process, a folder for temporary files."""
     with (
-        tempfile.TemporaryDirectory(prefix="stargan-") as scratch,
-        environment.changed(PIPELINE_RUN_ID=run.id, PIPELINE_RUNNER=runners.this(), TMPDIR=scratch),
+        temporary_folder() as scratch,
+        environment.changed(
+            PIPELINE_RUN_ID=run.id, PIPELINE_RUNNER=runners.this(), TMPDIR=str(scratch)
+        ),
     ):
         yield
 

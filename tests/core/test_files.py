@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from training.core.files import check_name, inside, read_json, unusual, whole_folder, write_bytes
+from training.core.entries import check_name, inside, unusual
+from training.core.files import read_json, write_bytes
+from training.core.temporary import whole_folder
 
 PARTS = st.sampled_from(
     [

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from training.core.files import kept_folder, temporary_folder, whole_folder
+from training.core.temporary import kept_folder, temporary_folder, whole_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from training.core.files import temporary_folder
+from training.core.temporary import temporary_folder
 with temporary_folder(Path(sys.argv[1])) as folder:
     print(folder, flush=True)
     time.sleep(60)

@@ -187,7 +187,7 @@ def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:
 
 def test_an_atomically_written_folder_has_the_usual_permissions(tmp_path: Path) -> None:
     """For example, a container's user must be able to read data that another user drew."""
-    from training.core.files import whole_folder
+    from training.core.temporary import whole_folder
 
     (tmp_path / "usual").mkdir()
     with whole_folder(tmp_path / "new"):

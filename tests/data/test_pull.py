@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training.core.files import whole_folder
+from training.core.temporary import whole_folder
 from training.data import archive as tree
 from training.data.pull import pull
 from training.data.synthetic import faces

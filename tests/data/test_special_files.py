@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training import resolve, translate
-from training.core.files import _fault, plain_files
+from training.core.entries import entry_fault, plain_files
 from training.data.adopt import adopt
 from training.data.archive import Folder
 from training.data.pull import pull
@@ -98,7 +98,7 @@ def test_devices_are_named_and_counted() -> None:
     ):
         plain_files(Path("/dev"))
     [null] = [entry for entry in os.scandir("/dev") if entry.name == "null"]
-    assert _fault(null, Path("/dev"), outside=False) == "is a device"
+    assert entry_fault(null, Path("/dev"), outside=False) == "is a device"
 
 
 def test_how_many_entries_are_no_files_is_said(raw: Path) -> None:

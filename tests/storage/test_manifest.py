@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from training.core.files import canonical_json, check_name, sha256_bytes
+from training.core.entries import check_name
+from training.core.files import canonical_json, sha256_bytes
 from training.registry import pyfunc
 from training.storage.store import Entry, Manifest, open_store
 from training.tracking import client as tracking

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from training.core.files import fsync, plain_files, rename, whole_folder
+from training.core.entries import plain_files
+from training.core.files import fsync, rename
+from training.core.temporary import whole_folder
 from training.storage.meta import RawMeta
 from training.storage.store import Manifest, Store
 

@@ -9,7 +9,6 @@ demo data are drawn if the remote does not have them, unless DRAW_DEMO=0.
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Annotated, NamedTuple
 from training.core import cli, environment
 from training.core.cli import means
 from training.core.files import read_json, write_json
+from training.core.temporary import temporary_folder
 from training.data import archive as tree
 from training.data.versions import (
     DEMO,
@@ -78,8 +78,7 @@ def pull(
     sources: dict[str, Source] = {}
     shards: dict[str, Path] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull.", suffix=".tmp", dir=out.parent) as folder:
-        work = Path(folder)
+    with temporary_folder(out.parent, ".pull.") as work:
         for name, version in versions.items():
             if raw:
                 shards |= _user_shards(

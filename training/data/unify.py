@@ -5,7 +5,6 @@ Preprocessing keeps labels as in their source; here they become vectors in [0, 1
 
 import io
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes, write_json
+from training.core.temporary import temporary_folder
 from training.data.columns import attribute_column, class_column
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
 from training.data.split import SPLITS
@@ -71,7 +71,7 @@ def unify(
         sets.append(labels)
         tables.append(_table(name, frame, values))
     space = LabelSpace(tuple(sets))
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         buffer = io.BytesIO()
         pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
         files = {n: Path(folder) / n for n in ("labels.parquet", "label_space.json")}

@@ -11,7 +11,8 @@ from typing import Annotated
 from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json
-from training.core.files import whole_folder, write_bytes
+from training.core.files import write_bytes
+from training.core.temporary import whole_folder
 from training.data.archive import open_raw
 from training.data.sources import say_notes
 from training.data.validation.report import render

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from training.core.files import check_name
+from training.core.entries import check_name
 from training.core.provenance import git
 from training.storage.dvc import tree_md5
 from training.storage.s3 import RemoteError

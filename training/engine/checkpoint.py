@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from training.core.config import TrainConfig
-from training.core.files import canonical_json, whole_folder
+from training.core.files import canonical_json
+from training.core.temporary import whole_folder
 from training.data.labels import LabelSpace
 from training.inference.weights import (
     CheckpointError,

@@ -19,8 +19,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from training.core import environment
-from training.core.files import check_name, inside, sha256_file, whole_folder
+from training.core.entries import check_name, inside
+from training.core.files import sha256_file
 from training.core.records import parse_record
+from training.core.temporary import whole_folder
 from training.storage.s3 import Bucket, RemoteError
 from training.storage.store import store_uri
 

@@ -1,6 +1,5 @@
 """Score tables cached in the store by weights and fingerprint, so that no model is scored twice."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from training.core.files import canonical_json, sha256_bytes
+from training.core.temporary import temporary_folder
 from training.storage.store import Entry, Manifest, Store, StoreError
 
 # files of a model that determine its scores
@@ -39,7 +39,7 @@ class ScoreCache:
 
     def keep(self, weights: Mapping[str, str], table: pd.DataFrame) -> None:
         """Store the table under its weights and the fingerprint."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder) / TABLE
             table.to_parquet(path)
             entry = self.store.put(path)

@@ -1,9 +1,9 @@
 """An evaluation as stored files: metrics, details, the score table, the page and the pictures."""
 
-import tempfile
 from pathlib import Path
 
 from training.core.files import write_json
+from training.core.temporary import temporary_folder
 from training.evaluation.cache import TABLE
 from training.evaluation.numbers import flat
 from training.evaluation.records import Evaluation
@@ -15,7 +15,7 @@ def publish(evaluation: Evaluation, page: str, store: Store) -> Manifest:
 
     Raises ValueError if a number is not finite.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         root = Path(folder)
         write_json(root / "metrics.json", flat(evaluation))
         write_json(root / "details.json", evaluation.details())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.core.files import plain_files
+from training.core.entries import plain_files
 from training.data.layouts import pictures
 from training.data.pictures import UNREAD, VIDEOS, check_file, reason_of
 

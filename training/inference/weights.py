@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from training.core.files import canonical_json, inside, sha256_file, unusual
+from training.core.entries import inside, unusual
+from training.core.files import canonical_json, sha256_file
 from training.core.records import parse_record
 from training.data.labels import LabelSpace
 from training.models.base import Nets

@@ -5,21 +5,21 @@ changes of the record or of a file it lists are detected.
 """
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from training.core.entries import unusual
 from training.core.files import (
     canonical_json,
     read_json,
     sha256_bytes,
     sha256_file,
-    unusual,
     write_bytes,
 )
 from training.core.provenance import lock_bytes
+from training.core.temporary import temporary_folder
 from training.registry import signature
 from training.registry import versions as registry
 from training.storage.store import Manifest, Store, open_store
@@ -194,7 +194,7 @@ def verified(
     version, required = registry.version(reference), key or signature.required_key()
     if signed and required:
         signature.require_tag(version)  # before its files are copied
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         folder = registry.download(version, Path(temporary) / signature.subject(version))
         try:
             record = check(folder, version.tags.get("lineage", ""), data=data)

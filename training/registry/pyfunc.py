@@ -6,13 +6,13 @@ The saved code is the transitive closure of what `registry/portable.py` imports 
 import ast
 import importlib.metadata
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from training.core.files import inside
+from training.core.entries import inside
+from training.core.temporary import temporary_folder
 from training.data.labels import LabelSpace, label_names
 from training.tracking import client as tracking
 
@@ -105,7 +105,7 @@ def save(
     example_input = {"image": np.zeros((1, 3, size, size), dtype), "label": example}
     if source:
         example_input["source"] = example
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         code, model = Path(temporary) / PACKAGE.name, Path(temporary) / "model"
         for path in modules(ENTRY):
             target = code / path.relative_to(PACKAGE)

@@ -8,12 +8,12 @@ of the version, and its key is never stored. `model-signing` is an optional extr
 import base64
 import binascii
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from training.core import environment
 from training.core.files import parse_json
+from training.core.temporary import temporary_folder
 from training.registry import versions as registry
 from training.tracking import client as tracking
 
@@ -76,7 +76,7 @@ def sign(version: Any, folder: Path, key: Path) -> None:
             f"{key}: not a usable private key ({error}); make one with openssl ecparam -name "
             "prime256v1 -genkey -noout -out private.pem; SIGNING_KEY_PASSWORD is its password"
         ) from error
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         path = Path(temporary) / "signature.json"
         signer.set_hashing_config(_every_file(hashing)).sign(folder, path)
         text = json.dumps(json.loads(path.read_text()), separators=(",", ":"))
@@ -100,7 +100,7 @@ def check(version: Any, folder: Path, key: Path | str) -> None:
 def _verifier(key: Path | str) -> Any:
     """The library's verifier for a public key. Raises ValueError or OSError that names it."""
     _, _, verifying = _library()
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         path = Path(key)
         if PEM in str(key):
             path = Path(temporary) / "public.pem"
@@ -121,7 +121,7 @@ def _check(version: Any, text: str, folder: Path, key: Path | str) -> None:
     verifier = _verifier(key)
     try:
         bundle, statement = _unambiguous(text)
-        with tempfile.TemporaryDirectory() as temporary:
+        with temporary_folder() as temporary:
             path = Path(temporary) / "signature.json"
             path.write_text(bundle)
             verifier.set_hashing_config(_every_file(hashing)).verify(folder, path)

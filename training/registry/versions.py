@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from urllib.request import url2pathname
 
 import yaml
 
-from training.core.files import inside, unusual
+from training.core.entries import inside, unusual
 from training.core.references import split_version
 from training.core.shown import shown
+from training.core.temporary import temporary_folder
 from training.tracking import client as tracking
 from training.tracking.names import quoted
 
@@ -161,7 +161,7 @@ def download(found: Any, folder: Path) -> Path:
         _drop_meta(folder / META, found)
         return folder
     errors = tracking.mlflow().exceptions
-    with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
+    with temporary_folder() as temporary, tracking.as_default():
         try:
             downloaded = tracking.mlflow().artifacts.download_artifacts(
                 artifact_uri=found.source, dst_path=temporary, tracking_uri=tracking.uri()
@@ -212,7 +212,7 @@ def read(found: Any, name: str) -> bytes:
     where, local = _location(found), place(found)
     if local is not None:
         return inside(local, name).read_bytes()
-    with tempfile.TemporaryDirectory() as temporary, tracking.as_default():
+    with temporary_folder() as temporary, tracking.as_default():
         path = tracking.mlflow().artifacts.download_artifacts(
             artifact_uri=f"{where}/{name}", dst_path=temporary, tracking_uri=tracking.uri()
         )

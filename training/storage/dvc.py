@@ -23,9 +23,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from training.core import environment
-from training.core.files import parse_json, plain_files, rename
+from training.core.entries import plain_files
+from training.core.files import parse_json, rename
 from training.core.progress import Progress
 from training.core.shown import shown
+from training.core.temporary import temporary_folder
 from training.storage.s3 import Bucket, Code, RemoteError, disk_full
 
 POLL = 0.5  # s between progress updates of a running pull
@@ -183,28 +185,31 @@ def pull(
     out.parent.mkdir(parents=True, exist_ok=True)
     if size > shutil.disk_usage(out.parent).free:
         raise RemoteError("disk-full", f"{out.parent}: {size} bytes are needed; free some space")
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
-        _write_project(work, remote, md5)
-        _fetch(work, remote, files, size)
-        shutil.rmtree(work / "cache")
-        received, count = tree_md5(work / "data")
-        if (received, count) != (md5, len(files)):
-            raise RemoteError(
-                "corrupted",
-                f"{remote.url}: data version {md5} with {len(files)} files arrived as {received} "
-                f"with {count}; {PUSH}",
-            )
-        for path in (work / "data").rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # DVC leaves links read-only
-        rename(work / "data", out)
-        return len(files)
+        with temporary_folder(out.parent, f".{out.name}.") as work:
+            _receive(work, remote, md5, files, size)
+            rename(work / "data", out)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise disk_full(out, error) from error
         raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    return len(files)
+
+
+def _receive(work: Path, remote: Remote, md5: str, files: Mapping[str, str], size: int) -> None:
+    """Download a version into `work/data` and verify it."""
+    _write_project(work, remote, md5)
+    _fetch(work, remote, files, size)
+    shutil.rmtree(work / "cache")
+    received, count = tree_md5(work / "data")
+    if (received, count) != (md5, len(files)):
+        raise RemoteError(
+            "corrupted",
+            f"{remote.url}: data version {md5} with {len(files)} files arrived as {received} "
+            f"with {count}; {PUSH}",
+        )
+    for path in (work / "data").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # DVC leaves links read-only
 
 
 def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bool]:
@@ -221,8 +226,7 @@ def push(folder: Path, url: str = "", root: Path | None = None) -> tuple[str, bo
     except RemoteError as error:
         if error.code not in ("missing-object", "missing-remote"):
             raise
-    with tempfile.TemporaryDirectory(prefix=".push.", dir=folder.absolute().parent) as temporary:
-        work = Path(temporary)
+    with temporary_folder(folder.absolute().parent, ".push.") as work:
         _write_project(work, remote, md5)
         (work / "data.dvc").unlink()
         shutil.copytree(folder, work / "data", copy_function=os.link)

@@ -20,9 +20,9 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from filelock import FileLock
 
 from training.core import environment
+from training.core.entries import check_name
 from training.core.files import (
     canonical_json,
-    check_name,
     fsync,
     read_json,
     rename,

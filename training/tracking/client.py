@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,9 +21,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.core import environment
-from training.core.files import inside
+from training.core.entries import inside
 from training.core.options import EXPERIMENT
 from training.core.shown import has_login, shown
+from training.core.temporary import temporary_folder
 from training.tracking import database, moved, names, parents, runners
 from training.tracking.parents import ALONE, PARENT
 
@@ -248,7 +248,7 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, P
     points = [entities.Metric(names.key(k), v, now(), 0) for k, v in metrics.items()]
     for start in range(0, len(points), 1000):
         api.log_batch(run_id, points[start : start + 1000])
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for name, path in files.items():
             copy = inside(Path(folder), name)
             copy.parent.mkdir(parents=True, exist_ok=True)

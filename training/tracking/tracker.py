@@ -22,6 +22,7 @@ from training.core import environment
 from training.core.files import read_json, write_json
 from training.core.retry import retrying
 from training.core.shown import shown
+from training.core.temporary import temporary_folder
 from training.tracking import names
 from training.tracking.client import (
     PARENT,
@@ -240,7 +241,7 @@ class Delivery(threading.Thread):
         elif first["kind"] == "image":
             self._send_image(first)
         else:
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 named = Path(folder) / first["name"]
                 named.write_bytes(self._kept(first))
                 api.log_artifact(run_id, str(named), first["folder"] or None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.core.files import whole_folder
+from training.core.temporary import whole_folder
 from training.data import __main__ as program
 from training.data.synthetic import faces
 from training.data.versions import pin

@@ -33,8 +33,9 @@ import PIL
 from training.core import cli
 from training.core.cli import means
 from training.core.environment import cores
-from training.core.files import kept_folder, read_json, sha256_bytes, sha256_file, write_json
+from training.core.files import read_json, sha256_bytes, sha256_file, write_json
 from training.core.progress import Progress
+from training.core.temporary import kept_folder
 from training.data.synthetic import paint
 from training.data.synthetic.people import (
     ATTRIBUTES,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from training.core.files import whole_folder
+from training.core.temporary import whole_folder
 from training.data.synthetic.pen import Colour, Pen, Point, level, mix, oval, spline, stroke
 from training.data.synthetic.people import Draws
 
