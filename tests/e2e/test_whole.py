@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 
 from forks import Forks
+from project import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-SMALL = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=160",
-         "decay_images=80", "warmup_images=32", "log_images=64", "sample_images=160",
-         "checkpoint_images=160", "judge.images=256"]  # fmt: skip
 HEAVY = ["pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate"]
 
 

@@ -79,6 +79,10 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "drawn"
 
 
+# Settings of the smallest run that promotes a model.
+SMALL = ["preset=smoke", "raw=raw/celeba", "data.size=32", "d_repeat_num=4", "train.images=160",
+         "decay_images=80", "warmup_images=32", "log_images=64", "sample_images=160",
+         "checkpoint_images=160", "judge.images=256"]  # fmt: skip
 # Variables of the test process that a pipeline must not inherit.
 OURS = ("STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PIPELINE_RUN_ID")
 
