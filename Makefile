@@ -97,7 +97,7 @@ image:  ## build the two images with docker, podman or buildah; settings in comp
 
 sbom: setup  ## the images' packages as CycloneDX SBOMs: runs/sbom-steps.json, runs/sbom-train.json
 	mkdir -p runs
-	$(BIN)/python -m components.sbom runs '$(TORCH)'
+	$(BIN)/python -m pipelines.sbom runs '$(TORCH)'
 
 $(AUDIT_VENV)/ready: requirements-audit.lock
 	$(PYTHON) -m venv --without-pip --clear $(AUDIT_VENV)
@@ -105,7 +105,7 @@ $(AUDIT_VENV)/ready: requirements-audit.lock
 	touch $@
 
 audit: setup $(AUDIT_VENV)/ready  ## look up known flaws of the images' packages (on pypi.org)
-	@$(BIN)/python -m components.audit $(AUDIT_VENV)/bin/pip-audit '$(TORCH)'
+	@$(BIN)/python -m pipelines.audit $(AUDIT_VENV)/bin/python '$(TORCH)'
 
 # The site's tools have a separate environment, which `make setup` does not create. The API reference
 # is read from the sources, so that neither torch nor the project is installed there.

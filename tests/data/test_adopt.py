@@ -250,8 +250,8 @@ def test_other_formats_are_packed_and_what_is_left_out_is_said(
     (own / "cat" / "clip.mp4").write_bytes(b"x")
     adopt("own", own, kind="folders")
     text = capsys.readouterr().out
-    assert "note: left out: archives (unpack them there if they hold pictures): .zip 1" in text
-    assert "note: left out: videos" in text
+    assert "left out: archives (unpack them there if they hold pictures): .zip 1" in text
+    assert "left out: videos" in text
     packed = tree.open_raw(pull(datasets="own", out=Path("runs") / "raw.json"))["own"]
     assert len(packed.names()) == 8
     (own / "cat" / "phone.heic").write_bytes(b"x")

@@ -134,7 +134,7 @@ def test_a_damaged_file_is_refused_by_name_or_gives_right_rows(target: str) -> N
     @given(st.data())
     def holds(draw: st.DataObject) -> None:
         kind, tree, config = damaged_tree(target, draw)
-        text = problem(read_layout(kind, tree, config))
+        text = problem(read_layout(kind, tree, config), config.bad_share)
         if text:
             assert re.search(r"\.(txt|csv)\b", text), text
             assert "\n" not in text
@@ -174,7 +174,7 @@ def test_validate_and_read_source_accept_the_same_files(target: str) -> None:
     @given(st.data())
     def holds(draw: st.DataObject) -> None:
         kind, tree, config = damaged_tree(target, draw)
-        text = problem(read_layout(kind, tree, config))
+        text = problem(read_layout(kind, tree, config), config.bad_share)
         outcome = check(
             f"set{next(COUNT)}", kind, tree, config, context=context, without=IMAGES, workers=1
         )
@@ -205,7 +205,7 @@ def test_validate_and_read_source_accept_the_same_names(kind: str, names: list[s
     @given(st.sets(st.sampled_from(names)))
     def holds(chosen: set[str]) -> None:
         tree, config = Memory(dict.fromkeys(chosen, PIXEL)), DataConfig()
-        text = problem(read_layout(kind, tree, config))
+        text = problem(read_layout(kind, tree, config), config.bad_share)
         outcome = check(
             f"set{next(COUNT)}", kind, tree, config, context=context, without=IMAGES, workers=1
         )

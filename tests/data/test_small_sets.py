@@ -129,6 +129,7 @@ def test_one_class_says_so_and_names_classes_one_folder_deeper(
     """Following the advice works."""
     draw(tmp_path / "own" / "data", [f"{c}/{n}" for c in ("cat", "dog") for n in NAMES])
     done = run_steps("folders", tmp_path / "own")
-    assert "its folders (cat, dog) look like the classes: pass raw=PATH/data" in done.validate
-    assert "its folders (cat, dog) look like the classes: pass raw=PATH/data" in done.preprocess
+    advice = "if its folders cat, dog are the classes or parts, give that folder, raw=PATH/data"
+    assert advice in done.validate
+    assert advice in done.preprocess
     assert run_steps("folders", tmp_path / "own" / "data").refusals() == []

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from releases import flip_byte, register, registered_folder
 from training import release, translate
@@ -185,6 +186,7 @@ def test_the_setting_refuses_a_version_that_is_not_signed(
 ) -> None:
     """Before anything of it is used: promotion, override, champion, rollback, edits, comparison."""
     register(binary)
+    Image.new("RGB", (32, 32)).save("face.png")
     monkeypatch.setenv("SIGNING_PUBLIC_KEY", str(key.with_suffix(".pub")))
     for use in uses.values():
         with pytest.raises(SignatureError, match="stargan version 1: not signed"):

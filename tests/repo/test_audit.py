@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components import audit
+from pipelines import audit
 
 ROOT = Path(__file__).parents[2]
 FLAW = {"id": "PYSEC-2024-1", "fix_versions": ["1.2"], "aliases": [], "description": ""}
@@ -19,7 +19,7 @@ UNKNOWN = {"name": "b", "skip_reason": "Dependency not found on PyPI"}
 
 @pytest.fixture
 def program(tmp_path: Path) -> Any:
-    """A program in place of pip-audit with this output; its own JSON is of version 2.10.1."""
+    """In place of the Python with pip-audit; that one's JSON is of version 2.10.1."""
 
     def make(stdout: str = "", stderr: str = "", status: int = 0) -> Path:
         path = tmp_path / "pip-audit"

@@ -46,7 +46,9 @@ def test_case_07_lr() -> None:
 @pytest.mark.parametrize(("name", "sign"), [("faces.v2", "."), ("50%", "%"), ("it's mine", "'")])
 def test_case_08_name_with_a_dot(name: str, sign: str) -> None:
     """MLflow refused it after the training."""
-    with pytest.raises(ValueError, match=re.escape(f"{name!r}: {sign} cannot be in the name")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"name={name}: {sign} cannot be in a registered model's name")
+    ):
         dry_run("preset=smoke", f"name={name}")
 
 

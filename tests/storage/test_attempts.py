@@ -1,5 +1,6 @@
 """A mistake of the user ends a step at once, in every attempt of a pipeline run."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,24 @@ def test_outside_a_pipeline_run_nothing_is_kept(
     assert not (store / "refs").exists()
 
 
-def test_an_error_that_may_pass_is_raised_and_not_kept(
+def test_an_error_that_may_pass_is_one_line_with_exit_code_1_and_not_kept(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    for error in (OSError(28, "full"), ConnectionError("cut"), TrackingError("down")):
+        with pytest.raises(SystemExit) as ended:
+            attempt(failing(error))
+        assert ended.value.code == 1
+        assert re.fullmatch(r"error: .*(full|cut|down).*\n", capsys.readouterr().err)
+    assert not (store / "refs").exists()
+
+
+def test_an_unexpected_error_is_raised_and_not_kept(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
-    for error in (OSError(28, "full"), ConnectionError(), KeyError("x"), TrackingError("down")):
-        with pytest.raises(type(error)):
-            attempt(failing(error))
+    with pytest.raises(KeyError):
+        attempt(failing(KeyError("x")))
     assert not (store / "refs").exists()
 
 

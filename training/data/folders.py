@@ -101,8 +101,8 @@ def _parts_above(paths: list[Path], tops: Counter[str], parts: list[str], loose:
 def _classes(paths: list[Path], raw: bool = True) -> Folders:
     """`<class>/…`, or `<class>/train|val|test/…`; `raw`: the paths start at the data's folder."""
     classes = [path[0] if path else None for path in paths]
-    where = os.path.commonpath(["/".join(path) for path in paths]) if paths else ""
-    depth = where.count("/") + 1
+    common = os.path.commonprefix(paths)  # noqa: RUF071 - of tuples, part by part
+    where, depth = "/".join(common), len(common)
     below = sorted({path[depth] for path in paths if len(path) > depth})
     if where and len(below) > 1:
         return _faulty(

@@ -42,7 +42,7 @@ def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
     critical.
     """
     raw = read_layout(kind, tree, config)
-    text = _folder_problem(raw, config.bad_share) or problem(raw)
+    text = problem(raw, config.bad_share)
     if text:
         raise SourceError(text)
     labels = raw.labels
@@ -69,13 +69,14 @@ def say_notes(name: str, notes: Iterable[str]) -> None:
     sys.stdout.flush()
 
 
-def problem(raw: RawDataset) -> str:
+def problem(raw: RawDataset, bad_share: float) -> str:
     """The first fault in names and labels that stops a run, with its fix; "" if there is none."""
     checks = (
         _table_problem, _column_problem, _name_problem, _value_problem, _part_problem,
         _class_problem, _units_problem,
     )  # fmt: skip
-    return one_line(next((text for check in checks if (text := check(raw))), ""))
+    found = _folder_problem(raw, bad_share)
+    return one_line(found or next((text for check in checks if (text := check(raw))), ""))
 
 
 def _some(frame: pd.DataFrame, column: str) -> str:
@@ -289,14 +290,9 @@ def _class_problem(raw: RawDataset) -> str:
 
 
 def class_fix(raw: RawDataset) -> str:
-    """What to do about a single class: classes one folder deeper are named."""
+    """What to do about a single class."""
     if raw.kind != "folders":
         return "two or more are needed"
-    deeper = sorted({"/".join(i.split("/")[:-1]) for i in raw.images if i.count("/") > 1})
-    tops = sorted({folder.partition("/")[0] for folder in deeper})
-    if len(deeper) > 1 and len(tops) == 1:
-        names = ", ".join(folder.rpartition("/")[2] for folder in deeper[:5])
-        return f"its folders ({names}) look like the classes: pass raw=PATH/{tops[0]}"
     return "add a second class folder beside it"
 
 

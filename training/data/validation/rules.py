@@ -282,7 +282,7 @@ def _classes(raw: RawDataset) -> list[Rule]:
                  f"fill in {column}, or remove the rows and their images", (blank,))  # fmt: skip
     if raw.kind == "folders":
         known = Rule("class_folder", "labels", "critical", "images outside a class folder",
-                     "put each image in a folder named after its class",
-                     (_known(column),))  # fmt: skip
+                     "put each image in a folder named after its class, or give the folder above "
+                     "as raw=", (_known(column),))  # fmt: skip
     return [known, Rule("class_count", "labels", "critical", "there are fewer than two classes",
                         class_fix(raw), (count,))]  # fmt: skip

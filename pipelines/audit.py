@@ -1,4 +1,4 @@
-"""Look up known flaws of the images' packages: python -m components.audit PIP-AUDIT torch==2.13.0
+"""Look up known flaws of the images' packages: python -m pipelines.audit PYTHON torch==2.13.0
 
 pip-audit asks pypi.org. Where it does not answer, or knows none of the packages (a mirror), nothing
 was checked: that is said, and is no failure. A known flaw is one.
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from training.core import cli
 from training.core.cli import means
 
-main = cli.program("python -m components.audit", __doc__)
+main = cli.program("python -m pipelines.audit", __doc__)
 UNREACHABLE = (
     "ConnectionError", "Connection error", "Max retries exceeded", "Could not connect", "timed out",
     "NameResolutionError", "ProxyError", "SSLError",
@@ -26,7 +26,10 @@ def look_up(program: Path, *arguments: str) -> list[dict[str, Any]] | str:
     Raises ValueError if pip-audit fails in another way.
     """
     done = subprocess.run(
-        [program, "--progress-spinner", "off", "--format", "json", "--disable-pip", *arguments],
+        [
+            program, "-m", "pip_audit", "--progress-spinner", "off", "--format", "json",
+            "--disable-pip", *arguments,
+        ],
         capture_output=True, text=True,
     )  # fmt: skip
     if done.stdout.strip():
@@ -56,7 +59,7 @@ def verdict(packages: list[dict[str, Any]]) -> str:
 
 @main.default
 def audit(
-    program: Annotated[Path, means("pip-audit's path")],
+    program: Annotated[Path, means("Python with pip-audit")],
     torch: Annotated[str, means("the steps' requirement of torch, with its version")],
     /,
 ) -> str:

@@ -1,6 +1,6 @@
 """Software bill of materials of each image: runs/sbom-steps.json, runs/sbom-train.json (CycloneDX).
 
-    python -m components.sbom runs torch==2.13.0
+    python -m pipelines.sbom runs torch==2.13.0
 
 The packages and their hashes are those of requirements.lock; licences and dependencies come from
 the metadata of this environment's packages. Operating system packages are not listed: the base
@@ -18,17 +18,16 @@ from training.core import cli
 from training.core.cli import means
 from training.core.files import write_json
 
-main = cli.program("python -m components.sbom", __doc__)
+main = cli.program("python -m pipelines.sbom", __doc__)
 BASE = re.compile(r"^ARG TRAIN_BASE_IMAGE=(\S+?:([\d.]+)\S*)$", re.MULTILINE)
 Bom = dict[str, Any]
 
 
 def _tool(command: str, *arguments: str, text: str = "") -> Bom:
     """CycloneDX's own tool. Raises ValueError with its message."""
-    program = Path(sys.executable).with_name("cyclonedx-py")
+    tool = [sys.executable, "-m", "cyclonedx_py", command, "--pyproject", "pyproject.toml"]
     done = subprocess.run(
-        [program, command, "--pyproject", "pyproject.toml", *arguments], input=text,
-        capture_output=True, text=True,
+        [*tool, *arguments], input=text, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         raise ValueError(f"cyclonedx-py {command}: {done.stderr.strip()[-1000:]}")
@@ -96,7 +95,9 @@ def write(
     lock = Path("requirements.lock").read_text() + torch + "\n"
     locked = _tool("requirements", "-", text=lock)
     steps = combined(_tool("environment", sys.executable), locked)
-    train = of_train(steps, Path(__file__).with_name("Containerfile").read_text())
+    train = of_train(
+        steps, (Path(__file__).parents[1] / "components" / "Containerfile").read_text()
+    )
     write_json(folder / "sbom-steps.json", steps)
     write_json(folder / "sbom-train.json", train)
     silent = sorted(name(part) for part in steps["components"] if not part.get("licenses"))
