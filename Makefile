@@ -54,8 +54,8 @@ demo-long: setup  ## the same for up to an hour: gender, age and expressions as 
 compare: setup  ## every model under one small budget, in one report; ARGS="models=… images=… seeds=…"
 	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=2)
 
-# requirements.lock has the run-time packages (images, code hash), requirements-dev.lock also the
-# tools. torch is not locked, so that each machine gets its own build; its dependencies are.
+# requirements.lock has the run-time packages (images, code hash), requirements-sign.lock also those
+# for signatures, requirements-dev.lock also the tools. torch is not locked, so that each machine gets its own build; its dependencies are.
 # rfc3987-syntax, needed only by cyclonedx-bom, would add seconds to each step's start: kfp imports it.
 UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -63,6 +63,7 @@ UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | 
 
 lock:  ## regenerate every lock file; needs uv
 	$(UV_COMPILE) --output-file requirements.lock >/dev/null
+	$(UV_COMPILE) --extra sign --constraints requirements.lock --output-file requirements-sign.lock >/dev/null
 	$(UV_COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --group docs --constraints requirements-dev.lock \

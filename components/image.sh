@@ -2,7 +2,7 @@
 # Build an image and check that it starts: components/image.sh steps|train TAG
 #
 # BUILDER     docker, podman or buildah; default: the first that works
-# BASE_IMAGE, TRAIN_BASE_IMAGE, TORCH, PIP_*   as in components/Containerfile
+# BASE_IMAGE, TRAIN_BASE_IMAGE, TORCH, LOCK, PIP_*   as in components/Containerfile
 # BUILD_FLAGS further flags for the builder
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ revision=$(git rev-parse HEAD)
 [ -z "$(git status --porcelain)" ] || revision+=-dirty
 arguments=(--build-arg "SOURCE_REVISION=$revision")
 pass() { [ -z "${!1:-}" ] || arguments+=(--build-arg "$1=${2:-${!1}}"); }
-for name in BASE_IMAGE TRAIN_BASE_IMAGE PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do pass "$name"; done
+for name in BASE_IMAGE TRAIN_BASE_IMAGE LOCK PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do pass "$name"; done
 [ "$target" = train ] || pass TORCH
 # Local files are mounted into the build; docker cannot do that.
 mount_file() {  # mount_file VARIABLE PATH-INSIDE

@@ -104,6 +104,22 @@ def test_make_sbom_lists_each_images_packages_with_licences_and_dependencies(
         assert any(ref.startswith("botocore==") for ref in edges[boto3["bom-ref"]])
 
 
+def test_images_for_signatures_have_the_same_packages_and_those_of_the_extra() -> None:
+    """`LOCK=requirements-sign.lock make image`."""
+    pins = {
+        name: set(re.findall(r"^[\w.-]+==[^\s;]+", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-sign.lock", "requirements-dev.lock")
+    }
+    assert (
+        pins["requirements.lock"] < pins["requirements-sign.lock"] <= pins["requirements-dev.lock"]
+    )
+    more = {pin.partition("==")[0] for pin in pins["requirements-sign.lock"]}
+    assert {"model-signing", "pyopenssl"} <= more
+    builds = (ROOT / "components" / "Containerfile").read_text()
+    assert builds.count('--require-hashes -r "${LOCK}"') == 2
+    assert "!requirements-sign.lock" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
 def test_the_images_contain_the_files_that_the_code_reads_outside_its_packages() -> None:
     """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
     from training.cluster.job import TEMPLATE
