@@ -449,7 +449,7 @@ def test_an_added_or_missing_file_is_detected(binary: Path) -> None:
 def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) -> None:
     for reference, says in (
         ("stargan@champion", "no such version"),
-        ("stargan/7", "no such version"),
+        ("stargan/7", "no such version in .*; python -m training.release show stargan lists"),
         ("stargan", "NAME@champion or NAME/VERSION"),
     ):
         with pytest.raises(ValueError, match=says):

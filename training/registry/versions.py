@@ -6,6 +6,7 @@ server, and only if the champion is still the one that was compared; every chang
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -76,7 +77,10 @@ def version(reference: str) -> Any:
         return api.get_model_version(found.name, found.number)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            raise ValueError(f"{reference}: no such version in {shown(tracking.uri())}") from error
+            raise ValueError(
+                f"{reference}: no such version in {shown(tracking.uri())}; python -m "
+                f"training.release show {shlex.quote(found.name)} lists those that are there"
+            ) from error
         raise
 
 
