@@ -91,11 +91,10 @@ def check(
     data = None if raw else data_version(datasets, raw, revision)
     classes = (*(config.model.named_classes() or ("one",)), "two")
     notes, sets = [], []
-    kinds = []
+    unknown = set()  # kinds of data sets whose labels are guesses
     for entry in [with_kind(n, k, None) for n, k in datasets] if data is None else data[2]:
         one, kind = entry.split(":")
-        kinds.append(kind)
-        labels = expected(one, kind, config.data, classes)
+        labels, sure = expected(one, kind, config.data, classes), is_known(kind, config.data)
         if raw:
             from training.data.sources import SourceError  # imports pandas
 
@@ -106,11 +105,12 @@ def check(
                     raise
                 notes.append(f"{one}: not usable as it is; the validation reports it: {error}")
             else:
-                labels = seen.labels
+                labels, sure = seen.labels, True
                 notes.append(str(seen))
         sets.append(labels)
+        if not sure:
+            unknown.add(kind)
     space = LabelSpace(tuple(sets))
-    unknown = set() if raw else {kind for kind in kinds if not is_known(kind, config.data)}
     if "csv" not in unknown:  # a column of 0 and 1, or of words
         config.model.check_space(space)
         preflight.check(config, space)

@@ -303,7 +303,7 @@ FAULTS = {
     "mlflow": (
         "from mlflow import MlflowClient; MlflowClient('sqlite:///m.db').get_run('0' * 32)",
         "",
-        "error: MLflow (m.db) refused the request; mend its cause and run this again: Run with",
+        "error: MLflow (m.db) refused the request; remove the cause and run this again: Run with",
     ),
     "weights": (
         "from safetensors.numpy import load; load(b'xx')",

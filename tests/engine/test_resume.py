@@ -164,19 +164,19 @@ def test_sigterm_saves_and_the_same_command_resumes(binary: Path, tmp_path: Path
 
 
 SWEEP = """
-import json, os, pathlib, sys, training.core.files as files
+import json, os, pathlib, sys
 places, arguments = json.loads(sys.argv[1]), sys.argv[2:]
 count = [0]
 
 def around(name, kill):
-    true = getattr(files, name)
-    def call(*args):
+    true = getattr(os, name)
+    def call(*args, **more):
         for moment in (0, 1):
             count[0] += 1
             if count[0] == kill: os._exit(9)
-            if moment == 0: out = true(*args)
+            if moment == 0: out = true(*args, **more)
         return out
-    setattr(files, name, call)
+    setattr(os, name, call)
 
 def tear(kill):  # half of the bytes, then death
     true = pathlib.Path.write_bytes
@@ -194,7 +194,7 @@ def attempt(folder, kill):
     pid = os.fork()  # the imports are paid for once
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    for name in ("fsync", "rename"): around(name, kill)
+    for name in ("fsync", "replace"): around(name, kill)
     tear(kill)
     train.main([*arguments, "--folder", folder, "--out", folder + ".json"])
     os.write(2, f"MOMENTS {count[0]}\\n".encode())

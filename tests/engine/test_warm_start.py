@@ -18,6 +18,7 @@ from training.engine.checkpoint import averages
 from training.engine.warm_start import Layout, matches
 from training.inference.weights import CheckpointError
 from training.models import MODELS
+from training.storage.store import Manifest
 from training.train import train
 
 STILL = TrainConfig(**{**vars(QUICK), "images": 8, "decay_images": 8, "warmup_images": 0})
@@ -71,6 +72,16 @@ def test_other_widths_are_named_by_their_setting(classes: Path, tmp_path: Path) 
         assert "(conv_dim: 4 -> 8; set them as there)" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "sha256" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["", "by-name:"])
+def test_a_network_that_the_model_lacks_is_named(how: str, classes: Path, tmp_path: Path) -> None:
+    first = go(classes, tmp_path / "a", STILL)
+    whole = Manifest.read(first, "model")
+    entries = tuple(one for one in whole.entries if one.name != "nets/D.safetensors")
+    replace(whole, entries=entries).write(first)
+    with pytest.raises(CheckpointError, match=r"its network D has other .*\(it has no network D\)"):
+        go(classes, tmp_path / "b", STILL, init=f"{how}{first}")
 
 
 def test_labels_of_the_same_name_start_from_it_and_the_rest_is_said(

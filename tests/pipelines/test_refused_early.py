@@ -247,6 +247,20 @@ def test_a_start_from_other_labels_is_refused_before_the_run(
         dry_run("preset=smoke", "model=attgan", f"init={first}")
 
 
+def test_labels_that_could_not_be_read_are_not_compared(
+    store: Path, classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first step leaves faulty data to the validation, also where `init` has labels."""
+    first = go(classes, tmp_path / "a", QUICK)
+    raw = draw(tmp_path / "raw", {"angry": 4, "happy": 4})
+    (raw / "loose.jpg").write_bytes((raw / "angry").iterdir().__next__().read_bytes())
+    resolve(
+        datasets="mine:folders", raw=str(raw), preset="smoke", init=str(first),
+        out=tmp_path / "out.json",
+    )  # fmt: skip
+    assert "mine: not usable as it is; the validation reports it: " in capsys.readouterr().out
+
+
 def test_compare_refuses_before_the_first_system_trains(work: Path) -> None:
     """And names the system; without a fault, its dry run lists every run."""
     with pytest.raises(ValueError, match=r"stgan:data.size=50: .*size=50"):

@@ -47,7 +47,7 @@ def test_a_registered_model_that_is_no_lock_is_named_at_once(tags: dict[str, str
 def test_a_lock_that_this_user_may_not_delete_is_named_with_who_can(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a server with passwords, a user left a lock that another one finds."""
+    """On a server with passwords, a user left a lock, or took the name, that another one needs."""
     ini = workdir / "auth.ini"
     ini.write_text(
         "[mlflow]\ndefault_permission = READ\n"
@@ -86,5 +86,13 @@ def test_a_lock_that_this_user_may_not_delete_is_named_with_who_can(
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "long-enough-2")
         with registry.lock("stargan") as held:
             held()
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "mallory")
+        tracking.client().create_registered_model("stargan")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "carol")
+        with (
+            pytest.raises(tracking.TrackingError, match="carol may not do this: let its owner or"),
+            tracking.answered(),
+        ):
+            tracking.client().set_registered_model_tag("stargan", "a", "b")
     finally:
         server.kill()

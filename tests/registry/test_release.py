@@ -90,6 +90,20 @@ def test_the_same_content_is_registered_once_and_other_content_anew(binary: Path
     assert len(registry.versions("stargan")) == 3
 
 
+def test_of_two_registrations_at_once_the_losers_files_are_deleted(binary: Path) -> None:
+    """One found no version of its content before it wrote its files, and one when it registered."""
+    first = register(binary)
+    models = Path("runs/mlartifacts/models")
+    model_id = registry.log_model("stargan", registered_folder(), first["run_id"], {})
+    assert len([*models.iterdir()]) == 2
+    found, created = registry.add(
+        "stargan", model_id, first["run_id"], first["content"], {}, "the same"
+    )
+    assert (str(found.version), created) == ("1", False)
+    assert len([*models.iterdir()]) == 1
+    lineage.verify("stargan/1")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_metric_that_is_not_finite_is_refused(binary: Path, value: float) -> None:
     model = train(binary)
@@ -435,7 +449,7 @@ def test_an_added_or_missing_file_is_detected(binary: Path) -> None:
 def test_an_unknown_version_is_refused_by_its_reference(working_folder: Path) -> None:
     for reference, says in (
         ("stargan@champion", "no such version"),
-        ("stargan/7", "no such version"),
+        ("stargan/7", "no such version in .*; python -m training.release show stargan lists"),
         ("stargan", "NAME@champion or NAME/VERSION"),
     ):
         with pytest.raises(ValueError, match=says):

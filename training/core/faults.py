@@ -27,7 +27,7 @@ _KNOWN = (
      "MLflow's database {database} cannot be written; make the file and its folder writable"),
     (_DATABASE, r"malformed|not a database",
      "MLflow's database {database} is damaged; restore it from a copy, or move it away"),
-    (_DATABASE, "", "MLflow ({database}) refused the request; mend its cause and run this again"),
+    (_DATABASE, "", "MLflow ({database}) refused the request; remove the cause and run this again"),
     (("safetensors._safetensors_rust.SafetensorError",), r"No space left|os error 28|os error 122",
      "no space left for a weight file; free some space and run this again"),
     (("safetensors._safetensors_rust.SafetensorError",), "",

@@ -7,8 +7,8 @@ from training.core import environment
 
 HIDDEN = "***"
 SHORTEST = 6  # characters of a secret that is hidden wherever it occurs: a shorter one is a word
-# user:password@ in an address; also with a / in the password, which then looks like a port.
-_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#'\"<>]+|[^\s/:@]+:(?!\d{1,5}(?:[/?#\s'\"]|$))[^\s'\"<>]*)@")
+# user:password@ in an address; also with a / in the password, unless it then looks like a port.
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/?#'\"<>]+|[^\s/:@]+:(?!\d{1,5}(?:[/\s'\"]|$))[^\s'\"<>]*)@")
 _QUERY = re.compile(
     r"([?&;][\w.-]*(?:password|passwd|pwd|secret|token|signature|credential)=)[^&;\s'\"<>]+", re.I
 )

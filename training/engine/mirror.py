@@ -135,7 +135,8 @@ class Mirror:
                 self.bucket.download(key, path)
                 if sha256_file(path) != digest:
                     message = (
-                        f"{self.bucket.url}/{key}: altered since it was saved; delete {folder}"
+                        f"{self.bucket.url}/{key}: altered since it was saved; to start over, "
+                        f"delete {self.bucket.url}/{self.run}"
                     )
                     raise RemoteError("corrupted", message)
             if (new / LOG).is_file():

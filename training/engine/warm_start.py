@@ -94,17 +94,22 @@ def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") ->
     different = _differences(stored, job.config)
     if not start.by_name:
         for key, net in state.nets.items():
-            path = files.get(f"nets/{key}.safetensors")
             try:
-                if path is None:
-                    raise CheckpointError(f"it has no network {key}")
                 for target in (net, state.ema.get(key)):
                     if target is not None:
-                        load_weights(target, path)
+                        load_weights(target, _network(files, key))
             except CheckpointError as error:
                 raise CheckpointError(_misfit(shown, key, different, error)) from error
         return f"started from {shown}: {', '.join(state.nets)}"
     return _by_name(shown, files, state, job, old, different)
+
+
+def _network(files: dict[str, Path], key: str) -> Path:
+    """The file of a network. Raises CheckpointError if the model lacks it."""
+    path = files.get(f"nets/{key}.safetensors")
+    if path is None:
+        raise CheckpointError(f"it has no network {key}")
+    return path
 
 
 def _misfit(shown: str, key: str, different: str, error: Exception) -> str:
@@ -132,8 +137,9 @@ def _by_name(
             "pair of labels; only the same labels in the same order can start from another model"
         )
     for key, net in state.nets.items():
-        values, fresh = load_file(files[f"nets/{key}.safetensors"]), net.state_dict()
+        fresh = net.state_dict()
         try:
+            values = load_file(_network(files, key))
             mixed = {
                 tensor: _mixed(layout, key, tensor, fresh[tensor].clone(), values, old, found)
                 for tensor in fresh

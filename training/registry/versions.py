@@ -6,8 +6,10 @@ server, and only if the champion is still the one that was compared; every chang
 
 import json
 import re
+import shlex
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -75,7 +77,10 @@ def version(reference: str) -> Any:
         return api.get_model_version(found.name, found.number)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            raise ValueError(f"{reference}: no such version in {shown(tracking.uri())}") from error
+            raise ValueError(
+                f"{reference}: no such version in {shown(tracking.uri())}; python -m "
+                f"training.release show {shlex.quote(found.name)} lists those that are there"
+            ) from error
         raise
 
 
@@ -114,7 +119,7 @@ def add(
     api, errors = tracking.client(), tracking.mlflow().exceptions
     with lock(name) as check_held:
         if known := with_content(name, content):
-            api.delete_logged_model(model_id)
+            _discard(model_id)
             return known, False
         try:
             api.create_registered_model(name)
@@ -132,6 +137,24 @@ def add(
         return created, True
 
 
+def _discard(model_id: str) -> None:
+    """Delete a logged model with its files, which MLflow alone would keep."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location = str(tracking.client().get_logged_model(model_id).artifact_location)
+    tracking.client().delete_logged_model(model_id)
+    try:
+        with tracking.as_default():
+            get_artifact_repository(location).delete_artifacts()
+        if (local := _path(location)) is not None:
+            local.parent.rmdir()  # the model's folder, which had nothing else
+    except (OSError, tracking.mlflow().exceptions.MlflowException) as error:
+        sys.stdout.write(
+            f"{shown(location)}: files that no version uses could not be deleted "
+            f"({' '.join(shown(error).split())[:300]})\n"
+        )
+
+
 def _location(found: Any) -> str:
     """The address of a version's files; that of its logged model, if it was made from one."""
     location = str(found.source)
@@ -143,7 +166,10 @@ def _location(found: Any) -> str:
 
 def place(found: Any) -> Path | None:
     """The local folder of a version's files; None if they are on a server."""
-    location = _location(found)
+    return _path(_location(found))
+
+
+def _path(location: str) -> Path | None:
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))

@@ -8,7 +8,6 @@ import io
 import math
 import shlex
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -292,21 +291,19 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         dataset: Mapping[str, str],
+        folder: Path,
         run_id: str = "",
-        folder: Path | None = None,
         child: bool = False,
     ) -> "Tracker":
         """Start the run of one training, or rejoin it with `run_id` or a used `folder`.
 
-        `dataset` has name, digest and source, or is empty. `folder` holds the journal, best inside
-        the run folder. Returns at once; with MLFLOW_TRACKING_URI=off the tracker is off. A `child`
-        is one of several models of a step: it gets its own run even if the platform created one for
-        the step.
+        `dataset` has name, digest and source, or is empty. `folder` holds the journal. Returns at
+        once; with MLFLOW_TRACKING_URI=off the tracker is off. A `child` is one of several models of
+        a step: it gets its own run even if the platform created one for the step.
         """
         if uri() == "off":
             return cls()
         bound_requests()
-        folder = folder or Path(tempfile.mkdtemp(prefix="tracking-"))
         before = _plan_before(folder / "run.json")
         run_id = run_id or before.get("run_id", "")
         plan = {
