@@ -87,6 +87,7 @@ class TrainingError(ValueError):
 
 def _trainjob(request: Request, shape: Shape, out: Path) -> None:
     """Train as a TrainJob. A failure may be that of a node, so another attempt resumes it."""
+    trainjob.shared_store(shape)  # a mistake, which no attempt passes
     try:
         trainjob.launch(request, shape, out)
     except ValueError as error:

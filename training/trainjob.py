@@ -86,14 +86,20 @@ def render(request: Request, shape: Shape) -> str:
     return str(yaml.safe_dump(manifest(request, shape, [], shape.image), sort_keys=False))
 
 
-def _stored(request: Request, shape: Shape) -> Store:
-    """The store, with `request` under the reference that the job's pods read."""
+def shared_store(shape: Shape) -> Store:
+    """The store; ValueError unless the job's nodes can read it, too."""
     store = open_store()
     if not store.uri.startswith("s3://") and not shape.template:
         raise ValueError(
             f"STORE_URI={store.uri}: other nodes cannot read it; set an s3:// URI, or give a "
             "template whose pods mount that folder"
         )
+    return store
+
+
+def _stored(request: Request, shape: Shape) -> Store:
+    """The store, with `request` under the reference that the job's pods read."""
+    store = shared_store(shape)
     store.refer(f"jobs/{request.name}/request", canonical_json(asdict(request)).decode())
     return store
 

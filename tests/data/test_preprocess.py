@@ -255,6 +255,22 @@ def test_written_folders_have_the_layout_of_the_reference_code(
     assert np.array_equal(np.asarray(Image.open(file)), pixels(manifest, row, store))
 
 
+@pytest.mark.parametrize("word", ["../../escaped", "/tmp/escaped", "..", "a/b", "c\\d"])
+def test_a_class_that_is_no_folders_name_is_not_written(
+    word: str, tmp_path: Path, store: Store, go: Callable
+) -> None:
+    """A word of a label table, which may be somebody else's."""
+    (tmp_path / "own").mkdir()
+    for i in range(40):
+        (tmp_path / "own" / f"{i}.jpg").write_bytes(jpeg(40, 40, i))
+    rows = [f"{i}.jpg,{('sad', word)[i % 2]}" for i in range(40)]
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(["file,mood", *rows]))
+    manifest = go(raw(tmp_path, store, own="csv"), DataConfig(size=32, attributes=("mood",)))
+    with pytest.raises(ValueError, match=r"own: class .* cannot be a folder's name; rename it"):
+        write_folders(manifest, tmp_path / "out", store)
+    assert not (tmp_path / "out").exists()
+
+
 def test_own_folders_and_csv_with_pngs(tmp_path: Path, store: Store, go: Callable) -> None:
     for seed, kind in ((0, "cats"), (20, "dogs")):
         (tmp_path / "own" / kind).mkdir(parents=True)

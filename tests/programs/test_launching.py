@@ -15,6 +15,7 @@ from training import trainjob
 from training.cluster.job import Request, Shape
 from training.cluster.kubernetes import ClusterError
 from training.core.cli import StoppedError
+from training.core.retry import may_pass
 from training.storage.meta import ModelMeta
 from training.storage.store import Manifest, open_store
 
@@ -141,6 +142,20 @@ def test_all_models_but_the_first_are_passed_as_children(
     out = tmp_path / "m.json"
     launching.launch(tmp_path / "d.json", out, "stargan", "{}", '{"seed": 0}', seeds=3)
     assert ["--child" in command for command in commands] == [False, True, True]
+
+
+def test_a_store_that_other_nodes_cannot_read_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the step is not tried again."""
+    monkeypatch.setenv("STORE_URI", (tmp_path / "store").as_uri())
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(ValueError, match="other nodes cannot read it") as caught:
+        launching.launch(
+            tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}',
+            launcher="trainjob", nodes=2,
+        )  # fmt: skip
+    assert not may_pass(caught.value)
 
 
 def test_configurations_given_as_json_are_not_resolved_again(

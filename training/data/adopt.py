@@ -14,7 +14,7 @@ from training.core.files import write_bytes
 from training.core.progress import Progress
 from training.data import archive as tree
 from training.data.layouts import SOURCES, read_layout
-from training.data.pictures import FORMATS, UnusableError, content, is_read, open_picture
+from training.data.pictures import ARCHIVES, FORMATS, UnusableError, content, is_read, open_picture
 from training.data.sources import read_source
 from training.data.tables import sniff
 from training.data.versions import KINDS, split_datasets
@@ -133,7 +133,7 @@ def check(kind: str, path: Path, subset: bool) -> list[str]:
     folder = tree.Folder(path)
     config = DataConfig(attributes=())
     images = read_layout(kind, folder, config).images
-    archives = [n for n in folder.names() if n.lower().endswith((".zip", ".7z", ".tar", ".rar"))]
+    archives = [n for n in folder.names() if n.lower().endswith(ARCHIVES)]
     if not images:
         fix = f"unpack {archives[0]} there" if archives else "name the folder that holds them"
         raise ValueError(f"{path}: no images; {fix}")

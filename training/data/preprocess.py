@@ -8,7 +8,7 @@ do not depend on the number of workers.
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from PIL import Image
 from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json, to_json
+from training.core.entries import check_name
 from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
@@ -258,7 +259,7 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
 
     The images are already cropped and resized: give the reference code their `size` as its crop.
     Its layout has no validation split, so those images are written to `train`. Raises ValueError if
-    no data set has classes or two images would get the same name.
+    no data set has classes, a class cannot name a folder, or two images would get the same name.
     """
     store = store or open_store()
     config = from_json(DataConfig, json.dumps(images.meta.data))
@@ -268,6 +269,7 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
         column = class_column(dataset.kind, frame, config)
         if not column:
             continue
+        _check_folder_names(dataset.name, frame.loc[frame["reason"] == "", column].unique())
         for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
             pixels = np.load(images.local(str(shard), store), mmap_mode="r")
             for file, row, split, label in zip(
@@ -289,6 +291,17 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
             "no data set with classes (rafd, folders or a column of words) to write as folders"
         )
     return len(seen)
+
+
+def _check_folder_names(dataset: str, classes: Iterable[str]) -> None:
+    for one in classes:
+        try:
+            if "/" in check_name(one):
+                raise ValueError(one)
+        except ValueError as error:
+            raise ValueError(
+                f"{dataset}: class {one!r} cannot be a folder's name; rename it in the label file"
+            ) from error
 
 
 if __name__ == "__main__":
