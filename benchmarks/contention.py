@@ -2,9 +2,10 @@
 
     python benchmarks/contention.py
 
-A thread of OpenMP that waits for the others either sleeps (our default) or spins (OpenMP's own).
-Each measurement is the training step of StarGAN's demo in a process of its own, alone or beside
-one process that computes all the time. The cases alternate, so that a slow period affects all.
+A thread of OpenMP that waits for the others spins (OpenMP's default), sleeps, or sleeps after a
+brief spin (ours). Each measurement is the training step of StarGAN's demo in a process of its own,
+alone or beside one process of torch that computes all the time. The cases alternate, so that a
+slow period affects all.
 """
 
 import os
@@ -21,7 +22,12 @@ from training.core.cli import means
 
 main = cli.program("python benchmarks/contention.py", __doc__)
 # libgomp's own default; given explicitly it overrides the passive policy.
-WAITS = {"sleeping": {"OMP_WAIT_POLICY": "passive"}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
+WAITS = {
+    "spinning": {"GOMP_SPINCOUNT": "300000"},
+    "sleeping": {"OMP_WAIT_POLICY": "passive"},
+    "brief": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": ""},
+}
+BUSY = "import torch\na = torch.rand(512, 512)\nwhile True:\n    a @ a"
 
 
 def measure(size: int, batch: int, cycles: int) -> float:
@@ -39,10 +45,10 @@ def measure(size: int, batch: int, cycles: int) -> float:
 
 def rate(wait: str, beside: bool, settings: list[str]) -> float:
     """Images per second of one measurement in a process of its own."""
-    busy = [sys.executable, "-c", "while True: pass"]
+    busy = [sys.executable, "-c", BUSY]
     other = subprocess.Popen(busy) if beside else None
     try:
-        time.sleep(0.5)
+        time.sleep(2)
         command = [sys.executable, str(Path(__file__)), "--once", *settings]
         return float(subprocess.check_output(command, text=True, env=os.environ | WAITS[wait]))
     finally:

@@ -2,5 +2,5 @@
 
 from training.core import environment
 
-# OpenMP reads it when torch is loaded, so it must be set before any module imports torch.
-environment.put_default(OMP_WAIT_POLICY=environment.OMP_WAIT_POLICY.default)
+# OpenMP reads these when torch is loaded, so they must be set before any module imports torch.
+environment.put_waiting()

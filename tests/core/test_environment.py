@@ -104,34 +104,39 @@ def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.Monk
 COMPUTING = ("judge", "train", "evaluate", "translate", "launch", "inference.translator")
 
 
-def _wait_policy(module: str, **given: str) -> str:
-    """The wait policy that the OpenMP runtime reports after `module` has been imported."""
+def _waiting(module: str, **given: str) -> tuple[str, str]:
+    """Wait policy and spins that the OpenMP runtime reports after `module` has been imported."""
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     result = subprocess.run(
         [sys.executable, "-c", f"import {module}, torch"], text=True, capture_output=True,
         check=True,
-        env={k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-        | {"OMP_DISPLAY_ENV": "true", **given},
+        env={k: v for k, v in os.environ.items() if k not in names}
+        | {"OMP_DISPLAY_ENV": "verbose", **given},
     )  # fmt: skip
-    (policy,) = re.findall(r"OMP_WAIT_POLICY = '(\w+)'", result.stderr)
-    return str(policy)
+    policy, spins = (re.findall(rf"{name} = '(\w+)'", result.stderr) for name in names)
+    return str(policy[0]), str(spins[0])
 
 
 @pytest.mark.parametrize("module", COMPUTING)
 def test_waiting_threads_sleep_in_every_program_that_computes(module: str) -> None:
     """OpenMP reads the setting when torch is loaded: it must be set before."""
-    assert _wait_policy(f"training.{module}") == "PASSIVE"
+    assert _waiting(f"training.{module}") == ("PASSIVE", "1000")
 
 
 def test_waiting_threads_sleep_in_a_step_of_the_pipeline() -> None:
-    assert _wait_policy("components.train") == "PASSIVE"
+    assert _waiting("components.train, training.launch") == ("PASSIVE", "1000")
 
 
-def test_a_wait_policy_of_the_user_is_kept() -> None:
-    assert _wait_policy("training.train", OMP_WAIT_POLICY="active") == "ACTIVE"
+def test_a_way_of_waiting_that_the_user_chose_is_kept() -> None:
+    policy, spins = _waiting("training.train", OMP_WAIT_POLICY="active")
+    assert policy == "ACTIVE"
+    assert int(spins) > 10**6
+    assert _waiting("training.train", OMP_WAIT_POLICY="passive") == ("PASSIVE", "0")
+    assert _waiting("training.train", GOMP_SPINCOUNT="70")[1] == "70"
 
 
 def test_an_empty_wait_policy_counts_as_not_set() -> None:
-    assert _wait_policy("training.train", OMP_WAIT_POLICY="") == "PASSIVE"
+    assert _waiting("training.train", OMP_WAIT_POLICY="") == ("PASSIVE", "1000")
 
 
 def test_an_unreachable_server_behind_a_proxy_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,10 @@ OMP_WAIT_POLICY = Variable(
     "spins, which is slightly faster on an idle machine and many times slower on a shared one; "
     "read by OpenMP when torch is loaded", "you; else every program here", "passive",
 )  # fmt: skip
+GOMP_SPINCOUNT = Variable(
+    "GOMP_SPINCOUNT", "turns that such a thread spins before it sleeps; read likewise",
+    "you; else every program here, if `OMP_WAIT_POLICY` is not set either", "1000",
+)  # fmt: skip
 COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
     "seconds without an answer after which a training process counts as lost; must exceed the "
@@ -226,6 +230,13 @@ def put_default(**values: str) -> None:
     for name, value in values.items():
         if not os.environ.get(name):
             os.environ[name] = value
+
+
+def put_waiting() -> None:
+    """Let waiting threads of OpenMP sleep after a brief spin, unless the user has chosen."""
+    both = OMP_WAIT_POLICY, GOMP_SPINCOUNT
+    if not any(os.environ.get(variable.name) for variable in both):
+        put(**{variable.name: variable.default for variable in both})
 
 
 def put(**values: str) -> None:
