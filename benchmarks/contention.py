@@ -24,7 +24,7 @@ main = cli.program("python benchmarks/contention.py", __doc__)
 # libgomp's own default; given explicitly it overrides the passive policy.
 WAITS = {
     "spinning": {"GOMP_SPINCOUNT": "300000"},
-    "sleeping": {"OMP_WAIT_POLICY": "passive"},
+    "sleeping": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
     "brief": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": ""},
 }
 BUSY = "import torch\na = torch.rand(512, 512)\nwhile True:\n    a @ a"
@@ -79,7 +79,7 @@ def command(
             rates[case].append(rate(*case, settings))
     for (wait, beside), measured in rates.items():
         print(
-            f"waiting threads {wait}, {'beside one busy process' if beside else 'alone':24s}"
+            f"waiting threads {wait}, {'beside one busy process' if beside else 'alone':24s} "
             f"{statistics.median(measured):7.2f} images/s; each: "
             + " ".join(f"{value:.2f}" for value in measured)
         )
