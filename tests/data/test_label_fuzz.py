@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steps import Memory
 from training.core.config import DataConfig
 from training.data.layouts import read_layout
 from training.data.openface import UNITS
@@ -28,22 +29,6 @@ TOKENS = [
     b"happy", b"nan", b"inf", b"-", b"1e400", b"..", b"/", b"\\", b"\0", b"\xe9", b"\xc3\xa9",
     b"\xff\xfe", b"000001.jpg", b"file", b"Male", b"split", b"sep=;\n", b"<", b"",
 ]  # fmt: skip
-
-
-class Memory:
-    """A tree of files in memory."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-
-    def names(self) -> list[str]:
-        return sorted(self.files)
-
-    def read(self, name: str) -> bytes:
-        return self.files[name]
-
-    def size(self, name: str) -> int:
-        return len(self.files[name])
 
 
 def lines(rows: list[str], end: str = "\r\n") -> bytes:

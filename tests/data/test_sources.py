@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from steps import Memory
 from training.core.config import DataConfig
 from training.data.archive import Folder
 from training.data.layouts import ATTRIBUTES, EXPRESSIONS
@@ -15,22 +16,6 @@ from training.data.tables import read_table
 
 ROWS = [[1 if (i + j) % 3 else -1 for j in range(40)] for i in range(4)]
 FILES = [f"{i:06d}.jpg" for i in range(1, 5)]
-
-
-class Memory:
-    """A tree of files in memory."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-
-    def names(self) -> list[str]:
-        return sorted(self.files)
-
-    def read(self, name: str) -> bytes:
-        return self.files[name]
-
-    def size(self, name: str) -> int:
-        return len(self.files[name])
 
 
 def attribute_text(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from steps import Memory
 from training.core.config import DataConfig, to_json
 from training.data.archive import Folder, pack
 from training.data.layouts import ATTRIBUTES, EXPRESSIONS, RAFD_NAME, read_layout
@@ -31,22 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning"
 Files = dict[str, bytes]
 NAMES = ATTRIBUTES[:4] + DataConfig().attributes  # under 40: each costs Great Expectations time
 SEEDS = np.random.RandomState(0)
-
-
-class Memory:
-    """A tree of files in memory."""
-
-    def __init__(self, files: Files) -> None:
-        self.files = files
-
-    def names(self) -> list[str]:
-        return sorted(self.files)
-
-    def read(self, name: str) -> bytes:
-        return self.files[name]
-
-    def size(self, name: str) -> int:
-        return len(self.files[name])
 
 
 def picture(width: int = 178, height: int = 218, mode: str = "RGB", form: str = "JPEG") -> bytes:
