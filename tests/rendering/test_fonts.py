@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
 from training.rendering import fonts
+from training.rendering.charts import Bar, bars
 from training.rendering.fonts import font_for, legend, numbered, standard
 from training.rendering.grids import grid
 
@@ -101,3 +103,11 @@ def test_any_title_gives_a_picture(title: str) -> None:
     if font is not None and not any(c in fonts.LACKING for c in title):
         for letter in {c for c in title if c.isprintable() and not c.isspace()}:
             assert drawn(letter, font) != drawn(fonts.LACKING, font)
+
+
+@pytest.mark.parametrize("name", ["faces  开心", "faces  café", "faces  Радость"])
+def test_a_chart_draws_no_box_for_a_letter(name: str) -> None:
+    """matplotlib warns of a letter that its font lacks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bars([Bar(name, 0.5, 0.4, 0.6, 0.2, 0.9)]).startswith(b"\x89PNG")

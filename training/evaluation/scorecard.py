@@ -6,6 +6,7 @@ from training.evaluation.numbers import frechet_mean
 from training.evaluation.records import Evaluation, JudgeRecord
 from training.rendering import html
 from training.rendering.charts import Bar, bars
+from training.rendering.fonts import legend
 
 GALLERIES = ("samples", "fig7", "fig6", "worst")  # prefixes of the figures' file names
 WEAK = 0.7  # balanced accuracy below which the judge is unreliable for a label
@@ -47,6 +48,7 @@ def render(evaluation: Evaluation) -> str:
         best=max(singles, key=lambda task: task.success),
         worst=min(singles, key=lambda task: task.success),
         bars=bars(marks),
+        bars_legend=legend(mark.name for mark in marks),
         ceilings=ceilings,
         mean_distances=_mean_distances(evaluation),
         without_distance=_without_distance(evaluation),

@@ -2,7 +2,10 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from training.rendering import fonts
 
 
 class Bar(NamedTuple):
@@ -30,7 +33,10 @@ class Mark(NamedTuple):
 
 
 def bars(tasks: Sequence[Bar]) -> bytes:
-    """PNG: success of each task with 95 % interval, copied input and the judge's accuracy."""
+    """PNG: success of each task with 95 % interval, copied input and the judge's accuracy.
+
+    Names that no font here can draw are numbers; `fonts.legend` of the names says which.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,7 +69,12 @@ def bars(tasks: Sequence[Bar]) -> bytes:
     )
     axes.scatter(ceilings, positions, marker="|", s=110, color="#2c8a4b", zorder=4,
                  label="judge on real images")  # fmt: skip
-    axes.set_yticks(positions, [t.name for t in shown], fontsize=9)
+    keys, _ = fonts.numbered(t.name for t in tasks)
+    axes.set_yticks(positions, [keys.get(t.name, t.name) for t in shown], fontsize=9)
+    for label in axes.get_yticklabels():
+        if path := fonts.path_of(label.get_text()):
+            label.set_fontproperties(Path(path))
+            label.set_fontsize(9)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "25 %", "50 %", "75 %", "100 %"], fontsize=9)
     axes.set_xlabel("edit success, 95 % interval", fontsize=9)

@@ -34,6 +34,12 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont | None:
     return ImageFont.truetype(path, size) if path else None
 
 
+def path_of(text: str) -> str:
+    """An installed font for `text`; "" if the standard one or none has its characters."""
+    letters = frozenset(c for c in text if not c.isspace())
+    return "" if letters <= _drawn(letters) or font_for(text, 11) is None else _installed(letters)
+
+
 def numbered(*titles: Iterable[str]) -> tuple[dict[str, str], str]:
     """Numbers `[1]`, … for the titles that no font here can draw, and what they stand for as text.
 
