@@ -9,7 +9,6 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.labels import LabelSet, LabelSpace
-from training.models.layers import norm
 from training.models.stargan import StarGAN
 
 CELEBA = LabelSet("celeba", "binary", ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young"))
@@ -68,25 +67,6 @@ def test_training_and_test_mode_are_the_same_function() -> None:
     x, c = torch.rand(2, 3, 16, 16), torch.rand(2, 5)
     assert torch.equal(net.train()(x, c), net.eval()(x, c))
     assert not list(net.buffers())
-
-
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_the_norm_equals_torchs_instance_norm(order: torch.memory_format) -> None:
-    """Value and gradients, in double precision."""
-    torch.manual_seed(0)
-    ours, theirs = norm(6).double(), torch.nn.InstanceNorm2d(6, affine=True).double()
-    torch.nn.init.normal_(ours.weight)
-    torch.nn.init.normal_(ours.bias)
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 6, 5, 7, dtype=torch.float64).to(memory_format=order)
-    results = []
-    for net in (ours, theirs):
-        image = x.clone().requires_grad_(True)
-        out = net(image)
-        out.pow(3).sum().backward()
-        results.append((out, image.grad, *(p.grad for p in net.parameters())))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def setup(dataset: int, **more: Any) -> tuple[StarGAN, LabelSpace, dict[str, Any], Batch]:

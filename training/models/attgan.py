@@ -41,7 +41,8 @@ from training.models.base import (
     Preview,
     examples,
 )
-from training.models.layers import BatchNorm, Signed, autocast_off, norm, tiled, xavier
+from training.models.kernels import Norm, wide_conv
+from training.models.layers import BatchNorm, Signed, autocast_off, tiled, xavier
 from training.models.losses import gradient_penalty, label_loss
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
@@ -157,8 +158,8 @@ class Discriminator(nn.Module):
         channels = 3
         for i in range(layers):
             trunk += [
-                nn.Conv2d(channels, dim << i, 4, 2, 1, bias=False),
-                norm(dim << i),
+                wide_conv(channels, dim << i, 4, 2, 1, bias=False),
+                Norm(dim << i),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             channels = dim << i

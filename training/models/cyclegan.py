@@ -36,6 +36,7 @@ from training.models.base import (
     Preset,
     Preview,
 )
+from training.models.kernels import Norm, ToImage
 from training.models.layers import narrow_normal
 from training.models.pairs import (
     Edge,
@@ -58,11 +59,11 @@ class Block(nn.Module):
         self.body = nn.Sequential(
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            Norm(channels, affine=False),
             nn.ReLU(),
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            Norm(channels, affine=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,16 +78,16 @@ class Generator(nn.Module):
         super().__init__()
         self.pair = pair
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, dim, 7)]
-        layers += [nn.InstanceNorm2d(dim), nn.ReLU()]
+        layers += [Norm(dim, affine=False), nn.ReLU()]
         for _ in range(2):
-            layers += [nn.Conv2d(dim, 2 * dim, 3, 2, 1), nn.InstanceNorm2d(2 * dim), nn.ReLU()]
+            layers += [nn.Conv2d(dim, 2 * dim, 3, 2, 1), Norm(2 * dim, affine=False), nn.ReLU()]
             dim *= 2
         layers += [Block(dim) for _ in range(blocks)]
         for _ in range(2):
             layers.append(nn.ConvTranspose2d(dim, dim // 2, 3, 2, 1, output_padding=1))
             dim //= 2
-            layers += [nn.InstanceNorm2d(dim), nn.ReLU()]
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(dim, 3, 7), nn.Tanh()]
+            layers += [Norm(dim, affine=False), nn.ReLU()]
+        layers += [nn.ReflectionPad2d(3), ToImage(dim, 3, 0, bias=True), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class Discriminator(nn.Module):
         parts: list[nn.Module] = [nn.Conv2d(3, dim, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i in range(1, layers + 1):
             a, b = dim << (i - 1), dim << i
-            parts += [nn.Conv2d(a, b, 4, 2 if i < layers else 1, 1), nn.InstanceNorm2d(b)]
+            parts += [nn.Conv2d(a, b, 4, 2 if i < layers else 1, 1), Norm(b, affine=False)]
             parts += [nn.LeakyReLU(0.2)]
         self.main = nn.Sequential(*parts, nn.Conv2d(dim << layers, 1, 4, 1, 1))
 

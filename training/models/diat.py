@@ -39,6 +39,7 @@ from training.models.base import (
     Preview,
 )
 from training.models.cyclegan import Generator, edge_of, pairs_in
+from training.models.kernels import wide_conv
 from training.models.layers import autocast_off, check_halvings
 from training.models.losses import gradient_penalty
 from training.models.pairs import (
@@ -61,7 +62,7 @@ class Critic(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for i in range(repeat):
-            layers += [nn.Conv2d(channels, dim << i, 4, 2, 1), nn.LeakyReLU(0.01)]
+            layers += [wide_conv(channels, dim << i, 4, 2, 1), nn.LeakyReLU(0.01)]
             channels = dim << i
         self.main = nn.Sequential(*layers)
         self.src = nn.Conv2d(channels, 1, 3, 1, 1, bias=False)

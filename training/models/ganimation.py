@@ -39,6 +39,7 @@ from training.models.base import (
     Preset,
     Preview,
 )
+from training.models.kernels import ToImage
 from training.models.layers import check_halvings, narrow_normal, tiled
 from training.models.losses import gradient_penalty, label_loss
 from training.models.shared_presets import demo, smoke
@@ -58,8 +59,8 @@ class Generator(nn.Module):
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
         super().__init__()
         self.main = nn.Sequential(*trunk(labels, dim, repeat))
-        self.colour = nn.Conv2d(dim, 3, 7, 1, 3, bias=False)
-        self.attention = nn.Conv2d(dim, 1, 7, 1, 3, bias=False)
+        self.colour = ToImage(dim, 3)
+        self.attention = ToImage(dim, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         mask, colours = self.maps(x, c)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
+from training.models.kernels import Norm
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
@@ -31,17 +32,6 @@ def eval_mode(nets: dict[str, nn.Module]) -> Iterator[None]:
     finally:
         for name, net in nets.items():
             net.train(before[name])
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Affine instance norm without running statistics, so that eval mode equals training mode.
-
-    A group norm with one channel per group computes the same function with the same parameters,
-    and supports channels-last directly; InstanceNorm2d would copy the tensor twice.
-
-    The reference code tracks running statistics, which are wrong at test time.
-    """
-    return nn.GroupNorm(channels, channels)
 
 
 class _AllReduce(torch.autograd.Function):
@@ -183,10 +173,10 @@ class Residual(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            norm(channels),
+            Norm(channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            norm(channels),
+            Norm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ from training.models.base import (
     Phase,
     Preset,
 )
-from training.models.layers import Residual, autocast_off, check_halvings, norm, tiled
+from training.models.kernels import FromImage, Norm, ToImage, wide_conv
+from training.models.layers import Residual, autocast_off, check_halvings, tiled
 from training.models.losses import gradient_penalty
 from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
@@ -44,19 +45,19 @@ from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
     """G's layers except the output layer: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
     layers: list[nn.Module] = [
-        nn.Conv2d(3 + labels, dim, 7, 1, 3, bias=False),
-        norm(dim),
+        FromImage(3 + labels, dim),
+        Norm(dim),
         nn.ReLU(inplace=True),
     ]
     for _ in range(2):
         layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
         dim *= 2
-        layers += [norm(dim), nn.ReLU(inplace=True)]
+        layers += [Norm(dim), nn.ReLU(inplace=True)]
     layers += [Residual(dim) for _ in range(repeat)]
     for _ in range(2):
         layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
         dim //= 2
-        layers += [norm(dim), nn.ReLU(inplace=True)]
+        layers += [Norm(dim), nn.ReLU(inplace=True)]
     return layers
 
 
@@ -69,7 +70,7 @@ class Generator(nn.Module):
     def __init__(self, labels: int, dim: int, repeat: int) -> None:
         super().__init__()
         layers = trunk(labels, dim, repeat)
-        layers += [nn.Conv2d(dim, 3, 7, 1, 3, bias=False), nn.Tanh()]
+        layers += [ToImage(dim, 3), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = []
         channels = 3
         for _ in range(repeat):
-            layers += [nn.Conv2d(channels, dim, 4, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
+            layers += [wide_conv(channels, dim, 4, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
             channels, dim = dim, dim * 2
         self.main = nn.Sequential(*layers)
         self.src = nn.Conv2d(channels, labels if branches else 1, 3, 1, 1, bias=False)

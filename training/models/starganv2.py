@@ -39,8 +39,9 @@ from training.models.base import (
     Preset,
     Preview,
 )
+from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
-from training.models.layers import autocast_off, check_power_of_two, norm, normal
+from training.models.layers import autocast_off, check_power_of_two, normal
 from training.models.shared_presets import demo, smoke
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
@@ -52,7 +53,7 @@ class ResBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, normalize: bool, downsample: bool) -> None:
         super().__init__()
         self.downsample = downsample
-        self.norm1, self.norm2 = (norm(inputs) if normalize else nn.Identity() for _ in range(2))
+        self.norm1, self.norm2 = (Norm(inputs) if normalize else nn.Identity() for _ in range(2))
         self.conv1 = nn.Conv2d(inputs, inputs, 3, 1, 1)
         self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1)
         identity = inputs == outputs
@@ -72,11 +73,12 @@ class AdaIN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.norm = Norm(channels, affine=False)
         self.affine = nn.Linear(STYLE, 2 * channels)
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         gamma, beta = self.affine(s)[:, :, None, None].chunk(2, 1)
-        out: Tensor = (1 + gamma) * F.instance_norm(x) + beta
+        out: Tensor = (1 + gamma) * self.norm(x) + beta
         return out
 
 
@@ -142,7 +144,7 @@ class Generator(nn.Module):
                 *(StyledBlock(b, a, upsample=True, skip=skip) for a, b in reversed(steps)),
             ]
         )
-        self.leave = nn.Sequential(norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
+        self.leave = nn.Sequential(Norm(dim), nn.LeakyReLU(0.2), nn.Conv2d(dim, 3, 1))
 
     def forward(self, x: Tensor, s: Tensor) -> Tensor:
         maps = self.landmarks(x) if self.landmarks else None
@@ -206,7 +208,7 @@ def _trunk(size: int, dim: int, most: int) -> tuple[list[nn.Module], int]:
     plan = widths(dim, most, size.bit_length() - 1 - 2)  # down to 4 px
     layers: list[nn.Module] = [nn.Conv2d(3, dim, 3, 1, 1)]
     layers += [ResBlock(a, b, normalize=False, downsample=True) for a, b in pairwise(plan)]
-    layers += [nn.LeakyReLU(0.2), nn.Conv2d(plan[-1], plan[-1], 4), nn.LeakyReLU(0.2)]
+    layers += [nn.LeakyReLU(0.2), wide_conv(plan[-1], plan[-1], 4), nn.LeakyReLU(0.2)]
     return layers, plan[-1]
 
 
