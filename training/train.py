@@ -128,7 +128,7 @@ def train(
         job = Job(network, settings, faces, held_out, run, config, here, mirror=copies)
         state = build_state(job)
         if not resume(state, job):
-            state.bf16 = use_bf16(settings.precision, here)
+            state.bf16 = use_bf16(job)
             _start_from(init, state, job)
         if here.rank == 0 and experiment:
             job = replace(job, tracker=_tracker(job, dataset, manifest, experiment, child))

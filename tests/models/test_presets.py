@@ -1,11 +1,14 @@
 """Presets hold the papers' numbers; precision is measured or configured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from runs import QUICK, richest, session_of
 from training.core.config import DataConfig
+from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.data.sources import read_source
 from training.data.split import assign, select_limited
@@ -13,11 +16,13 @@ from training.data.synthetic.faces import SEED, celeba_jobs, rafd_jobs
 from training.data.unify import check_trained, read_labels
 from training.data.versions import split_datasets
 from training.engine import precision
-from training.engine.distributed import World
-from training.models import configure
+from training.engine.session import Job
+from training.models import MODELS, configure
+from training.models.base import Losses, Model, Nets, Phase
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 
+SMALL = StarGAN.tiny()
 STEPS = 16  # images an iteration
 
 
@@ -175,34 +180,54 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         configure.resolve("stargan", "celeba-64")
 
 
+def job_of(dataset: Path, setting: str, model: Model) -> Job:
+    return session_of(model, dataset, replace(QUICK, precision=setting)).job
+
+
 def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[bool, float]) -> list[bool]:
-    """Networks whose passes take the given seconds, by whether autocast is on; that of each."""
+    """Let each phase take the given seconds, by whether autocast is on; that of each."""
     passes: list[bool] = []
-    forward = torch.nn.Sequential.forward
 
-    def timed_forward(net: torch.nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-        passes.append(torch.is_autocast_enabled("cpu"))
-        return forward(net, x)
+    def phases(model: StarGAN, space: LabelSpace) -> list[Phase]:
+        def loss(nets: Nets, batch: Batch) -> Losses:
+            passes.append(torch.is_autocast_enabled("cpu"))
+            return model.d_loss(nets, batch, space)
 
-    monkeypatch.setattr(torch.nn.Sequential, "forward", timed_forward)
+        return [Phase("d", ("D",), loss)]
+
+    monkeypatch.setattr(StarGAN, "phases", phases)
     monkeypatch.setattr("time.perf_counter", lambda: sum(seconds[bf16] for bf16 in passes))
     return passes
 
 
 @pytest.mark.parametrize(("half", "faster"), [(0.5, True), (0.8, True), (0.9, False), (2.0, False)])
 def test_auto_uses_bf16_if_it_was_measured_faster(
-    half: float, faster: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By 1.2 times, in passes with autocast against passes without."""
+    half: float, faster: bool, monkeypatch: pytest.MonkeyPatch, binary: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """By 1.2 times, in passes of the model's own phases with autocast against passes without."""
     passes = timed(monkeypatch, {False: 1.0, True: half})
-    assert precision.use_bf16("auto", World(0, 1, torch.device("cpu"))) is faster
+    caplog.set_level("INFO")
+    assert precision.use_bf16(job_of(binary, "auto", SMALL)) is faster
     assert set(passes) == {False, True}
+    assert f"1 s in fp32, {half:.3g} s in bf16" in caplog.text
 
 
 @pytest.mark.parametrize(("name", "chosen"), [("bf16", True), ("fp32", False)])
 def test_a_configured_precision_is_not_measured(
-    name: str, chosen: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, chosen: bool, monkeypatch: pytest.MonkeyPatch, binary: Path
 ) -> None:
     passes = timed(monkeypatch, {False: 1.0, True: 1.0})
-    assert precision.use_bf16(name, World(0, 1, torch.device("cpu"))) is chosen
+    assert precision.use_bf16(job_of(binary, name, SMALL)) is chosen
     assert passes == []
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_precision_is_measured_on_every_model(
+    name: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its own phases, at its smallest."""
+    model = MODELS[name]
+    caplog.set_level("INFO")
+    precision.use_bf16(job_of(request.getfixturevalue(richest(model)), "auto", model.tiny()))
+    assert "precision=auto" in caplog.text

@@ -1,36 +1,67 @@
 """Chooses fp32 or bf16 by measurement: on some CPUs bfloat16 is 5–11 times slower."""
 
+import logging
 import time
 
 import torch
-from torch import nn
 
-from training.engine.distributed import World
+from training.engine.distributed import freeze
+from training.engine.preflight import trial_batch
+from training.engine.session import Job
+from training.models.base import Nets
+from training.models.layers import place
 
-TIME_LIMIT = 0.3  # s for all passes; one pass takes longer if bfloat16 is emulated
+log = logging.getLogger(__name__)
+
+TIME_LIMIT = 0.3  # s for all passes in one precision; one pass takes longer if it is emulated
+FASTER = 1.2  # from which ratio on bf16 is worth its rounding
+ROWS = 4  # of the batch on a CPU
 
 
-def _seconds(net: nn.Module, x: torch.Tensor, bf16: bool) -> float:
-    """Shortest time in s of up to three forward and backward passes, after one for warm-up."""
+def _pass(job: Job, nets: Nets, bf16: bool) -> float:
+    """Time in s of the losses and gradients of every phase of one iteration."""
+    device, model, space = job.world.device, job.model, job.faces.space
+    rows = min(job.train.batch, ROWS) if device.type == "cpu" else job.train.batch
+    with device:
+        batch = trial_batch(model, space, 0, job.faces.size, rows)
+    start = time.perf_counter()
+    for phase in model.phases(space):
+        if phase.round_robin_index > 0:
+            continue  # of the same networks as those of the first turn
+        freeze(nets, phase.trains)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            terms = phase.loss(nets, batch)
+        torch.stack(list(terms.values())).sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _seconds(job: Job, nets: Nets, bf16: bool) -> float:
+    """Shortest time in s of up to three passes, after one for warm-up."""
     times: list[float] = []
     while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < TIME_LIMIT):
-        start = time.perf_counter()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            net(x).float().square().mean().backward()
-        if x.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(_pass(job, nets, bf16))
     return min(times[1:])
 
 
-def use_bf16(precision: str, world: World) -> bool:
-    """Whether to train in bf16. "auto": if it makes a small convolution 1.2 times as fast."""
+def use_bf16(job: Job) -> bool:
+    """Whether to train in bf16. "auto": if it makes the model's own phases 1.2 times as fast.
+
+    Measured by rank 0 on separate networks and random images, for every rank, and logged.
+    """
+    precision, world = job.train.precision, job.world
     if precision != "auto":
         return precision == "bf16"
     faster = False
     if world.rank == 0:
-        net = nn.Sequential(nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1))
-        net.to(world.device)
-        x = torch.randn(4, 64, 32, 32, device=world.device)
-        faster = _seconds(net, x, False) > 1.2 * _seconds(net, x, True)
+        nets = job.model.networks(job.faces.space, job.faces.size)
+        for net in nets.values():
+            place(net, world.device)
+        fp32, bf16 = (_seconds(job, nets, half) for half in (False, True))
+        faster = fp32 > FASTER * bf16
+        log.info(
+            "precision=auto: %s (losses and gradients take %.3g s in fp32, %.3g s in bf16)",
+            "bf16" if faster else "fp32", fp32, bf16,
+        )  # fmt: skip
     return world.agree("bf16" if faster else "fp32") == "bf16"

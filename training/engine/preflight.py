@@ -65,20 +65,21 @@ def _train(model: Model, space: LabelSpace, size: int, batch: int) -> None:
     for dataset in range(len(space.sets)):
         for phase in (*model.warmup(space), *model.phases(space)):
             freeze(nets, phase.trains)
-            phase.loss(nets, _batch(model, space, dataset, size, batch))
+            phase.loss(nets, trial_batch(model, space, dataset, size, batch))
 
 
-def _batch(model: Model, space: LabelSpace, dataset: int, size: int, batch: int) -> Batch:
-    image, labels = torch.empty(batch, 3, size, size), torch.empty(batch, space.dim_g)
+def trial_batch(model: Model, space: LabelSpace, dataset: int, size: int, batch: int) -> Batch:
+    """A random batch of every kind of input, on torch's default device."""
+    image, labels = torch.rand(batch, 3, size, size), torch.rand(batch, space.dim_g)
     more = model.references
 
     def noise(name: str, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(batch, *shape)
+        return torch.rand(batch, *shape)
 
     return Batch(
         image, labels, labels, dataset, noise, 0.5,
-        reference=torch.empty(batch, more, 3, size, size) if more else None, other=labels,
-        peers=torch.empty(batch, more - 1, 3, size, size) if more else None,
+        reference=torch.rand(batch, more, 3, size, size) if more else None, other=labels,
+        peers=torch.rand(batch, more - 1, 3, size, size) if more else None,
     )  # fmt: skip
 
 
