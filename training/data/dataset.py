@@ -11,12 +11,8 @@ from torch import Tensor
 
 from training.core.files import canonical_json, read_json, sha256_bytes
 from training.data.labels import LabelSpace
+from training.data.memory_format import memory_order
 from training.storage.store import Manifest, Store
-
-
-def memory_order(device: torch.device) -> torch.memory_format:
-    """Format of images and networks: channels_last was 1.2 times as fast on CPUs, not on a GPU."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 def to_float(images: Tensor) -> Tensor:

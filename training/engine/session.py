@@ -9,7 +9,7 @@ import torch
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
-from training.data.dataset import Faces, memory_order
+from training.data.dataset import Faces
 from training.data.order import Order, generator
 from training.engine import checkpoint
 from training.engine.checkpoint import Optimisers, State
@@ -18,7 +18,7 @@ from training.engine.mirror import Mirror
 from training.engine.schedule import Schedule
 from training.engine.telemetry import Telemetry
 from training.models.base import Losses, Model, Nets, Optim, Phase
-from training.models.layers import eval_mode
+from training.models.layers import eval_mode, place
 from training.models.optim import Adam
 from training.tracking.tracker import Tracker
 
@@ -44,8 +44,7 @@ def build_state(job: Job) -> State:
     torch.manual_seed(job.train.seed)
     nets = job.model.networks(job.faces.space, job.faces.size)
     for net in nets.values():
-        device = job.world.device
-        net.to(device, memory_format=memory_order(device))  # type: ignore[call-overload]
+        place(net, job.world.device)
     averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
     settings = job.model.optim(job.faces.space)
     optim: Optimisers = {

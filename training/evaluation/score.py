@@ -15,13 +15,15 @@ from torch import Tensor
 
 from training.core.config import EvalConfig
 from training.core.progress import Progress
-from training.data.dataset import Faces, memory_order, to_float, to_uint8
+from training.data.dataset import Faces, to_float, to_uint8
 from training.data.labels import TOLERANCE, LabelSet, LabelSpace, Task
+from training.data.memory_format import memory_order
 from training.data.order import generator
 from training.evaluation.judges.judge import Judge
 from training.evaluation.judges.training import decide
 from training.evaluation.metrics import psnr, ssim
 from training.inference.translator import Translator
+from training.models.layers import place
 
 BATCH = 32
 CYCLE = ("cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")
@@ -120,7 +122,7 @@ def position(space: LabelSpace, labels: LabelSet, who: str = "the model") -> int
 def move_nets(translator: Translate, device: torch.device) -> None:
     """Move a translator's networks to the device."""
     for net in getattr(translator, "nets", {}).values():
-        net.to(device)
+        place(net, device)
 
 
 def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) -> Tensor:

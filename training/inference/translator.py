@@ -21,6 +21,7 @@ from training.inference.weights import (
 )
 from training.models import model_from_json
 from training.models.base import DEFAULT_OPTIONS, EditOptions, Model, Nets, check_options
+from training.models.layers import place
 from training.storage.store import Manifest, Store
 
 
@@ -113,4 +114,5 @@ def translator_from_files(files: dict[str, Path]) -> Translator:
     for name, net in nets.items():
         load_weights(net, weights[name])
         net.requires_grad_(False).eval()
+        place(net, torch.device("cpu"))
     return Translator(model, nets, space, stored.size, config)

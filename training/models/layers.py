@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
+from training.data.memory_format import memory_order
 from training.models.kernels import Norm
 
 
@@ -19,6 +20,11 @@ def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
     if tensor.is_meta:  # has no autocast
         return nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def place(net: nn.Module, device: torch.device) -> None:
+    """Move a network to the device, in the memory format of its images there."""
+    net.to(device, memory_format=memory_order(device))  # type: ignore[call-overload]
 
 
 @contextmanager
