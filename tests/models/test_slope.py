@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -93,10 +94,8 @@ def far(path: nn.Module, reference: nn.Module, x: Tensor, weights: Tensor | floa
         (ours, theirs),
         *zip(gradients(ours, path), gradients(theirs, reference), strict=True),
     ]
-    # A gradient that is 0 but for rounding is compared with the largest.
     norms = [(float((a - b).detach().norm()), float(b.detach().norm())) for a, b in pairs]
-    least = 1e-3 * max(size for _, size in norms)
-    return max(off / max(size, least) for off, size in norms)
+    return max(off / size if size else math.inf for off, size in norms if off or size)
 
 
 class WrittenOut(nn.GroupNorm):
@@ -196,7 +195,7 @@ def chains(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers).double(), x
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=300)
 @given(chains())
 def test_any_chain_of_layers_has_autograds_slope(case: tuple[nn.Module, Tensor]) -> None:
     """Over sizes, widths, strides, paddings, dilations, groups, memory formats and batches."""
