@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.models.kernels import Norm, Wide
+
 log = logging.getLogger(__name__)
 
 Back = Callable[[Tensor], Tensor]  # g of the output's shape -> Jᵀg of the input's
@@ -173,6 +175,15 @@ def _convolution(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Back]:
     return y, back
 
 
+@rule(Wide, piecewise_linear=True)
+def _wide(layer: Wide, x: Tensor) -> tuple[Tensor, Back]:
+    """On a CPU, where the layer itself is a matrix product."""
+    _own_weight(layer)
+    if x.device.type != "cpu":
+        return _convolution(layer, x)
+    return layer(x), lambda g: layer.input_gradient(g, x.shape[2:])
+
+
 @rule(nn.LeakyReLU, nn.ReLU, piecewise_linear=True)
 def _leaky_relu(layer: nn.LeakyReLU | nn.ReLU, x: Tensor) -> tuple[Tensor, Back]:
     """Never in place, since `back` reads x."""
@@ -191,7 +202,7 @@ def _average(layer: nn.AvgPool2d, x: Tensor) -> tuple[Tensor, Back]:
     return layer(x), lambda g: F.interpolate(g, scale_factor=k, mode="nearest") / k**2
 
 
-@rule(nn.GroupNorm)
+@rule(nn.GroupNorm, Norm)
 def _instance_norm(layer: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Back]:
     """y = w·x̂ + b with x̂ = (x − mean)/σ; Jᵀg = (h − mean(h) − x̂·mean(h·x̂))/σ, h = w·g."""
     if layer.num_groups != layer.num_channels or not layer.affine:
