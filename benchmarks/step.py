@@ -1,25 +1,30 @@
-"""Benchmark our training step against a plain one: same weights, batch, targets and threads.
+"""Benchmark our training step against a plain one: same weights, batches, targets and threads.
 
-    python benchmarks/step.py                  # this machine
+    python benchmarks/step.py                  # this machine, its number of threads
+    python benchmarks/step.py --threads 1 --only plain ours
     python benchmarks/step.py --batches 16 64 256    # a GPU
 
 The plain step follows the reference code: torch's default memory format and instance norm, the fake
 image of the D step keeps its graph, D is called three times, G's step fills D's gradients, every
-loss is synchronized at once. Both get the same first batches; their losses must agree before
-anything is timed.
+loss is synchronized at once. "before" is ours without the changes below; each of them is also
+timed alone. All get the same batches; their losses must agree before anything is timed. They take
+turns iteration by iteration (cycle by cycle on a GPU), and ratios are of neighbours, so that a
+slow period of the machine affects both sides.
 """
 
 import platform
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from training.core import cli
 from training.core.cli import means
@@ -31,8 +36,11 @@ from training.data.order import Order
 from training.engine.distributed import World
 from training.engine.session import Job, Session, build_state
 from training.engine.throughput import Noise
+from training.models import losses
 from training.models.base import Model
+from training.models.kernels import FromImage, Norm, ToImage, Wide
 from training.models.shared_presets import CELEBA
+from training.models.slope import Scored, double_backward
 from training.models.stargan import StarGAN
 from training.tracking.tracker import Tracker
 
@@ -40,10 +48,28 @@ main = cli.program("python benchmarks/step.py", __doc__)
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 BATCHES = means("sizes of the batches", consume_multiple=(1, None))
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
+CYCLE = 5  # iterations, one of them with G's step
+
+Step = Callable[[], dict[str, Any]]
+# The layers of each change; without it they run as torch's own.
+CHANGES: dict[str, tuple[type[nn.Module], ...]] = {
+    "explicit penalty": (),
+    "wide layers as products": (Wide,),
+    "norm by hand": (Norm,),
+    "7x7 by 2x2 pixels": (FromImage, ToImage),
+}
+
+
+def as_torch(net: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Let layers of these kinds run as torch's own, with the same parameters."""
+    for module in net.modules():
+        if isinstance(module, kinds):
+            module.__class__ = nn.GroupNorm if isinstance(module, Norm) else nn.Conv2d
 
 
 def plain_network(net: nn.Module) -> nn.Module:
-    """The network with torch's instance norm, in torch's default memory format."""
+    """The network with torch's convolutions and instance norm, in torch's default memory format."""
+    as_torch(net, tuple(kind for kinds in CHANGES.values() for kind in kinds))
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm):
@@ -63,7 +89,7 @@ class Plain:
         self.d_optim = torch.optim.Adam(self.d.parameters(), 1e-4, (0.5, 0.999))
         self.step = 0
 
-    def cls(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def cls(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
 
     def __call__(self, batch: Batch) -> dict[str, float]:
@@ -74,17 +100,17 @@ class Plain:
         alpha = batch.noise("alpha", (1, 1, 1))
         mixed = (alpha * x.data + (1 - alpha) * fake.data).requires_grad_(True)
         out, _ = self.d(mixed)
-        (slope,) = torch.autograd.grad(
+        (gradient,) = torch.autograd.grad(
             out, mixed, torch.ones_like(out), retain_graph=True, create_graph=True
         )
-        gp = ((slope.view(len(x), -1).square().sum(1).sqrt() - 1) ** 2).mean()
+        gp = ((gradient.view(len(x), -1).square().sum(1).sqrt() - 1) ** 2).mean()
         terms = {
             "d/real": -real.mean(), "d/fake": src.mean(),
             "d/cls": self.cls(real_cls, batch.source), "d/gp": 10 * gp,
         }  # fmt: skip
         self.update(terms, self.d_optim)
         self.step += 1
-        if self.step % 5 == 0:
+        if self.step % CYCLE == 0:
             fake = self.g(x, batch.target)
             src, cls = self.d(fake)
             back = self.g(fake, batch.source)
@@ -96,7 +122,7 @@ class Plain:
             terms |= g_terms
         return {name: value.item() for name, value in terms.items()}
 
-    def update(self, terms: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer) -> None:
+    def update(self, terms: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
         self.g_optim.zero_grad()
         self.d_optim.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
@@ -112,37 +138,123 @@ def make_job(size: int, batch: int, device: torch.device, model: Model | None = 
     return Job(model or StarGAN(), train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
 
 
-def ours(job: Job, bf16: bool) -> Callable[[], dict[str, torch.Tensor]]:
+def ours(job: Job, bf16: bool = False, changes: tuple[str, ...] = tuple(CHANGES)) -> Step:
+    """Our step, of the changes only with those named."""
     session = Session.open(job)
     session.state.bf16 = bf16
-    return session.advance
+    for change in CHANGES.keys() - set(changes):
+        for net in session.state.nets.values():
+            as_torch(net, CHANGES[change])
+    if "explicit penalty" in changes:
+        return session.advance
+
+    def step() -> dict[str, Any]:
+        with mock.patch.object(losses, "scores_and_slope", by_autograd):
+            return session.advance()
+
+    return step
 
 
-def plain(job: Job) -> Callable[[], dict[str, float]]:
+def by_autograd(
+    net: Scored, x: Tensor, weights: Tensor | float, *, graph: bool
+) -> tuple[Tensor, Tensor]:
+    """`scores_and_slope` by double backward."""
+    return double_backward(net.score_path(), x, weights)
+
+
+def plain(job: Job) -> Step:
     order = Order(job.faces, job.train.seed, job.train.batch, flip=True, length=job.train.images)
     step, size = Plain(job), job.train.batch
     share = slice(0, size)
     return lambda: step(order.batch(0, step.step * size, 0, share, job.world.device))
 
 
-def seconds(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one iteration, over a cycle of five (D, D, D, D, D and G)."""
-    start = time.perf_counter()
-    for _ in range(5):
+@dataclass(frozen=True)
+class Time:
+    """Seconds by the clock and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def timed(step: Step, device: torch.device, count: int) -> Time:
+    """Of `count` iterations."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
         step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / 5
+    return Time(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def check(job: Job) -> None:
-    """Exit unless the losses of the first 3 steps of both agree in fp32."""
-    a, b = ours(job, False), plain(job)
-    for step in range(3):
-        losses = {k: float(v) for k, v in a().items()}
-        for name, value in b().items():
-            if abs(losses[name] - value) > 1e-3 + 1e-2 * abs(value):
-                raise SystemExit(f"step {step}: {name} is {losses[name]}, plain {value}")
+def take_turns(steps: dict[str, Step], device: torch.device, cycles: int) -> dict[str, list[Time]]:
+    """Times of each step's iterations (on a GPU: of its whole cycles), in turns.
+
+    A first cycle warms up. Ends in the order that it started, so that iteration k is at index k.
+    """
+    count = CYCLE if device.type == "cuda" else 1
+    times: dict[str, list[Time]] = defaultdict(list)
+    for turn in range((cycles + 1) * CYCLE // count):
+        for name, step in steps.items():
+            taken = timed(step, device, count)
+            if turn >= CYCLE // count:
+                times[name].append(taken)
+    return times
+
+
+def check(steps: dict[str, Step]) -> None:
+    """Exit unless the losses of the first 3 iterations in fp32 agree with the first step's."""
+    reference = next(iter(steps))
+    for iteration in range(3):
+        found = {name: {k: float(v) for k, v in step().items()} for name, step in steps.items()}
+        for name, terms in found.items():
+            for term, value in found[reference].items():
+                if abs(terms[term] - value) > 1e-3 + 1e-2 * abs(value):
+                    raise SystemExit(
+                        f"iteration {iteration}: {term} is {terms[term]} in {name}, {value} in "
+                        f"{reference}"
+                    )
+
+
+def table(times: dict[str, list[Time]], batch: int) -> str:
+    """A row per step: images/s, and medians of the ratios to the first one's, by iteration."""
+    base = next(iter(times.values()))
+    per_cycle = len(base) if len(base) < CYCLE else CYCLE
+    lines = [
+        f"batch {batch}: ratios to {next(iter(times))}, medians of iterations by the clock "
+        "(processor)",
+        "| step | images/s | D's iteration | D and G's iteration | whole | celeba-128 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, own in times.items():
+        pairs = list(zip(base, own, strict=True))
+
+        def ratio(chosen: list[tuple[Time, Time]]) -> str:
+            wall, cpu = (
+                statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in chosen)
+                for clock in ("wall", "cpu")
+            )
+            return f"{wall:.2f} ({cpu:.2f})"
+
+        only_d = [pair for k, pair in enumerate(pairs) if (k + 1) % CYCLE]
+        with_g = [pair for k, pair in enumerate(pairs) if not (k + 1) % CYCLE]
+        sums = [
+            (total(first), total(second))
+            for k in range(0, len(pairs), per_cycle)
+            for first, second in [zip(*pairs[k : k + per_cycle], strict=True)]
+        ]
+        iterations = CYCLE / per_cycle * len(own)
+        rate = batch * iterations / sum(taken.wall for taken in own)
+        parts = (ratio(only_d), ratio(with_g)) if per_cycle == CYCLE else ("", "")
+        lines.append(
+            f"| {name} | {rate:.4g} | {parts[0]} | {parts[1]} | {ratio(sums)} | "
+            f"{CELEBA / rate / 86_400:.3g} days |"
+        )
+    return "\n".join(lines)
+
+
+def total(times: tuple[Time, ...]) -> Time:
+    return Time(sum(taken.wall for taken in times), sum(taken.cpu for taken in times))
 
 
 def isa() -> str:
@@ -151,41 +263,44 @@ def isa() -> str:
     return f"{platform.processor() or platform.machine()} {' '.join(names)}"
 
 
+def variants(job: Job) -> dict[str, Callable[[], Step]]:
+    """Every row in fp32, by name, made when it is needed."""
+    return {
+        "plain": lambda: plain(job),
+        "before": lambda: ours(job, changes=()),
+        **{name: lambda name=name: ours(job, changes=(name,)) for name in CHANGES},  # type: ignore[misc]
+        "ours": lambda: ours(job),
+    }
+
+
 @main.default
 def command(
     *,
     size: Annotated[int, means("side of the images, px")] = 128,
     batches: Annotated[tuple[int, ...], BATCHES] = (16,),
     cycles: Annotated[int, means("timed cycles of five iterations")] = 3,
+    threads: Annotated[int, means("0: torch's default")] = 0,
+    only: Annotated[
+        tuple[str, ...], means("rows to time; default: all", consume_multiple=(1, None))
+    ] = (),
     bf16: Annotated[bool, means("time ours in bf16 as well")] = False,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if threads:
+        torch.set_num_threads(threads)
     where = torch.cuda.get_device_name() if device.type == "cuda" else isa()
     print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, {size} px")
     for batch in batches:
         job = make_job(size, batch, device)
-        check(job)
-        steps: dict[str, Callable[[], object]] = {
-            "plain fp32": plain(job),
-            "ours fp32": ours(job, False),
-        }
+        rows = variants(job)
+        if unknown := set(only) - rows.keys():
+            raise SystemExit(f"{', '.join(sorted(unknown))}: no such row; known: {', '.join(rows)}")
+        chosen = {name: rows[name] for name in only or rows}
+        check({name: make() for name, make in chosen.items()})
+        steps = {name: make() for name, make in chosen.items()}
         if bf16 or device.type == "cuda":
-            steps["ours bf16"] = ours(replace(job), True)
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for cycle in range(cycles + 1):  # alternating, so that a slow period affects all
-            for name, step in steps.items():
-                taken = seconds(step, device)
-                if cycle:  # the first warms up
-                    times[name].append(taken)
-        rates = {name: batch / statistics.median(taken) for name, taken in times.items()}
-        base = rates["plain fp32"]
-        for name, rate in rates.items():
-            days = CELEBA / rate / 86_400
-            print(
-                f"batch {batch:4d}  {name:12s} {rate:8.2f} images/s  {rate / base:5.2f}x  "
-                f"celeba-128 in {days:.1f} days; seconds an iteration, each cycle: "
-                + " ".join(f"{taken:.2f}" for taken in times[name])
-            )
+            steps["ours, bf16"] = ours(replace(job), True)
+        print(table(take_turns(steps, device, cycles), batch), flush=True)
 
 
 if __name__ == "__main__":
