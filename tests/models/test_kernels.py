@@ -39,7 +39,7 @@ def compare(ours: nn.Module, theirs: nn.Module, x: Tensor, tolerance: float = 1e
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("affine", [True, False])
 @FEW
-@given(n=st.integers(1, 3), c=st.integers(1, 6), h=SIDES, w=SIDES)
+@given(n=st.integers(1, 3), c=st.integers(1, 6), h=SIDES | st.just(120), w=SIDES)
 def test_norm_equals_torchs_instance_norm(
     layout: torch.memory_format, affine: bool, n: int, c: int, h: int, w: int
 ) -> None:
@@ -60,6 +60,14 @@ def test_norms_backward_is_our_own_in_channels_last(monkeypatch: pytest.MonkeyPa
         x = torch.randn(2, 3, 4, 4).to(memory_format=layout).requires_grad_(True)
         Norm(3)(x).square().sum().backward()
     assert seen == [(2, 3, 4, 4)]
+
+
+@pytest.mark.parametrize("side", [4, 40])
+def test_norms_output_may_change_in_place(side: int) -> None:
+    x = torch.randn(2, 3, side, side).to(memory_format=torch.channels_last)
+    results_of = [results(nn.Sequential(Norm(3), nn.ReLU(inplace)), x) for inplace in (False, True)]
+    for a, b in zip(*results_of, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_norms_second_derivative_is_torchs() -> None:
