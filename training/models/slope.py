@@ -110,7 +110,7 @@ def double_backward(
 def _warn_of_double_backward(reason: str) -> None:
     log.warning(
         "%s; the gradient penalty is computed by autograd's double backward: the same numbers, in "
-        "about twice the time. A rule in training/models/slope.py avoids it",
+        "up to twice the time. A rule in training/models/slope.py avoids it",
         reason,
     )
 
