@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from training.core import cli
 from training.core.cli import means
 from training.data.batch import Batch
-from training.data.dataset import memory_order
 from training.data.labels import LabelSet, LabelSpace
+from training.data.memory_format import memory_order
 from training.models import MODELS, slope
 
 main = cli.program("python benchmarks/penalty.py", __doc__)
