@@ -165,31 +165,42 @@ def test_only_fast_is_named_in_the_text_that_hashes_use() -> None:
 
 
 # Prints torch's vector instructions, its threads before and after, the threads that it started, the
-# digest of the pixels.
+# digest of the shard.
 WORK = """
-import hashlib, os, sys
+import io, os, sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 import numpy as np, torch
-from training.data.resize import resize, single_threaded
-squares = np.random.default_rng(0).integers(0, 256, (12, 600, 600, 3), np.uint8)
-threads, started = torch.get_num_threads(), len(os.listdir("/proc/self/task"))
-with ThreadPoolExecutor(3) as pool, single_threaded():
-    found = [*pool.map(lambda s: resize(s, 512, "bicubic"), squares)]
-    started = len(os.listdir("/proc/self/task")) - started - len(pool._threads)
-digest = hashlib.sha256(np.stack(found)).hexdigest()
-print(torch.backends.cpu.get_cpu_capability(), threads, torch.get_num_threads(), started, digest)
+from PIL import Image
+from training.core.config import DataConfig
+from training.core.files import sha256_file
+from training.core.progress import Progress
+from training.data.archive import Folder
+from training.data.shards import write_shard
+folder, config = Path(sys.argv[1]), DataConfig(size=512, resize="fast")
+out = folder.with_name("shard.npy")
+tree, count = Folder(folder), lambda: len(os.listdir("/proc/self/task"))
+threads, started = torch.get_num_threads(), count()
+with ThreadPoolExecutor(3) as pool:
+    write_shard(out, tree, 40 * tree.names(), "folders", config, pool, Progress("", 1, ""))
+    started = count() - started - len(pool._threads)
+print(torch.backends.cpu.get_cpu_capability(), threads, torch.get_num_threads(), started,
+      sha256_file(out))
 """
 
 
-def test_torch_starts_no_threads_and_no_instruction_set_changes_the_pixels() -> None:
+def test_torch_starts_no_threads_and_no_instruction_set_changes_the_pixels(tmp_path: Path) -> None:
     """torch uses its own threads for one image unless it is told not to."""
+    (tmp_path / "raw").mkdir()
+    for seed in range(3):
+        (tmp_path / "raw" / f"{seed}.jpg").write_bytes(encode(smooth(600, 650, seed)))
     found = {}
     for capability in ("default", ""):
         settings = {"OMP_NUM_THREADS": "4", "ATEN_CPU_CAPABILITY": capability}
         environment = {k: v for k, v in {**os.environ, **settings}.items() if v}
-        command = [sys.executable, "-c", WORK]
+        command = [sys.executable, "-c", WORK, str(tmp_path / "raw")]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        used, before, after, started, digest = done.stdout.split()
+        used, before, after, started, digest = done.stdout.splitlines()[-1].split()
         assert (after, started) == (before, "0")
         found[used] = digest
     assert len(set(found.values())) == 1, found
