@@ -1,6 +1,6 @@
 """`data.resize=fast`: torch's antialiased resize of uint8, which rounds its weights to 16 bits.
 
-Imported only where it is used: torch takes two seconds. Each image is resized by itself, so its
+Imported only where it is used: torch takes a second. Each image is resized by itself, so its
 pixels depend on its bytes and the settings only. Groups of 32 equal squares were measured: no
 faster.
 """
