@@ -3,11 +3,14 @@
     python benchmarks/preprocess.py --images data/celeba/img_align_celeba
     python benchmarks/preprocess.py --images data/rafd --kind rafd
 
-The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them. Ours
-is the step's code on one worker: read from a tar, hash (the plain loop hashes nothing), crop, write
-into a shard, fsync. Their pixels must be equal before anything is reported. Short rounds alternate;
-rates are images per second of CPU time in the best round of each, which is the throughput of one
-core regardless of other processes on the machine.
+The plain loop opens, converts to RGB, crops, resizes, collects arrays, stacks and saves them.
+`exact` and `fast` (`data.resize`) are the step's code on one worker: read from a tar, hash (the
+plain loop hashes nothing), crop, write into a shard, fsync. Nothing is reported unless the pixels
+of `exact` equal the plain loop's; how far those of `fast` are from them is reported.
+
+Short rounds alternate in one process. Rates are the medians of images per second of CPU time,
+ratios the medians of the rounds' ratios, so that they are those of one core regardless of other
+processes on the machine.
 """
 
 import os
@@ -16,13 +19,16 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import PIL
+import torch
 from PIL import Image, features
 
 from training.core import cli
@@ -61,37 +67,58 @@ def machine() -> str:
     turbo_version = version("simplejpeg")
     return (
         f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, Pillow "
-        f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')}), "
-        f"simplejpeg {turbo_version}, NumPy {np.__version__}"
+        f"{PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')}), simplejpeg "
+        f"{turbo_version}, NumPy {np.__version__}, torch {torch.__version__} "
+        f"({torch.backends.cpu.get_cpu_capability()})"
     )
 
 
-def compare(files: list[Path], kind: str, config: DataConfig, rounds: int) -> str:
-    """One line of results: images/s per core of both, and their ratio."""
-    names = [file.name for file in files]
-    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+def difference(pixels: np.ndarray, wanted: np.ndarray) -> str:
+    """How far uint8 pixels are from others."""
+    off = np.abs(pixels.astype(np.int16) - wanted)
+    if not off.any():
+        return "pixels equal"
+    noise = 10 * np.log10(255**2 / np.square(off, dtype=float).mean())
+    share = (off > 0).mean()
+    return f"{share:.2%} of the values differ by at most {off.max()}, PSNR {noise:.1f} dB"
+
+
+def compare(files: list[Path], kind: str, config: DataConfig, rounds: int) -> list[str]:
+    """The lines of one filter: images/s per core of each way, its ratio to plain, its pixels."""
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as pool:
         folder = Path(name)
         tree = packed(files, folder)
-        for _ in range(rounds):
-            start = time.process_time()
-            plain(files, kind, config, folder / "plain.npy")
-            seconds["plain"].append(time.process_time() - start)
-            progress = Progress("ours", len(files), "images")
-            start = time.process_time()
-            outcomes = write_shard(folder / "ours.npy", tree, names, kind, config, pool, progress)
-            seconds["ours"].append(time.process_time() - start)
-        bad = [outcome.reason for outcome in outcomes if outcome.reason]
-        if bad or not np.array_equal(np.load(folder / "plain.npy"), np.load(folder / "ours.npy")):
-            raise ValueError(f"{kind}: the pixels differ {bad[:1]}; nothing to compare")
-    ratios = [p / o for p, o in zip(seconds["plain"], seconds["ours"], strict=True)]
-    rates = {k: len(files) / min(v) for k, v in seconds.items()}
-    ratio = rates["ours"] / rates["plain"]
-    return (
-        f"{kind} -> {config.size} px {config.interpolation}: plain {rates['plain']:.0f}, ours "
-        f"{rates['ours']:.0f} images/s a core, ratio {ratio:.2f} (median of "
-        f"{rounds} rounds of {len(files)}: {statistics.median(ratios):.2f}), pixels equal"
-    )
+
+        def ours(config: DataConfig, out: Path) -> None:
+            progress = Progress(out.stem, len(files), "images")
+            names = [file.name for file in files]
+            outcomes = write_shard(out, tree, names, kind, config, pool, progress)
+            if bad := [outcome.reason for outcome in outcomes if outcome.reason]:
+                raise ValueError(f"{kind}: {len(bad)} unusable images, {bad[0]}; leave them out")
+
+        ways: dict[str, Callable[[Path], None]] = {
+            "plain": lambda out: plain(files, kind, config, out),
+            "exact": lambda out: ours(config, out),
+        }
+        if config.interpolation != "lanczos":
+            ways["fast"] = lambda out: ours(replace(config, resize="fast"), out)
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(rounds + 1):
+            for way, run in ways.items():
+                start = time.process_time()
+                run(folder / f"{way}.npy")
+                if turn:  # the first round imports and warms up
+                    seconds[way].append(time.process_time() - start)
+        pixels = {way: np.load(folder / f"{way}.npy") for way in ways}
+    if not np.array_equal(pixels["plain"], pixels["exact"]):
+        raise ValueError(f"{kind}: the pixels differ; nothing to compare")
+    return [
+        f"{kind} -> {config.size} px {config.interpolation}, {way}: "
+        f"{len(files) / statistics.median(taken):.0f} images/s a core, ratio "
+        f"{statistics.median(p / t for p, t in zip(seconds['plain'], taken, strict=True)):.2f}, "
+        f"{difference(pixels[way], pixels['plain'])}"
+        for way, taken in seconds.items()
+    ]
 
 
 @main.default
@@ -108,9 +135,10 @@ def command(
     if not files:
         raise SystemExit(f"{images}: no images; name a folder with --images")
     print(machine())
+    print(f"medians of {rounds} rounds of {len(files)} images")
     for interpolation in ("bilinear", "bicubic", "lanczos"):
         config = DataConfig(size=size, interpolation=interpolation)
-        print(compare(files, kind, config, rounds), flush=True)
+        print("\n".join(compare(files, kind, config, rounds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ No remote is contacted, so that a run starts at once.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from training.core import cli
 from training.core.cli import means
-from training.core.config import Config, to_json
+from training.core.config import Config, to_json, values_of
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
 from training.core.options import MODEL, PRESET
@@ -53,7 +52,7 @@ class Resolved(NamedTuple):
 
 def judge_hash(config: Config, data_md5: str) -> str:
     """The judge's key: hex SHA-256 of its recipe, settings, data version and data configuration."""
-    settings = [asdict(config.judge), asdict(config.data)]
+    settings = [values_of(config.judge), values_of(config.data)]
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from training.data.archive import Folder, pack
 from training.data.dataset import Faces
 from training.data.layouts import ATTRIBUTES, EXPRESSIONS
 from training.data.preprocess import PreprocessError, preprocess, write_folders
+from training.data.resize import resize
 from training.data.unify import unify
 from training.storage.meta import RawMeta, RawSet
 from training.storage.store import Manifest, Store, open_store
 
 SHARED = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SMALL = DataConfig(size=32, shard_rows=10)
+FAST = replace(SMALL, resize="fast")
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:
@@ -134,6 +137,33 @@ def test_any_number_of_workers_and_a_second_run_give_the_same_bytes(
     digests = {go(path, workers=n).digest for n in (1, 2, 7, 7)}
     assert len(digests) == 1
     assert not [p for p in (tmp_path / "work").iterdir() if p.is_dir()]
+
+
+def test_a_fast_resize_gives_another_digest_and_the_same_for_any_number_of_workers(
+    tmp_path: Path, store: Store, go: Callable
+) -> None:
+    celeba(tmp_path / "celeba")
+    path = raw(tmp_path, store, celeba="celeba")
+    exact = go(path)
+    found = [go(path, FAST, workers=n) for n in (1, 2, 4)]
+    assert len({manifest.digest for manifest in found}) == 1
+    fast = found[0]
+    assert fast.digest != exact.digest
+    assert fast.meta.data == {**exact.meta.data, "resize": "fast"}
+    assert "resize" not in exact.meta.data  # the digest of a manifest from before the setting
+    frame = pd.read_parquet(fast.local("celeba.parquet", store))
+    for _, row in frame.iterrows():
+        part = Image.open(tmp_path / "celeba" / row["file"]).crop((0, 20, 178, 198))
+        expected = resize(np.array(part), 32, "bicubic")
+        assert np.array_equal(pixels(fast, row, store), expected)
+
+
+def test_lanczos_with_a_fast_resize_is_refused_before_anything_is_read(
+    tmp_path: Path, store: Store
+) -> None:
+    wrong = json.dumps({"interpolation": "lanczos", "resize": "fast"})
+    with pytest.raises(ValueError, match=r"^data\.resize=fast has no data\.interpolation=lanczos"):
+        preprocess(raw=tmp_path / "none.json", data_config=wrong, out=tmp_path / "out.json")
 
 
 def test_rafd_selects_cameras_and_splits_by_subject(
@@ -391,6 +421,42 @@ def test_a_run_killed_at_any_write_resumes_to_the_same_bytes(tmp_path: Path, mom
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert 10 < int(result.stdout.split()[-1]) < 199
+
+
+# Ends, as by a kill, after the third shard is recorded.
+THREE_SHARDS = """
+import os, sys
+from pathlib import Path
+import training.data.preprocess as module
+from training.storage.store import open_store
+write, done = module.write_json, []
+
+def deadly(path, value):
+    write(path, value)
+    done.append(path)
+    if len(done) == 3:
+        os._exit(9)
+
+module.write_json, folder = deadly, Path(sys.argv[1])
+module.preprocess(raw=folder / "raw.json", data_config=sys.argv[2], workers=2,
+                  out=folder / "images.json", work=folder / "work",
+                  store=open_store(f"file://{folder / 'store'}"))
+"""
+
+
+def test_a_killed_fast_run_resumes_to_the_bytes_of_an_uninterrupted_one(
+    tmp_path: Path, store: Store, go: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    celeba(tmp_path / "celeba")
+    path = raw(tmp_path, store, celeba="celeba")
+    expected = go(path, FAST).digest
+    command = [sys.executable, "-c", THREE_SHARDS, str(tmp_path), to_json(FAST)]
+    assert subprocess.run(command, check=False).returncode == 9
+    calls: list[int] = []
+    crop_image = shards.crop_image
+    monkeypatch.setattr(shards, "crop_image", lambda *a: calls.append(1) or crop_image(*a))
+    assert go(path, FAST).digest == expected
+    assert len(calls) == 30
 
 
 def test_finished_shards_are_reused(

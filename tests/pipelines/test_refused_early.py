@@ -72,6 +72,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (["model=cyclegan", "preset=smoke", "hub=Nobody"], "hub='Nobody': one of the classes"),
         (["d_branches=true"], "d_branches: one data set of classes is needed"),
+        (["data.resize=fast", "data.interpolation=lanczos"], "fast has no data.interpolation=lanc"),
         (["seed=9223372036854775808"], "train.seed='9223372036854775808': needs a whole number"),
         (["seed=9223372036854775807", "seeds=2"], "from train.seed=9223372036854775807 on"),
         (["seeds=0"], "seeds='0': needs a whole number, at least 1|seeds=0: needs"),

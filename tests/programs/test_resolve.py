@@ -197,6 +197,8 @@ def test_the_judge_hash_depends_only_on_its_settings_and_data(clone: Path) -> No
     assert run(clone, overrides="train.images=1600;lambda_rec=5").judge_hash == name
     assert run(clone, revision="v1").judge_hash != name
     assert run(clone, overrides="data.size=32").judge_hash != name
+    assert run(clone, overrides="data.resize=fast").judge_hash != name
+    assert run(clone, overrides="data.resize=exact").judge_hash == name
     assert run(clone, overrides="judge.images=2000").judge_hash != name
 
 

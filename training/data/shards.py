@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -59,14 +60,24 @@ def write_shard(
                 done.append(outcome)
             return done
 
-        for done in pool.map(chunk, range(0, len(files), CHUNK)):
-            outcomes += done
-            progress.step(len(done))
+        with _threads(config):
+            for done in pool.map(chunk, range(0, len(files), CHUNK)):
+                outcomes += done
+                progress.step(len(done))
     kept = [i for i, outcome in enumerate(outcomes) if not outcome.reason]
     if 0 < len(kept) < len(files):
         _close_gaps(path, kept)
     fsync(path)
     return outcomes
+
+
+def _threads(config: DataConfig) -> AbstractContextManager[None]:
+    """Keeps torch to the workers' threads, where it is used."""
+    if config.resize == "exact":
+        return nullcontext()
+    from training.data.resize import single_threaded
+
+    return single_threaded()
 
 
 def _image(

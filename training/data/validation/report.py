@@ -1,6 +1,7 @@
 """The validation report: one page per run, with sample images cropped as for training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -93,7 +94,11 @@ def _summary(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, int]]:
 
 
 def _pictures(raw: RawDataset, tree: Tree, config: DataConfig) -> list[tuple[bytes, str]]:
-    """PNGs and legends: sample images with their labels, cropped and resized as for training."""
+    """PNGs and legends: sample images with their labels, cropped as for training.
+
+    The resize is the exact one for every setting, so that the page does not depend on it.
+    """
+    config = replace(config, resize="exact")
     labels = raw.labels[raw.labels["image"] != ""]
     chosen = labels.iloc[
         np.unique(np.linspace(0, len(labels) - 1, min(SAMPLES, len(labels))).astype(int))
