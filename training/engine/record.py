@@ -146,6 +146,11 @@ class Recorder:
         self.device, self.graphs = device, graphs
         self.kept: dict[Key, Recording] = {}
 
+    @property
+    def settled(self) -> bool:
+        """Whether every key met so far is recorded or refused."""
+        return all(kept.replay or kept.refused for kept in self.kept.values())
+
     def run(self, plan: Plan) -> tuple[tuple[str, ...], Tensor]:
         """One step; the log names and the values (k,) of its losses."""
         kept = self.kept.setdefault(plan.key, Recording())
