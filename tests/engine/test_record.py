@@ -203,7 +203,10 @@ def test_what_cannot_be_recorded_runs_op_by_op_with_one_line_in_the_log(
 ) -> None:
     class Refusing(Calls):
         def record(self, body: Body) -> Body:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            finally:
+                raise RuntimeError("the recording is invalid")  # as CUDA says on its end
 
     one, other = (session_of(StarGAN.tiny(), binary, replace(LONG, warmup_images=0)) for _ in "ab")
     same(one, static(other, Refusing()), 16)
