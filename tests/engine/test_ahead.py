@@ -9,8 +9,9 @@ import torch
 
 from runs import QUICK, RICHEST, Calls, session_of, static, takes
 from toydata import SETS
+from training.core.config import Config, DataConfig
 from training.data.labels import LabelSpace
-from training.engine import checkpoint
+from training.engine import checkpoint, preflight
 from training.engine.ahead import MOST, group
 from training.engine.session import Session
 from training.models import MODELS
@@ -143,3 +144,11 @@ def test_a_group_is_a_function_of_the_step_and_bounded() -> None:
                 assert all(group(at, sets, due)[0] == members for at in members)
                 seen.add(len(members))
             assert max(seen) == min(critic - 1, MOST) or critic == 1
+
+
+def test_it_is_refused_before_a_run_as_well() -> None:
+    """By the check of the first step, with the models that can."""
+    model, data = MODELS["cyclegan"].tiny(), DataConfig(size=16)
+    config = Config("cyclegan", "demo", data, replace(LONG, ahead=True), model=model)
+    with pytest.raises(ValueError, match=r"CycleGAN has no phase .*StarGAN and GANimation have"):
+        preflight.check(config, LabelSpace(SETS["binary"]))
