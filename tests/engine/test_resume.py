@@ -15,6 +15,7 @@ from runs import QUICK, RICHEST, command, environment, go, losses, session_of, w
 from training.core.config import TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.engine import checkpoint
+from training.inference.weights import CheckpointError
 from training.models.stargan import StarGAN
 
 
@@ -29,6 +30,19 @@ def test_unknown_keys_of_a_checkpoint_are_ignored(binary: Path, tmp_path: Path) 
     other = session_of(StarGAN.tiny(), binary).state
     checkpoint.load(path, other)
     assert (other.step, other.images, other.bf16) == (1, 8, True)
+
+
+def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
+    """`record` is free to change; a changed length is named."""
+    now = checkpoint.as_dict(QUICK)
+    then = {k: v for k, v in now.items() if k not in ("record", "compile", "ahead")}
+    path = Path("checkpoint")
+    checkpoint.check_config({"train": then}, {"train": now}, path)
+    checkpoint.check_config({"train": now}, {"train": {**now, "record": False}}, path)
+    for changed in ({"images": 7}, {"ahead": True}):
+        (name,) = changed
+        with pytest.raises(CheckpointError, match=rf"train\.{name}: .* -> {changed[name]}"):
+            checkpoint.check_config({"train": then}, {"train": {**now, **changed}}, path)
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)

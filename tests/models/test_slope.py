@@ -299,7 +299,7 @@ def largest_kernel(name: str, tmp_path: Path, seen: set[str], **more: Any) -> in
     session = session_of(model, dataset_of(tmp_path / "dataset.json", SETS[which], size=32))
     with Kernels() as kernels:
         for phase in session.phases:
-            batch = session.draw(0, 0, max(0, phase.round_robin_index))
+            batch = session.order.show(session.draw(0, 0, 0, max(0, phase.round_robin_index)))
             terms = session.update(phase, batch)
             seen.update(term for term in terms if term.endswith(("/gp", "/r1")))
     return kernels.side

@@ -71,7 +71,8 @@ def instance_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> 
     if x.shape[2] * x.shape[3] == 1:
         raise ValueError(f"instance norm of {x.shape[1]} channels of one pixel; use larger images")
     by_hand = (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # which takes torch's own functions only
+        and x.device.type == "cpu"
         and x.dtype == gamma.dtype
         and x.is_contiguous(memory_format=torch.channels_last)
     )
@@ -201,7 +202,8 @@ class FromImage(nn.Conv2d):
         super().__init__(inputs, outputs, 7, 1, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] % 2 or x.shape[3] % 2 or not x.requires_grad:
+        odd = x.shape[2] % 2 or x.shape[3] % 2
+        if odd or not x.requires_grad or torch.compiler.is_compiling():
             return super().forward(x)
         out: Tensor = _FromImage.apply(x, self.weight, 3)  # type: ignore[no-untyped-call]
         return out

@@ -28,6 +28,7 @@ from training.data.labels import LabelSpace
 from training.models.base import (
     DEFAULT_OPTIONS,
     Adversarial,
+    Ahead,
     EditOptions,
     Losses,
     Model,
@@ -230,7 +231,11 @@ class StarGAN(Model):
     def phases(self, space: LabelSpace) -> list[Phase]:
         return [
             Phase(
-                "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
+                "d",
+                ("D",),
+                lambda nets, batch: self.d_loss(nets, batch, space),
+                keep_grad=("G",),
+                ahead=Ahead(("G",), self.fakes),
             ),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
@@ -284,8 +289,12 @@ class StarGAN(Model):
         fake = batch.shared.get("fake")
         trains_g = next(nets["G"].parameters()).requires_grad
         if fake is None or (trains_g and not fake.requires_grad):
-            fake = batch.shared["fake"] = nets["G"](batch.image, batch.target)
+            fake = batch.shared["fake"] = self.fakes(nets, batch)["fake"]
         return fake
+
+    def fakes(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """G(x, c), as D's loss shares it."""
+        return {"fake": nets["G"](batch.image, batch.target)}
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
@@ -322,7 +331,9 @@ class StarGAN(Model):
 
     def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
         """With branches, D_y(x) (n, 1, h, w) of each row's class; else `scores` unchanged."""
-        return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
+        if not self.d_branches:
+            return scores
+        return scores.take_along_dim(labels.argmax(1)[:, None, None, None], 1)
 
     def penalty_weights(self, batch: Batch) -> Tensor | float:
         """Of the scores in the penalty: 1 or 1/patches; with branches 0 for other classes."""
