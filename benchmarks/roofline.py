@@ -32,6 +32,7 @@ LINK_SHARE = 0.8  # of a link's bandwidth that large all-reduces reach
 ADAPTER = 50e9  # bytes/s: 400 Gbit/s
 NODE = 8  # GPUs joined by NVLink
 LATENCY = 30e-6  # s for each message of an all-reduce
+FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20  # bytes, DistributedDataParallel's defaults
 GAP = 1.3e-6  # s between two kernels of a replayed graph
 D_KERNELS, G_KERNELS = 170, 330  # of D's and G's step, with norms and activations fused
 TILE_ROWS, TILE_COLUMNS = 128, (64, 256)  # of the matrix product's tiles; columns from, to
@@ -234,14 +235,19 @@ def uncovered(
 ) -> float:
     """Seconds that the sums of fp32 gradients take beyond the `backward` pass that makes them.
 
-    A layer's gradients are sent as soon as they are whole, one message after another.
+    Gradients wait in a bucket until it is full, as in DistributedDataParallel; buckets are sent one
+    after another, while the pass goes on.
     """
-    now = sent = 0.0
+    now = sent = bucket = 0.0
     layers = list(dict.fromkeys(kernel.layer for kernel in backward))
+    full = FIRST_BUCKET
     for layer in reversed(layers):
         own = [kernel for kernel in backward if kernel.layer == layer]
         now += sum(seconds(card, kernel, batch, case, "bf16") for kernel in own)
-        sent = max(sent, now) + ring(card, gpus, adapters, 4 * layer.weights)
+        bucket += 4 * layer.weights
+        if bucket >= full or layer == layers[0]:
+            sent = max(sent, now) + ring(card, gpus, adapters, bucket)
+            bucket, full = 0.0, BUCKET
     return sent - now
 
 
