@@ -47,7 +47,7 @@ class World:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return {
             # Gradients are views of the buckets that are sent: no copy of them is kept. With
-            # `static_graph`, torch 2.13 sums nothing here and says nothing: a step has no one graph.
+            # `static_graph`, torch 2.13 silently sums nothing here, where phases differ.
             n: DistributedDataParallel(net, device_ids=ids, gradient_as_bucket_view=True)
             for n, net in nets.items()
         }
