@@ -175,6 +175,9 @@ class Discriminator(nn.Module):
             h = h.float().flatten(1)
             return self.src(h), self.cls(h)
 
+    def score_path(self) -> nn.Module:
+        return nn.Sequential(self.main, nn.Flatten(), self.src)
+
 
 # 60 epochs of the paper's 182,000 images; 67 epochs of the official split.
 LENGTH = 10_920_000
@@ -306,7 +309,7 @@ class AttGAN(Model):
         src, cls = nets["D"](torch.cat([x, fake]))  # D's instance norm makes rows independent
         n = len(x)
         alpha = batch.noise("alpha", (1, 1, 1))
-        penalty = gradient_penalty(lambda image: nets["D"](image)[0], x, fake, alpha)
+        penalty = gradient_penalty(nets["D"], x, fake, alpha)
         return {
             "real": -src[:n].mean(),
             "fake": src[n:].mean(),

@@ -72,6 +72,9 @@ class Critic(nn.Module):
             h = h.float()
             return (self.src(h), h) if features else self.src(h)
 
+    def score_path(self) -> nn.Module:
+        return nn.Sequential(self.main, self.src)
+
 
 @dataclass(frozen=True)
 class DIAT(Model):

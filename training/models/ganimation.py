@@ -203,7 +203,7 @@ class GANimation(Model):
         src, cls = nets["D"](torch.cat([x, fake]))
         n = len(x)
         alpha = batch.noise("alpha", (1, 1, 1))
-        penalty = gradient_penalty(lambda image: nets["D"](image)[0], x, fake, alpha)
+        penalty = gradient_penalty(nets["D"], x, fake, alpha)
         return {
             "real": -src[:n].mean(),
             "fake": src[n:].mean(),

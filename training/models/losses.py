@@ -1,13 +1,12 @@
 """Loss terms shared by several models: the gradient penalty, and the loss of the label head."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
 from training.models.layers import autocast_off
+from training.models.slope import scores_and_slope
 
 
 def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
@@ -26,15 +25,17 @@ def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) 
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor
+    net: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor, weights: Tensor | float = 1.0
 ) -> Tensor:
-    """WGAN-GP: mean over the batch of (‖∇_x̂ Σ critic(x̂)‖₂ − 1)², x̂ = α·real + (1 − α)·fake.
+    """WGAN-GP: mean over the batch of (‖∇_x̂ Σ weights·s(x̂)‖₂ − 1)², x̂ = α·real + (1 − α)·fake.
 
-    `alpha` is (n, 1, 1, 1) in [0, 1). The sum is over all patch scores of the critic. Computed in
-    full precision and differentiable twice. Source: Gulrajani et al., arXiv 1704.00028.
+    s are the scores of `net.score_path()`; the sum is over all patches, with `weights` broadcast to
+    them. `alpha` is (n, 1, 1, 1) in [0, 1). Computed in full precision, with respect to the
+    parameters only. Source: Gulrajani et al., arXiv 1704.00028.
     """
     with autocast_off(real):
-        mixed = (alpha * real.float() + (1 - alpha) * fake.float()).requires_grad_(True)
-        (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+        full = torch.promote_types(real.dtype, torch.float32)
+        mixed = alpha * real.to(full) + (1 - alpha) * fake.to(full)
+        _, slope = scores_and_slope(net, mixed, weights, graph=False)
         out: Tensor = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
         return out

@@ -105,6 +105,9 @@ class Discriminator(nn.Module):
             logits = h.new_zeros(len(h), 0) if self.branches else self.cls(h).flatten(1)
             return self.src(h), logits
 
+    def score_path(self) -> nn.Module:
+        return nn.Sequential(self.main, self.src)
+
 
 JOINT = ("celeba", "rafd")
 # The reference code's 200,000 iterations of 16; joint training draws two batches per iteration.
@@ -294,12 +297,8 @@ class StarGAN(Model):
         src, cls = nets["D"](torch.cat([x, fake]))
         src = self.branch(src, torch.cat([batch.source, batch.target]))
         n = len(x)
-
-        def critic(image: Tensor) -> Tensor:
-            scores = self.branch(nets["D"](image)[0], batch.source)
-            return scores if self.gp_patches == "sum" else scores.flatten(1).mean(1)
-
-        penalty = gradient_penalty(critic, x, fake, batch.noise("alpha", (1, 1, 1)))
+        alpha, weights = batch.noise("alpha", (1, 1, 1)), self.penalty_weights(batch)
+        penalty = gradient_penalty(nets["D"], x, fake, alpha, weights)
         losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
         if not self.d_branches:
             cls = self.classification(cls[:n], batch.source, batch, space)
@@ -323,6 +322,12 @@ class StarGAN(Model):
     def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
         """With branches, D_y(x) (n, 1, h, w) of each row's class; else `scores` unchanged."""
         return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
+
+    def penalty_weights(self, batch: Batch) -> Tensor | float:
+        """Of the scores in the penalty: 1 or 1/patches; with branches 0 for other classes."""
+        side = batch.image.shape[2] >> self.d_repeat_num
+        weight = 1.0 if self.gp_patches == "sum" else 1 / side**2
+        return weight * batch.source[:, :, None, None] if self.d_branches else weight
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_rec·‖x − G(x, c')‖₁."""

@@ -42,6 +42,7 @@ from training.models.base import (
 from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, check_power_of_two, norm, normal
 from training.models.shared_presets import demo, smoke
+from training.models.slope import Back, pull, rule, scores_and_slope
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
 
@@ -65,6 +66,16 @@ class ResBlock(nn.Module):
             h, short = F.avg_pool2d(h, 2), F.avg_pool2d(short, 2)
         out: Tensor = self.conv2(F.leaky_relu(self.norm2(h), 0.2))
         return (out + short) / math.sqrt(2)
+
+
+@rule(ResBlock, piecewise_linear=True)
+def _pull_res_block(block: ResBlock, x: Tensor) -> tuple[Tensor, Back]:
+    act = nn.LeakyReLU(0.2)
+    half = nn.AvgPool2d(2) if block.downsample else nn.Identity()
+    layers = (block.norm1, act, block.conv1, half, block.norm2, act, block.conv2)
+    out, back = pull(nn.Sequential(*layers), x)
+    short, back_short = pull(nn.Sequential(block.short, half), x)
+    return (out + short) / math.sqrt(2), lambda g: (back(g) + back_short(g)) / math.sqrt(2)
 
 
 class AdaIN(nn.Module):
@@ -238,6 +249,10 @@ class Discriminator(nn.Module):
         with autocast_off(h):
             out: Tensor = self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
             return out
+
+    def score_path(self) -> nn.Module:
+        """To the logits (n, domains, 1, 1) of all branches."""
+        return nn.Sequential(self.main, self.own)
 
 
 @dataclass(frozen=True)
@@ -416,13 +431,16 @@ class StarGANv2(Model):
         """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
         with torch.no_grad():
             x_fake = nets["G"](batch.image, self.style_code(nets, batch, 0, latent=latent))
-        with autocast_off(batch.image):
-            x_real = batch.image.detach().requires_grad_(True)
-            real = nets["D"](x_real, batch.source.argmax(1))
-            r1 = real.new_zeros(())
+        x_real, y = batch.image, batch.source.argmax(1)
+        with autocast_off(x_real):
             if self.lambda_reg:
-                (slope,) = torch.autograd.grad(real.sum(), x_real, create_graph=True)
+                own = batch.source[:, :, None, None]
+                scores, slope = scores_and_slope(nets["D"], x_real, own)
+                real = scores.flatten(1).gather(1, y[:, None])
                 r1 = slope.square().flatten(1).sum(1).mean() / 2
+            else:
+                real = nets["D"](x_real, y)
+                r1 = real.new_zeros(())
         return {
             "real": F.softplus(-real).mean(),
             "fake": F.softplus(nets["D"](x_fake, batch.target.argmax(1))).mean(),

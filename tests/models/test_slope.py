@@ -1,0 +1,322 @@
+"""The critics' slopes, written out, equal those of autograd, and need no double backward."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from runs import richest, session_of
+from toydata import SETS
+from training.data.labels import LabelSpace
+from training.models import MODELS, slope
+from training.models.base import Model, Nets
+from training.models.losses import gradient_penalty
+from training.models.slope import NoRuleError, double_backward, pull, scores_and_slope
+
+Slope = Callable[..., tuple[Tensor, Tensor]]
+
+
+def penalised(nets: Nets) -> list[nn.Module]:
+    return [net for net in nets.values() if hasattr(net, "score_path")]
+
+
+def tiny(name: str, size: int = 16) -> tuple[Model, LabelSpace, Nets]:
+    model = MODELS[name].tiny()
+    space = LabelSpace(SETS[richest(MODELS[name])])
+    torch.manual_seed(0)
+    return model, space, model.networks(space, size)
+
+
+PENALISED = [name for name in MODELS if penalised(tiny(name)[2])]
+
+
+@pytest.fixture(autouse=True)
+def _told_anew() -> Iterator[None]:
+    slope._warn_of_double_backward.cache_clear()
+    yield
+    slope._warn_of_double_backward.cache_clear()
+
+
+@pytest.fixture
+def no_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every slope as it was before: by autograd's double backward."""
+    monkeypatch.setattr(slope, "RULES", {})
+
+
+def test_the_models_with_a_penalty_are_those_of_the_papers() -> None:
+    assert sorted(PENALISED) == ["attgan", "diat", "ganimation", "stargan", "starganv2", "stgan"]
+
+
+def penalty(slope_of: Slope, path: nn.Module, x: Tensor, weights: Tensor | float) -> Tensor:
+    """WGAN-GP's and R1's terms together."""
+    rows = slope_of(path, x, weights)[1].flatten(1)
+    return (rows.norm(2, dim=1) - 1).square().mean() + rows.square().sum(1).mean() / 2
+
+
+class Critic(nn.Module):
+    """A critic that consists of a path."""
+
+    def __init__(self, path: nn.Module) -> None:
+        super().__init__()
+        self.path = path
+
+    def score_path(self) -> nn.Module:
+        return self.path
+
+
+def explicit(path: nn.Module, x: Tensor, weights: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    return scores_and_slope(Critic(path), x, weights, graph=False)
+
+
+def gradients(loss: Tensor, net: nn.Module) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)
+    return [
+        torch.zeros_like(p) if g is None else g
+        for p, g in zip(net.parameters(), found, strict=True)
+    ]
+
+
+def far(path: nn.Module, reference: nn.Module, x: Tensor, weights: Tensor | float = 1.0) -> float:
+    """Largest relative difference from `reference` by autograd: slope, value, every gradient."""
+    ours = penalty(explicit, path, x, weights)
+    theirs = penalty(double_backward, reference, x, weights)
+    pairs = [
+        (explicit(path, x, weights)[1], double_backward(reference, x, weights)[1]),
+        (ours, theirs),
+        *zip(gradients(ours, path), gradients(theirs, reference), strict=True),
+    ]
+    # A gradient that is 0 but for rounding is compared with the largest.
+    norms = [(float((a - b).detach().norm()), float(b.detach().norm())) for a, b in pairs]
+    least = 1e-3 * max(size for _, size in norms)
+    return max(off / max(size, least) for off, size in norms)
+
+
+class WrittenOut(nn.GroupNorm):
+    """An instance norm without torch's kernel, which rounds more coarsely."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        hat = (x - mean) / (variance + self.eps).sqrt()
+        return hat * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def written_out(path: nn.Module) -> nn.Module:
+    """A copy with the same weights whose norms are written out."""
+    path = copy.deepcopy(path)
+    for layer in path.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.__class__ = WrittenOut
+    return path
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("name", PENALISED)
+def test_value_and_every_gradient_equal_autograds_in_float64(name: str, size: int) -> None:
+    """To 1e-12; torch's kernel of the norm limits AttGAN and STGAN to 1e-9."""
+    _, _, nets = tiny(name, size)
+    for net in penalised(nets):
+        path = net.double().score_path()  # type: ignore[operator]
+        x = torch.rand(3, 3, size, size, dtype=torch.float64) * 2 - 1
+        scores = path(x)
+        weights = torch.rand(3, *scores.shape[1:2], *[1] * (scores.ndim - 2)).double()
+        normed = any(isinstance(layer, nn.GroupNorm) for layer in path.modules())
+        assert normed == (name in ("attgan", "stgan"))
+        for factor in (1.0, 0.25, weights):
+            assert far(path, path, x, factor) <= (1e-9 if normed else 1e-12)
+            assert far(path, written_out(path), x, factor) <= 1e-12
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_the_path_gives_the_scores_of_the_critic(name: str) -> None:
+    _, _, nets = tiny(name)
+    x, y = torch.rand(3, 3, 16, 16) * 2 - 1, torch.tensor([0, 2, 1])
+    for net in penalised(nets):
+        scores = net.score_path()(x)  # type: ignore[operator]
+        for same in (scores_and_slope(net, x)[0], scores_and_slope(net, x, graph=False)[0]):
+            torch.testing.assert_close(same, scores, rtol=1e-5, atol=1e-6)
+        if name == "starganv2":
+            assert torch.equal(net(x, y), scores.flatten(1)[torch.arange(3), y])
+        else:
+            out = net(x)
+            assert torch.equal(out[0] if isinstance(out, tuple) else out, scores)
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_only_norms_need_the_graph_of_the_forward_pass(name: str) -> None:
+    _, _, nets = tiny(name)
+    for net in penalised(nets):
+        scores, _ = scores_and_slope(net, torch.rand(2, 3, 16, 16), graph=False)
+        assert scores.requires_grad == (name in ("attgan", "stgan"))
+        assert scores_and_slope(net, torch.rand(2, 3, 16, 16))[0].requires_grad
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
+    """A critic of random layers and a batch for it."""
+    torch.manual_seed(draw(st.integers(0, 10**6)))
+    height, width = draw(st.integers(5, 14)), draw(st.integers(5, 14))
+    x = torch.rand(draw(st.integers(1, 3)), 3, height, width).double() * 2 - 1
+    if draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+    layers: list[nn.Module] = []
+    channels, y = 3, x
+    for _ in range(draw(st.integers(1, 3))):
+        kernel, stride, dilation = (draw(st.integers(1, k)) for k in (4, 3, 2))
+        padding, groups = draw(st.integers(0, 2)), draw(st.sampled_from([1, channels]))
+        if min(y.shape[2:]) + 2 * padding < dilation * (kernel - 1) + 1:
+            continue
+        out = groups * draw(st.integers(1, 3))
+        bias = draw(st.booleans())
+        block = [nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups, bias)]
+        y, channels = block[0].double()(y), out
+        if min(y.shape[2:]) >= 4 and draw(st.booleans()):
+            norm = nn.GroupNorm(out, out, eps=1e-2)
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+            block.append(norm)
+        steep, inplace = draw(st.floats(0.01, 0.9)), draw(st.booleans())
+        block.append(
+            draw(st.sampled_from([nn.LeakyReLU(steep, inplace), nn.ReLU(inplace), nn.Identity()]))
+        )
+        if not any(n % 2 for n in y.shape[2:]) and draw(st.booleans()):
+            block.append(nn.AvgPool2d(2))
+            y = block[-1](y)
+        layers.append(nn.Sequential(*block) if draw(st.booleans()) else block[0])
+        layers += [] if isinstance(layers[-1], nn.Sequential) else block[1:]
+    if draw(st.booleans()):
+        layers += [nn.Flatten(), nn.Linear(y[0].numel(), 2)]
+    return nn.Sequential(*layers).double(), x
+
+
+@settings(deadline=None, max_examples=60)
+@given(chains())
+def test_any_chain_of_layers_has_autograds_slope(case: tuple[nn.Module, Tensor]) -> None:
+    """Over sizes, widths, strides, paddings, dilations, groups, memory formats and batches."""
+    path, x = case
+    weights = torch.rand_like(path(x).detach())
+    ours, theirs = (f(path, x, weights)[1] for f in (explicit, double_backward))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    mine, wanted = (rows.square().sum() for rows in (ours, theirs))
+    if wanted.requires_grad and wanted.item() > 1e-12:  # below, dead layers' rounding
+        for a, b in zip(gradients(mine, path), gradients(wanted, path), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * wanted.item())
+
+
+class Scaled(nn.Conv2d):
+    """Another function than its class's rule: it must not be used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+UNKNOWN: dict[str, Callable[[], nn.Module]] = {
+    "ELU": nn.ELU,
+    "Scaled": lambda: Scaled(4, 4, 3, 1, 1),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+    "InstanceNorm2d": lambda: nn.InstanceNorm2d(4),
+    "Conv2d(padding='same'": lambda: nn.Conv2d(4, 4, 3, padding="same"),
+    "'reflect'": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "computed weight": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3, 1, 1)),
+    "AvgPool2d": lambda: nn.AvgPool2d(3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("says", UNKNOWN)
+def test_a_layer_without_a_rule_falls_back_to_autograd_and_is_named_once(
+    says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    path = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), UNKNOWN[says](), nn.Conv2d(4, 1, 8)).double()
+    x = torch.rand(2, 3, 8, 8).double()
+    with pytest.raises(NoRuleError) as error:
+        pull(path, x)
+    assert says in str(error.value)
+    with caplog.at_level(logging.WARNING):
+        loss = penalty(explicit, path, x, 0.5)
+        penalty(explicit, path, x, 0.5)
+    wanted = penalty(double_backward, path, x, 0.5)
+    assert torch.equal(loss, wanted)
+    assert all(map(torch.equal, gradients(loss, path), gradients(wanted, path)))
+    (line,) = caplog.messages
+    assert says in line
+    assert "double backward: the same numbers, in about twice the time" in line
+
+
+def test_a_subclass_has_the_rule_of_its_class_or_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most specific rule, whatever the order in which they are registered."""
+
+    class Named(nn.LeakyReLU):
+        pass
+
+    path, x = nn.Sequential(nn.Conv2d(3, 2, 3), Named(0.3)), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(explicit(path, x)[1], double_backward(path, x)[1])
+    monkeypatch.setattr(
+        slope, "RULES", {Named: lambda layer, x: (x, lambda g: 7 * g)} | slope.RULES
+    )
+    flat = nn.Sequential(path[0], nn.Identity())
+    torch.testing.assert_close(explicit(path, x)[1], 7 * double_backward(flat, x)[1])
+
+
+def test_the_penalty_is_the_same_under_autocast() -> None:
+    _, _, nets = tiny("stargan")
+    real, fake, alpha = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16), torch.rand(2, 1, 1, 1)
+    plain = gradient_penalty(nets["D"], real, fake, alpha)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gradient_penalty(nets["D"], real, fake, alpha), plain)
+
+
+class Kernels(TorchDispatchMode):
+    """Records the largest spatial side of a convolution's kernel, forward and backward."""
+
+    side = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = str(func)
+        if "conv" in name:
+            kernel = args[2] if "backward" in name else args[1]
+            self.side = max(self.side, *kernel.shape[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def largest_kernel(name: str, request: pytest.FixtureRequest, seen: set[str], **more: Any) -> int:
+    """Of one update of every D phase; adds the phases to `seen`."""
+    model = replace(MODELS[name].tiny(), **more)
+    which = "classes" if more.get("d_branches") else richest(MODELS[name])
+    session = session_of(model, request.getfixturevalue(which))
+    with Kernels() as kernels:
+        for phase in session.phases:
+            batch = session.draw(0, 0, max(0, phase.round_robin_index))
+            terms = session.update(phase, batch)
+            seen.update(term for term in terms if term.endswith(("/gp", "/r1")))
+    return kernels.side
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*((name, {}) for name in PENALISED), ("stargan", {"d_branches": True, "gp_patches": "mean"})],
+)
+def test_no_convolution_has_a_feature_map_as_kernel(
+    name: str, more: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """No kernel is larger than G's 7 px, in one update of every phase, forward and backward."""
+    seen: set[str] = set()
+    assert largest_kernel(name, request, seen, **more) <= 7
+    assert seen
+
+
+@pytest.mark.parametrize("name", PENALISED)
+def test_a_double_backward_has_feature_maps_as_kernels(
+    name: str, request: pytest.FixtureRequest, no_rules: None
+) -> None:
+    """What the test above forbids, found by the same watcher."""
+    assert largest_kernel(name, request, set()) >= 8
