@@ -264,18 +264,10 @@ def efficiency(
     return alone / (alone + nets.n_critic * waits[0] + waits[1])
 
 
-def installed() -> str:
-    """The key of the installed card; h200 without a GPU. Raises ValueError for another card."""
-    if not torch.cuda.is_available():
-        return "h200"
-    device = torch.cuda.get_device_name()
-    for key, card in CARDS.items():
-        if card.device == device:
-            return key
-    raise ValueError(
-        f"{device} is not among the cards of benchmarks/roofline.py; name the nearest with --card "
-        f"({', '.join(CARDS)}), or add it to CARDS there"
-    )
+def installed() -> Card | None:
+    """The installed card; None without a GPU and for one that is not in CARDS."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((card for card in CARDS.values() if card.device == device), None)
 
 
 def table(card: Card, nets: Networks, batches: tuple[int, ...]) -> Iterator[str]:
@@ -333,9 +325,15 @@ def command(
         means("numbers of GPUs to scale to", consume_multiple=(1, None)),
     ] = (),
 ) -> None:
-    if card is None and not torch.cuda.is_available():
+    chosen, nets = CARDS[card] if card else installed(), networks(StarGAN(), 128)
+    if chosen is None and torch.cuda.is_available():
+        raise ValueError(
+            f"{torch.cuda.get_device_name()} is not in CARDS of benchmarks/roofline.py; add it "
+            f"there, or name the nearest with --card: {', '.join(CARDS)}"
+        )
+    if chosen is None:
         print("no GPU here: the model of an H200")
-    chosen, nets = CARDS[card or installed()], networks(StarGAN(), 128)
+        chosen = CARDS["h200"]
     flops = [sum(kernel.flops for kernel in step(nets)) / 2e9 for step in (d_step, g_step)]
     print(
         f"{chosen.title}: {chosen.peak['bf16'] / 1e12:.0f} TFLOP/s bf16, "
