@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.data.augment import crop_boxes, random_crop
+from training.data.augment import crop_boxes, cropped
 from training.data.dataset import Faces
 from training.data.order import Order
 
@@ -33,7 +33,7 @@ def test_a_shift_is_a_crop_of_256_of_286_px_enlarged() -> None:
     image = torch.rand(1, 3, 286, 286)
     corner = torch.zeros(1, 5)
     expected = F.interpolate(image[..., :256, :256], (286, 286), mode="bilinear")
-    found = random_crop(image, corner, "shift")
+    found = cropped(image, crop_boxes(corner, "shift"))
     torch.testing.assert_close(
         found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-3, atol=2e-3
     )
@@ -41,7 +41,7 @@ def test_a_shift_is_a_crop_of_256_of_286_px_enlarged() -> None:
 
 def test_a_picture_that_is_not_cropped_is_unchanged() -> None:
     image, uniform = torch.rand(2, 3, 8, 8), torch.tensor([[0.1] * 5, [0.9, 0, 0.5, 0, 0]])
-    out = random_crop(image, uniform, "zoom")
+    out = cropped(image, crop_boxes(uniform, "zoom"))
     assert torch.equal(out[0], image[0])
     assert not torch.equal(out[1], image[1])
 

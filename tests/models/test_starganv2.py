@@ -209,7 +209,8 @@ def setup() -> tuple[dict[str, Any], Batch, dict[str, Tensor]]:
     noises = {"z0": torch.rand(4, 16), "z1": torch.rand(4, 16)}
     y, target = torch.eye(3)[[0, 1, 2, 2]], torch.eye(3)[[1, 1, 0, 2]]
     batch = Batch(
-        torch.rand(4, 3, 16, 16) * 2 - 1, y, target, 0, lambda name, shape: noises[name], 0.25,
+        torch.rand(4, 3, 16, 16) * 2 - 1, y, target, 0, lambda name, shape: noises[name],
+        torch.tensor(0.25, dtype=torch.float64),
         torch.rand(4, 2, 3, 16, 16) * 2 - 1,
     )  # fmt: skip
     return SMALL.networks(space(3), 16), batch, noises

@@ -178,6 +178,13 @@ class TrainConfig:
         Literal["auto", "fp32", "bf16"],
         Field(description="numeric precision; auto: bf16 if measured faster"),
     ] = "auto"
+    record: Annotated[
+        bool,
+        Field(
+            description="on one GPU, record each kind of step as a CUDA graph and replay it; the "
+            "same results, free to change on resume"
+        ),
+    ] = True
     ema: Annotated[
         float,
         Field(ge=0, lt=1, description="decay of G's moving average per 16 images; 0: none"),

@@ -30,12 +30,14 @@ def crop_boxes(uniform: Tensor, kind: Kind) -> Tensor:
     return torch.stack([(1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1), width, height], 1)
 
 
-def random_crop(images: Tensor, uniform: Tensor, kind: Kind) -> Tensor:
-    """Crop images (n, 3, s, s) and resize each crop to s × s, bilinear as in the papers' code."""
-    box = crop_boxes(uniform, kind).to(images.device)
+def cropped(images: Tensor, box: Tensor) -> Tensor:
+    """Crop images (n, 3, s, s) to boxes (n, 4) and resize each crop to s × s.
+
+    Bilinear, as in the papers' code.
+    """
     theta = images.new_zeros((len(images), 2, 3))
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = box[:, 2], box[:, 3], box[:, :2]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    cropped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    resized = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     whole = (box[:, 2:] == 1).all(1)[:, None, None, None]
-    return torch.where(whole, images, cropped)
+    return torch.where(whole, images, resized)

@@ -16,7 +16,7 @@ class Batch:
     dataset: int  # index into LabelSpace.sets
     noise: Callable[[str, tuple[int, ...]], Tensor]
     # noise(name, shape): uniform [0, 1) of shape (n, *shape), keyed by (seed, global index, name)
-    position: float  # of the schedule: 0 at the first image, 1 at the last
+    position: Tensor  # 0-dim float64, of the schedule: 0 at the first image, 1 at the last
     reference: Tensor | None = None  # (n, k, 3, size, size) images with the target's labels
     other: Tensor | None = None  # (n, dim_g) c̃ of other images, never equal to the row's own labels
     peers: Tensor | None = None  # (n, k − 1, 3, size, size) more images of the source domain

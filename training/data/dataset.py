@@ -51,6 +51,17 @@ class Part:
         """uint8 (len(indices), H, W, 3), on the device of a resident part, else on the CPU."""
         if self._resident is not None:
             return self._resident[torch.as_tensor(indices, device=self._resident.device)]
+        return self._read(indices)
+
+    def chosen(self, indices: Tensor) -> Tensor:
+        """What has to be sent to the device for `pixels`: row numbers, or uint8 images."""
+        return self._read(indices) if self._resident is None else indices
+
+    def pixels(self, chosen: Tensor) -> Tensor:
+        """uint8 (n, H, W, 3) of `chosen`, which is on the device of a resident part."""
+        return chosen if self._resident is None else self._resident[chosen]
+
+    def _read(self, indices: Tensor | list[int]) -> Tensor:
         rows = [self._shards[s][r] for s, r in (self._where[int(i)] for i in indices)]
         return torch.from_numpy(np.stack(rows))
 

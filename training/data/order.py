@@ -5,11 +5,14 @@ images drawn before it, not of the number of processes or of the state of a proc
 makes a resumed training equal to an uninterrupted one, bit for bit.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
 from training.core.files import canonical_json, sha256_bytes
-from training.data.augment import Kind, random_crop
+from training.data.augment import Kind, crop_boxes, cropped
 from training.data.batch import Batch
 from training.data.dataset import Faces, Part, to_float
 
@@ -18,6 +21,22 @@ def generator(seed: int, *keys: int | str) -> torch.Generator:
     """A separate random stream for each (seed, keys)."""
     digest = sha256_bytes(canonical_json([seed, *keys]))
     return torch.Generator().manual_seed(int(digest[:15], 16))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a batch is made of: decided on the host, shown by `Order.show` on any device."""
+
+    dataset: int  # index into LabelSpace.sets
+    tensors: dict[str, Tensor]
+    # image, reference<k>, peer<k>: as `Part.chosen` gives them, with …/box (n, 4) and …/mirrored
+    # (n,) bools if configured; source, target, other (n, dim_g); position ()
+    noise: Callable[[str, tuple[int, ...]], Tensor]  # on the host, as Batch.noise
+
+    def to(self, device: torch.device) -> "Draw":
+        """The same with its tensors on `device`; nothing waits for the copies."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in self.tensors.items()}
+        return replace(self, tensors=moved)
 
 
 class Order:
@@ -47,15 +66,14 @@ class Order:
             start += len(out[-1])
         return torch.cat(out)
 
-    def batch(
+    def draw(
         self,
         dataset: int,
         drawn: int,
         seen: int,
         local: slice,
-        device: torch.device,
         masks: tuple[Tensor, Tensor] | None = None,
-    ) -> Batch:
+    ) -> Draw:
         """Rows `local` of the global batch that comes after `drawn` images of this data set.
 
         With `masks`, two (n,) bools, images and their peers are drawn from the first, references
@@ -67,36 +85,60 @@ class Order:
         rows, reference_rows, peer_rows = self._draw_rows(dataset, drawn, masks)
         labels = part.labels[rows]
         order = torch.randperm(self.size, generator=generator(self.seed, "target", dataset, drawn))
-        targets, reference = labels[order], None
-
-        def stacked(rows: Tensor, key: str) -> Tensor:
-            images = [
-                self._images(part, rows[:, k], dataset, drawn, local, device, f"{key}{k}")
-                for k in range(rows.shape[1])
-            ]
-            return torch.stack(images, 1)
-
+        targets = labels[order]
+        pictures = {"image": rows}
+        for name, more in (("reference", reference_rows), ("peer", peer_rows)):
+            if more is not None:
+                pictures |= {f"{name}{k}": column for k, column in enumerate(more.unbind(1))}
         if reference_rows is not None:
             targets = part.labels[reference_rows[:, 0]]
-            reference = stacked(reference_rows, "reference")
-        peers = None if peer_rows is None else stacked(peer_rows, "peer")
-        image = self._images(part, rows, dataset, drawn, local, device)
 
         def noise(name: str, shape: tuple[int, ...]) -> Tensor:
             stream = generator(self.seed, "noise", name, dataset, drawn)
-            return torch.rand((self.size, *shape), generator=stream)[local].to(device)
+            return torch.rand((self.size, *shape), generator=stream)[local]
+
+        tensors = {
+            "source": space.encode(labels[local], dataset),
+            "target": space.encode(targets[local], dataset),
+            "other": space.encode(self._others(part, labels)[local], dataset),
+            "position": torch.tensor(min(1.0, seen / self.length), dtype=torch.float64),
+        }
+        for name, numbers in pictures.items():
+            tensors |= self._draw_picture(part, numbers, dataset, drawn, local, name)
+        return Draw(dataset, tensors, noise)
+
+    def show(self, draw: Draw) -> Batch:
+        """The batch of a draw, on the device of its tensors: gathered, cropped and mirrored."""
+        tensors, device = draw.tensors, draw.tensors["image"].device
+
+        def stacked(name: str) -> Tensor | None:
+            count = sum(key.rstrip("0123456789") == name for key in tensors)
+            pictures = [self._picture(draw, f"{name}{k}") for k in range(count)]
+            return torch.stack(pictures, 1) if pictures else None
 
         return Batch(
-            image,
-            space.encode(labels[local], dataset).to(device),
-            space.encode(targets[local], dataset).to(device),
-            dataset,
-            noise,
-            min(1.0, seen / self.length),
-            reference,
-            space.encode(self._others(part, labels)[local], dataset).to(device),
-            peers,
+            self._picture(draw, "image"),
+            tensors["source"],
+            tensors["target"],
+            draw.dataset,
+            lambda name, shape: draw.noise(name, shape).to(device, non_blocking=True),
+            tensors["position"],
+            stacked("reference"),
+            tensors["other"],
+            stacked("peer"),
         )
+
+    def batch(
+        self,
+        dataset: int,
+        drawn: int,
+        seen: int,
+        local: slice,
+        device: torch.device,
+        masks: tuple[Tensor, Tensor] | None = None,
+    ) -> Batch:
+        """The batch of `draw` on `device`."""
+        return self.show(self.draw(dataset, drawn, seen, local, masks).to(device))
 
     def _draw_rows(
         self, dataset: int, drawn: int, masks: tuple[Tensor, Tensor] | None
@@ -164,18 +206,26 @@ class Order:
             ]
         )
 
-    def _images(
-        self, part: Part, rows: Tensor, dataset: int, drawn: int, local: slice,
-        device: torch.device, key: str = "",
-    ) -> Tensor:  # fmt: skip
-        """Images `rows[local]` in [-1, 1], cropped and, with probability ½, mirrored."""
-        image = to_float(part.images(rows[local]).to(device, non_blocking=True))
-        position: list[int | str] = [dataset, drawn, *([key] if key else [])]
+    def _draw_picture(
+        self, part: Part, rows: Tensor, dataset: int, drawn: int, local: slice, name: str
+    ) -> dict[str, Tensor]:
+        """What images `rows[local]` are made of, by the keys of `Draw.tensors`."""
+        position: list[int | str] = [dataset, drawn, *([name] if name != "image" else [])]
+        out = {name: part.chosen(rows[local])}
         if self.crop != "none":
             uniform = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *position))
-            image = random_crop(image, uniform[local], self.crop)
-        if not self.flip:
-            return image
-        uniform = torch.rand(self.size, generator=generator(self.seed, "flip", *position))
-        mirrored = (uniform[local] < 0.5).to(device)[:, None, None, None]
-        return torch.where(mirrored, image.flip(3), image)
+            out[f"{name}/box"] = crop_boxes(uniform[local], self.crop)
+        if self.flip:
+            uniform = torch.rand(self.size, generator=generator(self.seed, "flip", *position))
+            out[f"{name}/mirrored"] = uniform[local] < 0.5
+        return out
+
+    def _picture(self, draw: Draw, name: str) -> Tensor:
+        """Images (n, 3, s, s) in [-1, 1], cropped and, with probability ½, mirrored."""
+        tensors = draw.tensors
+        image = to_float(self.faces.parts[draw.dataset].pixels(tensors[name]))
+        if (box := tensors.get(f"{name}/box")) is not None:
+            image = cropped(image, box)
+        if (mirrored := tensors.get(f"{name}/mirrored")) is not None:
+            image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
+        return image

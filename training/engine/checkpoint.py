@@ -75,16 +75,19 @@ def _adam(net: nn.Module, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
 
 
 def _restore_adam(net: nn.Module, optimiser: torch.optim.Adam, values: dict[str, Tensor]) -> None:
+    """Fill the optimiser's tensors in place, which a recorded step reads; create missing ones."""
     for name, parameter in net.named_parameters():
-        state = {k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name}
-        if state:
-            optimiser.state[parameter] = {
+        stored = {
+            k.rpartition("/")[2]: v for k, v in values.items() if k.rpartition("/")[0] == name
+        }
+        state = optimiser.state[parameter] if stored else {}
+        for key, value in stored.items():
+            if key not in state:
                 # Fused Adam needs moments in the memory format of their parameter.
-                k: torch.empty_like(parameter.detach()).copy_(v)
-                if v.shape == parameter.shape
-                else v.to(parameter.device)
-                for k, v in state.items()
-            }
+                moment = value.shape == parameter.shape
+                state[key] = torch.empty_like(parameter.detach() if moment else value)
+                state[key] = state[key].to(parameter.device)
+            state[key].copy_(value)
 
 
 def save(folder: Path, state: State, config: dict[str, Any], space: LabelSpace) -> Path:
@@ -165,7 +168,9 @@ def averages(nets: Nets, names: tuple[str, ...]) -> Nets:
 
 def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:
     """Raise CheckpointError if settings changed (except how often to log, sample and save)."""
-    ignored = {"log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour"}
+    ignored = {
+        "log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour", "record"
+    }  # fmt: skip
     differing = []
     for section in ("model", "train", "data_digest", "name", "size"):
         old, new = stored.get(section), current.get(section)

@@ -76,7 +76,7 @@ def _batch(model: Model, space: LabelSpace, dataset: int, size: int, batch: int)
         return torch.empty(batch, *shape)
 
     return Batch(
-        image, labels, labels, dataset, noise, 0.5,
+        image, labels, labels, dataset, noise, torch.empty((), dtype=torch.float64),
         reference=torch.empty(batch, more, 3, size, size) if more else None, other=labels,
         peers=torch.empty(batch, more - 1, 3, size, size) if more else None,
     )  # fmt: skip

@@ -1,20 +1,23 @@
 """The state of a training and its single step, for any model: runs the phases that are due."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
 from training.data.dataset import Faces, memory_order
-from training.data.order import Order, generator
+from training.data.order import Draw, Order, generator
 from training.engine import checkpoint
 from training.engine.checkpoint import Optimisers, State
 from training.engine.distributed import World, freeze
 from training.engine.mirror import Mirror
+from training.engine.record import Graphs, Plan, Recorder
 from training.engine.schedule import Schedule
 from training.engine.telemetry import Telemetry
 from training.models.base import Losses, Model, Nets, Optim, Phase
@@ -39,6 +42,11 @@ class Job:
     clock: Telemetry = field(default_factory=Telemetry)
 
 
+def records(job: Job) -> bool:
+    """Whether the steps are recorded as CUDA graphs: on one GPU, unless switched off."""
+    return job.train.record and job.world.device.type == "cuda" and job.world.size == 1
+
+
 def build_state(job: Job) -> State:
     """Create networks (seeded), averages and optimisers on the device, in full precision."""
     torch.manual_seed(job.train.seed)
@@ -48,13 +56,18 @@ def build_state(job: Job) -> State:
         net.to(device, memory_format=memory_order(device))  # type: ignore[call-overload]
     averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
     settings = job.model.optim(job.faces.space)
+    record = records(job)
     optim: Optimisers = {
         name: Adam(
             net.parameters(),
-            lr=settings[name].lr,
+            # A graph would freeze a number.
+            lr=torch.tensor(settings[name].lr, device=job.world.device)
+            if record
+            else settings[name].lr,
             betas=settings[name].betas,
             weight_decay=settings[name].weight_decay,
             fused=True,
+            capturable=record,
         )
         for name, net in nets.items()
     }
@@ -73,6 +86,7 @@ class Session:
     phases: list[Phase]
     warmup: list[Phase]
     settings: dict[str, Optim]
+    recorder: Recorder | None = None
 
     @classmethod
     def open(cls, job: Job, state: State | None = None) -> "Session":
@@ -92,7 +106,12 @@ class Session:
         warmup_images = train.warmup_images if warmup else 0
         schedule = Schedule(phases, len(space.sets), train.batch, warmup_images)
         nets = job.world.wrap(state.nets)
-        return cls(job, state, nets, order, schedule, phases, warmup, model.optim(space))
+        session = cls(job, state, nets, order, schedule, phases, warmup, model.optim(space))
+        if records(job):
+            device = job.world.device
+            graphs = Graphs(device)
+            session.recorder = Recorder(session.show, session.work, state.nets, device, graphs)
+        return session
 
     def rates(self) -> dict[str, float]:
         """The current learning rate of each network."""
@@ -103,7 +122,7 @@ class Session:
     def due(self) -> tuple[list[Phase], int]:
         """The phases of this step and the current round-robin index."""
         iteration = self.state.step // self.schedule.sets
-        stage = self.warmup if iteration < self.schedule.warmup_iterations else self.phases
+        stage = self.warmup if self.warming else self.phases
         turns = max(1, 1 + max((phase.round_robin_index for phase in stage), default=0))
         rounds, index = divmod(iteration, turns)
         progress = self.state.images / self.job.train.images
@@ -116,16 +135,39 @@ class Session:
         ]
         return due, index
 
-    def draw(self, dataset: int, drawn: int, index: int) -> Batch:
-        """This rank's part of the batch that follows `drawn` images of a data set."""
+    @property
+    def warming(self) -> bool:
+        """Whether this step belongs to the warm-up."""
+        return self.state.step // self.schedule.sets < self.schedule.warmup_iterations
+
+    def draw(self, dataset: int, drawn: int, index: int) -> Draw:
+        """This rank's part of the batch that follows `drawn` images of a data set, on the host."""
         job = self.job
-        with job.clock.waiting():
-            labels = job.faces.parts[dataset].labels
-            masks = job.model.domain_masks(labels, job.faces.space, index)
-            share = job.world.share(job.train.batch)
-            return self.order.batch(
-                dataset, drawn, self.state.images, share, job.world.device, masks
-            )
+        labels = job.faces.parts[dataset].labels
+        masks = job.model.domain_masks(labels, job.faces.space, index)
+        share = job.world.share(job.train.batch)
+        return self.order.draw(dataset, drawn, self.state.images, share, masks)
+
+    def plan(self) -> Plan:
+        """Decide this step on the host: set the learning rates, find the phases, draw."""
+        state = self.state
+        iteration, dataset = divmod(state.step, self.schedule.sets)
+        drawn = self.schedule.drawn(iteration)
+        for name, rate in self.rates().items():
+            for group in state.optim[name].param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+        # Reseed torch's generator (dropout), so that a resumed run draws the same numbers.
+        stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
+        torch.manual_seed(stream.initial_seed())
+        due, index = self.due()
+        again = sum(phase.new_batch for phase in due)
+        size = self.job.train.batch
+        with self.job.clock.waiting():
+            draws = [self.draw(dataset, drawn + k * size, index) for k in range(1 + again)]
+        return Plan(tuple(due), tuple(draws), self.warming)
 
     def update(self, phase: Phase, batch: Batch, retained: tuple[str, ...] = ()) -> Losses:
         """Run one phase: loss, backward, one optimiser step for each network that it trains.
@@ -148,31 +190,45 @@ class Session:
             state.optim[name].zero_grad(set_to_none=True)
         return {f"{phase.name}/{k}": v.detach() for k, v in terms.items()}
 
-    def advance(self) -> Losses:
-        """Run one step: draw a batch, run the due phases, update averages. Returns the losses."""
-        state = self.state
-        iteration, dataset = divmod(state.step, self.schedule.sets)
-        drawn = self.schedule.drawn(iteration)
-        for name, rate in self.rates().items():
-            for group in state.optim[name].param_groups:
-                group["lr"] = rate
-        # Reseed torch's generator (dropout), so that a resumed run draws the same numbers.
-        stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
-        torch.manual_seed(stream.initial_seed())
-        due, index = self.due()
-        batch = self.draw(dataset, drawn, index)
+    def show(self, draws: Sequence[Draw], prepared: dict[str, Tensor]) -> list[Batch]:
+        """The batches of draws on the device; the first one shares the tensors `prepared`."""
+        with self.job.clock.waiting():
+            batches = [self.order.show(draw) for draw in draws]
+        batches[0].shared.update(prepared)
+        return batches
+
+    def work(
+        self, due: Sequence[Phase], batches: Iterable[Batch]
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """Run the due phases and update the averages: tensors in, tensors out, on one device.
+
+        `batches`: the main one, then one for each phase with `new_batch`. Returns the losses' log
+        names and their values (k,).
+        """
+        following = iter(batches)
+        batch = next(following)
         losses: Losses = {}
         for position, phase in enumerate(due, 1):
             if phase.new_batch:
-                drawn += self.job.train.batch
-                batch = self.draw(dataset, drawn, index)
+                batch = next(following)
             same_batch = takewhile(lambda later: not later.new_batch, due[position:])
             retained = {name for later in same_batch for name in later.trains}
             losses |= self.update(phase, batch, tuple(retained & set(phase.keep_grad)))
         self._average()
+        values = list(losses.values())
+        return tuple(losses), torch.stack(values) if values else batch.image.new_zeros(0)
+
+    def advance(self) -> Losses:
+        """Run one step: draw batches, run the due phases, update averages. Returns the losses."""
+        state, plan = self.state, self.plan()
+        if self.recorder:
+            names, losses = self.recorder.run(plan)
+        else:
+            draws = [draw.to(self.job.world.device) for draw in plan.draws]
+            names, losses = self.work(plan.due, self.show(draws, plan.prepared))
         state.step += 1
         state.images = self.schedule.images(state.step)
-        return losses
+        return dict(zip(names, losses.unbind(), strict=True))
 
     def _average(self) -> None:
         """Update the moving averages of the weights; copy the buffers."""

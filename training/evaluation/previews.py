@@ -24,9 +24,8 @@ def held_out(part: Part, rows: list[int], space: LabelSpace, device: torch.devic
     """A batch of one data set, with its labels shifted by one row as targets; c̃ of `space`."""
     index, labels = space.index(part.name), part.labels[rows]
     source, target = (space.encode(c, index).to(device) for c in (labels, labels.roll(1, 0)))
-    return Batch(
-        to_float(part.images(rows)).to(device), source, target, index, _no_noise, position=1.0
-    )
+    image, end = to_float(part.images(rows)).to(device), torch.ones((), dtype=torch.float64)
+    return Batch(image, source, target, index, _no_noise, end.to(device))
 
 
 @torch.no_grad()

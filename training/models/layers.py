@@ -118,7 +118,7 @@ class Signed(nn.Module):
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
         """Mask (n, dim_g) of known labels that differ between `source` and `target`."""
-        labels = (torch.arange(target.shape[1]) < self.dim_d).to(target.device)
+        labels = torch.arange(target.shape[1], device=target.device) < self.dim_d
         known: Tensor = self(target) != 0
         return (source != target) & labels & known
 

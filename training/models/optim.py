@@ -17,6 +17,8 @@ class Adam(torch.optim.Adam):
     """torch.optim.Adam with its original `step` under no_grad."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    # The first steps of a training that is recorded as CUDA graphs are not, as intended.
+    _warned_capturable_if_run_uncaptured = True
 
 
 class AdamW(torch.optim.AdamW):

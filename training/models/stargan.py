@@ -321,7 +321,9 @@ class StarGAN(Model):
 
     def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
         """With branches, D_y(x) (n, 1, h, w) of each row's class; else `scores` unchanged."""
-        return scores[range(len(scores)), labels.argmax(1), None] if self.d_branches else scores
+        if not self.d_branches:
+            return scores
+        return scores.take_along_dim(labels.argmax(1)[:, None, None, None], 1)
 
     def penalty_weights(self, batch: Batch) -> Tensor | float:
         """Of the scores in the penalty: 1 or 1/patches; with branches 0 for other classes."""

@@ -177,6 +177,11 @@ class Generator(nn.Module):
         return F.conv2d(mask * h, kernel, padding=1, groups=h.shape[1])
 
 
+def of_domain(values: Tensor, y: Tensor) -> Tensor:
+    """Of values (n, domains, …), those of each row's domain y (n,): (n, …)."""
+    return values.take_along_dim(y.reshape(-1, *[1] * (values.dim() - 1)), 1)[:, 0]
+
+
 class Mapping(nn.Module):
     """F: latents (n, 16) and domain indices (n,) -> style codes (n, 64)."""
 
@@ -195,7 +200,7 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.shared(z)
-        return torch.stack([branch(h) for branch in self.own], 1)[torch.arange(len(y)), y].float()
+        return of_domain(torch.stack([branch(h) for branch in self.own], 1), y).float()
 
 
 class SharedMap(nn.Module):
@@ -232,7 +237,7 @@ class StyleEncoder(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.main(x).flatten(1)
-        return torch.stack([branch(h) for branch in self.own], 1)[torch.arange(len(y)), y].float()
+        return of_domain(torch.stack([branch(h) for branch in self.own], 1), y).float()
 
 
 class Discriminator(nn.Module):
@@ -247,8 +252,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.main(x)
         with autocast_off(h):
-            out: Tensor = self.own(h.float()).flatten(1)[torch.arange(len(y)), y]
-            return out
+            return of_domain(self.own(h.float()).flatten(1), y)
 
     def score_path(self) -> nn.Module:
         """To the logits (n, domains, 1, 1) of all branches."""
@@ -417,7 +421,8 @@ class StarGANv2(Model):
 
     def s_org(self, nets: Nets, x: Tensor, y: Tensor) -> Tensor:
         """Style codes of the source images x, for the cycle reconstruction."""
-        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](fixed_latent(x), y)
+        # Without styles F reads only the domain.
+        out: Tensor = nets["E"](x, y) if self.styled else nets["F"](x.new_zeros(len(x), LATENT), y)
         return out
 
     def style_loss(self, nets: Nets, x_fake: Tensor, y_trg: Tensor, s_trg: Tensor) -> Tensor:
@@ -456,16 +461,16 @@ class StarGANv2(Model):
         s_trg = self.style_code(nets, batch, 0, latent=latent)
         x_fake = nets["G"](x_real, s_trg)
         s_org = self.s_org(nets, x_real, batch.source.argmax(1))
-        weight = self.styled * self.lambda_ds * max(0.0, 1.0 - batch.position / self.ds_share)
         loss_ds = x_fake.new_zeros(())
-        if weight:
+        if self.styled and self.lambda_ds:
             with torch.no_grad():
                 x_fake2 = nets["G"](x_real, self.style_code(nets, batch, 1, latent=latent))
-            loss_ds = F.l1_loss(x_fake, x_fake2)
+            weight = self.lambda_ds * (1 - batch.position / self.ds_share).clamp(min=0)
+            loss_ds = weight.float() * F.l1_loss(x_fake, x_fake2)
         return {
             "adv": F.softplus(-nets["D"](x_fake, y_trg)).mean(),
             "sty": self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg),
-            "ds": -weight * loss_ds,
+            "ds": -loss_ds,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](x_fake, s_org), x_real),
         }
 
