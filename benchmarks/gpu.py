@@ -19,6 +19,7 @@ from unittest import mock
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import roofline
@@ -104,17 +105,27 @@ class Report:
         self.save()
         return False
 
-    def add(self, section: str, batch: int, title: str, **values: Any) -> None:
+    def add(self, section: str, batch: int, title: str, **values: float | int) -> None:
         self.facts["rows"].append({"section": section, "batch": batch, "title": title, **values})
-        shown = ", ".join(
-            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in values.items()
-        )
-        print(f"{section:13s} batch {batch:4d}  {title}: {shown}", flush=True)
+        shown = ", ".join(f"{name} {_number(value)}" for name, value in values.items())
+        print(f"{section:6s} batch {batch:4d}  {title}: {shown}", flush=True)
         self.save()
+
+    def tables(self) -> Iterator[str]:
+        """Lines in Markdown, a table for each section."""
+        for section in dict.fromkeys(row["section"] for row in self.facts["rows"]):
+            rows = [row for row in self.facts["rows"] if row["section"] == section]
+            names = [*dict.fromkeys(name for row in rows for name in row if name != "section")]
+            yield from ("", f"| {' | '.join(names)} |", "| " + "--- | " * len(names))
+            for row in rows:
+                yield f"| {' | '.join(_number(row.get(name, '')) for name in names)} |"
 
     def save(self) -> None:
         write_json(self.out, self.facts)
+
+
+def _number(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def machine() -> str:
@@ -181,30 +192,34 @@ def parts(report: Report, scale: Scale) -> None:
                 continue
             with installed(setup):
                 step = ours(job_of(scale, batch, setup, FOREVER), setup.bf16)
-                row: dict[str, Any] = {"D_ms": milliseconds(step, scale)}
+                row: dict[str, float] = {"D_ms": milliseconds(step, scale)}
                 if setup.settings == EAGER:
-                    row["D_kernels"], row["D_longest"] = longest(step)
+                    row["D_kernels"] = longest(report, batch, setup.title, step)
                 step = ours(job_of(scale, batch, setup, 1), setup.bf16)
                 row["D_and_G_ms"] = milliseconds(step, scale)
                 del step
             report.add("parts", batch, setup.title, **row)
 
 
-def longest(step: Callable[[], object]) -> tuple[int, list[str]]:
-    """Number of kernels of a step, and those that take longest: name, calls, ms."""
+def longest(report: Report, batch: int, title: str, step: Callable[[], object]) -> int:
+    """Report the kernels of a step that take longest (on a CPU: operations); all their number."""
     cuda = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as profiled:
         step()
         if cuda:
             torch.cuda.synchronize()
-    taken = [
+    kind = DeviceType.CUDA if cuda else DeviceType.CPU
+    events = [
         (event.self_device_time_total if cuda else event.self_cpu_time_total, event)
         for event in profiled.key_averages()
+        if event.device_type == kind and not event.is_user_annotation
     ]
-    taken = sorted(((us, e) for us, e in taken if us > 0), key=lambda pair: -pair[0])
-    shown = [f"{event.key[:60]} × {event.count}: {us / 1e3:.2f}" for us, event in taken[:KERNELS]]
-    return sum(event.count for _, event in taken), shown
+    events.sort(key=lambda pair: -pair[0])
+    for taken, event in events[:KERNELS]:
+        name = f"{title}: {event.key[:80]}"
+        report.add("kernel", batch, name, calls=event.count, ms=taken / 1e3)
+    return sum(event.count for _, event in events)
 
 
 def generator_passes(report: Report, scale: Scale) -> None:
@@ -308,7 +323,7 @@ def check(
         print("no share of the roofline: this device is not in CARDS of benchmarks/roofline.py")
     for section in (parts, generator_passes, whole):
         section(report, scale)
-    print(f"all rows: {out}")
+    print(*report.tables(), f"\nall rows: {out}", sep="\n")
 
 
 @app.command
