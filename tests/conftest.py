@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--keep-durations", action="store_true", help=f"write {DURATIONS.name} from this run"
     )
+    parser.addoption(
+        "--keep-kernels", action="store_true", help="write engine/kernels.json from this run"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

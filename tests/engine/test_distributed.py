@@ -200,13 +200,57 @@ def test_each_launch_passes_its_own_id_to_its_processes(
     assert len({"the shell's", *seen}) == 3
 
 
-def test_a_stopped_launch_saves_and_leaves_no_process_behind(binary: Path, tmp_path: Path) -> None:
+STOPS = """
+import json, sys, time
+from training.engine.distributed import world
+from training.engine.loop import Stopping
+
+with world() as here:
+    found = []
+    for pause, steps in ((0.0, 60), (1.2, 6)):
+        flag, asked = [False], [0]
+        stopped = Stopping(here, flag)
+        true = type(here).most
+        type(here).most = lambda *a: asked.__setitem__(0, asked[0] + 1) or true(*a)
+        for step in range(steps):
+            time.sleep(pause)
+            flag[0] = here.rank == 1 and step >= steps // 2
+            if stopped(): break
+        found.append([step, asked[0]])
+        type(here).most = true
+    print(json.dumps(found), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_to_stop_and_ask_at_most_every_16th_step(tmp_path: Path) -> None:
+    """One of two is told at half: both end at the same step; slow steps are asked about sooner."""
+    (tmp_path / "stops.py").write_text(STOPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "2", str(tmp_path / "stops.py")]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (json.loads(line) for line in done.stdout.splitlines())
+    assert one == other
+    (fast, few), (slow, _) = one
+    assert 30 <= fast <= 46
+    assert few <= 4
+    assert slow == 3
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_stopped_launch_saves_and_leaves_no_process_behind(
+    processes: str, binary: Path, tmp_path: Path
+) -> None:
     """The signal is sent to the launcher only, as by Kubernetes; exit code 143."""
     import psutil
 
     line = [
         sys.executable, "-m", "training.launch", str(binary), "--preset", "smoke", "--experiment",
-        "", "--out", str(tmp_path / "model.json"),
+        "", "--out", str(tmp_path / "model.json"), "--nproc", processes,
         "--set", "images=1000000;checkpoint_images=1000000;log_images=16;d_repeat_num=3",
     ]  # fmt: skip
     process = subprocess.Popen(line, env=environment(), cwd=tmp_path)

@@ -60,13 +60,13 @@ class World:
             values = values / self.size
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on any rank."""
+    def most(self, values: list[float]) -> list[float]:
+        """The largest of each value over all ranks."""
         if self.size == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+            return values
+        found = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return found.tolist()
 
     def agree(self, value: str) -> str:
         """Broadcast rank 0's text to every rank."""

@@ -89,6 +89,36 @@ def stop_on_sigterm() -> Iterator[list[bool]]:
         signal.signal(signal.SIGTERM, previous)
 
 
+class Stopping:
+    """Whether any process was told to stop, asked together and not at every step.
+
+    Asking waits for the device and for the other processes: at most every 16th step, sooner where
+    steps are slow. One process just looks.
+    """
+
+    STEPS, SECONDS = 16, 2.0  # between two questions
+
+    def __init__(self, world: World, flag: list[bool]) -> None:
+        self.world, self.flag = world, flag
+        self.left = self.asked = 1  # steps until the next question; between the last two
+        self.since = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Called by every rank after each step; the same answer on every rank."""
+        if self.world.size == 1:
+            return self.flag[0]
+        self.left -= 1
+        if self.left:
+            return False
+        now = time.monotonic()
+        told, seconds = self.world.most(
+            [float(self.flag[0]), max(now - self.since, 1e-9) / self.asked]
+        )
+        self.left = self.asked = min(self.STEPS, max(1, int(self.SECONDS / seconds)))
+        self.since = time.monotonic()
+        return bool(told)
+
+
 def _due(before: int, now: int, every: int) -> bool:
     return before // every < now // every
 
@@ -216,11 +246,12 @@ def fit(job: Job, state: State) -> Path:
     progress = Progress("train", train.images, "images", state.images)
     last = job.run / "checkpoints" / f"{state.images:012d}"
     with exporter(job.world.rank) as metrics, stop_on_sigterm() as stop, progress:
+        stopped = Stopping(job.world, stop)
         while state.images < train.images:
             before = state.images
             meter.add(session.advance(), before)
             now, done = state.images, state.images >= train.images
-            stopping = job.world.any(stop[0])
+            stopping = stopped()
             saving = done or stopping or _due(before, now, train.checkpoint_images)
             if saving or _due(before, now, train.log_images):
                 means = meter.flush(job.world, train.batch, job.run)
