@@ -47,12 +47,12 @@ def d_loss(name: str, size: int, batch: int, device: torch.device) -> Callable[[
     space = LabelSpace((LabelSet("faces", kind, NAMES),))
     torch.manual_seed(0)
     order = memory_order(device)
-    d = model.networks(space, size)["D"].to(device, memory_format=order)  # type: ignore[call-overload]
+    d = model.networks(space, size)["D"].to(device, memory_format=order)
     x = (2 * torch.rand(batch, 3, size, size, device=device) - 1).contiguous(memory_format=order)
     labels = space.encode(torch.eye(5, device=device)[torch.arange(batch) % 5], 0)
     alpha = torch.rand(batch, 1, 1, 1, device=device)
     nets = {"D": d, "G": Flip(), "F": nn.Identity()}
-    nets["F"].forward = lambda z, y: z  # type: ignore[method-assign]
+    nets["F"].forward = lambda z, y: z
 
     def noise(name: str, shape: tuple[int, ...]) -> Tensor:
         return alpha if name == "alpha" else torch.rand(batch, *shape, device=device)
