@@ -124,8 +124,8 @@ compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
 	@$(BIN)/python -m training.tracking ui
 
-bench: setup  ## benchmark training step, preprocessing and work beside other processes
-	for file in preprocess step contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done
+bench: setup  ## benchmark training step, penalty, preprocessing and work beside other processes
+	for file in preprocess step penalty contention; do $(BIN)/python "benchmarks/$$file.py" || exit 1; done
 
 clean:  ## delete all run outputs, including the local registry and DVC remote; ./data is kept
 	rm -rf runs .*.tmp .*.part

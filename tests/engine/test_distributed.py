@@ -19,6 +19,7 @@ from training.core.config import to_json
 from training.engine import checkpoint
 from training.launch import launch
 from training.models import MODELS
+from training.models.stargan import StarGAN
 from training.storage.store import Manifest
 from training.train import train
 
@@ -69,8 +70,11 @@ def test_more_processes_give_the_gradients_of_one(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """For every phase of every model, before optimiser steps amplify rounding."""
-    cases = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
-             for name, which in RICHEST]  # fmt: skip
+    branches = replace(StarGAN.tiny(), d_branches=True, gp_patches="mean")
+    models = [*((MODELS[name].tiny(), name, which) for name, which in RICHEST),
+              (branches, "stargan", "classes")]  # fmt: skip
+    cases = [(name, dataclasses.asdict(model), str(request.getfixturevalue(which)))
+             for model, name, which in models]  # fmt: skip
     script = tmp_path / "slopes.py"
     script.write_text(SLOPES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -93,10 +94,8 @@ def far(path: nn.Module, reference: nn.Module, x: Tensor, weights: Tensor | floa
         (ours, theirs),
         *zip(gradients(ours, path), gradients(theirs, reference), strict=True),
     ]
-    # A gradient that is 0 but for rounding is compared with the largest.
     norms = [(float((a - b).detach().norm()), float(b.detach().norm())) for a, b in pairs]
-    least = 1e-3 * max(size for _, size in norms)
-    return max(off / max(size, least) for off, size in norms)
+    return max(off / size if size else math.inf for off, size in norms if off or size)
 
 
 class WrittenOut(nn.GroupNorm):
@@ -123,7 +122,7 @@ def test_value_and_every_gradient_equal_autograds_in_float64(name: str, size: in
     """To 1e-12; torch's kernel of the norm limits AttGAN and STGAN to 1e-9."""
     _, _, nets = tiny(name, size)
     for net in penalised(nets):
-        path = net.double().score_path()  # type: ignore[operator]
+        path = net.double().score_path()
         x = torch.rand(3, 3, size, size, dtype=torch.float64) * 2 - 1
         scores = path(x)
         weights = torch.rand(3, *scores.shape[1:2], *[1] * (scores.ndim - 2)).double()
@@ -139,7 +138,7 @@ def test_the_path_gives_the_scores_of_the_critic(name: str) -> None:
     _, _, nets = tiny(name)
     x, y = torch.rand(3, 3, 16, 16) * 2 - 1, torch.tensor([0, 2, 1])
     for net in penalised(nets):
-        scores = net.score_path()(x)  # type: ignore[operator]
+        scores = net.score_path()(x)
         for same in (scores_and_slope(net, x)[0], scores_and_slope(net, x, graph=False)[0]):
             torch.testing.assert_close(same, scores, rtol=1e-5, atol=1e-6)
         if name == "starganv2":
@@ -196,7 +195,7 @@ def chains(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers).double(), x
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=300)
 @given(chains())
 def test_any_chain_of_layers_has_autograds_slope(case: tuple[nn.Module, Tensor]) -> None:
     """Over sizes, widths, strides, paddings, dilations, groups, memory formats and batches."""
@@ -247,7 +246,7 @@ def test_a_layer_without_a_rule_falls_back_to_autograd_and_is_named_once(
     assert all(map(torch.equal, gradients(loss, path), gradients(wanted, path)))
     (line,) = caplog.messages
     assert says in line
-    assert "double backward: the same numbers, in about twice the time" in line
+    assert "double backward: the same numbers, in up to twice the time" in line
 
 
 def test_a_subclass_has_the_rule_of_its_class_or_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
