@@ -1,4 +1,4 @@
-"""The model of the roofline counts what the model's own phases compute, and gives published rows."""
+"""The model of the roofline counts what the model's phases compute, and gives published rows."""
 
 import re
 from collections.abc import Callable
