@@ -23,7 +23,7 @@ DEMO = {"judge.images": "3200", "eval.limit": "250"}  # there are only 2,400 fac
 TOY = {
     "data.size": "32", "model.conv_dim": "4", "model.repeat_num": "1", "model.d_conv_dim": "4",
     "model.d_repeat_num": "3", "judge.images": "64", "judge.floor": "0", "eval.limit": "8",
-    "eval.bootstrap": "100",
+    "eval.bootstrap": "100", "train.images": "320", "train.decay_images": "160",
 }  # fmt: skip
 SCORES = (
     "success_mean", "success_low", "success_high", "success_worst", "copy_success_mean",
@@ -57,14 +57,14 @@ def prepared(folder: Path, config: Config, raw: Path | None) -> tuple[Path, Path
 
 
 def chosen_length(config: Config, seconds: float, measured: float) -> Config:
-    """The recipe scaled to the images that `seconds` allow, at the rate measured here.
+    """The recipe, shortened to the images that `seconds` allow at the rate measured here.
 
     Raises ValueError if not even ten steps fit.
     """
     rate = measure_throughput(config, measured)
-    images = int(rate * (seconds - measured))
+    images = min(int(rate * (seconds - measured)), config.train.images)
     images -= images % config.train.batch
-    print(f"{rate:.1f} images/s measured: {images:,} images in {seconds - measured:.0f} s")
+    print(f"{rate:.1f} images/s measured: {images:,} images for {seconds - measured:.0f} s")
     if images < 10 * config.train.batch:
         raise ValueError(
             f"{seconds:.0f} s are left for the training, {images} images at {rate:.1f} images/s; "
