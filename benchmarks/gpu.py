@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -42,6 +44,7 @@ FOREVER = 10**6  # n_critic of a training in which G's step is never due
 KERNELS = 12  # shown of each profile
 COMPILES = 90.0  # s that torch.compile may take
 CYCLE = 5
+ORDERS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,21 @@ class Report:
         self.facts: dict[str, Any] = {"machine": machine(), "rows": [], "not_measured": []}
         print(self.facts["machine"], flush=True)
 
-    def fits(self, title: str, needed: float = 0.0) -> bool:
-        """Whether `needed` seconds are left; if not, the measurement is listed as left out."""
-        if time.monotonic() + needed < self.deadline:
-            return True
-        self.facts["not_measured"].append(title)
-        print(f"not measured, out of time: {title}", flush=True)
+    def measure(self, title: str, run: Callable[[], None], needed: float = 0.0) -> None:
+        """Call `run` if `needed` seconds are left; what does not fit time or memory is listed."""
+        if time.monotonic() + needed >= self.deadline:
+            self.leave_out(f"{title}: out of time")
+            return
+        try:
+            run()
+        except torch.OutOfMemoryError:
+            self.leave_out(f"{title}: out of memory")
+        torch.cuda.empty_cache()
+
+    def leave_out(self, what: str) -> None:
+        self.facts["not_measured"].append(what)
+        print(f"not measured: {what}", flush=True)
         self.save()
-        return False
 
     def add(self, section: str, batch: int, title: str, **values: float | int) -> None:
         self.facts["rows"].append({"section": section, "batch": batch, "title": title, **values})
@@ -166,7 +176,7 @@ def double_penalty(
 
 @contextmanager
 def installed(setup: Setup) -> Iterator[None]:
-    """Run steps as `setup` says where no setting of a training says it; memory is free after."""
+    """Run steps as `setup` says where no setting of a training says it."""
     doubled = mock.patch.object(stargan, "gradient_penalty", double_penalty)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = setup.search
@@ -175,7 +185,6 @@ def installed(setup: Setup) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.benchmark = before
-        torch.cuda.empty_cache()
 
 
 def job_of(scale: Scale, batch: int, setup: Setup, n_critic: int = CYCLE) -> Job:
@@ -184,21 +193,16 @@ def job_of(scale: Scale, batch: int, setup: Setup, n_critic: int = CYCLE) -> Job
     return replace(job, train=replace(job.train, **setup.settings))
 
 
-def parts(report: Report, scale: Scale) -> None:
-    """D's step, and D's with G's, by penalty and way of running; kernels by time of D's step."""
-    for batch in scale.batches:
-        for setup in PARTS:
-            if not report.fits(f"parts, batch {batch}, {setup.title}"):
-                continue
-            with installed(setup):
-                step = ours(job_of(scale, batch, setup, FOREVER), setup.bf16)
-                row: dict[str, float] = {"D_ms": milliseconds(step, scale)}
-                if setup.settings == EAGER:
-                    row["D_kernels"] = longest(report, batch, setup.title, step)
-                step = ours(job_of(scale, batch, setup, 1), setup.bf16)
-                row["D_and_G_ms"] = milliseconds(step, scale)
-                del step
-            report.add("parts", batch, setup.title, **row)
+def part(report: Report, scale: Scale, batch: int, setup: Setup) -> None:
+    """D's step, and D's with G's; kernels by time of D's step if it is not recorded."""
+    with installed(setup):
+        step = ours(job_of(scale, batch, setup, FOREVER), setup.bf16)
+        row: dict[str, float] = {"D_ms": milliseconds(step, scale)}
+        if setup.settings == EAGER:
+            row["D_kernels"] = longest(report, batch, setup.title, step)
+        step = ours(job_of(scale, batch, setup, 1), setup.bf16)
+        row["D_and_G_ms"] = milliseconds(step, scale)
+    report.add("parts", batch, setup.title, **row)
 
 
 def longest(report: Report, batch: int, title: str, step: Callable[[], object]) -> int:
@@ -222,27 +226,19 @@ def longest(report: Report, batch: int, title: str, step: Callable[[], object]) 
     return sum(event.count for _, event in events)
 
 
-def generator_passes(report: Report, scale: Scale) -> None:
-    """G forward and backward by norm, memory format and precision."""
-    orders = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
-    for batch in scale.batches:
-        if not report.fits(f"G, batch {batch}"):
-            continue
-        for own in (True, False):
-            for order, memory in orders.items():
-                row = {
-                    name: milliseconds(generator_pass(scale, batch, own, memory, bf16), scale)
-                    for name, bf16 in (("fp32_ms", False), ("bf16_ms", True))
-                }
-                title = f"{'our norm' if own else 'instance norm'}, {order}"
-                report.add("G", batch, title, **row)
-        torch.cuda.empty_cache()
+def generator(report: Report, scale: Scale, batch: int, own: bool, order: str) -> None:
+    """G forward and backward, with our norm or torch's instance norm, in a memory format."""
+    row = {
+        name: milliseconds(generator_pass(scale, batch, own, ORDERS[order], bf16), scale)
+        for name, bf16 in (("fp32_ms", False), ("bf16_ms", True))
+    }
+    report.add("G", batch, f"{'our norm' if own else 'instance norm'}, {order}", **row)
 
 
 def generator_pass(
     scale: Scale, batch: int, own: bool, memory: torch.memory_format, bf16: bool
 ) -> Callable[[], None]:
-    """One pass of G alone, with our norm or torch's instance norm, in a memory format."""
+    """One such pass."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = scale.model.networks(SPACE, scale.size)["G"].to(device)
     net = net if own else plain_network(net)
@@ -257,18 +253,6 @@ def generator_pass(
         net.zero_grad(set_to_none=True)
 
     return both
-
-
-def whole(report: Report, scale: Scale) -> None:
-    """The whole step of ours against the plain one, in turns; and its share of the roofline."""
-    first = scale.batches[0]
-    check_losses(job_of(scale, first, Setup("fp32", bf16=False)))
-    for batch in scale.batches:
-        if report.fits(f"whole, batch {batch}"):
-            race(report, scale, batch, WHOLE)
-    for batch in scale.batches:
-        if report.fits(f"whole, batch {batch}, compiled", COMPILES):
-            race(report, scale, batch, (COMPILED,))
 
 
 def race(report: Report, scale: Scale, batch: int, setups: tuple[Setup, ...]) -> None:
@@ -291,8 +275,6 @@ def race(report: Report, scale: Scale, batch: int, setups: tuple[Setup, ...]) ->
         if limit and title != "plain fp32":
             row["of_roofline_at_80"] = rate / limit
         report.add("whole", batch, title, **row)
-    steps.clear()
-    torch.cuda.empty_cache()
 
 
 def roofline_rate(batch: int) -> float:
@@ -321,8 +303,20 @@ def check(
     report = Report(out, limit)
     if roofline.installed() is None:
         print("no share of the roofline: this device is not in CARDS of benchmarks/roofline.py")
-    for section in (parts, generator_passes, whole):
-        section(report, scale)
+    for batch in scale.batches:
+        for setup in PARTS:
+            title = f"parts, batch {batch}, {setup.title}"
+            report.measure(title, partial(part, report, scale, batch, setup))
+    for batch in scale.batches:
+        for own, order in product((True, False), ORDERS):
+            title = f"G, batch {batch}, {'our' if own else 'instance'} norm, {order}"
+            report.measure(title, partial(generator, report, scale, batch, own, order))
+    check_losses(job_of(scale, scale.batches[0], Setup("plain")))
+    for batch in scale.batches:
+        report.measure(f"whole, batch {batch}", partial(race, report, scale, batch, WHOLE))
+    for batch in scale.batches:
+        run = partial(race, report, scale, batch, (COMPILED,))
+        report.measure(f"whole, batch {batch}, compiled", run, COMPILES)
     print(*report.tables(), f"\nall rows: {out}", sep="\n")
 
 

@@ -51,8 +51,19 @@ def test_what_does_not_fit_the_time_is_named(
     gpu.app(["check", "--out", str(tmp_path / "gpu.json"), "--limit", "0.001"])
     facts = json.loads((tmp_path / "gpu.json").read_text())
     assert facts["rows"] == []
-    assert len(facts["not_measured"]) == len(gpu.PARTS) + 3
-    assert "not measured, out of time: G, batch 2" in capsys.readouterr().out
+    assert len(facts["not_measured"]) == len(gpu.PARTS) + 4 + 2
+    said = capsys.readouterr().out
+    assert "not measured: G, batch 2, instance norm, NHWC: out of time" in said
+
+
+def test_what_does_not_fit_the_memory_is_named(tmp_path: Path) -> None:
+    report = gpu.Report(tmp_path / "gpu.json", 60.0)
+
+    def run() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    report.measure("whole, batch 4096", run)
+    assert report.facts["not_measured"] == ["whole, batch 4096: out of memory"]
 
 
 @pytest.mark.slow
