@@ -38,7 +38,7 @@ from training.models.layers import autocast_off
 from training.models.slope import double_backward
 from training.models.stargan import StarGAN
 
-app = cli.program("python benchmarks/gpu.py", __doc__)
+main = cli.program("python benchmarks/gpu.py", __doc__)
 
 FOREVER = 10**6  # n_critic of a training in which G's step is never due
 KERNELS = 12  # shown of each profile
@@ -126,7 +126,7 @@ class Report:
         for section in dict.fromkeys(row["section"] for row in self.facts["rows"]):
             rows = [row for row in self.facts["rows"] if row["section"] == section]
             names = [*dict.fromkeys(name for row in rows for name in row if name != "section")]
-            yield from ("", f"| {' | '.join(names)} |", "| " + "--- | " * len(names))
+            yield from ("", f"| {' | '.join(names)} |", "|" + " --- |" * len(names))
             for row in rows:
                 yield f"| {' | '.join(_number(row.get(name, '')) for name in names)} |"
 
@@ -285,7 +285,7 @@ def roofline_rate(batch: int) -> float:
     return roofline.rate(card, networks(CARD.model, CARD.size), batch, roofline.MOST)
 
 
-@app.command
+@main.command
 def check(
     *,
     out: Annotated[Path, means("JSON to write")] = Path("runs/gpu.json"),
@@ -320,7 +320,7 @@ def check(
     print(*report.tables(), f"\nall rows: {out}", sep="\n")
 
 
-@app.command
+@main.command
 def recipe(
     *,
     folder: Annotated[Path, means("where data, training and scores are kept")] = Path("runs/gpu"),
@@ -337,4 +337,4 @@ def recipe(
 
 
 if __name__ == "__main__":
-    cli.entry_point(app)
+    cli.entry_point(main)
