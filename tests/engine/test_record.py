@@ -5,7 +5,6 @@ A CUDA graph replays what ran once; here the function is called again instead, o
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,42 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from runs import CPU, QUICK, RICHEST, session_of
+from runs import CPU, QUICK, RICHEST, Calls, session_of, static
 from training.core.config import TrainConfig
 from training.engine import checkpoint
-from training.engine.record import EAGER, Body, Recorder, Slots
+from training.engine.record import EAGER, Body, Slots
 from training.engine.session import Session
 from training.models import MODELS
 from training.models.base import Model
 from training.models.stargan import StarGAN
 
 LONG = replace(QUICK, images=800, decay_images=400, warmup_images=64, crop="zoom")
-
-
-class Calls:
-    """In place of CUDA graphs: records nothing, calls the function at each replay."""
-
-    def __init__(self) -> None:
-        self.recorded = self.replayed = 0
-
-    def warming(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def record(self, body: Body) -> Body:
-        self.recorded += 1
-
-        def replay() -> Tensor:
-            self.replayed += 1
-            return body().clone()
-
-        return replay
-
-
-def static(session: Session, graphs: Any) -> Session:
-    """The session with its steps recorded by `graphs`."""
-    nets = session.state.nets
-    session.recorder = Recorder(session.show, session.work, nets, CPU, graphs)
-    return session
 
 
 def tensors(session: Session) -> dict[str, Tensor]:

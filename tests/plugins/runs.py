@@ -3,16 +3,19 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toydata import SETS
 from training.core.config import TrainConfig, to_json
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
 from training.engine.distributed import World
+from training.engine.record import Body, Recorder
 from training.engine.session import Job, Session
 from training.models import MODELS
 from training.models.base import Model
@@ -62,6 +65,32 @@ def session_of(
     """A session at its first step."""
     faces = Faces.open(dataset, "train")
     return Session.open(Job(model, config, faces, faces, Path(), {}, world or World(0, 1, CPU)))
+
+
+class Calls:
+    """In place of CUDA graphs: records nothing, calls the function at each replay."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def warming(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def record(self, body: Body) -> Body:
+        self.recorded += 1
+
+        def replay() -> Tensor:
+            self.replayed += 1
+            return body().clone()
+
+        return replay
+
+
+def static(session: Session, graphs: Any) -> Session:
+    """The session with its steps recorded by `graphs`."""
+    nets = session.state.nets
+    session.recorder = Recorder(session.show, session.work, nets, CPU, graphs)
+    return session
 
 
 def weights(manifest: Path) -> dict[str, str]:

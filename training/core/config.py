@@ -185,6 +185,20 @@ class TrainConfig:
             "same results, free to change on resume"
         ),
     ] = True
+    compile: Annotated[
+        bool,
+        Field(
+            description="compile each phase's loss with torch.compile (minutes, a C++ compiler or "
+            "Triton); one process"
+        ),
+    ] = False
+    ahead: Annotated[
+        bool,
+        Field(
+            description="G's images of the steps between two of its updates in one pass; StarGAN "
+            "and GANimation; takes more memory"
+        ),
+    ] = False
     ema: Annotated[
         float,
         Field(ge=0, lt=1, description="decay of G's moving average per 16 images; 0: none"),

@@ -14,13 +14,15 @@ from training.data.batch import Batch
 from training.data.dataset import Faces, memory_order
 from training.data.order import Draw, Order, generator
 from training.engine import checkpoint
+from training.engine.ahead import Lookahead, check
 from training.engine.checkpoint import Optimisers, State
+from training.engine.compiling import compiled
 from training.engine.distributed import World, freeze
 from training.engine.mirror import Mirror
 from training.engine.record import Graphs, Plan, Recorder
 from training.engine.schedule import Schedule
 from training.engine.telemetry import Telemetry
-from training.models.base import Losses, Model, Nets, Optim, Phase
+from training.models.base import Ahead, Losses, Model, Nets, Optim, Phase
 from training.models.layers import eval_mode
 from training.models.optim import Adam
 from training.tracking.tracker import Tracker
@@ -87,6 +89,7 @@ class Session:
     warmup: list[Phase]
     settings: dict[str, Optim]
     recorder: Recorder | None = None
+    lookahead: Lookahead | None = None
 
     @classmethod
     def open(cls, job: Job, state: State | None = None) -> "Session":
@@ -103,10 +106,21 @@ class Session:
             crop=train.crop,
         )
         phases, warmup = model.phases(space), model.warmup(space)
+        if train.ahead:
+            check(phases, type(model).__name__)
+        if train.compile:
+            if job.world.size > 1:
+                raise ValueError("train.compile=true: one process only; leave train.compile out")
+            sets = len(space.sets)
+            phases, warmup = compiled(phases, sets), compiled(warmup, sets)
         warmup_images = train.warmup_images if warmup else 0
         schedule = Schedule(phases, len(space.sets), train.batch, warmup_images)
         nets = job.world.wrap(state.nets)
         session = cls(job, state, nets, order, schedule, phases, warmup, model.optim(space))
+        if train.ahead:
+            session.lookahead = Lookahead(
+                schedule.sets, lambda step: session.due(step)[0], session.draws, session.make
+            )
         if records(job):
             device = job.world.device
             graphs = Graphs(device)
@@ -119,13 +133,13 @@ class Session:
         scale = self.job.model.lr_scale(images, train.images, train.decay_images)
         return {name: setting.lr * scale for name, setting in self.settings.items()}
 
-    def due(self) -> tuple[list[Phase], int]:
-        """The phases of this step and the current round-robin index."""
-        iteration = self.state.step // self.schedule.sets
-        stage = self.warmup if self.warming else self.phases
+    def due(self, step: int) -> tuple[list[Phase], int]:
+        """The phases of a step and its round-robin index."""
+        iteration = step // self.schedule.sets
+        stage = self.warmup if self.warming(step) else self.phases
         turns = max(1, 1 + max((phase.round_robin_index for phase in stage), default=0))
         rounds, index = divmod(iteration, turns)
-        progress = self.state.images / self.job.train.images
+        progress = self.schedule.images(step) / self.job.train.images
         due = [
             phase
             for phase in stage
@@ -135,24 +149,34 @@ class Session:
         ]
         return due, index
 
-    @property
-    def warming(self) -> bool:
-        """Whether this step belongs to the warm-up."""
-        return self.state.step // self.schedule.sets < self.schedule.warmup_iterations
+    def warming(self, step: int) -> bool:
+        """Whether a step belongs to the warm-up."""
+        return step // self.schedule.sets < self.schedule.warmup_iterations
 
-    def draw(self, dataset: int, drawn: int, index: int) -> Draw:
-        """This rank's part of the batch that follows `drawn` images of a data set, on the host."""
+    def draws(self, step: int) -> tuple[Draw, ...]:
+        """This rank's parts of a step's batches: the main one, and one for each new batch."""
         job = self.job
-        labels = job.faces.parts[dataset].labels
+        iteration, dataset = divmod(step, self.schedule.sets)
+        due, index = self.due(step)
+        labels, share = job.faces.parts[dataset].labels, job.world.share(job.train.batch)
         masks = job.model.domain_masks(labels, job.faces.space, index)
-        share = job.world.share(job.train.batch)
-        return self.order.draw(dataset, drawn, self.state.images, share, masks)
+        seen, drawn = self.schedule.images(step), self.schedule.drawn(iteration)
+        return tuple(
+            self.order.draw(dataset, drawn + k * job.train.batch, seen, share, masks)
+            for k in range(1 + sum(phase.new_batch for phase in due))
+        )
+
+    @torch.no_grad()
+    def make(self, ahead: Ahead, draw: Draw) -> dict[str, Tensor]:
+        """The tensors that `ahead` makes of a draw."""
+        device = self.job.world.device
+        batch = self.order.show(draw.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.state.bf16):
+            return ahead.tensors(self.nets, batch)
 
     def plan(self) -> Plan:
         """Decide this step on the host: set the learning rates, find the phases, draw."""
         state = self.state
-        iteration, dataset = divmod(state.step, self.schedule.sets)
-        drawn = self.schedule.drawn(iteration)
         for name, rate in self.rates().items():
             for group in state.optim[name].param_groups:
                 if isinstance(group["lr"], Tensor):
@@ -162,12 +186,14 @@ class Session:
         # Reseed torch's generator (dropout), so that a resumed run draws the same numbers.
         stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
         torch.manual_seed(stream.initial_seed())
-        due, index = self.due()
-        again = sum(phase.new_batch for phase in due)
-        size = self.job.train.batch
+        prepared: dict[str, Tensor] = {}
         with self.job.clock.waiting():
-            draws = [self.draw(dataset, drawn + k * size, index) for k in range(1 + again)]
-        return Plan(tuple(due), tuple(draws), self.warming)
+            if self.lookahead:
+                draws, prepared = self.lookahead.take(state.step)
+            else:
+                draws = self.draws(state.step)
+        due = tuple(self.due(state.step)[0])
+        return Plan(due, draws, self.warming(state.step), prepared)
 
     def update(self, phase: Phase, batch: Batch, retained: tuple[str, ...] = ()) -> Losses:
         """Run one phase: loss, backward, one optimiser step for each network that it trains.

@@ -17,6 +17,13 @@ Nets = dict[str, nn.Module]
 Losses = dict[str, Tensor]  # weighted scalar terms by name; each a mean over the batch
 
 
+class Ahead(NamedTuple):
+    """Tensors of a phase's batch that can be made for several steps in one pass."""
+
+    reads: tuple[str, ...]  # networks, without batch norm and dropout: rows are independent
+    tensors: Callable[[Nets, Batch], dict[str, Tensor]]  # by their names in Batch.shared; by row
+
+
 class Phase(NamedTuple):
     """One update: which networks it trains, with which loss."""
 
@@ -31,6 +38,7 @@ class Phase(NamedTuple):
     round_robin_index: int = -1  # runs only in this turn; -1: every turn; `every` counts rounds
     active_range: tuple[float, float] = (0.0, 1.0)  # training progress during which it runs
     eval_nets: tuple[str, ...] = ()  # in evaluation mode during this phase (batch norm, dropout)
+    ahead: Ahead | None = None  # made before the phase while the networks it reads stand still
 
 
 class Optim(NamedTuple):

@@ -29,6 +29,7 @@ from training.data.labels import UNITS, Kind, LabelSpace
 from training.models.base import (
     DEFAULT_OPTIONS,
     Adversarial,
+    Ahead,
     Diagnostic,
     EditOptions,
     Losses,
@@ -161,7 +162,11 @@ class GANimation(Model):
         """D's loss includes the penalty; the published code's second step breaks DDP."""
         return [
             Phase(
-                "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
+                "d",
+                ("D",),
+                lambda nets, batch: self.d_loss(nets, batch, space),
+                keep_grad=("G",),
+                ahead=Ahead(("G",), lambda nets, batch: self.fakes(nets, batch, space)),
             ),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
@@ -192,9 +197,13 @@ class GANimation(Model):
         fake = batch.shared.get("fake")
         trains_g = next(nets["G"].parameters()).requires_grad
         if fake is None or (trains_g and not fake.requires_grad):
-            fake, mask = nets["G"](batch.image, self.noisy_target(batch, space))
-            batch.shared.update(fake=fake, mask=mask)
-        return fake, batch.shared["mask"]
+            batch.shared.update(self.fakes(nets, batch, space))
+        return batch.shared["fake"], batch.shared["mask"]
+
+    def fakes(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Tensor]:
+        """G(I, y_g) and its mask, as D's loss shares them."""
+        fake, mask = nets["G"](batch.image, self.noisy_target(batch, space))
+        return {"fake": fake, "mask": mask}
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3)."""

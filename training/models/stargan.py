@@ -28,6 +28,7 @@ from training.data.labels import LabelSpace
 from training.models.base import (
     DEFAULT_OPTIONS,
     Adversarial,
+    Ahead,
     EditOptions,
     Losses,
     Model,
@@ -229,7 +230,11 @@ class StarGAN(Model):
     def phases(self, space: LabelSpace) -> list[Phase]:
         return [
             Phase(
-                "d", ("D",), lambda nets, batch: self.d_loss(nets, batch, space), keep_grad=("G",)
+                "d",
+                ("D",),
+                lambda nets, batch: self.d_loss(nets, batch, space),
+                keep_grad=("G",),
+                ahead=Ahead(("G",), self.fakes),
             ),
             Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
         ]
@@ -283,8 +288,12 @@ class StarGAN(Model):
         fake = batch.shared.get("fake")
         trains_g = next(nets["G"].parameters()).requires_grad
         if fake is None or (trains_g and not fake.requires_grad):
-            fake = batch.shared["fake"] = nets["G"](batch.image, batch.target)
+            fake = batch.shared["fake"] = self.fakes(nets, batch)["fake"]
         return fake
+
+    def fakes(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
+        """G(x, c), as D's loss shares it."""
+        return {"fake": nets["G"](batch.image, batch.target)}
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
