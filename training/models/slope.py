@@ -107,8 +107,8 @@ def double_backward(
 @cache
 def _warn_of_double_backward(reason: str) -> None:
     log.warning(
-        "%s; the gradient penalty is computed by autograd's double backward: the same numbers, in up "
-        "to twice the time. A rule in training/models/slope.py avoids it",
+        "%s; the gradient penalty is computed by autograd's double backward: the same numbers, in "
+        "up to twice the time. A rule in training/models/slope.py avoids it",
         reason,
     )
 
