@@ -27,8 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import roofline
 from benchmarks.convolutions import networks
 from benchmarks.recipe import train_for
-from benchmarks.step import SPACE, isa, make_job, ours, plain, plain_network, seconds
-from benchmarks.step import check as check_losses
+from benchmarks.step import SPACE, isa, make_job, ours, plain, plain_network
 from training.core import cli
 from training.core.cli import means
 from training.core.files import write_json
@@ -44,6 +43,7 @@ FOREVER = 10**6  # n_critic of a training in which G's step is never due
 KERNELS = 12  # shown of each profile
 COMPILES = 90.0  # s that torch.compile may take
 CYCLE = 5
+PLAIN = "plain fp32"
 ORDERS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
 
@@ -150,17 +150,17 @@ def machine() -> str:
     )
 
 
-def milliseconds(step: Callable[[], object], scale: Scale) -> float:
-    """Mean time of a step, after `scale.warm` others."""
+def milliseconds(step: Callable[[], object], warm: int, timed: int) -> float:
+    """Mean time of a step over `timed` of them, after `warm` others."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    for _ in range(scale.warm):
+    for _ in range(warm):
         step()
     wait()
     start = time.perf_counter()
-    for _ in range(scale.timed):
+    for _ in range(timed):
         step()
     wait()
-    return (time.perf_counter() - start) / scale.timed * 1e3
+    return (time.perf_counter() - start) / timed * 1e3
 
 
 def double_penalty(
@@ -197,11 +197,11 @@ def part(report: Report, scale: Scale, batch: int, setup: Setup) -> None:
     """D's step, and D's with G's; kernels by time of D's step if it is not recorded."""
     with installed(setup):
         step = ours(job_of(scale, batch, setup, FOREVER), setup.bf16)
-        row: dict[str, float] = {"D_ms": milliseconds(step, scale)}
+        row: dict[str, float] = {"D_ms": milliseconds(step, scale.warm, scale.timed)}
         if setup.settings == EAGER:
             row["D_kernels"] = longest(report, batch, setup.title, step)
         step = ours(job_of(scale, batch, setup, 1), setup.bf16)
-        row["D_and_G_ms"] = milliseconds(step, scale)
+        row["D_and_G_ms"] = milliseconds(step, scale.warm, scale.timed)
     report.add("parts", batch, setup.title, **row)
 
 
@@ -229,7 +229,9 @@ def longest(report: Report, batch: int, title: str, step: Callable[[], object]) 
 def generator(report: Report, scale: Scale, batch: int, own: bool, order: str) -> None:
     """G forward and backward, with our norm or torch's instance norm, in a memory format."""
     row = {
-        name: milliseconds(generator_pass(scale, batch, own, ORDERS[order], bf16), scale)
+        name: milliseconds(
+            generator_pass(scale, batch, own, ORDERS[order], bf16), scale.warm, scale.timed
+        )
         for name, bf16 in (("fp32_ms", False), ("bf16_ms", True))
     }
     report.add("G", batch, f"{'our norm' if own else 'instance norm'}, {order}", **row)
@@ -255,24 +257,34 @@ def generator_pass(
     return both
 
 
+def agree(scale: Scale, batch: int) -> None:
+    """Raise ValueError unless the losses of the first 3 steps of ours and the plain one agree."""
+    fp32 = Setup("ours fp32", settings=EAGER, bf16=False)
+    sides = ours(job_of(scale, batch, fp32), False), plain(job_of(scale, batch, fp32))
+    for step in range(3):
+        own, other = ({k: float(v) for k, v in side().items()} for side in sides)
+        for name, value in other.items():
+            if abs(own[name] - value) > 1e-3 + 1e-2 * abs(value):
+                raise ValueError(
+                    f"step {step}: loss {name} is {own[name]}, of the plain step {value}; they "
+                    "must agree before anything is timed"
+                )
+
+
 def race(report: Report, scale: Scale, batch: int, setups: tuple[Setup, ...]) -> None:
     """Cycles of five steps of every side, alternating; medians."""
-    job = job_of(scale, batch, Setup("plain"))
-    device = job.world.device
-    steps: dict[str, Callable[[], object]] = {"plain fp32": plain(job)}
+    steps: dict[str, Callable[[], object]] = {PLAIN: plain(job_of(scale, batch, Setup(PLAIN)))}
     steps |= {setup.title: ours(job_of(scale, batch, setup), setup.bf16) for setup in setups}
     times: dict[str, list[float]] = {title: [] for title in steps}
     for title, step in steps.items():
-        for _ in range(1 if title == "plain fp32" else scale.warm):
-            seconds(step, device)
-    for _ in range(scale.cycles):
-        for title, step in steps.items():
-            times[title].append(seconds(step, device))
-    rates = {title: batch / statistics.median(taken) for title, taken in times.items()}
+        milliseconds(step, CYCLE * (1 if title == PLAIN else scale.warm), 1)
+    for title, step in [*steps.items()] * scale.cycles:
+        times[title].append(milliseconds(step, 0, CYCLE))
+    rates = {title: 1e3 * batch / statistics.median(taken) for title, taken in times.items()}
     limit = roofline_rate(batch)
     for title, rate in rates.items():
-        row = {"images_per_second": rate, "of_plain": rate / rates["plain fp32"]}
-        if limit and title != "plain fp32":
+        row = {"images_per_second": rate, "of_plain": rate / rates[PLAIN]}
+        if limit and title != PLAIN:
             row["of_roofline_at_80"] = rate / limit
         report.add("whole", batch, title, **row)
 
@@ -311,7 +323,7 @@ def check(
         for own, order in product((True, False), ORDERS):
             title = f"G, batch {batch}, {'our' if own else 'instance'} norm, {order}"
             report.measure(title, partial(generator, report, scale, batch, own, order))
-    check_losses(job_of(scale, scale.batches[0], Setup("plain")))
+    agree(scale, scale.batches[0])
     for batch in scale.batches:
         report.measure(f"whole, batch {batch}", partial(race, report, scale, batch, WHOLE))
     for batch in scale.batches:
