@@ -50,7 +50,7 @@ def test_every_part_is_measured_and_every_row_is_in_the_file(
 def test_what_does_not_fit_the_time_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gpu.main(["check", "--out", str(tmp_path / "gpu.json"), "--limit", "0.001"])
+    gpu.main(["check", "--out", str(tmp_path / "gpu.json"), "--limit", "1e-9"])
     facts = json.loads((tmp_path / "gpu.json").read_text())
     assert facts["rows"] == []
     assert len(facts["not_measured"]) == len(gpu.PARTS) + 4 + 2

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -65,9 +67,15 @@ def test_parameters_are_those_of_the_networks(nets: Networks) -> None:
 
 
 def test_flops_are_those_of_the_models_phases(nets: Networks, batch: Batch) -> None:
-    """Exactly, in D's step and in G's, whose fakes come from D's step."""
+    """Exactly, in D's step and in G's, whose fakes come from D's step.
+
+    Of convolutions as torch computes them: faster routes of some layers multiply zeros as well.
+    """
     with torch.device("meta"):
         own = PAPER.networks(SPACE, SIZE)
+    for layer in (layer for net in own.values() for layer in net.modules()):
+        if isinstance(layer, nn.Conv2d):
+            layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
     d, g = PAPER.phases(SPACE)
     for phase, step in ((d, roofline.d_step), (g, roofline.g_step)):
         freeze(own, (*phase.trains, *phase.keep_grad))
@@ -95,7 +103,7 @@ def test_double_backward_counts_the_pass_over_zeros_as_well(nets: Networks) -> N
 def test_the_rows_are_those_of_an_independent_calculation(nets: Networks) -> None:
     """Images/s on an H200 at batch 16, 64 and 256, calculated from a table of layers by hand.
 
-    Space-to-depth is counted there as a fifth of the 7×7 layers' time, here layer by layer.
+    Space-to-depth is counted there as a fifth of the 7×7 layers' time, here as 2 × 2 pixels a row.
     """
     published = {
         "convolutions at 35 % of the peak": (3192, 3766, 3932),
@@ -108,7 +116,8 @@ def test_the_rows_are_those_of_an_independent_calculation(nets: Networks) -> Non
     }
     for case in roofline.CASES:
         rates = [roofline.rate(H200, nets, batch, case) for batch in (16, 64, 256)]
-        assert rates == pytest.approx(published[case.title], rel=0.02), case.title
+        allowed = 0.025 if case.blocked else 0.005
+        assert rates == pytest.approx(published[case.title], rel=allowed), case.title
 
 
 def test_more_gpus_lose_more_and_large_batches_less(nets: Networks) -> None:
