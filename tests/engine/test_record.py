@@ -18,6 +18,7 @@ from training.core.config import TrainConfig
 from training.engine import checkpoint
 from training.engine.record import EAGER, Body, Slots
 from training.engine.session import Session
+from training.engine.throughput import _settle
 from training.models import MODELS
 from training.models.base import Model
 from training.models.stargan import StarGAN
@@ -115,6 +116,35 @@ def test_a_recorded_training_resumes_bit_for_bit(binary: Path, tmp_path: Path) -
     same(whole, cut, 12)
 
 
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_a_cycle_of_steps_meets_every_set_of_due_phases(
+    name: str, which: str, request: pytest.FixtureRequest
+) -> None:
+    """So that a measurement of the speed starts when all are recorded."""
+    session = session_of(MODELS[name].tiny(), request.getfixturevalue(which), LONG)
+    begin = session.schedule.sets * session.schedule.warmup_iterations
+
+    def keys(first: int, count: int) -> set[Any]:
+        return {
+            (step % session.schedule.sets, *((p.name, p.round_robin_index) for p in due))
+            for step in range(first, first + count)
+            for due in [session.due(step)[0]]
+        }
+
+    assert keys(begin, session.cycle) == keys(begin + 3, 3 * session.cycle)
+
+
+def test_the_speed_is_measured_when_every_graph_is_recorded(binary: Path) -> None:
+    session = static(session_of(StarGAN.tiny(), binary, replace(LONG, warmup_images=0)), Calls())
+    _settle(session)
+    assert session.recorder
+    assert session.recorder.settled
+    assert len(session.recorder.kept) == 2
+    done = session.state.step
+    _settle(session)
+    assert session.state.step == done + session.cycle
+
+
 def changed(model: Model, change: Callable[..., Any]) -> Model:
     """The model with its first phase's loss wrapped."""
     cls = type(model)
@@ -173,7 +203,10 @@ def test_what_cannot_be_recorded_runs_op_by_op_with_one_line_in_the_log(
 ) -> None:
     class Refusing(Calls):
         def record(self, body: Body) -> Body:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            finally:
+                raise RuntimeError("the recording is invalid")  # as CUDA says on its end
 
     one, other = (session_of(StarGAN.tiny(), binary, replace(LONG, warmup_images=0)) for _ in "ab")
     same(one, static(other, Refusing()), 16)

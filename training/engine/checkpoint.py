@@ -175,6 +175,8 @@ def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) ->
     for section in ("model", "train", "data_digest", "name", "size"):
         old, new = stored.get(section), current.get(section)
         if isinstance(old, dict) and isinstance(new, dict):
+            if section == "train":  # settings that are newer than the checkpoint
+                old = as_dict(TrainConfig()) | old
             keys = sorted((set(old) | set(new)) - ignored)
             differing += [
                 f"{section}.{k}: {old.get(k)} -> {new.get(k)}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from training.core.config import Config
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
+from training.engine import ahead
 from training.engine.distributed import freeze
 from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.models.base import Model
@@ -30,6 +31,8 @@ def check(config: Config, space: LabelSpace) -> None:
     for field in ("inception", "lpips"):
         if setting := getattr(config.eval, field):
             checked(setting, f"eval.{field}")
+    if config.train.ahead:
+        ahead.check(config.model.phases(space), type(config.model).__name__)
     size = config.data.size
     _check("train", config.name, partial(_train, config.model, space), size, config.train.batch)
     _check("judge", "the judge", partial(_judge, space), size, config.judge.batch)

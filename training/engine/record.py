@@ -131,6 +131,13 @@ class Graphs:
         return replay
 
 
+def _first(error: BaseException) -> BaseException:
+    """The error that others followed: ending a broken recording raises as well."""
+    while error.__context__:
+        error = error.__context__
+    return error
+
+
 class Recorder:
     """Runs the steps of a session: the first ones of each key op by op, then from its graph."""
 
@@ -146,6 +153,11 @@ class Recorder:
         self.device, self.graphs = device, graphs
         self.kept: dict[Key, Recording] = {}
 
+    @property
+    def settled(self) -> bool:
+        """Whether every key met so far is recorded or refused."""
+        return all(kept.replay or kept.refused for kept in self.kept.values())
+
     def run(self, plan: Plan) -> tuple[tuple[str, ...], Tensor]:
         """One step; the log names and the values (k,) of its losses."""
         kept = self.kept.setdefault(plan.key, Recording())
@@ -153,7 +165,7 @@ class Recorder:
         if kept.refused:
             return self.work(plan.due, self._plain(plan, None))
         if kept.slots is None:
-            return self._first(plan, kept)
+            return self._begin(plan, kept)
         kept.slots.fill(self._values(plan, kept))
         for name, tensor in plan.prepared.items():
             kept.prepared[name].copy_(tensor)
@@ -170,7 +182,7 @@ class Recorder:
             return self.work(plan.due, self._plain(plan, None))
         return kept.names, kept.replay()
 
-    def _first(self, plan: Plan, kept: Recording) -> tuple[tuple[str, ...], Tensor]:
+    def _begin(self, plan: Plan, kept: Recording) -> tuple[tuple[str, ...], Tensor]:
         """The first step of a key, on its own tensors: finds which noise it reads."""
         kept.names, losses = self.work(plan.due, self._plain(plan, kept))
         kept.slots = Slots(self._values(plan, kept), self.device)
@@ -186,7 +198,7 @@ class Recorder:
         except RuntimeError as error:  # nothing ran: a recording only notes what would run
             for net in self.nets.values():
                 net.zero_grad(set_to_none=True)
-            kept.refused = str(error).partition("\n")[0]
+            kept.refused = str(_first(error)).partition("\n")[0]
             self._say(plan, kept)
 
     def _say(self, plan: Plan, kept: Recording) -> None:

@@ -1,5 +1,6 @@
 """The state of a training and its single step, for any model: runs the phases that are due."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -59,13 +60,14 @@ def build_state(job: Job) -> State:
     averaged = job.model.averaged(job.faces.space) if job.train.ema else ()
     settings = job.model.optim(job.faces.space)
     record = records(job)
+
+    def rate(lr: float) -> float | Tensor:  # a graph would freeze a number
+        return torch.tensor(lr, device=job.world.device) if record else lr
+
     optim: Optimisers = {
         name: Adam(
             net.parameters(),
-            # A graph would freeze a number.
-            lr=torch.tensor(settings[name].lr, device=job.world.device)
-            if record
-            else settings[name].lr,
+            lr=rate(settings[name].lr),
             betas=settings[name].betas,
             weight_decay=settings[name].weight_decay,
             fused=True,
@@ -148,6 +150,12 @@ class Session:
             and phase.active_range[0] <= progress < phase.active_range[1]
         ]
         return due, index
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the due phases repeat, within a stage."""
+        turns = max(1, 1 + max(phase.round_robin_index for phase in self.phases))
+        return self.schedule.sets * turns * math.lcm(*(phase.every for phase in self.phases))
 
     def warming(self, step: int) -> bool:
         """Whether a step belongs to the warm-up."""

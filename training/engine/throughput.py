@@ -18,6 +18,7 @@ from training.data.layouts import EXPRESSIONS
 from training.data.unify import read_labels
 from training.data.versions import split_datasets
 from training.engine.distributed import World
+from training.engine.record import EAGER
 from training.engine.schedule import Schedule
 from training.engine.session import Job, Session
 from training.tracking.tracker import Tracker
@@ -62,6 +63,18 @@ def step_at(schedule: Schedule, images: int, batch: int) -> int:
     return bisect_left(range(images // batch + 1), images, key=schedule.images)
 
 
+def _settle(session: Session) -> None:
+    """Run steps that are not measured: algorithms are selected, and every graph is recorded."""
+    if not session.recorder:
+        session.advance()
+        return
+    cycle = session.cycle
+    for step in range((EAGER + 1) * cycle):
+        if step >= cycle and session.recorder.settled:
+            break
+        session.advance()
+
+
 def measure_throughput(config: Config, seconds: float = 20.0) -> float:
     """Training images per second, measured for `seconds` spread evenly over the schedule."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,7 +90,7 @@ def measure_throughput(config: Config, seconds: float = 20.0) -> float:
     for progress in PROGRESS_POINTS:
         state.step = step_at(schedule, int(progress * train.images), train.batch)
         state.images = schedule.images(state.step)
-        session.advance()  # the first step selects convolution algorithms
+        _settle(session)
         start, before = time.monotonic(), state.images
         while time.monotonic() - start < seconds / len(PROGRESS_POINTS):
             session.advance()
