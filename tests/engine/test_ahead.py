@@ -69,14 +69,17 @@ def test_a_training_resumed_in_the_middle_of_a_group_has_the_same_bits(
     dataset = request.getfixturevalue(which)
     _, whole = sessions(name, dataset)
     _, resumed = sessions(name, dataset)
+    passes = calls_of(whole)
     for _ in range(cut):
         whole.advance()
     path = checkpoint.save(tmp_path, whole.state, {}, whole.job.faces.space)
     for _ in range(3):
         resumed.advance()  # leaves draws and fakes of its own
     checkpoint.load(path, resumed.state)
+    calls = calls_of(resumed)
     for _ in range(24):
         torch.testing.assert_close(whole.advance(), resumed.advance(), rtol=0, atol=0)
+    assert set(calls) <= set(passes)  # also the cut group is one whole pass
     for net, weights in whole.state.nets.items():
         torch.testing.assert_close(
             weights.state_dict(), resumed.state.nets[net].state_dict(), rtol=0, atol=0

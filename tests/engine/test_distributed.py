@@ -46,7 +46,7 @@ train = TrainConfig(images=64, decay_images=0, batch=8, precision="fp32")
 def slopes(model, faces, phase, here):
     # Adam's first moments after one update: of the gradients, and of nothing else
     session = Session.open(Job(model, train, faces, faces, Path(), {}, here))
-    batch = session.order.show(session.draw(0, 0, max(0, phase.round_robin_index)))
+    batch = session.order.show(session.draw(0, 0, 0, max(0, phase.round_robin_index)))
     session.update(phase, batch)
     state = session.state
     return {n: torch.cat([state.optim[n].state[p]["exp_avg"].flatten() for p in net.parameters()

@@ -82,7 +82,7 @@ def test_every_phase_trains_only_its_networks(
     nets, logged = session.state.nets, set()
     for dataset in range(len(session.job.faces.parts)):
         for phase in (*session.warmup, *session.phases):
-            batch = session.order.show(session.draw(dataset, 0, max(0, phase.round_robin_index)))
+            batch = session.order.show(session.draw(dataset, 0, 0, max(0, phase.round_robin_index)))
             before = {n: [p.clone() for p in net.parameters()] for n, net in nets.items()}
             terms = session.update(phase, batch)
             assert all(torch.isfinite(v) for v in terms.values())
@@ -111,7 +111,7 @@ def test_bf16_gives_losses_and_gradients_near_those_of_fp32(
         found = []
         for bf16 in (False, True):
             freeze(state.nets, phase.trains)
-            batch = session.order.show(session.draw(0, 0, max(0, phase.round_robin_index)))
+            batch = session.order.show(session.draw(0, 0, 0, max(0, phase.round_robin_index)))
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 terms = phase.loss(state.nets, batch)
             assert {term.dtype for term in terms.values()} == {torch.float32}

@@ -161,16 +161,23 @@ class Session:
         """Whether a step belongs to the warm-up."""
         return step // self.schedule.sets < self.schedule.warmup_iterations
 
-    def draws(self, step: int) -> tuple[Draw, ...]:
-        """This rank's parts of a step's batches: the main one, and one for each new batch."""
+    def draw(self, dataset: int, drawn: int, seen: int, index: int) -> Draw:
+        """This rank's part of the batch that follows `drawn` images of a data set, `seen` of all.
+
+        `index` is the step's round-robin index.
+        """
         job = self.job
-        iteration, dataset = divmod(step, self.schedule.sets)
-        due, index = self.due(step)
         labels, share = job.faces.parts[dataset].labels, job.world.share(job.train.batch)
         masks = job.model.domain_masks(labels, job.faces.space, index)
+        return self.order.draw(dataset, drawn, seen, share, masks)
+
+    def draws(self, step: int) -> tuple[Draw, ...]:
+        """The draws of a step: the main one, then one for each due phase with `new_batch`."""
+        iteration, dataset = divmod(step, self.schedule.sets)
+        due, index = self.due(step)
         seen, drawn = self.schedule.images(step), self.schedule.drawn(iteration)
         return tuple(
-            self.order.draw(dataset, drawn + k * job.train.batch, seen, share, masks)
+            self.draw(dataset, drawn + k * self.job.train.batch, seen, index)
             for k in range(1 + sum(phase.new_batch for phase in due))
         )
 
