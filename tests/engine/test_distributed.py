@@ -89,6 +89,53 @@ def test_more_processes_give_the_gradients_of_one(
     assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
 
 
+ORDER = """
+import json, sys
+from pathlib import Path
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from training.core.config import TrainConfig
+from training.data.dataset import Faces
+from training.engine.distributed import world
+from training.engine.session import Job, Session
+from training.models.stargan import StarGAN
+
+# D's wide last layers fill a bucket of their own, as at the paper's size.
+model = StarGAN(conv_dim=4, repeat_num=1, d_conv_dim=64, d_repeat_num=4, n_critic=1)
+train = TrainConfig(images=64, decay_images=0, batch=4, precision="fp32")
+events = []
+
+def sent(group, bucket):
+    events.append(f"bucket {bucket.index()}")
+    return allreduce_hook(group, bucket)
+
+with world() as here:
+    faces = Faces.open(Path(sys.argv[1]), "train")
+    session = Session.open(Job(model, train, faces, faces, Path(), {}, here))
+    session.nets["D"].register_comm_hook(None, sent)
+    first = session.state.nets["D"].main[0].weight
+    first.register_post_accumulate_grad_hook(lambda parameter: events.append("first layer"))
+    session.advance()  # buckets are in the order of the first backward pass from the second on
+    events.clear()
+    session.advance()
+    if here.rank == 0:
+        print(json.dumps(events))
+"""
+
+
+def test_gradients_are_sent_before_the_backward_pass_ends(binary: Path, tmp_path: Path) -> None:
+    """By two processes, in D's step; each bucket once, although D is called several times."""
+    script = tmp_path / "order.py"
+    script.write_text(ORDER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", "2", str(script), str(binary)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == ["bucket 0", "first layer", "bucket 1"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "which", "processes"),

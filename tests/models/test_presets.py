@@ -54,6 +54,14 @@ def test_presets_of_the_paper(name: str, images: int, size: int, datasets: tuple
     assert (config.data.split == "paper") == repo
 
 
+def test_the_preset_of_large_batches_has_the_papers_length() -> None:
+    """Four times the batch, all else as in the paper's preset."""
+    paper, large = (configure.resolve("stargan", f"celeba-128{end}") for end in ("", "-large"))
+    assert large.train == replace(paper.train, batch=4 * STEPS)
+    assert (large.model, large.data) == (paper.model, paper.data)
+    assert (large.judge, large.eval) == (paper.judge, paper.eval)
+
+
 # Images, how many of them with a falling rate, batch; side, px of CelebA's square and its shift;
 # mirrored or not, decay of the average per 16 images.
 OTHERS = {

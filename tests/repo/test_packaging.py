@@ -196,7 +196,7 @@ def names_of(requirements: list[str]) -> set[str]:
 def imported(*folders: str) -> dict[str, set[str]]:
     """Top-level package -> the distributions that install it, of all third-party imports."""
     owners, found = importlib.metadata.packages_distributions(), set()
-    local = {*OURS, *sys.stdlib_module_names}
+    local = {*OURS, *folders, *sys.stdlib_module_names}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         local.add(path.stem if folders[0] == "tests" else "")  # plug-ins import each other
         for node in ast.walk(ast.parse(path.read_text())):

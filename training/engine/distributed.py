@@ -38,11 +38,19 @@ class World:
         return (share.stop - share.start) * self.size / batch
 
     def wrap(self, nets: Nets) -> Nets:
-        """Wrap `nets` in DistributedDataParallel; unchanged for a single process."""
+        """Wrap `nets` in DistributedDataParallel; unchanged for a single process.
+
+        Each bucket of gradients is summed while the backward pass goes on to earlier layers.
+        """
         if self.size == 1:
             return nets
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return {n: DistributedDataParallel(net, device_ids=ids) for n, net in nets.items()}
+        return {
+            # Gradients are views of the buckets that are sent: no copy of them is kept. With
+            # `static_graph`, torch 2.13 silently sums nothing here, where phases differ.
+            n: DistributedDataParallel(net, device_ids=ids, gradient_as_bucket_view=True)
+            for n, net in nets.items()
+        }
 
     def mean(self, values: Tensor, batch: int) -> Tensor:
         """Global mean, on every rank, of local means (k,) weighted by local batch sizes."""
