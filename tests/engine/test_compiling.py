@@ -49,7 +49,8 @@ def test_compiled_losses_have_the_gradients_of_plain_ones(binary: Path) -> None:
     """Both phases of CycleGAN, which share fakes; two batches."""
     session = session_of(CycleGAN.tiny(), binary, LONG)
     plain, compiled = gradients(session, False), gradients(session, True)
-    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-5)
+    # Compiled, norms run as torch's own, with other rounding.
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=5e-5)
 
 
 def test_a_compiled_training_trains_as_a_plain_one(
