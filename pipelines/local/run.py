@@ -291,7 +291,8 @@ def patched(run: LocalRun) -> Iterator[None]:
         (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
         (
-            enhanced_dag_orchestrator.ParallelExecutor, "execute_parallel_tasks",
+            enhanced_dag_orchestrator.ParallelExecutor,
+            "execute_parallel_tasks",
             lambda *kfp, **task: run.iterate(*kfp, **task),
         ),
     ]
