@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from training.core.config import TrainConfig
 from training.data.batch import Batch
@@ -73,6 +74,7 @@ class Session:
     phases: list[Phase]
     warmup: list[Phase]
     settings: dict[str, Optim]
+    masks: dict[tuple[int, int], tuple[Tensor, Tensor] | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, job: Job, state: State | None = None) -> "Session":
@@ -120,9 +122,10 @@ class Session:
         """This rank's part of the batch that follows `drawn` images of a data set."""
         job = self.job
         with job.clock.waiting():
-            labels = job.faces.parts[dataset].labels
-            masks = job.model.domain_masks(labels, job.faces.space, index)
-            share = job.world.share(job.train.batch)
+            if (dataset, index) not in self.masks:  # of all labels: once, not for each batch
+                labels = job.faces.parts[dataset].labels
+                self.masks[dataset, index] = job.model.domain_masks(labels, job.faces.space, index)
+            masks, share = self.masks[dataset, index], job.world.share(job.train.batch)
             return self.order.batch(
                 dataset, drawn, self.state.images, share, job.world.device, masks
             )
