@@ -21,7 +21,7 @@ from training.data.archive import Folder, pack
 from training.data.parts import parts
 from training.data.preprocess import PreprocessError, preprocess, preprocess_part
 from training.storage.meta import RawMeta, RawSet
-from training.storage.store import FolderStore, Manifest
+from training.storage.store import FolderStore, Manifest, StoreError
 
 FILES = [f"{kind}/{number:02d}.png" for kind in ("cat", "dog") for number in range(12)]
 
@@ -116,6 +116,21 @@ def test_a_lost_record_or_shard_is_written_again(
     store.path(reference.read_text().partition(" ")[0]).unlink()
     assert whole(path, config(6), tmp_path, store, "lost").digest == first.digest
     assert first.intact(store)
+
+
+def test_a_damaged_raw_tar_stops_a_part(raw: tuple[Path, FolderStore], tmp_path: Path) -> None:
+    """Its pictures are not left out as if they were damaged themselves."""
+    path, store = raw
+    (tar,) = Manifest.read(path, "raw").entries
+    place = store.path(tar.sha256)
+    whole_bytes = place.read_bytes()
+    place.write_bytes(whole_bytes[:-1] + b"x")
+    try:
+        with pytest.raises(StoreError, match=r"pets-00000\.tar is not the"):
+            preprocess_part(raw=path, data_config=config(9), part=0, parts=1, code_hash="torn",
+                            work=tmp_path, store=store)  # fmt: skip
+    finally:
+        place.write_bytes(whole_bytes)
 
 
 def test_too_many_bad_pictures_are_refused_whatever_the_parts(

@@ -27,7 +27,7 @@ from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
 from training.core.provenance import code_hash as current_code
-from training.data.archive import Tree, open_raw
+from training.data.archive import StoredTars, open_raw
 from training.data.export import write_folders
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source, say_notes
@@ -151,7 +151,7 @@ class Job:
 
     name: str
     kind: str
-    tree: Tree
+    tree: StoredTars
     config: DataConfig
     work: Path  # the shard being written
     store: Store
@@ -208,6 +208,7 @@ class Job:
         if found is not None:
             progress.step(len(files))
             return found
+        self.tree.fetch(files)  # a damaged tar is not a reason to leave pictures out
         path = self.work / name
         outcomes = write_shard(path, self.tree, files, self.kind, self.config, pool, progress)
         kept = sum(not outcome.reason for outcome in outcomes)

@@ -222,8 +222,13 @@ def _first_line(text: str) -> str:
 Line = tuple[int, list[str]]  # line number, fields
 
 
+def _stream(text: str, newline: Literal[""] | None) -> io.TextIOWrapper:
+    """The lines of a text; StringIO would hold four bytes for each character."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline=newline)
+
+
 def _text_lines(text: str) -> Iterator[Line]:
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+    for number, line in enumerate(_stream(text, None), start=1):
         fields = line.split()
         if fields:
             yield number, fields
@@ -231,7 +236,7 @@ def _text_lines(text: str) -> Iterator[Line]:
 
 def csv_lines(text: str, separator: str, marked: bool = False) -> Iterator[Line]:
     """Rows that are not blank, each with its first line; without the line `sep=` if `marked`."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=False)
+    reader = csv.reader(_stream(text, ""), delimiter=separator, strict=False)
     while True:
         number = reader.line_num + 1
         try:
