@@ -17,6 +17,7 @@ from training.data.dataset import Faces
 from training.data.layouts import visible
 from training.data.order import Order, generator
 from training.data.sources import _signed
+from training.storage.store import Entry, Manifest
 
 
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
@@ -32,8 +33,6 @@ def test_the_digest_is_that_of_the_canonical_json(
 
 def test_an_opened_part_is_the_tables_rows(joint: Path) -> None:
     """Every column, and the pixels at each row's place."""
-    from training.storage.store import Manifest
-
     manifest = Manifest.read(joint, "dataset")
     table = pd.read_parquet(manifest.local("labels.parquet"))
     for part in Faces.open(manifest, "train").parts:
@@ -105,3 +104,12 @@ def test_hidden_files_are_those_with_a_hidden_part(paths: list[list[str]]) -> No
 def test_the_first_line_is_that_of_all_lines(text: str) -> None:
     first = next((line for line in text.splitlines() if line.strip()), "")
     assert tables._first_line(text) == first.lstrip()
+
+
+def test_a_manifest_finds_the_first_entry_of_a_name() -> None:
+    meta = {"seeds": []}
+    entries = [Entry(name, letter * 64, 1) for name, letter in (("a", "0"), ("b", "1"), ("a", "2"))]
+    manifest = Manifest("replicates", tuple(entries), meta)  # type: ignore[arg-type]
+    assert [manifest.entry(name) for name in ("a", "b")] == entries[:2]
+    with pytest.raises(ValueError, match="lists no 'c'"):
+        manifest.entry("c")

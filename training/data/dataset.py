@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from training.core.environment import cores
 from training.core.files import canonical_json, read_json
 from training.data.labels import LabelSpace
 from training.storage.store import Manifest, Store
@@ -103,10 +105,10 @@ class Faces:
             rows = table.filter(pc.field("dataset") == labels.name)
             if not len(rows):
                 raise ValueError(f"{labels.name}: no image in split {split!r}")
-            shards = {
-                str(name): np.load(manifest.local(str(name), store), mmap_mode="r")
-                for name in sorted(pc.unique(rows["shard"]).to_pylist())
-            }
+            names = sorted(pc.unique(rows["shard"]).to_pylist())
+            with ThreadPoolExecutor(cores()) as pool:  # fetched and hashed outside Python's lock
+                paths = pool.map(partial(manifest.local, store=store), names)
+            shards = {n: np.load(p, mmap_mode="r") for n, p in zip(names, paths, strict=True)}
             parts.append(Part(labels.name, rows, shards))
         return cls(split, space, parts[0].side, parts)
 
