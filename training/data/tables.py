@@ -280,7 +280,7 @@ def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataF
         files.append(fields[key])
         fields[key] = ""
         codes.extend(map(categories.__getitem__, fields))
-    table = np.frombuffer(codes, np.intc).reshape(-1, width)
+    table = np.frombuffer(codes, np.intc).reshape(len(numbers), width)
     dtype = pd.CategoricalDtype(list(categories))
     frame = {"line": pd.Series(numbers, dtype="int64"), "file": pd.Series(files, dtype="str")}
     for i, name in enumerate(map(label_column, columns)):
