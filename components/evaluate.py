@@ -1,4 +1,4 @@
-"""Step 8: evaluate the model on held-out images with the judge."""
+"""Step 10: evaluate the model on held-out images with the judge."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""Step 6: the judge, frozen classifiers that score every translation."""
+"""Step 8: the judge, frozen classifiers that score every translation."""
 
 from kfp import dsl
 

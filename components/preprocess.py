@@ -1,4 +1,4 @@
-"""Step 4: crop, resize and split the raw images, with their raw labels."""
+"""Step 6: split the images and join the parts with the raw labels."""
 
 from kfp import dsl
 
@@ -9,10 +9,13 @@ from components.images import STEPS_IMAGE
 def preprocess(
     raw: dsl.Input[dsl.Dataset], data_config: str, code_hash: str, out: dsl.Output[dsl.Dataset]
 ) -> None:
-    """Crop, resize and split every raw image."""
+    """Join the parts' images; what a part left undone is done here."""
     from pathlib import Path
 
     from training.data.preprocess import preprocess
     from training.storage.attempts import attempt
 
-    attempt(preprocess, raw=Path(raw.path), data_config=data_config, out=Path(out.path))
+    attempt(
+        preprocess, raw=Path(raw.path), data_config=data_config, code_hash=code_hash,
+        out=Path(out.path),
+    )  # fmt: skip

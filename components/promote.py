@@ -1,4 +1,4 @@
-"""Step 10: make the version the champion if it passes the gate."""
+"""Step 12: make the version the champion if it passes the gate."""
 
 from kfp import dsl
 

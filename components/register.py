@@ -1,4 +1,4 @@
-"""Step 9: register the model as a version."""
+"""Step 11: register the model as a version."""
 
 from kfp import dsl
 

@@ -18,6 +18,7 @@ def resolve(
         ("revision", str),
         ("code_hash", str),
         ("data_config", str),
+        ("preprocess_config", str),
         ("judge_config", str),
         ("train_config", str),
         ("model_config", str),

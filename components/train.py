@@ -1,4 +1,4 @@
-"""Step 7: train the translation model."""
+"""Step 9: train the translation model."""
 
 from kfp import dsl
 

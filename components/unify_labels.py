@@ -1,4 +1,4 @@
-"""Step 5: build one label space over all data sets."""
+"""Step 7: build one label space over all data sets."""
 
 from kfp import dsl
 

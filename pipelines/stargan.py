@@ -9,6 +9,8 @@ from components.evaluate import evaluate
 from components.images import TRAIN_IMAGE
 from components.judge import judge
 from components.preprocess import preprocess
+from components.preprocess_part import preprocess_part
+from components.preprocess_plan import preprocess_plan
 from components.promote import promote
 from components.pull import pull
 from components.register import register
@@ -73,7 +75,13 @@ def stargan(
             **code,
         )  # fmt: skip
         valid = validate(raw=pulled.outputs["out"], **data, **code)
-        images = preprocess(raw=pulled.outputs["out"], **data, **code).after(valid)
+        divided = preprocess_plan(
+            preprocess_config=what["preprocess_config"], **data, **code
+        ).after(valid)  # fmt: skip
+        with dsl.ParallelFor(divided.output, name="parts") as item:
+            part = preprocess_part(raw=pulled.outputs["out"], item=item)
+        # The parts' results are in the store, which all pods share.
+        images = preprocess(raw=pulled.outputs["out"], **data, **code).after(part)
         unified = unify_labels(images=images.outputs["out"], **data, **code)
         faces = {"dataset": unified.outputs["out"]}
         judged = judge(**faces, judge_config=what["judge_config"], judge_hash=what["judge_hash"])
@@ -102,6 +110,8 @@ def stargan(
         start: "Resolve configuration",
         pulled: "Pull raw data",
         valid: "Validate raw data",
+        divided: "Divide preprocessing",
+        part: "Preprocess part",
         images: "Preprocess images",
         unified: "Unify labels",
         judged: "Train judge",
@@ -113,10 +123,12 @@ def stargan(
     }.items():
         step.set_display_name(title)
     cluster.add_env_and_security(
-        start, pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
-    )
-    cluster.set_resources(pulled, valid, images, unified, judged, scored, verdict)
+        start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
+        verdict, ended,
+    )  # fmt: skip
+    cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
     cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
     cluster.add_run_identity(
-        pulled, valid, images, unified, judged, trained, scored, version, verdict, ended
-    )
+        pulled, valid, divided, part, images, unified, judged, trained, scored, version, verdict,
+        ended,
+    )  # fmt: skip

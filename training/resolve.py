@@ -39,6 +39,7 @@ class Resolved(NamedTuple):
     revision: str  # source of data_md5: a git commit, .dvc files, an md5 or "folder"
     code_hash: str
     data_config: str
+    preprocess_config: str
     judge_config: str
     train_config: str
     model_config: str
@@ -153,8 +154,8 @@ def resolve(
         split_datasets(config.data.datasets), raw, revision
     )
     resolved = Resolved(
-        data_md5, source, code_hash(), to_json(config.data), to_json(config.judge),
-        to_json(config.train), to_json(config.model), to_json(config.eval),
+        data_md5, source, code_hash(), to_json(config.data), to_json(config.preprocess),
+        to_json(config.judge), to_json(config.train), to_json(config.model), to_json(config.eval),
         judge_hash(config, data_md5), ",".join(kinds), found.init, found.compare, name or model,
     )  # fmt: skip
     commit, dirty = git_state()

@@ -1,7 +1,7 @@
 """Run the compiled pipeline on this machine: kfp.local's subprocesses, own cache, live progress.
 
 All files of a run are under one folder (default ./runs): `kfp/` outputs of the steps, `cache/`
-entries for later runs, `report/<run>/` each step's log, reports and pictures. Six module
+entries for later runs, `report/<run>/` each step's log, reports and pictures. Seven module
 attributes of kfp are replaced, for exactly version `KFP`; other versions are refused, since a
 silent change there could return a wrong result from the cache.
 """
@@ -27,7 +27,7 @@ import kfp
 import psutil
 from kfp import components, dsl, local
 from kfp.local import cache, docker_task_handler, logging_utils, subprocess_task_handler
-from kfp.local.orchestrator import task_executor
+from kfp.local.orchestrator import enhanced_dag_orchestrator, task_executor
 from kfp.local.status import Status
 
 from pipelines.local import containers
@@ -41,6 +41,7 @@ from training.tracking import runners
 KFP = "2.17.0"
 GRACE = 60.0  # s that a stopped step has to save its state
 TAIL = 400  # last lines of a step from which the cause of its failure is taken
+ITERATION = re.compile(r"-iteration-(\d+)$")  # end of the name of a loop's iteration
 ECHO = re.compile(r"^\[KFP Executor")  # prefix of the executor's own log lines
 DUMP = "Got executor_input:"
 
@@ -80,7 +81,8 @@ class LocalRun:
 
     def step(self, **task: Any) -> tuple[dict[str, Any], Status]:
         """Replaces kfp's `execute_single_task`: adds headings and the cause of a failure."""
-        name = task["task_name"]
+        loop = ITERATION.search(task["pipeline_resource_name"])
+        name = f"{task['task_name']}-{int(loop[1]) + 1}" if loop else task["task_name"]
         self.began += 1
         self.current, self.streamed = name, False
         self.tail.clear()
@@ -103,6 +105,27 @@ class LocalRun:
             say(f"{head}: from cache, {where(outputs)}")
         self.outputs[name] = outputs
         return outputs, status
+
+    def iterate(
+        self, _: Any, tasks: list[tuple[str, Any]], fail_stack: list[str],
+        parallelism_limit: int = 0, **shared: Any,
+    ) -> tuple[dict[str, Any], Status]:  # fmt: skip
+        """Replaces kfp's `execute_parallel_tasks`: a loop's iterations run one after another.
+
+        A step uses every core; kfp's threads would mix the output of two, and would keep Ctrl-C
+        from them.
+        """
+        del parallelism_limit
+        self.steps += len(tasks) - 1
+        found = {}
+        for name, spec in tasks:
+            found[name], status = enhanced_dag_orchestrator.execute_task(
+                task_name=name, task_spec=spec, fail_stack=fail_stack, **shared
+            )
+            if status != Status.SUCCESS:
+                fail_stack.append(name)
+                return {}, status
+        return found, Status.SUCCESS
 
     def _attempts(self, head: str, task: dict[str, Any]) -> tuple[dict[str, Any], Status]:
         """Run a step and repeat it as its retry policy says; a mistake of the user is not repeated.
@@ -267,6 +290,11 @@ def patched(run: LocalRun) -> Iterator[None]:
         (subprocess_task_handler, "replace_python_executable", with_python),
         (docker_task_handler, "run_docker_container", run.contain),
         (logging_utils, "print_horizontal_line", lambda: None),
+        (
+            enhanced_dag_orchestrator.ParallelExecutor,
+            "execute_parallel_tasks",
+            lambda *kfp, **task: run.iterate(*kfp, **task),
+        ),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in patches]
     disabled = logging.root.manager.disable

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.core.files import sha256_file
-from training.data.archive import Folder, Tars, check_name, open_raw, pack
+from training.data.archive import Folder, StoredTars, Tars, check_name, open_raw, pack
 from training.storage.meta import RawMeta, RawSet
-from training.storage.store import Manifest, open_store
+from training.storage.store import Entry, FolderStore, Manifest, StoreError, open_store
 
 FILES = {
     "labels.csv": b"file,a\n",
@@ -177,6 +177,43 @@ def test_a_raw_manifest_opens_by_data_set(folder: Folder, tmp_path: Path) -> Non
     other = Manifest("raw", manifest.entries, rafd)
     with pytest.raises(ValueError, match="no shard of data set 'rafd'"):
         open_raw(other, store)
+
+
+def test_a_stored_tar_is_fetched_when_it_is_first_read(folder: Folder, tmp_path: Path) -> None:
+    """Once any process has indexed it; a read of one file fetches one tar."""
+    store = FolderStore(tmp_path / "store")
+    shards = pack(folder, tmp_path / "out", "own", 1024)
+    entries = [store.put(path, path.name) for path in shards]
+    assert len(entries) > 2
+    names = StoredTars(entries, store).names()
+    fetched: list[str] = []
+
+    class Watched(FolderStore):
+        def local(self, entry: Entry) -> Path:
+            fetched.append(entry.name)
+            return super().local(entry)
+
+    tars = StoredTars(entries, Watched(store.root))
+    assert tars.names() == names == folder.names()
+    fetched.clear()
+    for _ in range(2):
+        assert tars.read(names[-1]) == folder.read(names[-1])
+        assert tars.size(names[0]) == folder.size(names[0])
+    assert fetched == [entries[-1].name]
+    tars.fetch(names)
+    assert fetched == [entries[-1].name, *(entry.name for entry in entries[:-1])]
+
+
+def test_a_damaged_stored_tar_is_refused_when_it_is_fetched(folder: Folder, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    (entry,) = [store.put(path, path.name) for path in pack(folder, tmp_path / "out", "own")]
+    StoredTars([entry], store)
+    victim = store.path(entry.sha256)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    tars = StoredTars([entry], store)
+    for use in (lambda: tars.fetch(tars.names()), lambda: tars.read(tars.names()[0])):
+        with pytest.raises(StoreError, match=r"own-00000\.tar is not the"):
+            use()
 
 
 def test_an_empty_tree_is_not_packed(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from components import images
 ROOT = Path(__file__).parents[2]
 NOT_STEPS = {"__init__", "images"}
 FILES = sorted(p for p in (ROOT / "components").glob("*.py") if p.stem not in NOT_STEPS)
-STEPS = ["evaluate", "judge", "preprocess", "promote", "pull", "register", "report_status",
-         "resolve", "train", "unify_labels", "validate"]  # fmt: skip
+STEPS = ["evaluate", "judge", "preprocess", "preprocess_part", "preprocess_plan", "promote", "pull",
+         "register", "report_status", "resolve", "train", "unify_labels", "validate"]  # fmt: skip
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 

@@ -32,8 +32,10 @@ from training.core.config import Config
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = ROOT / "components" / "Containerfile"
-LINE = ["resolve", "pull", "validate", "preprocess", "unify-labels", "judge", "train", "evaluate",
-        "register", "promote"]  # fmt: skip
+LOOP, PART = "for-loop-2", "preprocess-part"
+LINE = ["resolve", "pull", "validate", "preprocess-plan", LOOP, "preprocess", "unify-labels",
+        "judge", "train", "evaluate", "register", "promote"]  # fmt: skip
+STEPS = [PART if name == LOOP else name for name in LINE]
 DIGEST = "registry.example/stargan@sha256:" + "0" * 64
 
 
@@ -51,6 +53,14 @@ def tasks(documents: list[dict[str, Any]]) -> dict[str, Any]:
     pipeline = documents[0]
     handled = pipeline["root"]["dag"]["tasks"]["exit-handler-1"]["componentRef"]["name"]
     return dict(pipeline["components"][handled]["dag"]["tasks"])
+
+
+@pytest.fixture(scope="module")
+def part(documents: list[dict[str, Any]], tasks: dict[str, Any]) -> dict[str, Any]:
+    """The only step inside the loop."""
+    body = documents[0]["components"][tasks[LOOP]["componentRef"]["name"]]["dag"]["tasks"]
+    assert list(body) == [PART]
+    return dict(body[PART])
 
 
 def test_the_committed_yaml_is_what_the_source_compiles_to(tmp_path: Path) -> None:
@@ -99,6 +109,28 @@ def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
     assert "dependentTasks" not in tasks["resolve"]
 
 
+def test_what_a_part_gets_comes_from_its_item_or_is_an_artifact(
+    tasks: dict[str, Any], part: dict[str, Any]
+) -> None:
+    """An outer step's parameter inside a loop is silently another value in the local runner, and a
+    loop over a named output fails there."""
+    items = {"pipelinechannel--preprocess-plan-Output": {"taskOutputParameter": {
+        "outputParameterKey": "Output", "producerTask": "preprocess-plan"}}}  # fmt: skip
+    assert tasks[LOOP]["inputs"]["parameters"] == items
+    assert part["inputs"] == {
+        "artifacts": {"raw": {"componentInputArtifact": "pipelinechannel--pull-out"}},
+        "parameters": {"item": {
+            "componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}},
+    }  # fmt: skip
+
+
+def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
+    tasks: dict[str, Any], part: dict[str, Any]
+) -> None:
+    for key in ("retryPolicy", "cachingOptions"):
+        assert part[key] == tasks["preprocess"][key]
+
+
 def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
     """The source of each step's input artifacts."""
     edges = set()
@@ -108,6 +140,7 @@ def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
             edges.add((output["producerTask"], output["outputArtifactKey"], step, name))
     assert edges == {
         ("pull", "out", "validate", "raw"),
+        ("pull", "out", LOOP, "pipelinechannel--pull-out"),
         ("pull", "out", "preprocess", "raw"),
         ("preprocess", "out", "unify-labels", "images"),
         *(("unify-labels", "out", s, "dataset")
@@ -135,7 +168,11 @@ def test_steps_that_must_always_run_are_never_cached(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
     final = documents[0]["root"]["dag"]["tasks"]["report-status"]
-    fresh = {n for n, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
+    fresh = {
+        name
+        for name, task in tasks.items()
+        if name != LOOP and not task["cachingOptions"].get("enableCache")
+    }
     assert fresh == {"resolve", "register", "promote"}
     assert not final["cachingOptions"].get("enableCache")
 
@@ -143,7 +180,15 @@ def test_steps_that_must_always_run_are_never_cached(
 def test_cache_keys_cover_data_and_code(tasks: dict[str, Any]) -> None:
     """The image's code is not part of the key, so its hash is an argument of each cached step."""
     assert resolved(tasks["pull"])["md5"] == "data_md5"
-    for step in ("pull", "validate", "preprocess", "unify-labels", "train", "evaluate"):
+    for step in (
+        "pull",
+        "validate",
+        "preprocess-plan",
+        "preprocess",
+        "unify-labels",
+        "train",
+        "evaluate",
+    ):
         assert resolved(tasks[step])["code_hash"] == "code_hash", step
     # The judge's hash covers its recipe: other code must not replace a frozen judge.
     assert resolved(tasks["judge"]) == {"judge_config": "judge_config", "judge_hash": "judge_hash"}
@@ -210,7 +255,7 @@ def test_secrets_come_only_from_named_secrets(
     given = yaml.safe_load_all((ROOT / "k8s" / "secrets.example.yaml").read_text())
     secrets = {one["metadata"]["name"]: one["stringData"] for one in given}
     addresses = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
-    for step in [*LINE, "report-status"]:
+    for step in [*STEPS, "report-status"]:
         found = settings(documents, step)
         for row in found["secretAsEnv"]:
             keys = {pair["secretKey"] for pair in row["keyToEnv"]}
@@ -225,7 +270,7 @@ def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
     users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
     ((user, group),) = users
     wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
-    for step in [*LINE, "report-status"]:
+    for step in [*STEPS, "report-status"]:
         assert settings(documents, step)["securityContext"] == wanted, step
 
 
@@ -236,7 +281,7 @@ def test_a_step_with_a_node_cache_variable_mounts_the_cache(
     place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
     informed = set()
-    for step in [*LINE, "report-status"]:
+    for step in [*STEPS, "report-status"]:
         given = settings(documents, step)
         keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
         if "NODE_CACHE" in keys:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 T = TypeVar("T")
-SECTIONS = ("train", "data", "judge", "eval", "model")
+SECTIONS = ("train", "data", "preprocess", "judge", "eval", "model")
 SEED = 2**63 - 1  # the largest seed
 KINDS = {
     "integer": "a whole number",
@@ -157,6 +157,21 @@ class DataConfig:
                 "data.resize=fast has no data.interpolation=lanczos; set data.resize=exact, or "
                 "data.interpolation=bicubic or bilinear"
             )
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """How the cropping is divided; the result, its digest and its cache key do not depend on it."""
+
+    workers: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000,
+            description="number of parts that crop the images, on a cluster each in its own pod at "
+            "the same time, on one machine one after another on all cores",
+        ),
+    ] = 1
 
 
 @dataclass(frozen=True)
@@ -322,6 +337,7 @@ class Config:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     model: Any = None
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
 
 def need(schema: Mapping[str, Any]) -> str:

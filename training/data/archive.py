@@ -7,22 +7,23 @@ files of the machine.
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from training.core.entries import plain_files
-from training.core.files import fsync, rename
-from training.core.temporary import whole_folder
+from training.core.files import canonical_json, fsync, read_json, rename, write_bytes
+from training.core.temporary import temporary_folder, whole_folder
 from training.storage.meta import RawMeta
-from training.storage.store import Manifest, Store
+from training.storage.store import Entry, Manifest, Store, open_store
 
 SHARD_BYTES = 256 * 2**20
 BLOCK = 512  # of the tar format, bytes
 
 
 class Tree(Protocol):
-    """Files by relative POSIX name. Safe to share between threads and to pickle to workers."""
+    """Files by relative POSIX name. Safe to share between threads."""
 
     def names(self) -> list[str]:
         """Every file, sorted."""
@@ -95,18 +96,17 @@ class Tars:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = tuple(Path(path) for path in paths)
-        index: dict[str, tuple[int, int, int]] = {}  # name -> shard, offset, size
-        for shard, path in enumerate(self.paths):
-            for name, offset, size in _members(path):
-                if name in index:
-                    raise ValueError(f"{path.name}: {name} is stored twice; pack the data again")
-                index[name] = (shard, offset, size)
-        self._index = dict(sorted(index.items()))
+        self._index = _joined([path.name for path in self.paths], map(_members, self.paths))
+
+    def _path(self, shard: int) -> Path:
+        return self.paths[shard]
+
+    def _shard_names(self) -> list[str]:
+        return [path.name for path in self.paths]
 
     def _find(self, name: str) -> tuple[int, int, int]:
         if name not in self._index:
-            known = ", ".join(path.name for path in self.paths[:3])
-            raise ValueError(f"{known}: no file {name}")
+            raise ValueError(f"{', '.join(self._shard_names()[:3])}: no file {name}")
         return self._index[name]
 
     def names(self) -> list[str]:
@@ -114,16 +114,69 @@ class Tars:
 
     def read(self, name: str) -> bytes:
         shard, offset, size = self._find(name)
-        with self.paths[shard].open("rb", buffering=0) as stream:
+        path = self._path(shard)
+        with path.open("rb", buffering=0) as stream:
             data = os.pread(stream.fileno(), size, offset)
         if len(data) != size:
-            raise ValueError(
-                f"{self.paths[shard]}: truncated inside {name}; download the file again"
-            )
+            raise ValueError(f"{path}: truncated inside {name}; download the file again")
         return data
 
     def size(self, name: str) -> int:
         return self._find(name)[2]
+
+
+class StoredTars(Tars):
+    """The same inside tar files of a store: each is fetched and verified at its first read.
+
+    What is inside a tar is recorded in the store by the first process that indexes it, so that a
+    process which reads a part of the data does not fetch the rest.
+    """
+
+    def __init__(self, entries: Iterable[Entry], store: Store) -> None:
+        self.entries, self.store = tuple(entries), store
+        self._paths: dict[int, Path] = {}
+        self._lock = Lock()
+        self._index = _joined(self._shard_names(), (self._members(e) for e in self.entries))
+
+    def _shard_names(self) -> list[str]:
+        return [entry.name for entry in self.entries]
+
+    def _path(self, shard: int) -> Path:
+        with self._lock:
+            if shard not in self._paths:
+                self._paths[shard] = self.store.local(self.entries[shard])
+            return self._paths[shard]
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Fetch and verify the tars of these files. Raises StoreError for one that is damaged."""
+        for shard in sorted({self._index[name][0] for name in names if name in self._index}):
+            self._path(shard)
+
+    def _members(self, entry: Entry) -> "list[tuple[str, int, int]]":
+        name = f"tars/{entry.sha256}"
+        reference = self.store.reference(name)
+        if reference is not None and self.store.exists(record := Entry.parse(name, reference)):
+            rows = read_json(self.store.local(record))
+            return [(check_name(file), offset, size) for file, offset, size in rows]
+        found = _members(self.store.local(entry))
+        with temporary_folder() as folder:
+            path = Path(folder) / "index.json"
+            write_bytes(path, canonical_json(found))
+            self.store.refer(name, self.store.put(path).reference)
+        return found
+
+
+def _joined(
+    shards: Sequence[str], members: "Iterable[list[tuple[str, int, int]]]"
+) -> dict[str, tuple[int, int, int]]:
+    """Name -> shard, offset, size, sorted. Raises ValueError for a name in two places."""
+    index: dict[str, tuple[int, int, int]] = {}
+    for shard, found in enumerate(members):
+        for name, offset, size in found:
+            if name in index:
+                raise ValueError(f"{shards[shard]}: {name} is stored twice; pack the data again")
+            index[name] = (shard, offset, size)
+    return dict(sorted(index.items()))
 
 
 def _members(path: Path) -> list[tuple[str, int, int]]:
@@ -209,19 +262,23 @@ def _forget(tar: tarfile.TarFile) -> None:
     tar.members.clear()  # type: ignore[attr-defined]
 
 
-def open_raw(manifest: Manifest[RawMeta], store: Store | None = None) -> dict[str, Tree]:
-    """The trees of a manifest of kind "raw" by data set name, in its order; bytes are verified."""
+def open_raw(manifest: Manifest[RawMeta], store: Store | None = None) -> dict[str, StoredTars]:
+    """The trees of a manifest of kind "raw" by data set name, in its order.
+
+    A tar's bytes are verified when it is first read.
+    """
     if manifest.kind != "raw":
         raise ValueError(f"a manifest of kind {manifest.kind!r}; 'raw' is needed")
-    trees: dict[str, Tree] = {}
+    trees: dict[str, StoredTars] = {}
     for dataset in manifest.meta.datasets:
         name = dataset.name
         shards = [
-            entry.name
+            entry
             for entry in manifest.entries
             if entry.name.endswith(".tar") and entry.name[: -len("-00000.tar")] == name
         ]
         if not shards:
             raise ValueError(f"the raw manifest lists no shard of data set {name!r}")
-        trees[name] = Tars(manifest.local(shard, store) for shard in sorted(shards))
+        ordered = sorted(shards, key=lambda entry: entry.name)
+        trees[name] = StoredTars(ordered, store or open_store())
     return trees

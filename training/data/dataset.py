@@ -1,18 +1,28 @@
 """The unified data set as tensors."""
 
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from training.core.files import canonical_json, read_json, sha256_bytes
+from training.core.environment import cores
+from training.core.files import canonical_json, read_json
 from training.data.labels import LabelSpace
 from training.data.memory_format import memory_order
 from training.storage.store import Manifest, Store
+
+PIECE = 2**15  # rows that are JSON text at the same time
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -30,14 +40,17 @@ def to_uint8(images: Tensor) -> Tensor:
 class Part:
     """One data set's images of one split, memory-mapped."""
 
-    def __init__(self, name: str, frame: pd.DataFrame, shards: dict[str, np.ndarray]) -> None:
+    def __init__(self, name: str, table: pa.Table, shards: dict[str, np.ndarray]) -> None:
+        """`table`: the rows of labels.parquet."""
         self.name = name
-        self.labels = torch.from_numpy(np.stack(list(frame["label"])).astype(np.float32))
-        self.identity = [str(v) for v in frame["identity"]]
-        self.files = [str(v) for v in frame["file"]]
-        self.digests = [str(v) for v in frame["sha256"]]
-        self._shards = shards
-        self._where = list(zip(frame["shard"], (int(r) for r in frame["row"]), strict=True))
+        labels = table["label"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        self.labels = torch.from_numpy(labels.reshape(len(table), -1).astype(np.float32))
+        self.identity: list[str] = table["identity"].cast(pa.string()).to_pylist()
+        self.files: list[str] = table["file"].to_pylist()
+        self.digests: list[str] = table["sha256"].to_pylist()
+        codes, names = pd.factorize(table["shard"].to_pandas())
+        self._shards = [shards[str(one)] for one in names]
+        self._places = codes, table["row"].to_numpy()
         self._resident: Tensor | None = None
 
     def __len__(self) -> int:
@@ -58,7 +71,8 @@ class Part:
         return chosen if self._resident is None else self._resident[chosen]
 
     def _read(self, indices: Tensor | list[int]) -> Tensor:
-        rows = [self._shards[s][r] for s, r in (self._where[int(i)] for i in indices)]
+        shards, places = self._places
+        rows = [self._shards[shards[i]][places[i]] for i in map(int, indices)]
         return torch.from_numpy(np.stack(rows))
 
     def move(self, device: torch.device) -> None:
@@ -67,8 +81,12 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        side = next(iter(self._shards.values())).shape[1]
-        return len(self) * side * side * 3
+        return len(self) * self.side * self.side * 3
+
+    @property
+    def side(self) -> int:
+        """Of the images, px."""
+        return int(self._shards[0].shape[1])
 
 
 @dataclass(frozen=True)
@@ -86,23 +104,45 @@ class Faces:
         if isinstance(manifest, Path):
             manifest = Manifest.read(manifest, "dataset")
         space = LabelSpace.from_json(read_json(manifest.local("label_space.json", store)))
-        table = pd.read_parquet(manifest.local("labels.parquet", store))
-        table = table[table["split"] == split]
+        table = pq.read_table(
+            manifest.local("labels.parquet", store), filters=pc.field("split") == split
+        )
         parts = []
         for labels in space.sets:
-            frame = table[table["dataset"] == labels.name]
-            if frame.empty:
+            rows = table.filter(pc.field("dataset") == labels.name)
+            if not len(rows):
                 raise ValueError(f"{labels.name}: no image in split {split!r}")
-            shards = {
-                str(name): np.load(manifest.local(str(name), store), mmap_mode="r")
-                for name in sorted(set(frame["shard"]))
-            }
-            parts.append(Part(labels.name, frame, shards))
-        size = int(next(iter(parts[0]._shards.values())).shape[1])
-        return cls(split, space, size, parts)
+            names = sorted(pc.unique(rows["shard"]).to_pylist())
+            with ThreadPoolExecutor(cores()) as pool:  # fetched and hashed outside Python's lock
+                paths = pool.map(partial(manifest.local, store=store), names)
+            shards = {n: np.load(p, mmap_mode="r") for n, p in zip(names, paths, strict=True)}
+            parts.append(Part(labels.name, rows, shards))
+        return cls(split, space, parts[0].side, parts)
 
     @cached_property
     def digest(self) -> str:
-        """Hex sha256 of the split's source digests and labels, independent of their storage."""
-        content = [[p.name, p.digests, p.identity, p.labels.tolist()] for p in self.parts]
-        return sha256_bytes(canonical_json([self.split, self.size, self.space.to_json(), content]))
+        """Hex sha256 of the split's source digests and labels, independent of their storage.
+
+        That of the canonical JSON of [split, size, space, [[name, digests, identity, labels], …]],
+        which for a large set is never whole in memory.
+        """
+        whole = hashlib.sha256(canonical_json([self.split, self.size, self.space.to_json()])[:-1])
+        for number, part in enumerate(self.parts):
+            whole.update(b"," if number else b",[")
+            whole.update(canonical_json([part.name])[:-1])
+            for column in (part.digests, part.identity, part.labels):
+                whole.update(b",[")
+                for piece in _json_items(column):
+                    whole.update(piece)
+                whole.update(b"]")
+            whole.update(b"]")
+        whole.update(b"]]")
+        return whole.hexdigest()
+
+
+def _json_items(column: "list[str] | Tensor") -> Iterator[bytes]:
+    """The items of a list in canonical JSON, in pieces."""
+    for start in range(0, len(column), PIECE):
+        piece: Any = column[start : start + PIECE]
+        text = canonical_json(piece.tolist() if isinstance(piece, Tensor) else piece)[1:-1]
+        yield b"," + text if start else text

@@ -106,11 +106,7 @@ def read_layout(kind: str, tree: Tree, config: DataConfig) -> RawDataset:
 
 def visible(names: Iterable[str]) -> list[str]:
     """The names without hidden files and macOS's resource forks."""
-    return [
-        name
-        for name in names
-        if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-    ]
+    return [name for name in names if "/." not in (path := f"/{name}") and "/__MACOSX" not in path]
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -124,7 +120,8 @@ def pictures(names: Iterable[str]) -> list[str]:
 
 def left_out(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Pictures in formats that are not read, and a note for each sort of file that is left out."""
-    seen = visible(names)
+    read = (*PICTURES, ".csv", ".txt")
+    seen = [name for name in visible(names) if not has_suffix(name, read)]
     unread = [name for name in seen if has_suffix(name, UNREAD)]
     sorts = {
         f"pictures that are not read ({CONVERT})": unread,
@@ -134,9 +131,7 @@ def left_out(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         ],
     }
     known = {*(name for files in sorts.values() for name in files)}
-    sorts["other files"] = [
-        n for n in seen if n not in known and not has_suffix(n, (*PICTURES, ".csv", ".txt"))
-    ]
+    sorts["other files"] = [name for name in seen if name not in known]
     notes = []
     for what, files in sorts.items():
         suffixes = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in files)
@@ -176,7 +171,7 @@ def _celeba(tree: Tree, config: DataConfig) -> RawDataset:
                           units=units)  # fmt: skip
     table = tables["labels"]
     labels, notes = _table_labels(table, Images(images))
-    stems = [stem(plain(file).rpartition("/")[2]) for file in labels["file"]]
+    stems = stems_of(labels["file"])
     labels["identity"] = _joined(stems, tables.get("identities"))
     parts = _joined(stems, tables.get("parts"))
     labels["part"] = [CELEBA_PARTS.get(p, p) if p is not None else None for p in parts]
@@ -287,7 +282,7 @@ def _labels(files: list[str], found: list[str]) -> pd.DataFrame:
 
 def _table_labels(table: Table, images: Images) -> tuple[pd.DataFrame, list[str]]:
     """The rows of a label table with their images, and notes on how both were read."""
-    files = list(table.rows["file"])
+    files = table.rows["file"].to_numpy(object).tolist()
     found, inside, note = locate(files, images)
     labels = _labels(files, found).assign(line=table.rows["line"], inside=inside)
     labels = pd.concat([labels, table.rows[table.columns]], axis=1)
@@ -299,16 +294,17 @@ def _joined(stems: list[str], table: Table | None) -> list[str | None] | list[st
     """The second column of a two-column table by name: "" without a table, None for a gap."""
     if table is None or table.format not in TABLES or not table.columns:
         return [""] * len(stems)
-    values = table.rows[table.columns[0]].astype("str")
-    known = dict(zip(_row_stems(table), values, strict=True))
+    values = table.rows[table.columns[0]].astype("str").to_numpy(object)
+    known = dict(zip(stems_of(table.rows["file"]), values, strict=True))
     return [known.get(name) for name in stems]
 
 
-def _row_stems(table: Table) -> list[str]:
-    return [stem(plain(file).rpartition("/")[2]) for file in table.rows["file"]]
+def stems_of(files: pd.Series) -> list[str]:
+    """The base names without their suffix."""
+    return [stem(plain(file).rpartition("/")[2]) for file in files.to_numpy(object)]
 
 
 def repeated(table: Table) -> pd.DataFrame:
     """Rows (line, file) of a partition or identity table whose image has an earlier row."""
-    again = pd.Series(_row_stems(table), dtype="str").duplicated()
+    again = pd.Series(stems_of(table.rows["file"]), dtype="str").duplicated()
     return table.rows.loc[again.to_numpy(), ["line", "file"]]

@@ -16,6 +16,8 @@ from training.data.augment import Kind, crop_boxes, cropped
 from training.data.batch import Batch
 from training.data.dataset import Faces, Part, to_float
 
+MASKS = 256  # of which the rows are kept
+
 
 def generator(seed: int, *keys: int | str) -> torch.Generator:
     """A separate random stream for each (seed, keys)."""
@@ -52,6 +54,8 @@ class Order:
         self.faces, self.seed, self.size, self.flip, self.length = faces, seed, batch, flip, length
         self.references, self.crop = references, crop
         self._epochs: dict[int, tuple[int, Tensor]] = {}
+        self._classes: dict[int, list[Tensor]] = {}  # of each data set, the rows of each class
+        self._members: dict[int, tuple[Tensor, Tensor]] = {}  # by id: a mask, and its rows
 
     def rows(self, dataset: int, start: int) -> Tensor:
         """Row numbers (batch,) of the images start … start + batch − 1 of one data set."""
@@ -166,7 +170,7 @@ class Order:
 
     def _draw_from(self, mask: Tensor, key: str, dataset: int, drawn: int) -> Tensor:
         """Random rows (batch,) among those in `mask`. Raises ValueError if it is empty."""
-        members = mask.nonzero()[:, 0]
+        members = self._rows_of(mask)
         if not len(members):
             name = self.faces.parts[dataset].name
             raise ValueError(
@@ -174,6 +178,15 @@ class Order:
             )
         stream = generator(self.seed, key, dataset, drawn)
         return members[torch.randint(len(members), (self.size,), generator=stream)]
+
+    def _rows_of(self, mask: Tensor) -> Tensor:
+        """The rows in a mask; looked up once for a mask that is given for many batches."""
+        known = self._members.get(id(mask))
+        if known is None or known[0] is not mask:
+            if len(self._members) >= MASKS:
+                self._members.clear()
+            known = self._members[id(mask)] = mask, mask.nonzero()[:, 0]
+        return known[1]
 
     @staticmethod
     def _others(part: Part, labels: Tensor) -> Tensor:
@@ -194,9 +207,11 @@ class Order:
 
         Drawn again for each batch (the reference code pairs the images once for a whole run).
         """
-        classes = self.faces.parts[dataset].labels.argmax(1)
+        if dataset not in self._classes:
+            classes = self.faces.parts[dataset].labels.argmax(1)
+            self._classes[dataset] = [(classes == c).nonzero()[:, 0] for c in classes.unique()]
+        members = self._classes[dataset]
         stream = generator(self.seed, key, dataset, drawn)
-        members = [(classes == c).nonzero()[:, 0] for c in classes.unique()]
         drawn_classes = torch.randint(len(members), (self.size,), generator=stream)
         uniform = torch.rand((self.size, count), generator=stream)
         return torch.stack(

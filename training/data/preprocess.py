@@ -1,41 +1,42 @@
 """Crop raw faces to squares of one size: uint8 shards and one Parquet row per image.
 
 The workers are threads: decoding, hashing and resizing release the GIL. Finished shards are put in
-the store and recorded in the work folder, so that the same command resumes after a kill; the bytes
-do not depend on the number of workers.
+the store and recorded there, so that the same command resumes after a kill, on any machine, and
+several processes can share the work (`preprocess_part`); the bytes do not depend on the number of
+workers or parts.
 """
 
 import io
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image
 
 from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json, to_json
-from training.core.entries import check_name
 from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
-from training.data.archive import Tree, open_raw
-from training.data.columns import class_column
+from training.core.provenance import code_hash as current_code
+from training.data.archive import StoredTars, open_raw
+from training.data.export import write_folders
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source, say_notes
 from training.data.split import SPLITS, assign, select_limited
-from training.storage.meta import ImageSet, ImagesMeta
+from training.storage.meta import ImageSet, ImagesMeta, RawMeta
 from training.storage.store import Entry, Manifest, Store, open_store
 
 main = cli.program("python -m training.data.preprocess", __doc__)
-VERSION = 2  # raised when pixels or rows change; part of the work folder's name
+VERSION = 2  # raised when pixels or rows change; part of the name of recorded shards
 # Columns of every data set's Parquet file; its raw labels follow.
 COLUMNS = ("file", "sha256", "shard", "row", "split", "identity", "reason")
 
@@ -52,6 +53,7 @@ def preprocess(
     out: Annotated[Path, means("the manifest to write")],
     workers: Annotated[int, means("threads; 0: every core")] = 0,
     folders: Annotated[Path | None, means("also write train|test/<class>/*.png here")] = None,
+    code_hash: Annotated[str, cli.INTERNAL] = "",
     work: Annotated[Path | None, cli.INTERNAL] = None,
     store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> Manifest[ImagesMeta]:
@@ -62,36 +64,85 @@ def preprocess(
     ones: file, sha256 of the source bytes ("" if not read), shard and row ("" and -1 if dropped),
     split, identity, reason ("" if kept), then the raw labels.
 
-    `work` (default ./runs/work) keeps the finished shards of a killed run. Raises PreprocessError
-    if more than `bad_share` of the selected images are unusable or a split is empty.
+    Shards that the store has from `preprocess_part`, or from a run that was killed, are not written
+    again if raw data, `data_config` and code (`code_hash`, default: this code's) are the same.
+    Raises PreprocessError if more than `bad_share` of the selected images are unusable or a split
+    is empty.
     """
     store = store or open_store()
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
-    key = sha256_bytes(canonical_json([VERSION, manifest.digest, to_json(config)]))[:16]
-    work = (work or runs("work").absolute()) / f"preprocess-{key}"
-    work.mkdir(parents=True, exist_ok=True)
-    with FileLock(work.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
-        entries: list[Entry] = []
-        image_sets = []
-        trees = open_raw(manifest, store)
-        for dataset in manifest.meta.datasets:
-            job = Job(dataset.name, dataset.kind, trees[dataset.name], config, work, store)
+    key = _key(manifest, config, code_hash)
+    entries: list[Entry] = []
+    image_sets = []
+    with _jobs(manifest, config, key, workers, work, store) as (jobs, pool):
+        for job in jobs:
             new_entries, image_set = job.run(pool)
             entries += new_entries
             image_sets.append(image_set)
-        meta = ImagesMeta(
-            data=json.loads(to_json(config)),
-            source=manifest.digest,
-            datasets=tuple(image_sets),
-            md5=manifest.meta.md5,
-        )
-        result = Manifest("images", tuple(entries), meta)
-        result.write(out, store)
-        shutil.rmtree(work)
+    meta = ImagesMeta(
+        data=json.loads(to_json(config)),
+        source=manifest.digest,
+        datasets=tuple(image_sets),
+        md5=manifest.meta.md5,
+    )
+    result = Manifest("images", tuple(entries), meta)
+    result.write(out, store)
     if folders:
         write_folders(result, folders, store)
     return result
+
+
+def preprocess_part(
+    *,
+    raw: Path,
+    data_config: str,
+    part: float,
+    parts: float,
+    code_hash: str = "",
+    workers: int = 0,
+    work: Path | None = None,
+    store: Store | None = None,
+) -> None:
+    """Write the shards `part`, `part` + `parts`, … of every data set to the store.
+
+    `preprocess` with the same raw data, configuration and code finds them there. Raises what it
+    raises before it reads a picture.
+    """
+    part, parts = int(part), int(parts)  # kfp makes floats of the numbers in an object
+    store = store or open_store()
+    config = from_json(DataConfig, data_config)
+    manifest = Manifest.read(raw, "raw")
+    key = _key(manifest, config, code_hash)
+    with _jobs(manifest, config, key, workers, work, store, f"-{part}-of-{parts}") as (jobs, pool):
+        for job in jobs:
+            job.write_part(part, parts, pool)
+
+
+def _key(manifest: Manifest[RawMeta], config: DataConfig, code_hash: str) -> str:
+    """What the bytes of the shards depend on."""
+    inputs = [VERSION, manifest.digest, to_json(config), code_hash or current_code()]
+    return sha256_bytes(canonical_json(inputs))
+
+
+@contextmanager
+def _jobs(
+    manifest: Manifest[RawMeta], config: DataConfig, key: str, workers: int, work: Path | None,
+    store: Store, suffix: str = "",
+) -> "Iterator[tuple[list[Job], ThreadPoolExecutor]]":  # fmt: skip
+    """A job for each data set, and threads; a second run of the same work waits for the first."""
+    folder = (work or runs("work").absolute()) / f"preprocess-{key[:16]}{suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
+        trees = open_raw(manifest, store)
+        yield (
+            [
+                Job(one.name, one.kind, trees[one.name], config, folder, store, key)
+                for one in manifest.meta.datasets
+            ],
+            pool,
+        )
+        shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)
@@ -100,10 +151,11 @@ class Job:
 
     name: str
     kind: str
-    tree: Tree
+    tree: StoredTars
     config: DataConfig
-    work: Path  # records of finished shards, and the shard being written
+    work: Path  # the shard being written
     store: Store
+    key: str  # of the recorded shards, as `_key` makes it
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
@@ -113,9 +165,7 @@ class Job:
         selected = frame.index[frame["reason"] == ""]
         entries = []
         with Progress(f"preprocess {self.name}", len(selected), "images") as progress:
-            for start in range(0, len(selected), self.config.shard_rows):
-                rows = selected[start : start + self.config.shard_rows]
-                number = start // self.config.shard_rows
+            for number, rows in enumerate(self._shards(selected)):
                 entry, outcomes = self._shard(number, list(frame.loc[rows, "file"]), pool, progress)
                 _record(frame, rows, entry, outcomes)
                 entries += [entry] if entry.rows else []
@@ -128,28 +178,66 @@ class Job:
             name=self.name, kind=self.kind, split_by=split_by, **_counts(frame)
         )
 
+    def write_part(self, part: int, parts: int, pool: ThreadPoolExecutor) -> None:
+        """Write every `parts`-th shard from number `part`; `run` finds them."""
+        source = read_source(self.kind, self.tree, self.config)
+        frame, _ = plan(source.frame, self.name, self.kind, self.config)
+        shards = self._shards(frame.index[frame["reason"] == ""])
+        mine = range(part, len(shards), parts)
+        total = sum(len(shards[number]) for number in mine)
+        what = f"preprocess {self.name}, part {part + 1} of {parts}"
+        if not mine:
+            say_notes(
+                self.name, [f"no shard for part {part + 1} of {parts}: there are {len(shards)}"]
+            )
+        with Progress(what, total, "images") as progress:
+            for number in mine:
+                self._shard(number, list(frame.loc[shards[number], "file"]), pool, progress)
+
+    def _shards(self, selected: pd.Index) -> list[pd.Index]:
+        """The rows of each shard."""
+        size = self.config.shard_rows
+        return [selected[start : start + size] for start in range(0, len(selected), size)]
+
     def _shard(
         self, number: int, files: list[str], pool: ThreadPoolExecutor, progress: Progress
     ) -> tuple[Entry, list[Outcome]]:
-        """Write one shard to the store, or take it from an earlier run that finished it."""
+        """Write one shard to the store, or take it from a part or a run that finished it."""
         name = f"{self.name}-{number:05d}.npy"
-        record = self.work / f"{name}.json"
-        if record.is_file():
-            value = read_json(record)
-            entry = Entry(**value["entry"])
-            if not entry.rows or self.store.exists(entry):
-                progress.step(len(files))
-                return entry, [Outcome(*row) for row in value["outcomes"]]
+        found = self._finished(name, len(files))
+        if found is not None:
+            progress.step(len(files))
+            return found
+        self.tree.fetch(files)  # a damaged tar is not a reason to leave pictures out
         path = self.work / name
         outcomes = write_shard(path, self.tree, files, self.kind, self.config, pool, progress)
         kept = sum(not outcome.reason for outcome in outcomes)
         entry = self.store.put(path, name, kept) if kept else Entry(name, "", 0, 0)
         path.unlink()
+        record = self.work / f"{name}.json"
         write_json(
             record,
             {"entry": asdict(entry), "outcomes": [[o.sha256, o.reason] for o in outcomes]},
         )
+        self.store.refer(self._reference(name), self.store.put(record).reference)
+        record.unlink()
         return entry, outcomes
+
+    def _reference(self, name: str) -> str:
+        return f"shards/{self.key}/{name}"
+
+    def _finished(self, name: str, count: int) -> tuple[Entry, list[Outcome]] | None:
+        """A recorded shard of `count` images whose bytes are in the store, unaltered; else None."""
+        reference = self.store.reference(self._reference(name))
+        if reference is None:
+            return None
+        record = Entry.parse(name, reference)
+        if not self.store.exists(record):
+            return None
+        value = read_json(self.store.local(record))
+        entry, outcomes = Entry(**value["entry"]), [Outcome(*row) for row in value["outcomes"]]
+        whole = len(outcomes) == count and (not entry.rows or self.store.exists(entry))
+        return (entry, outcomes) if whole else None
 
     def _parquet(self, frame: pd.DataFrame) -> Entry:
         buffer = io.BytesIO()
@@ -251,57 +339,6 @@ def _counts(frame: pd.DataFrame) -> dict[str, Any]:
         "splits": {s: int((kept["split"] == s).sum()) for s in SPLITS},
         "dropped": {str(reason): int(n) for reason, n in sorted(dropped.items())},
     }
-
-
-def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None = None) -> int:
-    """Write `train|test/<class>/<name>.png` of every data set with classes (RaFD, own folders), as
-    StarGAN's reference code reads RaFD; returns the number of files.
-
-    The images are already cropped and resized: give the reference code their `size` as its crop.
-    Its layout has no validation split, so those images are written to `train`. Raises ValueError if
-    no data set has classes, a class cannot name a folder, or two images would get the same name.
-    """
-    store = store or open_store()
-    config = from_json(DataConfig, json.dumps(images.meta.data))
-    seen: set[Path] = set()
-    for dataset in images.meta.datasets:
-        frame = pd.read_parquet(images.local(f"{dataset.name}.parquet", store))
-        column = class_column(dataset.kind, frame, config)
-        if not column:
-            continue
-        _check_folder_names(dataset.name, frame.loc[frame["reason"] == "", column].unique())
-        for shard, rows in frame[frame["reason"] == ""].groupby("shard", sort=False):
-            pixels = np.load(images.local(str(shard), store), mmap_mode="r")
-            for file, row, split, label in zip(
-                rows["file"], rows["row"], rows["split"], rows[column], strict=True
-            ):
-                part = "test" if split == "test" else "train"
-                name = "_".join(PurePosixPath(file).with_suffix("").parts)
-                path = out / part / label / f"{name}.png"
-                if path in seen:
-                    raise ValueError(
-                        f"{dataset.name}: two images would be written to {path}; rename {file}"
-                    )
-                seen.add(path)
-                buffer = io.BytesIO()
-                Image.fromarray(pixels[row]).save(buffer, "PNG")
-                write_bytes(path, buffer.getvalue())
-    if not seen:
-        raise ValueError(
-            "no data set with classes (rafd, folders or a column of words) to write as folders"
-        )
-    return len(seen)
-
-
-def _check_folder_names(dataset: str, classes: Iterable[str]) -> None:
-    for one in classes:
-        try:
-            if "/" in check_name(one):
-                raise ValueError(one)
-        except ValueError as error:
-            raise ValueError(
-                f"{dataset}: class {one!r} cannot be a folder's name; rename it in the label file"
-            ) from error
 
 
 if __name__ == "__main__":

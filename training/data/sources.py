@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from training.core.config import DataConfig
@@ -54,12 +55,18 @@ def read_source(kind: str, tree: Tree, config: DataConfig) -> Source:
         }
     )
     for column in raw.columns.checked:
-        frame[column] = labels[column].astype("str").map(VALUES).replace(0, -1).astype("int8")
+        frame[column] = _signed(labels[column])
     for column in raw.texts:
         frame[column] = labels[column].astype("str")
     if raw.units is not None:
         frame = frame.join(raw.units.by_image(), on="file")
     return Source(frame.reset_index(drop=True), raw.all_notes)
+
+
+def _signed(column: pd.Series) -> np.ndarray:
+    """-1 or 1, int8, for each text of a checked column; its few different ones are read once."""
+    codes, texts = pd.factorize(column)
+    return np.array([VALUES[str(text)] or -1 for text in texts], np.int8)[codes]
 
 
 def say_notes(name: str, notes: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ files (commas, semicolons, tabs or bars; UTF-8, UTF-16, Windows-1252). Anomalies
 import csv
 import io
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -41,6 +42,7 @@ FILE_COLUMNS = (
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 SAMPLE = 20  # rows that decide the separator
 SHOWN = 80  # characters kept of a broken line
+LONGEST = 2**20  # characters of a first line that are looked at
 LONG = 200  # characters kept of a value in a message
 
 
@@ -132,7 +134,7 @@ def read_table(name: str, data: bytes, header: tuple[str, ...] = ()) -> Table:
     if fault:
         return _faulty(name, fault)
     marked, separator = find_separator(text)
-    first = next(line for line in text.splitlines() if line.strip())
+    first = _first_line(text)
     if not separator and name.lower().endswith(".csv") and not first.strip().isdecimal():
         return _faulty(name, f"one-column ({first.strip()[:SHOWN]!r} has no comma or semicolon)")
     kind = "csv" if separator else "text"
@@ -197,7 +199,7 @@ def find_separator(text: str) -> tuple[bool, str]:
     marked = re.match(r"\ufeff?sep=([,;\t|])[\r\n]", text)
     if marked:
         return True, marked[1]
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = _first_line(text)
     best = (False, 0.0, next((s for s in ",;" if s in first), ""))
     for separator in () if first.strip().isdecimal() else SEPARATORS:
         sample = [fields for _, fields in islice(csv_lines(text, separator), SAMPLE)]
@@ -211,11 +213,22 @@ def find_separator(text: str) -> tuple[bool, str]:
     return False, best[2]
 
 
+def _first_line(text: str) -> str:
+    """The first line that is not blank, without white space before it; "" if there is none."""
+    found = re.search(r"\S", text)
+    return text[found.start() : found.start() + LONGEST].splitlines()[0] if found else ""
+
+
 Line = tuple[int, list[str]]  # line number, fields
 
 
+def _stream(text: str, newline: Literal[""] | None) -> io.TextIOWrapper:
+    """The lines of a text; StringIO would hold four bytes for each character."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline=newline)
+
+
 def _text_lines(text: str) -> Iterator[Line]:
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+    for number, line in enumerate(_stream(text, None), start=1):
         fields = line.split()
         if fields:
             yield number, fields
@@ -223,7 +236,7 @@ def _text_lines(text: str) -> Iterator[Line]:
 
 def csv_lines(text: str, separator: str, marked: bool = False) -> Iterator[Line]:
     """Rows that are not blank, each with its first line; without the line `sep=` if `marked`."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=False)
+    reader = csv.reader(_stream(text, ""), delimiter=separator, strict=False)
     while True:
         number = reader.line_num + 1
         try:
@@ -256,7 +269,8 @@ def _header(
 
 def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows as categorical text columns (8 million labels need little memory), and ragged rows."""
-    categories, numbers, files, codes, ragged = _Categories(), [], [], [], []
+    categories, numbers, files, ragged = _Categories(), [], [], []
+    codes = array("i")  # one after another: a NumPy array a row needs three times the memory
     width = len(columns)
     for number, fields in lines:
         if len(fields) != width:
@@ -265,8 +279,8 @@ def _rows(lines: Iterator[Line], columns: list[str], key: int) -> tuple[pd.DataF
         numbers.append(number)
         files.append(fields[key])
         fields[key] = ""
-        codes.append(np.fromiter(map(categories.__getitem__, fields), np.int32, width))
-    table = np.stack(codes) if codes else np.empty((0, width), np.int32)
+        codes.extend(map(categories.__getitem__, fields))
+    table = np.frombuffer(codes, np.intc).reshape(len(numbers), width)
     dtype = pd.CategoricalDtype(list(categories))
     frame = {"line": pd.Series(numbers, dtype="int64"), "file": pd.Series(files, dtype="str")}
     for i, name in enumerate(map(label_column, columns)):

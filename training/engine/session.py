@@ -91,6 +91,7 @@ class Session:
     settings: dict[str, Optim]
     recorder: Recorder | None = None
     lookahead: Lookahead | None = None
+    masks: dict[tuple[int, int], tuple[Tensor, Tensor] | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, job: Job, state: State | None = None) -> "Session":
@@ -167,8 +168,9 @@ class Session:
         """
         job = self.job
         labels, share = job.faces.parts[dataset].labels, job.world.share(job.train.batch)
-        masks = job.model.domain_masks(labels, job.faces.space, index)
-        return self.order.draw(dataset, drawn, seen, share, masks)
+        if (dataset, index) not in self.masks:  # of all labels: once, not for each batch
+            self.masks[dataset, index] = job.model.domain_masks(labels, job.faces.space, index)
+        return self.order.draw(dataset, drawn, seen, share, self.masks[dataset, index])
 
     def draws(self, step: int) -> tuple[Draw, ...]:
         """The draws of a step: the main one, then one for each due phase with `new_batch`."""

@@ -16,6 +16,7 @@ from training.models import MODELS
 
 TABLES = {
     "data": configuration.DataConfig,
+    "preprocess": configuration.PreprocessConfig,
     "train": configuration.TrainConfig,
     "judge": configuration.JudgeConfig,
     "eval": configuration.EvalConfig,

@@ -14,6 +14,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -396,11 +397,15 @@ class Manifest(Generic[M]):
             raise TypeError(f"about: {about!r} is not an object")
         return cls(content["kind"], entries, content["meta"], about)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Entry]:
+        """The first entry of each name."""
+        return {entry.name: entry for entry in reversed(self.entries)}
+
     def entry(self, name: str) -> Entry:
-        for entry in self.entries:
-            if entry.name == name:
-                return entry
-        raise ValueError(f"manifest of kind {self.kind!r} lists no {name!r}")
+        if name not in self._by_name:
+            raise ValueError(f"manifest of kind {self.kind!r} lists no {name!r}")
+        return self._by_name[name]
 
     def local(self, name: str, store: Store | None = None) -> Path:
         """A verified local path of one listed file."""
