@@ -73,9 +73,7 @@ def test_the_same_run_again_imports_neither_mlflow_nor_pandas_nor_torch(binary: 
     assert imported == []
 
 
-def test_the_answers_are_mlflows(
-    champion: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_answers_are_mlflows(champion: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two versions, after a change of the champion, and without one."""
     content = champion["content"]
     assert answers(content) == in_mlflow(monkeypatch, content)
