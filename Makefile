@@ -24,7 +24,7 @@ setup: path $(VENV)/ready  ## virtual environment with every pinned dependency
 
 # pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
-# Bytecode is written only of what the programs import: a quarter of all files.
+# A module is compiled when it is first imported. Where Python may not write that down, it is done here.
 # Programs are started by `python -m`: the first line of a script in bin is read by a shell if the
 # path of this folder has a space.
 $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
@@ -33,7 +33,7 @@ $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -m pipelines.preload
+	[ -z "$$PYTHONDONTWRITEBYTECODE" ] || PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -m pipelines.preload
 	touch $@
 
 # STACK=1: data are pulled from S3 by DVC, the store is in S3, runs and models are in MLflow's server.
