@@ -9,6 +9,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
+# Python writes a module's bytecode at its first import. Without that, each start compiles them all.
+NO_BYTECODE := $(PYTHONDONTWRITEBYTECODE)
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all lint docs compile ui bench clean
@@ -24,7 +27,7 @@ setup: path $(VENV)/ready  ## virtual environment with every pinned dependency
 
 # pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
-# A module is compiled when it is first imported. Where Python may not write that down, it is done here.
+# Bytecode is written here only for programs that will be started outside make and may not write it.
 # Programs are started by `python -m`: the first line of a script in bin is read by a shell if the
 # path of this folder has a space.
 $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
@@ -33,7 +36,7 @@ $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	[ -z "$$PYTHONDONTWRITEBYTECODE" ] || PYTHONDONTWRITEBYTECODE= $(BIN)/python -W ignore -m pipelines.preload
+	$(if $(NO_BYTECODE),$(BIN)/python -W ignore -m pipelines.preload)
 	touch $@
 
 # STACK=1: data are pulled from S3 by DVC, the store is in S3, runs and models are in MLflow's server.

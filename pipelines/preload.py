@@ -1,7 +1,7 @@
 """Import what the programs import: python -m pipelines.preload
 
-Python writes the bytecode of a module when it first imports it. `make setup` has this done where
-PYTHONDONTWRITEBYTECODE is set: there every program would compile all modules again.
+Python writes the bytecode of a module when it first imports it. `make setup` runs this where
+PYTHONDONTWRITEBYTECODE is set, since every start of a program would compile all modules again.
 """
 
 import importlib
