@@ -9,6 +9,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
+# Python writes a module's bytecode at its first import. Without that, each start compiles them all.
+NO_BYTECODE := $(PYTHONDONTWRITEBYTECODE)
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all lint docs compile ui bench clean
@@ -24,7 +27,7 @@ setup: path $(VENV)/ready  ## virtual environment with every pinned dependency
 
 # pip comes from the calling Python: Debian ships venv's pip in another package.
 # Everything but torch is pinned with hashes; --no-deps keeps pip from resolving anything again.
-# Bytecode is compiled afterwards, on all cores; files for other Python versions may fail.
+# Bytecode is written here only for programs that will be started outside make and may not write it.
 # Programs are started by `python -m`: the first line of a script in bin is read by a shell if the
 # path of this folder has a space.
 $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
@@ -33,7 +36,7 @@ $(VENV)/ready: requirements-dev.lock requirements-pip.lock pyproject.toml | path
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib training components pipelines || true
+	$(if $(NO_BYTECODE),$(BIN)/python -W ignore -m pipelines.preload)
 	touch $@
 
 # STACK=1: data are pulled from S3 by DVC, the store is in S3, runs and models are in MLflow's server.
@@ -55,7 +58,7 @@ compare: setup  ## every model under one small budget, in one report; ARGS="mode
 	$(BIN)/python -m pipelines compare $(or $(ARGS),minutes=2)
 
 # requirements.lock has the run-time packages (images, code hash), requirements-sign.lock also those
-# for signatures, requirements-dev.lock also the tools. torch is not locked, so that each machine gets its own build; its dependencies are.
+# for signatures, requirements-dev.lock also the tests' tools. torch is not locked, so that each machine gets its own build; its dependencies are.
 # rfc3987-syntax, needed only by cyclonedx-bom, would add seconds to each step's start: kfp imports it.
 UV_COMPILE = printf '%s\n' fsspec networkx setuptools sympy typing-extensions | \
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -65,9 +68,9 @@ lock:  ## regenerate every lock file; needs uv
 	$(UV_COMPILE) --output-file requirements.lock >/dev/null
 	$(UV_COMPILE) --extra sign --constraints requirements.lock --output-file requirements-sign.lock >/dev/null
 	$(UV_COMPILE) --group dev --constraints requirements.lock --output-file requirements-dev.lock >/dev/null
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-annotate --group docs --constraints requirements-dev.lock \
-		--output-file requirements-docs.lock >/dev/null
+	for name in docs lint; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --group $$name --constraints requirements-dev.lock \
+		--output-file requirements-$$name.lock >/dev/null || exit 1; done
 	for name in audit pip; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --group $$name --output-file requirements-$$name.lock >/dev/null || exit 1; done
 
@@ -80,7 +83,12 @@ test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for som
 test-all: setup  ## every test, including images and the long ones
 	$(PYTEST) -m "not brief" $(ARGS)
 
-lint: setup  ## formatting, lint rules, import layers, types
+# Neither the demo nor the tests need these tools.
+$(VENV)/lint: $(VENV)/ready requirements-lint.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes -r requirements-lint.lock
+	touch $@
+
+lint: $(VENV)/lint  ## formatting, lint rules, import layers, types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check --no-cache .
 	$(BIN)/python -c 'from importlinter.cli import lint_imports_command as run; run()' --no-cache --no-logo

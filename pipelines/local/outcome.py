@@ -71,7 +71,7 @@ def verdict(registered: dict[str, Any], decision: dict[str, Any]) -> str:
 
 def summary(run: LocalRun) -> str:
     """The last lines of a successful run."""
-    from training.evaluation.numbers import tasks_by_name  # import pandas
+    from training.evaluation.numbers import tasks_by_name  # imports numpy
     from training.evaluation.records import stored_tasks
 
     files = collect(run)

@@ -149,6 +149,7 @@ def test_the_training_is_a_child_with_series_pictures_and_data_in_mlflow(first: 
 def test_a_repeated_run_comes_from_the_cache_and_registers_nothing(again: Day) -> None:
     assert again.ran == []
     assert again.output.count(": from cache, ") == len(HEAVY)
+    assert again.output.count(": done in ") == 4  # processes
     version, _ = again.registered
     assert (version["version"], version["created"]) == ("1", False)
 

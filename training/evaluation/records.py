@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import pandas as pd
+if TYPE_CHECKING:  # the last lines of a run read the records without pandas and torch
+    import pandas as pd
 
-from training.models.base import Diagnostic
+    from training.models.base import Diagnostic
 
 Interval = tuple[float, float]
 Record = TypeVar("Record")
@@ -318,11 +319,11 @@ class Evaluation:
     masks: Sequence[MaskResult]
     verification: Sequence[Verification]
     sweep: Sequence[SweepPoint]
-    symptoms: Sequence[Diagnostic]
+    symptoms: "Sequence[Diagnostic]"
     training: Mapping[str, float]
     comparison: Comparison | None
     pictures: Sequence[Figure]
-    table: pd.DataFrame
+    table: "pd.DataFrame"
 
     def details(self) -> dict[str, Any]:
         """The content of details.json."""
@@ -348,8 +349,10 @@ def stored_tasks(details: Mapping[str, Any]) -> list[TaskScore]:
     return [from_json(TaskScore, row) for row in details["tasks"]]
 
 
-def stored_symptoms(details: Mapping[str, Any]) -> list[Diagnostic]:
+def stored_symptoms(details: Mapping[str, Any]) -> "list[Diagnostic]":
     """The symptoms of a details.json."""
+    from training.models.base import Diagnostic
+
     return [
         Diagnostic(**{name: row[name] for name in Diagnostic._fields})
         for row in details["symptoms"]

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file, write_bytes, write_json
-from training.evaluation.cache import ScoreCache
 from training.registry import lineage, signature
 from training.registry import versions as registry
-from training.registry.gate import Verdict, decide
-from training.rendering import html
 from training.storage.meta import DatasetMeta, JudgeMeta
 from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
+
+if TYPE_CHECKING:  # pandas, which a version that is champion already does not need
+    import pandas as pd
+
+    from training.registry.gate import Verdict
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
@@ -41,8 +41,10 @@ class Scorer:
 
         return fingerprint(self.dataset, self.judge, self.config, self.store)
 
-    def scores(self, files: Mapping[str, Path]) -> pd.DataFrame:
+    def scores(self, files: Mapping[str, Path]) -> "pd.DataFrame":
         """The score table of a model's files by name, from the cache if `evaluate` stored it."""
+        from training.evaluation.cache import ScoreCache
+
         digests = {name: sha256_file(path) for name, path in files.items()}
         cache = ScoreCache(self.store, self.fingerprint)
         table = cache.find(digests)
@@ -51,7 +53,7 @@ class Scorer:
             cache.keep(digests, table)
         return table
 
-    def _score(self, files: Mapping[str, Path]) -> pd.DataFrame:
+    def _score(self, files: Mapping[str, Path]) -> "pd.DataFrame":
         from training.data.dataset import Faces
         from training.evaluation.judges.judge import load_judge
         from training.evaluation.score import score
@@ -142,8 +144,10 @@ def _judge(
     champion: str | None,
     override: str,
     replicates: Path | None,
-) -> Verdict:
+) -> "Verdict":
     """The gate's verdict, or a promotion if there is a reason to override a refusal."""
+    from training.registry.gate import Verdict
+
     challenger = lineage.store_files(f"{name}/{number}", data=True)
     try:
         verdict = _gate(scorer, challenger, f"{name}/{champion}" if champion else "", replicates)
@@ -158,7 +162,9 @@ def _judge(
 
 def _gate(
     scorer: Scorer, challenger: Mapping[str, Path], champion: str, replicates: Path | None
-) -> Verdict:
+) -> "Verdict":
+    from training.registry.gate import Verdict, decide
+
     if not scorer.fits(challenger):
         return Verdict(
             False, "the challenger has other labels or another image size than the data set"
@@ -181,7 +187,7 @@ def _gate(
     )
 
 
-def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> list[pd.DataFrame]:
+def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list[pd.DataFrame]":
     """Score tables of the models of other seeds, from their files called `names`."""
     models = Manifest.read(replicates, "replicates")
     return [
@@ -191,9 +197,11 @@ def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> list[
 
 
 def _record(
-    scorer: Scorer, name: str, number: str, champion: str | None, verdict: Verdict, out: Path
+    scorer: Scorer, name: str, number: str, champion: str | None, verdict: "Verdict", out: Path
 ) -> dict[str, Any]:
     """Write the verdict to `out`, an HTML page, the version's tags and its MLflow run."""
+    from training.rendering import html
+
     result = {
         "promoted": verdict.promoted,
         "changed": verdict.promoted,

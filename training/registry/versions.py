@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -36,7 +36,25 @@ HISTORY = f"alias.{ALIAS}."
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
+# What a run asks that has nothing to register or promote, of MLflow's own file.
+_WITH_CONTENT = """
+    SELECT version, run_id FROM model_versions
+    JOIN model_version_tags USING (workspace, name, version)
+    WHERE name = ? AND key = 'content' AND value = ? AND current_stage != 'Deleted_Internal'
+    ORDER BY version LIMIT 1"""
+_ALIASED = """
+    SELECT version FROM model_versions
+    JOIN registered_model_aliases USING (workspace, name, version)
+    WHERE name = ? AND alias = ? AND current_stage != 'Deleted_Internal'"""
+_TAGS = "SELECT key, value FROM registered_model_tags WHERE name = ?"
 _TOKEN = re.compile(r"\S+ [0-9a-f]{32}")  # the holder of a lock: host and random digits
+
+
+class Version(NamedTuple):
+    """A registered version, as it is found without MLflow."""
+
+    version: int
+    run_id: str | None
 
 
 class OvertakenError(ValueError):
@@ -57,6 +75,8 @@ def _missing(error: Any) -> bool:
 
 def champion(name: str) -> str | None:
     """The champion's version number, or None if there is no such model or no champion."""
+    if found := tracking.rows(_ALIASED, name, ALIAS):
+        return str(found[0][0])
     try:
         return str(tracking.client().get_model_version_by_alias(name, ALIAS).version)
     except tracking.mlflow().exceptions.MlflowException as error:
@@ -92,7 +112,9 @@ def versions(name: str) -> list[Any]:
 
 
 def with_content(name: str, content: str) -> Any | None:
-    """The version whose content has this hash, or None."""
+    """The version whose content has this hash, with its number and run; or None."""
+    if rows := tracking.rows(_WITH_CONTENT, name, content):
+        return Version(*rows[0])
     query = f"name = {quoted(name)} and tag.content = {quoted(content)}"
     found = tracking.client().search_model_versions(query)
     return min(found, key=lambda v: int(v.version)) if found else None
@@ -324,13 +346,18 @@ def _holder(key: str) -> str | None:
 
 def history(name: str) -> list[dict[str, Any]]:
     """Every change of the alias, oldest first: kind, from, to, who, when, why."""
+    tags = dict(tracking.rows(_TAGS, name)) or _tags(name)
+    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(HISTORY)]
+
+
+def _tags(name: str) -> dict[str, str]:
+    """A registered model's tags as MLflow gives them; empty if there is no such model."""
     try:
-        tags = tracking.client().get_registered_model(name).tags
+        return dict(tracking.client().get_registered_model(name).tags)
     except tracking.mlflow().exceptions.MlflowException as error:
         if _missing(error):
-            return []
+            return {}
         raise
-    return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(HISTORY)]
 
 
 def previous(name: str) -> str:

@@ -92,6 +92,15 @@ def client() -> Any:
     return module.MlflowClient(uri(), uri())
 
 
+def rows(query: str, *values: str) -> list[tuple[Any, ...]]:
+    """The rows of a query to MLflow's SQLite file, read without MLflow; empty: ask MLflow."""
+    path = database.file_of(uri())
+    if path is None:
+        return []
+    moved.follow(path.absolute())
+    return database.rows(path, query, values)
+
+
 class TrackingError(ValueError):
     """The MLflow server is unreachable, refuses the credentials, or fails."""
 
