@@ -27,20 +27,21 @@ WAITS = {
     "sleeping": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
     "brief": {"OMP_WAIT_POLICY": "", "GOMP_SPINCOUNT": ""},
 }
+STEPS = 5  # of a cycle
 BUSY = "import torch\na = torch.rand(512, 512)\nwhile True:\n    a @ a"
 
 
 def measure(size: int, batch: int, cycles: int) -> float:
     """Images per second of the training step in this process."""
     import torch
-    from step import make_job, ours, seconds
+    from step import make_job, ours, timed
 
     from training.models.configure import resolve
 
     device = torch.device("cpu")
-    step = ours(make_job(size, batch, device, resolve("stargan", "demo", {}).model), False)
-    seconds(step, device)  # warms up
-    return batch / statistics.median(seconds(step, device) for _ in range(cycles))
+    step = ours(make_job(size, batch, device, resolve("stargan", "demo", {}).model))
+    timed(step, device, STEPS)  # warms up
+    return STEPS * batch / statistics.median(timed(step, device, STEPS).wall for _ in range(cycles))
 
 
 def rate(wait: str, beside: bool, settings: list[str]) -> float:

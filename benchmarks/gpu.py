@@ -43,6 +43,7 @@ FOREVER = 10**6  # n_critic of a training in which G's step is never due
 KERNELS = 12  # shown of each profile
 COMPILES = 90.0  # s that torch.compile may take
 CYCLE = 5
+RECORDED = 0.01  # relative difference of a loss that rounding over 30 steps does not reach
 PLAIN = "plain fp32"
 ORDERS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 
@@ -271,6 +272,22 @@ def agree(scale: Scale, batch: int) -> None:
                 )
 
 
+def compare_recorded(report: Report, scale: Scale, batch: int) -> None:
+    """The largest difference of a loss, recorded against op by op, in fp32 over 30 steps.
+
+    The graphs replay from the 21st step on. 0 or the rounding of kernels that sum in any order.
+    """
+    setups = Setup("recorded", bf16=False), Setup("op by op", settings=EAGER, bf16=False)
+    sides = [ours(job_of(scale, batch, setup), False) for setup in setups]
+    most = 0.0
+    for _ in range(6 * CYCLE):
+        own, other = ({k: float(v) for k, v in side().items()} for side in sides)
+        most = max(most, *(abs(own[k] - v) / max(abs(v), 1.0) for k, v in other.items()))
+    report.add("same", batch, "recorded against op by op, in fp32", parts_per_million=1e6 * most)
+    if most > RECORDED:
+        raise ValueError(f"a recorded loss differs by {most:.2g} from that op by op; record=false")
+
+
 def race(report: Report, scale: Scale, batch: int, setups: tuple[Setup, ...]) -> None:
     """Cycles of five steps of every side, alternating; medians."""
     steps: dict[str, Callable[[], object]] = {PLAIN: plain(job_of(scale, batch, Setup(PLAIN)))}
@@ -324,6 +341,7 @@ def check(
             title = f"G, batch {batch}, {'our' if own else 'instance'} norm, {order}"
             report.measure(title, partial(generator, report, scale, batch, own, order))
     agree(scale, scale.batches[0])
+    report.measure("same", partial(compare_recorded, report, scale, scale.batches[0]))
     for batch in scale.batches:
         report.measure(f"whole, batch {batch}", partial(race, report, scale, batch, WHOLE))
     for batch in scale.batches:

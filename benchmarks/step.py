@@ -1,7 +1,7 @@
 """Benchmark our training step against a plain one: same weights, batches, targets and threads.
 
     python benchmarks/step.py                  # this machine, its number of threads
-    python benchmarks/step.py --threads 1 --only plain ours
+    python benchmarks/step.py --preset demo --batches 4 --size 64 --only before ours
     python benchmarks/step.py --batches 16 64 256    # a GPU
 
 The plain step follows the reference code: torch's default memory format and instance norm, the fake
@@ -48,7 +48,6 @@ main = cli.program("python benchmarks/step.py", __doc__)
 NAMES = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 BATCHES = means("sizes of the batches", consume_multiple=(1, None))
 SPACE = LabelSpace((LabelSet("celeba", "binary", NAMES, (NAMES[:3],)),))
-CYCLE = 5  # iterations, one of them with G's step
 
 Step = Callable[[], dict[str, Any]]
 # The layers of each change; without it they run as torch's own.
@@ -83,11 +82,11 @@ class Plain:
     """The reference's training step, on separate networks with the same weights."""
 
     def __init__(self, job: Job) -> None:
-        state = build_state(job)
+        state, model = build_state(job), stargan_of(job)
         self.g, self.d = (plain_network(state.nets[name]) for name in ("G", "D"))
-        self.g_optim = torch.optim.Adam(self.g.parameters(), 1e-4, (0.5, 0.999))
-        self.d_optim = torch.optim.Adam(self.d.parameters(), 1e-4, (0.5, 0.999))
-        self.step = 0
+        self.g_optim = torch.optim.Adam(self.g.parameters(), model.g_lr, (0.5, 0.999))
+        self.d_optim = torch.optim.Adam(self.d.parameters(), model.d_lr, (0.5, 0.999))
+        self.step, self.model = 0, model
 
     def cls(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(logits)
@@ -106,17 +105,17 @@ class Plain:
         gp = ((gradient.view(len(x), -1).square().sum(1).sqrt() - 1) ** 2).mean()
         terms = {
             "d/real": -real.mean(), "d/fake": src.mean(),
-            "d/cls": self.cls(real_cls, batch.source), "d/gp": 10 * gp,
+            "d/cls": self.cls(real_cls, batch.source), "d/gp": self.model.lambda_gp * gp,
         }  # fmt: skip
         self.update(terms, self.d_optim)
         self.step += 1
-        if self.step % CYCLE == 0:
+        if self.step % self.model.n_critic == 0:
             fake = self.g(x, batch.target)
             src, cls = self.d(fake)
             back = self.g(fake, batch.source)
             g_terms = {
                 "g/fake": -src.mean(), "g/cls": self.cls(cls, batch.target),
-                "g/rec": 10 * (x - back).abs().mean(),
+                "g/rec": self.model.lambda_rec * (x - back).abs().mean(),
             }  # fmt: skip
             self.update(g_terms, self.g_optim)
             terms |= g_terms
@@ -127,6 +126,12 @@ class Plain:
         self.d_optim.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         optimiser.step()
+
+
+def stargan_of(job: Job) -> StarGAN:
+    if not isinstance(job.model, StarGAN):
+        raise TypeError(f"{job.model}: only StarGAN has a plain step")
+    return job.model
 
 
 def make_job(size: int, batch: int, device: torch.device, model: Model | None = None) -> Job:
@@ -187,17 +192,20 @@ def timed(step: Step, device: torch.device, count: int) -> Time:
     return Time(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def take_turns(steps: dict[str, Step], device: torch.device, cycles: int) -> dict[str, list[Time]]:
-    """Times of each step's iterations (on a GPU: of its whole cycles), in turns.
+def take_turns(
+    steps: dict[str, Step], device: torch.device, cycles: int, cycle: int
+) -> dict[str, list[Time]]:
+    """Times of each step's iterations (on a GPU: of its cycles of `cycle` iterations), in turns.
 
-    A first cycle warms up. Ends in the order that it started, so that iteration k is at index k.
+    The first cycle warms up; on a GPU the first six, in which graphs are recorded.
     """
-    count = CYCLE if device.type == "cuda" else 1
+    cuda = device.type == "cuda"
+    count, warm = (cycle, 6) if cuda else (1, 1)
     times: dict[str, list[Time]] = defaultdict(list)
-    for turn in range((cycles + 1) * CYCLE // count):
+    for turn in range((cycles + warm) * cycle // count):
         for name, step in steps.items():
             taken = timed(step, device, count)
-            if turn >= CYCLE // count:
+            if turn >= warm * cycle // count:
                 times[name].append(taken)
     return times
 
@@ -216,41 +224,48 @@ def check(steps: dict[str, Step]) -> None:
                     )
 
 
-def table(times: dict[str, list[Time]], batch: int) -> str:
-    """A row per step: images/s, and medians of the ratios to the first one's, by iteration."""
-    base = next(iter(times.values()))
-    per_cycle = len(base) if len(base) < CYCLE else CYCLE
+def table(times: dict[str, list[Time]], batch: int, cycle: int, iterations: int) -> str:
+    """A row per step: seconds of an iteration, and medians of ratios to the first row.
+
+    `iterations` of a cycle are in one time: 1 or all.
+    """
+    reference, base = next(iter(times.items()))
+    per_cycle = cycle // iterations
     lines = [
-        f"batch {batch}: ratios to {next(iter(times))}, medians of iterations by the clock "
-        "(processor)",
-        "| step | images/s | D's iteration | D and G's iteration | whole | celeba-128 |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"batch {batch}: medians by the clock (of the processor); ratios to {reference}",
+        "| step | s an iteration | images/s | D's iteration | D and G's | a cycle | celeba-128 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, own in times.items():
         pairs = list(zip(base, own, strict=True))
-
-        def ratio(chosen: list[tuple[Time, Time]]) -> str:
-            wall, cpu = (
-                statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in chosen)
-                for clock in ("wall", "cpu")
-            )
-            return f"{wall:.2f} ({cpu:.2f})"
-
-        only_d = [pair for k, pair in enumerate(pairs) if (k + 1) % CYCLE]
-        with_g = [pair for k, pair in enumerate(pairs) if not (k + 1) % CYCLE]
         sums = [
             (total(first), total(second))
             for k in range(0, len(pairs), per_cycle)
             for first, second in [zip(*pairs[k : k + per_cycle], strict=True)]
         ]
-        iterations = CYCLE / per_cycle * len(own)
-        rate = batch * iterations / sum(taken.wall for taken in own)
-        parts = (ratio(only_d), ratio(with_g)) if per_cycle == CYCLE else ("", "")
+        wall, cpu = (
+            statistics.median(getattr(taken, clock) for _, taken in sums) / cycle
+            for clock in ("wall", "cpu")
+        )
+        with_g = [pair for k, pair in enumerate(pairs) if not (k + 1) % per_cycle]
+        only_d = [pair for k, pair in enumerate(pairs) if (k + 1) % per_cycle]
+        apart = per_cycle == cycle > 1
         lines.append(
-            f"| {name} | {rate:.4g} | {parts[0]} | {parts[1]} | {ratio(sums)} | "
-            f"{CELEBA / rate / 86_400:.3g} days |"
+            f"| {name} | {wall:.4g} ({cpu:.4g}) | {batch / wall:.4g} | "
+            f"{ratio(only_d) if apart else ''} | {ratio(with_g) if apart else ''} | "
+            f"{ratio(sums)} | "
+            f"{CELEBA * wall / batch / 86_400:.3g} days |"
         )
     return "\n".join(lines)
+
+
+def ratio(pairs: list[tuple[Time, Time]]) -> str:
+    """Medians of first to second, by the clock and of the processor, as text."""
+    wall, cpu = (
+        statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+        for clock in ("wall", "cpu")
+    )
+    return f"{wall:.2f} ({cpu:.2f})"
 
 
 def total(times: tuple[Time, ...]) -> Time:
@@ -278,8 +293,11 @@ def command(
     *,
     size: Annotated[int, means("side of the images, px")] = 128,
     batches: Annotated[tuple[int, ...], BATCHES] = (16,),
-    cycles: Annotated[int, means("timed cycles of five iterations")] = 3,
+    cycles: Annotated[int, means("timed cycles: iterations up to a step of G")] = 3,
     threads: Annotated[int, means("0: torch's default")] = 0,
+    preset: Annotated[
+        str, means("of StarGAN: its networks, loss weights and rates")
+    ] = "celeba-128",
     only: Annotated[
         tuple[str, ...], means("rows to time; default: all", consume_multiple=(1, None))
     ] = (),
@@ -290,8 +308,12 @@ def command(
         torch.set_num_threads(threads)
     where = torch.cuda.get_device_name() if device.type == "cuda" else isa()
     print(f"{where}, torch {torch.__version__}, {torch.get_num_threads()} threads, {size} px")
+    presets = StarGAN.presets()
+    if preset not in presets:
+        raise SystemExit(f"{preset}: no such preset; known: {', '.join(presets)}")
     for batch in batches:
-        job = make_job(size, batch, device)
+        job = make_job(size, batch, device, presets[preset].model)
+        cycle = stargan_of(job).n_critic
         rows = variants(job)
         if unknown := set(only) - rows.keys():
             raise SystemExit(f"{', '.join(sorted(unknown))}: no such row; known: {', '.join(rows)}")
@@ -300,7 +322,8 @@ def command(
         steps = {name: make() for name, make in chosen.items()}
         if bf16 or device.type == "cuda":
             steps["ours, bf16"] = ours(replace(job), True)
-        print(table(take_turns(steps, device, cycles), batch), flush=True)
+        times = take_turns(steps, device, cycles, cycle)
+        print(table(times, batch, cycle, cycle if device.type == "cuda" else 1), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ are tensors as well. What a graph cannot hold runs op by op, and the log says wh
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -148,7 +148,10 @@ class Recorder:
         nets: Nets,
         device: torch.device,
         graphs: Graphs,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting` is entered while a step's inputs are made and sent."""
+        self.waiting = waiting
         self.show, self.work, self.nets = show, work, nets
         self.device, self.graphs = device, graphs
         self.kept: dict[Key, Recording] = {}
@@ -166,9 +169,10 @@ class Recorder:
             return self.work(plan.due, self._plain(plan, None))
         if kept.slots is None:
             return self._begin(plan, kept)
-        kept.slots.fill(self._values(plan, kept))
-        for name, tensor in plan.prepared.items():
-            kept.prepared[name].copy_(tensor)
+        with self.waiting():
+            kept.slots.fill(self._values(plan, kept))
+            for name, tensor in plan.prepared.items():
+                kept.prepared[name].copy_(tensor)
         if kept.steps <= EAGER:
             with self.graphs.warming():
                 batches = self._static(plan, kept, kept.slots, missing=True)

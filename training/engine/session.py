@@ -126,7 +126,9 @@ class Session:
         if records(job):
             device = job.world.device
             graphs = Graphs(device)
-            session.recorder = Recorder(session.show, session.work, state.nets, device, graphs)
+            session.recorder = Recorder(
+                session.show, session.work, state.nets, device, graphs, job.clock.waiting
+            )
         return session
 
     def rates(self) -> dict[str, float]:
