@@ -1,4 +1,4 @@
-"""Step 7: train under torchrun, one model per seed; crashed processes are restarted.
+"""Train under torchrun, one model per seed; crashed processes are restarted.
 
 python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out model.json \\
     --replicates replicates.json

@@ -1,4 +1,4 @@
-"""Steps 9 and 10: register a trained model as a version and promote it to champion.
+"""Register a trained model as a version and promote it to champion.
 
     python -m training.release register MODEL EVALUATION DATASET --name stargan --out version.json
     python -m training.release promote version.json DATASET JUDGE --out verdict.json

@@ -79,16 +79,25 @@ def test_norms_second_derivative_is_torchs() -> None:
     )
 
 
-def test_norm_keeps_bfloat16_and_its_statistics_are_exact() -> None:
-    """CUDA's autocast would run a group norm in fp32; the mean of 4,096 pixels needs fp32."""
+@pytest.mark.parametrize("side", [16, 64])
+@pytest.mark.parametrize("affine", [True, False])
+def test_norm_keeps_bfloat16_and_its_statistics_are_exact(affine: bool, side: int) -> None:
+    """CUDA's autocast would run a group norm in fp32; the mean of many pixels needs fp32."""
     torch.manual_seed(0)
-    net = Norm(4)
-    nn.init.normal_(net.weight)
-    x = (torch.randn(2, 4, 64, 64) + 3).bfloat16()
-    y = net(x).detach()
-    exact = F.instance_norm(x.double(), weight=net.weight.double(), bias=net.bias.double()).detach()
+    net = Norm(4, affine=affine)
+    x = (torch.randn(2, 4, side, side) + 3).bfloat16().to(memory_format=torch.channels_last)
+    half, exact = x.clone().requires_grad_(True), x.double().requires_grad_(True)
+    y, wanted = net(half), F.instance_norm(exact)
     assert y.dtype == torch.bfloat16
-    assert float((y.double() - exact).norm() / exact.norm()) < 4e-3  # bfloat16 has 8 bits
+    seed = torch.randn(x.shape)
+    pairs = [
+        (y, wanted),
+        (torch.autograd.grad(y, half, seed.bfloat16())[0],
+         torch.autograd.grad(wanted, exact, seed.double())[0]),
+    ]  # fmt: skip
+    for a, b in pairs:
+        a, b = a.detach().double(), b.detach()
+        assert float((a - b).norm() / b.norm()) < 6e-3  # bfloat16 has 8 bits
 
 
 def test_norm_refuses_one_pixel() -> None:

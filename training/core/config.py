@@ -213,15 +213,15 @@ class TrainConfig:
     record: Annotated[
         bool,
         Field(
-            description="on one GPU, record each kind of step as a CUDA graph and replay it; the "
-            "same results, free to change on resume"
+            description="on one GPU, record each kind of step as a CUDA graph and replay it; "
+            "the same results but for the learning rate's last bit, free to change on resume"
         ),
     ] = True
     compile: Annotated[
         bool,
         Field(
             description="compile each phase's loss with torch.compile (minutes, a C++ compiler or "
-            "Triton); one process"
+            "Triton); one process; the first steps run op by op, also of a resumed training"
         ),
     ] = False
     ahead: Annotated[

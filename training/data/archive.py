@@ -16,10 +16,11 @@ from training.core.entries import plain_files
 from training.core.files import canonical_json, fsync, read_json, rename, write_bytes
 from training.core.temporary import temporary_folder, whole_folder
 from training.storage.meta import RawMeta
-from training.storage.store import Entry, Manifest, Store, open_store
+from training.storage.store import Entry, Manifest, Store, StoreError, open_store
 
 SHARD_BYTES = 256 * 2**20
 BLOCK = 512  # of the tar format, bytes
+VERSION = 1  # of the recorded indices; raised when what `_members` finds or refuses changes
 
 
 class Tree(Protocol):
@@ -90,8 +91,7 @@ class Folder:
 class Tars:
     """The plain files inside uncompressed tar files, each read at its offset.
 
-    Indexing reads the headers only. No file handle stays open, so threads can share an instance and
-    it can be pickled to worker processes.
+    Indexing reads the headers only. No file handle stays open, so threads can share an instance.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -118,7 +118,7 @@ class Tars:
         with path.open("rb", buffering=0) as stream:
             data = os.pread(stream.fileno(), size, offset)
         if len(data) != size:
-            raise ValueError(f"{path}: truncated inside {name}; download the file again")
+            raise StoreError(f"{path}: truncated inside {name}; download the file again")
         return data
 
     def size(self, name: str) -> int:
@@ -153,7 +153,7 @@ class StoredTars(Tars):
             self._path(shard)
 
     def _members(self, entry: Entry) -> "list[tuple[str, int, int]]":
-        name = f"tars/{entry.sha256}"
+        name = f"tars/{VERSION}/{entry.sha256}"
         reference = self.store.reference(name)
         if reference is not None and self.store.exists(record := Entry.parse(name, reference)):
             rows = read_json(self.store.local(record))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,7 +108,7 @@ def preprocess_part(
     """Write the shards `part`, `part` + `parts`, … of every data set to the store.
 
     `preprocess` with the same raw data, configuration and code finds them there. Raises what it
-    raises before it reads a picture.
+    raises before it reads a picture, and StoreError for a damaged tar.
     """
     part, parts = int(part), int(parts)  # kfp makes floats of the numbers in an object
     store = store or open_store()
@@ -122,6 +123,8 @@ def preprocess_part(
 def _key(manifest: Manifest[RawMeta], config: DataConfig, code_hash: str) -> str:
     """What the bytes of the shards depend on."""
     inputs = [VERSION, manifest.digest, to_json(config), code_hash or current_code()]
+    if config.resize == "fast":  # torch, which resizes then, is not in the code hash
+        inputs.append(metadata.version("torch"))
     return sha256_bytes(canonical_json(inputs))
 
 
@@ -132,8 +135,9 @@ def _jobs(
 ) -> "Iterator[tuple[list[Job], ThreadPoolExecutor]]":  # fmt: skip
     """A job for each data set, and threads; a second run of the same work waits for the first."""
     folder = (work or runs("work").absolute()) / f"preprocess-{key[:16]}{suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
+        folder.mkdir(exist_ok=True)
         trees = open_raw(manifest, store)
         yield (
             [

@@ -16,6 +16,7 @@ from training.core.progress import Progress
 from training.data.archive import Tree
 from training.data.crop import crop_image
 from training.data.pictures import UnusableError, check_bytes
+from training.storage.store import StoreError
 
 CHUNK = 32  # images per task: a few tens of ms
 
@@ -86,6 +87,8 @@ def _image(
     try:
         check_bytes(tree.size(file))
         data = tree.read(file)
+    except StoreError:  # of this machine, not of the image: no record keeps it
+        raise
     except ValueError as error:
         return Outcome("", str(error)), None
     digest = sha256_bytes(data)

@@ -7,7 +7,7 @@ are tensors as well. What a graph cannot hold runs op by op, and the log says wh
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,9 +19,8 @@ from training.data.order import Draw
 from training.models.base import Nets, Phase
 
 log = logging.getLogger(__name__)
-EAGER = (
-    3  # steps of each key before it is recorded: libraries choose algorithms, Adam gets its state
-)
+# Steps of each key before it is recorded: libraries choose algorithms, Adam gets its state.
+EAGER = 3
 ALIGNED = 256  # bytes: CUDA's vector loads, and the blocks of a CPU's
 
 Body = Callable[[], Tensor]
@@ -97,7 +96,7 @@ class Graphs:
     """Records functions of static tensors as CUDA graphs."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+        self.device, self.stream = device, torch.cuda.Stream(device)
         # One pool: graphs never run at once, and each one's result is copied at once.
         self.pool = torch.cuda.graph_pool_handle()
 
@@ -116,13 +115,20 @@ class Graphs:
         Raises RuntimeError if it does anything that a graph cannot hold.
         """
         graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),  # restored also after a failure
-            torch.cuda.graph(
-                graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
-            ),
-        ):
-            out = body()
+        try:
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),  # restored also after a failure
+                torch.cuda.graph(
+                    graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"
+                ),
+            ):
+                out = body()
+        except RuntimeError:
+            # A broken recording leaves the pool open, and the next one would fail for it.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self.device.index or 0, self.pool)
+            self.pool = torch.cuda.graph_pool_handle()
+            raise
 
         def replay() -> Tensor:
             graph.replay()

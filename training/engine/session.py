@@ -179,10 +179,11 @@ class Session:
         iteration, dataset = divmod(step, self.schedule.sets)
         due, index = self.due(step)
         seen, drawn = self.schedule.images(step), self.schedule.drawn(iteration)
-        return tuple(
-            self.draw(dataset, drawn + k * self.job.train.batch, seen, index)
-            for k in range(1 + sum(phase.new_batch for phase in due))
-        )
+        with self.job.clock.waiting():
+            return tuple(
+                self.draw(dataset, drawn + k * self.job.train.batch, seen, index)
+                for k in range(1 + sum(phase.new_batch for phase in due))
+            )
 
     @torch.no_grad()
     def make(self, ahead: Ahead, draw: Draw) -> dict[str, Tensor]:
@@ -205,11 +206,10 @@ class Session:
         stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
         torch.manual_seed(stream.initial_seed())
         prepared: dict[str, Tensor] = {}
-        with self.job.clock.waiting():
-            if self.lookahead:
-                draws, prepared = self.lookahead.take(state.step)
-            else:
-                draws = self.draws(state.step)
+        if self.lookahead:
+            draws, prepared = self.lookahead.take(state.step)
+        else:
+            draws = self.draws(state.step)
         due = tuple(self.due(state.step)[0])
         return Plan(due, draws, self.warming(state.step), prepared)
 

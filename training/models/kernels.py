@@ -4,6 +4,7 @@ The route depends on the device, the memory format and the shapes of the input, 
 weights, so that a checkpoint fits any machine. Rounding differs from torch's own layers.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -73,16 +74,17 @@ def instance_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> 
     by_hand = (
         not torch.compiler.is_compiling()  # which takes torch's own functions only
         and x.device.type == "cpu"
-        and x.dtype == gamma.dtype
+        and x.dtype == gamma.dtype != torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
     )
     if by_hand:
         out: Tensor = _InstanceNorm.apply(x, gamma, beta, eps)  # type: ignore[no-untyped-call]
         return out
-    if x.dtype == gamma.dtype:
+    gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
+    if x.is_meta:  # has no autocast
         return F.group_norm(x, x.shape[1], gamma, beta, eps)
     with torch.autocast(x.device.type, enabled=False):
-        return F.group_norm(x, x.shape[1], gamma.to(x.dtype), beta.to(x.dtype), eps)
+        return F.group_norm(x, x.shape[1], gamma, beta, eps)
 
 
 class Norm(nn.GroupNorm):
@@ -173,10 +175,15 @@ class _FromImage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-        y = F.conv2d(x, weight, padding=padding)
-        ctx.save_for_backward(x.to(y.dtype), weight.to(y.dtype))
         ctx.padding, ctx.types = padding, (x.dtype, weight.dtype)
-        return y
+        device = x.device.type
+        if not x.is_meta and torch.is_autocast_enabled(device):
+            # By hand: autocast would keep this copy of the weight, without a graph, for others.
+            half = torch.get_autocast_dtype(device)
+            x, weight = x.to(half), weight.to(half)
+        ctx.save_for_backward(x, weight)
+        with nullcontext() if x.is_meta else torch.autocast(device, enabled=False):
+            return F.conv2d(x, weight, padding=padding)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

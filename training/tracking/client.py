@@ -97,7 +97,9 @@ def rows(query: str, *values: str) -> list[tuple[Any, ...]]:
     path = database.file_of(uri())
     if path is None:
         return []
-    moved.follow(path.absolute())
+    if not database.rows(path, query, values):
+        return []
+    moved.follow(path.absolute())  # only a file that MLflow's schema describes
     return database.rows(path, query, values)
 
 
