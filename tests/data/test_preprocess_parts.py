@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steps import draw
-from training.core.config import DataConfig, PreprocessConfig, to_json
+from training.core.config import DataConfig, PreprocessConfig, from_json, to_json
+from training.core.progress import Progress
 from training.core.provenance import code_hash
 from training.data import preprocess as module
-from training.data.archive import Folder, pack
+from training.data.archive import Folder, Tars, pack
 from training.data.parts import parts
 from training.data.preprocess import PreprocessError, preprocess, preprocess_part
+from training.data.shards import write_shard
 from training.storage.meta import RawMeta, RawSet
 from training.storage.store import FolderStore, Manifest, StoreError
 
@@ -102,6 +105,37 @@ def test_a_part_without_a_shard_says_so(
     preprocess_part(raw=raw[0], data_config=config(20), part=2, parts=3, code_hash="few",
                     work=tmp_path, store=raw[1])  # fmt: skip
     assert "pets: no shard for part 3 of 3: there are 2" in capsys.readouterr().out
+
+
+def test_two_runs_of_one_part_at_once_both_end(
+    raw: tuple[Path, FolderStore], tmp_path: Path
+) -> None:
+    """The second waits for the first, finds its shards, and has a folder of its own to remove."""
+    arguments = {"raw": raw[0], "data_config": config(5), "part": 0, "parts": 2,
+                 "code_hash": "twice", "work": tmp_path, "store": raw[1]}  # fmt: skip
+    with ThreadPoolExecutor(3) as pool:
+        for run in [pool.submit(preprocess_part, **arguments) for _ in range(3)]:
+            run.result()
+    assert not list(tmp_path.glob("preprocess-*/"))
+
+
+def test_a_tar_that_is_cut_meanwhile_stops_the_run_and_is_no_fault_of_its_images(
+    raw: tuple[Path, FolderStore], tmp_path: Path
+) -> None:
+    """Otherwise the record of the shard would keep them out for ever."""
+    path, _ = raw
+    (tar,) = pack(Folder(path.parent / "pets"), tmp_path / "tars", "pets")
+    tars = Tars([tar])
+    tar.write_bytes(tar.read_bytes()[:9_000])
+    with (
+        ThreadPoolExecutor(2) as pool,
+        Progress("preprocess", 24, "images") as progress,
+        pytest.raises(StoreError, match="truncated inside"),
+    ):
+        write_shard(
+            tmp_path / "x.npy", tars, FILES, "folders", from_json(DataConfig, config(30)), pool,
+            progress,
+        )  # fmt: skip
 
 
 def test_a_lost_record_or_shard_is_written_again(
