@@ -217,7 +217,14 @@ def images(
 
 
 @main.command
-def step(name: str, *, count: int, folder: Path, size: int) -> None:
+def step(
+    name: Annotated[str, means("validate, preprocess, unify or train")],
+    /,
+    *,
+    count: Annotated[int, means("images of the data set")],
+    folder: Annotated[Path, means("of the data set and its store")],
+    size: Annotated[int, means("side of the cropped images, px")],
+) -> None:
     """One step of `images`."""
     config = DataConfig(size=size, shard_rows=SHARD)
     text, store = to_json(config), FolderStore(folder / "store")

@@ -5,14 +5,19 @@ steps are one batch of G. The group of a step is a function of the step alone, s
 in the middle of a group computes the whole group again and gets the same bits.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from training.data.order import Draw
 from training.models.base import Ahead, Phase
+
+if TYPE_CHECKING:  # `check` runs in steps that do not import pandas
+    from training.data.order import Draw
 
 MOST = 8  # steps in one pass: bounds its memory
 

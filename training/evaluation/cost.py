@@ -15,6 +15,7 @@ from training.data.labels import LabelSpace
 from training.evaluation.records import Cost
 from training.evaluation.score import position, run, space_of, spread
 from training.inference.translator import Translator
+from training.models.kernels import ToImage
 
 
 def cost(translator: Translator, faces: Faces, config: EvalConfig, device: torch.device) -> Cost:
@@ -100,7 +101,7 @@ def macs(nets: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, in
             handles.append(layer.register_forward_pre_hook(add(name, -1)))
             handles.append(layer.register_forward_hook(add(name, 1)))
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), ToImage.as_published(), counter:
             call()
     finally:
         for handle in handles:

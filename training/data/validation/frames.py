@@ -97,7 +97,11 @@ def _tables(raw: RawDataset) -> dict[str, pd.DataFrame]:
     table = raw.tables.get("labels")
     if table is None or table not in readable:
         return out
-    counts = [(table.name, table.stated, table.count)] if table.format == "text" else []
+    counts = [
+        (t.name, t.stated, t.count)
+        for t in readable
+        if t.format == "text" and (t is table or t.stated is not None)
+    ]
     out["counts"] = pd.DataFrame(counts, columns=["file", "stated", "rows"])
     header = ", ".join(table.header)
     heads = [(table.name, table.has_file, header)] if table.format == "csv" else []
