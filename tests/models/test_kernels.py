@@ -128,6 +128,35 @@ def test_wide_equals_the_convolution(
     torch.testing.assert_close(ours.input_gradient(seed, x.shape[2:]), gradient)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@FEW
+@given(n=st.integers(1, 3), m=st.integers(1, 4), k=st.integers(1, 9), out=st.integers(1, 9))
+def test_onednns_product_equals_torchs(transposed: bool, n: int, m: int, k: int, out: int) -> None:
+    """In fp32, with both gradients and a second derivative; in float64 it is torch's."""
+    x = torch.randn(n, m, k, requires_grad=True)
+    weight = torch.randn((k, out) if transposed else (out, k), requires_grad=True)
+    found, wanted = [], []
+    for into, y in (
+        (found, kernels.product(x, weight, transposed=transposed)),
+        (wanted, x @ (weight if transposed else weight.t())),
+    ):
+        into += [y, *torch.autograd.grad(y.pow(3).sum(), (x, weight), retain_graph=True)]
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        into += torch.autograd.grad(first.pow(2).sum(), (x, weight))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3 * float(b.detach().abs().max()))
+
+
+def test_wide_layers_use_onednns_product_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, and both gradients, where this torch has it."""
+    calls: list[torch.Size] = []
+    multiply = kernels._multiply
+    monkeypatch.setattr(kernels, "_multiply", lambda a, b: calls.append(a.shape) or multiply(a, b))
+    net = Wide(3, 5, 4, 2, 1)
+    net(torch.randn(2, 3, 8, 8, requires_grad=True)).square().sum().backward()
+    assert len(calls) == (3 if kernels._ONE_DNN else 0)
+
+
 def test_a_convolution_is_wide_from_four_million_weights_on() -> None:
     with torch.device("meta"):
         assert type(wide_conv(1024, 2048, 4, 2, 1)) is Wide
