@@ -1,6 +1,7 @@
 """The faster layers compute the same functions as torch's, with the same parameters."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -36,15 +37,17 @@ def compare(ours: nn.Module, theirs: nn.Module, x: Tensor, tolerance: float = 1e
         assert float((a - b).norm()) <= tolerance * float(b.norm())
 
 
+@pytest.mark.parametrize("cached", [0, kernels.CACHED])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("affine", [True, False])
 @FEW
 @given(n=st.integers(1, 3), c=st.integers(1, 6), h=SIDES | st.just(120), w=SIDES)
 def test_norm_equals_torchs_instance_norm(
-    layout: torch.memory_format, affine: bool, n: int, c: int, h: int, w: int
+    layout: torch.memory_format, affine: bool, cached: int, n: int, c: int, h: int, w: int
 ) -> None:
     x = torch.randn(n, c, h, w).to(memory_format=layout)
-    compare(Norm(c, affine=affine), nn.InstanceNorm2d(c, affine=affine), x, 1e-9)
+    with mock.patch.object(kernels, "CACHED", cached):
+        compare(Norm(c, affine=affine), nn.InstanceNorm2d(c, affine=affine), x, 1e-9)
 
 
 def test_norms_backward_is_our_own_in_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:

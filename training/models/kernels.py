@@ -15,6 +15,7 @@ from torch import Tensor, nn
 # Weights of a convolution from which a matrix product is faster on CPUs (benchmarks/RESULTS.md):
 # torch's convolution reorders them at each call.
 WIDE = 4_000_000
+CACHED = 2**19  # values that stay in a processor's cache between two operations
 SMALL = 1_024  # px of an image from which torch's group norm is fast in channels-last
 
 
@@ -53,7 +54,10 @@ class _InstanceNorm(torch.autograd.Function):
         n, c, h, w = x.shape
         pixels, slopes = (t.permute(0, 2, 3, 1).reshape(n, h * w, c) for t in (x, grad))
         d_beta = slopes.sum(1)
-        product = torch.stack([(p * s).sum(0) for p, s in zip(pixels, slopes, strict=True)])
+        if x.numel() < CACHED:
+            product = (pixels * slopes).sum(1)
+        else:
+            product = torch.stack([(p * s).sum(0) for p, s in zip(pixels, slopes, strict=True)])
         d_gamma = (product - mean * d_beta) * rstd
         # dL/dx = a·dL/dy + b·x + d for each image and channel
         a = gamma * rstd
