@@ -135,17 +135,18 @@ class StoredTars(Tars):
     def __init__(self, entries: Iterable[Entry], store: Store) -> None:
         self.entries, self.store = tuple(entries), store
         self._paths: dict[int, Path] = {}
-        self._lock = Lock()
+        self._locks = [Lock() for _ in self.entries]  # one thread fetches a tar, others read on
         self._index = _joined(self._shard_names(), (self._members(e) for e in self.entries))
 
     def _shard_names(self) -> list[str]:
         return [entry.name for entry in self.entries]
 
     def _path(self, shard: int) -> Path:
-        with self._lock:
-            if shard not in self._paths:
-                self._paths[shard] = self.store.local(self.entries[shard])
-            return self._paths[shard]
+        if (path := self._paths.get(shard)) is None:
+            with self._locks[shard]:
+                path = self._paths.get(shard) or self.store.local(self.entries[shard])
+                self._paths[shard] = path
+        return path
 
     def fetch(self, names: Iterable[str]) -> None:
         """Fetch and verify the tars of these files. Raises StoreError for one that is damaged."""
