@@ -71,6 +71,7 @@ def test_two_parts_give_the_bytes_of_one(start: Start, tmp_path: Path) -> None:
     assert len(set(one)) == 2
 
 
+@pytest.mark.long
 def test_a_failed_part_stops_the_run_with_its_cause(start: Start) -> None:
     code, output = start("failed", "preprocess.workers=3", failing="preprocess-part")
     assert code == 1
