@@ -20,21 +20,18 @@ from unittest import mock
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import roofline
 from benchmarks.convolutions import networks
 from benchmarks.recipe import train_for
-from benchmarks.step import SPACE, isa, make_job, ours, plain, plain_network
+from benchmarks.step import SPACE, by_autograd, isa, make_job, ours, plain, plain_network
 from training.core import cli
 from training.core.cli import means
 from training.core.files import write_json
 from training.engine.session import Job
-from training.models import stargan
-from training.models.layers import autocast_off
-from training.models.slope import double_backward
+from training.models import losses
 from training.models.stargan import StarGAN
 
 main = cli.program("python benchmarks/gpu.py", __doc__)
@@ -164,21 +161,10 @@ def milliseconds(step: Callable[[], object], warm: int, timed: int) -> float:
     return (time.perf_counter() - start) / timed * 1e3
 
 
-def double_penalty(
-    net: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor, weights: Tensor | float = 1.0
-) -> Tensor:
-    """`losses.gradient_penalty`, its slope by autograd's double backward."""
-    with autocast_off(real):
-        mixed = alpha * real.float() + (1 - alpha) * fake.float()
-        _, slope = double_backward(net.score_path(), mixed, weights)  # type: ignore[operator]
-        out: Tensor = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
-        return out
-
-
 @contextmanager
 def installed(setup: Setup) -> Iterator[None]:
     """Run steps as `setup` says where no setting of a training says it."""
-    doubled = mock.patch.object(stargan, "gradient_penalty", double_penalty)
+    doubled = mock.patch.object(losses, "scores_and_slope", by_autograd)
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = setup.search
     try:

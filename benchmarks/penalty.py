@@ -54,12 +54,14 @@ def d_loss(name: str, size: int, batch: int, device: torch.device) -> Callable[[
     nets = {"D": d, "G": Flip(), "F": nn.Identity()}
     nets["F"].forward = lambda z, y: z
 
+    position = torch.zeros((), dtype=torch.float64, device=device)
+
     def noise(name: str, shape: tuple[int, ...]) -> Tensor:
         return alpha if name == "alpha" else torch.rand(batch, *shape, device=device)
 
     def step() -> float:
         d.zero_grad(set_to_none=True)
-        terms = model.phases(space)[0].loss(nets, Batch(x, labels, labels, 0, noise, 0.0))
+        terms = model.phases(space)[0].loss(nets, Batch(x, labels, labels, 0, noise, position))
         loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         return loss.item()

@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -283,7 +284,7 @@ def variants(job: Job) -> dict[str, Callable[[], Step]]:
     return {
         "plain": lambda: plain(job),
         "before": lambda: ours(job, changes=()),
-        **{name: lambda name=name: ours(job, changes=(name,)) for name in CHANGES},  # type: ignore[misc]
+        **{name: partial(ours, job, changes=(name,)) for name in CHANGES},
         "ours": lambda: ours(job),
     }
 
