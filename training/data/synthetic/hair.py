@@ -89,7 +89,7 @@ def behind(pen: Pen, face: Face, half: float) -> None:
     base, dark, _ = colours(face)
     who = face.person
     pen.relief = level
-    if who.male:
+    if face.short:
         pen.fill(dark, spline(_skull(half + 2, 76, -8)))
         pen.relief = bulge
         return
@@ -133,7 +133,7 @@ def front(pen: Pen, face: Face, half: float) -> None:
     """Draw the hair in front of the face: its locks, shadow, strands and highlight."""
     base, dark, shine = colours(face)
     d = Draws("front", face.strands)
-    locks, tips = (_man if face.person.male else _woman)(face, half, d)
+    locks, tips = (_short if face.short else _long)(face, half, d)
     shapes = [lock.outline for lock in locks] + tips
     mask = pen.mask(*shapes)
     # a soft shadow of the hair on the forehead
@@ -149,14 +149,14 @@ def front(pen: Pen, face: Face, half: float) -> None:
     pen.fill(shine, stroke(glow, 2, 9, 10, 9, 2), alpha=0.55, blur=3.2, clip=mask)
     _strands(pen, locks, d, 22, shine, mask, 0.55)
     if not face.young and face.hair != "Gray_Hair":
-        _temples(pen, half, mask, d)
+        _temples(pen, half, mask, d, 0.7 if face.short else 0.4)
 
 
-def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws) -> None:
+def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws, alpha: float) -> None:
     """Draw grey temples, the clearest sign of age."""
     for side in (-1, 1):
         patch = oval(side * (half + 2), -24, 9, 22)
-        pen.fill((198, 198, 200), patch, alpha=0.7, blur=3, clip=mask)
+        pen.fill((198, 198, 200), patch, alpha=alpha, blur=3, clip=mask)
         lines = []
         for _ in range(30):
             x, y, size = half + d.between(-10, 10), d.between(-46, -24), d.between(14, 30)
@@ -204,7 +204,7 @@ def _crown(x: float) -> Point:
     return x, -84 + x * x * 0.0105
 
 
-def _woman(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
+def _long(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     part = face.person.parting * 13.0
     locks: list[Lock] = []
     tips: list[Shape] = []
@@ -233,7 +233,7 @@ def _woman(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     return locks, tips
 
 
-def _man(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
+def _short(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     style, side = face.style, 1 if face.person.parting >= 0 else -1
     back = 9.0 if face.receding else 0.0  # how far the hairline recedes at the temples
     tips: list[Shape] = []

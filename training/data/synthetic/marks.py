@@ -63,7 +63,7 @@ def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
     kind, half, chin, u = face.beard, shape.half, shape.chin, shape.units
     if kind == "none" or pen.skin is None:
         return
-    tone = mix(colour, (46, 34, 30), 0.35)
+    tone = mix(colour, (46, 34, 30), 0.55)
     if not face.young:
         tone = mix(tone, (176, 174, 172), 0.4)
     wide, lip = 18 + 5 * u[12] + 3 * u[20], 33 - 3.5 * u[10]
@@ -82,7 +82,7 @@ def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
     patch = oval(0, chin - 6, 12.5, 10.5)
     shapes = {"full": [jaw, tash], "goatee": [patch, tash], "mustache": [tash]}.get(kind, [jaw])
     if kind == "shadow":
-        pen.fill(tone, *shapes, alpha=0.32, blur=3.0, clip=pen.skin)
+        pen.fill(tone, *shapes, alpha=0.45, blur=2.6, clip=pen.skin)
         return
     pen.fill(tone, *shapes, alpha=0.88, blur=1.1, clip=pen.skin)
     d = Draws("beard", face.strands)

@@ -26,9 +26,11 @@ EXPRESSIONS: dict[str, dict[int, float]] = {
     "sad": {1: 4.8, 4: 2.5, 15: 4.8, 17: 3.2, 7: 1},
     "surprised": {1: 5, 2: 5, 5: 4.5, 25: 4, 26: 5},
 }
-WOMEN = ("long", "wavy", "bob", "long", "bob", "wavy", "updo")
-MEN = ("crop", "side", "curly", "back", "fringe")
-BEARDS = ("none", "none", "shadow", "shadow", "full", "goatee", "mustache")
+SHORT = ("crop", "side", "curly", "back", "fringe")  # the other styles reach the ears or more
+# Some women have short hair and some men long hair, so that a gender shows in the face.
+WOMEN = ("long", "wavy", "bob", "updo", "bob", "side", "curly", "fringe")
+MEN = ("crop", "side", "curly", "back", "fringe", "crop", "wavy", "bob")
+BEARDS = ("none", "shadow", "shadow", "full", "full", "goatee", "mustache")
 
 
 class Draws:
@@ -104,9 +106,14 @@ class Face:
     strands: int  # random key of the hair's strands
 
     @property
+    def short(self) -> bool:
+        """Whether the hair ends above the ears."""
+        return self.style in SHORT
+
+    @property
     def fringe(self) -> bool:
         """Whether hair covers the forehead."""
-        if self.person.male:
+        if self.short:
             return self.style == "fringe"
         return self.bangs and self.style != "updo"
 
@@ -187,9 +194,9 @@ def snapshot(draws: Draws, who: Person) -> Face:
         style=who.styles[0 if d.chance(0.7) else 1],
         bangs=who.bangs if d.chance(0.7) else not who.bangs,
         tone=_tone(d),
-        beard=who.beard if d.chance(0.75) else "none",
-        lipstick=not who.male and d.chance(0.85),
-        makeup=not who.male and d.chance(0.5),
+        beard=who.beard if d.chance(0.85) else "none",
+        lipstick=not who.male and d.chance(0.95),
+        makeup=not who.male and d.chance(0.7),
         glasses=d.chance(0.07),
         earrings=not who.male and d.chance(0.25),
         necklace=not who.male and d.chance(0.2),
@@ -246,7 +253,7 @@ def attributes(face: Face) -> dict[str, bool]:
     High_Cheekbones, Wearing_Hat, Wearing_Necktie.
     """
     who, u = face.person, face.units
-    hidden = not who.male and face.style != "updo"
+    hidden = not face.short and face.style != "updo"
     shown = {
         "5_o_Clock_Shadow": face.beard == "shadow",
         "Arched_Eyebrows": not who.male and who.arch > 0.2,
