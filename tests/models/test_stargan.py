@@ -145,6 +145,67 @@ def test_every_term_of_g_equals_the_papers(dataset: int) -> None:
         torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dataset", [0, 1])
+@pytest.mark.parametrize("patches", ["sum", "mean"])
+def test_the_projection_and_r1_equal_their_papers_terms(dataset: int, patches: str) -> None:
+    """f(x, c) = ψ(φ(x)) + Σ ±v_k(φ(x)) (Miyato & Koyama 2018, eq. 5); unknown labels count 0."""
+    model, space, nets, batch = setup(
+        dataset, gp_patches=patches, d_projection=True, loss="logistic-r1", lambda_r1=3.0
+    )
+    known = range(5) if dataset == 0 else range(5, 13)
+
+    def score(x: Tensor, c: Tensor) -> Tensor:
+        maps = critic(nets, x)[0]
+        assert maps.shape == (4, 14, 4, 4)
+        rows = [
+            maps[i, 0] + sum(maps[i, 1 + k] * (1 if c[i, k] == 1 else -1) for k in known)
+            for i in range(4)
+        ]
+        return torch.stack(rows)
+
+    x = batch.image.clone().requires_grad_(True)
+    total = score(x, batch.source).sum() * (1 if patches == "sum" else 1 / 16)
+    (slope,) = torch.autograd.grad(total, x)
+    fake = nets["G"](batch.image, batch.target).detach()
+    expected = {
+        "real": (1 + (-score(x, batch.source)).exp()).log().mean(),
+        "fake": (1 + score(fake, batch.target).exp()).log().mean(),
+        "cls": cls_loss(critic(nets, x)[1], batch.source, dataset),
+        "r1": 1.5 * slope.square().sum((1, 2, 3)).mean(),
+    }
+    terms = model.d_loss(nets, batch, space)
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name].detach(), value.detach(), rtol=1e-4, atol=1e-6)
+    wanted = (1 + (-score(fake, batch.target)).exp()).log().mean()
+    torch.testing.assert_close(model.g_loss(nets, batch, space)["fake"], wanted)
+
+
+def test_a_residual_output_starts_near_a_copy_and_has_no_raster() -> None:
+    """With its last layer at 0 it copies to 2.5 of 255 levels; a constant picture has no pattern.
+
+    The published transposed convolutions give a raster of period 2 or 4 on the same picture.
+    """
+    torch.manual_seed(0)
+    space, flat, c = LabelSpace((CELEBA,)), torch.full((1, 3, 32, 32), 0.3), torch.ones(1, 5)
+    raster = {}
+    for upsampling in ("transposed", "resize"):
+        model = StarGAN(conv_dim=8, repeat_num=1, upsampling=upsampling, output="residual")
+        g = model.networks(space, 64)["G"]
+        inner = g(flat.expand(1, 3, 32, 32).repeat(1, 1, 4, 4), c)[..., 48:80, 48:80]
+        raster[upsampling] = float((inner - inner.mean((2, 3), True)).detach().abs().max())
+        torch.nn.init.zeros_(g.main[-1].weight)
+        image = torch.rand(2, 3, 32, 32) * 2 - 1
+        assert (g(image, c.expand(2, 5)) - image).abs().max() <= 0.0201
+    assert raster["resize"] < 1e-3 < raster["transposed"]
+
+
+def test_branches_and_projection_exclude_each_other() -> None:
+    model = StarGAN(d_branches=True, d_projection=True)
+    with pytest.raises(ValueError, match="leave one out"):
+        model.networks(LabelSpace((CELEBA,)), 64)
+
+
 def test_the_fake_of_the_d_step_has_no_graph() -> None:
     model, space, nets, batch = setup(0)
     sum(model.d_loss(nets, batch, space).values()).backward()

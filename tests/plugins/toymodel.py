@@ -51,7 +51,7 @@ class Toy(Model):
     reads_source: ClassVar[bool] = True
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 2
-    adversarial: ClassVar[Adversarial] = Adversarial("lsgan", (("d/real", "d/fake"),), 0.5)
+    adversarial = Adversarial("lsgan", (("d/real", "d/fake"),), 0.5)
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

@@ -35,7 +35,11 @@ BOUNDS = {
 }
 # Fields that older configurations lack, with the value that these mean: left out of JSON texts
 # and hashes, so that those of older data sets, judges and runs stay as they are.
-IMPLIED = {"resize": "exact", "record": True, "compile": False, "ahead": False}
+IMPLIED = {
+    "resize": "exact", "record": True, "compile": False, "ahead": False,
+    "upsampling": "transposed", "output": "image", "d_projection": False, "loss": "wgan-gp",
+    "lambda_r1": 1.0,
+}  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)
 

@@ -224,7 +224,7 @@ class AttGAN(Model):
         False
     )
 
-    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only labels known to change are scaled
 
     @classmethod

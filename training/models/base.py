@@ -123,7 +123,11 @@ class Model(ABC):
     # Images of the target class per batch row; if > 0, source and target classes are drawn
     # uniformly and independently.
     references: ClassVar[int] = 0
-    adversarial: ClassVar[Adversarial | None] = None  # used to monitor the balance of D and G
+
+    @property
+    def adversarial(self) -> Adversarial | None:
+        """Its adversarial loss, by which the balance of D and G is monitored; None: it has none."""
+        return None
 
     def named_classes(self) -> tuple[str, ...]:
         """Classes that a setting names, such as a hub; the data must have them."""

@@ -141,9 +141,7 @@ class CycleGAN(Model):
         ),
     ] = ""
 
-    adversarial: ClassVar[Adversarial] = Adversarial(
-        "lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))
-    )
+    adversarial = Adversarial("lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake")))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True

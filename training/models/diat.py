@@ -105,7 +105,7 @@ class DIAT(Model):
         ),
     ] = ""
 
-    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True

@@ -111,7 +111,7 @@ class GANimation(Model):
     )
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
-    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

@@ -127,7 +127,7 @@ class IcGAN(Model):
     ] = 0.625
 
     reads_source: ClassVar[bool] = True  # unchanged labels come from Ey
-    adversarial: ClassVar[Adversarial] = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
+    adversarial = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

@@ -172,6 +172,27 @@ def check_power_of_two(size: int) -> None:
         raise ValueError(f"size={size}: a power of two, at least 16, is needed")
 
 
+class Upsample(nn.Sequential):
+    """Double the sides: nearest neighbour, then a 3×3 convolution, which leaves no checkerboard.
+
+    Source: Odena et al., Distill 2016, "Deconvolution and Checkerboard Artifacts".
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+        )
+
+
+def changed(image: Tensor, change: Tensor) -> Tensor:
+    """tanh(change + artanh(image)): a network whose output is near 0 starts as a copy.
+
+    Both (n, 3, s, s); images in [-1, 1] are clamped to ±0.98, 2.5 of 255 levels.
+    """
+    return torch.tanh(change + torch.atanh(image.clamp(-0.98, 0.98)))
+
+
 class Residual(nn.Module):
     """x + IN(Conv3(ReLU(IN(Conv3(x))))), no activation after the sum."""
 

@@ -1,4 +1,4 @@
-"""Loss terms shared by several models: the gradient penalty, and the loss of the label head."""
+"""Loss terms shared by several models: gradient penalties, and the loss of the label head."""
 
 import torch
 import torch.nn.functional as F
@@ -38,4 +38,16 @@ def gradient_penalty(
         mixed = alpha * real.to(full) + (1 - alpha) * fake.to(full)
         _, slope = scores_and_slope(net, mixed, weights, graph=False)
         out: Tensor = (slope.flatten(1).norm(2, dim=1) - 1).square().mean()
+        return out
+
+
+def r1_penalty(net: nn.Module, real: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """R1: mean over the batch of ‖∇_x Σ weights·s(x)‖₂² at real images; as `gradient_penalty`.
+
+    Source: Mescheder et al., arXiv 1801.04406, eq. 9 without the factor γ/2.
+    """
+    with autocast_off(real):
+        full = torch.promote_types(real.dtype, torch.float32)
+        _, slope = scores_and_slope(net, real.to(full), weights, graph=False)
+        out: Tensor = slope.square().flatten(1).sum(1).mean()
         return out

@@ -5,7 +5,7 @@ head D_cls; the mask vector in c̃ allows training on several data sets (eq. 7).
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +38,23 @@ from training.models.base import (
     Preset,
 )
 from training.models.kernels import FromImage, Norm, ToImage, wide_conv
-from training.models.layers import Residual, autocast_off, check_halvings, tiled
-from training.models.losses import gradient_penalty
+from training.models.layers import (
+    Residual,
+    Upsample,
+    autocast_off,
+    changed,
+    check_halvings,
+    tiled,
+)
+from training.models.losses import gradient_penalty, r1_penalty
 from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
+Upsampling = Literal["transposed", "resize"]
 
-def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
+
+def trunk(
+    labels: int, dim: int, repeat: int, upsampling: Upsampling = "transposed"
+) -> list[nn.Module]:
     """G's layers except the output layer: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
     layers: list[nn.Module] = [
         FromImage(3 + labels, dim),
@@ -56,7 +67,10 @@ def trunk(labels: int, dim: int, repeat: int) -> list[nn.Module]:
         layers += [Norm(dim), nn.ReLU(inplace=True)]
     layers += [Residual(dim) for _ in range(repeat)]
     for _ in range(2):
-        layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
+        if upsampling == "resize":
+            layers += [Upsample(dim, dim // 2)]
+        else:
+            layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
         dim //= 2
         layers += [Norm(dim), nn.ReLU(inplace=True)]
     return layers
@@ -66,27 +80,50 @@ class Generator(nn.Module):
     """(n, 3, s, s) in [-1, 1] and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     Zero padding is required: with reflection, the norm would remove the constant label planes.
+    With `residual` the last layer gives the change of x.
     """
 
-    def __init__(self, labels: int, dim: int, repeat: int) -> None:
+    def __init__(
+        self,
+        labels: int,
+        dim: int,
+        repeat: int,
+        upsampling: Upsampling = "transposed",
+        residual: bool = False,
+    ) -> None:
         super().__init__()
-        layers = trunk(labels, dim, repeat)
-        layers += [ToImage(dim, 3), nn.Tanh()]
+        layers = [*trunk(labels, dim, repeat, upsampling), ToImage(dim, 3)]
+        if not residual:
+            layers += [nn.Tanh()]
         self.main = nn.Sequential(*layers)
+        self.residual = residual
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         out: Tensor = self.main(torch.cat([x, tiled(c, x)], 1)).float()
-        return out
+        return changed(x, out) if self.residual else out
+
+
+def signed(labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
+    """c̃ (n, dim_g) of one data set's images -> its labels from 0…1 to −1…1, others 0 (n, dim_d)."""
+    part = space.slice(dataset)
+    return F.pad(2 * labels[:, part] - 1, (part.start, space.dim_d - part.stop))
 
 
 class Discriminator(nn.Module):
     """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm.
 
-    With `branches` the scores are (n, c, s/2^r, s/2^r), one map per label, without logits.
+    With `branches` the scores are (n, c, s/2^r, s/2^r), one map per label, without logits; with
+    `projection` (n, 1 + c, s/2^r, s/2^r), the last c to be weighted by the labels.
     """
 
     def __init__(
-        self, labels: int, size: int, dim: int, repeat: int, branches: bool = False
+        self,
+        labels: int,
+        size: int,
+        dim: int,
+        repeat: int,
+        branches: bool = False,
+        projection: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -95,7 +132,8 @@ class Discriminator(nn.Module):
             layers += [wide_conv(channels, dim, 4, 2, 1), nn.LeakyReLU(0.01, inplace=True)]
             channels, dim = dim, dim * 2
         self.main = nn.Sequential(*layers)
-        self.src = nn.Conv2d(channels, labels if branches else 1, 3, 1, 1, bias=False)
+        maps = labels if branches else 1 + labels if projection else 1
+        self.src = nn.Conv2d(channels, maps, 3, 1, 1, bias=False)
         if not branches:
             self.cls = nn.Conv2d(channels, labels, size >> repeat, bias=False)
         self.branches = branches
@@ -160,8 +198,43 @@ class StarGAN(Model):
             "head"
         ),
     ] = False
+    # Not in the paper, for short trainings: presets demo, small.
+    upsampling: Annotated[
+        Upsampling,
+        Field(
+            description="of G: transposed convolution (published), or resize and convolution, "
+            "which leaves no checkerboard"
+        ),
+    ] = "transposed"
+    output: Annotated[
+        Literal["image", "residual"],
+        Field(
+            description="of G: the image (published), or the change of its input, so that "
+            "training starts with sharp copies"
+        ),
+    ] = "image"
+    d_projection: Annotated[
+        bool,
+        Field(
+            description="D's critic also judges whether the image matches its labels (projection, "
+            "Miyato & Koyama 2018), which keeps G from painting just what the label head reads"
+        ),
+    ] = False
+    loss: Annotated[
+        Literal["wgan-gp", "logistic-r1"],
+        Field(
+            description="adversarial loss: the published one, or the logistic one with R1, whose "
+            "gradient vanishes where D finds no fault"
+        ),
+    ] = "wgan-gp"
+    lambda_r1: Annotated[
+        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+    ] = 1.0
 
-    adversarial: ClassVar[Adversarial] = Adversarial("wgan", (("d/real", "d/fake"),))
+    @property
+    def adversarial(self) -> Adversarial:
+        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
+        return Adversarial(form, (("d/real", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -209,24 +282,40 @@ class StarGAN(Model):
 
     @classmethod
     def tiny(cls) -> Self:
-        return cls(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2)
+        return cls(
+            conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2,
+            upsampling="resize", output="residual", d_projection=True, loss="logistic-r1",
+        )  # fmt: skip
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D for images of `size` × `size` px, a multiple of 2^d_repeat_num.
 
-        Raises ValueError for any other size, and for `d_branches` without a single data set of
-        classes.
+        Raises ValueError for any other size, for `d_branches` without a single data set of
+        classes, and for `d_branches` with `d_projection`.
         """
         check_halvings(size, self.d_repeat_num)
+        if self.d_branches and self.d_projection:
+            raise ValueError("d_branches and d_projection: D has one of them; leave one out")
         if self.d_branches and [part.kind for part in space.sets] != ["onehot"]:
             raise ValueError(
                 "d_branches: one data set of classes is needed; turn attributes into classes with "
                 "data.domains"
             )
         return {
-            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
+            "G": Generator(
+                space.dim_g,
+                self.conv_dim,
+                self.repeat_num,
+                self.upsampling,
+                residual=self.output == "residual",
+            ),
             "D": Discriminator(
-                space.dim_d, size, self.d_conv_dim, self.d_repeat_num, self.d_branches
+                space.dim_d,
+                size,
+                self.d_conv_dim,
+                self.d_repeat_num,
+                self.d_branches,
+                self.d_projection,
             ),
         }
 
@@ -301,47 +390,68 @@ class StarGAN(Model):
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
 
-        Real and fake images share one forward pass of D: without a norm, rows are independent.
-        The label logits of fakes are unused.
+        logistic-r1: E[softplus(−D_src(x))] + E[softplus(D_src(G(x,c)))] + λ_r1/2·R1 instead of the
+        first three. Real and fake images share one forward pass of D: without a norm, rows are
+        independent. The label logits of fakes are unused.
         """
         x = batch.image
         fake = self.fake(nets, batch).detach()
         src, cls = nets["D"](torch.cat([x, fake]))
-        src = self.branch(src, torch.cat([batch.source, batch.target]))
+        src = self.score(src, torch.cat([batch.source, batch.target]), batch, space)
         n = len(x)
-        alpha, weights = batch.noise("alpha", (1, 1, 1)), self.penalty_weights(batch)
-        penalty = gradient_penalty(nets["D"], x, fake, alpha, weights)
-        losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
+        weights = self.penalty_weights(batch, space)
+        if self.loss == "wgan-gp":
+            alpha = batch.noise("alpha", (1, 1, 1))
+            gp = self.lambda_gp * gradient_penalty(nets["D"], x, fake, alpha, weights)
+            losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
+            penalty = {"gp": gp}
+        else:
+            losses = {"real": F.softplus(-src[:n]).mean(), "fake": F.softplus(src[n:]).mean()}
+            penalty = {"r1": self.lambda_r1 / 2 * r1_penalty(nets["D"], x, weights)}
         if not self.d_branches:
             cls = self.classification(cls[:n], batch.source, batch, space)
             losses["cls"] = self.lambda_cls * cls
-        return losses | {"gp": self.lambda_gp * penalty}
+        return losses | penalty
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
 
-        L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
+        logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first. L_rec = ‖x − G(G(x,c),c')‖₁
+        (eq. 4).
         """
         fake = self.fake(nets, batch)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
-        losses = {"fake": -self.branch(src, batch.target).mean()}
+        src = self.score(src, batch.target, batch, space)
+        losses = {"fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()}
         if not self.d_branches:
             cls = self.classification(cls, batch.target, batch, space)
             losses["cls"] = self.lambda_cls * cls
         return losses | {"rec": self.lambda_rec * F.l1_loss(back, batch.image)}
 
-    def branch(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """With branches, D_y(x) (n, 1, h, w) of each row's class; else `scores` unchanged."""
-        if not self.d_branches:
-            return scores
-        return scores.take_along_dim(labels.argmax(1)[:, None, None, None], 1)
+    def score(self, scores: Tensor, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor:
+        """D_src (n, 1, h, w) of D's maps (n, k, h, w) for each row's labels c̃ (n, dim_g).
 
-    def penalty_weights(self, batch: Batch) -> Tensor | float:
-        """Of the scores in the penalty: 1 or 1/patches; with branches 0 for other classes."""
+        With branches the map of the class; with the projection the first map plus the sum of the
+        others, each times its label as −1 or 1, or 0 if unknown.
+        """
+        if self.d_branches:
+            return scores.take_along_dim(labels.argmax(1)[:, None, None, None], 1)
+        if self.d_projection:
+            signs = signed(labels, batch.dataset, space)[:, :, None, None]
+            return scores[:, :1] + (scores[:, 1:] * signs).sum(1, keepdim=True)
+        return scores
+
+    def penalty_weights(self, batch: Batch, space: LabelSpace) -> Tensor | float:
+        """Of the maps in the penalty: those of `score` for the real labels; 1/patches for means."""
         side = batch.image.shape[2] >> self.d_repeat_num
         weight = 1.0 if self.gp_patches == "sum" else 1 / side**2
-        return weight * batch.source[:, :, None, None] if self.d_branches else weight
+        if self.d_branches:
+            return weight * batch.source[:, :, None, None]
+        if self.d_projection:
+            signs = signed(batch.source, batch.dataset, space)
+            return weight * torch.cat([torch.ones_like(signs[:, :1]), signs], 1)[:, :, None, None]
+        return weight
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
         """λ_rec·‖x − G(x, c')‖₁."""

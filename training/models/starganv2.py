@@ -305,7 +305,7 @@ class StarGANv2(Model):
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.99
     weight_decay: Annotated[Weight, Field(description="Adam's weight decay")] = 1e-4
 
-    adversarial: ClassVar[Adversarial] = Adversarial(
+    adversarial = Adversarial(
         "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
     )
     label_kinds: ClassVar[tuple[Kind, ...]] = ("onehot",)
