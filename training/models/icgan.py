@@ -1,7 +1,7 @@
 """IcGAN (Perarnau et al., 2016, arXiv 1611.06355): a conditional GAN and its inverse.
 
 First G(z, y) and D are trained; then the encoders Ez, on generated images, and Ey, on real ones.
-An edit is G(Ez(x), y'), where y' in [-1, 1] is Ey(x) with the edited labels replaced.
+An edit is G(Ez(x), y'), where y' is Ey(x), as published at ±1, with the edited labels replaced.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class Generator(nn.Module):
 
     def __init__(self, space: LabelSpace, size: int, dim: int, latent: int) -> None:
         super().__init__()
-        self.signed = Signed(space)
+        self.space, self.signed = space, Signed(space)
         steps = size.bit_length() - 3  # doublings from 4 px
         width = dim << (steps - 1)
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent + space.dim_g, width, 4)]
@@ -71,6 +71,23 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         out: Tensor = self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
         return out
+
+    def labels(self, y: Tensor) -> Tensor:
+        """Labels in [0, 1], such as G was trained on, of Ey's predictions y (n, dim_d).
+
+        Binary: thresholded at 0, as in the published code. Not in the paper: the likeliest of
+        classes; intensities are clamped.
+        """
+        out = []
+        for index, part in enumerate(self.space.sets):
+            own = y[:, self.space.slice(index)]
+            if part.kind == "binary":
+                out.append((own > 0).to(y.dtype))
+            elif part.kind == "onehot":
+                out.append(F.one_hot(own.argmax(1), own.shape[1]).to(y.dtype))
+            else:
+                out.append((own.clamp(-1, 1) + 1) / 2)
+        return torch.cat(out, 1)
 
 
 class Discriminator(nn.Module):
@@ -261,7 +278,7 @@ class IcGAN(Model):
 
 def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Labels y' (n, dim_g): `target` where a known label changes, else the prediction of Ey."""
-    predicted = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
-    current = torch.cat([(predicted + 1) / 2, target[:, predicted.shape[1] :]], 1)
-    signed = cast(Generator, nets["G"]).signed
-    return torch.where(signed.edited(source, target), target, current)
+    g = cast(Generator, nets["G"])
+    predicted = g.labels(nets["Ey"](image).flatten(1).float())
+    current = torch.cat([predicted, target[:, predicted.shape[1] :]], 1)
+    return torch.where(g.signed.edited(source, target), target, current)
