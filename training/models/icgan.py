@@ -169,8 +169,10 @@ class IcGAN(Model):
         return cls(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G, D, Ez, Ey; weights from N(0, 0.02), batch norms from N(1, 0.02), biases 0.
+        """G, D, Ez, Ey.
 
+        Weights of G and D from N(0, 0.02), batch norms from N(1, 0.02), biases 0. The encoders as
+        Torch7, which the published code leaves to it: PyTorch's default, batch norms from U(0, 1).
         Raises ValueError unless `size` is a power of two from 16 px.
         """
         check_power_of_two(size)
@@ -180,8 +182,13 @@ class IcGAN(Model):
             "Ez": encoder(size, self.e_dim, self.z_hidden, self.latent),
             "Ey": encoder(size, self.e_dim, self.y_hidden, space.dim_d),
         }
-        for net in nets.values():
-            narrow_normal(net)
+        for name, net in nets.items():
+            if name in ("G", "D"):
+                narrow_normal(net)
+                continue
+            for layer in net.modules():
+                if isinstance(layer, BatchNorm):
+                    nn.init.uniform_(layer.weight)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
