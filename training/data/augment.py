@@ -9,23 +9,30 @@ from torch import Tensor
 
 Kind = Literal["none", "shift", "zoom"]
 SHIFT = 256 / 286  # of the side: CycleGAN's 286 to 256 px; AttGAN's 143 to 128 is the same
+TRIES = 10  # of a zoom's area and aspect ratio
+NUMBERS = 5 + 2 * (TRIES - 1)  # decision, area, ratio, x, y; area and ratio of each further try
 
 
 def crop_boxes(uniform: Tensor, kind: Kind) -> Tensor:
     """Crop boxes (n, 4): centre x, y and half width, height, in [-1, 1].
 
-    `uniform`: (n, 5) random numbers in [0, 1). shift: a square of `SHIFT` of the side, anywhere.
-    zoom: with probability ½ a box of 0.8 to 1 of the area and an aspect ratio, uniform in its
-    logarithm, of 0.9 to 1.1 (StarGAN v2); otherwise the whole image.
+    `uniform`: (n, NUMBERS) random numbers in [0, 1). shift: a square of `SHIFT` of the side,
+    anywhere. zoom: with probability ½ a box of 0.8 to 1 of the area and an aspect ratio, uniform in
+    its logarithm, of 0.9 to 1.1 (StarGAN v2); otherwise the whole image. As in torchvision, a box
+    that would leave the image is drawn anew, up to `TRIES` times, then the image is left whole.
     """
-    decision, area, ratio, x, y = uniform.unbind(1)
+    decision, x, y = uniform[:, 0], uniform[:, 3], uniform[:, 4]
     if kind == "shift":
         width = height = torch.full_like(decision, SHIFT)
     else:
+        area = torch.cat([uniform[:, 1:2], uniform[:, 5::2]], 1)
+        ratio = torch.cat([uniform[:, 2:3], uniform[:, 6::2]], 1)
         low, high = math.log(0.9), math.log(1.1)
         root, tilt = (0.8 + 0.2 * area).sqrt(), torch.exp((low + (high - low) * ratio) / 2)
-        width, height = (root * tilt).clamp(max=1), (root / tilt).clamp(max=1)
-        unchanged = decision < 0.5
+        sides = torch.stack([root * tilt, root / tilt], 2)  # (n, TRIES, 2)
+        fits = (sides <= 1).all(2)
+        width, height = sides[torch.arange(len(sides)), fits.int().argmax(1)].unbind(1)
+        unchanged = (decision < 0.5) | ~fits.any(1)
         width, height = (torch.where(unchanged, 1.0, side) for side in (width, height))
     return torch.stack([(1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1), width, height], 1)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.core.files import canonical_json, sha256_bytes
-from training.data.augment import Kind, crop_boxes, cropped
+from training.data.augment import NUMBERS, Kind, crop_boxes, cropped
 from training.data.batch import Batch
 from training.data.dataset import Faces, Part, to_float
 
@@ -228,7 +228,9 @@ class Order:
         position: list[int | str] = [dataset, drawn, *([name] if name != "image" else [])]
         out = {name: part.chosen(rows[local])}
         if self.crop != "none":
-            uniform = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *position))
+            stream = generator(self.seed, "crop", *position)
+            widths = (5, NUMBERS - 5)  # the numbers of further tries come after all first ones
+            uniform = torch.cat([torch.rand((self.size, k), generator=stream) for k in widths], 1)
             out[f"{name}/box"] = crop_boxes(uniform[local], self.crop)
         if self.flip:
             uniform = torch.rand(self.size, generator=generator(self.seed, "flip", *position))
