@@ -7,6 +7,7 @@ No remote is contacted, so that a run starts at once.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -52,8 +53,11 @@ class Resolved(NamedTuple):
 
 
 def judge_hash(config: Config, data_md5: str) -> str:
-    """The judge's key: hex SHA-256 of its recipe, settings, data version and data configuration."""
-    settings = [values_of(config.judge), values_of(config.data)]
+    """The judge's key: hex SHA-256 of its recipe, settings, data version and data configuration.
+
+    Without `data.load`: the judge sees the images of `data.size` px, which do not depend on it.
+    """
+    settings = [values_of(config.judge), values_of(replace(config.data, load=0))]
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
 
 

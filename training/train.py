@@ -26,6 +26,7 @@ from training.core.files import canonical_json, sha256_bytes
 from training.core.options import MODEL, RUN, Changes, Dataset, Model, RunOptions
 from training.core.provenance import code_hash
 from training.core.references import split_start
+from training.data.enlarged import check_load
 from training.data.versions import short_md5
 from training.models import model_from_json
 from training.models.configure import parse, resolve
@@ -105,11 +106,14 @@ def train(
     manifest = Manifest.read(dataset, "dataset")
     settings = from_json(TrainConfig, train_config)
     network = model_from_json(model, json.loads(model_config))
+    data = manifest.meta.data
+    check_load(settings.crop, data.get("size", 0), data.get("load", 0))
     code = code_hash()
     default = run_folder(manifest, model, model_config, train_config, init, code)
     run = run or default
     with world() as here, _locked(run, here.rank):
-        faces, held_out = Faces.open(manifest, "train"), Faces.open(manifest, "val")
+        faces = Faces.open(manifest, "train", load=settings.crop == "shift")
+        held_out = Faces.open(manifest, "val")
         if here.device.type == "cuda" and sum(part.bytes for part in faces.parts) < RESIDENT:
             for part in faces.parts:
                 part.move(here.device)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from training.core.config import DataConfig, to_json
@@ -20,9 +21,10 @@ from training.core.files import sha256_bytes, write_json
 from training.data import preprocess as module
 from training.data import shards
 from training.data.archive import Folder, pack
-from training.data.dataset import Faces
+from training.data.dataset import Faces, to_uint8
 from training.data.export import write_folders
 from training.data.layouts import ATTRIBUTES, EXPRESSIONS
+from training.data.order import Order
 from training.data.preprocess import PreprocessError, preprocess
 from training.data.resize import resize
 from training.data.unify import unify
@@ -336,6 +338,34 @@ def test_unified_faces_can_be_opened(tmp_path: Path, store: Store, go: Callable)
     assert [(p.name, len(p)) for p in faces.parts] == [("celeba", 40), ("rafd", 68)]
     assert faces.space.dim_g == 5 + 2 + 2
     assert faces.parts[1].images([0, 67]).shape == (2, 32, 32, 3)
+
+
+def test_larger_pictures_are_stored_beside_the_others_and_cut_in_whole_pixels(
+    tmp_path: Path, store: Store, go: Callable
+) -> None:
+    """`load` adds shards of Pillow's pixels at that side and leaves the others as they are."""
+    celeba(tmp_path / "celeba")
+    source, config = raw(tmp_path, store, celeba="celeba"), replace(SMALL, load=36)
+    plain, manifest = go(source), go(source, config)
+    larger = [e for e in manifest.entries if ".load." in e.name]
+    assert [e.name for e in larger] == [f"celeba-{i:05d}.load.npy" for i in range(6)]
+    assert [e for e in manifest.entries if e not in larger] == list(plain.entries)
+    out = tmp_path / "set.json"
+    unify(images=tmp_path / "images.json", data_config=to_json(config), out=out, store=store)
+    small, large = (Faces.open(out, "train", store, load=load) for load in (False, True))
+    assert (small.size, small.parts[0].side) == (32, 32)
+    assert (large.size, large.parts[0].side) == (32, 36)
+    assert large.digest == small.digest
+    order = Order(large, 0, 8, flip=False, length=64, crop="shift")
+    shown = to_uint8(order.batch(0, 0, 0, slice(0, 8), torch.device("cpu")).image)
+    places = set()
+    for row, window in zip(order.rows(0, 0).tolist(), shown.numpy(), strict=True):
+        part = Image.open(tmp_path / "celeba" / large.parts[0].files[row]).crop((0, 20, 178, 198))
+        picture = np.asarray(part.convert("RGB").resize((36, 36), Image.Resampling.BICUBIC))
+        cut = np.lib.stride_tricks.sliding_window_view(picture, (32, 32, 3))[:, :, 0]
+        (place,) = np.argwhere((cut == window).all((2, 3, 4))).tolist()
+        places.add(tuple(place))
+    assert len(places) > 4
 
 
 # One process forks a child for every attempt, so that the imports are paid once.

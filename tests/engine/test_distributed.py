@@ -19,6 +19,7 @@ from training.core.config import to_json
 from training.engine import checkpoint
 from training.launch import launch
 from training.models import MODELS
+from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 from training.storage.store import Manifest
 from training.train import train
@@ -72,7 +73,8 @@ def test_more_processes_give_the_gradients_of_one(
     """For every phase of every model, before optimiser steps amplify rounding."""
     branches = replace(StarGAN.tiny(), d_branches=True, gp_patches="mean")
     models = [*((MODELS[name].tiny(), name, which) for name, which in RICHEST),
-              (branches, "stargan", "classes")]  # fmt: skip
+              (branches, "stargan", "classes"),
+              (replace(GANimation.tiny(), fidelity="repo"), "ganimation", "units")]  # fmt: skip
     cases = [(name, dataclasses.asdict(model), str(request.getfixturevalue(which)))
              for model, name, which in models]  # fmt: skip
     script = tmp_path / "slopes.py"

@@ -16,6 +16,7 @@ from training.core.config import TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.engine import checkpoint
 from training.inference.weights import CheckpointError
+from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 
 
@@ -43,6 +44,16 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
         (name,) = changed
         with pytest.raises(CheckpointError, match=rf"train\.{name}: .* -> {changed[name]}"):
             checkpoint.check_config({"train": then}, {"train": {**now, **changed}}, path)
+
+
+def test_a_setting_of_a_model_newer_than_the_checkpoint_had_its_default() -> None:
+    now = checkpoint.as_dict(GANimation(n_critic=2))
+    then = {k: v for k, v in now.items() if k != "fidelity"}
+    path, old = Path("checkpoint"), {"name": "ganimation", "model": then}
+    checkpoint.check_config(old, {"name": "ganimation", "model": now}, path)
+    for changed in ({"fidelity": "repo"}, {"n_critic": 5}):
+        with pytest.raises(CheckpointError, match=rf"model\.{next(iter(changed))}: "):
+            checkpoint.check_config(old, {"name": "ganimation", "model": {**now, **changed}}, path)
 
 
 @pytest.mark.parametrize(("name", "which"), RICHEST)

@@ -142,17 +142,18 @@ def test_no_phase_does_what_a_graph_cannot_hold(
     assert kernels == expected, f"more or fewer kernels; if that is meant: {RENEW}"
 
 
-@pytest.mark.parametrize("crop", ["none", "zoom"])
+@pytest.mark.parametrize("crop", ["none", "zoom", "shift"])
 def test_a_batch_is_shown_on_the_device_of_its_draw(crop: Any, classes: Path) -> None:
     """Converted, cropped, mirrored and stacked with its references there."""
     faces = Faces.open(classes, "train")
+    faces = replace(faces, size=SIZE - 3) if crop == "shift" else faces
     order = Order(faces, 0, N, flip=True, length=64, references=2, crop=crop)
     draw = order.draw(0, 8, 8, slice(0, N)).to(META)
     with Watch() as seen:
         batch = order.show(draw)
     assert seen.faults == {}
     assert batch.reference is not None
-    assert batch.reference.shape == (N, 2, 3, SIZE, SIZE)
+    assert batch.reference.shape == (N, 2, 3, faces.size, faces.size)
 
 
 def _version() -> str:

@@ -150,7 +150,7 @@ def decode(w: dict[str, Tensor], z: list[Tensor], b: Tensor, depth: int) -> Tens
 def critic(w: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     for i in (0, 3):
         x = F.conv2d(x, w[f"main.{i}.weight"], None, 2, 1)
-        x = leaky(norm(x, w, f"main.{i + 1}", (2, 3), 1e-5))
+        x = leaky(norm(x, w, f"main.{i + 1}", (2, 3), 1e-6))  # slim's ε
     x = x.flatten(1)
     heads = []
     for head in ("src", "cls"):
@@ -207,6 +207,21 @@ def test_every_loss_term_equals_the_papers(name: str) -> None:
         "rec": 100 * (again - x).abs().mean(),
     }
     close(model.g_loss(nets, batch, space), expected)
+
+
+@pytest.mark.parametrize("model", [ATTGAN, STGAN_], ids=["attgan", "stgan"])
+def test_on_images_of_little_contrast_the_critic_has_the_published_epsilon(model: AttGAN) -> None:
+    """There the scores are those of ε = 1e-6, not those of torch's 1e-5."""
+    space = LabelSpace((CELEBA,))
+    torch.manual_seed(1)
+    d = model.networks(space, 16)["D"]
+    x = 0.002 * torch.randn(2, 3, 16, 16)
+    wanted = critic(d.state_dict(), x)
+    torch.testing.assert_close(d(x), wanted, rtol=1e-4, atol=1e-5)
+    for layer in d.modules():
+        if isinstance(layer, torch.nn.GroupNorm):
+            layer.eps = 1e-5
+    assert not torch.allclose(d(x)[0], wanted[0], rtol=0.01)
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

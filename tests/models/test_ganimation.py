@@ -1,11 +1,15 @@
 """GANimation against the paper: sizes, mask and reimplemented loss terms."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from runs import session_of
+from training.core.config import TrainConfig
 from training.data.batch import Batch
 from training.data.labels import LabelSet, LabelSpace
 from training.data.openface import UNITS
@@ -79,6 +83,55 @@ def test_every_loss_term_equals_the_papers() -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def published_steps(
+    nets: Any, batches: list[Batch], space: LabelSpace
+) -> tuple[list[float], list[float]]:
+    """D's losses and its label loss in a loop as published: two steps of one Adam, then G's.
+
+    Before the penalty's backward pass gradients are set to 0, as torch 0.3 did, not removed.
+    """
+    d_adam, g_adam = (torch.optim.Adam(nets[n].parameters(), 1e-4, (0.5, 0.999)) for n in "DG")
+    losses, cond = [], []
+    for step, batch in enumerate(batches, 1):
+        x, y_g = batch.image, SMALL.noisy_target(batch, space)
+        fake = nets["G"](x, y_g)[0].detach()
+        (real, found), (made, _) = nets["D"](x), nets["D"](fake)
+        cond.append(160 * ((found - batch.source) ** 2).mean())
+        losses.append(made.mean() - real.mean() + cond[-1])
+        d_adam.zero_grad(set_to_none=False)
+        losses[-1].backward()
+        d_adam.step()
+        alpha = batch.noise("alpha", (1, 1, 1))
+        mixed = (alpha * x + (1 - alpha) * fake).requires_grad_(True)
+        (slope,) = torch.autograd.grad(nets["D"](mixed)[0].sum(), mixed, create_graph=True)
+        d_adam.zero_grad(set_to_none=False)
+        (10 * ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()).backward()
+        d_adam.step()
+        if step % 2 == 0:
+            g_adam.zero_grad()
+            torch.stack([*SMALL.g_loss(nets, batch, space).values()]).sum().backward()
+            g_adam.step()
+    return [float(v.detach()) for v in losses], [float(v.detach()) for v in cond]
+
+
+@pytest.mark.parametrize(("fidelity", "equal"), [("repo", True), ("paper", False)])
+def test_two_steps_of_d_are_the_published_ones(fidelity: str, equal: bool, units: Path) -> None:
+    """Losses of D over six batches; the paper's one step gives others from the second on."""
+    model = GANimation(conv_dim=4, repeat_num=1, d_conv_dim=4, d_repeat_num=2, n_critic=2,
+                       fidelity=fidelity)  # type: ignore[arg-type]  # fmt: skip
+    config = TrainConfig(images=48, decay_images=0, batch=8, precision="fp32")
+    session = session_of(model, units, config)
+    nets, space = copy.deepcopy(session.state.nets), session.job.faces.space
+    batches = [session.order.show(session.draws(step)[0]) for step in range(6)]
+    expected, expected_cond = published_steps(nets, batches, space)
+    found = [session.advance() for _ in range(6)]
+    cond = [float(terms["d/cond"]) for terms in found]
+    losses = [float(sum(terms[f"d/{k}"] for k in ("real", "fake", "cond"))) for terms in found]
+    assert (losses == pytest.approx(expected, rel=1e-4)) is equal
+    assert (cond == pytest.approx(expected_cond, rel=1e-4)) is equal
+    assert ("p/gp" in found[0]) is equal
 
 
 def test_weights_on_means_equal_the_published_ones_at_their_batch_and_size() -> None:

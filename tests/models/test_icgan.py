@@ -90,7 +90,10 @@ def test_every_loss_term_equals_the_papers() -> None:
 
 
 def test_an_edit_replaces_labels_in_the_label_encoders_prediction() -> None:
-    """Changed labels come from the target, others from Ey; without a source all from the target."""
+    """Changed labels come from the target, the others are Ey's, ±1 by their sign as published.
+
+    Without a source all come from the target.
+    """
     torch.manual_seed(0)
     nets: dict[str, Any] = SMALL.networks(JOINT, 16)
     for net in nets.values():
@@ -98,14 +101,27 @@ def test_an_edit_replaces_labels_in_the_label_encoders_prediction() -> None:
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     source = JOINT.encode(torch.tensor([[1.0, 0, 0], [0, 1, 1]]), 0)
     target = JOINT.encode(torch.tensor([[0.0, 0, 0], [0, 1, 0]]), 0)  # a, and c, change
-    z, y = nets["Ez"](x)[..., 0, 0], nets["Ey"](x)[..., 0, 0].clamp(-1, 1)
+    z, y = nets["Ez"](x)[..., 0, 0], nets["Ey"](x)[..., 0, 0]
+    assert ((y > -1) & (y < 1) & (y != 0)).all()
     signed = torch.zeros(2, JOINT.dim_g)  # labels of the other data set are unknown
-    signed[:, :3], signed[:, 5] = y[:, :3], 1
+    signed[:, :3], signed[:, 5] = y[:, :3].sign(), 1
     signed[0, 0] = signed[1, 2] = -1
     expected = nets["G"].main(torch.cat([z, signed], 1)[..., None, None])
     torch.testing.assert_close(SMALL.translate(nets, x, source, target), expected)
     whole = SMALL.translate(nets, x, None, target)
     torch.testing.assert_close(whole, nets["G"](z, target))
+
+
+def test_a_prediction_becomes_labels_of_the_kind_that_g_was_trained_on() -> None:
+    """Both sides of 0 for attributes, one class of classes, intensities as they are."""
+    units = LabelSet("faces", "continuous", ("AU06", "AU12"))
+    space = LabelSpace((*JOINT.sets, units))
+    g: Any = SMALL.networks(space, 16)["G"]
+    y = torch.tensor(
+        [[0.2, -0.2, 1.5, -0.9, -0.8, 0.5, -1.5], [-1.2, 0.9, -0.1, 0.4, 0.3, -0.5, 2]]
+    )
+    expected = torch.tensor([[1, 0, 1, 0, 1, 0.75, 0], [0, 1, 0, 1, 0, 0.25, 1]])
+    torch.testing.assert_close(g.labels(y), expected)
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

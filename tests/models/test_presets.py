@@ -102,6 +102,11 @@ def test_presets_of_the_other_papers() -> None:
         ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
         ("starganv2", "afhq"): "zoom",
     }  # fmt: skip
+    # The side that the published code loads for windows of 128 px.
+    loads = {key: configure.PRESETS[key].data.load for key in OTHERS}
+    assert {key: load for key, load in loads.items() if load} == dict.fromkeys(
+        (key for key, crop in crops.items() if crop == "shift"), 143
+    )
     assert configure.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
     assert configure.resolve("starganv2", "celeba-hq").model == StarGANv2()
     assert configure.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)

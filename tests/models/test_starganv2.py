@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -131,30 +132,67 @@ def test_high_pass_skips_train_and_resume_to_the_same_bits(
     assert go("cut") == whole
 
 
-@pytest.mark.parametrize(
-    ("point", "coarse", "fine"),
-    [
-        (0, {100: 0.5**3}, {}),  # the chin is sharpened, and not in the 64 px mask
-        (40, {93: 0.5**2}, {}),
-        (52, {100: 0.5}, {100: 0.5}),  # the bridge of the nose is unchanged
-        (57, {108: 0.5**4}, {108: 0.5**4}),
-        (64, {92: 0.5**3, 76: 0.5}, {92: 0.5**3, 76: 0.5}),  # an eye, with its shifted copy
-        (80, {92: 0.5**4}, {}),
-        (85, {108: 0.5**4}, {}),
-        (90, {98: 0.5**3}, {}),
-    ],
-)  # fmt: skip
-def test_heat_maps_become_masks(
-    point: int, coarse: dict[int, float], fine: dict[int, float]
-) -> None:
-    """One landmark at row 100 of 256, at half the maximum; values below 0.1 are dropped."""
-    heat = torch.zeros(1, 98, 256, 256)
-    heat[0, point, 200, 7], heat[0, point, 100, 9], heat[0, point, 100, 30] = 0.8, 0.4, 0.09
-    maps = face_masks(heat)
-    for found, rows in zip(maps[0], (coarse, fine), strict=True):
-        at = {int(row): float(found[row, 9]) for row in found[:, 9].nonzero()}
-        assert at == pytest.approx(rows)
-        assert not found[:, 30].any()
+def published(point: int) -> list[tuple[int, int, bool]]:
+    """Of the published code, for each copy of a landmark: rows up, exponent, grows with the map."""
+    if point in (*range(8), *range(25, 33), 33, 46, 76, 82):
+        return []  # left out
+    if 60 <= point < 76:  # eyes: down 8, sharpened, and down 24 as they are
+        return [(-8, 3, False), (-24, 1, False)]
+    parts = {(8, 24): (0, 3), (33, 50): (-7, 2), (52, 54): (4, 1), (55, 59): (8, 4),
+             (77, 81): (-8, 4), (83, 87): (8, 4), (88, 95): (-2, 3)}  # fmt: skip
+    found = [move for (first, last), move in parts.items() if first <= point <= last]
+    return [(*(found or [(0, 1)])[0], True)]
+
+
+COARSE = {*range(8, 25), *range(33, 51), *range(76, 96)}  # landmarks of the 32 px mask only
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_each_landmark_of_a_heat_map_moves_as_in_the_published_code(size: int) -> None:
+    """A pixel at row 100, another at row 3 that leaves the map at the top; one below 0.1."""
+    for point in range(98):
+        heat = torch.zeros(1, 98, size, 32)
+        heat[0, point, 200, 7], heat[0, point, 100, 9] = 0.8, 0.4
+        heat[0, point, 3, 20], heat[0, point, 100, 30] = 0.4, 0.09
+        copies = [
+            (up * (size // 256 if grows else 1), 0.5**power)
+            for up, power, grows in published(point)
+        ]
+        rows = {(row - up) % size: value for row in (100, 3) for up, value in copies}
+        maps = face_masks(heat, size)[0]
+        for found, expected in zip(maps, (rows, {} if point in COARSE else rows), strict=True):
+            assert not found[:, 30].any()
+            values = found[:, 9] + found[:, 20]
+            at = {int(row): float(values[row]) for row in values.nonzero()}
+            assert at == pytest.approx(expected, abs=1e-5), point
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, 256), (64, 512), (64, 128)])
+def test_masks_of_smooth_heat_maps_equal_the_published_ones(side: int, size: int) -> None:
+    """Gaussian maps, enlarged between the corners' centres, in numpy and float64.
+
+    Of images of 128 px they have 256 px: the published code is for 256 px and more.
+    """
+    rng = np.random.default_rng(1)
+    grid = np.arange(side)
+    y, x = rng.uniform(0, side, (2, 98, 1, 1))
+    heat = np.exp(-((grid[:, None] - y) ** 2 + (grid - x) ** 2) / (2 * (side / 30) ** 2))
+    heat *= rng.uniform(0.2, 1.1, (98, 1, 1))
+    whole = max(size, 256)
+    at = np.linspace(0, side - 1, whole)
+    low = np.minimum(at.astype(int), side - 2)
+    part = at - low
+    tall = heat[:, low] * (1 - part)[:, None] + heat[:, low + 1] * part[:, None]
+    large = tall[:, :, low] * (1 - part) + tall[:, :, low + 1] * part
+    large[large < 0.1] = 0
+    masks = np.zeros((2, whole, whole))
+    for point, one in enumerate(large):
+        one = (one - one.min()) / (one.max() - one.min() + 1e-6)
+        for up, power, grows in published(point):
+            rows = (np.arange(whole) + up * (whole // 256 if grows else 1)) % whole
+            masks[: 1 if point in COARSE else 2] += one[rows] ** power
+    found = face_masks(torch.from_numpy(heat)[None], size)[0]
+    np.testing.assert_allclose(found.numpy(), masks.clip(0, 1), rtol=0, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

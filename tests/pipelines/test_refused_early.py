@@ -62,6 +62,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("pairs", "text"),
     [
         (["data.size=100"], r"size=100: a multiple of 16 is needed .*; data.size=96 works"),
+        (["crop=shift"], r"windows of data.size=64 px .*; set data.load=72"),
+        (["crop=shift", "data.load=64"], r"data.load=64 is not above data.size=64"),
         (["data.size=8", "d_repeat_num=2"], r"the judge: .*; data.size=16 works"),
         (["data.size=8", "d_repeat_num=2", "judge.batch=1"], "the judge: .*; data.size=48 works"),
         (["judge.batch=1", "data.size=32"], r"judge.batch=1: the judge needs 2 or more"),

@@ -36,7 +36,7 @@ BOUNDS = {
 # Fields that older configurations lack, with the value that these mean: left out of JSON texts
 # and hashes, so that those of older data sets, judges and runs stay as they are.
 IMPLIED = {
-    "resize": "exact", "record": True, "compile": False, "ahead": False,
+    "resize": "exact", "load": 0, "record": True, "compile": False, "ahead": False,
     "upsampling": "transposed", "output": "image", "d_projection": False, "loss": "wgan-gp",
     "lambda_r1": 1.0,
 }  # fmt: skip
@@ -56,6 +56,11 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+def enlarged_side(size: int) -> int:
+    """The side, px, that CycleGAN's and AttGAN's code loads for crops of `size`: 286 for 256."""
+    return round(size * 286 / 256)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Data sets, labels, crops and splits: all settings of the data steps."""
@@ -70,6 +75,15 @@ class DataConfig:
     size: Annotated[
         int, Field(ge=8, le=4096, description="side of the square training image, px")
     ] = 128
+    load: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=8192,
+            description="side of the larger pictures that train.crop=shift cuts windows of size "
+            "from, px, published size x 286/256; stored beside the others; 0: none",
+        ),
+    ] = 0
     interpolation: Annotated[
         Literal["bilinear", "bicubic", "lanczos"],
         Field(description="interpolation when resizing, always antialiased"),
@@ -156,6 +170,11 @@ class DataConfig:
     shard_rows: Annotated[Positive, Field(description="maximum number of images per shard")] = 8192
 
     def __post_init__(self) -> None:
+        if 0 < self.load <= self.size:
+            raise ValueError(
+                f"data.load={self.load} is not above data.size={self.size}; set data.load="
+                f"{enlarged_side(self.size)}, or 0 without train.crop=shift"
+            )
         if self.resize == "fast" and self.interpolation == "lanczos":
             raise ValueError(
                 "data.resize=fast has no data.interpolation=lanczos; set data.resize=exact, or "
@@ -206,8 +225,8 @@ class TrainConfig:
     crop: Annotated[
         Literal["none", "shift", "zoom"],
         Field(
-            description="random crop; shift: 256/286 of the side; zoom: 0.8 to 1 of the area, with "
-            "probability 1/2"
+            description="random crop; shift: a window of data.size from the picture at data.load; "
+            "zoom: 0.8 to 1 of the area, with probability 1/2"
         ),
     ] = "none"
     precision: Annotated[

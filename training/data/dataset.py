@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.core.environment import cores
 from training.core.files import canonical_json, read_json
+from training.data.enlarged import enlarged
 from training.data.labels import LabelSpace
 from training.data.memory_format import memory_order
 from training.storage.store import Manifest, Store
@@ -86,7 +87,7 @@ class Part:
     @property
     def side(self) -> int:
         """Of the images, px."""
-        return int(self._shards[0].shape[1])
+        return int((self._shards[0] if self._resident is None else self._resident).shape[1])
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,15 @@ class Faces:
     parts: list[Part]
 
     @classmethod
-    def open(cls, manifest: Manifest | Path, split: str, store: Store | None = None) -> "Faces":
-        """Open a manifest of kind "dataset". Raises ValueError if a set has no image of `split`."""
+    def open(
+        cls, manifest: Manifest | Path, split: str, store: Store | None = None, *,
+        load: bool = False,
+    ) -> "Faces":  # fmt: skip
+        """Open a manifest of kind "dataset". Raises ValueError if a set has no image of `split`.
+
+        With `load` the images are the larger ones, of `data.load` px, from which windows of `size`
+        are to be cut.
+        """
         if isinstance(manifest, Path):
             manifest = Manifest.read(manifest, "dataset")
         space = LabelSpace.from_json(read_json(manifest.local("label_space.json", store)))
@@ -114,10 +122,11 @@ class Faces:
                 raise ValueError(f"{labels.name}: no image in split {split!r}")
             names = sorted(pc.unique(rows["shard"]).to_pylist())
             with ThreadPoolExecutor(cores()) as pool:  # fetched and hashed outside Python's lock
-                paths = pool.map(partial(manifest.local, store=store), names)
+                files = [enlarged(name) if load else name for name in names]
+                paths = pool.map(partial(manifest.local, store=store), files)
             shards = {n: np.load(p, mmap_mode="r") for n, p in zip(names, paths, strict=True)}
             parts.append(Part(labels.name, rows, shards))
-        return cls(split, space, parts[0].side, parts)
+        return cls(split, space, manifest.meta.data["size"] if load else parts[0].side, parts)
 
     @cached_property
     def digest(self) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.core.files import canonical_json, sha256_bytes
-from training.data.augment import Kind, crop_boxes, cropped
+from training.data.augment import NUMBERS, Kind, corners, crop_boxes, cropped, windows
 from training.data.batch import Batch
 from training.data.dataset import Faces, Part, to_float
 
@@ -31,8 +31,8 @@ class Draw:
 
     dataset: int  # index into LabelSpace.sets
     tensors: dict[str, Tensor]
-    # image, reference<k>, peer<k>: as `Part.chosen` gives them, with …/box (n, 4) and …/mirrored
-    # (n,) bools if configured; source, target, other (n, dim_g); position ()
+    # image, reference<k>, peer<k>: as `Part.chosen` gives them, with …/box (n, 4) or …/corner
+    # (n, 2) and …/mirrored (n,) bools if configured; source, target, other (n, dim_g); position ()
     noise: Callable[[str, tuple[int, ...]], Tensor]  # on the host, as Batch.noise
 
     def to(self, device: torch.device) -> "Draw":
@@ -228,8 +228,13 @@ class Order:
         position: list[int | str] = [dataset, drawn, *([name] if name != "image" else [])]
         out = {name: part.chosen(rows[local])}
         if self.crop != "none":
-            uniform = torch.rand((self.size, 5), generator=generator(self.seed, "crop", *position))
-            out[f"{name}/box"] = crop_boxes(uniform[local], self.crop)
+            stream = generator(self.seed, "crop", *position)
+            widths = (5, NUMBERS - 5)  # the numbers of further tries come after all first ones
+            uniform = torch.cat([torch.rand((self.size, k), generator=stream) for k in widths], 1)
+            if self.crop == "zoom":
+                out[f"{name}/box"] = crop_boxes(uniform[local])
+            else:
+                out[f"{name}/corner"] = corners(uniform[local], part.side - self.faces.size)
         if self.flip:
             uniform = torch.rand(self.size, generator=generator(self.seed, "flip", *position))
             out[f"{name}/mirrored"] = uniform[local] < 0.5
@@ -238,7 +243,10 @@ class Order:
     def _picture(self, draw: Draw, name: str) -> Tensor:
         """Images (n, 3, s, s) in [-1, 1], cropped and, with probability ½, mirrored."""
         tensors = draw.tensors
-        image = to_float(self.faces.parts[draw.dataset].pixels(tensors[name]))
+        pixels = self.faces.parts[draw.dataset].pixels(tensors[name])
+        if (corner := tensors.get(f"{name}/corner")) is not None:
+            pixels = windows(pixels, corner, self.faces.size)
+        image = to_float(pixels)
         if (box := tensors.get(f"{name}/box")) is not None:
             image = cropped(image, box)
         if (mirrored := tensors.get(f"{name}/mirrored")) is not None:

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from training.core.files import canonical_json, read_json, sha256_bytes, write_b
 from training.core.progress import Progress
 from training.core.provenance import code_hash as current_code
 from training.data.archive import StoredTars, open_raw
+from training.data.enlarged import enlarged
 from training.data.export import write_folders
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source, say_notes
@@ -61,9 +63,10 @@ def preprocess(
     """Crop every image of a "raw" manifest; write and return a manifest of kind "images".
 
     Its files: `<dataset>-00000.npy` …, uint8 (n, size, size, 3), at most `shard_rows` rows each, in
-    the label table's order, and `<dataset>.parquet` with one row per image, including dropped
-    ones: file, sha256 of the source bytes ("" if not read), shard and row ("" and -1 if dropped),
-    split, identity, reason ("" if kept), then the raw labels.
+    the label table's order; with `load` also `<dataset>-00000.load.npy` …, the same rows at `load`
+    px; and `<dataset>.parquet` with one row per image, including dropped ones: file, sha256 of the
+    source bytes ("" if not read), shard and row ("" and -1 if dropped), split, identity, reason (""
+    if kept), then the raw labels.
 
     Shards that the store has from `preprocess_part`, or from a run that was killed, are not written
     again if raw data, `data_config` and code (`code_hash`, default: this code's) are the same.
@@ -168,11 +171,15 @@ class Job:
         frame, split_by = plan(source.frame, self.name, self.kind, self.config)
         selected = frame.index[frame["reason"] == ""]
         entries = []
-        with Progress(f"preprocess {self.name}", len(selected), "images") as progress:
+        total = len(selected) * len(self.configs)
+        with Progress(f"preprocess {self.name}", total, "images") as progress:
             for number, rows in enumerate(self._shards(selected)):
-                entry, outcomes = self._shard(number, list(frame.loc[rows, "file"]), pool, progress)
-                _record(frame, rows, entry, outcomes)
-                entries += [entry] if entry.rows else []
+                files = list(frame.loc[rows, "file"])
+                for config in self.configs:
+                    entry, outcomes = self._shard(number, files, config, pool, progress)
+                    entries += [entry] if entry.rows else []
+                    if config is self.config:
+                        _record(frame, rows, entry, outcomes)
         _check_bad(frame.loc[selected], self.name, self.config.bad_share)
         if split_by != "official" and self.kind in ("folders", "csv"):
             say_notes(self.name, _unite_copies(frame))
@@ -188,7 +195,7 @@ class Job:
         frame, _ = plan(source.frame, self.name, self.kind, self.config)
         shards = self._shards(frame.index[frame["reason"] == ""])
         mine = range(part, len(shards), parts)
-        total = sum(len(shards[number]) for number in mine)
+        total = sum(len(shards[number]) for number in mine) * len(self.configs)
         what = f"preprocess {self.name}, part {part + 1} of {parts}"
         if not mine:
             say_notes(
@@ -196,7 +203,16 @@ class Job:
             )
         with Progress(what, total, "images") as progress:
             for number in mine:
-                self._shard(number, list(frame.loc[shards[number], "file"]), pool, progress)
+                for config in self.configs:
+                    files = list(frame.loc[shards[number], "file"])
+                    self._shard(number, files, config, pool, progress)
+
+    @cached_property
+    def configs(self) -> tuple[DataConfig, ...]:
+        """That of the images, and with `load` that of the larger ones."""
+        config = self.config
+        larger = (replace(config, size=config.load, load=0),) if config.load else ()
+        return config, *larger
 
     def _shards(self, selected: pd.Index) -> list[pd.Index]:
         """The rows of each shard."""
@@ -204,17 +220,20 @@ class Job:
         return [selected[start : start + size] for start in range(0, len(selected), size)]
 
     def _shard(
-        self, number: int, files: list[str], pool: ThreadPoolExecutor, progress: Progress
-    ) -> tuple[Entry, list[Outcome]]:
+        self, number: int, files: list[str], config: DataConfig, pool: ThreadPoolExecutor,
+        progress: Progress,
+    ) -> tuple[Entry, list[Outcome]]:  # fmt: skip
         """Write one shard to the store, or take it from a part or a run that finished it."""
         name = f"{self.name}-{number:05d}.npy"
+        if config is not self.config:
+            name = enlarged(name)
         found = self._finished(name, len(files))
         if found is not None:
             progress.step(len(files))
             return found
         self.tree.fetch(files)  # a damaged tar is not a reason to leave pictures out
         path = self.work / name
-        outcomes = write_shard(path, self.tree, files, self.kind, self.config, pool, progress)
+        outcomes = write_shard(path, self.tree, files, self.kind, config, pool, progress)
         kept = sum(not outcome.reason for outcome in outcomes)
         entry = self.store.put(path, name, kept) if kept else Entry(name, "", 0, 0)
         path.unlink()

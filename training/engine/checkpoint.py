@@ -31,6 +31,7 @@ from training.inference.weights import (
     verify,
     write_tensors,
 )
+from training.models import MODELS
 from training.models.base import Model, Nets
 
 log = logging.getLogger(__name__)
@@ -175,8 +176,9 @@ def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) ->
     for section in ("model", "train", "data_digest", "name", "size"):
         old, new = stored.get(section), current.get(section)
         if isinstance(old, dict) and isinstance(new, dict):
-            if section == "train":  # settings that are newer than the checkpoint
-                old = as_dict(TrainConfig()) | old
+            # A setting that is newer than the checkpoint had its default.
+            defaults = TrainConfig() if section == "train" else MODELS[current["name"]]()
+            old = as_dict(defaults) | old
             keys = sorted((set(old) | set(new)) - ignored)
             differing += [
                 f"{section}.{k}: {old.get(k)} -> {new.get(k)}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.core.config import Config
 from training.data.batch import Batch
+from training.data.enlarged import check_load
 from training.data.labels import LabelSpace
 from training.engine import ahead
 from training.engine.distributed import freeze
@@ -34,6 +35,7 @@ def check(config: Config, space: LabelSpace) -> None:
     if config.train.ahead:
         ahead.check(config.model.phases(space), type(config.model).__name__)
     size = config.data.size
+    check_load(config.train.crop, size, config.data.load)
     _check("train", config.name, partial(_train, config.model, space), size, config.train.batch)
     _check("judge", "the judge", partial(_judge, space), size, config.judge.batch)
 

@@ -79,7 +79,8 @@ def measure_throughput(config: Config, seconds: float = 20.0) -> float:
     """Training images per second, measured for `seconds` spread evenly over the schedule."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sets = synthetic_labels(config.data)
-    parts = [Noise(labels.name, values, config.data.size, device) for labels, values in sets]
+    side = config.data.load if config.train.crop == "shift" else config.data.size
+    parts = [Noise(labels.name, values, side, device) for labels, values in sets]
     space = LabelSpace(tuple(labels for labels, _ in sets))
     faces = Faces("train", space, config.data.size, [*parts])
     train = replace(config.train, precision="fp32") if device.type == "cpu" else config.train

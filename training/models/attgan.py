@@ -47,6 +47,7 @@ from training.models.losses import gradient_penalty, label_loss
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 EPS = 1e-3  # of the batch norms, as published
+D_EPS = 1e-6  # of D's instance norms: the default of TensorFlow's slim, which the authors use
 INTENSITIES = (0.5, 1.0, 1.5, 2.0)  # in the previews
 
 
@@ -159,7 +160,7 @@ class Discriminator(nn.Module):
         for i in range(layers):
             trunk += [
                 wide_conv(channels, dim << i, 4, 2, 1, bias=False),
-                Norm(dim << i),
+                Norm(dim << i, eps=D_EPS),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             channels = dim << i
@@ -231,10 +232,13 @@ class AttGAN(Model):
     def presets(cls) -> dict[str, Preset]:
         small = demo(cls(**SMALL), images=11_200)
         # Length, learning rate, flips and random crop (143 to 128 px) of the TensorFlow code; the
-        # centre crop of the PyTorch port, because the TensorFlow code re-aligns the images.
+        # centre crop, which tests see whole at 128 px, of the PyTorch port, because the TensorFlow
+        # code re-aligns the images.
         paper = Preset(
             cls(),
-            DataConfig(celeba_crop=170, interpolation="bilinear", attributes=ATTGAN_ATTRIBUTES),
+            DataConfig(
+                celeba_crop=170, interpolation="bilinear", attributes=ATTGAN_ATTRIBUTES, load=143
+            ),
             TrainConfig(images=LENGTH, decay_images=LENGTH // 2, batch=32, ema=0.0, crop="shift"),
         )
         return {"demo": small, "smoke": smoke(small), "celeba-128": paper}

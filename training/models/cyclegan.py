@@ -161,13 +161,14 @@ class CycleGAN(Model):
             "smoke": smoke(small),
             "celeba-128": Preset(
                 cls(),
-                train=TrainConfig(
+                DataConfig(load=143),
+                TrainConfig(
                     images=celeba, decay_images=celeba // 2, batch=1, ema=0.0, crop="shift"
                 ),
             ),
             "rafd-128": Preset(
                 cls(hub="neutral"),
-                DataConfig(datasets=("rafd",)),
+                DataConfig(datasets=("rafd",), load=143),
                 TrainConfig(images=rafd, decay_images=rafd // 2, batch=1, ema=0.0, crop="shift"),
             ),
         }

@@ -5,7 +5,7 @@ the relevant regions. Conditions are intensities in [0, 1] of the paper's 17 act
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Self, cast
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,7 @@ class GANimation(Model):
 
     The published code divides the mean squared error by the batch size again and sums the total
     variation: with its batch of 25 at 128 px, 4,000/25 = 160 and 1e-5·25·128·127 ≈ 4.1.
+    `fidelity` selects the paper's single update of D or the code's two.
     """
 
     conv_dim: Annotated[Units, Field(description="channels of G's first layer")] = 64
@@ -109,6 +110,13 @@ class GANimation(Model):
     averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
         False
     )
+    fidelity: Annotated[
+        Literal["paper", "repo"],
+        Field(
+            description="paper: D's loss includes its gradient penalty; repo: D takes a second "
+            "step for the penalty, as in the published code"
+        ),
+    ] = "paper"
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
     adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
@@ -160,17 +168,19 @@ class GANimation(Model):
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
-        """D's loss includes the penalty; the published code's second step breaks DDP."""
-        return [
-            Phase(
-                "d",
-                ("D",),
-                lambda nets, batch: self.d_loss(nets, batch, space),
-                keep_grad=("G",),
-                ahead=Ahead(("G",), lambda nets, batch: self.fakes(nets, batch, space)),
-            ),
-            Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic),
-        ]
+        """D, in two steps with `fidelity` repo, then G, all on one batch."""
+        d = Phase(
+            "d",
+            ("D",),
+            lambda nets, batch: self.d_loss(nets, batch, space),
+            keep_grad=("G",),
+            ahead=Ahead(("G",), lambda nets, batch: self.fakes(nets, batch, space)),
+        )
+        p = Phase(
+            "p", ("D",), lambda nets, batch: self.p_loss(nets, batch, space), keep_grad=("G",)
+        )
+        g = Phase("g", ("G",), lambda nets, batch: self.g_loss(nets, batch, space), self.n_critic)
+        return [d, p, g] if self.fidelity == "repo" else [d, g]
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
         """Not in the paper: the colours learn to copy before the mask can hide them."""
@@ -207,19 +217,37 @@ class GANimation(Model):
         return {"fake": fake, "mask": mask}
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3)."""
+        """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3).
+
+        With `fidelity` repo without GP, which is `p_loss`.
+        """
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
         src, cls = nets["D"](torch.cat([x, fake]))
         n = len(x)
-        alpha = batch.noise("alpha", (1, 1, 1))
-        penalty = gradient_penalty(nets["D"], x, fake, alpha)
-        return {
+        terms = {
             "real": -src[:n].mean(),
             "fake": src[n:].mean(),
             "cond": self.lambda_cond * label_loss(cls[:n], batch.source, batch.dataset, space),
-            "gp": self.lambda_gp * penalty,
         }
+        if self.fidelity == "paper":
+            terms["gp"] = self.penalty(nets, batch, space)
+        return terms
+
+    def p_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """λ_gp·GP alone, with gradients of 0 for the label head.
+
+        Adam moves the head by its moments, as the published code's did with torch 0.3; DDP waits
+        for a gradient of every parameter.
+        """
+        idle = 0 * nets["D"](batch.image[:1])[1].sum()
+        return {"gp": self.penalty(nets, batch, space) + idle}
+
+    def penalty(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
+        """λ_gp·GP (eq. 1)."""
+        fake = self.fake(nets, batch, space)[0].detach()
+        alpha = batch.noise("alpha", (1, 1, 1))
+        return self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha)
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)

@@ -1,7 +1,7 @@
 """IcGAN (Perarnau et al., 2016, arXiv 1611.06355): a conditional GAN and its inverse.
 
 First G(z, y) and D are trained; then the encoders Ez, on generated images, and Ey, on real ones.
-An edit is G(Ez(x), y'), where y' in [-1, 1] is Ey(x) with the edited labels replaced.
+An edit is G(Ez(x), y'), where y' is Ey(x), as published at ±1, with the edited labels replaced.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class Generator(nn.Module):
 
     def __init__(self, space: LabelSpace, size: int, dim: int, latent: int) -> None:
         super().__init__()
-        self.signed = Signed(space)
+        self.space, self.signed = space, Signed(space)
         steps = size.bit_length() - 3  # doublings from 4 px
         width = dim << (steps - 1)
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent + space.dim_g, width, 4)]
@@ -71,6 +71,23 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         out: Tensor = self.main(torch.cat([z, self.signed(c)], 1)[:, :, None, None]).float()
         return out
+
+    def labels(self, y: Tensor) -> Tensor:
+        """Labels in [0, 1], such as G was trained on, of Ey's predictions y (n, dim_d).
+
+        Binary: thresholded at 0, as in the published code. Not in the paper: the likeliest of
+        classes; intensities are clamped.
+        """
+        out = []
+        for index, part in enumerate(self.space.sets):
+            own = y[:, self.space.slice(index)]
+            if part.kind == "binary":
+                out.append((own > 0).to(y.dtype))
+            elif part.kind == "onehot":
+                out.append(F.one_hot(own.argmax(1), own.shape[1]).to(y.dtype))
+            else:
+                out.append((own.clamp(-1, 1) + 1) / 2)
+        return torch.cat(out, 1)
 
 
 class Discriminator(nn.Module):
@@ -152,8 +169,10 @@ class IcGAN(Model):
         return cls(dim=4, latent=4, e_dim=4, z_hidden=8, y_hidden=8)
 
     def networks(self, space: LabelSpace, size: int) -> Nets:
-        """G, D, Ez, Ey; weights from N(0, 0.02), batch norms from N(1, 0.02), biases 0.
+        """G, D, Ez, Ey.
 
+        Weights of G and D from N(0, 0.02), batch norms from N(1, 0.02), biases 0. The encoders as
+        Torch7, which the published code leaves to it: PyTorch's default, batch norms from U(0, 1).
         Raises ValueError unless `size` is a power of two from 16 px.
         """
         check_power_of_two(size)
@@ -163,8 +182,13 @@ class IcGAN(Model):
             "Ez": encoder(size, self.e_dim, self.z_hidden, self.latent),
             "Ey": encoder(size, self.e_dim, self.y_hidden, space.dim_d),
         }
-        for net in nets.values():
-            narrow_normal(net)
+        for name, net in nets.items():
+            if name in ("G", "D"):
+                narrow_normal(net)
+                continue
+            for layer in net.modules():
+                if isinstance(layer, BatchNorm):
+                    nn.init.uniform_(layer.weight)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
@@ -261,7 +285,7 @@ class IcGAN(Model):
 
 def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Labels y' (n, dim_g): `target` where a known label changes, else the prediction of Ey."""
-    predicted = nets["Ey"](image).flatten(1).float().clamp(-1, 1)
-    current = torch.cat([(predicted + 1) / 2, target[:, predicted.shape[1] :]], 1)
-    signed = cast(Generator, nets["G"]).signed
-    return torch.where(signed.edited(source, target), target, current)
+    g = cast(Generator, nets["G"])
+    predicted = g.labels(nets["Ey"](image).flatten(1).float())
+    current = torch.cat([predicted, target[:, predicted.shape[1] :]], 1)
+    return torch.where(g.signed.edited(source, target), target, current)

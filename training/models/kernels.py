@@ -99,8 +99,8 @@ class Norm(nn.GroupNorm):
     The reference code tracks running statistics, which are wrong at test time.
     """
 
-    def __init__(self, channels: int, *, affine: bool = True) -> None:
-        super().__init__(channels, channels, affine=affine)
+    def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
+        super().__init__(channels, channels, eps, affine)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.affine:

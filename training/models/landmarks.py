@@ -1,59 +1,58 @@
 """Facial masks for StarGAN v2's high-pass skips, computed from a landmark network.
 
-The published network detects the 98 landmarks of WFLW; each facial part is shifted, sharpened and
-summed into two masks.
+The published network detects the 98 landmarks of WFLW; each facial part is moved, sharpened and
+summed into two masks, as in the published code. Rows that leave the map enter at its other end.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from training.models.layers import autocast_off
 from training.models.torchscript import pinned
 
 POINTS = 98
+SIDE = 256  # px of the maps in which `PARTS` counts rows
 THRESHOLD = 0.1  # heat-map values below it are set to 0
-# Landmarks of a part; downward shift in rows at 256 px; exponent that sharpens it.
+EPS = 1e-6  # of the min-max normalisation
+# Landmarks of a part, rows to move it down (negative: up), exponent that sharpens it.
 PARTS = {
-    "chin": (slice(0, 33), 0, 3),
-    "brows": (slice(33, 51), -7, 2),
-    "nostrils": (slice(55, 60), 8, 4),
-    "eyes": (slice(60, 76), -8, 3),
-    "upper lip": (slice(76, 83), -8, 4),
-    "lower lip": (slice(83, 88), 8, 4),
-    "inner lips": (slice(88, 96), -2, 3),
+    "chin": (slice(8, 25), 0, 3),
+    "brows": (slice(33, 51), 7, 2),
+    "nose": (slice(52, 55), -4, 1),
+    "nostrils": (slice(55, 60), -8, 4),
+    "upper lip": (slice(77, 82), 8, 4),
+    "lower lip": (slice(83, 88), -8, 4),
+    "inner lips": (slice(88, 96), 2, 3),
 }
-EYELID_SHIFT = -24  # rows at 256 px of a second copy of the eyes
-COARSE = ("chin", "brows", "upper lip", "lower lip", "inner lips")  # in the 32 px mask only
+EYES = slice(60, 76)  # the sum of two copies; their rows do not grow with the map
+EYE_ROWS, EYE_POWER, EYELID_ROWS = 8, 3, 24
+# Sides of the face and the first brow's outer end; the second's; corners of the mouth.
+UNUSED = (slice(8), slice(25, 34), slice(46, 47), slice(76, 77), slice(82, 83))
+COARSE = (slice(8, 25), slice(33, 51), slice(76, 96))  # in the 32 px mask only
 
 
-def _shift_down(maps: Tensor, rows: int) -> Tensor:
-    """Shift maps (n, k, h, w) down by `rows` of 256, up if negative; fill with 0."""
-    shift = round(rows * maps.shape[2] / 256)
-    out = torch.zeros_like(maps)
-    if shift > 0:
-        out[:, :, shift:] = maps[:, :, :-shift]
-    elif shift < 0:
-        out[:, :, :shift] = maps[:, :, -shift:]
-    else:
-        out.copy_(maps)
-    return out
+def face_masks(heat: Tensor, size: int) -> Tensor:
+    """Convert heat-maps (n, 98, h, h) of images of `size` px to masks (n, 2, s, s) in [0, 1].
 
-
-def face_masks(heat: Tensor) -> Tensor:
-    """Convert heat-maps (n, 98, h, w) to masks (n, 2, h, w) in [0, 1].
-
-    The first is for features at 32 px, the second for those at 64 and 128 px.
+    The first is for features at 32 px, the second for those at 64 and 128 px. s is the larger of
+    `size` and 256: the published code, made for 256 px and more, would not move most parts below.
     """
+    side = max(size, SIDE)
+    if heat.shape[2] != side:
+        heat = F.interpolate(heat, (side, side), mode="bilinear", align_corners=True)
     heat = heat.where(heat >= THRESHOLD, 0)
     low, high = heat.amin((2, 3), keepdim=True), heat.amax((2, 3), keepdim=True)
-    whole = (heat - low) / (high - low).clamp_min(1e-12)
+    whole = (heat - low) / (high - low + EPS)
+    for points, rows, power in PARTS.values():
+        whole[:, points] = whole[:, points].roll(rows * (side // SIDE), 2) ** power
+    eyes = whole[:, EYES]
+    whole[:, EYES] = eyes.roll(EYE_ROWS, 2) ** EYE_POWER + eyes.roll(EYELID_ROWS, 2)
+    for points in UNUSED:
+        whole[:, points] = 0
     fine = whole.clone()
-    for name, (points, rows, power) in PARTS.items():
-        part = whole[:, points]
-        shifted = _shift_down(part, rows) ** power
-        eyes = name == "eyes"
-        whole[:, points] = shifted + _shift_down(part, EYELID_SHIFT) if eyes else shifted
-        fine[:, points] = 0 if name in COARSE else whole[:, points]
+    for points in COARSE:
+        fine[:, points] = 0
     return torch.stack([whole.sum(1), fine.sum(1)], 1).clamp(0, 1)
 
 
@@ -61,7 +60,7 @@ class Landmarks:
     """A frozen TorchScript landmark network, which is not part of the trained weights.
 
     The network maps (n, 3, s, s) in [-1, 1] to heat-maps (n, 98, h, w), or directly to the two
-    masks (n, 2, h, w) of `face_masks`.
+    masks (n, 2, s, s) of `face_masks`.
     """
 
     def __init__(self, setting: str) -> None:
@@ -76,7 +75,7 @@ class Landmarks:
         with autocast_off(x):
             maps: Tensor = self.net.to(x.device)(x.float())
             if maps.shape[1] == POINTS:
-                return face_masks(maps)
+                return face_masks(maps, x.shape[2])
         if maps.shape[1] != 2:
             raise ValueError(
                 f"landmarks: the network returns {maps.shape[1]} maps; {POINTS} heat-maps or 2 "
