@@ -30,7 +30,7 @@ SHORT = ("crop", "side", "curly", "back", "fringe")  # the other styles reach th
 # Some women have short hair and some men long hair, so that a gender shows in the face.
 WOMEN = ("long", "wavy", "bob", "updo", "bob", "side", "curly", "fringe")
 MEN = ("crop", "side", "curly", "back", "fringe", "crop", "wavy", "bob")
-BEARDS = ("none", "shadow", "shadow", "full", "full", "goatee", "mustache")
+BEARDS = ("none", "shadow", "shadow", "shadow", "full", "goatee", "mustache")
 
 
 class Draws:
