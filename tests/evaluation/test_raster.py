@@ -41,7 +41,9 @@ def with_raster(images: Tensor, kind: str, strength: float) -> Tensor:
 @pytest.mark.parametrize(
     "kind", ["checkerboard", "rows", "columns of 4", "waves of 4", "every other pixel"]
 )
-def test_the_number_is_the_strength_of_the_raster_in_grey_levels(kind: str, strength: float) -> None:
+def test_the_number_is_the_strength_of_the_raster_in_grey_levels(
+    kind: str, strength: float
+) -> None:
     images = smooth(64, 64)
     found = amplitude(excess(with_raster(images, kind, strength)).mean(0))
     assert found == pytest.approx(strength, rel=0.1, abs=0.3)

@@ -6,12 +6,12 @@ samples. We differ in three points, because edits of few people are compared:
 
 - Real images are weighted so that every combination of labels is as frequent as among the edits'
   targets: most blond people of a data set may be women, but not most of those edited to be blond.
-- Pairs of images of one person are left out; they are alike for another reason. The estimate is a
-  U-statistic over people, and the interval a jackknife that leaves out one person at a time (a
+- Pairs of images of one person are left out; they are alike for another reason. The estimate is
+  a U-statistic over people, and the interval a jackknife that leaves out one person at a time (a
   bootstrap would draw a person twice and count it as a pair of alike people).
-- `share` divides the distance by the real images' own spread E k(x, x) − E k(x, x′), so that it does
-  not depend on the scale of the features: 0 for real images, 1 if means lie as far apart as single
-  real images lie from their mean.
+- `share` divides the distance by the real images' own spread E k(x, x) − E k(x, x′), so that it
+  depends less on the scale of the features: 0 for real images, 1 if means lie as far apart as
+  single real images lie from their mean.
 """
 
 from collections.abc import Sequence
@@ -80,9 +80,7 @@ def _combinations(edits: Sample, reals: Sample) -> tuple[np.ndarray, np.ndarray,
     kept = np.isin(sides[0], both)
     if kept.mean() < MATCHED:
         return np.zeros(len(edits.labels), int), np.zeros(len(reals.labels), int), False
-    one, two = (
-        np.where(np.isin(side, both), np.searchsorted(both, side), -1) for side in sides
-    )
+    one, two = (np.where(np.isin(side, both), np.searchsorted(both, side), -1) for side in sides)
     return one, two, True
 
 

@@ -1,9 +1,9 @@
 """Checkerboards and stripes: spectral peaks at the periods of a network's upsampling.
 
-A decoder that doubles its image with stride-2 (transposed) convolutions leaves patterns that repeat
-every 2, 4, … px (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). In the spectrum they
-are lines at the frequencies (k/p, l/p) cycles per px, whatever the picture shows; a picture's own
-content is smooth there. Each line's power is measured above that of its neighbourhood.
+A decoder that doubles its image with stride-2 (transposed) convolutions leaves patterns that
+repeat every 2, 4, … px (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). In the
+spectrum they are lines at the frequencies (k/p, l/p) cycles per px, whatever the picture shows; a
+picture's own content is smooth there. Each line's power is measured above its neighbourhood's.
 """
 
 import math
@@ -33,18 +33,14 @@ def lines(size: int) -> list[tuple[int, int]]:
 
 
 @cache
-def _bins(size: int) -> list[tuple[Tensor, Tensor, Tensor, float, bool]]:
+def _bins(size: int) -> list[tuple[Tensor, Tensor, Tensor, int, bool]]:
     """Of each line: its bins, its neighbourhood and the reflection of that through the line (flat
-    indices), the number of bins with those of its conjugate, and whether it is its own conjugate."""
+    indices), the number of bins with those of its conjugate, and whether it is its own."""
     out = []
     for u, v in lines(size):
         # along an axis only its own rows or columns: edges, and the picture's borders, lie there
         high, wide = (NEAR if u == 0 else RING), (NEAR if v == 0 else RING)
-        steps = [
-            (i, j)
-            for i in range(-high, high + 1)
-            for j in range(-wide, wide + 1)
-        ]
+        steps = [(i, j) for i in range(-high, high + 1) for j in range(-wide, wide + 1)]
         here = [s for s in steps if max(map(abs, s)) <= NEAR]
         around = [s for s in steps if max(map(abs, s)) > NEAR]
 

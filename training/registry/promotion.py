@@ -20,6 +20,7 @@ from training.tracking import client as tracking
 if TYPE_CHECKING:  # pandas, which a version that is champion already does not need
     import pandas as pd
 
+    from training.evaluation.records import Scores
     from training.registry.gate import Verdict
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
@@ -41,28 +42,30 @@ class Scorer:
 
         return fingerprint(self.dataset, self.judge, self.config, self.store)
 
-    def scores(self, files: Mapping[str, Path]) -> "pd.DataFrame":
-        """The score table of a model's files by name, from the cache if `evaluate` stored it."""
+    def scores(self, files: Mapping[str, Path]) -> "Scores":
+        """The scores of a model's files by name, from the cache if `evaluate` stored them."""
         from training.evaluation.cache import ScoreCache
 
         digests = {name: sha256_file(path) for name, path in files.items()}
         cache = ScoreCache(self.store, self.fingerprint)
-        table = cache.find(digests)
-        if table is None:
-            table = self._score(files)
-            cache.keep(digests, table)
-        return table
+        found = cache.find(digests)
+        if found is None:
+            found = self._score(files)
+            cache.keep(digests, found)
+        return found
 
-    def _score(self, files: Mapping[str, Path]) -> "pd.DataFrame":
+    def _score(self, files: Mapping[str, Path]) -> "Scores":
         from training.data.dataset import Faces
         from training.evaluation.judges.judge import load_judge
-        from training.evaluation.score import score
+        from training.evaluation.measure import reals
+        from training.evaluation.realism import scored
         from training.inference.translator import translator_from_files
 
         judge = load_judge(self.judge, self.store)
         judge.require()
         faces = Faces.open(self.dataset, self.config.eval_split, self.store)
-        return score(translator_from_files(dict(files)), faces, judge, self.config)
+        real = (faces, *reals(self.dataset, self.config, self.store))
+        return scored(translator_from_files(dict(files)), *real, judge, self.config)[0]
 
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the label space and image size of the data set."""
@@ -176,14 +179,17 @@ def _gate(
             f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
-    table = scorer.scores(challenger)
+    table, kids = scorer.scores(challenger)
+    old = scorer.scores(champion_files) if champion_files is not None else None
     return decide(
-        scorer.scores(champion_files) if champion_files is not None else None,
+        old.table if old else None,
         table,
         scorer.config,
         _replicated(scorer, replicates, challenger) if replicates else (),
         table.assign(success=table["copy_success"]),
         table.assign(success=table["blind_success"]),
+        kids,
+        old.kids if old else (),
     )
 
 
@@ -191,7 +197,7 @@ def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list
     """Score tables of the models of other seeds, from their files called `names`."""
     models = Manifest.read(replicates, "replicates")
     return [
-        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names})
+        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names}).table
         for seed in models.meta.seeds
     ]
 
