@@ -9,7 +9,7 @@ from training.evaluation.raster import amplitude, excess, lines, spectrum
 
 
 def smooth(count: int, size: int, seed: int = 0) -> Tensor:
-    """uint8 pictures (count, size, size, 3) with a spectrum like a photograph's, 1/f in amplitude."""
+    """uint8 pictures (count, size, size, 3), 1/f in amplitude as photographs are."""
     generator = torch.Generator().manual_seed(seed)
     f = torch.fft.fftfreq(size)
     radius = (f[:, None].square() + f[None, :].square()).sqrt().clamp(min=1 / size)

@@ -10,6 +10,7 @@ from training.data.dataset import Faces
 from training.evaluation.cost import cost
 from training.evaluation.diagnostics import diagnostics, worst_balance
 from training.evaluation.diversity import diversity
+from training.evaluation.evidence import evidence
 from training.evaluation.fingerprint import fingerprint
 from training.evaluation.gallery import (
     mask_figures,
@@ -92,6 +93,7 @@ def measure(
     if other is not None:
         figure, comparison = _compare(setup, table, model.digest, other)
         pictures.append(figure)
+    pictures += evidence(translator, faces, real[2], frozen, config, scores)
     training = model.about.get("training", {})
     model_diagnostics = diagnostics(
         translator.model, translator.nets, faces, translator.space, frozen.device

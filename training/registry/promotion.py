@@ -3,7 +3,7 @@
 Scores are cached in the store by weights and fingerprint, so that repeating a promotion is cheap.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,8 @@ from training.tracking import client as tracking
 if TYPE_CHECKING:  # pandas, which a version that is champion already does not need
     import pandas as pd
 
-    from training.evaluation.records import Scores
-    from training.registry.gate import Verdict
+    from training.evaluation.records import Figure, Scores
+    from training.registry.gate import Check, Verdict
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
@@ -66,6 +66,24 @@ class Scorer:
         faces = Faces.open(self.dataset, self.config.eval_split, self.store)
         real = (faces, *reals(self.dataset, self.config, self.store))
         return scored(translator_from_files(dict(files)), *real, judge, self.config)[0]
+
+    def pictures(self, files: Mapping[str, Path], checks: "Sequence[Check]") -> "list[Figure]":
+        """Figures of the failed conditions of realism."""
+        from training.evaluation.evidence import KINDS, evidence
+
+        failed = {check.name.removesuffix(" change") for check in checks if not check.passed}
+        if not failed & set(KINDS):
+            return []
+        from training.data.dataset import Faces
+        from training.evaluation.judges.judge import load_judge
+        from training.evaluation.measure import reals
+        from training.inference.translator import translator_from_files
+
+        faces = Faces.open(self.dataset, self.config.eval_split, self.store)
+        train = reals(self.dataset, self.config, self.store)[1]
+        judge = load_judge(self.judge, self.store)
+        translator = translator_from_files(dict(files))
+        return evidence(translator, faces, train, judge, self.config, self.scores(files), failed)
 
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the label space and image size of the data set."""
@@ -223,14 +241,24 @@ def _record(
     }
     write_json(out, result)
     page = out.with_name(f"{out.name}.html")
-    text = html.render("promotion", name=name, version=number, champion=champion, verdict=verdict)
+    refused = not verdict.promoted or verdict.reason.startswith("override: ")
+    files = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
+    pictures = scorer.pictures(files, verdict.checks) if refused else []
+    text = html.render(
+        "promotion",
+        name=name,
+        version=number,
+        champion=champion,
+        verdict=verdict,
+        pictures=pictures,
+    )
     write_bytes(page, text.encode())
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
     if found.run_id:
-        files = {"promotion/verdict.json": out, "promotion/verdict.html": page}
-        tracking.log_results(found.run_id, {}, files)
+        logged = {"promotion/verdict.json": out, "promotion/verdict.html": page}
+        tracking.log_results(found.run_id, {}, logged)
     return result
 
 
