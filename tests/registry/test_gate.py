@@ -299,10 +299,10 @@ def test_decisions_are_the_same_each_time() -> None:
     assert np.isfinite([check.value for check in values.pop()]).all()
 
 
-def kid(share: float, half: float) -> Kid:
-    """A distance of 80 people with the interval share ± half."""
-    return Kid("kid_vgg", images=300, people=80, domains=(), skipped=("celeba Male",), share=share,
-               low=share - half, high=share + half)  # fmt: skip
+def kid(ratio: float, half: float) -> Kid:
+    """A distance of 80 people with the interval ratio ± half."""
+    return Kid("kid_vgg", images=300, people=80, domains=(), skipped=("celeba Male",), ratio=ratio,
+               low=ratio - half, high=ratio + half, inputs_low=0.1)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -326,23 +326,25 @@ def test_edits_far_from_real_images_are_refused() -> None:
     table = scores(0.9)
     far = decide(None, table, CONFIG, kids=[kid(CONFIG.max_kid + 0.1, 0.05)])
     assert failed(far) == ["kid"]
-    assert "far from real images of their target" in far.reason
+    assert "times as far from real images of their target" in far.reason
     assert decide(None, table, CONFIG, kids=[kid(CONFIG.max_kid - 0.1, 0.05)]).promoted
     assert decide(None, table, replace(CONFIG, max_kid=0.0), kids=[kid(9.0, 0.05)]).promoted
 
 
 def test_a_wide_interval_around_the_bound_is_too_few_images() -> None:
-    """The number of people named is that at which the half-width is half of the bound."""
+    """The number of people named is that at which the half-width is a quarter of the bound."""
     bound = CONFIG.max_kid
     near = decide(None, scores(0.9), CONFIG, kids=[kid(bound - 0.05, bound)])
     assert failed(near) == ["kid"]
     assert "too few images to judge realism: 300 edits, 80 people" in near.reason
-    assert "about 320 people needed" in near.reason
+    assert "about 1280 people needed" in near.reason
     # an interval that leaves no doubt decides, however wide
     far = decide(None, scores(0.9), CONFIG, kids=[kid(3 * bound, bound)])
-    assert "far from real images" in far.reason
+    assert "as far from real images" in far.reason
+    blind = decide(None, scores(0.9), CONFIG, kids=[replace(kid(1.2, 0.1), inputs_low=-0.1)])
+    assert "does not tell 300 inputs from real images" in blind.reason
     none = decide(
-        None, scores(0.9), CONFIG, kids=[replace(kid(0, 0), share=None, low=None, high=None)]
+        None, scores(0.9), CONFIG, kids=[replace(kid(0, 0), ratio=None, low=None, high=None)]
     )
     assert "no target has edits and real images of three people (celeba Male)" in none.reason
 

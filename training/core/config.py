@@ -309,10 +309,10 @@ class EvalConfig:
         float,
         Field(
             ge=0,
-            description="gate: largest distance of the edits from real images of the target (KID, "
-            "as a share of the real images' spread); 0: not judged",
+            description="gate: largest distance of the edits from real images of the target (KID), "
+            "as a multiple of the unedited inputs'; 0: not judged",
         ),
-    ] = 0.5
+    ] = 1.0
     max_raster: Annotated[
         float,
         Field(
@@ -351,9 +351,9 @@ class EvalConfig:
     margin_psnr: Annotated[
         float, Field(ge=0, le=100, description="gate: largest loss of self-PSNR, dB")
     ] = 1.0
-    margin_kid: Annotated[
-        float, Field(ge=0, description="gate: largest rise of the distance from real images")
-    ] = 0.1
+    margin_kid: Annotated[float, Field(ge=0, description="gate: largest rise of that multiple")] = (
+        0.1
+    )
     margin_raster: Annotated[
         float,
         Field(ge=0, le=255, description="gate: largest rise of the raster, grey levels"),

@@ -178,7 +178,7 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
     rows_of = [d for k in scores.kids[:1] for d in k.domains if d.dataset == labels.name]
     if not rows_of:
         return None
-    worst = max(rows_of, key=lambda row: row.share)
+    worst = max(rows_of, key=lambda row: row.value)
     mine = edits[edits["task"] == worst.domain.removeprefix("not_")]
     found = [(int(i), str(t)) for i, t in zip(mine["index"], mine["task"], strict=True)]
     found = [one for one in found if maker.domain(*one) == worst.domain]
@@ -199,8 +199,9 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
         rows[0].append(after[0].numpy())
         rows[1].append(images[int(away.argmin())].cpu().numpy())
     caption = (
-        f"{worst.domain}, the target farthest from real images ({worst.share:.2f} of their "
-        f"spread): {len(chosen)} edits, each above the nearest real image with the same labels."
+        f"{worst.domain}, the target farthest from real images (KID {worst.value:.3g}, that of the "
+        f"inputs {worst.inputs:.3g}): {len(chosen)} edits, each above the nearest real image with "
+        "the same labels."
     )
     tops = [maker.title(*c) for c in chosen]
     return _figure(maker, "kid", rows, tops, ["edited", "real"], caption)

@@ -9,9 +9,8 @@ samples. We differ in three points, because edits of few people are compared:
 - Pairs of images of one person are left out; they are alike for another reason. The estimate is
   a U-statistic over people, and the interval a jackknife that leaves out one person at a time (a
   bootstrap would draw a person twice and count it as a pair of alike people).
-- `share` divides the distance by the real images' own spread E k(x, x) − E k(x, x′), so that it
-  depends less on the scale of the features: 0 for real images, 1 if means lie as far apart as
-  single real images lie from their mean.
+- The distance is compared with that of the unedited inputs from the same real images, since its
+  scale depends on the features: below 1, edits are nearer to the target than their inputs were.
 """
 
 from collections.abc import Sequence
@@ -34,13 +33,12 @@ class Sample(NamedTuple):
 class Distance(NamedTuple):
     """KID of one domain, and its value without each of the `people`.
 
-    `spread` is that of the real images, `edits` and `reals` the numbers of compared images, `left`
-    that of edits without real images of their combination; `matched` is False if that were too many
-    and only the edited labels were matched.
+    `edits` and `reals` are the numbers of compared images, `left` that of edits without real images
+    of their combination; `matched` is False if that were too many and only the edited labels were
+    matched.
     """
 
     value: float
-    spread: float
     edits: int
     reals: int
     left: int
@@ -48,18 +46,13 @@ class Distance(NamedTuple):
     people: np.ndarray
     without: np.ndarray  # (people,)
 
-    @property
-    def share(self) -> float:
-        return self.value / self.spread
-
 
 class Estimate(NamedTuple):
-    """A mean over domains with its standard error and 95 % interval."""
+    """A number of all domains with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    people: int
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -100,7 +93,6 @@ def distance(edits: Sample, reals: Sample) -> Distance | None:
     weight = np.concatenate([share, -share])
     people, person = np.unique(names, return_inverse=True)
     values = kernel(features, features)
-    own = values.diagonal()[here.sum() :]
     apart = (person[:, None] != person[None, :]).astype(np.float64)
     sums, pairs = (values * apart) @ member, apart @ member  # (n, groups), of each image
     total, number = member.T @ sums, member.T @ pairs
@@ -114,31 +106,37 @@ def distance(edits: Sample, reals: Sample) -> Distance | None:
     for i, rows in enumerate(np.split(order, np.cumsum(np.bincount(person))[:-1])):
         lost, pairs_lost = member[rows].T @ sums[rows], member[rows].T @ pairs[rows]
         without[i] = estimate(total - lost - lost.T, number - pairs_lost - pairs_lost.T)
-    reals_mean = share @ (total / np.maximum(number, 1))[count:, count:] @ share
-    same = np.bincount(second[there], own, count) / np.bincount(second[there], minlength=count)
-    spread = float(share @ same - reals_mean)
     return Distance(
-        estimate(total, number), spread, int(here.sum()), int(there.sum()),
-        int((~here).sum()), matched, people, without,
+        estimate(total, number), int(here.sum()), int(there.sum()), int((~here).sum()), matched,
+        people, without,
     )  # fmt: skip
 
 
-def mean(distances: Sequence[Distance], *, shares: bool) -> Estimate:
-    """The mean over domains of KID, or of its share of the real images' spread.
+def _replicates(distances: Sequence[Distance]) -> np.ndarray:
+    """Means over domains without each of all people (people,)."""
+    people = np.unique(np.concatenate([d.people for d in distances]))
+    changed = np.zeros(len(people))
+    for d in distances:
+        changed[np.searchsorted(people, d.people)] += (d.without - d.value) / len(distances)
+    return np.asarray(np.mean([d.value for d in distances]) + changed)
 
-    The 95 % interval is Student's t with the standard error of the delete-one-person jackknife.
-    """
+
+def _interval(value: float, without: np.ndarray) -> Estimate:
+    """Student's t interval with the standard error of the delete-one-person jackknife."""
     from scipy.stats import t  # imported here: it takes a third of a second
 
-    scales = [d.spread if shares else 1.0 for d in distances]
-    people = np.unique(np.concatenate([d.people for d in distances]))
-    left = np.zeros(len(people))
-    for d, scale in zip(distances, scales, strict=True):
-        changed = np.zeros(len(people))
-        changed[np.searchsorted(people, d.people)] = (d.without - d.value) / scale
-        left += changed / len(distances)
-    n = len(people)
-    error = float(np.sqrt((n - 1) / n * np.square(left - left.mean()).sum()))
-    value = float(np.mean([d.value / s for d, s in zip(distances, scales, strict=True)]))
+    n = len(without)
+    error = float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
     half = float(t.ppf(0.975, n - 1)) * error
-    return Estimate(value, value - half, value + half, n)
+    return Estimate(value, value - half, value + half)
+
+
+def mean(distances: Sequence[Distance]) -> Estimate:
+    """The mean of KID over domains."""
+    return _interval(float(np.mean([d.value for d in distances])), _replicates(distances))
+
+
+def ratio(edits: Sequence[Distance], inputs: Sequence[Distance]) -> Estimate:
+    """The mean KID of edits as a multiple of that of their inputs, from the same real images."""
+    above, below = (float(np.mean([d.value for d in side])) for side in (edits, inputs))
+    return _interval(above / below, _replicates(edits) / _replicates(inputs))

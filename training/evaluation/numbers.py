@@ -91,12 +91,12 @@ def frechet_numbers(rows: Sequence[DomainDistance]) -> Rows:
 
 
 def kid_numbers(kids: Sequence[Kid]) -> Rows:
-    """E4: each domain's KID as a share of the real images' spread, means, intervals, and KID."""
+    """E4: each domain's KID, means of edits and inputs, and their ratio with its interval."""
     for kid in kids:
         for row in kid.domains:
-            yield (f"{kid.kind}_share", row.dataset, row.domain), row.share
-        found = (("share", kid.share), ("share_low", kid.low), ("share_high", kid.high),
-                 ("", kid.value))  # fmt: skip
+            yield (kid.kind, row.dataset, row.domain), row.value
+        found = (("ratio", kid.ratio), ("ratio_low", kid.low), ("ratio_high", kid.high),
+                 ("", kid.value), ("inputs", kid.inputs))  # fmt: skip
         for name, value in found:
             if value is not None:
                 yield (kid.kind, name), value

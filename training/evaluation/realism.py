@@ -40,9 +40,7 @@ class Realism:
         self.distances, self.faces, self.extra = distances, faces, extra
         self.train = faces if train is None else train
         self.rows: list[pd.DataFrame] = []
-        self._sources: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(
-            list
-        )
+        self._sources: dict[tuple[int, str], list[tuple[np.ndarray, ...]]] = defaultdict(list)
         self._outside: dict[int, dict[str, Tensor]] = {}
         self._real: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._impostors: dict[int, float] = {}
@@ -68,13 +66,14 @@ class Realism:
         self.rows.append(table)
 
     def _add_sources(self, view: View, here: slice, task: Task) -> None:
-        """Target labels and people of the edits of each domain, in the order of their features."""
+        """Rows, target labels and people of each domain's edits, in the order of their features."""
         used = task.changed[here]
+        rows_here = np.array(view.rows[here])
         people = cluster_names(self.faces, view.dataset, view.rows[here])
         for name, rows in domains(view.labels, task, task.target[here]):
             mine = (rows & used).numpy()
             if mine.any():
-                source = task.target[here].numpy()[mine], people[mine]
+                source = rows_here[mine], task.target[here].numpy()[mine], people[mine]
                 self._sources[view.dataset, name].append(source)
 
     def measured(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -140,48 +139,52 @@ class Realism:
         return self._impostors[dataset]
 
     def _kid(self, kind: str) -> Kid | None:
-        found, rows, skipped = [], [], []
+        found: list[tuple[kid.Distance, kid.Distance]] = []
+        rows, skipped = [], []
         for (dataset, name), edited in self.distances.edited.items():
             labels = self.faces.space.sets[dataset]
-            edits = kid.Sample(
-                np.concatenate(edited[kind]),
-                *(np.concatenate(v) for v in zip(*self._sources[dataset, name], strict=True)),
-            )
+            sources = zip(*self._sources[dataset, name], strict=True)
+            places, targets, people = (np.concatenate(column) for column in sources)
             reals = self._sample(dataset, kind)
+            inputs = kid.Sample(reals.features[places], targets, people)
+            edits = kid.Sample(np.concatenate(edited[kind]), targets, people)
             domain = in_domain(labels, name, reals.labels)
-            reals = kid.Sample(*(column[domain] for column in reals))
-            one = kid.distance(_few(edits), _few(reals))
-            if one is None:
+            reals = _few(kid.Sample(*(column[domain] for column in reals)))
+            one, two = (kid.distance(_few(side), reals) for side in (edits, inputs))
+            if one is None or two is None:
                 skipped.append(f"{labels.name} {name}")
                 continue
-            found.append(one)
+            found.append((one, two))
             rows.append(
                 DomainKid(
                     labels.name, name, one.edits, one.reals, one.left, one.matched,
-                    one.value, one.share,
+                    one.value, two.value,
                 )
             )  # fmt: skip
         if not found and not skipped:
             return None
         if not found:
             return Kid(KINDS[kind], images=0, people=0, domains=(), skipped=tuple(skipped))
-        raw, share = (kid.mean(found, shares=shares) for shares in (False, True))
+        ones, twos = zip(*found, strict=True)
+        value, inputs_mean, ratio = kid.mean(ones), kid.mean(twos), kid.ratio(ones, twos)
         return Kid(
             KINDS[kind],
-            images=sum(d.edits for d in found),
-            people=share.people,
+            images=sum(d.edits for d in ones),
+            people=len({name for d in ones for name in d.people}),
             domains=tuple(rows),
             skipped=tuple(skipped),
-            value=raw.value,
-            value_low=raw.low,
-            value_high=raw.high,
-            share=share.value,
-            low=share.low,
-            high=share.high,
+            value=value.value,
+            value_low=value.low,
+            value_high=value.high,
+            inputs=inputs_mean.value,
+            inputs_low=inputs_mean.low,
+            ratio=ratio.value,
+            low=ratio.low,
+            high=ratio.high,
         )
 
     def _sample(self, dataset: int, kind: str) -> kid.Sample:
-        """All real images of a data set."""
+        """All real images of a data set; first those of the scored split."""
         return kid.Sample(
             self.distances.real(dataset, self.faces, self.extra)[kind],
             np.concatenate([s.parts[dataset].labels.numpy() for s in self._splits]),

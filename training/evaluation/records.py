@@ -158,7 +158,7 @@ class DomainDistance:
 
 @dataclass(frozen=True)
 class DomainKid:
-    """KID of the edits of one target domain, and its share of the real images' spread.
+    """KID of the edits of one target domain, and of their unedited inputs, from real images.
 
     `images` edits are compared with `reals` real images; `left` more edits have no real image with
     all their labels. Unless `matched`, only the edited label is equal on both sides.
@@ -171,7 +171,7 @@ class DomainKid:
     left: int
     matched: bool
     value: float
-    share: float
+    inputs: float
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,9 @@ class Kid:
     """E4: means over domains by one kind of features, kid_vgg or kid (Inception), with 95 %
     intervals over people; 0 for real images.
 
-    `share`, `low` and `high` are in shares of the real images' spread, `value…` the KID itself;
-    None without a domain of three people on each side. `skipped`: domains with fewer.
+    `value…`: of the edits, `inputs…`: of their inputs, `ratio`, `low` and `high`: the first
+    as a multiple of the second; None without a domain of three people on each side. `skipped`:
+    domains with fewer.
     """
 
     kind: str
@@ -191,7 +192,9 @@ class Kid:
     value: float | None = None
     value_low: float | None = None
     value_high: float | None = None
-    share: float | None = None
+    inputs: float | None = None
+    inputs_low: float | None = None
+    ratio: float | None = None
     low: float | None = None
     high: float | None = None
 

@@ -25,7 +25,7 @@ KID = "kid_vgg"  # by the features of the frozen second judge, which every evalu
 # columns of `training.evaluation.realism` by their bound
 LOOKS = {"max_raster": "raster", "max_background": "background", "min_identity": "likeness"}
 # largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
-WIDTH = 0.5
+WIDTH = 0.25
 
 
 class Check(NamedTuple):
@@ -224,23 +224,26 @@ def _distance(kids: Sequence[Kid], config: EvalConfig) -> list[Check]:
     found = _kid(kids)
     if not bound or found is None:
         return []
+    few = "too few images to judge realism: "
     fix = "score more images of more people (eval.limit, data.test_share), or eval.max_kid=0"
-    if found.share is None or found.low is None or found.high is None:
-        why = (f"too few images to judge realism: no target has edits and real images of three "
-               f"people ({', '.join(found.skipped)}); {fix}")  # fmt: skip
+    if found.ratio is None or found.low is None or found.high is None:
+        why = (f"{few}no target has edits and real images of three people "
+               f"({', '.join(found.skipped)}); {fix}")  # fmt: skip
         return [Check("kid", 0.0, bound, False, why, True)]
     half = (found.high - found.low) / 2
-    if found.low > bound or found.high < bound or half <= WIDTH * bound:
-        passed = found.share <= bound
-        why = (f"edits are far from real images of their target: {found.share:.3f} of those "
-               f"images' own spread (KID), at most {bound:.3f} allowed")  # fmt: skip
+    passed = False
+    if (found.inputs_low or 0.0) <= 0:
+        why = (f"{few}the judge does not tell {found.images} inputs from real images of their "
+               f"target; {fix}")  # fmt: skip
+    elif found.low > bound or found.high < bound or half <= WIDTH * bound:
+        passed = found.ratio <= bound
+        why = (f"edits are {found.ratio:.2f} times as far from real images of their target as the "
+               f"unedited inputs (KID), at most {bound:.2f} allowed")  # fmt: skip
     else:
-        more = (half / (WIDTH * bound)) ** 2
-        passed = False
-        why = (f"too few images to judge realism: {found.images} edits, {found.people} people, "
-               f"interval ± {half:.3f} where ± {WIDTH * bound:.3f} decides; about "
-               f"{math.ceil(found.people * more)} people needed; {fix}")  # fmt: skip
-    return [Check("kid", found.share, bound, passed, why, True, found.low, found.high)]
+        people = math.ceil(found.people * (half / (WIDTH * bound)) ** 2)
+        why = (f"{few}{found.images} edits, {found.people} people, interval ± {half:.2f} where "
+               f"± {WIDTH * bound:.2f} decides; about {people} people needed; {fix}")  # fmt: skip
+    return [Check("kid", found.ratio, bound, passed, why, True, found.low, found.high)]
 
 
 def _kid(kids: Sequence[Kid]) -> Kid | None:
@@ -330,10 +333,10 @@ def _no_less_real(
 
 def _no_farther(old: Sequence[Kid], new: Sequence[Kid], config: EvalConfig) -> list[Check]:
     """The distance from real images rises by at most its margin."""
-    shares = [found.share if (found := _kid(kids)) else None for kids in (old, new)]
-    if not config.max_kid or shares[0] is None or shares[1] is None:
+    ratios = [found.ratio if (found := _kid(kids)) else None for kids in (old, new)]
+    if not config.max_kid or ratios[0] is None or ratios[1] is None:
         return []  # too few images are a reason of `_distance`
-    return [_rise("kid", shares[1] - shares[0], config.margin_kid)]
+    return [_rise("kid", ratios[1] - ratios[0], config.margin_kid)]
 
 
 def _rise(name: str, value: float, margin: float) -> Check:
