@@ -320,7 +320,7 @@ class EvalConfig:
             le=255,
             description="gate: strongest stripes and checkerboards, grey levels; 0: not judged",
         ),
-    ] = 2.5
+    ] = 2.0
     max_background: Annotated[
         Share,
         Field(

@@ -103,7 +103,7 @@ class Realism:
         return self._outside[view.dataset]
 
     def _real_raster(self, view: View, task: Task, here: slice, used: Tensor) -> np.ndarray:
-        """Mean excess (n, lines) of real images of each edit's domain; of all if there are few."""
+        """Mean excess (n, lines), at least 0, of real images of each edit's domain; of all if few."""
         if view.dataset not in self._real:
             found, labels = [], []
             for split in self._splits:
@@ -114,11 +114,11 @@ class Realism:
                 labels.append(part.labels[rows])
             self._real[view.dataset] = np.concatenate(found), torch.cat(labels).numpy()
         values, labels_of = self._real[view.dataset]
-        out = np.tile(values.mean(0), (int(used.sum()), 1))
+        out = np.tile(values.mean(0).clip(min=0), (int(used.sum()), 1))
         for name, edits in domains(view.labels, task, task.target[here][used]):
             real = values[in_domain(view.labels, name, labels_of)]
             if len(real) >= kid.PEOPLE:
-                out[edits.numpy()] = real.mean(0)
+                out[edits.numpy()] = real.mean(0).clip(min=0)
         return out
 
     @cached_property
