@@ -20,7 +20,7 @@ from training.evaluation.gallery import (
     worst_edits,
 )
 from training.evaluation.judges.judge import Judge, load_judge
-from training.evaluation.realism import scored
+from training.evaluation.realism import reals, scored
 from training.evaluation.records import (
     ComparedModel,
     Comparison,
@@ -151,20 +151,6 @@ def sweep(
             )
         )
     return points
-
-
-def reals(dataset: Manifest, config: EvalConfig, store: Store) -> tuple[Faces | None, Faces | None]:
-    """Validation images, which enlarge the real side of the distances, and the training images."""
-    validation = None if config.eval_split == "val" else _split(dataset, "val", store)
-    return validation, _split(dataset, "train", store)
-
-
-def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
-    """Images for the real side of distances; None if the split has none."""
-    try:
-        return Faces.open(dataset, split, store)
-    except ValueError:
-        return None
 
 
 def _pictures(

@@ -21,6 +21,7 @@ from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import pairs
 from training.evaluation.records import DomainKid, Kid, Scores
 from training.evaluation.score import Translate, View, score, spread
+from training.storage.store import Manifest, Store
 
 LOOKS = ("raster", "background", "likeness")  # columns of single edits that change the labels
 MOST = 1_000  # images on each side of a kernel distance, whose time grows with their square
@@ -190,6 +191,20 @@ class Realism:
             np.concatenate([s.parts[dataset].labels.numpy() for s in self._splits]),
             np.concatenate([cluster_names(s, dataset) for s in self._splits]),
         )
+
+
+def reals(dataset: Manifest, config: EvalConfig, store: Store) -> tuple[Faces | None, Faces | None]:
+    """Validation images, which enlarge the real side of the distances, and the training images."""
+    validation = None if config.eval_split == "val" else _split(dataset, "val", store)
+    return validation, _split(dataset, "train", store)
+
+
+def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
+    """Images for the real side of distances; None if the split has none."""
+    try:
+        return Faces.open(dataset, split, store)
+    except ValueError:
+        return None
 
 
 def scored(

@@ -57,8 +57,7 @@ class Scorer:
     def _score(self, files: Mapping[str, Path]) -> "Scores":
         from training.data.dataset import Faces
         from training.evaluation.judges.judge import load_judge
-        from training.evaluation.measure import reals
-        from training.evaluation.realism import scored
+        from training.evaluation.realism import reals, scored
         from training.inference.translator import translator_from_files
 
         judge = load_judge(self.judge, self.store)
@@ -76,7 +75,7 @@ class Scorer:
             return []
         from training.data.dataset import Faces
         from training.evaluation.judges.judge import load_judge
-        from training.evaluation.measure import reals
+        from training.evaluation.realism import reals
         from training.inference.translator import translator_from_files
 
         faces = Faces.open(self.dataset, self.config.eval_split, self.store)
