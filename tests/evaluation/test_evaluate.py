@@ -558,6 +558,8 @@ def test_promotion_finds_the_scores_in_the_store(
     assert len(found.table) == 8 * 4
     assert [kid.kind for kid in found.kids] == ["kid_vgg"]
     assert set(LOOKS) <= set(found.table)
+    pictures = {f"grids/looks_{kind}_celeba.png" for kind in ("raster", "background", "kid")}
+    assert pictures <= {entry.name for entry in manifest.entries}
     assert cache.find(dict(reversed(weights.items()))) is not None
     assert cache.find(weights | {"nets/G.safetensors": "0" * 64}) is None
 
