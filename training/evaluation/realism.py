@@ -104,7 +104,7 @@ class Realism:
         return self._outside[view.dataset]
 
     def _real_raster(self, view: View, task: Task, here: slice, used: Tensor) -> np.ndarray:
-        """Mean excess (n, lines), at least 0, of real images of each edit's domain; of all if few."""
+        """Mean excess (n, lines), at least 0, of real images of each edit's domain (all if few)."""
         if view.dataset not in self._real:
             found, labels = [], []
             for split in self._splits:
