@@ -32,6 +32,7 @@ from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.judges.training import clean_accuracy
 from training.evaluation.measure import sweep
 from training.evaluation.metrics import PSNR_CAP
+from training.evaluation.realism import LOOKS
 from training.evaluation.score import margin, score
 from training.evaluation.summary import summarise
 from training.inference.translator import Translator
@@ -552,24 +553,32 @@ def test_promotion_finds_the_scores_in_the_store(
     manifest, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
     cache = ScoreCache(open_store(), manifest.meta.identity)
-    table = cache.find(weights)
-    assert table is not None
-    assert len(table) == 8 * 4
+    found = cache.find(weights)
+    assert found is not None
+    assert len(found.table) == 8 * 4
+    assert [kid.kind for kid in found.kids] == ["kid_vgg"]
+    assert set(LOOKS) <= set(found.table)
+    pictures = {f"grids/looks_{kind}_celeba.png" for kind in ("raster", "background", "kid")}
+    assert pictures <= {entry.name for entry in manifest.entries}
     assert cache.find(dict(reversed(weights.items()))) is not None
     assert cache.find(weights | {"nets/G.safetensors": "0" * 64}) is None
 
 
 @pytest.mark.usefixtures("store")
 def test_scores_that_version_0_1_stored_are_found(tmp_path: Path) -> None:
-    """Under the name that its code, commit a0f92b4, gives to these digests."""
+    """Under the name that its code, commit a0f92b4, gives to these digests, if realism is too."""
     weights = {"nets/G.safetensors": "1" * 64, "config.json": "2" * 64}
     name = "6efd2a7aab3f6b62faee6c07d8ef43315d36627c0bedcfb66de3a599ba94e36c"
     pd.DataFrame({"success": [0.25]}).to_parquet(tmp_path / "scores.parquet")
     entry = open_store().put(tmp_path / "scores.parquet")
     open_store().refer(f"scores/{name}", entry.reference)
-    found = ScoreCache(open_store(), "3" * 64).find(weights)
+    cache = ScoreCache(open_store(), "3" * 64)
+    assert cache.find(weights) is None
+    write_json(tmp_path / "kids.json", {"kids": []})
+    open_store().refer(f"kids/{name}", open_store().put(tmp_path / "kids.json").reference)
+    found = cache.find(weights)
     assert found is not None
-    assert found["success"].tolist() == [0.25]
+    assert found.table["success"].tolist() == [0.25]
 
 
 def relabelled(dataset: Path, column: str, value: Any, split: str) -> Manifest:

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from training.core.config import EvalConfig
+from training.evaluation.records import Kid
 from training.registry.gate import METRICS, Verdict, decide, mean_success
 
 CONFIG = EvalConfig(bootstrap=200)
@@ -36,6 +37,9 @@ def scores(success: dict[str, float] | float, people: int = 60, seed: int = 0, *
                         "preservation": 0.9,
                         "identity_cosine": 0.8,
                         "self_psnr": 22.0,
+                        "raster": [0.25, 0.0],
+                        "background": 0.2,
+                        "likeness": 0.6,
                     }
                     | more
                 )
@@ -293,3 +297,77 @@ def test_decisions_are_the_same_each_time() -> None:
     values = {decide(a, b, CONFIG).checks for _ in range(3)}
     assert len(values) == 1
     assert np.isfinite([check.value for check in values.pop()]).all()
+
+
+def kid(ratio: float, half: float) -> Kid:
+    """A distance of 80 people with the interval ratio ± half."""
+    return Kid("kid_vgg", images=300, people=80, domains=(), skipped=("celeba Male",), ratio=ratio,
+               low=ratio - half, high=ratio + half, inputs_low=0.1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("raster", [9.0, 4.0], "stripes or checkerboards of 3.61 grey levels"),
+        ("background", 0.9, "edits change 0.900 of the picture outside"),
+        ("likeness", 0.1, "identity 0.100"),
+    ],
+)
+def test_a_first_champion_must_look_right(column: str, value: Any, says: str) -> None:
+    table = scores(0.9).assign(**{column: [value] * len(scores(0.9))})
+    verdict = decide(None, table, CONFIG)
+    assert failed(verdict) == [column]
+    assert says in verdict.reason
+    key = {"raster": "max_raster", "background": "max_background", "likeness": "min_identity"}
+    assert decide(None, table, replace(CONFIG, **{key[column]: 0.0})).promoted
+
+
+def test_edits_far_from_real_images_are_refused() -> None:
+    table = scores(0.9)
+    far = decide(None, table, CONFIG, kids=[kid(CONFIG.max_kid + 0.1, 0.05)])
+    assert failed(far) == ["kid"]
+    assert "times as far from real images of their target" in far.reason
+    assert decide(None, table, CONFIG, kids=[kid(CONFIG.max_kid - 0.1, 0.05)]).promoted
+    assert decide(None, table, replace(CONFIG, max_kid=0.0), kids=[kid(9.0, 0.05)]).promoted
+
+
+def test_a_wide_interval_around_the_bound_is_too_few_images() -> None:
+    """The number of people named is that at which the half-width is a quarter of the bound."""
+    bound = CONFIG.max_kid
+    near = decide(None, scores(0.9), CONFIG, kids=[kid(bound - 0.05, bound)])
+    assert failed(near) == ["kid"]
+    assert "too few images to judge realism: 300 edits, 80 people" in near.reason
+    assert "about 1280 people needed" in near.reason
+    # an interval that leaves no doubt decides, however wide
+    far = decide(None, scores(0.9), CONFIG, kids=[kid(3 * bound, bound)])
+    assert "as far from real images" in far.reason
+    blind = decide(None, scores(0.9), CONFIG, kids=[replace(kid(1.2, 0.1), inputs_low=-0.1)])
+    assert "does not tell 300 inputs from real images" in blind.reason
+    none = decide(
+        None, scores(0.9), CONFIG, kids=[replace(kid(0, 0), ratio=None, low=None, high=None)]
+    )
+    assert "no target has edits and real images of three people (celeba Male)" in none.reason
+
+
+@pytest.mark.parametrize("name", ["raster", "background", "kid"])
+def test_a_challenger_must_not_look_worse_by_more_than_the_margin(name: str) -> None:
+    old, new = scores(0.7), scores(0.9)
+    kids, old_kids = [kid(0.3, 0.02)], [kid(0.3, 0.02)]
+    assert decide(old, new, CONFIG, kids=kids, champion_kids=old_kids).promoted
+    if name == "raster":
+        new = new.assign(raster=[[(0.5 + CONFIG.margin_raster + 0.1) ** 2, 0.0]] * len(new))
+    elif name == "background":
+        new = new.assign(background=0.2 + CONFIG.margin_background + 0.01)
+    else:
+        kids = [kid(0.3 + CONFIG.margin_kid + 0.01, 0.02)]
+    verdict = decide(old, new, CONFIG, kids=kids, champion_kids=old_kids)
+    assert failed(verdict) == [f"{name} change"]
+
+
+def test_scores_without_a_measure_that_has_a_bound_are_refused() -> None:
+    bare = scores(0.9).drop(columns="background")
+    verdict = decide(None, bare, CONFIG)
+    assert not verdict.promoted
+    assert "background was not measured" in verdict.reason
+    assert "eval.max_background=0" in verdict.reason
+    assert decide(None, bare, replace(CONFIG, max_background=0.0)).promoted

@@ -25,6 +25,7 @@ from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
+from training.evaluation.records import Scores
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS, configure
 from training.registry import gate, lineage, promotion, pyfunc
@@ -465,24 +466,26 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     Manifest.build("judge", {}, {"recipe": "1", "dataset": "", "accuracy": {}}).write(judge)
     calls: list[str] = []
 
-    def score(seed: int, *_: Any) -> pd.DataFrame:
+    def score(seed: int, *_: Any) -> tuple[Scores, None]:
         calls.append(str(seed))
         images = np.repeat(np.arange(80), 2)
-        return pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "dataset": "celeba", "index": images, "identity": [f"p{i // 2}" for i in images],
                 "task": ["Black_Hair", "Male"] * 80, "single": True, "changed": True,
                 "success": (images * 7 % 80 < 80 * success[seed]).astype(float),
                 "copy_success": (images == 0).astype(float), "blind_success": 0.0,
-                "preservation": 0.9, "identity_cosine": 0.8, "self_psnr": 22.0,
+                "preservation": 0.9, "identity_cosine": 0.8, "self_psnr": 22.0, "raster": 0.1,
+                "background": 0.2, "likeness": 0.6,
             }
         )  # fmt: skip
+        return Scores(table), None
 
     seed_of: Callable[..., int] = lambda files: read_json(files["config.json"])["seed"]  # noqa: E731
     evaluation, fake_judge = "training.evaluation", SimpleNamespace(require=lambda: None)
     monkeypatch.setattr("training.inference.translator.translator_from_files", seed_of)
     monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: fake_judge)
-    monkeypatch.setattr(f"{evaluation}.score.score", score)
+    monkeypatch.setattr(f"{evaluation}.realism.scored", score)
     monkeypatch.setattr(f"{evaluation}.fingerprint.fingerprint", lambda *_: IDENTITY)
     config = to_json(EvalConfig(bootstrap=200))
 
@@ -608,7 +611,12 @@ def test_promotion_with_a_real_judge_caches_its_scores(
     from training.judge import judge as train_judge
 
     folder, model = binary.parent, train(binary)
-    config = to_json(EvalConfig(limit=8, bootstrap=50, min_success=0.0, min_psnr=0.0))
+    config = to_json(
+        EvalConfig(
+            limit=8, bootstrap=50, min_success=0.0, min_psnr=0.0, max_kid=0.0, max_raster=0.0,
+            max_background=0.0, min_identity=0.0,
+        )
+    )  # fmt: skip
     brief = to_json(JudgeConfig(images=(96,), batch=16, floor=0.0))
     words = ("judge", "evaluation", "report", "metrics", "version")
     judge, scores, page, metrics, version = (folder / f"{word}.json" for word in words)
@@ -624,7 +632,7 @@ def test_promotion_with_a_real_judge_caches_its_scores(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            "training.evaluation.score.score", None
+            "training.evaluation.realism.scored", None
         )  # the cached table of evaluate is used
         first = verdict()
     shutil.rmtree(open_store().root / "refs" / "scores")

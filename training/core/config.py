@@ -328,6 +328,36 @@ class EvalConfig:
     min_psnr: Annotated[
         float, Field(ge=0, le=100, description="gate: lowest PSNR of the self-reconstruction, dB")
     ] = 15.0
+    max_kid: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="gate: largest distance of the edits from real images of the target (KID), "
+            "as a multiple of the unedited inputs'; 0: not judged",
+        ),
+    ] = 1.0
+    max_raster: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=255,
+            description="gate: strongest stripes and checkerboards, grey levels; 0: not judged",
+        ),
+    ] = 2.0
+    max_background: Annotated[
+        Share,
+        Field(
+            description="gate: largest change outside of what an edit is about, as a share of the "
+            "picture's contrast there; 0: not judged"
+        ),
+    ] = 0.6
+    min_identity: Annotated[
+        Share,
+        Field(
+            description="gate: lowest identity cosine, from 0 (different people) to 1 (the same "
+            "image); 0: not judged"
+        ),
+    ] = 0.25
     must_learn: Annotated[
         bool, Field(description="gate: refuse a model whose edits are no better than copied inputs")
     ] = True
@@ -344,6 +374,16 @@ class EvalConfig:
     margin_psnr: Annotated[
         float, Field(ge=0, le=100, description="gate: largest loss of self-PSNR, dB")
     ] = 1.0
+    margin_kid: Annotated[float, Field(ge=0, description="gate: largest rise of that multiple")] = (
+        0.1
+    )
+    margin_raster: Annotated[
+        float,
+        Field(ge=0, le=255, description="gate: largest rise of the raster, grey levels"),
+    ] = 0.5
+    margin_background: Annotated[
+        Share, Field(description="gate: largest rise of the change outside of what edits are about")
+    ] = 0.05
     margin_worst: Annotated[
         Share, Field(description="gate: largest loss of success of the worst edit")
     ] = 0.10

@@ -6,6 +6,7 @@ distance between real images at the same sample size.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from training.models.torchscript import pinned
 
 MIN_IMAGES = 8  # per side; with fewer the distance is meaningless
 CHUNK = 64
+KINDS = {"frechet_vgg": "kid_vgg", "fid": "kid"}  # the kernel distance of the same features
 
 
 def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
@@ -51,6 +53,21 @@ def domains(labels: LabelSet, task: Task, target: Tensor) -> list[tuple[str, Ten
     return [(task.name, on), (f"not_{task.name}", ~on)]
 
 
+def in_domain(labels: LabelSet, name: str, shown: np.ndarray) -> np.ndarray:
+    """Which rows of labels (n, k) belong to the target domain `name`: bool (n,)."""
+    positive = name in labels.names
+    column = labels.names.index(name if positive else name.removeprefix("not_"))
+    return np.asarray((shown[:, column] > 0.5) == positive)
+
+
+def cluster_names(faces: Faces, dataset: int, rows: Sequence[int] | None = None) -> np.ndarray:
+    """Data set and person of images (all without `rows`), or the image if the person is unknown."""
+    part = faces.parts[dataset]
+    chosen = range(len(part)) if rows is None else rows
+    people = (part.identity[i] or f"{faces.split} image {i}" for i in chosen)
+    return np.array([f"{part.name}/{person}" for person in people])
+
+
 class Distances:
     """Collects features of edits while they are scored (`add` is a hook of `score`)."""
 
@@ -61,6 +78,15 @@ class Distances:
         self.edited: dict[tuple[int, str], dict[str, list[np.ndarray]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        self._real: dict[int, dict[str, np.ndarray]] = {}
+
+    def real(self, dataset: int, faces: Faces, extra: Faces | None) -> dict[str, np.ndarray]:
+        """Features by kind of all real images of `faces` and `extra`, computed once."""
+        if dataset not in self._real:
+            parts = [s.parts[dataset] for s in (faces, extra) if s is not None]
+            judged = self.judge.space.index(parts[0].name)
+            self._real[dataset] = self._real_features(judged, parts)
+        return self._real[dataset]
 
     def _features(self, judged: int, images: Tensor) -> dict[str, np.ndarray]:
         chunks = [
@@ -82,10 +108,10 @@ class Distances:
         if self.inception is not None:
             found["fid"] = inception_features(self.inception, images[changed.to(images.device)])
         for name, rows in named:
-            in_domain = rows[changed].numpy()
+            mine = rows[changed].numpy()
             for kind, values in found.items():
-                if in_domain.any():
-                    self.edited[view.dataset, name][kind].append(values[in_domain])
+                if mine.any():
+                    self.edited[view.dataset, name][kind].append(values[mine])
 
     def table(
         self,
@@ -105,7 +131,7 @@ class Distances:
         out: list[DomainDistance] = []
         for i, labels in enumerate(faces.space.sets):
             parts = [s.parts[i] for s in (faces, extra) if s is not None]
-            real = self._real_features(self.judge.space.index(labels.name), parts)
+            real = self.real(i, faces, extra)
             shown = torch.cat([p.labels for p in parts])
             for (dataset, name), edited in self.edited.items():
                 if dataset != i:

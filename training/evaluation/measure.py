@@ -10,8 +10,8 @@ from training.data.dataset import Faces
 from training.evaluation.cost import cost
 from training.evaluation.diagnostics import diagnostics, worst_balance
 from training.evaluation.diversity import diversity
+from training.evaluation.evidence import evidence
 from training.evaluation.fingerprint import fingerprint
-from training.evaluation.frechet import Distances
 from training.evaluation.gallery import (
     mask_figures,
     model_previews,
@@ -20,6 +20,7 @@ from training.evaluation.gallery import (
     worst_edits,
 )
 from training.evaluation.judges.judge import Judge, load_judge
+from training.evaluation.realism import reals, scored
 from training.evaluation.records import (
     ComparedModel,
     Comparison,
@@ -77,12 +78,10 @@ def measure(
     faces = Faces.open(dataset, config.eval_split, store)
     setup = Setup(load_translator(model, store), faces, frozen, config)
     translator = setup.translator
-    distances = Distances(frozen, config.inception)
-    table = score(translator, faces, frozen, config, hook=distances.add)
+    real = (faces, *reals(dataset, config, store))
+    scores, distances = scored(translator, *real, frozen, config, config.inception)
+    table = scores.table
     summary, tasks = summarise(table, config)
-    # validation images enlarge the real side of the distances
-    validation = None if config.eval_split == "val" else _split(dataset, "val", store)
-    real = (faces, validation, _split(dataset, "train", store))
     domains = distances.table(*real)
     spreads, styled = diversity(translator, faces, frozen, config)
     styles = [row for way, seen in styled.items() for row in seen.table(*real, way=way)]
@@ -94,6 +93,7 @@ def measure(
     if other is not None:
         figure, comparison = _compare(setup, table, model.digest, other)
         pictures.append(figure)
+    pictures += evidence(translator, faces, real[2], frozen, config, scores)
     training = model.about.get("training", {})
     model_diagnostics = diagnostics(
         translator.model, translator.nets, faces, translator.space, frozen.device
@@ -110,6 +110,7 @@ def measure(
         summary=summary,
         tasks=tasks,
         domains=domains,
+        kids=scores.kids,
         diversity=spreads,
         styles=styles,
         cost=translation_cost,
@@ -150,14 +151,6 @@ def sweep(
             )
         )
     return points
-
-
-def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
-    """Images for the real side of distances; None if the split has none."""
-    try:
-        return Faces.open(dataset, split, store)
-    except ValueError:
-        return None
 
 
 def _pictures(

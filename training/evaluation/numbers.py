@@ -10,6 +10,7 @@ from training.evaluation.records import (
     DomainDistance,
     Evaluation,
     JudgeFacts,
+    Kid,
     MaskResult,
     StyleSpread,
     SweepPoint,
@@ -47,6 +48,7 @@ def _rows(evaluation: Evaluation) -> Rows:
     yield from (((name,), float(v)) for name, v in to_json(evaluation.summary).items())
     yield from ((("success", t.dataset, t.task), t.success) for t in evaluation.tasks)
     yield from frechet_numbers(evaluation.domains)
+    yield from kid_numbers(evaluation.kids)
     yield from style_numbers(evaluation.diversity)
     yield from frechet_numbers(evaluation.styles)
     yield from (((name,), float(v)) for name, v in to_json(evaluation.cost).items())
@@ -86,6 +88,18 @@ def frechet_numbers(rows: Sequence[DomainDistance]) -> Rows:
             trains = [d.train for d in found if d.train is not None]
             if len(trains) == len(found):
                 yield (f"{kind}_train", way, dataset), float(np.mean(trains))
+
+
+def kid_numbers(kids: Sequence[Kid]) -> Rows:
+    """E4: each domain's KID, means of edits and inputs, and their ratio with its interval."""
+    for kid in kids:
+        for row in kid.domains:
+            yield (kid.kind, row.dataset, row.domain), row.value
+        found = (("ratio", kid.ratio), ("ratio_low", kid.low), ("ratio_high", kid.high),
+                 ("", kid.value), ("inputs", kid.inputs))  # fmt: skip
+        for name, value in found:
+            if value is not None:
+                yield (kid.kind, name), value
 
 
 def frechet_mean(rows: Sequence[DomainDistance], kind: str, dataset: str) -> tuple[float, float]:

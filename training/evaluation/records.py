@@ -86,8 +86,9 @@ class Summary:
     """The numbers by which models are compared; shares in 0..1, PSNR in dB.
 
     None if not applicable: `preservation_mean` without other labels, the errors without continuous
-    labels, `success_combined` without combined edits. `success_rise_low` is the lower end of the
-    interval of the gain over copied inputs and over self-reconstructions.
+    labels, `success_combined` without combined edits, and what `realism` measures without it: the
+    raster in grey levels, background and likeness in 0..1, with 95 % intervals. `success_rise_low`
+    is the lower end of the interval of the gain over copied inputs and self-reconstructions.
     """
 
     success_mean: float
@@ -113,6 +114,15 @@ class Summary:
     error_low: float | None = None
     error_high: float | None = None
     success_combined: float | None = None
+    raster: float | None = None
+    raster_low: float | None = None
+    raster_high: float | None = None
+    background: float | None = None
+    background_low: float | None = None
+    background_high: float | None = None
+    likeness: float | None = None
+    likeness_low: float | None = None
+    likeness_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,62 @@ class DomainDistance:
             row |= {kind: distance.value, f"{kind}_floor": distance.floor}
         trains = {f"{kind}_train": distance.train for kind, distance in self.distances.items()}
         return row | {name: value for name, value in trains.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DomainKid:
+    """KID of the edits of one target domain, and of their unedited inputs, from real images.
+
+    `images` edits are compared with `reals` real images; `left` more edits have no real image with
+    all their labels. Unless `matched`, only the edited label is equal on both sides.
+    """
+
+    dataset: str
+    domain: str
+    images: int
+    reals: int
+    left: int
+    matched: bool
+    value: float
+    inputs: float
+
+
+@dataclass(frozen=True)
+class Kid:
+    """E4: means over domains by one kind of features, kid_vgg or kid (Inception), with 95 %
+    intervals over people; 0 for real images.
+
+    `value…`: of the edits, `inputs…`: of their inputs, `ratio`, `low` and `high`: the first
+    as a multiple of the second; None without a domain of three people on each side. `skipped`:
+    domains with fewer.
+    """
+
+    kind: str
+    images: int
+    people: int
+    domains: tuple[DomainKid, ...]
+    skipped: tuple[str, ...] = ()
+    value: float | None = None
+    value_low: float | None = None
+    value_high: float | None = None
+    inputs: float | None = None
+    inputs_low: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "Kid":
+        """From its stored JSON (`to_json`)."""
+        domains = tuple(from_json(DomainKid, row) for row in stored["domains"])
+        return from_json(cls, {**stored, "domains": domains, "skipped": tuple(stored["skipped"])})
+
+
+class Scores(NamedTuple):
+    """What the gate reads of one model: its score table and its kernel distances by kind."""
+
+    table: "pd.DataFrame"
+    kids: tuple[Kid, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -312,6 +378,7 @@ class Evaluation:
     summary: Summary
     tasks: Sequence[TaskScore]
     domains: Sequence[DomainDistance]
+    kids: Sequence[Kid]
     diversity: Sequence[StyleSpread]
     styles: Sequence[DomainDistance]
     cost: Cost
@@ -325,6 +392,10 @@ class Evaluation:
     pictures: Sequence[Figure]
     table: "pd.DataFrame"
 
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.table, tuple(self.kids))
+
     def details(self) -> dict[str, Any]:
         """The content of details.json."""
         comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
@@ -332,6 +403,7 @@ class Evaluation:
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
             "domains": [row.to_json() for row in self.domains],
+            "kids": [to_json(kid) for kid in self.kids],
             "masks": [result.to_json() for result in self.masks],
             "verification": [to_json(found) for found in self.verification],
             **comparison,

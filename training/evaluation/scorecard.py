@@ -8,7 +8,7 @@ from training.rendering import html
 from training.rendering.charts import Bar, bars
 from training.rendering.fonts import legend
 
-GALLERIES = ("samples", "fig7", "fig6", "worst")  # prefixes of the figures' file names
+GALLERIES = ("samples", "fig7", "fig6", "worst", "looks")  # prefixes of the figures' file names
 WEAK = 0.7  # balanced accuracy below which the judge is unreliable for a label
 # Fields of a training summary: label on the page and format.
 TRAINING = {

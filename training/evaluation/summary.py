@@ -1,10 +1,14 @@
 """Aggregate a score table: by task, and in the numbers by which models are compared."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
 from training.core.config import EvalConfig
 from training.evaluation.metrics import Interval, bootstrap, proportion_interval, wilson
+from training.evaluation.raster import amplitude
+from training.evaluation.realism import LOOKS
 from training.evaluation.records import Summary, TaskScore
 from training.evaluation.score import INTENSITY
 
@@ -43,6 +47,74 @@ def by_task(table: pd.DataFrame, config: EvalConfig) -> list[TaskScore]:
                 **{k: float(rows[k].mean()) for k in INTENSITY if rows[k].notna().all()},
             )
         )
+    return out
+
+
+class Look(NamedTuple):
+    """A mean over single edits with its 95 % interval over people."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _stacked(table: pd.DataFrame, name: str) -> tuple[np.ndarray, pd.DataFrame] | None:
+    """Values (n, m) of one of `realism.LOOKS` and their rows; None if it was not measured."""
+    if name not in table:
+        return None
+    rows = table[table["single"].astype(bool) & table["changed"].astype(bool) & table[name].notna()]
+    if rows.empty:
+        return None
+    return np.stack(rows[name].to_list()).astype(float).reshape(len(rows), -1), rows
+
+
+def _tasks(rows: pd.DataFrame) -> np.ndarray:
+    return np.asarray((rows["dataset"] + "/" + rows["task"]).to_numpy(str))
+
+
+def _one(name: str, means: np.ndarray) -> np.ndarray:
+    """The number (…,) of mean columns (…, m): of the raster its amplitude."""
+    return amplitude(means) if name == "raster" else means[..., 0]
+
+
+def look_means(table: pd.DataFrame) -> dict[str, float]:
+    """The mean over tasks of each of `realism.LOOKS` that was measured.
+
+    Of the raster the amplitude, in grey levels, of the tasks' mean power.
+    """
+    out = {}
+    for name in LOOKS:
+        if (found := _stacked(table, name)) is not None:
+            values, groups = found[0], _tasks(found[1])
+            means = np.mean([values[groups == g].mean(0) for g in np.unique(groups)], 0)
+            out[name] = float(_one(name, means))
+    return out
+
+
+def looks(table: pd.DataFrame, draws: int) -> dict[str, Look]:
+    """`look_means` with 95 % intervals, a bootstrap over people."""
+    found = {name: _stacked(table, name) for name in LOOKS}
+    measured = {name: one for name, one in found.items() if one is not None}
+    drawn: dict[str, np.ndarray] = {}
+    while rest := [name for name in measured if name not in drawn]:
+        # columns of the same rows are drawn together
+        rows = measured[rest[0]][1]
+        same = [name for name in rest if measured[name][1].index.equals(rows.index)]
+        together = np.concatenate([measured[name][0] for name in same], 1)
+        means = bootstrap(together, _tasks(rows), clusters(rows), draws)
+        ends = np.cumsum([measured[name][0].shape[1] for name in same])[:-1]
+        drawn |= dict(zip(same, np.split(means, ends, axis=1), strict=True))
+    out = {}
+    for name, value in look_means(table).items():
+        low, high = np.percentile(_one(name, drawn[name]), [2.5, 97.5])
+        out[name] = Look(value, float(low), float(high))
+    return out
+
+
+def _looks(table: pd.DataFrame, config: EvalConfig) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, found in looks(table, config.bootstrap).items():
+        out |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return out
 
 
@@ -99,6 +171,7 @@ def summarise(table: pd.DataFrame, config: EvalConfig) -> tuple[Summary, list[Ta
         cycle_ssim=float(edits["cycle_ssim"].mean()),
         cycle_ssim_gaussian=float(edits["cycle_ssim_gaussian"].mean()),
         success_combined=float(np.mean(combined)) if combined else None,
+        **_looks(table, config),
         **_errors(edits, singles, config),
     )
     return summary, tasks

@@ -56,6 +56,15 @@ def smoke(row: Preset) -> Preset:
         ),
         replace(DEMO_JUDGE, images=(1_000,), floor=0.0),
         replace(
-            DEMO_EVAL, limit=24, bootstrap=100, min_success=0.0, min_psnr=0.0, must_learn=False
+            DEMO_EVAL,
+            limit=24,
+            bootstrap=100,
+            min_success=0.0,
+            min_psnr=0.0,
+            max_kid=0.0,
+            max_raster=0.0,
+            max_background=0.0,
+            min_identity=0.0,
+            must_learn=False,
         ),
     )

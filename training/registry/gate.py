@@ -1,8 +1,9 @@
-"""The promotion gate: a pure function of the score tables of challenger and champion.
+"""The promotion gate: a pure function of the scores of challenger and champion.
 
-A table has one row per (image, task), as from `training.evaluation.score.score`. Both tables are
-computed with the same judge and evaluation set, so that a new data set or judge neither blocks nor
-shifts the gate.
+A table has one row per (image, task), as from `training.evaluation.realism.scored`; kernel
+distances (KID), which are of whole sets of images, come beside it. Both models' scores are computed
+with the same judge and evaluation set, so that a new data set or judge neither blocks nor shifts
+the gate.
 """
 
 import math
@@ -13,20 +14,34 @@ import numpy as np
 import pandas as pd
 
 from training.core.config import EvalConfig
+from training.evaluation.records import Kid
 
 KEYS = ["dataset", "index", "task"]
 METRICS = ["success", "preservation", "identity_cosine", "self_psnr"]
 COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
 
 
+KID = "kid_vgg"  # by the features of the frozen second judge, which every evaluation has
+# columns of `training.evaluation.realism` by their bound
+LOOKS = {"max_raster": "raster", "max_background": "background", "min_identity": "likeness"}
+# largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
+WIDTH = 0.25
+
+
 class Check(NamedTuple):
-    """One condition: `value` must reach `bound`; `why` is the reason given if it fails."""
+    """One condition: `value` must reach `bound`, or with `most` not exceed it.
+
+    `why` is the reason given if it fails; `low` and `high` are a 95 % interval if there is one.
+    """
 
     name: str
     value: float
     bound: float
     passed: bool
     why: str
+    most: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -44,19 +59,23 @@ def decide(
     seeds: Sequence[pd.DataFrame] = (),
     copy: pd.DataFrame | None = None,
     reconstruction: pd.DataFrame | None = None,
+    kids: Sequence[Kid] = (),
+    champion_kids: Sequence[Kid] = (),
 ) -> Verdict:
     """Compare `challenger` with `champion` (None: there is none, and the floors suffice).
 
-    Floors: mean single-edit success and self-reconstruction; and unless `must_learn` is off, the
+    Floors: mean single-edit success and self-reconstruction; realism, unless its bound is 0: the
+    raster, the change outside of what edits are about, identity, and the distance from real images
+    of the target (`kids`; a data set of intensities has none); and unless `must_learn` is off, the
     95 % interval of the gain over copied inputs (`copy`) and over self-reconstructions
     (`reconstruction`) lies above 0, for those tables that are given.
     Superiority: mean single-edit success rises by `min_effect`, which covers seed noise, and the
     95 % interval of the paired difference (bootstrap over identities) lies above 0. `seeds` are
     tables of the challenger's recipe trained from other seeds; if given, the gain must also exceed
     two standard deviations over the seeds.
-    Non-inferiority: identity, preservation, self-reconstruction and the worst edit lose at most
-    their margins. Margins apply to point estimates: on a small test set an interval as wide as the
-    margin would reject every model.
+    Non-inferiority: identity, preservation, self-reconstruction, the worst edit and the measures of
+    realism lose at most their margins. Margins apply to point estimates: on a small test set an
+    interval as wide as the margin would reject every model.
 
     An interval needs at least two people per data set. A table with a missing column, no rows,
     other images or tasks, or a non-finite value is refused.
@@ -69,9 +88,9 @@ def decide(
     }
     tables |= {f"seed {i + 1}": table for i, table in enumerate(seeds)}
     for name, table in tables.items():
-        if table is not None and (problem := _invalid(table, challenger)):
+        if table is not None and (problem := _invalid(table, challenger, config)):
             return Verdict(False, f"refused: {name}: {problem}")
-    checks = _floors(challenger, config)
+    checks = [*_floors(challenger, config), *_looks(challenger, config), *_distance(kids, config)]
     floors = config.must_learn and (copy is not None or reconstruction is not None)
     if floors or champion is not None:
         checks.append(_enough_people(challenger))
@@ -84,6 +103,8 @@ def decide(
     if champion is not None:
         checks += _superiority(champion, challenger, config, seeds)
         checks += _non_inferiority(champion, challenger, config)
+        checks += _no_less_real(champion, challenger, config)
+        checks += _no_farther(champion_kids, kids, config)
     return _verdict(checks, champion is None)
 
 
@@ -98,7 +119,7 @@ def _verdict(checks: list[Check], first: bool) -> Verdict:
     return Verdict(True, reason, tuple(checks))
 
 
-def _invalid(table: pd.DataFrame, reference: pd.DataFrame) -> str:
+def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -> str:
     """Why a table cannot be compared; "" if it can."""
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
@@ -113,6 +134,9 @@ def _invalid(table: pd.DataFrame, reference: pd.DataFrame) -> str:
         bad = int((~np.isfinite(values)).sum())
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
+    for setting, name in LOOKS.items():
+        if getattr(config, setting) and (name not in table or _edits(table)[name].isna().all()):
+            return f"{name} was not measured; score the model again, or set eval.{setting}=0"
     if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
         return "its scores are of other images or edits; score both models on one evaluation set"
     return ""
@@ -169,6 +193,61 @@ def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
         Check("self_psnr", psnr, config.min_psnr, psnr >= config.min_psnr,
               f"self-reconstruction {psnr:.2f} dB, floor {config.min_psnr:.2f} dB"),
     ]  # fmt: skip
+
+
+def _looks(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
+    """Floors of realism that are means over single edits."""
+    from training.evaluation.summary import looks
+
+    says = {
+        "raster": "stripes or checkerboards of {:.2f} grey levels, at most {:.2f} allowed",
+        "background": "edits change {:.3f} of the picture outside of what they are about, at most "
+        "{:.3f} allowed",
+        "likeness": "identity {:.3f} between different people (0) and the same image (1), floor "
+        "{:.3f}",
+    }
+    judged = {setting: name for setting, name in LOOKS.items() if getattr(config, setting)}
+    measured = looks(table, config.bootstrap) if judged else {}
+    checks = []
+    for setting, name in judged.items():
+        bound, found = getattr(config, setting), measured[name]
+        most = setting.startswith("max")
+        passed = found.value <= bound if most else found.value >= bound
+        why = says[name].format(found.value, bound)
+        checks.append(Check(name, found.value, bound, passed, why, most, found.low, found.high))
+    return checks
+
+
+def _distance(kids: Sequence[Kid], config: EvalConfig) -> list[Check]:
+    """The floor of the distance from real images; nothing if no label has a domain."""
+    bound = config.max_kid
+    found = _kid(kids)
+    if not bound or found is None:
+        return []
+    few = "too few images to judge realism: "
+    fix = "score more images of more people (eval.limit, data.test_share), or eval.max_kid=0"
+    if found.ratio is None or found.low is None or found.high is None:
+        why = (f"{few}no target has edits and real images of three people "
+               f"({', '.join(found.skipped)}); {fix}")  # fmt: skip
+        return [Check("kid", 0.0, bound, False, why, True)]
+    half = (found.high - found.low) / 2
+    passed = False
+    if (found.inputs_low or 0.0) <= 0:
+        why = (f"{few}the judge does not tell {found.images} inputs from real images of their "
+               f"target; {fix}")  # fmt: skip
+    elif found.low > bound or found.high < bound or half <= WIDTH * bound:
+        passed = found.ratio <= bound
+        why = (f"edits are {found.ratio:.2f} times as far from real images of their target as the "
+               f"unedited inputs (KID), at most {bound:.2f} allowed")  # fmt: skip
+    else:
+        people = math.ceil(found.people * (half / (WIDTH * bound)) ** 2)
+        why = (f"{few}{found.images} edits, {found.people} people, interval ± {half:.2f} where "
+               f"± {WIDTH * bound:.2f} decides; about {people} people needed; {fix}")  # fmt: skip
+    return [Check("kid", found.ratio, bound, passed, why, True, found.low, found.high)]
+
+
+def _kid(kids: Sequence[Kid]) -> Kid | None:
+    return next((found for found in kids if found.kind == KID), None)
 
 
 def _enough_people(table: pd.DataFrame) -> Check:
@@ -236,3 +315,30 @@ def _non_inferiority(
               f"{what} changes by {value:+.3f}, at most {-margin:+.3f} is allowed")
         for name, value, margin, what in table
     ]  # fmt: skip
+
+
+def _no_less_real(
+    champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig
+) -> list[Check]:
+    """The raster and the change outside of what edits are about rise by at most their margins."""
+    from training.evaluation.summary import look_means
+
+    margins = {"raster": config.margin_raster, "background": config.margin_background}
+    judged = [name for setting, name in LOOKS.items() if getattr(config, setting)]
+    if not judged:
+        return []
+    old, new = look_means(champion), look_means(challenger)
+    return [_rise(n, new[n] - old[n], margins[n]) for n in judged if n in margins]
+
+
+def _no_farther(old: Sequence[Kid], new: Sequence[Kid], config: EvalConfig) -> list[Check]:
+    """The distance from real images rises by at most its margin."""
+    ratios = [found.ratio if (found := _kid(kids)) else None for kids in (old, new)]
+    if not config.max_kid or ratios[0] is None or ratios[1] is None:
+        return []  # too few images are a reason of `_distance`
+    return [_rise("kid", ratios[1] - ratios[0], config.margin_kid)]
+
+
+def _rise(name: str, value: float, margin: float) -> Check:
+    why = f"{name} rises by {value:.3f}, at most {margin:.3f} is allowed"
+    return Check(f"{name} change", value, margin, value <= margin, why, True)

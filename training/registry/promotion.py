@@ -3,7 +3,7 @@
 Scores are cached in the store by weights and fingerprint, so that repeating a promotion is cheap.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from training.tracking import client as tracking
 if TYPE_CHECKING:  # pandas, which a version that is champion already does not need
     import pandas as pd
 
-    from training.registry.gate import Verdict
+    from training.evaluation.records import Figure, Scores
+    from training.registry.gate import Check, Verdict
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
@@ -41,28 +42,47 @@ class Scorer:
 
         return fingerprint(self.dataset, self.judge, self.config, self.store)
 
-    def scores(self, files: Mapping[str, Path]) -> "pd.DataFrame":
-        """The score table of a model's files by name, from the cache if `evaluate` stored it."""
+    def scores(self, files: Mapping[str, Path]) -> "Scores":
+        """The scores of a model's files by name, from the cache if `evaluate` stored them."""
         from training.evaluation.cache import ScoreCache
 
         digests = {name: sha256_file(path) for name, path in files.items()}
         cache = ScoreCache(self.store, self.fingerprint)
-        table = cache.find(digests)
-        if table is None:
-            table = self._score(files)
-            cache.keep(digests, table)
-        return table
+        found = cache.find(digests)
+        if found is None:
+            found = self._score(files)
+            cache.keep(digests, found)
+        return found
 
-    def _score(self, files: Mapping[str, Path]) -> "pd.DataFrame":
+    def _score(self, files: Mapping[str, Path]) -> "Scores":
         from training.data.dataset import Faces
         from training.evaluation.judges.judge import load_judge
-        from training.evaluation.score import score
+        from training.evaluation.realism import reals, scored
         from training.inference.translator import translator_from_files
 
         judge = load_judge(self.judge, self.store)
         judge.require()
         faces = Faces.open(self.dataset, self.config.eval_split, self.store)
-        return score(translator_from_files(dict(files)), faces, judge, self.config)
+        real = (faces, *reals(self.dataset, self.config, self.store))
+        return scored(translator_from_files(dict(files)), *real, judge, self.config)[0]
+
+    def pictures(self, files: Mapping[str, Path], checks: "Sequence[Check]") -> "list[Figure]":
+        """Figures of the failed conditions of realism."""
+        from training.evaluation.evidence import KINDS, evidence
+
+        failed = {check.name.removesuffix(" change") for check in checks if not check.passed}
+        if not failed & set(KINDS):
+            return []
+        from training.data.dataset import Faces
+        from training.evaluation.judges.judge import load_judge
+        from training.evaluation.realism import reals
+        from training.inference.translator import translator_from_files
+
+        faces = Faces.open(self.dataset, self.config.eval_split, self.store)
+        train = reals(self.dataset, self.config, self.store)[1]
+        judge = load_judge(self.judge, self.store)
+        translator = translator_from_files(dict(files))
+        return evidence(translator, faces, train, judge, self.config, self.scores(files), failed)
 
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the label space and image size of the data set."""
@@ -176,14 +196,17 @@ def _gate(
             f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
-    table = scorer.scores(challenger)
+    table, kids = scorer.scores(challenger)
+    old = scorer.scores(champion_files) if champion_files is not None else None
     return decide(
-        scorer.scores(champion_files) if champion_files is not None else None,
+        old.table if old else None,
         table,
         scorer.config,
         _replicated(scorer, replicates, challenger) if replicates else (),
         table.assign(success=table["copy_success"]),
         table.assign(success=table["blind_success"]),
+        kids,
+        old.kids if old else (),
     )
 
 
@@ -191,7 +214,7 @@ def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list
     """Score tables of the models of other seeds, from their files called `names`."""
     models = Manifest.read(replicates, "replicates")
     return [
-        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names})
+        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names}).table
         for seed in models.meta.seeds
     ]
 
@@ -217,14 +240,24 @@ def _record(
     }
     write_json(out, result)
     page = out.with_name(f"{out.name}.html")
-    text = html.render("promotion", name=name, version=number, champion=champion, verdict=verdict)
+    refused = not verdict.promoted or verdict.reason.startswith("override: ")
+    files = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
+    pictures = scorer.pictures(files, verdict.checks) if refused else []
+    text = html.render(
+        "promotion",
+        name=name,
+        version=number,
+        champion=champion,
+        verdict=verdict,
+        pictures=pictures,
+    )
     write_bytes(page, text.encode())
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
     if found.run_id:
-        files = {"promotion/verdict.json": out, "promotion/verdict.html": page}
-        tracking.log_results(found.run_id, {}, files)
+        logged = {"promotion/verdict.json": out, "promotion/verdict.html": page}
+        tracking.log_results(found.run_id, {}, logged)
     return result
 
 
