@@ -72,8 +72,15 @@ def test_more_processes_give_the_gradients_of_one(
 ) -> None:
     """For every phase of every model, before optimiser steps amplify rounding."""
     branches = replace(StarGAN.tiny(), d_branches=True, gp_patches="mean")
+    projection = replace(
+        StarGAN.tiny(),
+        d_projection=True,
+        loss="logistic-r1",
+        upsampling="resize",
+        output="residual",
+    )
     models = [*((MODELS[name].tiny(), name, which) for name, which in RICHEST),
-              (branches, "stargan", "classes"),
+              (branches, "stargan", "classes"), (projection, "stargan", "joint"),
               (replace(GANimation.tiny(), fidelity="repo"), "ganimation", "units")]  # fmt: skip
     cases = [(name, dataclasses.asdict(model), str(request.getfixturevalue(which)))
              for model, name, which in models]  # fmt: skip

@@ -32,6 +32,11 @@ TABLE = Path(__file__).with_name("kernels.json")  # kernels of each phase; and t
 RENEW = "pytest tests/engine/test_watch.py -n0 --keep-kernels"
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("stargan", "classes", {"d_branches": True}),
+    (
+        "stargan",
+        "joint",
+        {"d_projection": True, "loss": "logistic-r1", "upsampling": "resize", "output": "residual"},
+    ),
     ("starganv2", "classes", {"style": "label"}),
     ("starganv2", "classes", {"style": "latent"}),
 ]

@@ -307,7 +307,11 @@ def largest_kernel(name: str, tmp_path: Path, seen: set[str], **more: Any) -> in
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [*((name, {}) for name in PENALISED), ("stargan", {"d_branches": True, "gp_patches": "mean"})],
+    [
+        *((name, {}) for name in PENALISED),
+        ("stargan", {"d_branches": True, "gp_patches": "mean"}),
+        ("stargan", {"d_projection": True, "loss": "logistic-r1"}),
+    ],
 )
 def test_no_convolution_has_a_feature_map_as_kernel(
     name: str, more: dict[str, Any], store: Path, tmp_path: Path
