@@ -25,7 +25,7 @@ from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
-from training.evaluation.records import Scores
+from training.evaluation.records import Kid, Scores
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS, configure
 from training.registry import gate, lineage, promotion, pyfunc
@@ -479,7 +479,8 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
                 "background": 0.2, "likeness": 0.6,
             }
         )  # fmt: skip
-        return Scores(table), None
+        kid = Kid("kid_vgg", "celeba", 160, 40, (), ratio=0.5, low=0.4, high=0.6, inputs_low=0.1)
+        return Scores(table, (kid,)), None
 
     seed_of: Callable[..., int] = lambda files: read_json(files["config.json"])["seed"]  # noqa: E731
     evaluation, fake_judge = "training.evaluation", SimpleNamespace(require=lambda: None)

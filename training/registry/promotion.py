@@ -70,7 +70,7 @@ class Scorer:
         """Figures of the failed conditions of realism."""
         from training.evaluation.evidence import KINDS, evidence
 
-        failed = {check.name.removesuffix(" change") for check in checks if not check.passed}
+        failed = {check.name.split()[0] for check in checks if not check.passed}
         if not failed & set(KINDS):
             return []
         from training.data.dataset import Faces
