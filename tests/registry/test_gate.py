@@ -375,3 +375,101 @@ def test_scores_without_a_measure_that_has_a_bound_are_refused() -> None:
     assert "background was not measured" in verdict.reason
     assert "eval.max_background=0" in verdict.reason
     assert decide(None, bare, replace(CONFIG, max_background=0.0)).promoted
+
+
+def joint(first: Kid, second: Kid, **more: Any) -> tuple[Any, list[Kid]]:
+    """A table of two data sets, and the distances of both."""
+    table = pd.concat([scores(0.9), scores(0.9).assign(dataset="rafd", **more)], ignore_index=True)
+    return table, [first, replace(second, dataset="rafd")]
+
+
+def test_each_data_set_is_as_near_to_real_images_as_its_inputs() -> None:
+    """A near one does not compensate for a far one, and the reason names it."""
+    table, kids = joint(kid(0.5, 0.05), kid(1.5, 0.05))
+    verdict = decide(None, table, REAL, kids=kids)
+    assert failed(verdict) == ["kid rafd"]
+    assert "rafd: edits are 1.50 times as far from real images" in verdict.reason
+    risen = joint(kid(0.5, 0.05), kid(0.5 + REAL.margin_kid + 0.1, 0.05))[1]
+    old = joint(kid(0.5, 0.05), kid(0.5, 0.05))[1]
+    worse = decide(table.assign(success=0.0), table, REAL, kids=risen, champion_kids=old)
+    assert failed(worse) == ["kid rafd change"]
+
+
+@pytest.mark.parametrize("whose", ["challenger", "champion"])
+def test_scores_without_the_distance_of_a_data_set_are_refused(whose: str) -> None:
+    table, kids = joint(kid(0.5, 0.05), kid(0.5, 0.05))
+    known = {"kids": kids, "champion_kids": kids}
+    known["kids" if whose == "challenger" else "champion_kids"] = kids[:1]
+    verdict = decide(table.assign(success=0.5), table, REAL, **known)
+    assert not verdict.promoted
+    assert f"refused: {whose}: kid was not measured for rafd; score the model" in verdict.reason
+    assert decide(table.assign(success=0.5), table, CONFIG).promoted
+
+
+def test_intensities_have_no_distance_and_the_verdict_says_so() -> None:
+    table, kids = joint(kid(0.5, 0.05), kid(0.5, 0.05), error=0.1)
+    verdict = decide(None, table, REAL, kids=kids[:1])
+    assert verdict.promoted
+    assert "kid is not judged for rafd: intensities have no target domains" in verdict.reason
+    alone = decide(None, scores(0.9, error=0.1), REAL)
+    assert alone.promoted
+    assert "kid is not judged for celeba: intensities" in alone.reason
+
+
+def test_the_verdict_names_targets_and_labels_that_could_not_be_judged() -> None:
+    """A target without real images; a label with fewer than 8 training images."""
+    table = scores(0.9)
+    table.loc[table["task"] == "Young", "background"] = math.nan
+    some = replace(kid(0.5, 0.05), skipped=("celeba Bald", "celeba not_Young"))
+    verdict = decide(None, table, REAL, kids=[some])
+    assert verdict.promoted
+    assert "kid is not judged for celeba Bald, celeba not_Young: edits and real" in verdict.reason
+    assert "background is not judged for celeba/Young: it needs 8 training images" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("raster", None, "raster is unknown for every edit: sides that are odd or below 14 px"),
+        ("background", math.nan, "background is unknown for every edit: it needs 8 training"),
+        ("likeness", math.nan, "the second judge sees no difference between people"),
+        ("raster", [math.nan, 1.0], "raster is not finite in 360 of 360 rows"),
+        ("likeness", math.inf, "likeness is not finite in 360 of 360 rows"),
+    ],
+)
+def test_a_measure_that_is_unknown_or_not_finite_is_refused_with_its_cause(
+    column: str, value: Any, says: str
+) -> None:
+    table = scores(0.9)
+    bad = table.assign(**{column: pd.Series([value] * len(table), index=table.index)})
+    verdict = decide(None, bad, CONFIG)
+    assert not verdict.promoted
+    assert says in verdict.reason
+    switch = {"raster": "max_raster", "background": "max_background", "likeness": "min_identity"}
+    assert f"or set eval.{switch[column]}=0" in verdict.reason
+
+
+def test_a_distance_that_is_not_finite_is_refused() -> None:
+    broken = replace(kid(0.5, 0.05), ratio=math.nan, low=math.nan, high=math.nan)
+    verdict = decide(None, scores(0.9), REAL, kids=[broken])
+    assert failed(verdict) == ["kid"]
+    assert "not finite" in verdict.reason
+
+
+def test_images_of_unknown_people_are_counted_as_people_and_the_verdict_says_so() -> None:
+    """Without any identity the gate works as with one image of each person."""
+    table = scores(0.9, identity="")
+    assert decide(None, table, REAL, kids=[kid(0.5, 0.05)], copy=scores(0.1, identity="")).promoted
+    near = decide(None, table, REAL, kids=[kid(0.95, 1.0)])
+    assert "80 people (an image of an unknown person counts as one)" in near.reason
+
+
+def test_a_refusal_that_more_images_could_change_says_so() -> None:
+    """Eight people whose rasters differ: the interval holds the bound."""
+    table = scores(0.9, people=8)
+    power = [[2.0 * (i % 5), 1.0] for i in table["index"]]
+    verdict = decide(None, table.assign(raster=power), CONFIG)
+    assert failed(verdict) == ["raster"]
+    assert "more images may decide otherwise, eval.limit" in verdict.reason
+    sure = decide(None, table.assign(raster=[[36.0, 0.0]] * len(table)), CONFIG)
+    assert "more images" not in sure.reason
