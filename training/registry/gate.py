@@ -15,40 +15,12 @@ import pandas as pd
 
 from training.core.config import EvalConfig
 from training.evaluation.records import Kid
+from training.registry import looks
+from training.registry.check import Check, tasks
 
 KEYS = ["dataset", "index", "task"]
 METRICS = ["success", "preservation", "identity_cosine", "self_psnr"]
 COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
-
-
-KID = "kid_vgg"  # by the features of the frozen second judge, which every evaluation has
-# columns of `training.evaluation.realism` by their bound
-LOOKS = {"max_raster": "raster", "max_background": "background", "min_identity": "likeness"}
-# why one of them can be unknown for every edit, or for those of one task
-UNKNOWN = {
-    "raster": "sides that are odd or below 14 px show none",
-    "background": "it needs 8 training images with the label and 8 without, and pixels that the "
-    "label does not concern",
-    "likeness": "the second judge sees no difference between people",
-}
-# largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
-WIDTH = 0.25
-
-
-class Check(NamedTuple):
-    """One condition: `value` must reach `bound`, or with `most` not exceed it.
-
-    `why` is the reason given if it fails; `low` and `high` are a 95 % interval if there is one.
-    """
-
-    name: str
-    value: float
-    bound: float
-    passed: bool
-    why: str
-    most: bool = False
-    low: float | None = None
-    high: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -101,7 +73,7 @@ def decide(
     for name, found in (("challenger", kids), ("champion", champion_kids)):
         if name == "champion" and champion is None:
             continue
-        if missing := _without_kid(_edits(challenger), found, config):
+        if missing := looks.without_kid(_edits(challenger), found, config):
             return Verdict(
                 False,
                 f"refused: {name}: kid was not measured for {', '.join(missing)}; score the model "
@@ -119,8 +91,8 @@ def _judged(
 ) -> Verdict:
     """The verdict on valid tables by name, of their `_edits` only."""
     challenger, champion = edits["challenger"], edits.get("champion")
-    checks = [*_floors(challenger, config), *_looks(challenger, config)]
-    checks += _distances(challenger, kids, config)
+    checks = [*_floors(challenger, config), *looks.floors(challenger, config)]
+    checks += looks.distances(challenger, kids, config)
     copy, reconstruction = edits.get("copy"), edits.get("reconstruction")
     floors = config.must_learn and (copy is not None or reconstruction is not None)
     if floors or champion is not None:
@@ -135,9 +107,9 @@ def _judged(
         seeds = [table for name, table in edits.items() if name.startswith("seed ")]
         checks += _superiority(champion, challenger, config, seeds)
         checks += _non_inferiority(champion, challenger, config)
-        checks += _no_less_real(champion, challenger, config)
-        checks += _no_farther(champion_kids, kids, config)
-    return _verdict(checks, champion is None, _not_judged(challenger, kids, config))
+        checks += looks.no_less_real(champion, challenger, config)
+        checks += looks.no_farther(champion_kids, kids, config)
+    return _verdict(checks, champion is None, looks.not_judged(challenger, kids, config))
 
 
 def _verdict(checks: list[Check], first: bool, not_judged: Sequence[str]) -> Verdict:
@@ -150,27 +122,6 @@ def _verdict(checks: list[Check], first: bool, not_judged: Sequence[str]) -> Ver
         effect = next(check.value for check in checks if check.name == "effect")
         reasons = [f"mean single-edit success rises by {effect:.3f}, no loss exceeds its margin"]
     return Verdict(not failed, "; ".join([*reasons, *not_judged]), tuple(checks))
-
-
-def _not_judged(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[str]:
-    """What realism could not be judged although it has a bound, in one sentence each."""
-    out = []
-    for setting, name in LOOKS.items():
-        if getattr(config, setting):
-            known = table[name].notna().groupby(_tasks(table)).any()
-            if not known.all():
-                unknown = ", ".join(known.index[~known])
-                out.append(f"{name} is not judged for {unknown}: {UNKNOWN[name]}")
-    if not config.max_kid:
-        return out
-    for dataset in _datasets(table):
-        found = _kid(kids, dataset)
-        if found is None:
-            out.append(f"kid is not judged for {dataset}: intensities have no target domains")
-        elif found.ratio is not None and found.skipped:
-            out.append(f"kid is not judged for {', '.join(found.skipped)}: edits and real images "
-                       "of three people are needed")  # fmt: skip
-    return out
 
 
 def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -> str:
@@ -189,25 +140,11 @@ def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -
         bad = int((~np.isfinite(values)).sum())
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
-    for setting, name in LOOKS.items():
-        if getattr(config, setting) and (problem := _unknown(edits, name)):
+    for setting, name in looks.LOOKS.items():
+        if getattr(config, setting) and (problem := looks.unknown(edits, name)):
             return f"{problem}, or set eval.{setting}=0"
     if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
         return "its scores are of other images or edits; score both models on one evaluation set"
-    return ""
-
-
-def _unknown(table: pd.DataFrame, name: str) -> str:
-    """Why one of `LOOKS` cannot be judged, and what to do; "" if it can."""
-    if name not in table:
-        return f"{name} was not measured; score the model again"
-    values = table[name].dropna()
-    if values.empty:
-        return f"{name} is unknown for every edit: {UNKNOWN[name]}; use other images"
-    finite = np.isfinite(np.stack(values.to_list()).astype(float).reshape(len(values), -1)).all(1)
-    if not finite.all():
-        bad = int((~finite).sum())
-        return f"{name} is not finite in {bad} of {len(values)} rows; score the model again"
     return ""
 
 
@@ -215,10 +152,6 @@ def _edits(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of single edits that change the labels of the image, sorted by KEYS."""
     rows = table[table["single"].astype(bool) & table["changed"].astype(bool)]
     return rows.sort_values(KEYS).reset_index(drop=True)
-
-
-def _tasks(table: pd.DataFrame) -> np.ndarray:
-    return np.asarray((table["dataset"].astype(str) + "/" + table["task"].astype(str)).to_numpy())
 
 
 def _people(table: pd.DataFrame) -> np.ndarray:
@@ -231,7 +164,7 @@ def _people(table: pd.DataFrame) -> np.ndarray:
 
 
 def _per_task(table: pd.DataFrame, metric: str) -> pd.Series:
-    return table[metric].astype(float).groupby(_tasks(table)).mean()
+    return table[metric].astype(float).groupby(tasks(table)).mean()
 
 
 def mean_success(table: pd.DataFrame) -> float:
@@ -252,7 +185,7 @@ def _interval_low(table: pd.DataFrame, baseline: pd.DataFrame, config: EvalConfi
     from training.evaluation.metrics import bootstrap
 
     rise = table["success"].to_numpy(float) - baseline["success"].to_numpy(float)
-    draws = bootstrap(rise, _tasks(table), _people(table), config.bootstrap)
+    draws = bootstrap(rise, tasks(table), _people(table), config.bootstrap)
     return float(np.percentile(draws, 2.5))
 
 
@@ -264,94 +197,6 @@ def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
         Check("self_psnr", psnr, config.min_psnr, psnr >= config.min_psnr,
               f"self-reconstruction {psnr:.2f} dB, floor {config.min_psnr:.2f} dB"),
     ]  # fmt: skip
-
-
-def _looks(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
-    """Floors of realism that are means over single edits."""
-    from training.evaluation.summary import looks
-
-    says = {
-        "raster": "stripes or checkerboards of {:.2f} grey levels, at most {:.2f} allowed",
-        "background": "edits change {:.3f} of the picture outside of what they are about, at most "
-        "{:.3f} allowed",
-        "likeness": "identity {:.3f} between different people (0) and the same image (1), floor "
-        "{:.3f}",
-    }
-    judged = {setting: name for setting, name in LOOKS.items() if getattr(config, setting)}
-    measured = looks(table, config.bootstrap) if judged else {}
-    checks = []
-    for setting, name in judged.items():
-        bound, found = getattr(config, setting), measured[name]
-        most = setting.startswith("max")
-        passed = found.value <= bound if most else found.value >= bound
-        why = says[name].format(found.value, bound)
-        if found.low <= bound <= found.high:
-            why += (f" (95 % interval {found.low:.2f} to {found.high:.2f}: more images may decide "
-                    "otherwise, eval.limit)")  # fmt: skip
-        checks.append(Check(name, found.value, bound, passed, why, most, found.low, found.high))
-    return checks
-
-
-def _datasets(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["dataset"].astype(str)))
-
-
-def _without_kid(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[str]:
-    """Data sets whose labels have target domains, but whose distance was not measured."""
-    if not config.max_kid:
-        return []
-    # only intensities have an error
-    errors = table["error"] if "error" in table else pd.Series(np.nan, table.index)
-    domains = errors.isna().groupby(table["dataset"].astype(str)).any()
-    return [d for d in _datasets(table) if domains[d] and _kid(kids, d) is None]
-
-
-def _distances(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[Check]:
-    """The floor of the distance from real images of each data set with target domains."""
-    if not config.max_kid:
-        return []
-    found = [one for d in _datasets(table) if (one := _kid(kids, d)) is not None]
-    unknown = bool((table["identity"].astype(str) == "").any())
-    checks = [_distance(one, config.max_kid, unknown) for one in found]
-    if len(found) < 2:
-        return checks
-    return [
-        check._replace(name=f"kid {one.dataset}", why=f"{one.dataset}: {check.why}")
-        for check, one in zip(checks, found, strict=True)
-    ]
-
-
-def _distance(found: Kid, bound: float, unknown: bool) -> Check:
-    """`unknown`: the person of an image is unknown, so that it counts as one."""
-    few = "too few images to judge realism: "
-    people_are = "people (an image of an unknown person counts as one)" if unknown else "people"
-    fix = "score more images of more people (eval.limit, data.test_share), or eval.max_kid=0"
-    if found.ratio is None or found.low is None or found.high is None:
-        why = (f"{few}no target has edits and real images of three people "
-               f"({', '.join(found.skipped)}); {fix}")  # fmt: skip
-        return Check("kid", 0.0, bound, False, why, True)
-    if not np.isfinite([found.ratio, found.low, found.high, found.inputs_low or 0.0]).all():
-        why = "the distance from real images (KID) is not finite; score the model again"
-        return Check("kid", 0.0, bound, False, why, True)
-    half = (found.high - found.low) / 2
-    passed = False
-    if (found.inputs_low or 0.0) <= 0:
-        why = (f"{few}the judge does not tell {found.images} inputs from real images of their "
-               f"target; {fix}")  # fmt: skip
-    elif found.low > bound or found.high < bound or half <= WIDTH * bound:
-        passed = found.ratio <= bound
-        why = (f"edits are {found.ratio:.2f} times as far from real images of their target as the "
-               f"unedited inputs (KID), at most {bound:.2f} allowed")  # fmt: skip
-    else:
-        people = math.ceil(found.people * (half / (WIDTH * bound)) ** 2)
-        why = (f"{few}{found.images} edits, {found.people} {people_are}, interval ± {half:.2f} "
-               f"where ± {WIDTH * bound:.2f} decides; about {people} people needed; "
-               f"{fix}")  # fmt: skip
-    return Check("kid", found.ratio, bound, passed, why, True, found.low, found.high)
-
-
-def _kid(kids: Sequence[Kid], dataset: str) -> Kid | None:
-    return next((k for k in kids if (k.kind, k.dataset) == (KID, dataset)), None)
 
 
 def _enough_people(table: pd.DataFrame) -> Check:
@@ -418,36 +263,3 @@ def _non_inferiority(
               f"{what} changes by {value:+.3f}, at most {-margin:+.3f} is allowed")
         for name, value, margin, what in table
     ]  # fmt: skip
-
-
-def _no_less_real(
-    champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig
-) -> list[Check]:
-    """The raster and the change outside of what edits are about rise by at most their margins."""
-    from training.evaluation.summary import look_means
-
-    margins = {"raster": config.margin_raster, "background": config.margin_background}
-    judged = [name for setting, name in LOOKS.items() if getattr(config, setting)]
-    if not judged:
-        return []
-    old, new = look_means(champion), look_means(challenger)
-    return [_rise(n, new[n] - old[n], margins[n]) for n in judged if n in margins]
-
-
-def _no_farther(old: Sequence[Kid], new: Sequence[Kid], config: EvalConfig) -> list[Check]:
-    """The distance of each data set from its real images rises by at most its margin."""
-    if not config.max_kid:
-        return []
-    both = [(before, one) for one in new if (before := _kid(old, one.dataset)) and one.kind == KID]
-    names = ["kid"] if len(both) == 1 else [f"kid {one.dataset}" for _, one in both]
-    return [
-        _rise(name, one.ratio - before.ratio, config.margin_kid)
-        for name, (before, one) in zip(names, both, strict=True)
-        # too few images are a reason of `_distance`
-        if one.ratio is not None and before.ratio is not None
-    ]
-
-
-def _rise(name: str, value: float, margin: float) -> Check:
-    why = f"{name} rises by {value:.3f}, at most {margin:.3f} is allowed"
-    return Check(f"{name} change", value, margin, value <= margin, why, True)
