@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from training.core.config import EvalConfig
-from training.evaluation.records import Kid
+from training.evaluation.records import DomainKid, Kid
 from training.registry.gate import METRICS, Verdict, decide, mean_success
 
 REAL = EvalConfig(bootstrap=200)
@@ -425,6 +425,9 @@ def test_the_verdict_names_targets_and_labels_that_could_not_be_judged() -> None
     assert verdict.promoted
     assert "kid is not judged for celeba Bald, celeba not_Young: edits and real" in verdict.reason
     assert "background is not judged for celeba/Young: it needs 8 training images" in verdict.reason
+    loose = DomainKid("celeba", "Male", 90, 40, 0, matched=False, value=0.1, inputs=0.2)
+    near = decide(None, scores(0.9), REAL, kids=[replace(kid(0.5, 0.05), domains=(loose,))])
+    assert "kid of celeba Male is from real images whose other labels differ" in near.reason
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,10 @@ def _judged(
         checks += _non_inferiority(champion, challenger, config)
         checks += looks.no_less_real(champion, challenger, config)
         checks += looks.no_farther(champion_kids, kids, config)
-    return _verdict(checks, champion is None, looks.not_judged(challenger, kids, config))
+    return _verdict(checks, champion is None, looks.remarks(challenger, kids, config))
 
 
-def _verdict(checks: list[Check], first: bool, not_judged: Sequence[str]) -> Verdict:
+def _verdict(checks: list[Check], first: bool, remarks: Sequence[str]) -> Verdict:
     failed = [check for check in checks if not check.passed]
     if failed:
         reasons = [check.why for check in failed]
@@ -121,7 +121,7 @@ def _verdict(checks: list[Check], first: bool, not_judged: Sequence[str]) -> Ver
     else:
         effect = next(check.value for check in checks if check.name == "effect")
         reasons = [f"mean single-edit success rises by {effect:.3f}, no loss exceeds its margin"]
-    return Verdict(not failed, "; ".join([*reasons, *not_judged]), tuple(checks))
+    return Verdict(not failed, "; ".join([*reasons, *remarks]), tuple(checks))
 
 
 def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -> str:

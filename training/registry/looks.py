@@ -24,8 +24,8 @@ UNKNOWN = {
 WIDTH = 0.25
 
 
-def not_judged(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[str]:
-    """What realism could not be judged although it has a bound, in one sentence each."""
+def remarks(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[str]:
+    """What was not judged although it has a bound, and what was compared loosely: sentences."""
     out = []
     for setting, name in LOOKS.items():
         if getattr(config, setting):
@@ -42,6 +42,10 @@ def not_judged(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> 
         elif found.ratio is not None and found.skipped:
             out.append(f"kid is not judged for {', '.join(found.skipped)}: edits and real images "
                        "of three people are needed")  # fmt: skip
+        loose = [f"{d.dataset} {d.domain}" for d in found.domains if not d.matched] if found else []
+        if loose:
+            out.append(f"kid of {', '.join(loose)} is from real images whose other labels differ: "
+                       "too few have the edits' combinations")  # fmt: skip
     return out
 
 
