@@ -211,3 +211,21 @@ def test_the_raster_of_fewer_than_30_real_images_is_no_reference(
     edits = found.table[found.table["single"] & found.table["changed"]]
     expected = after[edits["index"]] - real.mean(0).clip(min=0)
     assert np.allclose(np.stack(edits["raster"].to_list()), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("noise", [0, 20])
+def test_grey_pictures_are_measured_and_plain_ones_refused_with_the_cause(
+    make_dataset: Callable[..., Path], tmp_path: Path, noise: int
+) -> None:
+    """Grey: three equal channels; plain: every image is the same grey."""
+    manifest = Manifest.read(make_dataset(tmp_path / "d.json", (CELEBA,), count=80))
+    grey = 128 + np.random.default_rng(0).integers(0, noise + 1, (80, 16, 16, 1))
+    np.save(tmp_path / "grey.npy", grey.repeat(3, 3).astype(np.uint8))
+    files = {e.name: manifest.local(e.name) for e in manifest.entries}
+    files["celeba-00000.npy"] = tmp_path / "grey.npy"
+    rows_of = {e.name: e.rows for e in manifest.entries}
+    Manifest.build("dataset", files, manifest.meta, rows=rows_of).write(tmp_path / "grey.json")
+    text = reason(measured(tmp_path / "grey.json")[0])
+    plain = "likeness is unknown for every edit: the second judge sees no difference" in text
+    assert plain == (noise == 0)
+    assert noise == 0 or "edits change" in text
