@@ -65,3 +65,13 @@ def test_only_changes_outside_count_and_another_picture_counts_fully() -> None:
     mean = before[:, outside].float().mean(1)[:, None, None]
     half = (mean + (before.float() - mean) / 2).round().to(torch.uint8)
     assert np.allclose(changed(before, half, outside), 0.25, atol=0.02)
+
+
+def test_a_label_that_concerns_every_pixel_has_no_outside() -> None:
+    """Else the change outside would be 0 of 0."""
+    pictures = Pictures(60)
+    shown = pictures.labels[:, 0, None, None, None] > 0.5
+    pictures.pixels = torch.where(shown, 200, 20).to(torch.uint8).expand(-1, 64, 64, 3).clone()
+    # rows without a difference lie within the distance by which the place is enlarged
+    pictures.pixels[:, 1:62:2] = 100
+    assert "square" not in found(pictures)

@@ -18,9 +18,17 @@ from training.data.labels import LabelSet, LabelSpace
 from training.engine.schedule import Schedule
 from training.engine.throughput import PROGRESS_POINTS, step_at, synthetic_labels
 from training.evaluation.comparison.figures import shared_models
-from training.evaluation.comparison.page import Group, System, intervals, seeds_interval
+from training.evaluation.comparison.page import (
+    Group,
+    System,
+    distance,
+    distance_interval,
+    intervals,
+    seeds_interval,
+)
 from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
+from training.evaluation.records import Kid
 from training.evaluation.summary import summarise
 from training.models import MODELS
 from training.models.configure import resolve
@@ -44,7 +52,8 @@ def scores(success: float, people: int = 20) -> pd.DataFrame:
                     "identity": [f"p{i // 2}" for i in range(count)], "changed": True,
                     "success": hits, "copy_success": 0.0, "blind_success": 0.0,
                     "preservation": stream.random(count), "others": 1,
-                    "identity_cosine": stream.random(count),
+                    "identity_cosine": stream.random(count), "background": stream.random(count),
+                    "raster": list(stream.random((count, 3))), "likeness": 0.5,
                     **{k: stream.random(count) for k in ("self_psnr", "self_ssim",
                        "self_ssim_gaussian", "cycle_psnr", "cycle_ssim", "cycle_ssim_gaussian")},
                     **dict.fromkeys(("error", "error_others", "copy_error"), float("nan")),
@@ -57,8 +66,10 @@ def scores(success: float, people: int = 20) -> pd.DataFrame:
 def test_interval_of_one_seed_equals_the_evaluation() -> None:
     table = scores(0.6)
     numbers, _ = summarise(table, EvalConfig())
-    low, high = intervals([table])["success_mean"]
-    assert (low, high) == pytest.approx((numbers.success_low, numbers.success_high))
+    found = intervals([table])
+    assert found["success_mean"] == pytest.approx((numbers.success_low, numbers.success_high))
+    assert found["raster"] == pytest.approx((numbers.raster_low, numbers.raster_high))
+    assert found["background"] == pytest.approx((numbers.background_low, numbers.background_high))
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
@@ -120,11 +131,15 @@ def test_every_mean_lies_in_its_interval() -> None:
     table = scores(0.6)
     found = intervals([table])
     assert set(found) == {"success_mean", "preservation_mean", "identity_cosine", "self_psnr",
-                          "self_ssim"}  # fmt: skip
+                          "self_ssim", "raster", "background"}  # fmt: skip
+    older = table.drop(columns=["raster", "background", "likeness"])
+    assert set(found) - set(intervals([older])) == {"raster", "background"}
+    assert not {"raster", "background"} & set(intervals([table, older]))
     images = table.drop_duplicates("index")
     for name, values in (("self_psnr", images["self_psnr"]), ("self_ssim", images["self_ssim"]),
                          ("success_mean", table["success"]),
                          ("preservation_mean", table["preservation"]),
+                         ("background", table["background"]),
                          ("identity_cosine", table["identity_cosine"])):  # fmt: skip
         low, high = found[name]
         assert low < values.mean() < high
@@ -168,6 +183,37 @@ def test_every_seed_is_on_the_page_where_there_are_several() -> None:
     )  # fmt: skip
     assert "seed 0 seed 2 stargan 50.0 25.0 diat – 12.5" in text
     assert "seed" not in page(system("stargan")).replace("over seeds", "")
+
+
+def kid(dataset: str, ratio: float | None, half: float = 0.0) -> Kid:
+    ends = {} if ratio is None else {"low": ratio - half, "high": ratio + half}
+    return Kid("kid_vgg", dataset, 100, 30, (), ratio=ratio, **ends)
+
+
+def test_the_distance_of_a_system_covers_people_data_sets_and_seeds() -> None:
+    assert distance([]) is None
+    assert distance([kid("celeba", 0.5, 0.1), kid("rafd", None)]) is None
+    one = distance([kid("celeba", 0.5, 0.1)])
+    assert one == (0.5, pytest.approx((0.4, 0.6)))
+    assert one is not None
+    assert distance_interval([one]) == one[1]
+    # independent: half of √(0.3² + 0.4²)
+    assert distance([kid("celeba", 0.5, 0.3), kid("rafd", 1.5, 0.4)]) == (
+        1.0, pytest.approx((0.75, 1.25))
+    )  # fmt: skip
+    assert distance_interval([one, one]) == pytest.approx(one[1])
+    apart = distance_interval([(v, (v - 1e-9, v + 1e-9)) for v in (0.5, 0.6, 0.55)])
+    expected = stats.t.interval(0.95, 2, 0.55, stats.sem([0.5, 0.6, 0.55]))
+    assert apart == pytest.approx(expected)
+
+
+def test_realism_is_on_the_page_and_a_dash_where_it_was_not_measured() -> None:
+    ends = {"raster": (1.0, 2.0), "kid": (0.5, 1.0), "background": (0.25, 0.5)}
+    text = page(
+        system("stargan", raster=1.5, kid=0.75, background=0.375, intervals=ends), system("diat")
+    )
+    assert "1.50 [1.00 – 2.00] 0.75 [0.50 – 1.00] 0.375 [0.250 – 0.500] diat" in text
+    assert "diat yes – 100.0 0.0 – – – – – – – Success is measured" in text
 
 
 def test_long_names_do_not_shrink_the_plots() -> None:

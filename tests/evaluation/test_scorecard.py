@@ -88,7 +88,7 @@ def evaluation() -> Evaluation:
                                                      "fid": Distance(77.0, 20.0)}),
         ],
         kids=[
-            Kid("kid_vgg", 200, 60, (
+            Kid("kid_vgg", "celeba", 200, 60, (
                 DomainKid("celeba", "Male", 120, 90, 0, True, 0.25, 0.5),
                 DomainKid("celeba", "not_Male", 80, 70, 4, True, 0.75, 0.5),
             ), value=0.5, value_low=0.4, value_high=0.6, inputs=0.5, inputs_low=0.3, ratio=1.0,

@@ -25,7 +25,8 @@ from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
-from training.evaluation.records import Scores
+from training.evaluation.records import Kid, Scores
+from training.evaluation.score import BrokenModelError
 from training.inference.translator import load_translator, translator_from_files
 from training.models import MODELS, configure
 from training.registry import gate, lineage, promotion, pyfunc
@@ -468,6 +469,8 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
 
     def score(seed: int, *_: Any) -> tuple[Scores, None]:
         calls.append(str(seed))
+        if seed in run.broken:  # type: ignore[attr-defined]
+            raise BrokenModelError("the model's output is not finite; the model is broken")
         images = np.repeat(np.arange(80), 2)
         table = pd.DataFrame(
             {
@@ -479,7 +482,8 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
                 "background": 0.2, "likeness": 0.6,
             }
         )  # fmt: skip
-        return Scores(table), None
+        kid = Kid("kid_vgg", "celeba", 160, 40, (), ratio=0.5, low=0.4, high=0.6, inputs_low=0.1)
+        return Scores(table, (kid,)), None
 
     seed_of: Callable[..., int] = lambda files: read_json(files["config.json"])["seed"]  # noqa: E731
     evaluation, fake_judge = "training.evaluation", SimpleNamespace(require=lambda: None)
@@ -498,7 +502,7 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
         assert result == read_json(out)
         return result
 
-    run.calls, run.dataset = calls, binary  # type: ignore[attr-defined]
+    run.calls, run.dataset, run.broken = calls, binary, set()  # type: ignore[attr-defined]
     return run
 
 
@@ -511,6 +515,17 @@ def test_the_first_model_above_the_floors_becomes_champion(promote: Any) -> None
     run = registry.version("stargan@champion").run_id
     names = [f.path for f in tracking.client().list_artifacts(run, "promotion")]
     assert names == ["promotion/verdict.html", "promotion/verdict.json"]
+
+
+def test_a_model_that_makes_no_pictures_is_refused_with_a_reason(promote: Any) -> None:
+    """As challenger; as champion it can be replaced with a reason to override."""
+    promote.broken.add(1)
+    assert promote(1)["reason"].startswith("refused: challenger: the model's output is not finite")
+    promote(1, override="to have a broken champion")
+    verdict = promote(2)
+    assert not verdict["promoted"]
+    assert "the champion, cannot be compared: the model's output is not finite" in verdict["reason"]
+    assert promote(2, override="the champion is broken")["promoted"]
 
 
 def test_a_first_model_below_the_floors_does_not(promote: Any) -> None:

@@ -34,7 +34,7 @@ def outsides(part: Part, labels: LabelSet) -> dict[str, Tensor]:
     Inside is the smallest set of pixels with 80 % of the energy of the mean difference between
     images of `part` (the train split) with and without the label, smoothed and enlarged by a
     32nd of the side. The energy that chance gives is subtracted. Labels with fewer than 8 images on
-    a side are left out.
+    a side, and labels that concern every pixel, are left out.
     """
     rows = spread(len(part), IMAGES)
     shown = _shown(part, labels, rows).double()
@@ -59,7 +59,9 @@ def outsides(part: Part, labels: LabelSet) -> dict[str, Tensor]:
             for (_, square, n), mean in zip(sides, means, strict=True)
         )
         energy = (means[0] - means[1]).square() - chance
-        out[name] = ~_inside(energy.view(side, side, 3).sum(2))
+        outside = ~_inside(energy.view(side, side, 3).sum(2))
+        if outside.any():
+            out[name] = outside
     return out
 
 

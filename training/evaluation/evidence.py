@@ -175,7 +175,8 @@ def _likeness(maker: _Maker, edits: pd.DataFrame) -> Figure:
 
 def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | None:
     labels, judge = maker.view.labels, maker.judge
-    rows_of = [d for k in scores.kids[:1] for d in k.domains if d.dataset == labels.name]
+    kinds = [k for k in scores.kids if (k.kind, k.dataset) == ("kid_vgg", labels.name)]
+    rows_of = [d for k in kinds for d in k.domains]
     if not rows_of:
         return None
     worst = max(rows_of, key=lambda row: row.value)

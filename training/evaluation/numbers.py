@@ -91,7 +91,11 @@ def frechet_numbers(rows: Sequence[DomainDistance]) -> Rows:
 
 
 def kid_numbers(kids: Sequence[Kid]) -> Rows:
-    """E4: each domain's KID, means of edits and inputs, and their ratio with its interval."""
+    """E4: each domain's KID, means of edits and inputs, and their ratio with its interval.
+
+    The means' names have the data set's only where there are several.
+    """
+    several = len({kid.dataset for kid in kids}) > 1
     for kid in kids:
         for row in kid.domains:
             yield (kid.kind, row.dataset, row.domain), row.value
@@ -99,7 +103,7 @@ def kid_numbers(kids: Sequence[Kid]) -> Rows:
                  ("", kid.value), ("inputs", kid.inputs))  # fmt: skip
         for name, value in found:
             if value is not None:
-                yield (kid.kind, name), value
+                yield (kid.kind, kid.dataset if several else "", name), value
 
 
 def frechet_mean(rows: Sequence[DomainDistance], kind: str, dataset: str) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 PERIODS = (2, 4)  # px
 NEAR = 1  # bins to each side that hold a line's power: the main lobe of a Hann window
 RING = 3  # bins to each side from which the neighbourhood is taken, without those of NEAR
+REFERENCE = 30  # real images whose mean is a reference; that of fewer is mostly chance
 PAIRED = 4 / math.pi  # 1 / E[√(xy)] of two exponential variables with mean 1
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B (BT.601)
 

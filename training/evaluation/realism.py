@@ -25,6 +25,7 @@ from training.storage.store import Manifest, Store
 
 LOOKS = ("raster", "background", "likeness")  # columns of single edits that change the labels
 MOST = 1_000  # images on each side of a kernel distance, whose time grows with their square
+ALIKE = 1e-5  # if different people's cosine is this near to 1, the rest is rounding
 REALS = 1_000  # real images of a data set for the raster's and the cosine's reference
 
 
@@ -83,7 +84,7 @@ class Realism:
         raster: power of each line above its neighbourhood, grey levels², minus the mean of real
         images of the target domain (a vector); background: the change outside of what the edit is
         about, 0..1; likeness: the identity cosine on a scale from 0, the mean of different people's
-        real images, to 1, the same image.
+        real images, to 1, the same image; unknown if the judge sees all of them alike.
         """
         out = pd.concat([table, pd.concat(self.rows, ignore_index=True)], axis=1)
         edits = out["single"].astype(bool) & out["changed"].astype(bool)
@@ -91,11 +92,20 @@ class Realism:
             {labels.name: self._impostor(i) for i, labels in enumerate(self.faces.space.sets)}
         )
         likeness = (out["identity_cosine"] - impostor) / (1 - impostor)
-        return out.assign(likeness=likeness.where(edits))
+        return out.assign(likeness=likeness.where(edits & (1 - impostor > ALIKE)))
 
     def kids(self) -> list[Kid]:
-        """KID by each kind of features; empty if no label has domains (intensities)."""
-        return [k for kind in self.distances.kinds if (k := self._kid(kind)) is not None]
+        """KID of each data set by each kind of features; none of intensities, without domains.
+
+        Not over all data sets: the scale of a distance depends on the pictures, so that a mean
+        would be that of the set with the largest distances.
+        """
+        return [
+            self._kid(kind, i)
+            for i, labels in enumerate(self.faces.space.sets)
+            if labels.kind != "continuous"
+            for kind in self.distances.kinds
+        ]
 
     def _outsides(self, view: View) -> dict[str, Tensor]:
         if view.dataset not in self._outside:
@@ -118,7 +128,7 @@ class Realism:
         out = np.tile(values.mean(0).clip(min=0), (int(used.sum()), 1))
         for name, edits in domains(view.labels, task, task.target[here][used]):
             real = values[in_domain(view.labels, name, labels_of)]
-            if len(real) >= kid.PEOPLE:
+            if len(real) >= raster.REFERENCE:
                 out[edits.numpy()] = real.mean(0).clip(min=0)
         return out
 
@@ -139,11 +149,13 @@ class Realism:
             self._impostors[dataset] = float(different.mean()) if len(different) else 0.0
         return self._impostors[dataset]
 
-    def _kid(self, kind: str) -> Kid | None:
+    def _kid(self, kind: str, dataset: int) -> Kid:
         found: list[tuple[kid.Distance, kid.Distance]] = []
         rows, skipped = [], []
-        for (dataset, name), edited in self.distances.edited.items():
-            labels = self.faces.space.sets[dataset]
+        labels = self.faces.space.sets[dataset]
+        for (other, name), edited in self.distances.edited.items():
+            if other != dataset:
+                continue
             sources = zip(*self._sources[dataset, name], strict=True)
             places, targets, people = (np.concatenate(column) for column in sources)
             reals = self._sample(dataset, kind)
@@ -162,14 +174,13 @@ class Realism:
                     one.value, two.value,
                 )
             )  # fmt: skip
-        if not found and not skipped:
-            return None
         if not found:
-            return Kid(KINDS[kind], images=0, people=0, domains=(), skipped=tuple(skipped))
+            return Kid(KINDS[kind], labels.name, 0, 0, domains=(), skipped=tuple(skipped))
         ones, twos = zip(*found, strict=True)
         value, inputs_mean, ratio = kid.mean(ones), kid.mean(twos), kid.ratio(ones, twos)
         return Kid(
             KINDS[kind],
+            labels.name,
             images=sum(d.edits for d in ones),
             people=len({name for d in ones for name in d.people}),
             domains=tuple(rows),

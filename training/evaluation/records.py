@@ -176,8 +176,8 @@ class DomainKid:
 
 @dataclass(frozen=True)
 class Kid:
-    """E4: means over domains by one kind of features, kid_vgg or kid (Inception), with 95 %
-    intervals over people; 0 for real images.
+    """E4 of one data set: means over domains by one kind of features, kid_vgg or kid (Inception),
+    with 95 % intervals over people; 0 for real images.
 
     `value…`: of the edits, `inputs…`: of their inputs, `ratio`, `low` and `high`: the first
     as a multiple of the second; None without a domain of three people on each side. `skipped`:
@@ -185,6 +185,7 @@ class Kid:
     """
 
     kind: str
+    dataset: str
     images: int
     people: int
     domains: tuple[DomainKid, ...]
@@ -206,7 +207,7 @@ class Kid:
 
 
 class Scores(NamedTuple):
-    """What the gate reads of one model: its score table and its kernel distances by kind."""
+    """What the gate reads of one model: its score table, and kernel distances by kind and set."""
 
     table: "pd.DataFrame"
     kids: tuple[Kid, ...] = ()

@@ -31,6 +31,10 @@ INTENSITY = ("error", "error_others", "copy_error")
 Translate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+class BrokenModelError(ValueError):
+    """A model whose outputs or scores are not finite."""
+
+
 class View(NamedTuple):
     """One data set with its index in data and judge, its encoding, and the scored rows."""
 
@@ -128,7 +132,7 @@ def move_nets(translator: Translate, device: torch.device) -> None:
 def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """One translation, rounded as when saved: uint8 (n, H, W, 3); image (n, 3, H, W) in [-1, 1].
 
-    Raises ValueError if the output is not finite.
+    Raises BrokenModelError, a ValueError, if the output is not finite.
     """
     image = image.contiguous(memory_format=memory_order(image.device))
     return _rounded(translator(image, source.to(image.device), target.to(image.device)))
@@ -136,7 +140,7 @@ def run(translator: Translate, image: Tensor, source: Tensor, target: Tensor) ->
 
 def _rounded(output: Tensor) -> Tensor:
     if not output.isfinite().all():  # as a picture, NaN would be black
-        raise ValueError("the model's output is not finite; the model is broken")
+        raise BrokenModelError("the model's output is not finite; the model is broken")
     return to_uint8(output)
 
 
@@ -164,7 +168,7 @@ def score(
     combinations and unchanged images. For continuous labels (otherwise NaN) mean absolute
     differences: error of judged to target intensities, error_others of labels outside the edit to
     those of the input, copy_error of the input's judged to the target intensities.
-    Raises ValueError if an output or a score is not finite.
+    Raises BrokenModelError, a ValueError, if an output or a score is not finite.
     """
     move_nets(translator, judge.device)
     data_views = views(translator, faces, judge, config, only)
@@ -179,7 +183,7 @@ def score(
     numbers = table.drop(columns=[*CYCLE, *INTENSITY]).select_dtypes("number")
     bad = [str(c) for c in numbers if not np.isfinite(numbers[c]).all()]
     if bad:
-        raise ValueError(f"scores are not finite: {', '.join(bad)}; the model is broken")
+        raise BrokenModelError(f"scores are not finite: {', '.join(bad)}; the model is broken")
     return table
 
 

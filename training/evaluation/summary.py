@@ -91,8 +91,8 @@ def look_means(table: pd.DataFrame) -> dict[str, float]:
     return out
 
 
-def looks(table: pd.DataFrame, draws: int) -> dict[str, Look]:
-    """`look_means` with 95 % intervals, a bootstrap over people."""
+def look_draws(table: pd.DataFrame, draws: int) -> dict[str, np.ndarray]:
+    """Bootstrap draws (draws,) over people of each of `look_means`."""
     found = {name: _stacked(table, name) for name in LOOKS}
     measured = {name: one for name, one in found.items() if one is not None}
     drawn: dict[str, np.ndarray] = {}
@@ -104,9 +104,14 @@ def looks(table: pd.DataFrame, draws: int) -> dict[str, Look]:
         means = bootstrap(together, _tasks(rows), clusters(rows), draws)
         ends = np.cumsum([measured[name][0].shape[1] for name in same])[:-1]
         drawn |= dict(zip(same, np.split(means, ends, axis=1), strict=True))
-    out = {}
+    return {name: _one(name, means) for name, means in drawn.items()}
+
+
+def looks(table: pd.DataFrame, draws: int) -> dict[str, Look]:
+    """`look_means` with 95 % intervals."""
+    out, drawn = {}, look_draws(table, draws)
     for name, value in look_means(table).items():
-        low, high = np.percentile(_one(name, drawn[name]), [2.5, 97.5])
+        low, high = np.percentile(drawn[name], [2.5, 97.5])
         out[name] = Look(value, float(low), float(high))
     return out
 

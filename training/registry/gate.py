@@ -7,7 +7,7 @@ the gate.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,33 +15,12 @@ import pandas as pd
 
 from training.core.config import EvalConfig
 from training.evaluation.records import Kid
+from training.registry import looks
+from training.registry.check import Check, tasks
 
 KEYS = ["dataset", "index", "task"]
 METRICS = ["success", "preservation", "identity_cosine", "self_psnr"]
 COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
-
-
-KID = "kid_vgg"  # by the features of the frozen second judge, which every evaluation has
-# columns of `training.evaluation.realism` by their bound
-LOOKS = {"max_raster": "raster", "max_background": "background", "min_identity": "likeness"}
-# largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
-WIDTH = 0.25
-
-
-class Check(NamedTuple):
-    """One condition: `value` must reach `bound`, or with `most` not exceed it.
-
-    `why` is the reason given if it fails; `low` and `high` are a 95 % interval if there is one.
-    """
-
-    name: str
-    value: float
-    bound: float
-    passed: bool
-    why: str
-    most: bool = False
-    low: float | None = None
-    high: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -66,8 +45,8 @@ def decide(
 
     Floors: mean single-edit success and self-reconstruction; realism, unless its bound is 0: the
     raster, the change outside of what edits are about, identity, and the distance from real images
-    of the target (`kids`; a data set of intensities has none); and unless `must_learn` is off, the
-    95 % interval of the gain over copied inputs (`copy`) and over self-reconstructions
+    of the target (`kids`, of each data set; intensities have none); and unless `must_learn` is off,
+    the 95 % interval of the gain over copied inputs (`copy`) and over self-reconstructions
     (`reconstruction`) lies above 0, for those tables that are given.
     Superiority: mean single-edit success rises by `min_effect`, which covers seed noise, and the
     95 % interval of the paired difference (bootstrap over identities) lies above 0. `seeds` are
@@ -78,7 +57,8 @@ def decide(
     interval as wide as the margin would reject every model.
 
     An interval needs at least two people per data set. A table with a missing column, no rows,
-    other images or tasks, or a non-finite value is refused.
+    other images or tasks, or a non-finite value is refused, and so is one without the distance of
+    one of its data sets. The reason names what realism could not be judged.
     """
     tables = {
         "challenger": challenger,
@@ -90,7 +70,30 @@ def decide(
     for name, table in tables.items():
         if table is not None and (problem := _invalid(table, challenger, config)):
             return Verdict(False, f"refused: {name}: {problem}")
-    checks = [*_floors(challenger, config), *_looks(challenger, config), *_distance(kids, config)]
+    for name, found in (("challenger", kids), ("champion", champion_kids)):
+        if name == "champion" and champion is None:
+            continue
+        if missing := looks.without_kid(_edits(challenger), found, config):
+            return Verdict(
+                False,
+                f"refused: {name}: kid was not measured for {', '.join(missing)}; score the model "
+                "again, or set eval.max_kid=0",
+            )
+    edits = {name: _edits(table) for name, table in tables.items() if table is not None}
+    return _judged(edits, config, kids, champion_kids)
+
+
+def _judged(
+    edits: Mapping[str, pd.DataFrame],
+    config: EvalConfig,
+    kids: Sequence[Kid],
+    champion_kids: Sequence[Kid],
+) -> Verdict:
+    """The verdict on valid tables by name, of their `_edits` only."""
+    challenger, champion = edits["challenger"], edits.get("champion")
+    checks = [*_floors(challenger, config), *looks.floors(challenger, config)]
+    checks += looks.distances(challenger, kids, config)
+    copy, reconstruction = edits.get("copy"), edits.get("reconstruction")
     floors = config.must_learn and (copy is not None or reconstruction is not None)
     if floors or champion is not None:
         checks.append(_enough_people(challenger))
@@ -101,22 +104,24 @@ def decide(
         if baseline is not None and config.must_learn:
             checks.append(_learned(challenger, baseline, baseline_name, config))
     if champion is not None:
+        seeds = [table for name, table in edits.items() if name.startswith("seed ")]
         checks += _superiority(champion, challenger, config, seeds)
         checks += _non_inferiority(champion, challenger, config)
-        checks += _no_less_real(champion, challenger, config)
-        checks += _no_farther(champion_kids, kids, config)
-    return _verdict(checks, champion is None)
+        checks += looks.no_less_real(champion, challenger, config)
+        checks += looks.no_farther(champion_kids, kids, config)
+    return _verdict(checks, champion is None, looks.remarks(challenger, kids, config))
 
 
-def _verdict(checks: list[Check], first: bool) -> Verdict:
+def _verdict(checks: list[Check], first: bool, remarks: Sequence[str]) -> Verdict:
     failed = [check for check in checks if not check.passed]
     if failed:
-        return Verdict(False, "; ".join(check.why for check in failed), tuple(checks))
-    if first:
-        return Verdict(True, "the first champion: every floor is reached", tuple(checks))
-    effect = next(check.value for check in checks if check.name == "effect")
-    reason = f"mean single-edit success rises by {effect:.3f}, no loss exceeds its margin"
-    return Verdict(True, reason, tuple(checks))
+        reasons = [check.why for check in failed]
+    elif first:
+        reasons = ["the first champion: every floor is reached"]
+    else:
+        effect = next(check.value for check in checks if check.name == "effect")
+        reasons = [f"mean single-edit success rises by {effect:.3f}, no loss exceeds its margin"]
+    return Verdict(not failed, "; ".join([*reasons, *remarks]), tuple(checks))
 
 
 def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -> str:
@@ -124,19 +129,20 @@ def _invalid(table: pd.DataFrame, reference: pd.DataFrame, config: EvalConfig) -
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
         return f"scores have no column {', '.join(missing)}"
-    if not len(_edits(table)):
+    edits = _edits(table)
+    if not len(edits):
         return "no single edit was scored"
     if table.duplicated(KEYS).any():
         return f"{int(table.duplicated(KEYS).sum())} rows of scores are duplicated"
     for name in METRICS:
         # only of changed single edits, which the gate uses
-        values = pd.to_numeric(_edits(table)[name], errors="coerce").to_numpy(float)
+        values = pd.to_numeric(edits[name], errors="coerce").to_numpy(float)
         bad = int((~np.isfinite(values)).sum())
         if bad:
             return f"{name} is not finite in {bad} of {len(values)} rows"
-    for setting, name in LOOKS.items():
-        if getattr(config, setting) and (name not in table or _edits(table)[name].isna().all()):
-            return f"{name} was not measured; score the model again, or set eval.{setting}=0"
+    for setting, name in looks.LOOKS.items():
+        if getattr(config, setting) and (problem := looks.unknown(edits, name)):
+            return f"{problem}, or set eval.{setting}=0"
     if {tuple(k) for k in table[KEYS].to_numpy()} != {tuple(k) for k in reference[KEYS].to_numpy()}:
         return "its scores are of other images or edits; score both models on one evaluation set"
     return ""
@@ -146,10 +152,6 @@ def _edits(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of single edits that change the labels of the image, sorted by KEYS."""
     rows = table[table["single"].astype(bool) & table["changed"].astype(bool)]
     return rows.sort_values(KEYS).reset_index(drop=True)
-
-
-def _tasks(table: pd.DataFrame) -> np.ndarray:
-    return np.asarray((table["dataset"].astype(str) + "/" + table["task"].astype(str)).to_numpy())
 
 
 def _people(table: pd.DataFrame) -> np.ndarray:
@@ -162,31 +164,33 @@ def _people(table: pd.DataFrame) -> np.ndarray:
 
 
 def _per_task(table: pd.DataFrame, metric: str) -> pd.Series:
-    rows = _edits(table)
-    return rows[metric].astype(float).groupby(_tasks(rows)).mean()
+    return table[metric].astype(float).groupby(tasks(table)).mean()
 
 
 def mean_success(table: pd.DataFrame) -> float:
     """The main metric: success of single edits, averaged over tasks."""
+    return _success(_edits(table))
+
+
+def _success(table: pd.DataFrame) -> float:
     return float(_per_task(table, "success").mean())
 
 
 def _psnr(table: pd.DataFrame) -> float:
-    return float(_edits(table).drop_duplicates(["dataset", "index"])["self_psnr"].mean())
+    return float(table.drop_duplicates(["dataset", "index"])["self_psnr"].mean())
 
 
 def _interval_low(table: pd.DataFrame, baseline: pd.DataFrame, config: EvalConfig) -> float:
     """Lower end of the 95 % interval of the paired gain in mean single-edit success."""
     from training.evaluation.metrics import bootstrap
 
-    new, old = _edits(table), _edits(baseline)
-    rise = new["success"].to_numpy(float) - old["success"].to_numpy(float)
-    draws = bootstrap(rise, _tasks(new), _people(new), config.bootstrap)
+    rise = table["success"].to_numpy(float) - baseline["success"].to_numpy(float)
+    draws = bootstrap(rise, tasks(table), _people(table), config.bootstrap)
     return float(np.percentile(draws, 2.5))
 
 
 def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
-    success, psnr = mean_success(table), _psnr(table)
+    success, psnr = _success(table), _psnr(table)
     return [
         Check("success", success, config.min_success, success >= config.min_success,
               f"mean single-edit success {success:.3f}, floor {config.min_success:.3f}"),
@@ -195,64 +199,8 @@ def _floors(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
     ]  # fmt: skip
 
 
-def _looks(table: pd.DataFrame, config: EvalConfig) -> list[Check]:
-    """Floors of realism that are means over single edits."""
-    from training.evaluation.summary import looks
-
-    says = {
-        "raster": "stripes or checkerboards of {:.2f} grey levels, at most {:.2f} allowed",
-        "background": "edits change {:.3f} of the picture outside of what they are about, at most "
-        "{:.3f} allowed",
-        "likeness": "identity {:.3f} between different people (0) and the same image (1), floor "
-        "{:.3f}",
-    }
-    judged = {setting: name for setting, name in LOOKS.items() if getattr(config, setting)}
-    measured = looks(table, config.bootstrap) if judged else {}
-    checks = []
-    for setting, name in judged.items():
-        bound, found = getattr(config, setting), measured[name]
-        most = setting.startswith("max")
-        passed = found.value <= bound if most else found.value >= bound
-        why = says[name].format(found.value, bound)
-        checks.append(Check(name, found.value, bound, passed, why, most, found.low, found.high))
-    return checks
-
-
-def _distance(kids: Sequence[Kid], config: EvalConfig) -> list[Check]:
-    """The floor of the distance from real images; nothing if no label has a domain."""
-    bound = config.max_kid
-    found = _kid(kids)
-    if not bound or found is None:
-        return []
-    few = "too few images to judge realism: "
-    fix = "score more images of more people (eval.limit, data.test_share), or eval.max_kid=0"
-    if found.ratio is None or found.low is None or found.high is None:
-        why = (f"{few}no target has edits and real images of three people "
-               f"({', '.join(found.skipped)}); {fix}")  # fmt: skip
-        return [Check("kid", 0.0, bound, False, why, True)]
-    half = (found.high - found.low) / 2
-    passed = False
-    if (found.inputs_low or 0.0) <= 0:
-        why = (f"{few}the judge does not tell {found.images} inputs from real images of their "
-               f"target; {fix}")  # fmt: skip
-    elif found.low > bound or found.high < bound or half <= WIDTH * bound:
-        passed = found.ratio <= bound
-        why = (f"edits are {found.ratio:.2f} times as far from real images of their target as the "
-               f"unedited inputs (KID), at most {bound:.2f} allowed")  # fmt: skip
-    else:
-        people = math.ceil(found.people * (half / (WIDTH * bound)) ** 2)
-        why = (f"{few}{found.images} edits, {found.people} people, interval ± {half:.2f} where "
-               f"± {WIDTH * bound:.2f} decides; about {people} people needed; {fix}")  # fmt: skip
-    return [Check("kid", found.ratio, bound, passed, why, True, found.low, found.high)]
-
-
-def _kid(kids: Sequence[Kid]) -> Kid | None:
-    return next((found for found in kids if found.kind == KID), None)
-
-
 def _enough_people(table: pd.DataFrame) -> Check:
-    rows = _edits(table)
-    people = pd.Series(_people(rows)).groupby(rows["dataset"].to_numpy()).nunique()
+    people = pd.Series(_people(table)).groupby(table["dataset"].to_numpy()).nunique()
     fewest = int(people.min())
     return Check("people", fewest, 2, fewest >= 2,
                  f"{people.idxmin()}: {fewest} person in the test split, at least 2 needed for an "
@@ -274,7 +222,7 @@ def _superiority(
     config: EvalConfig,
     seeds: Sequence[pd.DataFrame],
 ) -> list[Check]:
-    effect = mean_success(challenger) - mean_success(champion)
+    effect = _success(challenger) - _success(champion)
     lower = _interval_low(challenger, champion, config)
     # isclose: a gain of exactly the minimum effect is enough despite rounding
     enough = effect >= config.min_effect or math.isclose(effect, config.min_effect)
@@ -286,7 +234,7 @@ def _superiority(
               f"the gain is not significant: its 95 % interval starts at {lower:+.3f}"),
     ]  # fmt: skip
     if seeds:
-        means = [mean_success(table) for table in (challenger, *seeds)]
+        means = [_success(table) for table in (challenger, *seeds)]
         spread = 2 * float(np.std(means, ddof=1))
         checks.append(
             Check("seeds", effect, spread, effect > spread,
@@ -315,30 +263,3 @@ def _non_inferiority(
               f"{what} changes by {value:+.3f}, at most {-margin:+.3f} is allowed")
         for name, value, margin, what in table
     ]  # fmt: skip
-
-
-def _no_less_real(
-    champion: pd.DataFrame, challenger: pd.DataFrame, config: EvalConfig
-) -> list[Check]:
-    """The raster and the change outside of what edits are about rise by at most their margins."""
-    from training.evaluation.summary import look_means
-
-    margins = {"raster": config.margin_raster, "background": config.margin_background}
-    judged = [name for setting, name in LOOKS.items() if getattr(config, setting)]
-    if not judged:
-        return []
-    old, new = look_means(champion), look_means(challenger)
-    return [_rise(n, new[n] - old[n], margins[n]) for n in judged if n in margins]
-
-
-def _no_farther(old: Sequence[Kid], new: Sequence[Kid], config: EvalConfig) -> list[Check]:
-    """The distance from real images rises by at most its margin."""
-    ratios = [found.ratio if (found := _kid(kids)) else None for kids in (old, new)]
-    if not config.max_kid or ratios[0] is None or ratios[1] is None:
-        return []  # too few images are a reason of `_distance`
-    return [_rise("kid", ratios[1] - ratios[0], config.margin_kid)]
-
-
-def _rise(name: str, value: float, margin: float) -> Check:
-    why = f"{name} rises by {value:.3f}, at most {margin:.3f} is allowed"
-    return Check(f"{name} change", value, margin, value <= margin, why, True)

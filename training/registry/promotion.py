@@ -70,7 +70,7 @@ class Scorer:
         """Figures of the failed conditions of realism."""
         from training.evaluation.evidence import KINDS, evidence
 
-        failed = {check.name.removesuffix(" change") for check in checks if not check.passed}
+        failed = {check.name.split()[0] for check in checks if not check.passed}
         if not failed & set(KINDS):
             return []
         from training.data.dataset import Faces
@@ -196,8 +196,17 @@ def _gate(
             f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
-    table, kids = scorer.scores(challenger)
-    old = scorer.scores(champion_files) if champion_files is not None else None
+    from training.evaluation.score import BrokenModelError
+
+    try:
+        table, kids = scorer.scores(challenger)
+    except BrokenModelError as error:
+        return Verdict(False, f"refused: challenger: {error}")
+    try:
+        old = scorer.scores(champion_files) if champion_files is not None else None
+    except BrokenModelError as error:
+        return Verdict(False, f"{champion}, the champion, cannot be compared: {error}; roll back, "
+                       "or promote with a reason to override")  # fmt: skip
     return decide(
         old.table if old else None,
         table,

@@ -13,18 +13,23 @@ from scipy.stats import t as student
 from training.core.provenance import machine
 from training.evaluation.comparison.figures import image_wall, shared_models
 from training.evaluation.comparison.runs import ComparedRun, grouped, named
-from training.evaluation.metrics import Interval, bootstrap
-from training.evaluation.summary import certain, clusters
+from training.evaluation.metrics import Z95, Interval, bootstrap
+from training.evaluation.records import Kid
+from training.evaluation.summary import certain, clusters, look_draws
 from training.rendering import html
 from training.rendering.charts import Mark, cost_plot
 from training.tracking import client as tracking
 
 DRAWS = 1_000  # bootstrap samples
-SHARES = ("success_mean", "preservation_mean")  # metrics in 0..1
+SHARES = ("success_mean", "preservation_mean")  # of edits
+UPPER = dict.fromkeys((*SHARES, "background"), 1.0) | {"raster": 255.0}  # of metrics from 0
 
 
 def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Bootstrap draws of E1, E2, E3 and E6 of one run; all runs use the same samples of people."""
+    """Bootstrap draws (draws, 1) of E1, E2, E3, E6 and of realism of one run.
+
+    All runs use the same samples of people.
+    """
     edits = table[table["single"] & table["changed"]]
     images = table.drop_duplicates(["dataset", "index"])
     guarded = edits[edits["others"] > 0]
@@ -35,7 +40,8 @@ def _draws(table: pd.DataFrame) -> dict[str, np.ndarray]:
         "self_psnr": (images, "self_psnr", images["dataset"].eq("")),
         "self_ssim": (images, "self_ssim", images["dataset"].eq("")),
     }
-    return {
+    looks = {name: d[:, None] for name, d in look_draws(table, DRAWS).items() if name in UPPER}
+    return looks | {
         name: bootstrap(rows[[column]].to_numpy(float), groups.to_numpy(), clusters(rows), DRAWS)
         for name, (rows, column, groups) in wanted.items()
         if len(rows)
@@ -53,12 +59,13 @@ def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
     people = len(set(clusters(tables[0][tables[0]["single"] & tables[0]["changed"]])))
     out = {}
     for name in seeds[0]:
+        if not all(name in draws for draws in seeds):
+            continue
         values = np.stack([draws[name][:, 0] for draws in seeds], 1)
-        share = name in SHARES
-        if share and (ends := certain(values, people)):
+        if name in SHARES and (ends := certain(values, people)):
             out[name] = ends
         elif len(seeds) > 1:
-            out[name] = seeds_interval(values, 1.0 if share else np.inf)
+            out[name] = seeds_interval(values, UPPER.get(name, np.inf))
         else:
             low, high = np.percentile(values, [2.5, 97.5])
             out[name] = (float(low), float(high))
@@ -67,8 +74,13 @@ def intervals(tables: Sequence[pd.DataFrame]) -> dict[str, Interval]:
 
 def seeds_interval(values: np.ndarray, upper: float) -> Interval:
     """Interval of the mean over seeds of `values` (draws, seeds), in 0..`upper` if finite."""
-    means, n = values.mean(0), values.shape[1]
-    between, people = means.var(ddof=1) / n, values.mean(1).var(ddof=1)
+    return _students(values.mean(0), float(values.mean(1).var(ddof=1)), upper)
+
+
+def _students(means: np.ndarray, people: float, upper: float) -> Interval:
+    """Interval of the mean of `means` (seeds,), whose variance over people is `people`."""
+    n = len(means)
+    between = means.var(ddof=1) / n
     freedom = (n - 1) * ((between + people) / between) ** 2 if between else np.inf
     half = student.ppf(0.975, freedom) * np.sqrt(between + people)
     lower = 0.0 if np.isfinite(upper) else -np.inf
@@ -93,6 +105,9 @@ class System:
     identity_cosine: float
     self_psnr: float
     self_ssim: float
+    raster: float | None
+    kid: float | None
+    background: float | None
     error_mean: float | None
     copy_error_mean: float | None
     judge_error: float | None
@@ -118,6 +133,10 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
     """Summarise the runs of one system, one per seed."""
     scores, costs = [run.summary for run in runs], [run.cost for run in runs]
     tables = [pd.read_parquet(run.evaluation.local("scores.parquet")) for run in runs]
+    distances, ends = [distance(run.kids) for run in runs], intervals(tables)
+    known = [one for one in distances if one is not None]
+    if len(known) == len(runs):
+        ends |= {"kid": distance_interval(known)}
     tasks = [{f"{t.dataset} {t.task}": t.success for t in run.tasks} for run in runs]
     return System(
         name=name,
@@ -129,6 +148,9 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
         identity_cosine=mean(s.identity_cosine for s in scores),
         self_psnr=mean(s.self_psnr for s in scores),
         self_ssim=mean(s.self_ssim for s in scores),
+        raster=_mean([s.raster for s in scores]),
+        kid=_mean([one and one[0] for one in distances]),
+        background=_mean([s.background for s in scores]),
         error_mean=_mean([s.error_mean for s in scores]),
         copy_error_mean=_mean([s.copy_error_mean for s in scores]),
         judge_error=_mean_of(runs, "judge_error"),
@@ -140,12 +162,35 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
         images_per_second_16=mean(c.images_per_second_16 for c in costs),
         images=mean(float(run.model.meta.images) for run in runs),
         minutes=mean(run.minutes for run in runs),
-        intervals=intervals(tables),
+        intervals=ends,
         seeds={run.model.meta.seed: s.success_mean for run, s in zip(runs, scores, strict=True)},
         tasks={task: mean(seed[task] for seed in tasks) for task in tasks[0]},
         lead=_lead(runs),
         alarms=_alarms(runs),
     )
+
+
+def distance(kids: Sequence[Kid]) -> tuple[float, Interval] | None:
+    """KID as a multiple of the inputs', mean over data sets, with its 95 % interval over people.
+
+    None unless it was measured for each of them. People of different data sets are independent.
+    """
+    found = [(k.ratio, k.low, k.high) for k in kids]
+    known = [(r, low, high) for r, low, high in found if None not in (r, low, high)]
+    if not known or len(known) < len(found):
+        return None
+    values, lows, highs = np.array(known, float).T
+    half = float(np.sqrt(np.square((highs - lows) / 2).sum())) / len(known)
+    value = float(values.mean())
+    return value, (value - half, value + half)
+
+
+def distance_interval(seeds: Sequence[tuple[float, Interval]]) -> Interval:
+    """95 % interval of `distance` over seeds, whose people are the same."""
+    if len(seeds) == 1:
+        return seeds[0][1]
+    halves = [(high - low) / 2 for _, (low, high) in seeds]
+    return _students(np.array([value for value, _ in seeds]), (mean(halves) / Z95) ** 2, np.inf)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -241,6 +286,9 @@ def _metrics(found: System) -> dict[str, float]:
         "identity_cosine": found.identity_cosine,
         "self_psnr": found.self_psnr,
         "self_ssim": found.self_ssim,
+        "raster": found.raster,
+        "kid": found.kid,
+        "background": found.background,
         "parameters": found.parameters,
         "gmac": found.gmac,
         "minutes": found.minutes,

@@ -9,6 +9,7 @@ from typing import Any
 from training.core.files import read_json
 from training.evaluation.records import (
     Cost,
+    Kid,
     Summary,
     TaskScore,
     from_json,
@@ -65,6 +66,13 @@ class ComparedRun:
     @property
     def tasks(self) -> list[TaskScore]:
         return stored_tasks(self.details)
+
+    @property
+    def kids(self) -> list[Kid]:
+        """Kernel distances by the judge, one for each data set; empty if they were not measured."""
+        # the first ones were stored for all data sets together
+        rows = [row for row in self.details.get("kids", ()) if "dataset" in row]
+        return [kid for row in rows if (kid := Kid.read(row)).kind == "kid_vgg"]
 
     @property
     def symptoms(self) -> list[Diagnostic]:
