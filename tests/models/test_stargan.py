@@ -150,7 +150,12 @@ def test_every_term_of_g_equals_the_papers(dataset: int) -> None:
 def test_the_projection_and_r1_equal_their_papers_terms(dataset: int, patches: str) -> None:
     """f(x, c) = ψ(φ(x)) + Σ ±v_k(φ(x)) (Miyato & Koyama 2018, eq. 5); unknown labels count 0."""
     model, space, nets, batch = setup(
-        dataset, gp_patches=patches, d_projection=True, loss="logistic-r1", lambda_r1=3.0
+        dataset,
+        gp_patches=patches,
+        d_projection=True,
+        loss="logistic-r1",
+        lambda_r1=3.0,
+        lambda_adv=2.0,
     )
     known = range(5) if dataset == 0 else range(5, 13)
 
@@ -177,7 +182,7 @@ def test_the_projection_and_r1_equal_their_papers_terms(dataset: int, patches: s
     assert terms.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(terms[name].detach(), value.detach(), rtol=1e-4, atol=1e-6)
-    wanted = (1 + (-score(fake, batch.target)).exp()).log().mean()
+    wanted = 2 * (1 + (-score(fake, batch.target)).exp()).log().mean()
     torch.testing.assert_close(model.g_loss(nets, batch, space)["fake"], wanted)
 
 

@@ -227,6 +227,7 @@ class StarGAN(Model):
             "gradient vanishes where D finds no fault"
         ),
     ] = "wgan-gp"
+    lambda_adv: Annotated[Weight, Field(description="weight of G's adversarial loss")] = 1.0
     lambda_r1: Annotated[
         Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
     ] = 1.0
@@ -245,7 +246,7 @@ class StarGAN(Model):
         small = demo(narrow)  # the paper's form
         clear = replace(
             narrow, upsampling="resize", output="residual", d_projection=True, loss="logistic-r1",
-            gp_patches="mean", lambda_rec=10, beta1=0.0, beta2=0.99,
+            gp_patches="mean", lambda_adv=2, lambda_rec=14, beta1=0.0, beta2=0.99,
         )  # fmt: skip
         joint = replace(
             small,
@@ -427,7 +428,8 @@ class StarGAN(Model):
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
         src = self.score(src, batch.target, batch, space)
-        losses = {"fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()}
+        adversarial = (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()
+        losses = {"fake": self.lambda_adv * adversarial}
         if not self.d_branches:
             cls = self.classification(cls, batch.target, batch, space)
             losses["cls"] = self.lambda_cls * cls
