@@ -1,5 +1,6 @@
 """StarGAN against the paper: sizes, loss terms, schedule."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,6 +204,20 @@ def test_a_residual_output_starts_near_a_copy_and_has_no_raster() -> None:
         image = torch.rand(2, 3, 32, 32) * 2 - 1
         assert (g(image, c.expand(2, 5)) - image).abs().max() <= 0.0201
     assert raster["resize"] < 1e-3 < raster["transposed"]
+
+
+def test_different_targets_are_those_of_other_images() -> None:
+    """In each term; where a batch has none, as in an evaluation, its targets."""
+    model, space, nets, batch = setup(0, targets="different", d_projection=True)
+    plain = replace(model, targets="permuted")
+    other = batch.source[[1, 2, 3, 0]]
+    for terms in (StarGAN.d_loss, StarGAN.g_loss):
+        found = terms(model, nets, replace(batch, other=other, shared={}), space)
+        expected = terms(plain, nets, replace(batch, target=other, shared={}), space)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+        alone = terms(model, nets, replace(batch, shared={}), space)
+        expected = terms(plain, nets, replace(batch, shared={}), space)
+        assert all(torch.equal(alone[name], value) for name, value in expected.items())
 
 
 def test_branches_and_projection_exclude_each_other() -> None:

@@ -38,6 +38,7 @@ BOUNDS = {
 IMPLIED = {
     "resize": "exact", "load": 0, "record": True, "compile": False, "ahead": False,
     "upsampling": "transposed", "output": "image", "d_projection": False, "loss": "wgan-gp",
+    "targets": "permuted",
     "lambda_adv": 1.0,
     "lambda_r1": 1.0,
 }  # fmt: skip

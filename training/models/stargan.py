@@ -227,6 +227,13 @@ class StarGAN(Model):
             "gradient vanishes where D finds no fault"
         ),
     ] = "wgan-gp"
+    targets: Annotated[
+        Literal["permuted", "different"],
+        Field(
+            description="labels to translate to: the batch's, permuted (published), or of another "
+            "image with other labels, so that no image of a small batch keeps its own"
+        ),
+    ] = "permuted"
     lambda_adv: Annotated[Weight, Field(description="weight of G's adversarial loss")] = 1.0
     lambda_r1: Annotated[
         Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
@@ -246,7 +253,8 @@ class StarGAN(Model):
         small = demo(narrow)  # the paper's form
         clear = replace(
             narrow, upsampling="resize", output="residual", d_projection=True, loss="logistic-r1",
-            gp_patches="mean", lambda_adv=2, lambda_rec=14, beta1=0.0, beta2=0.99,
+            gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14, beta1=0.0,
+            beta2=0.99,
         )  # fmt: skip
         joint = replace(
             small,
@@ -390,7 +398,13 @@ class StarGAN(Model):
 
     def fakes(self, nets: Nets, batch: Batch) -> dict[str, Tensor]:
         """G(x, c), as D's loss shares it."""
-        return {"fake": nets["G"](batch.image, batch.target)}
+        return {"fake": nets["G"](batch.image, self.target(batch))}
+
+    def target(self, batch: Batch) -> Tensor:
+        """c (n, dim_g): the labels that the batch is translated to."""
+        if self.targets == "different" and batch.other is not None:  # none outside of training
+            return batch.other
+        return batch.target
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
@@ -402,7 +416,7 @@ class StarGAN(Model):
         x = batch.image
         fake = self.fake(nets, batch).detach()
         src, cls = nets["D"](torch.cat([x, fake]))
-        src = self.score(src, torch.cat([batch.source, batch.target]), batch, space)
+        src = self.score(src, torch.cat([batch.source, self.target(batch)]), batch, space)
         n = len(x)
         weights = self.penalty_weights(batch, space)
         if self.loss == "wgan-gp":
@@ -424,14 +438,14 @@ class StarGAN(Model):
         logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first. L_rec = ‖x − G(G(x,c),c')‖₁
         (eq. 4).
         """
-        fake = self.fake(nets, batch)
+        fake, target = self.fake(nets, batch), self.target(batch)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
-        src = self.score(src, batch.target, batch, space)
+        src = self.score(src, target, batch, space)
         adversarial = (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()
         losses = {"fake": self.lambda_adv * adversarial}
         if not self.d_branches:
-            cls = self.classification(cls, batch.target, batch, space)
+            cls = self.classification(cls, target, batch, space)
             losses["cls"] = self.lambda_cls * cls
         return losses | {"rec": self.lambda_rec * F.l1_loss(back, batch.image)}
 
