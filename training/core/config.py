@@ -37,10 +37,8 @@ BOUNDS = {
 # and hashes, so that those of older data sets, judges and runs stay as they are.
 IMPLIED = {
     "resize": "exact", "load": 0, "record": True, "compile": False, "ahead": False,
-    "upsampling": "transposed", "output": "image", "d_projection": False, "loss": "wgan-gp",
-    "targets": "permuted",
-    "lambda_adv": 1.0,
-    "lambda_r1": 1.0,
+    "upsampling": "transposed", "output": "image", "d_projection": False,
+    "loss": "wgan-gp", "lambda_r1": 1.0, "lambda_adv": 1.0, "targets": "permuted",
 }  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)
