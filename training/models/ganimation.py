@@ -128,7 +128,7 @@ class GANimation(Model):
             # patterns that only D takes for action units.
             cls(
                 conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
-                d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=1.0, lambda_mask=0.02,
+                d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=3.0, lambda_mask=0.0,
                 lambda_tv=0.8,
             ),
             images=22_400,
