@@ -319,6 +319,11 @@ def command(
         if unknown := set(only) - rows.keys():
             raise SystemExit(f"{', '.join(sorted(unknown))}: no such row; known: {', '.join(rows)}")
         chosen = {name: rows[name] for name in only or rows}
+        if "plain" in chosen and stargan_of(job).loss != "wgan-gp":
+            raise SystemExit(
+                f"{preset}: the plain step has the published form only; use --preset smoke, whose "
+                "networks are as small, or --only before ours"
+            )
         check({name: make() for name, make in chosen.items()})
         steps = {name: make() for name, make in chosen.items()}
         if bf16 or device.type == "cuda":

@@ -198,7 +198,7 @@ class StarGAN(Model):
             "head"
         ),
     ] = False
-    # Not in the paper, for short trainings: presets demo, small.
+    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
     upsampling: Annotated[
         Upsampling,
         Field(
@@ -435,8 +435,8 @@ class StarGAN(Model):
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
 
-        logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first. L_rec = ‖x − G(G(x,c),c')‖₁
-        (eq. 4).
+        logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first, which is weighted by λ_adv.
+        L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
         """
         fake, target = self.fake(nets, batch), self.target(batch)
         src, cls = nets["D"](fake)

@@ -153,7 +153,7 @@ def front(pen: Pen, face: Face, half: float) -> None:
 
 
 def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws, alpha: float) -> None:
-    """Draw grey temples, the clearest sign of age."""
+    """Draw grey temples, the clearest sign of age; `alpha` is the patch's below its strands."""
     for side in (-1, 1):
         patch = oval(side * (half + 2), -24, 9, 22)
         pen.fill((198, 198, 200), patch, alpha=alpha, blur=3, clip=mask)
