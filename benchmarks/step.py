@@ -321,8 +321,7 @@ def command(
         chosen = {name: rows[name] for name in only or rows}
         if "plain" in chosen and stargan_of(job).loss != "wgan-gp":
             raise SystemExit(
-                f"{preset}: the plain step has the published form only; use --preset smoke, whose "
-                "networks are as small, or --only before ours"
+                f"{preset}: the plain step has the published form only; add --only before ours"
             )
         check({name: make() for name, make in chosen.items()})
         steps = {name: make() for name, make in chosen.items()}
