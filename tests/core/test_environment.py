@@ -120,11 +120,11 @@ def _waiting(module: str, **given: str) -> tuple[str, str]:
 @pytest.mark.parametrize("module", COMPUTING)
 def test_waiting_threads_sleep_in_every_program_that_computes(module: str) -> None:
     """OpenMP reads the setting when torch is loaded: it must be set before."""
-    assert _waiting(f"training.{module}") == ("PASSIVE", "1000")
+    assert _waiting(f"training.{module}") == ("PASSIVE", "3000")
 
 
 def test_waiting_threads_sleep_in_a_step_of_the_pipeline() -> None:
-    assert _waiting("components.train, training.launch") == ("PASSIVE", "1000")
+    assert _waiting("components.train, training.launch") == ("PASSIVE", "3000")
 
 
 def test_a_way_of_waiting_that_the_user_chose_is_kept() -> None:
@@ -136,7 +136,7 @@ def test_a_way_of_waiting_that_the_user_chose_is_kept() -> None:
 
 
 def test_an_empty_wait_policy_counts_as_not_set() -> None:
-    assert _waiting("training.train", OMP_WAIT_POLICY="") == ("PASSIVE", "1000")
+    assert _waiting("training.train", OMP_WAIT_POLICY="") == ("PASSIVE", "3000")
 
 
 def test_an_unreachable_server_behind_a_proxy_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ OMP_WAIT_POLICY = Variable(
 )  # fmt: skip
 GOMP_SPINCOUNT = Variable(
     "GOMP_SPINCOUNT", "turns that such a thread spins before it sleeps; read likewise",
-    "you; else every program here, if `OMP_WAIT_POLICY` is not set either", "1000",
+    "you; else every program here, if `OMP_WAIT_POLICY` is not set either", "3000",
 )  # fmt: skip
 COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
