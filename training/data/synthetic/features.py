@@ -59,7 +59,7 @@ def eye(pen: Pen, face: Face, shape: Shape, side: int) -> None:
     pen.fill(shape.dark, socket, alpha=0.24, blur=3, clip=pen.skin)
     if face.makeup:
         lid = upper + [(px, py - 5.2) for px, py in reversed(upper)]
-        pen.fill((120, 80, 110), lid, alpha=0.5, blur=1.2, clip=pen.skin)
+        pen.fill((124, 70, 120), lid, alpha=0.65, blur=1.2, clip=pen.skin)
     almond = upper + lower[::-1]
     inside = pen.mask(almond)
     pen.fill((248, 246, 243), almond)
@@ -77,10 +77,10 @@ def eye(pen: Pen, face: Face, shape: Shape, side: int) -> None:
     lash = upper
     if not who.male:
         ex, ey = upper[-1]
-        lash = [*upper, (ex + side * 2.6, ey - 2.2)]
-        pen.fill(INK, stroke(lash, 0.9, 2.4, 3.0, 2.8, 0.5))
+        lash = [*upper, (ex + side * 3.4, ey - 3.0)]
+        pen.fill(INK, stroke(lash, 1.1, 3.0, 3.8, 3.4, 0.6))
     else:
-        pen.fill(INK, stroke(lash, 0.8, 1.5, 1.6, 0.9))
+        pen.fill(INK, stroke(lash, 0.7, 1.2, 1.3, 0.8))
     pen.fill(shape.dark, stroke(lower, 0.4, 1.0, 0.8), alpha=0.8)
     fold = 3.0 - (0.0 if face.young else 1.2)
     crease = [(px, py - fold) for px, py in upper[2:]]
@@ -93,18 +93,18 @@ def brow(pen: Pen, face: Face, shape: Shape, side: int, colour: Colour) -> None:
     x, y, _ = eye_at(face)
     y += -14.6 if who.male else -16.2
     arch = 1.3 * who.arch + (0.0 if who.male else 1.0)
-    mid = -4.2 * u[1] - 5.0 * u[2] + 5.0 * u[4] + 1.6 * u[9]
+    mid = -4.2 * u[1] - 6.6 * u[2] + 6.4 * u[4] + 1.6 * u[9]
     points = [
-        (x - 12.5 - 2.6 * u[4], y + 1.0 - 7.6 * u[1] + 7.4 * u[4] + 2.6 * u[9] - 1.2 * u[2]),
+        (x - 12.5 - 2.6 * u[4], y + 1.0 - 7.6 * u[1] + 9.2 * u[4] + 2.6 * u[9] - 1.2 * u[2]),
         (x - 3, y + mid - 0.4),
-        (x + 5.5, y - arch - 1.2 - 1.2 * u[1] - 7.0 * u[2] + 2.2 * u[4]),
-        (x + 13, y + 2.8 + 0.8 * u[1] - 5.6 * u[2] - 0.6 * u[4]),
+        (x + 5.5, y - arch - 1.2 - 1.2 * u[1] - 9.4 * u[2] + 2.8 * u[4]),
+        (x + 13, y + 2.8 + 0.8 * u[1] - 7.6 * u[2] - 0.6 * u[4]),
     ]
     line = flip(spline(points), side)
-    thick = (4.6 + 1.1 * who.brows if who.male else 2.6 + 0.4 * who.brows) - 0.5 * who.child
-    tone = mix(colour, (38, 26, 22), 0.5)
+    thick = (5.4 + 1.1 * who.brows if who.male else 2.8 + 0.4 * who.brows) - 0.5 * who.child
+    tone = mix(colour, (38, 26, 22), 0.6)
     if not face.young:
-        tone = mix(tone, (150, 146, 144), 0.4)
+        tone = mix(tone, (160, 156, 154), 0.6)
     pen.fill(tone, stroke(line, thick * 0.7, thick, thick * 0.75, 0.5), alpha=0.92, blur=0.4)
 
 
@@ -184,8 +184,8 @@ def mouth(pen: Pen, face: Face, shape: Shape) -> None:
     gap = 7.4 * u[25] + 14.0 * u[26]
     lift, push = 4.0 * u[10], 2.6 * u[17]
     full = (1 - 0.62 * u[23]) * (1 + 0.16 * who.lips) * (0.74 if old else 1.0)
-    upper = (2.7 if who.male else 3.7) * full
-    lower = (4.2 if who.male else 5.4) * full
+    upper = (2.4 if who.male else 4.3) * full
+    lower = (3.8 if who.male else 6.2) * full
     square = max(u[20], 0.7 * u[10])
 
     def line(centre: float, thick: float, bow: float = 0.0) -> list[Point]:
@@ -201,7 +201,7 @@ def mouth(pen: Pen, face: Face, shape: Shape) -> None:
         return points
 
     top, low = -0.32 * gap - lift - push, 0.68 * gap - 0.6 * lift - push
-    lip = mix(shape.skin, (190, 40, 62), 0.82 if face.lipstick else 0.52 if not who.male else 0.42)
+    lip = mix(shape.skin, (190, 40, 62), 0.9 if face.lipstick else 0.6 if not who.male else 0.32)
     for s in (-1, 1):  # the corners' small shadows
         pen.fill(
             shape.dark,

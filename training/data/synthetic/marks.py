@@ -65,7 +65,7 @@ def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
         return
     tone = mix(colour, (46, 34, 30), 0.55)
     if not face.young:
-        tone = mix(tone, (176, 174, 172), 0.4)
+        tone = mix(tone, (176, 174, 172), 0.55)
     wide, lip = 18 + 5 * u[12] + 3 * u[20], 33 - 3.5 * u[10]
     end = 39.5 - 5 * u[12]
     tash = spline(

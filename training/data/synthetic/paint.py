@@ -102,11 +102,11 @@ def _paint(pen: Pen, face: Face, cloth: Colour) -> None:
     who, u = face.person, {k: v / 5 for k, v in face.units.items()}
     skin = SKIN[who.skin]
     if not face.young:
-        skin = mix(skin, (196, 176, 164), 0.16)
+        skin = mix(skin, (196, 180, 170), 0.22)
     dark = mix(mix(skin, (96, 40, 24), 0.42), (40, 20, 20), 0.1)
     shape = features.Shape(
-        half=44.0 + 2.4 * who.width + (2.2 if who.male else -0.6) + (1.5 if who.child else 0),
-        chin=56 + 2.6 * who.height + 7.5 * u[26] + (3.5 if who.male else 0) - 5 * who.child,
+        half=44.4 + 2.4 * who.width + (0.8 if who.male else 0) + (1.5 if who.child else 0),
+        chin=57 + 2.6 * who.height + 7.5 * u[26] + (1.2 if who.male else 0) - 5 * who.child,
         skin=skin,
         dark=dark,
         units=u,
@@ -130,10 +130,10 @@ def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
     """Draw neck, shoulders and clothes; they do not turn with the head."""
     who, chin = face.person, shape.chin
     pen.relief = level
-    wide = 25.0 if who.male else 18.5
+    wide = 22.5 if who.male else 20.5
     if who.child:
         wide = 17.0
-    slope = 92.0 if who.male else 84.0
+    slope = 89.0 if who.male else 87.0
     neck = mirrored(
         [(0, 20), (wide, 20), (wide, chin + 2), (wide + 3, 72), (wide + 16, 84), (slope, 100),
          (slope, 180), (0, 180)]
@@ -149,10 +149,10 @@ def _body(pen: Pen, face: Face, shape: features.Shape, cloth: Colour) -> None:
             (214, 180, 96), stroke(spline([(-21, 70), (-12, 80), (0, 84), (12, 80), (21, 70)]), 1.2)
         )
         pen.fill((240, 214, 150), oval(0, 85.5, 2.2, 2.4, 14))
-    low, open_ = (78.0, wide + 4) if who.male else (92.0, wide + 13)
-    half = [(0, low), (open_ * 0.5, low - 3), (open_, 72 if who.male else 78)]
+    low, open_ = (81.0, wide + 6) if who.male else (87.0, wide + 10)
+    half = [(0, low), (open_ * 0.5, low - 3), (open_, 74 if who.male else 76)]
     curve = spline(half)
-    top = 71.0 if who.male else 77.0
+    top = 73.0 if who.male else 75.0
     arm = [(open_ + 2, top), (slope * 0.72, 84), (slope + 6, 100), (slope + 14, 130)]
     garment = mirrored([*curve, *spline(arm), (slope + 16, 190), (0, 190)])
     pen.fill(cloth, garment)
@@ -178,11 +178,11 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
     corner = (
         0.82
         + 0.045 * who.jaw
-        + (0.045 if who.male else -0.045)
+        + (0.015 if who.male else -0.015)
         + (0.04 if old else 0)
         - (0.05 if who.child else 0)
     )
-    point = 15 + 2.5 * who.jaw + (5.5 if who.male else 0) + (3 if old else 0)
+    point = 15 + 2.5 * who.jaw + (2.0 if who.male else 0) + (3 if old else 0)
     outline = spline(
         mirrored(
             [(0, -67), (21, -64), (half * 0.8, -47), (half * 0.985, -19), (half, 3),
@@ -201,8 +201,8 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
     pen.fill(
         mix(skin, (255, 255, 246), 0.5), oval(lx, -36, 22, 11), alpha=0.5, blur=6, clip=pen.skin
     )
-    rosy = 0.5 if face.makeup else 0.3 if not who.male or who.child else 0.12
-    rosy = min(0.6, rosy + 0.15 * u[6])
+    rosy = 0.5 if face.makeup else 0.35 if not who.male or who.child else 0.08
+    rosy = min(0.65, rosy + 0.25 * u[6])
     for side in (-1, 1):
         lift = 3 * u[6] + 2 * u[12]
         cheek = oval(side * 27, 17 - lift, 10.5, 7.2)

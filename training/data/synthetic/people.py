@@ -125,7 +125,7 @@ class Face:
     def opening(self) -> float:
         """How far the eyes are open, 1 at rest."""
         u = self.units
-        shut = 0.085 * u[7] + 0.075 * u[6] + 0.06 * u[9]
+        shut = 0.085 * u[7] + 0.09 * u[6] + 0.06 * u[9]
         return max(0.0, (1 + 0.13 * u[5] - shut) * (1 - u[45] / 5)) * (1 if self.young else 0.88)
 
 
@@ -196,7 +196,7 @@ def snapshot(draws: Draws, who: Person) -> Face:
         tone=_tone(d),
         beard=who.beard if d.chance(0.85) else "none",
         lipstick=not who.male and d.chance(0.95),
-        makeup=not who.male and d.chance(0.7),
+        makeup=not who.male and d.chance(0.85),
         glasses=d.chance(0.07),
         earrings=not who.male and d.chance(0.25),
         necklace=not who.male and d.chance(0.2),
