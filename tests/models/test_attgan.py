@@ -262,7 +262,7 @@ def test_only_the_requested_label_is_scaled() -> None:
     assert g.difference(a, b, 2.0)[:, :3].tolist() == [[-1, 1.5, 0], [0, 0, -1.5]]
     labels_seen: list[Tensor] = []
     g = ATTGAN.generator(space)
-    g.decoder.forward = lambda features, labels: labels_seen.append(labels)
+    g.decoder.forward = lambda image, features, labels: labels_seen.append(labels)
     g(torch.zeros(2, 3, 16, 16), a, b, 2.0)
     assert labels_seen[0][:, :3].tolist() == [[-1, 2, 1], [-1, 1, -2]]
     angry, happy = (space.encode(row[None], 1) for row in torch.eye(2))

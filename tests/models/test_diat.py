@@ -1,5 +1,6 @@
 """DIAT as in StarGAN's comparison: sizes, directions and reimplemented loss terms."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,6 +52,27 @@ def test_every_loss_term_is_as_stated() -> None:
     close(SMALL.d_loss(nets, batch, "ab0"), expected)
     expected = {"fake": -d(fake).mean(), "id": 3 * (d.main(fake) - d.main(x)).abs().mean()}
     close(SMALL.g_loss(nets, batch, "ab0"), expected)
+
+
+def test_the_logistic_loss_with_r1_is_that_of_its_paper() -> None:
+    """Mescheder et al. 2018, eqs 1 and 9, with the slope of the mean score at real images."""
+    torch.manual_seed(0)
+    model = replace(SMALL, loss="logistic-r1", lambda_r1=4.0)
+    nets: dict[str, Any] = model.networks(GENDER, 16)
+    x, y = torch.rand(3, 3, 16, 16) * 2 - 1, torch.rand(3, 3, 16, 16) * 2 - 1
+    none = torch.zeros(3, 2)
+    batch = Batch(x, none, none, 0, lambda *_: none, 0.0, y[:, None])
+    g, d = nets["Gab0"], nets["Dab0"]
+    at = y.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(d(at).mean((1, 2, 3)).sum(), at)
+    expected = {
+        "real": -torch.sigmoid(d(y)).log().mean(),
+        "fake": -torch.sigmoid(-d(g(x))).log().mean(),
+        "r1": 2 * slope.square().sum((1, 2, 3)).mean(),
+    }
+    close(model.d_loss(nets, batch, "ab0"), expected)
+    wanted = -torch.sigmoid(d(g(x))).log().mean()
+    torch.testing.assert_close(model.g_loss(nets, batch, "ab0")["fake"], wanted)
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

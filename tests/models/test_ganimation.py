@@ -1,6 +1,7 @@
 """GANimation against the paper: sizes, mask and reimplemented loss terms."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,31 @@ def test_every_loss_term_equals_the_papers() -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fidelity", ["paper", "repo"])
+def test_the_logistic_loss_with_r1_is_that_of_its_paper(fidelity: Any) -> None:
+    """Mescheder et al. 2018, eqs 1 and 9, with the slope of the mean score at real images."""
+    space, nets, batch, _ = setup()
+    model = replace(SMALL, loss="logistic-r1", lambda_r1=4.0, fidelity=fidelity)
+    d, x = nets["D"], batch.image
+    fake = model.fake(nets, batch, space)[0]
+    at = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(d(at)[0].mean((1, 2, 3)).sum(), at)
+    expected = {
+        "real": -torch.sigmoid(d(x)[0]).log().mean(),
+        "fake": -torch.sigmoid(-d(fake)[0]).log().mean(),
+        "r1": 2 * slope.square().sum((1, 2, 3)).mean(),
+    }
+    found = model.d_loss(nets, batch, space)
+    if fidelity == "repo":
+        assert "r1" not in found
+        found |= model.p_loss(nets, batch, space)
+    assert found.keys() == {*expected, "cond"}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    wanted = -torch.sigmoid(d(fake)[0]).log().mean()
+    torch.testing.assert_close(model.g_loss(nets, batch, space)["fake"], wanted)
 
 
 def published_steps(

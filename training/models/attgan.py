@@ -42,7 +42,17 @@ from training.models.base import (
     examples,
 )
 from training.models.kernels import Norm, wide_conv
-from training.models.layers import BatchNorm, Signed, autocast_off, tiled, xavier
+from training.models.layers import (
+    BatchNorm,
+    Output,
+    Signed,
+    Upsample,
+    Upsampling,
+    autocast_off,
+    changed,
+    tiled,
+    xavier,
+)
 from training.models.losses import gradient_penalty, label_loss
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
@@ -74,20 +84,28 @@ class Encoder(nn.Module):
         return out
 
 
+def doubled(inputs: int, outputs: int, upsampling: Upsampling, *, bias: bool = False) -> nn.Module:
+    """(n, inputs, s, s) -> (n, outputs, 2·s, 2·s)."""
+    if upsampling == "resize":
+        return Upsample(inputs, outputs, bias=bias)
+    return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
+
+
 class Decoder(nn.Module):
-    """Features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
+    """The image, its features and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     The encoder's features are concatenated to the outputs of the first `shortcut` layers, the
     labels to the latent and to the outputs of the first `inject` layers. `skip_channels`: channels
-    of the innermost skip connection, halved for each further one; 0: those of the encoder.
+    of the innermost skip connection, halved for each further one; 0: those of the encoder. With
+    a residual `output` the last layer gives the change of the image.
     """
 
     def __init__(
         self, labels: int, dim: int, layers: int, shortcut: int, inject: int, momentum: float,
-        skip_channels: int = 0,
+        skip_channels: int = 0, upsampling: Upsampling = "transposed", output: Output = "image",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.shortcut, self.inject = shortcut, inject
+        self.shortcut, self.inject, self.residual = shortcut, inject, output == "residual"
         self.layers = nn.ModuleList()
         channels = (dim << (layers - 1)) + labels
         skip_channels = skip_channels or dim << (layers - 2)
@@ -95,7 +113,7 @@ class Decoder(nn.Module):
             out = dim << (layers - i)
             self.layers.append(
                 nn.Sequential(
-                    nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False),
+                    doubled(channels, out, upsampling),
                     BatchNorm(out, EPS, momentum),
                     nn.ReLU(inplace=True),
                 )
@@ -105,9 +123,10 @@ class Decoder(nn.Module):
                 + (skip_channels >> (i - 1) if i <= shortcut else 0)
                 + (labels if i <= inject else 0)
             )
-        self.layers.append(nn.Sequential(nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh()))
+        last = doubled(channels, 3, upsampling, bias=True)
+        self.layers.append(last if self.residual else nn.Sequential(last, nn.Tanh()))
 
-    def forward(self, features: list[Tensor], labels: Tensor) -> Tensor:
+    def forward(self, image: Tensor, features: list[Tensor], labels: Tensor) -> Tensor:
         x = torch.cat([features[-1], tiled(labels, features[-1])], 1)
         for i, layer in enumerate(self.layers, 1):
             x = layer(x)
@@ -117,7 +136,7 @@ class Decoder(nn.Module):
             if i <= self.inject and i < len(self.layers):
                 parts.append(tiled(labels, x))
             x = torch.cat(parts, 1)
-        return x.float()
+        return changed(image, x.float()) if self.residual else x.float()
 
 
 class Generator(nn.Module):
@@ -141,13 +160,13 @@ class Generator(nn.Module):
         features = self.encoder(x)
         b = self.strength * self.signed(target)
         if source is None:
-            unscaled: Tensor = self.decoder(features, b)
+            unscaled: Tensor = self.decoder(x, features, b)
             return unscaled
         requested = self.signed.requested(source, target)
-        fake: Tensor = self.decoder(features, torch.where(requested, intensity * b, b))
+        fake: Tensor = self.decoder(x, features, torch.where(requested, intensity * b, b))
         if not both:
             return fake
-        return fake, self.decoder(features, self.strength * self.signed(source))
+        return fake, self.decoder(x, features, self.strength * self.signed(source))
 
 
 class Discriminator(nn.Module):
@@ -224,6 +243,8 @@ class AttGAN(Model):
     averages: Annotated[bool, Field(description="keep moving averages of G (not in the paper)")] = (
         False
     )
+    upsampling: Upsampling = "transposed"
+    output: Output = "image"
 
     adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only labels known to change are scaled
@@ -279,7 +300,7 @@ class AttGAN(Model):
         encoder = Encoder(self.dim, self.layers, self.bn_momentum)
         decoder = Decoder(
             space.dim_g, self.dim, self.layers, self.shortcut_layers, self.inject_layers,
-            self.bn_momentum,
+            self.bn_momentum, upsampling=self.upsampling, output=self.output,
         )  # fmt: skip
         return Generator(space, encoder, decoder, self.strength)
 

@@ -37,7 +37,7 @@ from training.models.base import (
     Preview,
 )
 from training.models.kernels import Norm, ToImage
-from training.models.layers import narrow_normal
+from training.models.layers import Output, Upsample, Upsampling, changed, narrow_normal
 from training.models.pairs import (
     Edge,
     Pair,
@@ -72,11 +72,21 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """Images (n, 3, s, s) in [-1, 1] of one domain of `pair` -> images of the other."""
+    """Images (n, 3, s, s) in [-1, 1] of one domain of `pair` -> images of the other.
 
-    def __init__(self, dim: int, blocks: int, pair: Pair) -> None:
+    With `residual` the last layer gives the change of x.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        blocks: int,
+        pair: Pair,
+        upsampling: Upsampling = "transposed",
+        output: Output = "image",
+    ) -> None:
         super().__init__()
-        self.pair = pair
+        self.pair, self.residual = pair, output == "residual"
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, dim, 7)]
         layers += [Norm(dim, affine=False), nn.ReLU()]
         for _ in range(2):
@@ -84,15 +94,20 @@ class Generator(nn.Module):
             dim *= 2
         layers += [Block(dim) for _ in range(blocks)]
         for _ in range(2):
-            layers.append(nn.ConvTranspose2d(dim, dim // 2, 3, 2, 1, output_padding=1))
+            if upsampling == "resize":
+                layers.append(Upsample(dim, dim // 2, bias=True))
+            else:
+                layers.append(nn.ConvTranspose2d(dim, dim // 2, 3, 2, 1, output_padding=1))
             dim //= 2
             layers += [Norm(dim, affine=False), nn.ReLU()]
-        layers += [nn.ReflectionPad2d(3), ToImage(dim, 3, 0, bias=True), nn.Tanh()]
+        layers += [nn.ReflectionPad2d(3), ToImage(dim, 3, 0, bias=True)]
+        if not self.residual:
+            layers.append(nn.Tanh())
         self.main = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x).float()
-        return out
+        return changed(x, out) if self.residual else out
 
 
 class Discriminator(nn.Module):
@@ -140,6 +155,8 @@ class CycleGAN(Model):
             "neutral in StarGAN's comparison"
         ),
     ] = ""
+    upsampling: Upsampling = "transposed"
+    output: Output = "image"
 
     adversarial = Adversarial("lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake")))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
@@ -194,7 +211,9 @@ class CycleGAN(Model):
         nets: Nets = {}
         for k, pair in enumerate(self.pairs(space)):
             for name in ("Gab", "Gba"):
-                nets[f"{name}{k}"] = Generator(self.dim, self.blocks, pair)
+                nets[f"{name}{k}"] = Generator(
+                    self.dim, self.blocks, pair, self.upsampling, self.output
+                )
             for name in ("Da", "Db"):
                 nets[f"{name}{k}"] = Discriminator(self.d_dim, self.d_layers)
         for net in nets.values():

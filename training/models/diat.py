@@ -7,7 +7,7 @@ features. The features are the critic's (the paper's DIAT-A), since no face netw
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,8 @@ from training.models.base import (
 )
 from training.models.cyclegan import Generator, edge_of, pairs_in
 from training.models.kernels import wide_conv
-from training.models.layers import autocast_off, check_halvings
-from training.models.losses import gradient_penalty
+from training.models.layers import Output, Upsampling, autocast_off, check_halvings
+from training.models.losses import gradient_penalty, r1_penalty
 from training.models.pairs import (
     Pair,
     chained,
@@ -104,13 +104,27 @@ class DIAT(Model):
             "directions from RaFD's neutral, ours also the 7 back, for edits between the others"
         ),
     ] = ""
+    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
+    upsampling: Upsampling = "transposed"
+    output: Output = "image"
+    loss: Annotated[
+        Literal["wgan-gp", "logistic-r1"],
+        Field(description="adversarial loss: that of StarGAN's comparison, or logistic with R1"),
+    ] = "wgan-gp"
+    lambda_r1: Annotated[
+        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+    ] = 1.0
 
-    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 1
+
+    @property
+    def adversarial(self) -> Adversarial:
+        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
+        return Adversarial(form, (("d/real", "d/fake"),))
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()
@@ -155,7 +169,7 @@ class DIAT(Model):
         pairs = self.pairs(space)
         for index, name in enumerate(self.directions(space)):
             pair = pairs[index // 2]
-            nets[f"G{name}"] = Generator(self.dim, self.blocks, pair)
+            nets[f"G{name}"] = Generator(self.dim, self.blocks, pair, self.upsampling, self.output)
             nets[f"D{name}"] = Critic(self.d_dim, self.d_repeat_num)
         return nets
 
@@ -194,11 +208,22 @@ class DIAT(Model):
         return (second, first) if index % 2 else (first, second)
 
     def d_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
-        """−E[D(y)] + E[D(G(x))] + λ_gp·GP."""
+        """−E[D(y)] + E[D(G(x))] + λ_gp·GP.
+
+        logistic-r1: E[softplus(−D(y))] + E[softplus(D(G(x)))] + λ_r1/2·R1, with R1 of the mean of
+        the patch scores.
+        """
         x, real = two_domains(batch)
         with torch.no_grad():
             fake = nets[f"G{name}"](x)
         d = nets[f"D{name}"]
+        if self.loss == "logistic-r1":
+            patches = (real.shape[2] >> self.d_repeat_num) ** 2
+            return {
+                "real": F.softplus(-d(real)).mean(),
+                "fake": F.softplus(d(fake)).mean(),
+                "r1": self.lambda_r1 / 2 * r1_penalty(d, real, 1 / patches),
+            }
         penalty = gradient_penalty(d, real, fake, batch.noise("alpha", (1, 1, 1)))
         return {
             "real": -d(real).mean(),
@@ -207,12 +232,16 @@ class DIAT(Model):
         }
 
     def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
-        """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, with F the critic's features."""
+        """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, with F the critic's features.
+
+        logistic-r1: E[softplus(−D(G(x)))] instead of the first.
+        """
         x, _ = two_domains(batch)
         src, fake_features = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
         with torch.no_grad():
             _, real_features = nets[f"D{name}"](x, features=True)
-        return {"fake": -src.mean(), "id": self.lambda_id * F.l1_loss(fake_features, real_features)}
+        adversarial = (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()
+        return {"fake": adversarial, "id": self.lambda_id * F.l1_loss(fake_features, real_features)}
 
     def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """10·‖G(x) − x‖₁."""

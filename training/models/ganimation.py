@@ -41,8 +41,8 @@ from training.models.base import (
     Preview,
 )
 from training.models.kernels import ToImage
-from training.models.layers import check_halvings, narrow_normal, tiled
-from training.models.losses import gradient_penalty, label_loss
+from training.models.layers import Upsampling, check_halvings, narrow_normal, tiled
+from training.models.losses import gradient_penalty, label_loss, r1_penalty
 from training.models.shared_presets import demo, smoke
 from training.models.stargan import Discriminator, trunk
 
@@ -57,9 +57,11 @@ class Generator(nn.Module):
     A is 1 where the input is kept, as in the published code; the paper's two versions disagree.
     """
 
-    def __init__(self, labels: int, dim: int, repeat: int) -> None:
+    def __init__(
+        self, labels: int, dim: int, repeat: int, upsampling: Upsampling = "transposed"
+    ) -> None:
         super().__init__()
-        self.main = nn.Sequential(*trunk(labels, dim, repeat))
+        self.main = nn.Sequential(*trunk(labels, dim, repeat, upsampling))
         self.colour = ToImage(dim, 3)
         self.attention = ToImage(dim, 1)
 
@@ -117,9 +119,22 @@ class GANimation(Model):
             "step for the penalty, as in the published code"
         ),
     ] = "paper"
+    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
+    upsampling: Upsampling = "transposed"
+    loss: Annotated[
+        Literal["wgan-gp", "logistic-r1"],
+        Field(description="adversarial loss: the published one, or the logistic one with R1"),
+    ] = "wgan-gp"
+    lambda_r1: Annotated[
+        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+    ] = 1.0
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
-    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
+
+    @property
+    def adversarial(self) -> Adversarial:
+        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
+        return Adversarial(form, (("d/real", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -160,7 +175,7 @@ class GANimation(Model):
         """G and D; weights from N(0, 0.02), biases 0. Raises ValueError for an unsupported size."""
         check_halvings(size, self.d_repeat_num)
         nets: Nets = {
-            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num),
+            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num, self.upsampling),
             "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
         }
         for net in nets.values():
@@ -219,19 +234,21 @@ class GANimation(Model):
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3).
 
-        With `fidelity` repo without GP, which is `p_loss`.
+        With `fidelity` repo without GP, which is `p_loss`. logistic-r1: E[softplus(−D(I))] +
+        E[softplus(D(G(I,y_g)))] + λ_r1/2·R1 of the mean of the patch scores instead.
         """
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
         src, cls = nets["D"](torch.cat([x, fake]))
         n = len(x)
+        wgan = self.loss == "wgan-gp"
         terms = {
-            "real": -src[:n].mean(),
-            "fake": src[n:].mean(),
+            "real": (-src[:n] if wgan else F.softplus(-src[:n])).mean(),
+            "fake": (src[n:] if wgan else F.softplus(src[n:])).mean(),
             "cond": self.lambda_cond * label_loss(cls[:n], batch.source, batch.dataset, space),
         }
         if self.fidelity == "paper":
-            terms["gp"] = self.penalty(nets, batch, space)
+            terms |= self.penalty(nets, batch, space)
         return terms
 
     def p_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
@@ -241,13 +258,16 @@ class GANimation(Model):
         for a gradient of every parameter.
         """
         idle = 0 * nets["D"](batch.image[:1])[1].sum()
-        return {"gp": self.penalty(nets, batch, space) + idle}
+        return {name: term + idle for name, term in self.penalty(nets, batch, space).items()}
 
-    def penalty(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
-        """λ_gp·GP (eq. 1)."""
+    def penalty(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
+        """λ_gp·GP (eq. 1), or λ_r1/2·R1."""
+        if self.loss == "logistic-r1":
+            patches = (batch.image.shape[2] >> self.d_repeat_num) ** 2
+            return {"r1": self.lambda_r1 / 2 * r1_penalty(nets["D"], batch.image, 1 / patches)}
         fake = self.fake(nets, batch, space)[0].detach()
         alpha = batch.noise("alpha", (1, 1, 1))
-        return self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha)
+        return {"gp": self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha)}
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
@@ -258,7 +278,7 @@ class GANimation(Model):
         back, back_mask = nets["G"](fake, batch.source)
         target = self.noisy_target(batch, space)
         return {
-            "fake": -src.mean(),
+            "fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean(),
             "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),
             "cyc": self.lambda_cyc * F.l1_loss(back, batch.image),
             "mask": self.lambda_mask * (mask.mean() + back_mask.mean()),

@@ -3,16 +3,33 @@
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from training.data.labels import LabelSpace
 from training.data.memory_format import memory_order
 from training.models.kernels import Norm
+
+# Settings of a G that are not in the papers, for short trainings.
+Upsampling = Annotated[
+    Literal["transposed", "resize"],
+    Field(
+        description="of G: transposed convolution (published), or resize and convolution, "
+        "which leaves no checkerboard"
+    ),
+]
+Output = Annotated[
+    Literal["image", "residual"],
+    Field(
+        description="of G: the image (published), or the change of its input, so that "
+        "training starts with sharp copies"
+    ),
+]
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:
@@ -178,10 +195,10 @@ class Upsample(nn.Sequential):
     Source: Odena et al., Distill 2016, "Deconvolution and Checkerboard Artifacts".
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(
             nn.Upsample(scale_factor=2, mode="nearest"),
-            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=bias),
         )
 
 

@@ -39,8 +39,10 @@ from training.models.base import (
 )
 from training.models.kernels import FromImage, Norm, ToImage, wide_conv
 from training.models.layers import (
+    Output,
     Residual,
     Upsample,
+    Upsampling,
     autocast_off,
     changed,
     check_halvings,
@@ -48,8 +50,6 @@ from training.models.layers import (
 )
 from training.models.losses import gradient_penalty, r1_penalty
 from training.models.shared_presets import CELEBA, RAFD, demo, smoke
-
-Upsampling = Literal["transposed", "resize"]
 
 
 def trunk(
@@ -199,20 +199,8 @@ class StarGAN(Model):
         ),
     ] = False
     # Not in the paper, for short trainings; only the preset demo departs from the defaults.
-    upsampling: Annotated[
-        Upsampling,
-        Field(
-            description="of G: transposed convolution (published), or resize and convolution, "
-            "which leaves no checkerboard"
-        ),
-    ] = "transposed"
-    output: Annotated[
-        Literal["image", "residual"],
-        Field(
-            description="of G: the image (published), or the change of its input, so that "
-            "training starts with sharp copies"
-        ),
-    ] = "image"
+    upsampling: Upsampling = "transposed"
+    output: Output = "image"
     d_projection: Annotated[
         bool,
         Field(

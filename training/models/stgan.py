@@ -19,9 +19,9 @@ from training.core.config import (
     Weight,
 )
 from training.data.labels import LabelSpace
-from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
+from training.models.attgan import SMALL, AttGAN, Decoder, Encoder, doubled
 from training.models.base import Preset
-from training.models.layers import Signed, tiled
+from training.models.layers import Signed, Upsampling, tiled
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 
@@ -33,9 +33,16 @@ class STU(nn.Module):
     `state_kind` selects the returned state: "stu" s', "gru" f', "direct" ŝ.
     """
 
-    def __init__(self, inner: int, labels: int, features: int, channels: int) -> None:
+    def __init__(
+        self,
+        inner: int,
+        labels: int,
+        features: int,
+        channels: int,
+        upsampling: Upsampling = "transposed",
+    ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(inner + labels, channels, 4, 2, 1)
+        self.up = doubled(inner + labels, channels, upsampling, bias=True)
         self.reset, self.update, self.hidden = (
             nn.Conv2d(features + channels, channels, 3, 1, 1) for _ in range(3)
         )
@@ -87,16 +94,16 @@ class Generator(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """G(x, b − a), and if `both` also G(x, 0) from the same latent."""
         features = self.encoder(x)
-        fake = self._decode(features, self.difference(source, target, intensity))
+        fake = self._decode(x, features, self.difference(source, target, intensity))
         if not both or source is None:
             return fake
-        return fake, self._decode(features, self.difference(source, source, 1.0))
+        return fake, self._decode(x, features, self.difference(source, source, 1.0))
 
-    def _decode(self, features: list[Tensor], diff: Tensor) -> Tensor:
+    def _decode(self, x: Tensor, features: list[Tensor], diff: Tensor) -> Tensor:
         changed, state = list(features), features[-1]
         for i, unit in enumerate(self.stu, 2):
             changed[-i], state = unit(features[-i], state, diff, self.state_kind)
-        out: Tensor = self.decoder(changed, diff)
+        out: Tensor = self.decoder(x, changed, diff)
         return out
 
 
@@ -158,12 +165,13 @@ class STGAN(AttGAN):
         encoder = Encoder(dim, layers, self.bn_momentum)
         decoder = Decoder(
             space.dim_g, dim, layers, self.shortcut_layers, self.inject_layers, self.bn_momentum,
-            unit_dim << (layers - 2),
+            unit_dim << (layers - 2), self.upsampling, self.output,
         )  # fmt: skip
         units, inner = nn.ModuleList(), dim << (layers - 1)
         for i in range(2, 2 + (self.shortcut_layers if self.use_stu else 0)):
-            units.append(STU(inner, space.dim_g, dim << (layers - i), unit_dim << (layers - i)))
-            inner = unit_dim << (layers - i)
+            channels = unit_dim << (layers - i)
+            units.append(STU(inner, space.dim_g, dim << (layers - i), channels, self.upsampling))
+            inner = channels
         return Generator(space, encoder, decoder, units, self.stu_state)
 
     def lr_scale(self, images: int, length: int, decay: int) -> float:
