@@ -1,6 +1,8 @@
 """The promotion gate: its conditions, on hand-made score tables."""
 
+import html as html_text
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from training.core.config import EvalConfig
 from training.evaluation.records import DomainKid, Kid
 from training.registry.gate import METRICS, Verdict, decide, mean_success
+from training.rendering import html
 
 REAL = EvalConfig(bootstrap=200)
 CONFIG = replace(REAL, max_kid=0.0)  # the distance is not in the tables
@@ -476,3 +479,27 @@ def test_a_refusal_that_more_images_could_change_says_so() -> None:
     assert "more images may decide otherwise, eval.limit" in verdict.reason
     sure = decide(None, table.assign(raster=[[36.0, 0.0]] * len(table)), CONFIG)
     assert "more images" not in sure.reason
+
+
+def test_the_verdicts_page_names_every_condition_in_plain_words() -> None:
+    """No setting's or column's name stands for a condition."""
+    old, new, kids = scores(0.7), scores(0.9), [kid(0.3, 0.02)]
+    seeds = [scores(0.88), scores(0.92)]
+    first = decide(None, new, REAL, copy=scores(0.1), reconstruction=scores(0.1), kids=kids)
+    later = decide(old, new, REAL, copy=scores(0.1), seeds=seeds, kids=kids, champion_kids=kids)
+    seen: set[str] = set()
+    for verdict in (first, later):
+        page = html.render(
+            "promotion", name="m", version="1", champion="", verdict=verdict, pictures=[]
+        )
+        shown = [html_text.unescape(cell) for cell in re.findall("<tr><td>([^<]*)</td>", page)]
+        assert len(shown) == len(set(shown)) == len(verdict.checks)
+        assert not set(shown) & {check.name for check in verdict.checks}
+        seen |= set(shown)
+    some = {
+        "gain over a copied input",
+        "stripes and checkerboards, grey levels: change",
+        "identity kept",
+        "distance from real images (KID), times the inputs'",
+    }
+    assert some <= seen
