@@ -116,7 +116,13 @@ def test_presets_of_the_other_papers() -> None:
     assert len(configure.resolve("attgan", "celeba-128").data.attributes) == 13
 
 
-@pytest.mark.parametrize("name", ["demo", "demo-joint", "demo-long", "smoke"])
+def test_a_training_on_own_photos_can_start_from_the_demos_version() -> None:
+    """The same networks at the same size."""
+    small, demo = (configure.resolve("stargan", name) for name in ("small", "demo"))
+    assert (small.model, small.data.size) == (demo.model, demo.data.size)
+
+
+@pytest.mark.parametrize("name", ["demo", "small", "demo-joint", "demo-long", "smoke"])
 def test_presets_for_two_cores_warm_up_and_end_with_a_falling_rate(name: str) -> None:
     config = configure.resolve("stargan", name)
     assert config.data.size == 64

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.core.config import (
     DataConfig,
     Decay,
+    EvalConfig,
     JudgeConfig,
     Layers,
     Positive,
@@ -244,6 +245,10 @@ class StarGAN(Model):
             gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14, beta1=0.0,
             beta2=0.99,
         )  # fmt: skip
+        short = demo(
+            clear, images=16_000, decay_images=6_400, warmup_images=0, ema=0.99,
+            sample_images=4_000, checkpoint_images=4_000,
+        )  # fmt: skip
         joint = replace(
             small,
             data=replace(small.data, datasets=JOINT),
@@ -252,9 +257,17 @@ class StarGAN(Model):
         )
         return {
             # Departs from the paper, which needs a GPU's hours: docs/models/stargan.md.
-            "demo": demo(
-                clear, images=16_000, decay_images=6_400, warmup_images=0, ema=0.99,
-                sample_images=4_000, checkpoint_images=4_000,
+            "demo": short,
+            # The same form for 1,000 to 50,000 photographs, which need longer training.
+            "small": replace(
+                short,
+                data=DataConfig(size=64),
+                train=replace(
+                    short.train, images=72_000, decay_images=28_800, ema=0.995,
+                    sample_images=8_000, checkpoint_images=8_000,
+                ),
+                judge=JudgeConfig(images=(9_600,)),
+                eval=EvalConfig(limit=1_000),
             ),
             "demo-joint": replace(
                 joint,
