@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from training.data.labels import LabelSet, LabelSpace
 from training.models import MODELS
 from training.models.base import Model
@@ -24,38 +25,28 @@ def generator(model: Model) -> nn.Module:
     return next(net for name, net in nets.items() if name.startswith("G"))
 
 
-def last_convolution(net: nn.Module) -> nn.Conv2d:
-    convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
-    return [layer for layer in convolutions if layer.out_channels == 3][-1]
-
-
 def edited(model: Model, x: Tensor) -> Tensor:
     torch.manual_seed(0)
     nets = model.networks(SPACE, 32)
-    for name, net in nets.items():
-        if name.startswith("G"):
-            last = last_convolution(net)
-            nn.init.zeros_(last.weight)
-            if last.bias is not None:
-                nn.init.zeros_(last.bias)
     source, target = torch.tensor([[0.0, 1.0, 1.0]] * 2), torch.tensor([[1.0, 0.0, 1.0]] * 2)
     width = SPACE.dim_g
     return model.translate(nets, x, source[:, :width], target[:, :width])
 
 
 def test_models_with_a_residual_output_and_those_with_resize() -> None:
-    assert offering("output") == ["attgan", "cyclegan", "diat", "stargan", "stgan"]
-    assert sorted(offering("upsampling")) == sorted([*offering("output"), "ganimation"])
+    assert offering("output") == [
+        "attgan", "cyclegan", "diat", "ganimation", "stargan", "stgan",
+    ]  # fmt: skip
+    assert offering("upsampling") == offering("output")
 
 
 @pytest.mark.parametrize("name", offering("output"))
-def test_a_residual_output_is_a_copy_where_the_last_layer_is_zero(name: str) -> None:
-    """To 2.5 of 255 levels at each pass of a G; the published form is grey there."""
-    model = replace(MODELS[name].tiny(), output="residual", upsampling="resize")
+def test_a_residual_output_starts_as_a_copy(name: str) -> None:
+    """To 2.5 of 255 levels at each pass of a G; the published form starts far from its input."""
+    model = replace(MODELS[name].tiny(), output="residual")
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     assert (edited(model, x) - x).abs().max() <= 0.0201
-    plain = replace(model, output="image")
-    assert edited(plain, x).abs().max() <= 1e-6
+    assert (edited(replace(model, output="image"), x) - x).abs().mean() > 0.2
 
 
 @pytest.mark.parametrize("name", offering("upsampling"))

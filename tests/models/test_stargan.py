@@ -187,22 +187,15 @@ def test_the_projection_and_r1_equal_their_papers_terms(dataset: int, patches: s
     torch.testing.assert_close(model.g_loss(nets, batch, space)["fake"], wanted)
 
 
-def test_a_residual_output_starts_near_a_copy_and_has_no_raster() -> None:
-    """With its last layer at 0 it copies to 2.5 of 255 levels; a constant picture has no pattern.
-
-    The published transposed convolutions give a raster of period 2 or 4 on the same picture.
-    """
+def test_resize_leaves_no_raster_on_a_constant_picture() -> None:
+    """The published transposed convolutions give one of period 2 or 4."""
     torch.manual_seed(0)
-    space, flat, c = LabelSpace((CELEBA,)), torch.full((1, 3, 32, 32), 0.3), torch.ones(1, 5)
+    space, flat, c = LabelSpace((CELEBA,)), torch.full((1, 3, 128, 128), 0.3), torch.ones(1, 5)
     raster = {}
     for upsampling in ("transposed", "resize"):
-        model = StarGAN(conv_dim=8, repeat_num=1, upsampling=upsampling, output="residual")
-        g = model.networks(space, 64)["G"]
-        inner = g(flat.expand(1, 3, 32, 32).repeat(1, 1, 4, 4), c)[..., 48:80, 48:80]
+        g = StarGAN(conv_dim=8, repeat_num=1, upsampling=upsampling).networks(space, 64)["G"]
+        inner = g(flat, c)[..., 48:80, 48:80]
         raster[upsampling] = float((inner - inner.mean((2, 3), True)).detach().abs().max())
-        torch.nn.init.zeros_(g.main[-1].weight)
-        image = torch.rand(2, 3, 32, 32) * 2 - 1
-        assert (g(image, c.expand(2, 5)) - image).abs().max() <= 0.0201
     assert raster["resize"] < 1e-3 < raster["transposed"]
 
 

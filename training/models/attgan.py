@@ -7,7 +7,7 @@ classifier C share one trunk.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ from training.models.layers import (
     Upsampling,
     autocast_off,
     changed,
+    start_as_copy,
     tiled,
     xavier,
 )
@@ -97,7 +98,7 @@ class Decoder(nn.Module):
     The encoder's features are concatenated to the outputs of the first `shortcut` layers, the
     labels to the latent and to the outputs of the first `inject` layers. `skip_channels`: channels
     of the innermost skip connection, halved for each further one; 0: those of the encoder. With
-    a residual `output` the last layer gives the change of the image.
+    a residual `output` the last layer gives the change of the image, at first 0.
     """
 
     def __init__(
@@ -293,6 +294,8 @@ class AttGAN(Model):
         }
         for net in nets.values():
             xavier(net)
+        if self.output == "residual":
+            start_as_copy(cast(Generator, nets["G"]).decoder.layers[-1])
         return nets
 
     def generator(self, space: LabelSpace) -> nn.Module:

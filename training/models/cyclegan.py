@@ -37,7 +37,14 @@ from training.models.base import (
     Preview,
 )
 from training.models.kernels import Norm, ToImage
-from training.models.layers import Output, Upsample, Upsampling, changed, narrow_normal
+from training.models.layers import (
+    Output,
+    Upsample,
+    Upsampling,
+    changed,
+    narrow_normal,
+    start_as_copy,
+)
 from training.models.pairs import (
     Edge,
     Pair,
@@ -74,7 +81,7 @@ class Block(nn.Module):
 class Generator(nn.Module):
     """Images (n, 3, s, s) in [-1, 1] of one domain of `pair` -> images of the other.
 
-    With `residual` the last layer gives the change of x.
+    With a residual `output` the last layer gives the change of x, at first 0.
     """
 
     def __init__(
@@ -104,6 +111,8 @@ class Generator(nn.Module):
         if not self.residual:
             layers.append(nn.Tanh())
         self.main = nn.Sequential(*layers)
+        if self.residual:
+            start_as_copy(self.main[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x).float()
@@ -218,6 +227,8 @@ class CycleGAN(Model):
                 nets[f"{name}{k}"] = Discriminator(self.d_dim, self.d_layers)
         for net in nets.values():
             narrow_normal(net)
+            if isinstance(net, Generator) and net.residual:
+                start_as_copy(net.main[-1])
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:

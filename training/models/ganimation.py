@@ -41,7 +41,15 @@ from training.models.base import (
     Preview,
 )
 from training.models.kernels import ToImage
-from training.models.layers import Upsampling, check_halvings, narrow_normal, tiled
+from training.models.layers import (
+    Output,
+    Upsampling,
+    changed,
+    check_halvings,
+    narrow_normal,
+    start_as_copy,
+    tiled,
+)
 from training.models.losses import gradient_penalty, label_loss, r1_penalty
 from training.models.shared_presets import demo, smoke
 from training.models.stargan import Discriminator, trunk
@@ -55,12 +63,19 @@ class Generator(nn.Module):
     """Images (n, 3, s, s) in [-1, 1] and c̃ (n, c) -> edits and masks A (n, 1, s, s) in [0, 1].
 
     A is 1 where the input is kept, as in the published code; the paper's two versions disagree.
+    With a residual `output` the colours are the input plus a change, at first 0.
     """
 
     def __init__(
-        self, labels: int, dim: int, repeat: int, upsampling: Upsampling = "transposed"
+        self,
+        labels: int,
+        dim: int,
+        repeat: int,
+        upsampling: Upsampling = "transposed",
+        output: Output = "image",
     ) -> None:
         super().__init__()
+        self.residual = output == "residual"
         self.main = nn.Sequential(*trunk(labels, dim, repeat, upsampling))
         self.colour = ToImage(dim, 3)
         self.attention = ToImage(dim, 1)
@@ -72,7 +87,9 @@ class Generator(nn.Module):
     def maps(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The mask A (n, 1, s, s) in [0, 1] and the colours C (n, 3, s, s) in [-1, 1]."""
         h = self.main(torch.cat([x, tiled(c, x)], 1))
-        return torch.sigmoid(self.attention(h)).float(), torch.tanh(self.colour(h)).float()
+        raw = self.colour(h)
+        colours = changed(x, raw.float()) if self.residual else torch.tanh(raw).float()
+        return torch.sigmoid(self.attention(h)).float(), colours
 
 
 def total_variation(mask: Tensor) -> Tensor:
@@ -121,6 +138,7 @@ class GANimation(Model):
     ] = "paper"
     # Not in the paper, for short trainings; only the preset demo departs from the defaults.
     upsampling: Upsampling = "transposed"
+    output: Output = "image"
     loss: Annotated[
         Literal["wgan-gp", "logistic-r1"],
         Field(description="adversarial loss: the published one, or the logistic one with R1"),
@@ -175,11 +193,15 @@ class GANimation(Model):
         """G and D; weights from N(0, 0.02), biases 0. Raises ValueError for an unsupported size."""
         check_halvings(size, self.d_repeat_num)
         nets: Nets = {
-            "G": Generator(space.dim_g, self.conv_dim, self.repeat_num, self.upsampling),
+            "G": Generator(
+                space.dim_g, self.conv_dim, self.repeat_num, self.upsampling, self.output
+            ),
             "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
         }
         for net in nets.values():
             narrow_normal(net)
+        if self.output == "residual":
+            start_as_copy(cast(Generator, nets["G"]).colour)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:

@@ -202,8 +202,14 @@ class Upsample(nn.Sequential):
         )
 
 
+def start_as_copy(last: nn.Module) -> None:
+    """Set the weights of a residual G's last layer, and its bias, to 0: G(x) = x."""
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
 def changed(image: Tensor, change: Tensor) -> Tensor:
-    """tanh(change + artanh(image)): a network whose output is near 0 starts as a copy.
+    """tanh(change + artanh(image)): a network whose output is 0 copies the image.
 
     Both (n, 3, s, s); images in [-1, 1] are clamped to ±0.98, 2.5 of 255 levels.
     """

@@ -47,6 +47,7 @@ from training.models.layers import (
     autocast_off,
     changed,
     check_halvings,
+    start_as_copy,
     tiled,
 )
 from training.models.losses import gradient_penalty, r1_penalty
@@ -81,7 +82,7 @@ class Generator(nn.Module):
     """(n, 3, s, s) in [-1, 1] and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     Zero padding is required: with reflection, the norm would remove the constant label planes.
-    With `residual` the last layer gives the change of x.
+    With `residual` the last layer gives the change of x, at first 0.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Generator(nn.Module):
             layers += [nn.Tanh()]
         self.main = nn.Sequential(*layers)
         self.residual = residual
+        if residual:
+            start_as_copy(self.main[-1])
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         out: Tensor = self.main(torch.cat([x, tiled(c, x)], 1)).float()
