@@ -47,6 +47,10 @@ train = TrainConfig(images=64, decay_images=0, batch=8, precision="fp32")
 def slopes(model, faces, phase, here):
     # Adam's first moments after one update: of the gradients, and of nothing else
     session = Session.open(Job(model, train, faces, faces, Path(), {}, here))
+    draw = torch.Generator().manual_seed(1)
+    for net in session.state.nets.values():  # a residual G starts with gradients of 0
+        for p in net.parameters():
+            p.data += 0.02 * torch.randn(p.shape, generator=draw)
     batch = session.order.show(session.draw(0, 0, 0, max(0, phase.round_robin_index)))
     session.update(phase, batch)
     state = session.state
