@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from training.data.labels import LabelSet, LabelSpace
 from training.models import MODELS
 from training.models.base import Model
-from training.models.layers import Upsample
+from training.models.layers import Labelled, LabelNorm, Upsample, tiled
+from training.models.stargan import trunk
 
 SPACE = LabelSpace((LabelSet("celeba", "binary", ("Blond_Hair", "Male"), (("Blond_Hair",),)),))
 
@@ -63,3 +64,50 @@ def test_resize_replaces_every_transposed_convolution(name: str) -> None:
     x = torch.rand(1, layer[1].in_channels, 5, 6)
     twice = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(layer(x), F.conv2d(twice, layer[1].weight, layer[1].bias, padding=1))
+
+
+def test_a_label_norm_is_the_conditional_instance_norm_of_its_paper() -> None:
+    """Dumoulin et al. 2017, eq. 5, with scale and shift linear in the labels."""
+    torch.manual_seed(0)
+    norm, h, c = LabelNorm(4, 3), torch.rand(2, 4, 5, 6), torch.rand(2, 3)
+    z = (h - h.mean((2, 3), True)) / (h.var((2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    weight, bias = norm.affine.weight, norm.affine.bias
+    for row in range(2):
+        for channel in range(4):
+            gamma = 1 + weight[channel] @ c[row] + bias[channel]
+            beta = weight[4 + channel] @ c[row] + bias[4 + channel]
+            torch.testing.assert_close(
+                norm(h, c)[row, channel], gamma * z[row, channel] + beta, rtol=1e-4, atol=1e-5
+            )
+
+
+def test_labels_reach_the_middle_of_the_picture_through_label_norms() -> None:
+    """The published norm removes the constant planes but at the border."""
+    x = torch.rand(1, 3, 64, 64) * 2 - 1
+    reach = {}
+    for norms in (False, True):
+        torch.manual_seed(0)
+        layers = trunk(2, 8, 1, norms=norms)[:2]
+        maps = []
+        for c in (torch.zeros(1, 2), torch.ones(1, 2)):
+            h = layers[0](torch.cat([x, tiled(c, x)], 1))
+            maps.append(layers[1](h, c) if norms else layers[1](h))
+        reach[norms] = float((maps[1] - maps[0]).abs()[..., 8:-8, 8:-8].mean().detach())
+    assert reach[False] < 0.1 * reach[True]
+
+
+def test_a_trunk_with_label_norms_is_the_published_one_where_they_are_zero() -> None:
+    torch.manual_seed(0)
+    plain, labelled = nn.Sequential(*trunk(2, 4, 1)), Labelled(trunk(2, 4, 1, norms=True))
+    theirs = [
+        layer for layer in labelled.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    ours = [layer for layer in plain.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    for mine, other in zip(ours, theirs, strict=True):
+        other.load_state_dict(mine.state_dict())
+    for layer in labelled.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    h = torch.rand(2, 5, 16, 16)
+    torch.testing.assert_close(labelled(h, torch.rand(2, 2)), plain(h), rtol=1e-4, atol=1e-5)

@@ -42,6 +42,7 @@ from training.models.base import (
 )
 from training.models.kernels import ToImage
 from training.models.layers import (
+    Labelled,
     Output,
     Upsampling,
     changed,
@@ -73,10 +74,12 @@ class Generator(nn.Module):
         repeat: int,
         upsampling: Upsampling = "transposed",
         output: Output = "image",
+        norms: bool = False,
     ) -> None:
         super().__init__()
-        self.residual = output == "residual"
-        self.main = nn.Sequential(*trunk(labels, dim, repeat, upsampling))
+        self.residual, self.norms = output == "residual", norms
+        layers = trunk(labels, dim, repeat, upsampling, norms)
+        self.main = Labelled(layers) if norms else nn.Sequential(*layers)
         self.colour = ToImage(dim, 3)
         self.attention = ToImage(dim, 1)
 
@@ -86,7 +89,8 @@ class Generator(nn.Module):
 
     def maps(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The mask A (n, 1, s, s) in [0, 1] and the colours C (n, 3, s, s) in [-1, 1]."""
-        h = self.main(torch.cat([x, tiled(c, x)], 1))
+        h = torch.cat([x, tiled(c, x)], 1)
+        h = self.main(h, c) if self.norms else self.main(h)
         raw = self.colour(h)
         colours = changed(x, raw.float()) if self.residual else torch.tanh(raw).float()
         return torch.sigmoid(self.attention(h)).float(), colours
@@ -139,6 +143,13 @@ class GANimation(Model):
     # Not in the paper, for short trainings; only the preset demo departs from the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
+    label_norms: Annotated[
+        bool,
+        Field(
+            description="G's norms take the labels as well (conditional instance norm), which "
+            "otherwise remove constant label planes but at the border"
+        ),
+    ] = False
     loss: Annotated[
         Literal["wgan-gp", "logistic-r1"],
         Field(description="adversarial loss: the published one, or the logistic one with R1"),
@@ -194,7 +205,12 @@ class GANimation(Model):
         check_halvings(size, self.d_repeat_num)
         nets: Nets = {
             "G": Generator(
-                space.dim_g, self.conv_dim, self.repeat_num, self.upsampling, self.output
+                space.dim_g,
+                self.conv_dim,
+                self.repeat_num,
+                self.upsampling,
+                self.output,
+                self.label_norms,
             ),
             "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
         }

@@ -216,6 +216,53 @@ def changed(image: Tensor, change: Tensor) -> Tensor:
     return torch.tanh(change + torch.atanh(image.clamp(-0.98, 0.98)))
 
 
+class LabelNorm(nn.Module):
+    """(1 + γ(c))·IN(h) + β(c) with linear γ, β: (n, channels, s, s) and labels (n, c) -> the same.
+
+    An instance norm after a convolution removes constant label planes but at the border; this is
+    the conditional instance norm of Dumoulin et al. 2017 (arXiv 1610.07629, eq. 5).
+    """
+
+    def __init__(self, channels: int, labels: int) -> None:
+        super().__init__()
+        self.norm, self.affine = Norm(channels, affine=False), nn.Linear(labels, 2 * channels)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        gamma, beta = self.affine(c)[:, :, None, None].chunk(2, 1)
+        out: Tensor = (1 + gamma) * self.norm(h) + beta
+        return out
+
+
+class LabelResidual(nn.Module):
+    """`Residual` with `LabelNorm`."""
+
+    def __init__(self, channels: int, labels: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False) for _ in range(2)
+        )
+        self.norms = nn.ModuleList(LabelNorm(channels, labels) for _ in range(2))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        h = F.relu(self.norms[0](self.first(x), c))
+        out: Tensor = x + self.norms[1](self.second(h), c)
+        return out
+
+
+class Labelled(nn.Module):
+    """Layers in order; those that take labels get them."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        for layer in self.layers:
+            takes = isinstance(layer, LabelNorm | LabelResidual)
+            h = layer(h, c) if takes else layer(h)
+        return h
+
+
 class Residual(nn.Module):
     """x + IN(Conv3(ReLU(IN(Conv3(x))))), no activation after the sum."""
 

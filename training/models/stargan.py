@@ -40,6 +40,8 @@ from training.models.base import (
 )
 from training.models.kernels import FromImage, Norm, ToImage, wide_conv
 from training.models.layers import (
+    LabelNorm,
+    LabelResidual,
     Output,
     Residual,
     Upsample,
@@ -55,26 +57,33 @@ from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
 
 def trunk(
-    labels: int, dim: int, repeat: int, upsampling: Upsampling = "transposed"
+    labels: int, dim: int, repeat: int, upsampling: Upsampling = "transposed", norms: bool = False
 ) -> list[nn.Module]:
-    """G's layers except the output layer: (n, 3 + labels, s, s) -> (n, dim, s, s)."""
+    """G's layers except the output layer: (n, 3 + labels, s, s) -> (n, dim, s, s).
+
+    With `norms` the norms take the labels as well; the layers are for `Labelled`.
+    """
+
+    def norm() -> nn.Module:
+        return LabelNorm(dim, labels) if norms else Norm(dim)
+
     layers: list[nn.Module] = [
         FromImage(3 + labels, dim),
-        Norm(dim),
+        norm(),
         nn.ReLU(inplace=True),
     ]
     for _ in range(2):
         layers += [nn.Conv2d(dim, dim * 2, 4, 2, 1, bias=False)]
         dim *= 2
-        layers += [Norm(dim), nn.ReLU(inplace=True)]
-    layers += [Residual(dim) for _ in range(repeat)]
+        layers += [norm(), nn.ReLU(inplace=True)]
+    layers += [LabelResidual(dim, labels) if norms else Residual(dim) for _ in range(repeat)]
     for _ in range(2):
         if upsampling == "resize":
             layers += [Upsample(dim, dim // 2)]
         else:
             layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
         dim //= 2
-        layers += [Norm(dim), nn.ReLU(inplace=True)]
+        layers += [norm(), nn.ReLU(inplace=True)]
     return layers
 
 
