@@ -87,17 +87,36 @@ def test_every_loss_term_equals_the_papers() -> None:
 
 
 @pytest.mark.parametrize("fidelity", ["paper", "repo"])
-def test_the_logistic_loss_with_r1_is_that_of_its_paper(fidelity: Any) -> None:
-    """Mescheder et al. 2018, eqs 1 and 9, with the slope of the mean score at real images."""
-    space, nets, batch, _ = setup()
-    model = replace(SMALL, loss="logistic-r1", lambda_r1=4.0, fidelity=fidelity)
-    d, x = nets["D"], batch.image
+@pytest.mark.parametrize("projection", [False, True])
+def test_the_logistic_loss_with_r1_is_that_of_its_paper(fidelity: Any, projection: bool) -> None:
+    """Mescheder et al. 2018, eqs 1 and 9, with the slope of the mean score at real images.
+
+    With the projection f(x, y) = ψ(φ(x)) + Σ (2·y_k − 1)·v_k(φ(x)) (Miyato & Koyama 2018, eq. 5).
+    """
+    space, _, batch, noises = setup()
+    model = replace(
+        SMALL, loss="logistic-r1", lambda_r1=4.0, fidelity=fidelity, d_projection=projection
+    )
+    nets: Any = model.networks(space, 16)
+
+    def score(x: Tensor, y: Tensor) -> Tensor:
+        maps = nets["D"](x)[0]
+        assert maps.shape == (4, 18 if projection else 1, 4, 4)
+        rows = [
+            maps[i, 0] + sum((2 * y[i, k] - 1) * maps[i, 1 + k] for k in range(17 * projection))
+            for i in range(4)
+        ]
+        return torch.stack(rows)
+
+    x, y_r = batch.image, batch.source
+    assert batch.other is not None
+    y_g = batch.other + 0.2 * noises["y_g"] - 0.1
     fake = model.fake(nets, batch, space)[0]
     at = x.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(d(at)[0].mean((1, 2, 3)).sum(), at)
+    (slope,) = torch.autograd.grad(score(at, y_r).mean((1, 2)).sum(), at)
     expected = {
-        "real": -torch.sigmoid(d(x)[0]).log().mean(),
-        "fake": -torch.sigmoid(-d(fake)[0]).log().mean(),
+        "real": -torch.sigmoid(score(x, y_r)).log().mean(),
+        "fake": -torch.sigmoid(-score(fake, y_g)).log().mean(),
         "r1": 2 * slope.square().sum((1, 2, 3)).mean(),
     }
     found = model.d_loss(nets, batch, space)
@@ -107,7 +126,7 @@ def test_the_logistic_loss_with_r1_is_that_of_its_paper(fidelity: Any) -> None:
     assert found.keys() == {*expected, "cond"}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
-    wanted = -torch.sigmoid(d(fake)[0]).log().mean()
+    wanted = -torch.sigmoid(score(fake, y_g)).log().mean()
     torch.testing.assert_close(model.g_loss(nets, batch, space)["fake"], wanted)
 
 

@@ -53,7 +53,7 @@ from training.models.layers import (
 )
 from training.models.losses import gradient_penalty, label_loss, r1_penalty
 from training.models.shared_presets import demo, smoke
-from training.models.stargan import Discriminator, trunk
+from training.models.stargan import Discriminator, projected, projection_weights, trunk
 
 STEPS = (0.0, 1 / 3, 2 / 3, 1.0)  # label values in the sweep preview
 FRAMES = 13  # of the interpolation preview
@@ -150,6 +150,13 @@ class GANimation(Model):
             "otherwise remove constant label planes but at the border"
         ),
     ] = False
+    d_projection: Annotated[
+        bool,
+        Field(
+            description="D's critic also judges whether the image matches its intensities "
+            "(projection), which keeps G from painting just what D_y reads"
+        ),
+    ] = False
     loss: Annotated[
         Literal["wgan-gp", "logistic-r1"],
         Field(description="adversarial loss: the published one, or the logistic one with R1"),
@@ -212,7 +219,13 @@ class GANimation(Model):
                 self.output,
                 self.label_norms,
             ),
-            "D": Discriminator(space.dim_d, size, self.d_conv_dim, self.d_repeat_num),
+            "D": Discriminator(
+                space.dim_d,
+                size,
+                self.d_conv_dim,
+                self.d_repeat_num,
+                projection=self.d_projection,
+            ),
         }
         for net in nets.values():
             narrow_normal(net)
@@ -278,6 +291,8 @@ class GANimation(Model):
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
         src, cls = nets["D"](torch.cat([x, fake]))
+        shown = torch.cat([batch.source, self.noisy_target(batch, space)])
+        src = self.score(src, shown, batch, space)
         n = len(x)
         wgan = self.loss == "wgan-gp"
         terms = {
@@ -288,6 +303,10 @@ class GANimation(Model):
         if self.fidelity == "paper":
             terms |= self.penalty(nets, batch, space)
         return terms
+
+    def score(self, scores: Tensor, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor:
+        """D_I (n, 1, h, w) of D's maps for each row's c̃ (n, dim_g)."""
+        return projected(scores, labels, batch.dataset, space) if self.d_projection else scores
 
     def p_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """λ_gp·GP alone, with gradients of 0 for the label head.
@@ -300,12 +319,18 @@ class GANimation(Model):
 
     def penalty(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """λ_gp·GP (eq. 1), or λ_r1/2·R1."""
+        weights: Tensor | float = 1.0
+        if self.d_projection:
+            weights = projection_weights(batch.source, batch.dataset, space)
         if self.loss == "logistic-r1":
             patches = (batch.image.shape[2] >> self.d_repeat_num) ** 2
-            return {"r1": self.lambda_r1 / 2 * r1_penalty(nets["D"], batch.image, 1 / patches)}
+            penalty = r1_penalty(nets["D"], batch.image, weights / patches)
+            return {"r1": self.lambda_r1 / 2 * penalty}
         fake = self.fake(nets, batch, space)[0].detach()
         alpha = batch.noise("alpha", (1, 1, 1))
-        return {"gp": self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha)}
+        return {
+            "gp": self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha, weights)
+        }
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
@@ -315,6 +340,7 @@ class GANimation(Model):
         src, cls = nets["D"](fake)
         back, back_mask = nets["G"](fake, batch.source)
         target = self.noisy_target(batch, space)
+        src = self.score(src, target, batch, space)
         return {
             "fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean(),
             "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),

@@ -122,6 +122,22 @@ def signed(labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
     return F.pad(2 * labels[:, part] - 1, (part.start, space.dim_d - part.stop))
 
 
+def projected(scores: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
+    """D_src (n, 1, h, w) of a critic with a projection, whose maps are (n, 1 + k, h, w).
+
+    The first map plus the sum of the others, each times its label in c̃ (n, dim_g), from 0…1 to
+    −1…1, or 0 if unknown (Miyato & Koyama 2018, eq. 5).
+    """
+    signs = signed(labels, dataset, space)[:, :, None, None]
+    return scores[:, :1] + (scores[:, 1:] * signs).sum(1, keepdim=True)
+
+
+def projection_weights(labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:
+    """(n, 1 + k, 1, 1): the weights of the maps in `projected`."""
+    signs = signed(labels, dataset, space)
+    return torch.cat([torch.ones_like(signs[:, :1]), signs], 1)[:, :, None, None]
+
+
 class Discriminator(nn.Module):
     """(n, 3, s, s) -> patch scores (n, 1, s/2^r, s/2^r) and label logits (n, c); no norm.
 
@@ -465,14 +481,12 @@ class StarGAN(Model):
     def score(self, scores: Tensor, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor:
         """D_src (n, 1, h, w) of D's maps (n, k, h, w) for each row's labels c̃ (n, dim_g).
 
-        With branches the map of the class; with the projection the first map plus the sum of the
-        others, each times its label as −1 or 1, or 0 if unknown.
+        With branches the map of the class, with the projection that of `projected`.
         """
         if self.d_branches:
             return scores.take_along_dim(labels.argmax(1)[:, None, None, None], 1)
         if self.d_projection:
-            signs = signed(labels, batch.dataset, space)[:, :, None, None]
-            return scores[:, :1] + (scores[:, 1:] * signs).sum(1, keepdim=True)
+            return projected(scores, labels, batch.dataset, space)
         return scores
 
     def penalty_weights(self, batch: Batch, space: LabelSpace) -> Tensor | float:
@@ -482,8 +496,7 @@ class StarGAN(Model):
         if self.d_branches:
             return weight * batch.source[:, :, None, None]
         if self.d_projection:
-            signs = signed(batch.source, batch.dataset, space)
-            return weight * torch.cat([torch.ones_like(signs[:, :1]), signs], 1)[:, :, None, None]
+            return weight * projection_weights(batch.source, batch.dataset, space)
         return weight
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:
