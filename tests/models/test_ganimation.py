@@ -218,6 +218,9 @@ def test_a_saturated_mask_is_a_symptom(logit: float, message: str) -> None:
     bad = [sign.says for sign in SMALL.diagnostics(nets, batch.image, batch.target) if sign.bad]
     assert len(bad) == bool(message)
     assert all(message in says for says in bad)
+    model = replace(SMALL, output="residual")  # whose colours keep the input as well
+    bad = [sign.says for sign in model.diagnostics(nets, batch.image, batch.target) if sign.bad]
+    assert len(bad) == (message == "near 1")
 
 
 def test_a_mask_that_edits_a_small_region_is_healthy() -> None:

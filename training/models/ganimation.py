@@ -370,11 +370,13 @@ class GANimation(Model):
         """Collapse of the mask to 1 (output equals input) or to 0 (the whole image is replaced).
 
         Edits may be small, so collapse to 1 is measured on the 1 % of pixels with the lowest mask.
+        With a residual output the colours keep the input as well, so that 0 is no collapse.
         """
+        least = 0.0 if self.output == "residual" else 0.05
         mask = nets["G"](image, target)[1].flatten(1)
         lowest = mask.topk(max(1, mask.shape[1] // 100), largest=False).values
         return [
-            Diagnostic("attention", float(mask.mean()), 0.05, 1.0,
+            Diagnostic("attention", float(mask.mean()), least, 1.0,
                     "the mask is near 0: the whole image is replaced"),
             Diagnostic("attention_where_painted", float(lowest.mean()), 0.0, 0.9,
                     "the mask is near 1 everywhere: the output is the input"),
