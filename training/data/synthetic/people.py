@@ -26,6 +26,7 @@ EXPRESSIONS: dict[str, dict[int, float]] = {
     "sad": {1: 4.8, 4: 2.5, 15: 4.8, 17: 3.2, 7: 1},
     "surprised": {1: 5, 2: 5, 5: 4.5, 25: 4, 26: 5},
 }
+ALONE = (1, 2, 4, 6, 12, 15, 25, 26)  # units that also move by themselves
 SHORT = ("crop", "side", "curly", "back", "fringe")  # the other styles reach the ears or more
 # Some women have short hair and some men long hair, so that a gender shows in the face.
 WOMEN = ("long", "wavy", "bob", "updo", "bob", "side", "curly", "fringe")
@@ -186,6 +187,9 @@ def snapshot(draws: Draws, who: Person) -> Face:
         units[25] = 0.0
     if name == "neutral" and d.chance(0.25):
         units[25] = round(d.between(1.6, 3) * 100) / 100
+    if d.chance(0.5):  # otherwise a unit is hardly ever seen without those of its expression
+        for _ in range(1 + d.whole(2)):
+            units[d.pick(ALONE)] = round(d.between(2, 5) * 100) / 100
     return Face(
         who,
         hair,
