@@ -82,6 +82,7 @@ def test_more_processes_give_the_gradients_of_one(
         loss="logistic-r1",
         upsampling="resize",
         output="residual",
+        label_norms=True,
     )
     models = [*((MODELS[name].tiny(), name, which) for name, which in RICHEST),
               (branches, "stargan", "classes"), (projection, "stargan", "joint"),

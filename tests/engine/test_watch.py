@@ -35,7 +35,13 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     (
         "stargan",
         "joint",
-        {"d_projection": True, "loss": "logistic-r1", "upsampling": "resize", "output": "residual"},
+        {
+            "d_projection": True,
+            "loss": "logistic-r1",
+            "upsampling": "resize",
+            "output": "residual",
+            "label_norms": True,
+        },
     ),
     ("starganv2", "classes", {"style": "label"}),
     ("starganv2", "classes", {"style": "latent"}),

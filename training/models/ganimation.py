@@ -43,6 +43,7 @@ from training.models.base import (
 from training.models.kernels import ToImage
 from training.models.layers import (
     Labelled,
+    LabelNorms,
     Output,
     Upsampling,
     changed,
@@ -143,13 +144,7 @@ class GANimation(Model):
     # Not in the paper, for short trainings; only the preset demo departs from the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
-    label_norms: Annotated[
-        bool,
-        Field(
-            description="G's norms take the labels as well (conditional instance norm), which "
-            "otherwise remove constant label planes but at the border"
-        ),
-    ] = False
+    label_norms: LabelNorms = False
     d_projection: Annotated[
         bool,
         Field(

@@ -30,6 +30,13 @@ Output = Annotated[
         "training starts with sharp copies"
     ),
 ]
+LabelNorms = Annotated[
+    bool,
+    Field(
+        description="G's norms take the labels as well (conditional instance norm), which "
+        "otherwise remove constant label planes but at the border"
+    ),
+]
 
 
 def autocast_off(tensor: Tensor) -> AbstractContextManager[object]:

@@ -40,7 +40,9 @@ from training.models.base import (
 )
 from training.models.kernels import FromImage, Norm, ToImage, wide_conv
 from training.models.layers import (
+    Labelled,
     LabelNorm,
+    LabelNorms,
     LabelResidual,
     Output,
     Residual,
@@ -91,7 +93,8 @@ class Generator(nn.Module):
     """(n, 3, s, s) in [-1, 1] and labels (n, c) -> (n, 3, s, s) in [-1, 1].
 
     Zero padding is required: with reflection, the norm would remove the constant label planes.
-    With `residual` the last layer gives the change of x, at first 0.
+    With `residual` the last layer gives the change of x, at first 0; with `norms` G's norms take
+    the labels as well.
     """
 
     def __init__(
@@ -101,18 +104,20 @@ class Generator(nn.Module):
         repeat: int,
         upsampling: Upsampling = "transposed",
         residual: bool = False,
+        norms: bool = False,
     ) -> None:
         super().__init__()
-        layers = [*trunk(labels, dim, repeat, upsampling), ToImage(dim, 3)]
-        if not residual:
-            layers += [nn.Tanh()]
-        self.main = nn.Sequential(*layers)
-        self.residual = residual
+        layers = [*trunk(labels, dim, repeat, upsampling, norms), ToImage(dim, 3)]
         if residual:
-            start_as_copy(self.main[-1])
+            start_as_copy(layers[-1])
+        else:
+            layers += [nn.Tanh()]
+        self.main = Labelled(layers) if norms else nn.Sequential(*layers)
+        self.residual, self.norms = residual, norms
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        out: Tensor = self.main(torch.cat([x, tiled(c, x)], 1)).float()
+        h = torch.cat([x, tiled(c, x)], 1)
+        out: Tensor = (self.main(h, c) if self.norms else self.main(h)).float()
         return changed(x, out) if self.residual else out
 
 
@@ -230,6 +235,7 @@ class StarGAN(Model):
     # Not in the paper, for short trainings; only the preset demo departs from the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
+    label_norms: LabelNorms = False
     d_projection: Annotated[
         bool,
         Field(
@@ -350,6 +356,7 @@ class StarGAN(Model):
                 self.repeat_num,
                 self.upsampling,
                 residual=self.output == "residual",
+                norms=self.label_norms,
             ),
             "D": Discriminator(
                 space.dim_d,
