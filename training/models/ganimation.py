@@ -286,8 +286,9 @@ class GANimation(Model):
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
         src, cls = nets["D"](torch.cat([x, fake]))
-        shown = torch.cat([batch.source, self.noisy_target(batch, space)])
-        src = self.score(src, shown, batch, space)
+        if self.d_projection:
+            shown = torch.cat([batch.source, self.noisy_target(batch, space)])
+            src = projected(src, shown, batch.dataset, space)
         n = len(x)
         wgan = self.loss == "wgan-gp"
         terms = {
@@ -298,10 +299,6 @@ class GANimation(Model):
         if self.fidelity == "paper":
             terms |= self.penalty(nets, batch, space)
         return terms
-
-    def score(self, scores: Tensor, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor:
-        """D_I (n, 1, h, w) of D's maps for each row's c̃ (n, dim_g)."""
-        return projected(scores, labels, batch.dataset, space) if self.d_projection else scores
 
     def p_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """λ_gp·GP alone, with gradients of 0 for the label head.
@@ -335,7 +332,8 @@ class GANimation(Model):
         src, cls = nets["D"](fake)
         back, back_mask = nets["G"](fake, batch.source)
         target = self.noisy_target(batch, space)
-        src = self.score(src, target, batch, space)
+        if self.d_projection:
+            src = projected(src, target, batch.dataset, space)
         return {
             "fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean(),
             "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),
