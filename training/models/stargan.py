@@ -275,8 +275,8 @@ class StarGAN(Model):
         )  # fmt: skip
         small = demo(narrow)  # the paper's form
         clear = replace(
-            narrow, upsampling="resize", output="residual", d_projection=True, loss="logistic-r1",
-            gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14, beta1=0.0,
+            narrow, upsampling="resize", output="residual", label_norms=True, d_projection=True,
+            loss="logistic-r1", gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14, beta1=0.0,
             beta2=0.99,
         )  # fmt: skip
         short = demo(

@@ -104,7 +104,7 @@ def brow(pen: Pen, face: Face, shape: Shape, side: int, colour: Colour) -> None:
     thick = (5.4 + 1.1 * who.brows if who.male else 2.8 + 0.4 * who.brows) - 0.5 * who.child
     tone = mix(colour, (38, 26, 22), 0.6)
     if not face.young:
-        tone = mix(tone, (160, 156, 154), 0.6)
+        tone = mix(tone, (150, 146, 144), 0.4)
     pen.fill(tone, stroke(line, thick * 0.7, thick, thick * 0.75, 0.5), alpha=0.92, blur=0.4)
 
 

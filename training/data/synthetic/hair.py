@@ -149,13 +149,13 @@ def front(pen: Pen, face: Face, half: float) -> None:
     pen.fill(shine, stroke(glow, 2, 9, 10, 9, 2), alpha=0.55, blur=3.2, clip=mask)
     _strands(pen, locks, d, 22, shine, mask, 0.55)
     if not face.young and face.hair != "Gray_Hair":
-        _temples(pen, half, mask, d, 0.7 if face.short else 0.4)
+        _temples(pen, half, mask, d, 0.85 if face.short else 0.6)
 
 
 def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws, alpha: float) -> None:
     """Draw grey temples, the clearest sign of age; `alpha` is the patch's below its strands."""
     for side in (-1, 1):
-        patch = oval(side * (half + 2), -24, 9, 22)
+        patch = oval(side * (half + 2), -24, 11, 25)
         pen.fill((198, 198, 200), patch, alpha=alpha, blur=3, clip=mask)
         lines = []
         for _ in range(30):

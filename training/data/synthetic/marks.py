@@ -25,7 +25,7 @@ def wrinkles(pen: Pen, face: Face, shape: Shape) -> None:
 
 def _middle_lines(face: Face, shape: Shape) -> list[Line]:
     """Lines on the forehead, the nose and the chin and between the brows."""
-    u, age, chin = shape.units, 0.0 if face.young else 1.0, shape.chin
+    u, age, chin = shape.units, 0.0 if face.young else 0.7, shape.chin
     lines: list[Line] = []
     for k, half in ((0, 20), (1, 23), (2, 18)):
         y = -34 - 6.4 * k - 2 * u[1]
@@ -42,7 +42,7 @@ def _middle_lines(face: Face, shape: Shape) -> list[Line]:
 
 def _side_lines(face: Face, shape: Shape) -> list[Line]:
     """Lines of the right half: beside nose and mouth, below and beside the eye, at the jaw."""
-    u, age, x = shape.units, 0.0 if face.young else 1.0, eye_at(face)[0]
+    u, age, x = shape.units, 0.0 if face.young else 0.7, eye_at(face)[0]
     out = 4.5 * u[12] + 3 * u[20]
     fold = spline([(10.5, 19 - 3 * u[9]), (17 + out, 26), (20.5 + out, 36 - 3 * u[12])])
     bag = spline([(x - 9, 1.5), (x - 1, 5.0), (x + 8, 2.5)])
@@ -65,7 +65,7 @@ def beard(pen: Pen, face: Face, shape: Shape, colour: Colour) -> None:
         return
     tone = mix(colour, (46, 34, 30), 0.55)
     if not face.young:
-        tone = mix(tone, (176, 174, 172), 0.55)
+        tone = mix(tone, (176, 174, 172), 0.4)
     wide, lip = 18 + 5 * u[12] + 3 * u[20], 33 - 3.5 * u[10]
     end = 39.5 - 5 * u[12]
     tash = spline(

@@ -102,7 +102,7 @@ def _paint(pen: Pen, face: Face, cloth: Colour) -> None:
     who, u = face.person, {k: v / 5 for k, v in face.units.items()}
     skin = SKIN[who.skin]
     if not face.young:
-        skin = mix(skin, (196, 180, 170), 0.22)
+        skin = mix(skin, (196, 176, 164), 0.16)
     dark = mix(mix(skin, (96, 40, 24), 0.42), (40, 20, 20), 0.1)
     shape = features.Shape(
         half=44.4 + 2.4 * who.width + (0.8 if who.male else 0) + (1.5 if who.child else 0),
