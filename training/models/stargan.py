@@ -276,8 +276,8 @@ class StarGAN(Model):
         small = demo(narrow)  # the paper's form
         clear = replace(
             narrow, upsampling="resize", output="residual", label_norms=True, d_projection=True,
-            loss="logistic-r1", gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14, beta1=0.0,
-            beta2=0.99,
+            loss="logistic-r1", gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14,
+            beta1=0.0, beta2=0.99,
         )  # fmt: skip
         short = demo(
             clear, images=16_000, decay_images=6_400, warmup_images=0, ema=0.99,
