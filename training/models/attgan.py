@@ -46,10 +46,10 @@ from training.models.layers import (
     BatchNorm,
     Output,
     Signed,
-    Upsample,
     Upsampling,
     autocast_off,
     changed,
+    doubled,
     start_as_copy,
     tiled,
     xavier,
@@ -83,13 +83,6 @@ class Encoder(nn.Module):
             x = layer(x)
             out.append(x)
         return out
-
-
-def doubled(inputs: int, outputs: int, upsampling: Upsampling, *, bias: bool = False) -> nn.Module:
-    """(n, inputs, s, s) -> (n, outputs, 2·s, 2·s)."""
-    if upsampling == "resize":
-        return Upsample(inputs, outputs, bias=bias)
-    return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
 
 
 class Decoder(nn.Module):

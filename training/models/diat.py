@@ -7,7 +7,7 @@ features. The features are the critic's (the paper's DIAT-A), since no face netw
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,15 @@ from training.models.base import (
 from training.models.cyclegan import Generator, edge_of, pairs_in
 from training.models.kernels import wide_conv
 from training.models.layers import Output, Upsampling, autocast_off, check_halvings
-from training.models.losses import gradient_penalty, r1_penalty
+from training.models.losses import (
+    AdversarialLoss,
+    R1Weight,
+    fooled,
+    form,
+    gradient_penalty,
+    r1_penalty,
+    told_apart,
+)
 from training.models.pairs import (
     Pair,
     chained,
@@ -104,16 +112,11 @@ class DIAT(Model):
             "directions from RaFD's neutral, ours also the 7 back, for edits between the others"
         ),
     ] = ""
-    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
+    # Not in the paper, for short trainings; the papers' presets keep the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
-    loss: Annotated[
-        Literal["wgan-gp", "logistic-r1"],
-        Field(description="adversarial loss: that of StarGAN's comparison, or logistic with R1"),
-    ] = "wgan-gp"
-    lambda_r1: Annotated[
-        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
-    ] = 1.0
+    loss: AdversarialLoss = "wgan-gp"
+    lambda_r1: R1Weight = 1.0
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
@@ -123,8 +126,7 @@ class DIAT(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
-        return Adversarial(form, (("d/real", "d/fake"),))
+        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()
@@ -221,17 +223,11 @@ class DIAT(Model):
         d = nets[f"D{name}"]
         if self.loss == "logistic-r1":
             patches = (real.shape[2] >> self.d_repeat_num) ** 2
-            return {
-                "real": F.softplus(-d(real)).mean(),
-                "fake": F.softplus(d(fake)).mean(),
-                "r1": self.lambda_r1 / 2 * r1_penalty(d, real, 1 / patches),
-            }
-        penalty = gradient_penalty(d, real, fake, batch.noise("alpha", (1, 1, 1)))
-        return {
-            "real": -d(real).mean(),
-            "fake": d(fake).mean(),
-            "gp": self.lambda_gp * penalty,
-        }
+            penalty = {"r1": self.lambda_r1 / 2 * r1_penalty(d, real, 1 / patches)}
+        else:
+            alpha = batch.noise("alpha", (1, 1, 1))
+            penalty = {"gp": self.lambda_gp * gradient_penalty(d, real, fake, alpha)}
+        return told_apart(d(real), d(fake), self.loss) | penalty
 
     def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, with F the critic's features.
@@ -242,8 +238,8 @@ class DIAT(Model):
         src, fake_features = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
         with torch.no_grad():
             _, real_features = nets[f"D{name}"](x, features=True)
-        adversarial = (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()
-        return {"fake": adversarial, "id": self.lambda_id * F.l1_loss(fake_features, real_features)}
+        identity = F.l1_loss(fake_features, real_features)
+        return {"fake": fooled(src, self.loss), "id": self.lambda_id * identity}
 
     def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """10·‖G(x) − x‖₁."""

@@ -52,7 +52,16 @@ from training.models.layers import (
     start_as_copy,
     tiled,
 )
-from training.models.losses import gradient_penalty, label_loss, r1_penalty
+from training.models.losses import (
+    AdversarialLoss,
+    R1Weight,
+    fooled,
+    form,
+    gradient_penalty,
+    label_loss,
+    r1_penalty,
+    told_apart,
+)
 from training.models.shared_presets import demo, smoke
 from training.models.stargan import Discriminator, projected, projection_weights, trunk
 
@@ -141,7 +150,7 @@ class GANimation(Model):
             "step for the penalty, as in the published code"
         ),
     ] = "paper"
-    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
+    # Not in the paper, for short trainings; the papers' presets keep the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
     label_norms: LabelNorms = False
@@ -152,20 +161,14 @@ class GANimation(Model):
             "(projection), which keeps G from painting just what D_y reads"
         ),
     ] = False
-    loss: Annotated[
-        Literal["wgan-gp", "logistic-r1"],
-        Field(description="adversarial loss: the published one, or the logistic one with R1"),
-    ] = "wgan-gp"
-    lambda_r1: Annotated[
-        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
-    ] = 1.0
+    loss: AdversarialLoss = "wgan-gp"
+    lambda_r1: R1Weight = 1.0
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
 
     @property
     def adversarial(self) -> Adversarial:
-        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
-        return Adversarial(form, (("d/real", "d/fake"),))
+        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -290,12 +293,9 @@ class GANimation(Model):
             shown = torch.cat([batch.source, self.noisy_target(batch, space)])
             src = projected(src, shown, batch.dataset, space)
         n = len(x)
-        wgan = self.loss == "wgan-gp"
-        terms = {
-            "real": (-src[:n] if wgan else F.softplus(-src[:n])).mean(),
-            "fake": (src[n:] if wgan else F.softplus(src[n:])).mean(),
-            "cond": self.lambda_cond * label_loss(cls[:n], batch.source, batch.dataset, space),
-        }
+        terms = told_apart(src[:n], src[n:], self.loss)
+        cond = label_loss(cls[:n], batch.source, batch.dataset, space)
+        terms["cond"] = self.lambda_cond * cond
         if self.fidelity == "paper":
             terms |= self.penalty(nets, batch, space)
         return terms
@@ -335,7 +335,7 @@ class GANimation(Model):
         if self.d_projection:
             src = projected(src, target, batch.dataset, space)
         return {
-            "fake": (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean(),
+            "fake": fooled(src, self.loss),
             "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),
             "cyc": self.lambda_cyc * F.l1_loss(back, batch.image),
             "mask": self.lambda_mask * (mask.mean() + back_mask.mean()),

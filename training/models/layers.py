@@ -209,6 +209,13 @@ class Upsample(nn.Sequential):
         )
 
 
+def doubled(inputs: int, outputs: int, upsampling: Upsampling, *, bias: bool = False) -> nn.Module:
+    """(n, inputs, s, s) -> (n, outputs, 2·s, 2·s)."""
+    if upsampling == "resize":
+        return Upsample(inputs, outputs, bias=bias)
+    return nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)
+
+
 def start_as_copy(last: nn.Module) -> None:
     """Set the weights of a residual G's last layer, and its bias, to 0: G(x) = x."""
     for parameter in last.parameters():

@@ -1,12 +1,47 @@
 """Loss terms shared by several models: gradient penalties, and the loss of the label head."""
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from training.core.config import Weight
 from training.data.labels import LabelSpace
 from training.models.layers import autocast_off
 from training.models.slope import scores_and_slope
+
+AdversarialLoss = Annotated[
+    Literal["wgan-gp", "logistic-r1"],
+    Field(
+        description="adversarial loss: the published WGAN-GP, or the logistic one with R1, whose "
+        "gradient vanishes where D finds no fault"
+    ),
+]
+R1Weight = Annotated[
+    Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+]
+
+
+def form(loss: AdversarialLoss) -> Literal["wgan", "gan"]:
+    """The form of the loss, by which the balance of D and G is judged."""
+    return "wgan" if loss == "wgan-gp" else "gan"
+
+
+def told_apart(real: Tensor, fake: Tensor, loss: AdversarialLoss) -> dict[str, Tensor]:
+    """D's terms of the scores of real and generated images, without the penalty.
+
+    wgan-gp: −E[s(x)], E[s(G)]; logistic-r1: E[softplus(−s(x))], E[softplus(s(G))].
+    """
+    if loss == "wgan-gp":
+        return {"real": -real.mean(), "fake": fake.mean()}
+    return {"real": F.softplus(-real).mean(), "fake": F.softplus(fake).mean()}
+
+
+def fooled(fake: Tensor, loss: AdversarialLoss) -> Tensor:
+    """G's term of the scores of generated images: −E[s(G)], or E[softplus(−s(G))]."""
+    return -fake.mean() if loss == "wgan-gp" else F.softplus(-fake).mean()
 
 
 def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:

@@ -46,15 +46,23 @@ from training.models.layers import (
     LabelResidual,
     Output,
     Residual,
-    Upsample,
     Upsampling,
     autocast_off,
     changed,
     check_halvings,
+    doubled,
     start_as_copy,
     tiled,
 )
-from training.models.losses import gradient_penalty, r1_penalty
+from training.models.losses import (
+    AdversarialLoss,
+    R1Weight,
+    fooled,
+    form,
+    gradient_penalty,
+    r1_penalty,
+    told_apart,
+)
 from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
 
@@ -80,10 +88,7 @@ def trunk(
         layers += [norm(), nn.ReLU(inplace=True)]
     layers += [LabelResidual(dim, labels) if norms else Residual(dim) for _ in range(repeat)]
     for _ in range(2):
-        if upsampling == "resize":
-            layers += [Upsample(dim, dim // 2)]
-        else:
-            layers += [nn.ConvTranspose2d(dim, dim // 2, 4, 2, 1, bias=False)]
+        layers += [doubled(dim, dim // 2, upsampling)]
         dim //= 2
         layers += [norm(), nn.ReLU(inplace=True)]
     return layers
@@ -232,7 +237,7 @@ class StarGAN(Model):
             "head"
         ),
     ] = False
-    # Not in the paper, for short trainings; only the preset demo departs from the defaults.
+    # Not in the paper, for short trainings; the papers' presets keep the defaults.
     upsampling: Upsampling = "transposed"
     output: Output = "image"
     label_norms: LabelNorms = False
@@ -243,13 +248,7 @@ class StarGAN(Model):
             "Miyato & Koyama 2018), which keeps G from painting just what the label head reads"
         ),
     ] = False
-    loss: Annotated[
-        Literal["wgan-gp", "logistic-r1"],
-        Field(
-            description="adversarial loss: the published one, or the logistic one with R1, whose "
-            "gradient vanishes where D finds no fault"
-        ),
-    ] = "wgan-gp"
+    loss: AdversarialLoss = "wgan-gp"
     targets: Annotated[
         Literal["permuted", "different"],
         Field(
@@ -258,14 +257,11 @@ class StarGAN(Model):
         ),
     ] = "permuted"
     lambda_adv: Annotated[Weight, Field(description="weight of G's adversarial loss")] = 1.0
-    lambda_r1: Annotated[
-        Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
-    ] = 1.0
+    lambda_r1: R1Weight = 1.0
 
     @property
     def adversarial(self) -> Adversarial:
-        form: Literal["wgan", "gan"] = "wgan" if self.loss == "wgan-gp" else "gan"
-        return Adversarial(form, (("d/real", "d/fake"),))
+        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -458,11 +454,10 @@ class StarGAN(Model):
         if self.loss == "wgan-gp":
             alpha = batch.noise("alpha", (1, 1, 1))
             gp = self.lambda_gp * gradient_penalty(nets["D"], x, fake, alpha, weights)
-            losses = {"real": -src[:n].mean(), "fake": src[n:].mean()}
             penalty = {"gp": gp}
         else:
-            losses = {"real": F.softplus(-src[:n]).mean(), "fake": F.softplus(src[n:]).mean()}
             penalty = {"r1": self.lambda_r1 / 2 * r1_penalty(nets["D"], x, weights)}
+        losses = told_apart(src[:n], src[n:], self.loss)
         if not self.d_branches:
             cls = self.classification(cls[:n], batch.source, batch, space)
             losses["cls"] = self.lambda_cls * cls
@@ -478,8 +473,7 @@ class StarGAN(Model):
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
         src = self.score(src, target, batch, space)
-        adversarial = (-src if self.loss == "wgan-gp" else F.softplus(-src)).mean()
-        losses = {"fake": self.lambda_adv * adversarial}
+        losses = {"fake": self.lambda_adv * fooled(src, self.loss)}
         if not self.d_branches:
             cls = self.classification(cls, target, batch, space)
             losses["cls"] = self.lambda_cls * cls

@@ -19,9 +19,9 @@ from training.core.config import (
     Weight,
 )
 from training.data.labels import LabelSpace
-from training.models.attgan import SMALL, AttGAN, Decoder, Encoder, doubled
+from training.models.attgan import SMALL, AttGAN, Decoder, Encoder
 from training.models.base import Preset
-from training.models.layers import Signed, Upsampling, tiled
+from training.models.layers import Signed, Upsampling, doubled, tiled
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 
