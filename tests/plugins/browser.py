@@ -16,34 +16,39 @@ PATIENCE = 60.0  # seconds that a page or a file may take on a busy machine
 
 
 class Browser:
-    """Headless Chromium with one page; its profile is below `folder`."""
+    """Headless Chromium with one page at a time; its profile is `profile`."""
 
-    def __init__(self, program: str, folder: Path) -> None:
-        self.downloads = folder / "downloads"
-        self.downloads.mkdir(parents=True)
+    def __init__(self, program: str, profile: Path) -> None:
+        self.downloads = profile
         self.process = subprocess.Popen(
             [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--no-first-run", "--remote-debugging-port=0", "--remote-allow-origins=*",
-             f"--user-data-dir={folder / 'profile'}", "about:blank"],
+             "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        port, path = self._port(folder / "profile" / "DevToolsActivePort")
-        address = f"ws://127.0.0.1:{port}{path}"
+        port, path = self._port(profile / "DevToolsActivePort")
         self.socket = websocket.create_connection(
-            address, timeout=PATIENCE, http_no_proxy=["127.0.0.1"]
-        )
-        self.number, self.session, self.events = 0, "", []  # type: int, str, list[dict[str, Any]]
-        (page,) = (
-            t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"
-        )
-        self.session = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)[
-            "sessionId"
-        ]
+            f"ws://127.0.0.1:{port}{path}", PATIENCE, http_no_proxy=["127.0.0.1"],
+            suppress_origin=True,
+        )  # fmt: skip
+        self.number, self.session, self.context = 0, "", ""
+        self.events: list[dict[str, Any]] = []
+
+    def start(self, downloads: Path) -> None:
+        """A page that shares nothing with earlier ones; its files go to the folder `downloads`."""
+        downloads.mkdir()
+        self.downloads = downloads
+        self.context = self.call("Target.createBrowserContext")["browserContextId"]
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads),
+                  browserContextId=self.context)  # fmt: skip
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self.context)
+        self.session = self.call("Target.attachToTarget", flatten=True, **target)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
-        self.call(
-            "Page.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads)
-        )
+
+    def end(self) -> None:
+        """Close the page and forget what it kept."""
+        self.session = ""
+        self.call("Target.disposeBrowserContext", browserContextId=self.context)
 
     def _port(self, file: Path) -> list[str]:
         end = time.monotonic() + PATIENCE
@@ -59,7 +64,9 @@ class Browser:
         """Send a command and return its result; events that come before it are kept."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters}
-        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        self.socket.send(
+            json.dumps(message | ({"sessionId": self.session} if self.session else {}))
+        )
         while True:
             found = json.loads(self.socket.recv())
             if found.get("id") == self.number:
@@ -133,13 +140,23 @@ class Browser:
         self.process.wait(PATIENCE)
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no browser: apt-get install chromium")
-    made = Browser(program, tmp_path / "browser")
+    made = Browser(program, tmp_path_factory.mktemp("chromium"))
     try:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser, tmp_path: Path) -> Iterator[Browser]:
+    """A page of its own in the session's browser."""
+    chromium.start(tmp_path / "downloads")
+    try:
+        yield chromium
+    finally:
+        chromium.end()

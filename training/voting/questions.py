@@ -83,21 +83,16 @@ def ask(faces: Faces, dataset: int, wanted: Wanted) -> list[Asked]:
 
 def describe(labels: LabelSet, source: Tensor, target: Tensor) -> str:
     """An edit in words, from labels (k,) to labels (k,): "Blond Hair, female"."""
-    moved = [
-        name
-        for name, before, after in zip(labels.names, source, target, strict=True)
-        if abs(after - before) >= TOLERANCE
-    ]
-    on = {name for name in moved if target[labels.names.index(name)] > 0}
-    # a colour that makes room for another goes without saying
-    implied = {n for name in on for n in (labels.names[i] for i in labels.group(name))} - on
-    if labels.kind == "onehot":
-        implied = set(labels.names) - on
-    return ", ".join(
-        _state(labels, name, float(target[labels.names.index(name)]))
-        for name in moved
-        if name not in implied
-    )
+    words = {}
+    for name, before, after in zip(labels.names, source, target, strict=True):
+        if abs(after - before) < TOLERANCE:
+            continue
+        places = labels.group(name) if labels.kind == "binary" else range(len(labels.names))
+        rivals = [labels.names[i] for i in places if target[i] > 0 and labels.kind != "continuous"]
+        # a colour that makes room for another goes without saying
+        said = name if after > 0 or not rivals else rivals[0]
+        words[said] = _state(labels, said, float(target[labels.names.index(said)]))
+    return ", ".join(words.values())
 
 
 def _state(labels: LabelSet, name: str, value: float) -> str:
@@ -194,8 +189,11 @@ def study_of(
     `ask` and `edited` do, the latter with the model's name.
     """
     asked = ask(faces, dataset, wanted)
-    if wanted.repeats > len(asked):
-        raise ValueError(f"--repeats {wanted.repeats}: there are {len(asked)} questions; lower it")
+    if wanted.repeats >= len(asked):  # one at least has to be between a question and its repeat
+        raise ValueError(
+            f"--repeats {wanted.repeats}: there are {len(asked)} questions; fewer than these are "
+            "needed"
+        )
     edits, pictures = _edits(faces, dataset, asked, wanted.seed)
     with Progress("vote", len(models), "models") as bar:
         for name, load in models:
