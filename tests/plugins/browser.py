@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import websocket
 
-PATIENCE = 60.0  # seconds that a page or a file may take on a busy machine
+PATIENCE = 300.0  # seconds that a page or a file may take on a busy machine
 
 
 class Browser:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import releases
+from toydata import SETS, dataset_of
 from training import vote
 from training.core.files import write_json
 from training.voting.study import DESTROYED, REAL, SCHEMA, Key, Question, plan
@@ -15,10 +16,18 @@ NAMES = ("Quillon", "Brackish", "Tessera")  # of models: words that no page has 
 Taste = Callable[[Question], str]  # the name of the option that is chosen
 
 
-@pytest.fixture
-def study(binary: Path, tmp_path: Path) -> Path:
-    """A folder with a page and its key: three models, nine questions, three traps and repeats."""
-    return built(binary, tmp_path / "study")
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a page and its key: three models, nine questions, three traps and repeats.
+
+    Of the data set that the fixture `binary` makes; built once, to be read only.
+    """
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORE_URI", f"file://{folder / 'store'}")
+        patch.setenv("MLFLOW_TRACKING_URI", "off")
+        data = dataset_of(folder / "binary.json", SETS["binary"])
+        return built(data, folder / "study")
 
 
 def built(dataset: Path, out: Path, **more: Any) -> Path:

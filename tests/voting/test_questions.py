@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from PIL import Image
 import releases
 from toydata import SETS, dataset_of
 from training import vote
-from training.core.files import read_json
 from training.data.dataset import Faces
 from training.data.labels import LabelSet, LabelSpace
 from training.data.order import generator
@@ -34,8 +34,7 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
     """The pictures on a page, by id."""
     page = (folder / vote.PAGE).read_text()
     text = page.split('id="study">')[1].split("</script>")[0]
-    (folder / "payload.json").write_text(text)
-    found = read_json(folder / "payload.json")["pictures"]
+    found = json.loads(text)["pictures"]
     return {k: np.asarray(Image.open(io.BytesIO(base64.b64decode(v)))) for k, v in found.items()}
 
 
