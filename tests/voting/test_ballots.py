@@ -38,7 +38,7 @@ def small_key(edits: int = 5, traps: int = 2, repeats: int = 2) -> Key:
     ]  # fmt: skip
     again = [replace(one, id=f"r{one.id}", kind="repeat", of=one.id) for one in asked[:repeats]]
     models = [Compared(name, f"{name}/1") for name in MODELS]
-    return Key(1, "5" * 64, "t", 0, models, "d" * 64, "test", [asked, tricks, again])
+    return Key(1, "5" * 64, "t", 0, models, "d" * 64, "test", ["Male"], [asked, tricks, again])
 
 
 KEY = small_key()
@@ -67,7 +67,8 @@ def test_a_key_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({"schema": 2}, "schema 2; this program reads 1"),
         ({"models": [{"name": "A", "reference": "A/1"}]}, "models: two or more"),
-        ({"blocks": [[]]}, "no question about an edit"),
+        ({"blocks": [[]], "rows": []}, "no question about an edit"),
+        ({"rows": ["Hair"]}, "rows: they are"),
         ({"blocks": "x"}, "blocks: Input should be a valid array"),
         ({"blocks": KEY.to_json()["blocks"][2:]}, "repeats none with the same options"),
         ({"blocks": KEY.to_json()["blocks"][:1] * 2}, "a question's id is there twice"),

@@ -92,6 +92,7 @@ def test_every_question_shows_one_face_edited_by_every_model(study: Path, binary
     tasks = {task.name: task for task in faces.space.tasks(part.labels, 0)}
     checked = [q for q in key.questions.values() if q.kind == "edit"]
     assert len(checked) == 9
+    assert key.rows == ["Hair", "Male", "H+G"]
     for question in checked:
         row = part.files.index(question.face)
         before = part.images([row])

@@ -34,7 +34,7 @@ def key_of(images: int = 30) -> Key:
 
     asked = [question(row, single, i) for row, single in ROWS.items() for i in range(images)]
     models = [Compared(name, f"{name}/1") for name in NAMES]
-    return Key(1, "5" * 64, "Faces", 0, models, "d" * 64, "test", [asked])
+    return Key(1, "5" * 64, "Faces", 0, models, "d" * 64, "test", list(ROWS), [asked[::-1]])
 
 
 def voters(key: Key, count: int, seed: int = 0) -> list[Ballot]:

@@ -33,10 +33,10 @@ def make(
     Raises ValueError as `questions.study_of` does.
     """
     named = [(model.name, load) for model, load in models]
-    blocks, pictures = study_of(faces, dataset, named, wanted)
+    rows, blocks, pictures = study_of(faces, dataset, named, wanted)
     shown = payload(title, blocks, pictures)
     key = Key(
         SCHEMA, digest(shown), title, wanted.seed, [model for model, _ in models], digest_of_data,
-        faces.split, blocks,
+        faces.split, rows, blocks,
     )  # fmt: skip
     return html.render("ballot", title=title, study={**shown, "study": key.study}), key

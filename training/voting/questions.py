@@ -182,8 +182,8 @@ def study_of(
     dataset: int,
     models: Sequence[tuple[str, Callable[[], Translator]]],
     wanted: Wanted,
-) -> tuple[list[list[Question]], dict[str, str]]:
-    """Questions in three blocks, and the pictures (id -> PNG in base64).
+) -> tuple[list[str], list[list[Question]], dict[str, str]]:
+    """Rows of the tables, questions in three blocks, and the pictures (id -> PNG in base64).
 
     Questions that are repeated are in the first block, repeats in the last. Raises ValueError as
     `ask` and `edited` do, the latter with the model's name.
@@ -207,7 +207,8 @@ def study_of(
                 pictures[option] = png(image)
             bar.step()
     traps = _traps(faces, dataset, len(models), wanted, pictures)
-    return _blocks(edits, traps, wanted), pictures
+    rows = list(dict.fromkeys(one.row for one in asked))
+    return rows, _blocks(edits, traps, wanted), pictures
 
 
 def _edits(

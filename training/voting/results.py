@@ -81,10 +81,10 @@ def count(key: Key, ballots: Sequence[Ballot], bounds: Bounds, draws: int) -> Co
         np.array([[numbers[chosen[q.id]] for q in questions] for chosen in choices]),
         np.array([q.person for q in questions]),
     )
-    names = list(dict.fromkeys((q.row, q.single) for q in questions))
+    single = {q.row: q.single for q in questions}
     rows = [
-        _row(name, single, votes.of(np.array([q.row == name for q in questions])), key, draws)
-        for name, single in names
+        _row(name, single[name], votes.of(np.array([q.row == name for q in questions])), key, draws)
+        for name in key.rows
     ]
     found = [reliability(ballot, key) for ballot in used]
     return Count(
@@ -119,10 +119,8 @@ def _row(name: str, single: bool, votes: Votes, key: Key, draws: int) -> Row:
 
 def text(found: Count) -> str:
     """The tables as plain text, shares in per cent."""
-    blocks = [
-        _text_table(name, [*rows, found.total] if last else rows, found)
-        for name, rows, last in _with_last(found.tables)
-    ]
+    tables = [*found.tables, ("All edits", [found.total])]
+    blocks = [_text_table(name, rows, found) for name, rows in tables]
     lines = ["Bradley-Terry strength (log, mean 0), all edits"]
     lines += [
         f"  {model}  {s.value:+.2f} [{s.low:+.2f}, {s.high:+.2f}]"
@@ -131,12 +129,6 @@ def text(found: Count) -> str:
     lines += ["", f"{len(found.voters)} voters counted, {len(found.excluded)} excluded"]
     lines += [f"  {voter}: {reason}" for voter, reason in found.excluded.items()]
     return "\n".join([*blocks, *lines])
-
-
-def _with_last(
-    tables: Sequence[tuple[str, list[Row]]],
-) -> list[tuple[str, list[Row], bool]]:
-    return [(name, rows, i == len(tables) - 1) for i, (name, rows) in enumerate(tables)]
 
 
 def _text_table(title: str, rows: Sequence[Row], found: Count) -> str:

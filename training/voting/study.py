@@ -61,6 +61,7 @@ class Key:
     models: list[Compared]
     dataset: str  # digest of the data set's manifest
     split: str
+    rows: list[str]  # of the tables, in their order
     blocks: list[list[Question]]
 
     @property
@@ -103,7 +104,10 @@ def _faults(key: Key) -> list[tuple[str, str]]:
         first = key.questions.get(question.of)
         if question.kind == "repeat" and (first is None or first.options != question.options):
             found.append((f"question {question.id}", "repeats none with the same options"))
-    if not any(question.kind == "edit" for question in key.questions.values()):
+    asked = {question.row for question in key.questions.values() if question.kind == "edit"}
+    if asked != set(key.rows) or len(asked) != len(key.rows):
+        found.append(("rows", f"they are {key.rows}, but the edits' {sorted(asked)}"))
+    if not asked:
         found.append(("blocks", "no question about an edit"))
     return found
 
