@@ -178,7 +178,7 @@ def test_a_model_of_another_size_is_named(binary: Path, tmp_path: Path) -> None:
     large = dataset_of(tmp_path / "large" / "large.json", SETS["binary"], size=32)
     models = [("Small", releases.train(binary)), ("Large", releases.train(large))]
     with pytest.raises(ValueError, match="Large: the model takes images of 32 px"):
-        vote.build(tmp_path / "s", binary, model=[(n, str(m)) for n, m in models], images=2)
+        vote.build(tmp_path / "s", binary, model=[(n, str(m)) for n, m in models], repeats=1)
 
 
 def test_a_page_that_exists_is_not_replaced(study: Path, binary: Path) -> None:
