@@ -243,7 +243,7 @@ def test_numbers_by_a_papers_protocol_are_apart_and_named() -> None:
     """In tables of their own; an evaluation by ours has none, and no other number changes."""
     by_paper = PaperResult("stgan", "celeba", "every image, each attribute flipped", 8, (
         PaperNumber("accuracy", 0.8605, 16), PaperNumber("accuracy", 0.5, 8, "Male"),
-    ), "no remark")  # fmt: skip
+    ), "too few images: Male to Young")  # fmt: skip
     full = evaluation()
     found = replace(full, papers=[by_paper], subject=replace(full.subject, protocol="paper"))
     page = text(render(found))
@@ -251,6 +251,7 @@ def test_numbers_by_a_papers_protocol_are_apart_and_named() -> None:
     assert "protocol of all numbers but those by the papers': ours, number 6" in page
     assert f"\nBy the protocol of {title}: celeba\n" in page
     assert f"\nProtocol: {title}\nflipped attribute classified as flipped\nall\n86.05 %\n" in page
+    assert "Not measured: too few images: Male to Young." in page
     assert "units, rafd: no paper has a number for intensities." in page
     assert "By the protocol" not in text(render(full))
     details, metrics = found.details(), flat(found)
