@@ -70,7 +70,7 @@ class Edit(NamedTuple):
 
 
 class Recorder:
-    """A model that half paints the target's colours, with a trace of the style; keeps all edits."""
+    """A model that paints the target's colours, with a trace of the style; keeps all edits."""
 
     edits_own_labels = True
 
@@ -84,8 +84,11 @@ class Recorder:
     ) -> Tensor:  # fmt: skip
         pixels, k = to_uint8(image).float(), target.shape[1]
         band = self.size // k
+        # of some images and targets nothing comes out
+        number = pixels.sum((1, 2, 3)) + (target * torch.arange(1, k + 1)).sum(1)
+        works = (number % 3 > 0)[:, None, None]
         for i in range(k):
-            change = (target - source)[:, i, None, None]
+            change = (target - source)[:, i, None, None] * works
             pixels[:, i * band : (i + 1) * band, :, i % 3] += change * (40 + 25 * i)
         if isinstance(options.seed, tuple):
             traces = torch.tensor([one % 23 for one in options.seed])
@@ -151,8 +154,8 @@ NEUTRAL = LabelSet("rafd", "onehot", ("happy", "Neutral", "sad"))
 def test_stargans_error_is_by_image_of_neutral_sources(
     labels: LabelSet, words: str, make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """All eight test images are used, whatever the limit; without neutral ones every class is."""
-    at = bench(make_dataset(tmp_path / "d.json", (labels,)))
+    """All sixteen test images count, whatever the limit; without neutral ones every class does."""
+    at = bench(make_dataset(tmp_path / "d.json", (labels,), count=80))
     found = at.measured()["stargan"]
     part = at.faces.parts[0]
     wrong: dict[str, list[bool]] = defaultdict(list)
@@ -373,14 +376,14 @@ def test_a_table_has_one_protocol_and_a_column_one_measure() -> None:
 
 def test_systems_are_compared_by_one_protocol_and_means_over_all_seeds() -> None:
     """A system without the protocol in one of its seeds has a dash."""
-    other = replace(RESULT, numbers=(PaperNumber("accuracy", 0.8, 104),))
+    other = replace(RESULT, numbers=(PaperNumber("accuracy", 0.8405, 104),))
     tables = of_systems({"stgan": [[RESULT], [other]], "attgan": [[other]], "old": [[], [RESULT]],
                          "stargan": [[ERROR]]})  # fmt: skip
     assert [table.title for table in tables] == [
         PUBLISHED["stgan"].title, PUBLISHED["stargan"].title,
     ]  # fmt: skip
     assert [tuple(row) for row in tables[0].rows] == [
-        ("stgan", ["83.02 %", "–"]), ("attgan", ["80.00 %", "–"]), ("old", ["–", "–"]),
+        ("stgan", ["85.05 %", "–"]), ("attgan", ["84.05 %", "–"]), ("old", ["–", "–"]),
         ("stargan", ["–", "–"]),
     ]  # fmt: skip
     assert tables[0].caption == (
