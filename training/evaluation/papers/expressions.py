@@ -60,12 +60,12 @@ def expressions(
                 target.append(np.full(len(seen), k))
                 people.append(names[here][rows.numpy()])
             progress.step(len(source))
-    table = tuple(np.concatenate(column) for column in (wrong, target, people))
-    numbers = [_error(*table, config)]
+    values, who = np.concatenate(wrong).astype(float), np.concatenate(people)
+    numbers = [_error(values, who, config)]
     for k, name in enumerate(view.labels.names):
-        chosen = table[1] == k
+        chosen = np.concatenate(target) == k
         if chosen.any():
-            numbers.append(_error(*(column[chosen] for column in table), config, name))
+            numbers.append(_error(values[chosen], who[chosen], config, name))
     errors = torch.cat(real).double().numpy()
     low, high = proportion_interval(errors, names, config.bootstrap)
     real_error = PaperNumber("real_error", float(errors.mean()), len(errors), low=low, high=high)
@@ -75,8 +75,7 @@ def expressions(
 
 
 def _error(
-    wrong: np.ndarray, target: np.ndarray, people: np.ndarray, config: EvalConfig, part: str = ""
+    wrong: np.ndarray, people: np.ndarray, config: EvalConfig, part: str = ""
 ) -> PaperNumber:
-    values = wrong.astype(float)
-    low, high = proportion_interval(values, people, config.bootstrap)
-    return PaperNumber("error", float(values.mean()), len(values), part, low=low, high=high)
+    low, high = proportion_interval(wrong, people, config.bootstrap)
+    return PaperNumber("error", float(wrong.mean()), len(wrong), part, low=low, high=high)
