@@ -555,7 +555,8 @@ class StarGANv2(Model):
         return out
 
 
-def fixed_latent(like: Tensor, seed: int = 0) -> Tensor:
-    """Latents (n, 16), the same row for each of the n images in `like`, drawn with `seed`."""
-    z = torch.randn(LATENT, generator=torch.Generator().manual_seed(seed))
-    return z.to(like.device).expand(len(like), -1)
+def fixed_latent(like: Tensor, seed: int | tuple[int, ...] = 0) -> Tensor:
+    """Latents (n, 16) for the n images in `like`: of one `seed` the same, of n seeds one each."""
+    seeds = seed if isinstance(seed, tuple) else (seed,)
+    z = [torch.randn(LATENT, generator=torch.Generator().manual_seed(one)) for one in seeds]
+    return torch.stack(z).to(like.device).expand(len(like), -1)

@@ -75,7 +75,8 @@ Raw data {{ lineage.data_md5 }} (revision {{ lineage.revision }}), dataset manif
 
 ## Measured on held-out images
 
-Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
+Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}. Metrics whose names begin with
+`paper_` are by the protocol of the paper that they name, all others by this project's own.
 
 | metric | value |
 | --- | --- |

@@ -101,6 +101,7 @@ class EvaluationMeta(Meta):
     dataset: str  # digest of the "dataset" manifest
     split: str | None = None  # test or val; None (older manifests): test
     model: str  # digest of the "model" manifest
+    protocol: str | None = None  # eval.protocol; None: ours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,8 @@ from training.core.provenance import machine
 from training.evaluation.comparison.figures import image_wall, shared_models
 from training.evaluation.comparison.runs import ComparedRun, grouped, named
 from training.evaluation.metrics import Z95, Interval, bootstrap
+from training.evaluation.paper_tables import Table, of_systems
+from training.evaluation.protocol import PAPER
 from training.evaluation.records import Kid
 from training.evaluation.summary import certain, clusters, look_draws
 from training.rendering import html
@@ -220,7 +222,10 @@ def _alarms(runs: Sequence[ComparedRun]) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Systems with comparable scores, with their figures (PNG); `data`: names of the data sets."""
+    """Systems with comparable scores, with their figures (PNG); `data`: names of the data sets.
+
+    All numbers of the systems are by our protocol; `papers` has those by papers', apart.
+    """
 
     systems: Sequence[System]
     data: str
@@ -228,6 +233,7 @@ class Group:
     seeds: Sequence[int]
     wall: tuple[bytes, str]  # and its legend
     costs: bytes
+    papers: Sequence[Table] = ()
 
 
 def _group(runs: Sequence[ComparedRun]) -> Group:
@@ -244,6 +250,7 @@ def _group(runs: Sequence[ComparedRun]) -> Group:
         sorted({seed for s in systems for seed in s.seeds}),
         image_wall(names),
         cost_plot(marks),
+        of_systems({name: [run.papers for run in found] for name, found in names.items()}),
     )
 
 
@@ -270,11 +277,19 @@ def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) ->
         return
     numbers: dict[str, float] = {}
     for name, found in named(runs).items():
-        numbers |= {f"{name}/{key}": value for key, value in _metrics(system(name, found)).items()}
+        known = _metrics(system(name, found)) | _by_papers(found)
+        numbers |= {f"{name}/{key}": value for key, value in known.items()}
     tracking.log_run(
         "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
         numbers, {page.name: page},
     )  # fmt: skip
+
+
+def _by_papers(runs: Sequence[ComparedRun]) -> dict[str, float]:
+    """Means over seeds of the numbers by papers' protocols that every seed has."""
+    first, *rest = (run.numbers for run in runs)
+    shared = [k for k in first if k.startswith(f"{PAPER}_") and all(k in one for one in rest)]
+    return {key: mean(run.numbers[key] for run in runs) for key in shared}
 
 
 def _metrics(found: System) -> dict[str, float]:
