@@ -14,6 +14,7 @@ lineage record and load the weights with this package.
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial, wraps
@@ -214,7 +215,7 @@ def show(name: Name, /) -> str:
 
 def _origin(tags: Mapping[str, str]) -> str:
     if files := tags.get("imported"):
-        return f"imported {files}"
+        return f"imported from {re.sub(r' [(].*?[)]', '', files)}"
     return f"data {tags.get('data_md5', '')[:12]}  seed {tags.get('seed', '')}"
 
 

@@ -233,8 +233,7 @@ def take(files: Sequence[File], found: Mapping[str, Layout]) -> Taken:
             what = f"{file.path}: network {name}"
             if faults := misfits(state, layout):
                 raise MisfitError(f"{what}: {'; '.join(faults)}")
-            # copies: tensors of a file may share memory
-            weights[key] = {own: state[theirs].clone() for theirs, own in layout.names.items()}
+            weights[key] = {own: _copy(state[theirs]) for theirs, own in layout.names.items()}
             notes.append(f"{what}: {len(layout.names)} tensors{_left_out(state, layout)}")
         if file.sections.get(FAN):
             count = len(file.sections[FAN])
@@ -247,6 +246,11 @@ def take(files: Sequence[File], found: Mapping[str, Layout]) -> Taken:
             "the file that has it, too"
         )
     return Taken(weights, absent, tuple(notes))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """In order and alone: tensors of a file may share memory."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 class MisfitError(CheckpointError):

@@ -115,8 +115,8 @@ def bring_in(
     )
     absent = [f"network {key}: in no file; training from this version starts it fresh"
               for key in taken.absent]  # fmt: skip
-    known = "" if created else ", which has this content already"
-    return [*taken.notes, *absent, f"{name}/{version.version}{known}"]
+    known = "registered as" if created else "already registered, as"
+    return [*taken.notes, *absent, f"{known} {name}/{version.version}"]
 
 
 def _manifest(
@@ -227,6 +227,10 @@ def _advice(files: "Sequence[File]", config: Config, space: LabelSpace) -> str:
         return f"{given}; the files fit {' or '.join(fits)}"
     if others:
         return f"{given}; the files fit {' or '.join(others)} with {count} labels: give --labels"
+    if any(published.FAN in file.sections for file in files) and not getattr(
+        config.model, "w_hpf", True
+    ):
+        return f"{given}; of high-pass skips: --set 'w_hpf=1;landmarks=PATH@SHA256' is needed"
     return f"{given}; no preset has these tensors"
 
 
