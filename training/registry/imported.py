@@ -102,7 +102,8 @@ def bring_in(
     imported = {f.path.name: Entry(f.path.name, f.sha256, f.size).reference for f in files}
     built = _manifest(taken, imported, config, space)
     built.write(manifest)
-    version, created = _register(built, config, space, name)
+    record = _lineage(built)
+    version, created = _register(built, record, config, space, name)
     write_json(
         out,
         {
@@ -110,7 +111,7 @@ def bring_in(
             "version": str(version.version),
             "created": created,
             "run_id": str(version.run_id),
-            "content": version.tags["content"],
+            "content": record.content,
         },
     )
     absent = [f"network {key}: in no file; training from this version starts it fresh"
@@ -151,15 +152,15 @@ def _manifest(
 
 
 def _register(
-    built: Manifest[ModelMeta], config: Config, space: LabelSpace, name: str
+    built: Manifest[ModelMeta], record: Lineage, config: Config, space: LabelSpace, name: str
 ) -> tuple[Any, bool]:
-    record, store = _lineage(built), open_store()
     if known := registry.with_content(name, record.content):
-        return registry.version(f"{name}/{known.version}"), False
+        return known, False
     run_id = tracking.log_run(
         tracking.EXPERIMENT, f"import {name}", {"role": "import"},
         {"model": config.name, "preset": config.preset, **record.imported}, {}, {},
     )  # fmt: skip
+    store = open_store()
     files = {entry.name: built.local(entry.name, store) for entry in built.entries}
     fill = partial(_fill, built, config, space, name, record)
     return publish(name, files, record, run_id, fill)
