@@ -1,5 +1,6 @@
 """One page that compares models, from the evaluations of their runs and the models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -95,7 +96,7 @@ class System:
     """One system: means over its seeds and their 95 % intervals; None if not measured.
 
     Shares in 0..1; `lead`: lowest and highest lead of D over G in training; `alarms`: symptoms out
-    of range; `seeds`: success by seed; `tasks`: success by edit.
+    of range; `images`: of training, None if unknown; `seeds`: success by seed; `tasks`: by edit.
     """
 
     name: str
@@ -119,7 +120,7 @@ class System:
     models: float
     gmac: float
     images_per_second_16: float
-    images: float
+    images: float | None
     minutes: float
     intervals: Mapping[str, Interval]
     seeds: Mapping[int, float]
@@ -162,10 +163,14 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
         models=mean(c.models for c in costs),
         gmac=mean(c.gmac for c in costs),
         images_per_second_16=mean(c.images_per_second_16 for c in costs),
-        images=mean(float(run.model.meta.images) for run in runs),
+        images=_mean([run.model.meta.images for run in runs]),
         minutes=mean(run.minutes for run in runs),
         intervals=ends,
-        seeds={run.model.meta.seed: s.success_mean for run, s in zip(runs, scores, strict=True)},
+        seeds={
+            run.model.meta.seed: s.success_mean
+            for run, s in zip(runs, scores, strict=True)
+            if run.model.meta.seed is not None
+        },
         tasks={task: mean(seed[task] for seed in tasks) for task in tasks[0]},
         lead=_lead(runs),
         alarms=_alarms(runs),
@@ -310,7 +315,7 @@ def _metrics(found: System) -> dict[str, float]:
         "images": found.images,
         "learned": float(found.learned),
     }
-    numbers = {key: value for key, value in values.items() if value is not None}
+    numbers = {k: v for k, v in values.items() if v is not None and not math.isnan(v)}
     for key, (low, high) in found.intervals.items():
         numbers |= {f"{key}_low": low, f"{key}_high": high}
     return numbers
