@@ -19,6 +19,7 @@ from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
 from training.models.ganimation import GANimation
+from training.models.fader import Fader
 from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -37,6 +38,7 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", CycleGAN(**PAIRS, d_layers=1), {"cycle": (BINARY, 3)}),
     ("binary", DIAT(**PAIRS, d_repeat_num=2), {"cycle": (BINARY, 3)}),
     ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
+    ("binary", Fader(dim=4, layers=2, hidden=8), {"slider": (BINARY, 6)}),
     ("binary", ICGAN, {"inverse": (4, 5)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),

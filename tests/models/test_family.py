@@ -29,6 +29,7 @@ ADAM: dict[str, tuple[dict[str, tuple[float, float, float, float]], tuple[str, .
     "ganimation": (dict.fromkeys("GD", (1e-4, 0.5, 0.999, 0)), ()),
     "cyclegan": (dict.fromkeys(("Gab0", "Gba0", "Da0", "Db0"), (2e-4, 0.5, 0.999, 0)), ()),
     "diat": (dict.fromkeys(("Gab0", "Gba0", "Dab0", "Dba0"), (1e-4, 0.5, 0.999, 0)), ()),
+    "fader": (dict.fromkeys("GD", (2e-4, 0.5, 0.999, 0)), ()),
     "icgan": (
         dict.fromkeys("GD", (2e-4, 0.5, 0.999, 0))
         | dict.fromkeys(("Ez", "Ey"), (1e-4, 0.1, 0.999, 0)),
@@ -48,6 +49,7 @@ PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
     "cyclegan": [("g", "Gab0 Gba0", 1, False), ("d", "Da0 Db0", 1, False)],
     "diat": [("d", "Dab0", 1, False), ("g", "Gab0", 5, False),
              ("d", "Dba0", 1, False), ("g", "Gba0", 5, False)],
+    "fader": [("d", "D", 1, False), ("ae", "G", 1, True)],
     "icgan": [("d", "D", 1, False), ("g", "G", 1, False), ("ez", "Ez", 1, False),
               ("ey", "Ey", 1, False)],
 }  # fmt: skip
@@ -57,7 +59,7 @@ LINEAR, STEP, CONSTANT = (1, 1, 0.5, 0), (1, 0.1, 0.1, 0.1), (1, 1, 1, 1)
 RATES: dict[str, tuple[int, tuple[float, ...]]] = {
     **dict.fromkeys(("stargan", "attgan", "ganimation", "cyclegan", "diat"), (50, LINEAR)),
     "stgan": (50, STEP),
-    **dict.fromkeys(("starganv2", "icgan"), (0, CONSTANT)),
+    **dict.fromkeys(("starganv2", "fader", "icgan"), (0, CONSTANT)),
 }
 
 
@@ -102,6 +104,7 @@ def he(weight: torch.Tensor, fan_in: float, fan_out: float) -> float:
 SPREAD = {
     "stargan": torch_default, "diat": torch_default, "attgan": glorot, "stgan": glorot,
     "starganv2": he, "ganimation": narrow, "cyclegan": narrow, "icgan": narrow,
+    "fader": torch_default,
 }  # fmt: skip
 THIN: dict[str, dict[str, Any]] = {
     "stargan": {"conv_dim": 8, "repeat_num": 1, "d_conv_dim": 8, "d_repeat_num": 3},
@@ -112,6 +115,7 @@ THIN: dict[str, dict[str, Any]] = {
     "starganv2": {"dim": 16, "max_dim": 16, "hidden": 32},
     "cyclegan": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 2},
     "diat": {"dim": 8, "blocks": 1, "d_dim": 8, "d_repeat_num": 3},
+    "fader": {"dim": 8, "max_dim": 32, "layers": 4, "hidden": 16},
     "icgan": {"dim": 8, "latent": 8, "e_dim": 8, "z_hidden": 32, "y_hidden": 32},
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from training.models.attgan import AttGAN
 from training.models.base import Model
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
+from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Model]] = {
     "attgan": AttGAN,
     "cyclegan": CycleGAN,
     "diat": DIAT,
+    "fader": Fader,
     "ganimation": GANimation,
     "icgan": IcGAN,
     "stargan": StarGAN,
