@@ -18,8 +18,8 @@ from training.models.attgan import AttGAN
 from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
-from training.models.ganimation import GANimation
 from training.models.fader import Fader
+from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
