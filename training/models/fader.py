@@ -69,7 +69,9 @@ class Categories(nn.Module):
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
         self.dim_d = space.dim_d
-        label, sign, owner = [], [], []
+        label: list[int] = []
+        sign: list[float] = []
+        owner: list[int] = []
         for index, part in enumerate(space.sets):
             start = space.slice(index).start
             for position in range(start, start + len(part.names)):
@@ -356,7 +358,7 @@ def read_loss(logits: Tensor, batch: Batch, space: LabelSpace, *, other: bool = 
     """
     labels = batch.source[:, space.slice(batch.dataset)]
     counts = [len(part.names) * (2 if part.kind == "binary" else 1) for part in space.sets]
-    own = logits.split(counts, 1)[batch.dataset]
+    own = torch.split(logits, counts, 1)[batch.dataset]
     if space.sets[batch.dataset].kind == "binary":
         own, truth = own.reshape(-1, 2), labels.round().long().flatten()
         truth = 1 - truth if other else truth
