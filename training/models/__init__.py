@@ -11,6 +11,7 @@ from training.models.diat import DIAT
 from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
+from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -22,6 +23,7 @@ MODELS: dict[str, type[Model]] = {
     "fader": Fader,
     "ganimation": GANimation,
     "icgan": IcGAN,
+    "munit": MUNIT,
     "stargan": StarGAN,
     "starganv2": StarGANv2,
     "stgan": STGAN,
