@@ -91,7 +91,8 @@ class AdaINBlock(nn.Module):
 
     def forward(self, x: Tensor, numbers: Tensor) -> Tensor:
         """`numbers` (n, 2, 2, c): for each of the two norms the means, then the stds."""
-        (mean1, std1), (mean2, std2) = (pair.unbind(1) for pair in numbers[..., None, None].unbind(1))
+        planes = numbers[..., None, None]
+        (mean1, std1), (mean2, std2) = (pair.unbind(1) for pair in planes.unbind(1))
         h = F.relu(std1 * self.norm(self.first(x)) + mean1)
         out: Tensor = x + std2 * self.norm(self.second(h)) + mean2
         return out
@@ -163,7 +164,7 @@ class Decoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (n, 3, s, s) -> patch scores at each of several scales, each half of the one before."""
+    """Images (n, 3, s, s) -> patch scores at each of several scales, each half of the last."""
 
     def __init__(self, dim: int, layers: int, scales: int) -> None:
         super().__init__()
@@ -275,8 +276,8 @@ class MUNIT(Model):
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """Of each pair's two domains: content encoder C, style encoder S, decoder G, and D.
 
-        He-normal weights, those of D from N(0, 0.02); biases 0. Raises ValueError for an unsupported
-        label space or size.
+        He-normal weights, those of D from N(0, 0.02); biases 0. Raises ValueError for an
+        unsupported label space or size.
         """
         least = max(16, 1 << (self.d_layers + self.d_scales - 1))
         if size % 4 or size < least:

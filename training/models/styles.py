@@ -17,8 +17,10 @@ def fixed_latent(like: Tensor, width: int, seed: int = 0) -> Tensor:
 def style_preview(
     name: str, x: Tensor, references: Tensor, edit: Callable[[EditOptions], Tensor]
 ) -> Preview:
-    """Edits of images x (n, 3, s, s) to the domain `name` with the styles of three seeds and of each
-    of `references` (k, 3, s, s), which the first row shows."""
+    """Edits of images x (n, 3, s, s) to the domain `name`, by style.
+
+    The styles are those of three seeds and of `references` (k, 3, s, s), which the first row shows.
+    """
     styles = [EditOptions(seed=seed) for seed in range(3)]
     styles += [EditOptions(reference=one.expand_as(x)) for one in references]
     edits = [edit(style) for style in styles]
