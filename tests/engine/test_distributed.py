@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from training.core.config import to_json
 from training.engine import checkpoint
 from training.launch import launch
 from training.models import MODELS
+from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.stargan import StarGAN
 from training.storage.store import Manifest
@@ -70,6 +72,29 @@ with world() as here:
 """
 
 
+def slopes_of(processes: int, cases: list[Any], folder: Path) -> list[Any]:
+    """Model, phase, and by network how far its gradient is from that of one process."""
+    script = folder / "slopes.py"
+    script.write_text(SLOPES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc-per-node", str(processes), str(script), json.dumps(cases)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_gradients_are_clipped_after_they_are_averaged(binary: Path, tmp_path: Path) -> None:
+    """By two processes as by one: each one's own part has another norm and another direction."""
+    model = replace(Fader.tiny(), clip=1e-3)
+    cases = [("fader", dataclasses.asdict(model), str(binary))]
+    found = slopes_of(2, cases, tmp_path)
+    assert [(phase, list(far)) for _, phase, far in found] == [("d", ["D"]), ("ae", ["G"])]
+    assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
+
+
 @pytest.mark.slow
 def test_more_processes_give_the_gradients_of_one(
     request: pytest.FixtureRequest, tmp_path: Path
@@ -89,16 +114,7 @@ def test_more_processes_give_the_gradients_of_one(
               (replace(GANimation.tiny(), fidelity="repo"), "ganimation", "units")]  # fmt: skip
     cases = [(name, dataclasses.asdict(model), str(request.getfixturevalue(which)))
              for model, name, which in models]  # fmt: skip
-    script = tmp_path / "slopes.py"
-    script.write_text(SLOPES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node", "3", str(script), json.dumps(cases)]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = slopes_of(3, cases, tmp_path)
     assert {name for name, _, _ in found} == set(MODELS)
     assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
 

@@ -114,6 +114,18 @@ def test_networks_of_single_pairs_are_not_matched_by_name(
         go(other, tmp_path / "b", STILL, "diat", init=f"by-name:{first}")
 
 
+@pytest.mark.parametrize("which", ["binary", "joint"])
+def test_attributes_of_two_categories_are_not_matched_by_name(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Fader Networks: each attribute has two places on an axis, also beside classes, of one."""
+    dataset = request.getfixturevalue(which)
+    first = go(dataset, tmp_path / "a", STILL, "fader")
+    with pytest.raises(ValueError, match="Fader has two categories for each attribute; only the"):
+        go(dataset, tmp_path / "b", STILL, "fader", init=f"by-name:{first}")
+    go(dataset, tmp_path / "c", STILL, "fader", init=str(first))
+
+
 SHARED = ("attgan", "ganimation", "icgan", "stargan", "starganv2", "stgan")
 
 
@@ -193,4 +205,5 @@ def test_every_tensor_that_depends_on_the_labels_is_found(name: str) -> None:
     space = LabelSpace((LabelSet("s", kind, ("a", "b", "c")),))
     layout = Layout.of(MODELS[name].tiny(), space, 16)
     assert layout.shared
+    assert layout.single
     assert layout.axes or any(layout.lists.values())

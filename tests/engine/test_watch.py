@@ -153,6 +153,16 @@ def test_no_phase_does_what_a_graph_cannot_hold(
     assert kernels == expected, f"more or fewer kernels; if that is meant: {RENEW}"
 
 
+def test_clipping_waits_for_nothing() -> None:
+    """A graph can hold it: no norm is read on the host."""
+    net = torch.nn.Conv2d(3, 4, 3, device=META)
+    net(torch.empty(2, 3, 8, 8, device=META)).sum().backward()
+    with Watch() as seen:
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    assert seen.kernels > 0
+    assert seen.faults == {}
+
+
 @pytest.mark.parametrize("crop", ["none", "zoom", "shift"])
 def test_a_batch_is_shown_on_the_device_of_its_draw(crop: Any, classes: Path) -> None:
     """Converted, cropped, mirrored and stacked with its references there."""

@@ -18,11 +18,14 @@ from training.models.attgan import AttGAN
 from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
+from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
+from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
+from training.models.styles import fixed_latent
 
 CPU = torch.device("cpu")
 _ATTGAN: dict[str, Any] = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
@@ -37,7 +40,10 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", CycleGAN(**PAIRS, d_layers=1), {"cycle": (BINARY, 3)}),
     ("binary", DIAT(**PAIRS, d_repeat_num=2), {"cycle": (BINARY, 3)}),
     ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
+    ("binary", Fader(dim=4, layers=2, hidden=8), {"slider": (BINARY, 6)}),
     ("binary", ICGAN, {"inverse": (4, 5)}),
+    ("binary", MUNIT.tiny(), {"styles_1_ab": (5, 7), "styles_1_ba": (5, 7),
+                              "styles_2_ab": (5, 7), "styles_2_ba": (4, 7)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
 ]  # fmt: skip
@@ -166,6 +172,25 @@ def test_styles_come_from_latents_and_from_references_of_the_domain(
     assert torch.equal(images[0, 4], batch.image[members[0]])
     torch.testing.assert_close(images[3, 4], own[0])
     assert not torch.equal(images[1, 1], images[1, 2])
+
+
+def test_each_direction_of_a_pair_shows_latents_and_references_of_its_target(
+    request: pytest.FixtureRequest,
+) -> None:
+    """From Male to its absence, pair 1: inputs of the first domain, references of the second."""
+    model = MUNIT.tiny()
+    faces, nets, batch = prepared("binary", model, request)
+    with torch.no_grad():
+        picture = model.previews(nets, batch, faces.space)["styles_2_ab"]
+        male = batch.source[:, 2] > 0.5
+        x, reference = batch.image[male][:4], batch.image[~male][0]
+        assert torch.equal(picture.images[1:, 0], x)
+        assert torch.equal(picture.images[0, 4], reference)
+        styled = nets["Gb1"](nets["Ca1"](x), nets["Sb1"](reference.expand_as(x)))
+        torch.testing.assert_close(picture.images[1:, 4], styled)
+        drawn = nets["Gb1"](nets["Ca1"](x), fixed_latent(x, 8, 2))
+        torch.testing.assert_close(picture.images[1:, 3], drawn)
+    assert picture.columns[3:5] == ("Male=0, seed 2", "Male=0, reference")
 
 
 def test_model_without_previews_has_only_the_grid(

@@ -1,5 +1,6 @@
 """The contract between models and the library: a new model is one file and one line."""
 
+import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from training.core.config import EvalConfig, JudgeConfig, to_json
 from training.core.files import read_json
 from training.data.labels import LabelSpace
 from training.engine import checkpoint
+from training.engine.distributed import freeze
 from training.evaluate import evaluate
 from training.evaluation.diagnostics import balance
 from training.inference.translator import load_translator
 from training.judge import judge
 from training.models import MODELS, configure
 from training.models.base import Model
+from training.models.layers import eval_mode
 from training.registry.pyfunc import ENTRY, PACKAGE, modules
 
 
@@ -89,6 +92,30 @@ def test_a_networks_gradient_is_clipped_to_its_own_norm(binary: Path) -> None:
         norms[clip] = float(torch.cat([m["exp_avg"].flatten() for m in moments]).norm()) / 0.5
     assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
     assert norms[0.0] > 0.02
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e4])
+def test_a_clipped_step_is_that_of_torchs_own_tools(binary: Path, clip: float) -> None:
+    """Each network of a phase by its own norm, and unchanged below it; weights are bit-equal."""
+    session = session_of(Toy(clip=clip), binary)
+    batch = session.order.show(session.draw(0, 0, 0, 0))
+    for phase in session.phases[:2]:
+        nets = copy.deepcopy(session.state.nets)
+        freeze(nets, phase.trains)
+        optim = {n: torch.optim.Adam(nets[n].parameters(), 1e-3, (0.5, 0.999), fused=True)
+                 for n in phase.trains}  # fmt: skip
+        torch.manual_seed(0)
+        session.update(phase, batch)
+        torch.manual_seed(0)
+        with eval_mode({n: nets[n] for n in phase.eval_nets}):
+            sum(phase.loss(nets, batch).values()).backward()  # type: ignore[union-attr]
+        for n in phase.trains:
+            before = torch.nn.utils.clip_grad_norm_(nets[n].parameters(), clip)
+            assert clip > 1 or before > 2 * clip
+            optim[n].step()
+            for ours, theirs in zip(session.state.nets[n].parameters(), nets[n].parameters(),
+                                    strict=True):  # fmt: skip
+                assert torch.equal(ours, theirs)
 
 
 def test_a_phase_puts_its_eval_nets_in_evaluation_mode(binary: Path) -> None:

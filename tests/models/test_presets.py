@@ -75,6 +75,12 @@ OTHERS = {
     ("cyclegan", "rafd-128"): (7 * 868_400, 7 * 434_200, 1, 128, 178, (0, 0), True, 0),
     ("diat", "rafd-128"): (14 * 868_400, 7 * 868_400, 16, 128, 178, (0, 0), True, 0),
     # 25 and 15 epochs
+    # 1000 epochs of 1,563 batches of 32 for each network
+    **dict.fromkeys((("fader", "celeba-256"), ("fader", "celeba-256-13")),
+                    (1000 * 1563 * 64, 0, 32, 256, 178, (0, 0), True, 0)),
+    # 1,000,000 batches of 1; the rate is halved each 100,000
+    **dict.fromkeys((("munit", name) for name in ("edges2shoes", "yosemite", "celeba-256")),
+                    (1_000_000, 100_000, 1, 256, 178, (0, 0), True, 0)),
     ("icgan", "celeba-64"): (40 * 182_637, 0, 64, 64, 138, (10, 0), True, 0),
     # 100,000 batches of 8; 0.999 a batch
     ("starganv2", "celeba-hq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),

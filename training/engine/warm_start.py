@@ -151,6 +151,11 @@ def _by_name(
             f"init=by-name:{shown}: {type(job.model).__name__} has networks of its own for each "
             "pair of labels; only the same labels in the same order can start from another model"
         )
+    if not layout.single:
+        raise ValueError(
+            f"init=by-name:{shown}: {type(job.model).__name__} has two categories for each "
+            "attribute; only the same labels in the same order can start from another model"
+        )
     for key, net in state.nets.items():
         if key in absent:
             continue
@@ -216,12 +221,14 @@ class Layout(NamedTuple):
     axes: dict[tuple[str, str], tuple[int, bool]]  # (network, tensor) -> (axis, with the mask)
     lists: dict[str, list[str]]  # network -> prefixes of tensors that exist once for each label
     shared: bool  # every network is for all labels
+    single: bool = True  # every label has one place on an axis
 
     @classmethod
     def of(cls, model: Model, space: LabelSpace, size: int) -> "Layout":
         with torch.device("meta"):
             nets = model.networks(space, size)
-            grown = model.networks(_grown(space), size)
+            each = [model.networks(_grown(space, index), size) for index in range(len(space.sets))]
+            grown = each[-1]
             try:
                 joint = model.networks(_joint(space), size)
             except ValueError:  # takes one data set
@@ -240,7 +247,12 @@ class Layout(NamedTuple):
                 for axis, (a, b) in enumerate(zip(shape, more[key], strict=True)):
                     if a != b:
                         axes[name, key] = (axis, whole[key][axis] > b)
-        return cls(space, axes, lists, shared=True)
+        single = all(
+            _shapes(wider, name)[key][axis] == _shapes(nets, name)[key][axis] + 1
+            for wider in each
+            for (name, key), (axis, _) in axes.items()
+        )
+        return cls(space, axes, lists, shared=True, single=single)
 
     def part(self, net: str, tensor: str) -> tuple[str, int | None, str]:
         """(prefix, label, rest) of a tensor that exists once for each label; else label None."""
@@ -255,10 +267,11 @@ def _shapes(nets: Nets, name: str) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in nets[name].state_dict().items()}
 
 
-def _grown(space: LabelSpace) -> LabelSpace:
-    """With one more label in the last data set."""
-    last = space.sets[-1]
-    return LabelSpace((*space.sets[:-1], replace(last, names=(*last.names, "one more"))))
+def _grown(space: LabelSpace, index: int) -> LabelSpace:
+    """With one more label in a data set."""
+    sets = list(space.sets)
+    sets[index] = replace(sets[index], names=(*sets[index].names, "one more"))
+    return LabelSpace(tuple(sets))
 
 
 def _joint(space: LabelSpace) -> LabelSpace:

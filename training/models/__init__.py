@@ -8,8 +8,10 @@ from training.models.attgan import AttGAN
 from training.models.base import Model
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
+from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
+from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -18,8 +20,10 @@ MODELS: dict[str, type[Model]] = {
     "attgan": AttGAN,
     "cyclegan": CycleGAN,
     "diat": DIAT,
+    "fader": Fader,
     "ganimation": GANimation,
     "icgan": IcGAN,
+    "munit": MUNIT,
     "stargan": StarGAN,
     "starganv2": StarGANv2,
     "stgan": STGAN,

@@ -172,6 +172,15 @@ def xavier(net: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def he_normal(net: nn.Module) -> None:
+    """Initialise convolutions and linear layers: He-normal weights by fan-in, zero biases."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def narrow_normal(net: nn.Module) -> None:
     """Initialise convolutions from N(0, 0.02), batch norms from N(1, 0.02), biases with 0."""
     for layer in net.modules():

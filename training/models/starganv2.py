@@ -7,6 +7,7 @@ image x. F, E and D have one branch per domain. Domains are the classes of one d
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -41,9 +42,10 @@ from training.models.base import (
 )
 from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
-from training.models.layers import autocast_off, check_power_of_two, normal
+from training.models.layers import autocast_off, check_power_of_two, he_normal, normal
 from training.models.shared_presets import demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
+from training.models.styles import fixed_latent, style_preview
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
 
@@ -373,11 +375,7 @@ class StarGANv2(Model):
             "D": Discriminator(size, dim, self.max_dim, domains),
         }
         for net in nets.values():
-            for layer in net.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+            he_normal(net)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
@@ -484,7 +482,7 @@ class StarGANv2(Model):
     def validate(self, nets: Nets, batch: Batch, space: LabelSpace) -> Tensor:
         """−(λ_sty·L_sty + λ_cyc·L_cyc) on held-out images, with the style of one fixed latent."""
         x_real, y_trg = batch.image, batch.target.argmax(1)
-        s_trg = nets["F"](fixed_latent(x_real), y_trg)
+        s_trg = nets["F"](fixed_latent(x_real, LATENT), y_trg)
         x_fake = nets["G"](x_real, s_trg)
         back = nets["G"](x_fake, self.s_org(nets, x_real, batch.source.argmax(1)))
         loss_sty = self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg)
@@ -501,7 +499,7 @@ class StarGANv2(Model):
             return []
         y = target.argmax(1)
         first, second = (
-            nets["G"](image, nets["F"](fixed_latent(image, seed), y)) for seed in (0, 1)
+            nets["G"](image, nets["F"](fixed_latent(image, LATENT, seed), y)) for seed in (0, 1)
         )
         distance = float((first - second).abs().mean())
         says = "two latents give the same image: the mapping network has collapsed"
@@ -525,7 +523,7 @@ class StarGANv2(Model):
             s_trg = nets["E"](options.reference, y)
             styled: Tensor = nets["G"](image, s_trg).clamp(-1, 1)
             return styled
-        s = nets["F"](fixed_latent(image, options.seed or 0), y)
+        s = nets["F"](fixed_latent(image, LATENT, options.seed or 0), y)
         if source is not None and options.seed is None:
             unchanged = source.argmax(1) == y
             if unchanged.any():
@@ -541,22 +539,7 @@ class StarGANv2(Model):
         for k, name in enumerate(space.sets[batch.dataset].names):
             target = torch.zeros_like(batch.target[:4])
             target[:, k] = 1
-            styles = [EditOptions(seed=seed) for seed in range(3)]
             references = batch.image[batch.source[:, k] > 0.5][:3]
-            styles += [EditOptions(reference=one.expand_as(x)) for one in references]
-            edits = [self.translate(nets, x, None, target, style) for style in styles]
-            white = torch.ones_like(x[:1])
-            top = torch.cat([white.expand(4, -1, -1, -1), references])
-            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(references)]
-            columns = ("input", *(f"{name}, {title}" for title in titles))
-            caption = f"{name}: latent styles, and styles of the reference images in the first row."
-            images = torch.cat([top[None], torch.stack([x, *edits], 1)])
-            out[f"styles_{k + 1}"] = Preview(images, columns, caption)
+            edit = partial(self.translate, nets, x, None, target)
+            out[f"styles_{k + 1}"] = style_preview(name, x, references, edit)
         return out
-
-
-def fixed_latent(like: Tensor, seed: int | tuple[int, ...] = 0) -> Tensor:
-    """Latents (n, 16) for the n images in `like`: of one `seed` the same, of n seeds one each."""
-    seeds = seed if isinstance(seed, tuple) else (seed,)
-    z = [torch.randn(LATENT, generator=torch.Generator().manual_seed(one)) for one in seeds]
-    return torch.stack(z).to(like.device).expand(len(like), -1)
