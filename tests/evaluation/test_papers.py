@@ -27,7 +27,7 @@ from training.evaluation.records import PaperNumber, PaperResult
 from training.inference.translator import Translator
 from training.models import MODELS
 from training.models.base import DEFAULT_OPTIONS, EditOptions
-from training.models.starganv2 import fixed_latent
+from training.models.styles import fixed_latent
 from training.storage.store import Manifest
 
 CONFIG = EvalConfig(limit=2, bootstrap=20, protocol="paper")
@@ -308,9 +308,9 @@ def test_a_pair_with_too_few_images_is_left_out_and_named(
 def test_every_image_has_its_own_latent() -> None:
     """And a single seed gives all images the latent of before."""
     like = torch.zeros(3, 1)
-    one, *rest = (fixed_latent(like, seed) for seed in (7, 8, 9))
+    one, *rest = (fixed_latent(like, 16, seed) for seed in (7, 8, 9))
     assert (one == one[0]).all()
-    mixed = fixed_latent(like, (7, 8, 9))
+    mixed = fixed_latent(like, 16, (7, 8, 9))
     assert torch.equal(mixed, torch.stack([one[0], rest[0][0], rest[1][0]]))
 
 

@@ -9,7 +9,7 @@ from training.models.base import EditOptions, Preview
 
 
 def fixed_latent(like: Tensor, width: int, seed: int | tuple[int, ...] = 0) -> Tensor:
-    """Latents (n, width) for the n images in `like`: of one `seed` the same, of n seeds one each."""
+    """Latents (n, width) for n images `like`: the same from one seed, one each from n seeds."""
     seeds = seed if isinstance(seed, tuple) else (seed,)
     z = [torch.randn(width, generator=torch.Generator().manual_seed(one)) for one in seeds]
     return torch.stack(z).to(like.device).expand(len(like), -1)
