@@ -36,7 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow's own
     pytest.mark.filterwarnings("ignore:.*type hints? :UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*Add type hints:UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves SQLite pools open
 ]
 TINY = "conv_dim=4;repeat_num=1;d_conv_dim=4;d_repeat_num=2;data.size=16"  # as StarGAN.tiny
