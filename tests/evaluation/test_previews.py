@@ -18,8 +18,9 @@ from training.models.attgan import AttGAN
 from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
-from training.models.ganimation import GANimation
+from training.models.drit import DRIT
 from training.models.fader import Fader
+from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -40,6 +41,9 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
     ("binary", Fader(dim=4, layers=2, hidden=8), {"slider": (BINARY, 6)}),
     ("binary", ICGAN, {"inverse": (4, 5)}),
+    ("classes", DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0),
+     {"styles_ab0": (4, 6), "styles_ab1": (4, 7), "styles_ab2": (3, 7),
+      "styles_ba0": (3, 7), "styles_ba1": (4, 7), "styles_ba2": (4, 6)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
 ]  # fmt: skip
@@ -167,6 +171,23 @@ def test_styles_come_from_latents_and_from_references_of_the_domain(
     members = [i for i in range(8) if batch.source[i, 1] == 1]
     assert torch.equal(images[0, 4], batch.image[members[0]])
     torch.testing.assert_close(images[3, 4], own[0])
+    assert not torch.equal(images[1, 1], images[1, 2])
+
+
+def test_attributes_come_from_latents_and_from_references_of_the_other_domain(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Pair 1 is the first and the third class; on the way back the third class is the input."""
+    model = DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0)
+    faces, nets, batch = prepared("classes", model, request)
+    with torch.no_grad():
+        images = model.previews(nets, batch, faces.space)["styles_ba1"].images
+        first, third = (batch.image[batch.source[:, k] == 1] for k in (0, 2))
+        z = nets["Ea1"](first[:1], 0)[:, :8]
+        own = nets["G1"](nets["Ec1"](third[:1], 1), z, 0)
+    assert torch.equal(images[1:, 0], third)
+    assert torch.equal(images[0, 4:], first)
+    torch.testing.assert_close(images[1, 4], own[0])
     assert not torch.equal(images[1, 1], images[1, 2])
 
 
