@@ -355,10 +355,10 @@ class DRIT(Model):
     def presets(cls) -> dict[str, Preset]:
         base = demo(
             cls(
-                dim=16, blocks=2, d_dim=16, d_layers=3, d_scales=2, dc_layers=1, d_iter=1, lr=5e-4,
+                dim=12, blocks=1, d_dim=12, d_layers=3, d_scales=2, dc_layers=0, d_iter=1, lr=6e-4,
                 dc_lr=2e-4, lambda_latent=2.0, ms_clip=0.01, averages=True, upsampling="resize",
             ),
-            images=4_800, decay_images=2_400, warmup_images=0, batch=2,
+            images=4_000, decay_images=2_000, warmup_images=0, batch=2,
         )  # fmt: skip
         small = replace(base, data=replace(base.data, domains=("Black_Hair", "Blond_Hair")))
         # 500,000 full iterations, each the third, of one encoded and one other image a domain.
