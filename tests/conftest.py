@@ -16,7 +16,9 @@ os.environ.setdefault("S3_PATIENCE", "0")
 HERE = Path(__file__).parent
 DURATIONS = HERE / "durations.json"  # seconds of each file on two idle cores
 
-pytest_plugins = ["toydata", "servers", "forks", "project", "releases", "steps"]
+pytest_plugins = [
+    "toydata", "servers", "forks", "project", "releases", "steps", "browser", "voters",
+]  # fmt: skip
 
 # No deadline: the duration of an example depends on the load of the machine.
 settings.register_profile("project", deadline=None)

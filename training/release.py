@@ -1,6 +1,8 @@
 """Register a trained model as a version and promote it to champion.
 
     python -m training.release register MODEL EVALUATION DATASET --name stargan --out version.json
+    python -m training.release import 200000-G.ckpt 200000-D.ckpt --model stargan \\
+        --preset celeba-128 --manifest model.json --out version.json
     python -m training.release promote version.json DATASET JUDGE --out verdict.json
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
@@ -12,17 +14,17 @@ lineage record and load the weights with this package.
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 from training.core import cli, options
 from training.core.cli import means
 from training.core.files import read_json, sha256_bytes, write_bytes, write_json
-from training.core.temporary import temporary_folder, whole_folder
+from training.core.temporary import whole_folder
 from training.data.versions import short_md5
 from training.registry import lineage, signature
 from training.registry import versions as registry
@@ -64,29 +66,15 @@ def register(
     files = {
         e.name: trained.local(e.name, store) for e in trained.entries if _is_model_file(e.name)
     }
-    config = read_json(files["config.json"])
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
     version, created = registry.with_content(name, record.content), False
     if version is None:
-        from training.registry import pyfunc  # imports torch, not needed for a known version
+        from training.registry.publish import publish
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
         _log_evaluation(run_id, scored, data, data_md5, metrics)
-        with temporary_folder() as temporary:
-            folder = Path(temporary) / "pyfunc"
-            pyfunc.save(
-                folder,
-                files,
-                _space(files),
-                config["size"],
-                {"content": record.content},
-                source=_reads_source(config["name"]),
-            )
-            card = _release_files(folder, name, record, metrics, (trained, scored, data))
-            record = replace(record, files=lineage.digests(folder))
-            tags = {**record.tags(), "lineage": lineage.write(folder, record)}
-            model_id = registry.log_model(name, folder, run_id, tags)
-        version, created = registry.add(name, model_id, run_id, record.content, tags, card)
+        fill = partial(_release_files, name, record, metrics, (trained, scored, data))
+        version, created = publish(name, files, record, run_id, fill)
     result = {
         "name": name,
         "version": str(version.version),
@@ -106,6 +94,11 @@ def _is_model_file(name: str) -> bool:
 def _require_one_run(
     trained: Manifest[ModelMeta], scored: Manifest[EvaluationMeta], data: Manifest[DatasetMeta]
 ) -> None:
+    if trained.meta.imported:
+        raise ValueError(
+            f"imported from {', '.join(trained.meta.imported)}: `import` registered it already; "
+            "promote that version"
+        )
     pairs = [
         ("the model was trained on another data set", trained.meta.dataset, data.digest),
         ("the evaluation is of another model", scored.meta.model, trained.digest),
@@ -125,26 +118,6 @@ def _metrics(values: Any) -> dict[str, float]:
         what = f"{', '.join(bad)} not finite" if bad else "success_mean is missing"
         raise ValueError(f"metrics.json: {what}; evaluate the model again before registering it")
     return {k: float(v) for k, v in values.items()}
-
-
-def _reads_source(name: str) -> bool:
-    """Whether the model is conditioned on the source labels, too."""
-    from training.models import MODELS
-
-    return MODELS[name].reads_source
-
-
-def _supported_options(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the edit options that the model supports."""
-    from training.models import model_from_json
-
-    return model_from_json(config["name"], config["model"]).supported_options
-
-
-def _space(files: Mapping[str, Path]) -> Any:
-    from training.data.labels import LabelSpace
-
-    return LabelSpace.from_json(read_json(files["label_space.json"]))
 
 
 def _lineage(
@@ -179,16 +152,17 @@ def _lineage(
 
 
 def _release_files(
-    folder: Path,
     name: str,
     record: Lineage,
     metrics: dict[str, float],
     manifests: tuple[Manifest[ModelMeta], Manifest[EvaluationMeta], Manifest[DatasetMeta]],
+    folder: Path,
 ) -> str:
     """Write card, lock, metrics and manifests into the pyfunc's folder; returns the card."""
     import pandas as pd
 
     from training.registry.card import card
+    from training.registry.publish import label_space, reads_source, supported_options
 
     trained, scored, data = manifests
     table = pd.read_parquet(data.local("labels.parquet"), columns=["dataset", "split"])
@@ -196,9 +170,9 @@ def _release_files(
     files = {e: folder / MODEL / e for e in ("config.json", "label_space.json")}
     kinds = {part.name: part.kind for part in data.meta.datasets}
     config = read_json(files["config.json"])
-    source, supported = _reads_source(config["name"]), _supported_options(config)
+    source, supported = reads_source(config["name"]), supported_options(config)
     text = card(
-        name, config, _space(files), record, metrics, kinds, counts, source=source,
+        name, config, label_space(files), record, metrics, kinds, counts, source=source,
         options=supported,
     )  # fmt: skip
     write_bytes(folder / "README.md", text.encode())
@@ -233,16 +207,45 @@ def show(name: Name, /) -> str:
         tags = version.tags
         lines.append(
             f"{name}/{version.version} {alias:<10} content {tags.get('content', '')[:12]}  "
-            f"data {tags.get('data_md5', '')[:12]}  seed {tags.get('seed', '')}  "
+            f"{_origin(tags)}  "
             f"{tags.get('verdict', 'not judged')}"
         )
     return "\n".join(lines) or f"{name}: no version"
+
+
+def _origin(tags: Mapping[str, str]) -> str:
+    if files := tags.get("imported"):
+        return f"imported from {re.sub(r' [(].*?[)]', '', files)}"
+    return f"data {tags.get('data_md5', '')[:12]}  seed {tags.get('seed', '')}"
 
 
 @app.command(name="register")
 @wraps(register)
 def _register(*manifests: Path, **options: Any) -> str:
     return json.dumps(register(*manifests, **options))
+
+
+@app.command(name="import")
+@tracking.answered()
+def _import(
+    path: Annotated[Path, means("a published checkpoint, such as 200000-G.ckpt")],
+    /,
+    *more: Annotated[Path, means("further files, such as 200000-D.ckpt")],
+    model: Annotated[str, means("the published model: stargan or starganv2")],
+    preset: Annotated[str, means("the preset with its networks, image size and labels")],
+    changes: options.Changes = "",
+    labels: Annotated[str, means("its labels in order, A,B,C; empty: the preset's")] = "",
+    name: Annotated[str, means("name of the registered model; empty: the model")] = "",
+    manifest: Annotated[Path, means("the model's manifest to write, for evaluate")],
+    out: Annotated[Path, means("JSON to write, for promote")],
+) -> str:
+    """Register published weights as a version; their code is not run."""
+    from training.models import configure
+    from training.registry.imported import bring_in
+
+    config = configure.resolve(model, preset, configure.parse(changes))
+    given = tuple(one.strip() for one in labels.split(",")) if labels else ()
+    return "\n".join(bring_in([path, *more], config, given, name or model, manifest, out))
 
 
 @app.command(name="promote")
@@ -298,7 +301,8 @@ def _verify(
         if out is not None:
             with whole_folder(out) as copy:
                 shutil.copytree(folder, copy, dirs_exist_ok=True)
-    text = f"{reference}: {len(record.files)} files as registered, data {record.data_md5}"
+    origin = f"imported from {record.sources}" if record.imported else f"data {record.data_md5}"
+    text = f"{reference}: {len(record.files)} files as registered, {origin}"
     notes = [signature.state(reference, key), *(f"made with different {one}" for one in changed)]
     return "\n".join([text, *(f"note: {note}" for note in notes)])
 

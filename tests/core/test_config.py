@@ -27,6 +27,7 @@ from training.models import MODELS, configure
 from training.resolve import judge_hash
 
 GOLDEN = json.loads(Path(__file__).with_name("presets.json").read_text())
+LONGER = configure.resolve("stargan", "demo").train.images + 1
 PARTS = (DataConfig, TrainConfig, JudgeConfig, EvalConfig, *MODELS.values())
 
 
@@ -86,8 +87,8 @@ def test_no_number_may_be_infinite_or_far_below_its_range(
         ("flip=1", "train.flip='1': needs true or false"),
         ("crop=left", "train.crop='left': needs one of none, shift, zoom"),
         ("seed=1.5", "train.seed='1.5': needs a whole number from 0"),
-        ("decay_images=16001", "train.decay_images=16001: needs at most train.images=16000"),
-        ("batch=16001", "train.images=16000: needs at least one batch, train.batch=16001"),
+        (f"decay_images={LONGER}", f"train.decay_images={LONGER}: needs at most train.images="),
+        (f"batch={LONGER}", f"needs at least one batch, train.batch={LONGER}"),
     ],
 )
 def test_a_wrong_value_is_refused_with_key_value_and_range(pair: str, message: str) -> None:

@@ -28,7 +28,8 @@ from training.evaluation.comparison.page import (
 )
 from training.evaluation.comparison.runs import ComparedRun
 from training.evaluation.metrics import wilson
-from training.evaluation.records import Kid
+from training.evaluation.paper_tables import Table, of_systems
+from training.evaluation.records import Kid, PaperNumber, PaperResult
 from training.evaluation.summary import summarise
 from training.models import MODELS
 from training.models.configure import resolve
@@ -167,10 +168,10 @@ def system(name: str, **known: Any) -> System:
     return System(name=name, **{**floats, **unknown, **rest, **known})
 
 
-def page(*systems: System) -> str:
+def page(*systems: System, papers: tuple[Table, ...] = ()) -> str:
     """The text of a comparison page, with spaces between cells."""
     seeds = sorted({seed for s in systems for seed in s.seeds})
-    group = Group(systems, "celeba", 0.0, seeds, (b"", ""), b"")
+    group = Group(systems, "celeba", 0.0, seeds, (b"", ""), b"", papers)
     html = render("comparison", title="", made="", remark="", failed=(), groups=[group],
                   across=None)  # fmt: skip
     return " ".join(re.sub("<[^>]*>", " ", html.split("</style>")[1]).split())
@@ -183,6 +184,19 @@ def test_every_seed_is_on_the_page_where_there_are_several() -> None:
     )  # fmt: skip
     assert "seed 0 seed 2 stargan 50.0 25.0 diat – 12.5" in text
     assert "seed" not in page(system("stargan")).replace("over seeds", "")
+
+
+def test_numbers_by_papers_protocols_have_their_own_tables() -> None:
+    error = PaperResult("stargan", "rafd", "neutral images only", 60, (
+        PaperNumber("error", 0.0212, 420),
+    ))  # fmt: skip
+    tables = of_systems({"stargan": [[error]], "diat": [[]]})
+    text = page(system("stargan", success_mean=0.5), system("diat"), papers=tuple(tables))
+    ours, apart = text.split("Protocol: StarGAN (CVPR 2018), table 3, on rafd;")
+    assert "Protocol: ours model learned" in ours
+    assert "2.12 %" not in ours
+    expected = "classification error of the edits, by image stargan 2.12 % diat –"
+    assert expected in apart.split("The same held-out images")[0]
 
 
 def kid(dataset: str, ratio: float | None, half: float = 0.0) -> Kid:

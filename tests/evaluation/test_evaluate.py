@@ -633,6 +633,35 @@ def test_eval_split_val_scores_validation_images(
     assert scored == set(rows.loc[rows["split"] == "val", "file"])
 
 
+def test_the_papers_numbers_come_beside_ours_which_stay_as_they_are(
+    joint: Path, frozen: Frozen, tmp_path: Path
+) -> None:
+    """Scores, metrics and details of both protocols, in manifests that cannot be mixed up."""
+    path = model(joint, tmp_path / "model.json")
+    config = EvalConfig(limit=4, bootstrap=20)
+    found = []
+    for name in ("ours", "paper"):
+        (tmp_path / name).mkdir()
+        settings = to_json(replace(config, protocol=name))
+        ends = written(tmp_path / name)
+        manifest = evaluate(path, joint, frozen[0], eval_config=settings, **ends)
+        found.append((manifest, json.loads(ends["metrics"].read_text()), ends["report"]))
+    (ours, plain, page), (paper, more, other_page) = found
+    timed = {key for key in plain if key.startswith("images_per_second")}
+    assert {k: v for k, v in more.items() if k in plain and k not in timed} == {
+        k: v for k, v in plain.items() if k not in timed
+    }
+    new = sorted(set(more) - set(plain))
+    assert all(key.startswith("paper_") for key in new)
+    assert {key.split("_")[1] for key in new} == {"stgan", "stargan", "starganv2"}
+    tables = [pd.read_parquet(one.local("scores.parquet")) for one in (ours, paper)]
+    pd.testing.assert_frame_equal(*tables)
+    assert (ours.meta.protocol, paper.meta.protocol) == (None, "paper")
+    assert ours.meta.identity != paper.meta.identity
+    assert "By the protocol of" not in page.read_text()
+    assert other_page.read_text().count("By the protocol of") == 3
+
+
 def test_a_second_model_gives_fig_6(joint: Path, frozen: Frozen, tmp_path: Path) -> None:
     one = model(joint, tmp_path / "one.json")
     manifest = evaluate(

@@ -22,9 +22,11 @@ from training.models.drit import DRIT
 from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
+from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
+from training.models.styles import fixed_latent
 
 CPU = torch.device("cpu")
 _ATTGAN: dict[str, Any] = {"dim": 4, "layers": 2, "d_dim": 4, "d_layers": 2, "d_fc": 8}
@@ -41,9 +43,11 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", GANIMATION, {"sweep": (BINARY, 5), "attention": (4, 4), "interpolation": (13, 4)}),
     ("binary", Fader(dim=4, layers=2, hidden=8), {"slider": (BINARY, 6)}),
     ("binary", ICGAN, {"inverse": (4, 5)}),
+    ("binary", MUNIT.tiny(), {"styles_1_ab": (5, 7), "styles_1_ba": (5, 7),
+                              "styles_2_ab": (5, 7), "styles_2_ba": (4, 7)}),
     ("classes", DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0),
-     {"styles_ab0": (4, 6), "styles_ab1": (4, 7), "styles_ab2": (3, 7),
-      "styles_ba0": (3, 7), "styles_ba1": (4, 7), "styles_ba2": (4, 6)}),
+     {"styles_1_ab": (4, 6), "styles_2_ab": (4, 7), "styles_3_ab": (3, 7),
+      "styles_1_ba": (3, 7), "styles_2_ba": (4, 7), "styles_3_ba": (4, 6)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
 ]  # fmt: skip
@@ -174,14 +178,33 @@ def test_styles_come_from_latents_and_from_references_of_the_domain(
     assert not torch.equal(images[1, 1], images[1, 2])
 
 
+def test_each_direction_of_a_pair_shows_latents_and_references_of_its_target(
+    request: pytest.FixtureRequest,
+) -> None:
+    """From Male to its absence, pair 1: inputs of the first domain, references of the second."""
+    model = MUNIT.tiny()
+    faces, nets, batch = prepared("binary", model, request)
+    with torch.no_grad():
+        picture = model.previews(nets, batch, faces.space)["styles_2_ab"]
+        male = batch.source[:, 2] > 0.5
+        x, reference = batch.image[male][:4], batch.image[~male][0]
+        assert torch.equal(picture.images[1:, 0], x)
+        assert torch.equal(picture.images[0, 4], reference)
+        styled = nets["Gb1"](nets["Ca1"](x), nets["Sb1"](reference.expand_as(x)))
+        torch.testing.assert_close(picture.images[1:, 4], styled)
+        drawn = nets["Gb1"](nets["Ca1"](x), fixed_latent(x, 8, 2))
+        torch.testing.assert_close(picture.images[1:, 3], drawn)
+    assert picture.columns[3:5] == ("Male=0, seed 2", "Male=0, reference")
+
+
 def test_attributes_come_from_latents_and_from_references_of_the_other_domain(
     request: pytest.FixtureRequest,
 ) -> None:
-    """Pair 1 is the first and the third class; on the way back the third class is the input."""
+    """Pair 1, back from the third class to the first."""
     model = DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0)
     faces, nets, batch = prepared("classes", model, request)
     with torch.no_grad():
-        images = model.previews(nets, batch, faces.space)["styles_ba1"].images
+        images = model.previews(nets, batch, faces.space)["styles_2_ba"].images
         first, third = (batch.image[batch.source[:, k] == 1] for k in (0, 2))
         z = nets["Ea1"](first[:1], 0)[:, :8]
         own = nets["G1"](nets["Ec1"](third[:1], 1), z, 0)

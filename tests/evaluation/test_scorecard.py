@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from training.evaluation.numbers import flat
+from training.evaluation.protocol import PROTOCOL
 from training.evaluation.records import (
     ComparedModel,
     Comparison,
@@ -22,6 +23,8 @@ from training.evaluation.records import (
     JudgeFacts,
     Kid,
     MaskResult,
+    PaperNumber,
+    PaperResult,
     StyleSpread,
     Subject,
     Summary,
@@ -203,7 +206,10 @@ FACTS = {
     "a label that the judge does not know": [
         "The judge is unreliable for celeba Young: balanced accuracy below 70 %.",
     ],
-    "what may be compared": ["fingerprint", "f" * 64, "split", "test", "judge", "a" * 64],
+    "what may be compared": [
+        "fingerprint", "f" * 64, "protocol", f"ours, number {PROTOCOL}", "split", "test", "judge",
+        "a" * 64,
+    ],
 }  # fmt: skip
 
 
@@ -231,6 +237,28 @@ def test_an_unsuccessful_sparse_evaluation_has_a_page() -> None:
     for word in ("Intensities", "Diversity (E5)", "Test intensity", "Symptoms", "Training",
                  "Two models", "mask"):  # fmt: skip
         assert word not in page_text
+
+
+def test_numbers_by_a_papers_protocol_are_apart_and_named() -> None:
+    """In tables of their own; an evaluation by ours has none, and no other number changes."""
+    by_paper = PaperResult("stgan", "celeba", "every image, each attribute flipped", 8, (
+        PaperNumber("accuracy", 0.8605, 16), PaperNumber("accuracy", 0.5, 8, "Male"),
+    ), "too few images: Male to Young")  # fmt: skip
+    full = evaluation()
+    found = replace(full, papers=[by_paper], subject=replace(full.subject, protocol="paper"))
+    page = text(render(found))
+    title = "AttGAN (TIP 2019) and STGAN (CVPR 2019)"
+    assert "protocol of all numbers but those by the papers': ours, number 6" in page
+    assert f"\nBy the protocol of {title}: celeba\n" in page
+    assert f"\nProtocol: {title}\nflipped attribute classified as flipped\nall\n86.05 %\n" in page
+    assert "Not measured: too few images: Male to Young." in page
+    assert "units, rafd: no paper has a number for intensities." in page
+    assert "By the protocol" not in text(render(full))
+    details, metrics = found.details(), flat(found)
+    assert (details["protocol"], details["papers"][0]["protocol"]) == ("paper", "stgan")
+    new = {k: v for k, v in metrics.items() if k.startswith("paper_")}
+    assert {k: v for k, v in metrics.items() if k not in new} == flat(full)
+    assert new["paper_stgan_accuracy_celeba_Male"] == 0.5
 
 
 def test_details_and_metrics_keep_their_stored_names_and_order() -> None:

@@ -76,6 +76,8 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
      EditOptions()),
     ("ganimation", [], None, units(), EditOptions()),
     ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], EditOptions(seed=7)),
+    ("munit", ["Male", "--has", "Black_Hair", "--seed", "7"], [1, 0, 0], [1, 0, 1],
+     EditOptions(seed=7)),
     ("drit", ["Blond_Hair", "--has", "Black_Hair", "--seed", "7"], [1, 0, 0], [0, 1, 0],
      EditOptions(seed=7)),
 ]  # fmt: skip
@@ -102,6 +104,11 @@ def test_each_option_changes_the_picture(edit: Edit, tmp_path: Path) -> None:
     style = str(tmp_path / "style.png")
     pictures = [
         edit("starganv2", "happy", *more).tobytes()
+        for more in ([], ["--seed", "7"], ["--reference", style])
+    ]
+    assert len(set(pictures)) == 3
+    pictures = [
+        edit("munit", "Male", "--has", "Black_Hair", *more).tobytes()
         for more in ([], ["--seed", "7"], ["--reference", style])
     ]
     assert len(set(pictures)) == 3
@@ -136,6 +143,7 @@ WORDS: list[tuple[str, list[str], str]] = [
     ("attgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
     ("stgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
     ("cyclegan", ["Blond_Hair"], "give the labels of the picture with --has"),
+    ("munit", ["Blond_Hair"], "give the labels of the picture with --has"),
     ("starganv2", [], "rafd: no class is given; use one of angry, happy, sad"),
     ("starganv2", ["happy", "sad"], "happy, sad: mutually exclusive"),
     ("starganv2", ["happy=0.5"], "happy=0.5: a class has no intensity"),

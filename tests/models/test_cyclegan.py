@@ -13,7 +13,7 @@ from training.data.dataset import Faces
 from training.data.labels import LabelSet, LabelSpace
 from training.data.order import Order
 from training.models.cyclegan import CycleGAN
-from training.models.pairs import pairs_of, split
+from training.models.pairs import chained, identity_mappings, pairs_of, split
 
 FIVE = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 CELEBA = LabelSet("celeba", "binary", FIVE, (FIVE[:3],))
@@ -105,6 +105,27 @@ def test_edits_of_several_attributes_are_chained() -> None:
     assert out.amax((1, 2, 3)).tolist() == [2, 0]
     with pytest.raises(ValueError, match="give the labels of the picture"):
         SMALL.translate(nets, x, None, target)
+
+
+def test_a_pairs_function_gets_the_rows_of_its_images() -> None:
+    """So that it can pair them with what was given for each row, such as a style image."""
+    space = LabelSpace((CELEBA,))
+    source = torch.tensor([[1.0, 0, 0, 0, 1], [0, 1, 0, 1, 1], [0, 1, 0, 0, 1]])
+    target = torch.tensor([[0.0, 1, 0, 1, 1], [0, 1, 0, 1, 1], [1, 0, 0, 0, 1]])
+    given = torch.tensor([10.0, 20, 30])
+    calls: list[tuple[str, list[float]]] = []
+
+    def edge(direction: str, x: Tensor, rows: Tensor) -> Tensor:
+        calls.append((direction, given[rows].tolist()))
+        return x + given[rows, None]
+
+    out = chained(edge, pairs_of(space.sets[0]), torch.zeros(3, 1), source, target)
+    assert calls == [("ab0", [10]), ("ba0", [30]), ("ba3", [10])]
+    assert out[:, 0].tolist() == [20, 0, 30]
+    calls.clear()
+    out = identity_mappings(edge, pairs_of(space.sets[0]), torch.zeros(3, 1), source)
+    assert calls == [("ab0", [20, 30]), ("ba0", [10])]
+    assert out[:, 0].tolist() == [10, 20, 30]
 
 
 def test_with_a_hub_edits_between_the_others_go_through_it() -> None:

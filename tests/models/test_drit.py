@@ -19,10 +19,11 @@ from training.evaluation.diagnostics import balance
 from training.models import configure
 from training.models.base import EditOptions, Losses
 from training.models.drit import DRIT
-from training.models.layers import fixed_latent, normal, spread
+from training.models.layers import normal, spread
 from training.models.losses import mode_seeking
 from training.models.msgan import MSGAN
 from training.models.starganv2 import StarGANv2
+from training.models.styles import fixed_latent
 
 FIVE = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Male", "Young")
 CELEBA = LabelSpace((LabelSet("celeba", "binary", FIVE, (FIVE[:3],)),))
@@ -124,6 +125,7 @@ def attribute(w: Weights, x: Tensor, side: int, concat: bool) -> tuple[Tensor, T
     """μ and log σ², or z and nothing."""
     name = f"own.{side}"
     if not concat:
+        name = f"{name}.main"
         x = padded(x, w, f"{name}.0", 1, 3).clamp_min(0)
         for i in (2, 4, 6, 8):
             x = padded(x, w, f"{name}.{i}", 2, 1).clamp_min(0)
@@ -569,6 +571,9 @@ def test_an_edit_takes_its_attribute_from_a_seed_or_a_reference(model: DRIT) -> 
     other = model.translate(nets, x, source, target, EditOptions(seed=4))
     assert all(torch.equal(z, fixed_latent(x[1:], 2, 4)) for _, z in seen)
     assert not torch.equal(other[1], plain[1])
+    seen.clear()
+    both = model.translate(nets, x, source, target, EditOptions(seed=(9, 4)))  # one for each row
+    assert torch.equal(both, other)
     seen.clear()
     styled = model.translate(nets, x, source, target, EditOptions(reference=style))
     assert styled.shape == x.shape

@@ -259,8 +259,8 @@ def test_a_phase_changes_no_statistics_of_the_network_at_rest() -> None:
         before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in nets.items()}
         with eval_mode({n: nets[n] for n in phase.eval_nets}):
             phase.loss(nets, batch)
-        moved = {n for n, net in nets.items()
-                 if any((before[n][k] != v).any() for k, v in net.state_dict().items())}  # fmt: skip
+        after = {n: net.state_dict() for n, net in nets.items()}
+        moved = {n for n in nets if any((before[n][k] != v).any() for k, v in after[n].items())}
         assert moved == set(phase.trains)
         assert {*phase.trains, *phase.eval_nets} == {"G", "D"}
 
@@ -276,8 +276,12 @@ def test_without_noise_nothing_is_dropped_and_no_noise_is_asked_for_at_zero() ->
 def seen(nets: dict[str, Any], *given: Any, **options: Any) -> Tensor:
     """What the decoder's first layer gets as labels for an edit."""
     planes: list[Tensor] = []
-    handle = nets["G"].decoder[0].register_forward_pre_hook(
-        lambda _, inputs: planes.append(inputs[0][:, -nets["G"].categories.width :, 0, 0])
+    handle = (
+        nets["G"]
+        .decoder[0]
+        .register_forward_pre_hook(
+            lambda _, inputs: planes.append(inputs[0][:, -nets["G"].categories.width :, 0, 0])
+        )
     )
     SMALL.translate(nets, *given, EditOptions(**options))
     handle.remove()

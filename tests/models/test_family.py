@@ -35,6 +35,11 @@ ADAM: dict[str, tuple[dict[str, tuple[float, float, float, float]], tuple[str, .
         (),
     )),
     "fader": (dict.fromkeys("GD", (2e-4, 0.5, 0.999, 0)), ()),
+    "munit": (
+        dict.fromkeys((f"{part}{side}0" for part in "CSGD" for side in "ab"),
+                      (1e-4, 0.5, 0.999, 1e-4)),
+        (),
+    ),
     "icgan": (
         dict.fromkeys("GD", (2e-4, 0.5, 0.999, 0))
         | dict.fromkeys(("Ez", "Ey"), (1e-4, 0.1, 0.999, 0)),
@@ -59,17 +64,29 @@ PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
     "drit": CONTENTS,
     "msgan": CONTENTS,
     "fader": [("d", "D", 1, False), ("ae", "G", 1, True)],
+    "munit": [("d", "Da0 Db0", 1, False), ("g", "Ca0 Cb0 Sa0 Sb0 Ga0 Gb0", 1, False)],
     "icgan": [("d", "D", 1, False), ("g", "G", 1, False), ("ez", "Ez", 1, False),
               ("ey", "Ey", 1, False)],
 }  # fmt: skip
 
 # The rate's factor at 0, 50, 75 and 100 % of the images; the decay, if any, begins at half.
 LINEAR, STEP, CONSTANT = (1, 1, 0.5, 0), (1, 0.1, 0.1, 0.1), (1, 1, 1, 1)
+HALVES = (1, 0.5, 0.5, 0.25)
 RATES: dict[str, tuple[int, tuple[float, ...]]] = {
-    **dict.fromkeys((
-        "stargan", "attgan", "ganimation", "cyclegan", "diat", "drit", "msgan",
-    ), (50, LINEAR)),
+    **dict.fromkeys(
+        (
+            "stargan",
+            "attgan",
+            "ganimation",
+            "cyclegan",
+            "diat",
+            "drit",
+            "msgan",
+        ),
+        (50, LINEAR),
+    ),
     "stgan": (50, STEP),
+    "munit": (50, HALVES),
     **dict.fromkeys(("starganv2", "fader", "icgan"), (0, CONSTANT)),
 }
 
@@ -115,7 +132,7 @@ def he(weight: torch.Tensor, fan_in: float, fan_out: float) -> float:
 SPREAD = {
     "stargan": torch_default, "diat": torch_default, "attgan": glorot, "stgan": glorot,
     "starganv2": he, "ganimation": narrow, "cyclegan": narrow, "icgan": narrow,
-    "fader": torch_default, "drit": narrow, "msgan": narrow,
+    "fader": torch_default, "drit": narrow, "msgan": narrow, "munit": he,
 }  # fmt: skip
 # Models whose linear layers, and all biases, are torch's.
 PARTLY = ("drit", "msgan")
@@ -129,6 +146,7 @@ THIN: dict[str, dict[str, Any]] = {
     "cyclegan": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 2},
     "diat": {"dim": 8, "blocks": 1, "d_dim": 8, "d_repeat_num": 3},
     "fader": {"dim": 8, "max_dim": 32, "layers": 4, "hidden": 16},
+    "munit": {"dim": 8, "blocks": 1, "hidden": 16, "d_dim": 8, "d_layers": 3, "d_scales": 2},
     "drit": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 3, "dc_layers": 0},
     "msgan": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 3, "dc_layers": 0},
     "icgan": {"dim": 8, "latent": 8, "e_dim": 8, "z_hidden": 32, "y_hidden": 32},
@@ -143,6 +161,8 @@ def test_initial_weights_are_as_published_and_biases_are_0(name: str) -> None:
         encoder = key in ("Ez", "Ey")  # IcGAN's: Torch7's default
         for layer in net.modules():
             spread_of = torch_default if encoder else SPREAD[name]
+            if name == "munit" and key.startswith("D"):
+                spread_of = narrow
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 area = layer.weight[0][0].numel() if layer.weight.ndim > 2 else 1
                 fans = layer.weight.shape[1] * area, layer.weight.shape[0] * area

@@ -78,6 +78,9 @@ OTHERS = {
     # 1000 epochs of 1,563 batches of 32 for each network
     **dict.fromkeys((("fader", "celeba-256"), ("fader", "celeba-256-13")),
                     (1000 * 1563 * 64, 0, 32, 256, 178, (0, 0), True, 0)),
+    # 1,000,000 batches of 1; the rate is halved each 100,000
+    **dict.fromkeys((("munit", name) for name in ("edges2shoes", "yosemite", "celeba-256")),
+                    (1_000_000, 100_000, 1, 256, 178, (0, 0), True, 0)),
     # 500,000 full iterations of three batches
     **dict.fromkeys(((name, f"{data}-216") for name in ("drit", "msgan")
                      for data in ("yosemite", "cat2dog")),

@@ -1,6 +1,5 @@
 """A toy model: one file that uses every hook of the model contract once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
@@ -24,7 +23,15 @@ from training.models.base import (
     Preset,
     Preview,
 )
-from training.models.pairs import Pair, chained, cycle_previews, identity_mappings, pairs_of, split
+from training.models.pairs import (
+    Edge,
+    Pair,
+    chained,
+    cycle_previews,
+    identity_mappings,
+    pairs_of,
+    split,
+)
 from training.models.shared_presets import demo, smoke
 
 
@@ -158,8 +165,8 @@ class Toy(Model):
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         return cycle_previews(self, nets, batch, space)
 
-    def _edge(self, nets: Nets) -> Callable[[str, Tensor], Tensor]:
-        return lambda direction, x: nets[f"G{direction}"](nets["E"](x))
+    def _edge(self, nets: Nets) -> Edge:
+        return lambda direction, x, rows: nets[f"G{direction}"](nets["E"](x))
 
     def _pairs(self, nets: Nets) -> list[Pair]:
         return [net.pair for net in nets.values() if isinstance(net, Decoder)][::2]

@@ -492,9 +492,11 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: fake_judge)
     monkeypatch.setattr(f"{evaluation}.realism.scored", score)
     monkeypatch.setattr(f"{evaluation}.fingerprint.fingerprint", lambda *_: IDENTITY)
-    config = to_json(EvalConfig(bootstrap=200))
 
-    def run(seed: int, override: str = "", **more: Any) -> dict[str, Any]:
+    def run(
+        seed: int, override: str = "", *, protocol: Any = "ours", **more: Any
+    ) -> dict[str, Any]:
+        config = to_json(EvalConfig(bootstrap=200, protocol=protocol))
         if not (binary.parent / f"version-{seed}.json").is_file():
             register(binary, seed)
         out = binary.parent / f"verdict-{seed}.json"
@@ -680,6 +682,24 @@ def test_a_champion_of_other_labels_is_not_compared(promote: Any, joint: Path) -
     result = promote(0)
     assert not result["promoted"]
     assert "other labels" in result["reason"]
+
+
+def test_versions_judged_by_different_protocols_are_not_compared(promote: Any) -> None:
+    """Before anything is scored; a reason overrides it, and then the protocol is the new one's."""
+    promote(0)
+    assert "protocol" not in registry.version("stargan/1").tags
+    calls = len(promote.calls)
+    verdict = promote(1, protocol="paper")
+    assert not verdict["promoted"]
+    assert verdict["reason"] == (
+        "refused: stargan/1, the champion, was judged with eval.protocol=ours, this run judges "
+        "with paper; run with eval.protocol=ours, or promote with a reason to override"
+    )
+    assert len(promote.calls) == calls
+    assert promote(1, override="numbers beside the paper's", protocol="paper")["promoted"]
+    assert registry.version("stargan/2").tags["protocol"] == "paper"
+    assert "judged with eval.protocol=paper, this run judges with ours" in promote(4)["reason"]
+    assert promote(4, protocol="paper")["promoted"]
 
 
 def test_an_overtaken_promotion_compares_with_the_new_champion(

@@ -39,7 +39,7 @@ IMPLIED = {
     "resize": "exact", "load": 0, "record": True, "compile": False, "ahead": False,
     "upsampling": "transposed", "output": "image", "d_projection": False,
     "loss": "wgan-gp", "lambda_r1": 1.0, "lambda_adv": 1.0, "targets": "permuted",
-    "label_norms": False,
+    "label_norms": False, "protocol": "ours",
 }  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)
@@ -313,13 +313,25 @@ class EvalConfig:
         Literal["test", "val"],
         Field(description="scored split; val: for model selection without using the test split"),
     ] = "test"
+    protocol: Annotated[
+        Literal["ours", "paper"],
+        Field(
+            description="paper: also the numbers of the papers' own tests (StarGAN, AttGAN and "
+            "STGAN, StarGAN v2) on the whole split, apart from ours; takes longer"
+        ),
+    ] = "ours"
     inception: Annotated[
-        str, Field(description="PATH@SHA256 of TorchScript Inception weights, for the standard FID")
+        str,
+        Field(
+            description="PATH@SHA256 of Inception, for the standard FID: a file of "
+            "training.convert, or TorchScript"
+        ),
     ] = ""
     lpips: Annotated[
         str,
         Field(
-            description="PATH@SHA256 of TorchScript LPIPS, for models with a latent or reference"
+            description="PATH@SHA256 of LPIPS, for models with a latent or reference: a file of "
+            "training.convert, or TorchScript"
         ),
     ] = ""
     bootstrap: Annotated[

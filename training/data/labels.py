@@ -213,6 +213,11 @@ def edit(labels: Tensor, part: LabelSet, name: str) -> Tensor:
     """Switch `name` on if it is in a group, else flip it; if on, the labels it excludes go off."""
     if any(name in group for group in part.groups):
         return _switch_on(labels, part, name)
+    return flip(labels, part, name)
+
+
+def flip(labels: Tensor, part: LabelSet, name: str) -> Tensor:
+    """Flip `name`, a group's member, too; where that is on, the labels it excludes go off."""
     flipped = labels.clone()
     index = part.names.index(name)
     flipped[:, index] = 1 - flipped[:, index]

@@ -17,8 +17,9 @@ from training.data.labels import LabelSpace
 from training.engine import ahead
 from training.engine.distributed import freeze
 from training.evaluation.judges.nets import ResNet18, SmallVGG
+from training.evaluation.perception.stored import name_of
+from training.evaluation.protocol import PAPER, check_published
 from training.models.base import Model
-from training.models.torchscript import checked
 
 SIZES = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)  # px, tried in place of a refused one
 Trial = Callable[[int, int], None]  # (size, batch)
@@ -31,7 +32,9 @@ def check(config: Config, space: LabelSpace) -> None:
     """
     for field in ("inception", "lpips"):
         if setting := getattr(config.eval, field):
-            checked(setting, f"eval.{field}")
+            name_of(setting, field)
+    if config.eval.protocol == PAPER:
+        check_published(space)
     if config.train.ahead:
         ahead.check(config.model.phases(space), type(config.model).__name__)
     size = config.data.size

@@ -4,6 +4,7 @@ Which axis of a tensor belongs to the labels is found by building the networks, 
 device, for one more label and for one more data set. Labels follow the other channels on that axis.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -82,9 +83,9 @@ def _columns(space: LabelSpace) -> list[tuple[str, str, str]]:
 def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") -> str:
     """Initialise networks and averages from a model's `files`, name -> path; says what was done.
 
-    Optimisers and counters are not loaded. With `by-name:`, labels are matched by name and the rest
-    keeps its fresh values. Raises ValueError as `check` does, and CheckpointError for networks of
-    other sizes.
+    Networks that an imported model lacks start fresh. Optimisers and counters are not loaded. With
+    `by-name:`, labels are matched by name and the rest keeps its fresh values. Raises ValueError as
+    `check` does, and CheckpointError for networks of other sizes.
     """
     stored, start = read_json(files["config.json"]), split_start(init)
     old = LabelSpace.from_json(read_json(files["label_space.json"]))
@@ -92,21 +93,34 @@ def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") ->
     check(init, stored, old, job.config["name"], space)
     shown = split_digest(start.reference)[0]
     different = _differences(stored, job.config)
+    absent = stored.get("absent", ())
     if not start.by_name:
         for key, net in state.nets.items():
+            if key in absent:
+                continue
             try:
                 for target in (net, state.ema.get(key)):
                     if target is not None:
                         load_weights(target, _network(files, key))
             except CheckpointError as error:
                 raise CheckpointError(_misfit(shown, key, different, error)) from error
-        return f"started from {shown}: {', '.join(state.nets)}"
-    return _by_name(shown, files, state, job, old, different)
+        return f"started from {shown}: {_started(state, absent)}"
+    return _by_name(shown, files, state, job, old, different, absent)
+
+
+def _started(state: "State", absent: Sequence[str]) -> str:
+    """The networks that start from the model, and those that it lacks."""
+    text = ", ".join(key for key in state.nets if key not in absent)
+    return f"{text}; fresh, as it has none: {', '.join(absent)}" if absent else text
 
 
 def _network(files: dict[str, Path], key: str) -> Path:
-    """The file of a network. Raises CheckpointError if the model lacks it."""
-    path = files.get(f"nets/{key}.safetensors")
+    """The file of a network; of its average if an imported model has no other.
+
+    Raises CheckpointError if the model lacks it.
+    """
+    names = (f"{part}/{key}.safetensors" for part in ("nets", "ema"))
+    path = next((files[name] for name in names if name in files), None)
     if path is None:
         raise CheckpointError(f"it has no network {key}")
     return path
@@ -127,8 +141,9 @@ def _differences(stored: dict[str, Any], current: dict[str, Any]) -> str:
 
 
 def _by_name(
-    shown: str, files: dict[str, Path], state: "State", job: "Job", old: LabelSpace, different: str
-) -> str:
+    shown: str, files: dict[str, Path], state: "State", job: "Job", old: LabelSpace, different: str,
+    absent: Sequence[str],
+) -> str:  # fmt: skip
     new = job.faces.space
     found, layout = matches(old, new), Layout.of(job.model, new, job.faces.size)
     if not layout.shared:
@@ -142,6 +157,8 @@ def _by_name(
             "attribute; only the same labels in the same order can start from another model"
         )
     for key, net in state.nets.items():
+        if key in absent:
+            continue
         fresh = net.state_dict()
         try:
             values = load_file(_network(files, key))
@@ -159,7 +176,7 @@ def _by_name(
     left = [names[i][2] for i in range(len(names)) if i not in found.labels]
     unused = [known[i][2] for i in range(len(known)) if i not in found.labels.values()]
     return (
-        f"started from {shown}: {', '.join(state.nets)}; labels matched by name: "
+        f"started from {shown}: {_started(state, absent)}; labels matched by name: "
         f"{', '.join(matched)}; fresh: {', '.join(left) or 'none'}; "
         f"not used: {', '.join(unused) or 'none'}"
     )

@@ -19,11 +19,11 @@ from training.data.labels import Task
 from training.data.order import generator
 from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge
+from training.evaluation.perception.stored import network, placed
 from training.evaluation.records import StyleSpread
 from training.evaluation.score import View, run, views
 from training.inference.translator import Translator
 from training.models.base import EditOptions
-from training.models.torchscript import pinned
 
 OUTPUTS = 10
 SOURCES = 32  # maximum number of images per data set
@@ -35,7 +35,7 @@ class PerceptualDistance:
 
     def __init__(self, judge: Judge, lpips: str = "") -> None:
         self.judge = judge
-        self.net = pinned(lpips, "lpips") if lpips else None
+        self.net = network(lpips, "lpips", judge.device) if lpips else None
         self.name = "lpips" if lpips else "diversity_vgg"
 
     def __call__(self, judged: int, a: Tensor, b: Tensor) -> np.ndarray:
@@ -43,7 +43,8 @@ class PerceptualDistance:
         x, y = to_float(a), to_float(b)
         if self.net is not None:
             with torch.inference_mode():
-                return self.net(x.cpu(), y.cpu()).float().reshape(len(a)).numpy()
+                found = self.net(x.to(placed(self.net)), y.to(placed(self.net)))
+            return np.asarray(found.float().reshape(len(a)).cpu().numpy())
         return self.features(judged, x, y)
 
     def features(self, judged: int, x: Tensor, y: Tensor) -> np.ndarray:

@@ -17,9 +17,9 @@ from training.data.labels import LabelSet, Task
 from training.data.order import generator
 from training.evaluation.judges.judge import Judge
 from training.evaluation.metrics import frechet
+from training.evaluation.perception.stored import network, placed
 from training.evaluation.records import Distance, DomainDistance
 from training.evaluation.score import View
-from training.models.torchscript import pinned
 
 MIN_IMAGES = 8  # per side; with fewer the distance is meaningless
 CHUNK = 64
@@ -31,11 +31,11 @@ def inception_features(net: torch.nn.Module, images: Tensor) -> np.ndarray:
 
     The network takes (n, 3, H, W), and return_features=True if its schema has that argument.
     """
-    schema = str(getattr(net.forward, "schema", ""))
+    schema, device = str(getattr(net.forward, "schema", "")), placed(net)
     extra = {"return_features": True} if "return_features" in schema else {}
     with torch.inference_mode():
         chunks = [
-            net(images[i : i + CHUNK].cpu().permute(0, 3, 1, 2).contiguous(), **extra)
+            net(images[i : i + CHUNK].to(device).permute(0, 3, 1, 2).contiguous(), **extra)
             for i in range(0, len(images), CHUNK)
         ]
     return torch.cat(chunks).float().cpu().numpy()
@@ -73,7 +73,7 @@ class Distances:
 
     def __init__(self, judge: Judge, inception: str = "") -> None:
         self.judge = judge
-        self.inception = pinned(inception, "inception") if inception else None
+        self.inception = network(inception, "inception", judge.device) if inception else None
         self.kinds = ["frechet_vgg", *(["fid"] if inception else [])]
         self.edited: dict[tuple[int, str], dict[str, list[np.ndarray]]] = defaultdict(
             lambda: defaultdict(list)
@@ -88,7 +88,8 @@ class Distances:
             self._real[dataset] = self._real_features(judged, parts)
         return self._real[dataset]
 
-    def _features(self, judged: int, images: Tensor) -> dict[str, np.ndarray]:
+    def features(self, judged: int, images: Tensor) -> dict[str, np.ndarray]:
+        """Features (n, d) by kind of uint8 images (n, H, W, 3)."""
         chunks = [
             self.judge.features(judged, to_float(images[i : i + CHUNK])).float().cpu().numpy()
             for i in range(0, len(images), CHUNK)
@@ -157,7 +158,7 @@ class Distances:
                         torch.randperm(len(candidates), generator=stream)[:n]
                     ].tolist()
                     if len(chosen) == n:
-                        train_features = self._row_features(
+                        train_features = self.row_features(
                             self.judge.space.index(labels.name), part, chosen
                         )
                 distances = {}
@@ -170,14 +171,14 @@ class Distances:
         return out
 
     def _real_features(self, judged: int, parts: list[Part]) -> dict[str, np.ndarray]:
-        found = [self._row_features(judged, part, list(range(len(part)))) for part in parts]
+        found = [self.row_features(judged, part, list(range(len(part)))) for part in parts]
         return {kind: np.concatenate([f[kind] for f in found if f]) for kind in self.kinds}
 
-    def _row_features(self, judged: int, part: Part, rows: list[int]) -> dict[str, np.ndarray]:
+    def row_features(self, judged: int, part: Part, rows: list[int]) -> dict[str, np.ndarray]:
         """Features of the given rows, computed in chunks."""
         chunks: dict[str, list[np.ndarray]] = defaultdict(list)
         for start in range(0, len(rows), CHUNK):
             images = part.images(rows[start : start + CHUNK])
-            for kind, values in self._features(judged, images).items():
+            for kind, values in self.features(judged, images).items():
                 chunks[kind].append(values)
         return {kind: np.concatenate(v) for kind, v in chunks.items()}

@@ -20,6 +20,8 @@ from training.evaluation.gallery import (
     worst_edits,
 )
 from training.evaluation.judges.judge import Judge, load_judge
+from training.evaluation.papers import by_papers
+from training.evaluation.protocol import PAPER, check_published
 from training.evaluation.realism import reals, scored
 from training.evaluation.records import (
     ComparedModel,
@@ -76,6 +78,8 @@ def measure(
     frozen = load_judge(judge, store)
     frozen.require()
     faces = Faces.open(dataset, config.eval_split, store)
+    if config.protocol == PAPER:
+        check_published(faces.space)
     setup = Setup(load_translator(model, store), faces, frozen, config)
     translator = setup.translator
     real = (faces, *reals(dataset, config, store))
@@ -94,6 +98,9 @@ def measure(
         figure, comparison = _compare(setup, table, model.digest, other)
         pictures.append(figure)
     pictures += evidence(translator, faces, real[2], frozen, config, scores)
+    papers = (
+        by_papers(translator, faces, real[2], frozen, config) if config.protocol == PAPER else []
+    )
     training = model.about.get("training", {})
     model_diagnostics = diagnostics(
         translator.model, translator.nets, faces, translator.space, frozen.device
@@ -105,6 +112,7 @@ def measure(
             dataset.digest,
             config.eval_split,
             model.digest,
+            config.protocol,
         ),
         config=translator.config,
         summary=summary,
@@ -123,6 +131,7 @@ def measure(
         comparison=comparison,
         pictures=pictures,
         table=table,
+        papers=papers,
     )
 
 

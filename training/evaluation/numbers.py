@@ -6,12 +6,14 @@ from statistics import fmean
 import numpy as np
 
 from training.core.names import marked, plain_name
+from training.evaluation.protocol import PAPER
 from training.evaluation.records import (
     DomainDistance,
     Evaluation,
     JudgeFacts,
     Kid,
     MaskResult,
+    PaperResult,
     StyleSpread,
     SweepPoint,
     TaskScore,
@@ -57,6 +59,7 @@ def _rows(evaluation: Evaluation) -> Rows:
     yield from verification_numbers(evaluation.verification)
     yield from sweep_numbers(evaluation.sweep)
     yield from (((f"symptom_{s.name}",), s.value) for s in evaluation.symptoms)
+    yield from paper_numbers(evaluation.papers)
 
 
 def tasks_by_name(tasks: Sequence[TaskScore]) -> dict[str, str]:
@@ -118,6 +121,16 @@ def judge_numbers(judge: JudgeFacts) -> Rows:
         yield ("judge_accuracy", row.name), row.accuracy
         if row.error is not None:
             yield ("judge_error", row.name), row.error
+
+
+def paper_numbers(results: Sequence[PaperResult]) -> Rows:
+    """Every number by a paper's protocol; each name starts with paper and the protocol's name."""
+    for found in results:
+        for one in found.numbers:
+            name = (PAPER, found.protocol, one.measure, one.way, found.dataset, one.part)
+            for end, value in (("", one.value), ("low", one.low), ("high", one.high)):
+                if value is not None:
+                    yield (*name, end), value
 
 
 def mask_numbers(results: Sequence[MaskResult]) -> Rows:

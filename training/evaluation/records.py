@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from training.evaluation.protocol import OURS, PUBLISHED, Published
+
 if TYPE_CHECKING:  # the last lines of a run read the records without pandas and torch
     import pandas as pd
 
@@ -46,12 +48,17 @@ class Subject:
     dataset: str
     split: str
     model: str
+    protocol: str = OURS
 
     def to_json(self) -> dict[str, str]:
-        """As stored in manifests, where the key of the fingerprint is identity."""
+        """As stored in manifests, where the key of the fingerprint is identity.
+
+        `protocol` only if it is not ours, which older ones mean without naming it.
+        """
+        protocol = {} if self.protocol == OURS else {"protocol": self.protocol}
         return {
             "identity": self.fingerprint, "judge": self.judge, "dataset": self.dataset,
-            "split": self.split, "model": self.model,
+            "split": self.split, "model": self.model, **protocol,
         }  # fmt: skip
 
 
@@ -227,6 +234,52 @@ class StyleSpread:
 
 
 @dataclass(frozen=True)
+class PaperNumber:
+    """One number by a paper's protocol; `measure` is a key of `PUBLISHED[…].measures`.
+
+    `part`: the attribute, class or ordered pair of domains, "" for the mean over all; `way`: the
+    style source, "" without styles; `outputs`: the number of images it was measured on.
+    """
+
+    measure: str
+    value: float
+    outputs: int
+    part: str = ""
+    way: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """The numbers of one data set by `protocol`, a key of PUBLISHED.
+
+    `sources` says in words which images were edited, `images` how many there are, and `remark` what
+    could not be measured.
+    """
+
+    protocol: str
+    dataset: str
+    sources: str
+    images: int
+    numbers: tuple[PaperNumber, ...]
+    remark: str = ""
+
+    @property
+    def published(self) -> Published:
+        return PUBLISHED[self.protocol]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**to_json(self), "numbers": [to_json(number) for number in self.numbers]}
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "PaperResult":
+        """From its stored JSON (`to_json`)."""
+        numbers = tuple(from_json(PaperNumber, row) for row in stored["numbers"])
+        return from_json(cls, {**stored, "numbers": numbers})
+
+
+@dataclass(frozen=True)
 class MaskResult:
     """Fig. 7 in numbers: success with the proper and the wrong mask, and by chance, in 0..1."""
 
@@ -371,7 +424,8 @@ class JudgeFacts:
 class Evaluation:
     """All results of one evaluation; `table` has one row per (image, task).
 
-    `config` is the model's configuration, `training` the summary of its training by name.
+    `config` is the model's configuration, `training` the summary of its training by name. All
+    numbers are by our protocol but those of `papers`.
     """
 
     subject: Subject
@@ -392,6 +446,7 @@ class Evaluation:
     comparison: Comparison | None
     pictures: Sequence[Figure]
     table: "pd.DataFrame"
+    papers: Sequence[PaperResult] = ()
 
     @property
     def scores(self) -> Scores:
@@ -400,6 +455,7 @@ class Evaluation:
     def details(self) -> dict[str, Any]:
         """The content of details.json."""
         comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
+        papers = {"papers": [found.to_json() for found in self.papers]} if self.papers else {}
         return {
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
@@ -408,6 +464,7 @@ class Evaluation:
             "masks": [result.to_json() for result in self.masks],
             "verification": [to_json(found) for found in self.verification],
             **comparison,
+            **papers,
             "judge_facts": dict(self.judge.stored),
             "sweep": [to_json(point) for point in self.sweep],
             "diversity": [to_json(row) for row in self.diversity],

@@ -74,8 +74,10 @@ def views(
     judge: Judge,
     config: EvalConfig,
     only: Sequence[str] = (),
+    *,
+    whole: bool = False,
 ) -> list[View]:
-    """Views of all data sets, or of those in `only`.
+    """Views of all data sets, or of those in `only`; `whole`: of every image.
 
     Raises ValueError if translator, data and judge have different labels or image sizes.
     """
@@ -95,7 +97,7 @@ def views(
             for who, other in (("the model", space), ("the judge", judge.space))
         )
         part = faces.parts[i]
-        rows = spread(len(part), config.limit)
+        rows = spread(len(part), 0 if whole else config.limit)
         source = part.labels[rows]
         out.append(
             View(
@@ -201,7 +203,7 @@ def _score_batch(
     original = view.encode(view.source[here])
     self_translation = run(translator, x, original, original)
     inputs = JudgedInputs(judge, view, x)
-    reconstruction = _reconstructed(translator, x, original, self_translation)
+    reconstruction = reconstructed(translator, x, original, self_translation)
     self_scores = _quality("self", before, reconstruction)
     self_logits = judge.predict(view.judged, to_float(reconstruction)).cpu()
     out = []
@@ -239,10 +241,10 @@ def _score_batch(
     return pd.concat(out, ignore_index=True)
 
 
-def _reconstructed(
+def reconstructed(
     translator: Translate, x: Tensor, source: Tensor, self_translation: Tensor
 ) -> Tensor:
-    """The self-reconstruction for E3: `self_translation`, or the model's own reconstruction."""
+    """The self-reconstruction: `self_translation`, or the model's own reconstruction; uint8."""
     if not isinstance(translator, Translator) or translator.model.edits_own_labels:
         return self_translation
     return _rounded(translator.reconstruct(x, source.to(x.device)))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from training.evaluation.numbers import frechet_mean
+from training.evaluation.paper_tables import of_evaluation
+from training.evaluation.protocol import PROTOCOL
 from training.evaluation.records import Evaluation, JudgeRecord
 from training.rendering import html
 from training.rendering.charts import Bar, bars
@@ -45,6 +47,9 @@ def render(evaluation: Evaluation) -> str:
     return html.render(
         "evaluation",
         e=evaluation,
+        protocol=PROTOCOL,
+        papers=of_evaluation(evaluation.papers),
+        unpublished=_unpublished(evaluation),
         best=max(singles, key=lambda task: task.success),
         worst=min(singles, key=lambda task: task.success),
         bars=bars(marks),
@@ -81,6 +86,14 @@ def _mean_distances(evaluation: Evaluation) -> list[tuple[str, str, float, float
     kinds = rows[0].distances if rows else ()
     datasets = dict.fromkeys(row.dataset for row in rows)
     return [(k, d, *frechet_mean(rows, k, d)) for k in kinds for d in datasets]
+
+
+def _unpublished(evaluation: Evaluation) -> list[str]:
+    """Data sets whose labels are in no paper's protocol."""
+    known = {found.dataset for found in evaluation.papers}
+    return [
+        name for name in dict.fromkeys(t.dataset for t in evaluation.tasks) if name not in known
+    ]
 
 
 def _without_distance(evaluation: Evaluation) -> list[str]:

@@ -104,7 +104,7 @@ def translator_from_files(files: dict[str, Path]) -> Translator:
     }
     try:
         model = model_from_json(stored.name, stored.model)
-        make = partial(model.networks, space, stored.size)
+        make = partial(_networks, model, space, stored)
         check_fit(make, weights)
     except CheckpointError:
         raise
@@ -116,3 +116,8 @@ def translator_from_files(files: dict[str, Path]) -> Translator:
         net.requires_grad_(False).eval()
         place(net, torch.device("cpu"))
     return Translator(model, nets, space, stored.size, config)
+
+
+def _networks(model: Model, space: LabelSpace, stored: StoredModel) -> Nets:
+    nets = model.networks(space, stored.size)
+    return {name: net for name, net in nets.items() if name not in stored.absent}

@@ -45,6 +45,7 @@ class StoredModel:
     name: str  # a key of MODELS
     model: dict[str, Any]  # its fields
     size: Annotated[int, Field(ge=8, le=4096)]  # of the images, px
+    absent: tuple[str, ...] = ()  # networks that an imported model lacks; inference needs none
 
 
 def seal(folder: Path) -> None:
@@ -135,15 +136,19 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **given)
 
 
+def outlined(make: Callable[[], Nets]) -> Nets:
+    """The networks of `make` with shapes only, which take no memory."""
+    with torch.device("meta"), _Uninitialised():
+        return make()
+
+
 def check_fit(make: Callable[[], Nets], files: Mapping[str, Path]) -> None:
     """Check that the networks of `make` have the tensors of their `files`, before any takes memory.
 
     `files` are by the networks' names. Raises CheckpointError for other tensors or shapes, and
     ValueError as `make` does.
     """
-    with torch.device("meta"), _Uninitialised():
-        nets = make()
-    for name, net in nets.items():
+    for name, net in outlined(make).items():
         if name not in files:
             raise CheckpointError(f"no weights of network {name} among the model's files")
         expected = {key: list(value.shape) for key, value in net.state_dict().items()}

@@ -13,6 +13,7 @@ from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
 from training.models.msgan import MSGAN
+from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
 from training.models.stgan import STGAN
@@ -26,6 +27,7 @@ MODELS: dict[str, type[Model]] = {
     "ganimation": GANimation,
     "icgan": IcGAN,
     "msgan": MSGAN,
+    "munit": MUNIT,
     "stargan": StarGAN,
     "starganv2": StarGANv2,
     "stgan": STGAN,

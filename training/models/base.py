@@ -87,7 +87,7 @@ class EditOptions:
     """Optional edit controls. `Model.supported_options` lists those that a model supports."""
 
     intensity: float | None = None  # factor on each changed label; training uses 1
-    seed: int | None = None  # of the latent code
+    seed: int | tuple[int, ...] | None = None  # of the latent code; several: one for each image
     reference: Tensor | None = None  # style images (n, 3, s, s) in [-1, 1]
 
 

@@ -38,7 +38,7 @@ from training.models.base import (
     Preset,
     Preview,
 )
-from training.models.cyclegan import Generator, edge_of, pairs_in
+from training.models.cyclegan import Generator, edge_of
 from training.models.kernels import wide_conv
 from training.models.layers import Output, Upsampling, autocast_off, check_halvings
 from training.models.losses import (
@@ -55,6 +55,7 @@ from training.models.pairs import (
     chained,
     cycle_previews,
     identity_mappings,
+    pairs_in,
     pairs_of,
     split,
     two_domains,

@@ -42,18 +42,15 @@ from training.models.base import (
 )
 from training.models.cyclegan import Block
 from training.models.kernels import Norm
-from training.models.layers import Upsample, Upsampling, fixed_latent, normal, spread, tiled
+from training.models.layers import Upsample, Upsampling, normal, spread, tiled
 from training.models.losses import ModeSeekingClip, ModeSeekingWeight, mode_seeking
-from training.models.pairs import Pair, chained, identity_mappings, pairs_of, split
+from training.models.munit import Discriminator, StyleEncoder, conv
+from training.models.pairs import Pair, chained, identity_mappings, pairs_in, pairs_of, split
 from training.models.shared_presets import demo, smoke
+from training.models.styles import directed_previews, fixed_latent, of_rows
 
 SIDES = "ab"
-STYLED = 4  # images in each preview of styles
-
-
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
-    """A convolution with reflection padding."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
+SLOPE = 0.01  # of the leaky ReLU in the content encoder and every D: torch's default
 
 
 class ContentEncoder(nn.Module):
@@ -66,9 +63,9 @@ class ContentEncoder(nn.Module):
         super().__init__()
 
         def own() -> nn.Module:
-            layers: list[nn.Module] = [conv(3, dim, 7, 1, 3), nn.LeakyReLU(0.01)]
+            layers: list[nn.Module] = [conv(3, dim, 7), nn.LeakyReLU(SLOPE)]
             for width in (dim, 2 * dim):
-                layers += [conv(width, 2 * width, 3, 2, 1), Norm(2 * width, affine=False)]
+                layers += [conv(width, 2 * width, 3, 2), Norm(2 * width, affine=False)]
                 layers += [nn.ReLU()]
             return nn.Sequential(*layers, *(Block(4 * dim) for _ in range(blocks)))
 
@@ -87,8 +84,8 @@ class Halving(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.LeakyReLU(0.2), conv(inputs, inputs, 3, 1, 1),
-            nn.LeakyReLU(0.2), conv(inputs, outputs, 3, 1, 1), nn.AvgPool2d(2),
+            nn.LeakyReLU(0.2), conv(inputs, inputs, 3),
+            nn.LeakyReLU(0.2), conv(inputs, outputs, 3), nn.AvgPool2d(2),
         )  # fmt: skip
         self.short = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1))
 
@@ -100,30 +97,21 @@ class Halving(nn.Module):
 class AttributeEncoder(nn.Module):
     """Images (n, 3, s, s) of domain `side` -> μ and log σ² of their attribute, (n, 2·latent).
 
-    Without `concat` the attribute itself, (n, latent).
+    Without `concat` the attribute itself, (n, latent), by MUNIT's style encoder.
     """
 
     def __init__(self, dim: int, latent: int, concat: bool) -> None:
         super().__init__()
-        make = self._residual if concat else self._plain
+        make = self._residual if concat else StyleEncoder
         self.own = nn.ModuleList(make(dim, latent) for _ in SIDES)
 
     @staticmethod
     def _residual(dim: int, latent: int) -> nn.Module:
         return nn.Sequential(
-            conv(3, dim, 4, 2, 1), *(Halving(k * dim, (k + 1) * dim) for k in (1, 2, 3)),
+            conv(3, dim, 4, 2), *(Halving(k * dim, (k + 1) * dim) for k in (1, 2, 3)),
             nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             nn.Linear(4 * dim, 2 * latent),
         )  # fmt: skip
-
-    @staticmethod
-    def _plain(dim: int, latent: int) -> nn.Module:
-        layers: list[nn.Module] = [conv(3, dim, 7, 1, 3), nn.ReLU()]
-        for a, b in ((1, 2), (2, 4), (4, 4), (4, 4)):
-            layers += [conv(a * dim, b * dim, 4, 2, 1), nn.ReLU()]
-        return nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(4 * dim, latent, 1), nn.Flatten()
-        )
 
     def forward(self, x: Tensor, side: int) -> Tensor:
         out: Tensor = self.own[side](x).float()
@@ -186,7 +174,7 @@ class Mixing(nn.Module):
         super().__init__()
         both = 2 * channels
         self.convs = nn.ModuleList(
-            nn.Sequential(conv(channels, channels, 3, 1, 1), Norm(channels, affine=False))
+            nn.Sequential(conv(channels, channels, 3), Norm(channels, affine=False))
             for _ in range(2)
         )
         self.mixes = nn.ModuleList(
@@ -239,40 +227,18 @@ class FeatureGenerator(Generator):
         return out
 
 
-class Discriminator(nn.Module):
-    """Images (n, 3, s, s) -> patch logits at `scales` scales, each of half the size before.
-
-    Without a norm: the published code asks for one by a name that it does not know.
-    """
-
-    def __init__(self, dim: int, layers: int, scales: int) -> None:
-        super().__init__()
-
-        def one() -> nn.Module:
-            parts: list[nn.Module] = []
-            for i in range(layers):
-                parts += [conv(dim << (i - 1) if i else 3, dim << i, 4, 2, 1), nn.LeakyReLU(0.01)]
-            return nn.Sequential(*parts, nn.Conv2d(dim << (layers - 1), 1, 1))
-
-        self.scales = nn.ModuleList(one() for _ in range(scales))
-        self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        out = []
-        for number, scale in enumerate(self.scales):
-            x = self.pool(x) if number else x
-            out.append(scale(x).float())
-        return out
-
-
 class ContentDiscriminator(nn.Module):
-    """Contents (n, c, s/4, s/4) -> logits of domain B; without a norm, as `Discriminator`."""
+    """Contents (n, c, s/4, s/4) -> logits of domain B.
+
+    Without a norm, as the other D: the published code asks for one by a name that it does not know.
+    """
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()
         parts: list[nn.Module] = []
         for kernel, stride, padding in [(7, 2, 1)] * layers + [(4, 1, 0)]:
-            parts += [conv(channels, channels, kernel, stride, padding), nn.LeakyReLU(0.01)]
+            layer = nn.Conv2d(channels, channels, kernel, stride, padding, padding_mode="reflect")
+            parts += [layer, nn.LeakyReLU(SLOPE)]
         self.main = nn.Sequential(*parts, nn.Conv2d(channels, 1, 1))
 
     def forward(self, content: Tensor) -> Tensor:
@@ -303,7 +269,7 @@ class DRIT(Model):
     d_dim: Annotated[Units, Field(description="channels of D's first layers")] = 64
     d_layers: Annotated[Layers, Field(description="strided layers of each D")] = 4
     d_scales: Annotated[
-        int, Field(ge=1, le=8, description="scales of each D, each of half the size before")
+        Layers, Field(description="scales of each D, each of half the size before")
     ] = 3
     dc_layers: Annotated[
         SomeLayers,
@@ -412,7 +378,7 @@ class DRIT(Model):
             nets[f"Ea{k}"] = AttributeEncoder(self.dim, self.latent, self.concat)
             nets[f"G{k}"] = make(self.dim, self.latent, self.blocks, self.upsampling, pair)
             for name in ("Da", "Db", "Ra", "Rb"):
-                nets[f"{name}{k}"] = Discriminator(self.d_dim, self.d_layers, self.d_scales)
+                nets[f"{name}{k}"] = Discriminator(self.d_dim, self.d_layers, self.d_scales, SLOPE)
             nets[f"Dc{k}"] = ContentDiscriminator(4 * self.dim, self.dc_layers)
         for net in nets.values():
             for layer in net.modules():
@@ -623,16 +589,18 @@ class DRIT(Model):
         back = self.translate(nets, edited, batch.target, batch.source, own)
         return -self.lambda_cyc * F.l1_loss(back, batch.image)
 
-    def edge(self, nets: Nets, direction: str, x: Tensor, z: Tensor) -> Tensor:
-        """Images of the direction's first domain, "ab0", in its second with attributes z."""
+    def edited(self, nets: Nets, direction: str, x: Tensor, options: EditOptions) -> Tensor:
+        """Images x of the direction's first domain, "ab0", in its second.
+
+        Their attribute is drawn with the seed, or μ of a reference; feature-wise its z.
+        """
         (start, end), k = (SIDES.index(s) for s in direction[:2]), direction[2:]
+        if options.reference is None:
+            z = fixed_latent(x, self.latent, options.seed or 0)
+        else:
+            z = nets[f"Ea{k}"](options.reference, end)[:, : self.latent]
         out: Tensor = nets[f"G{k}"](nets[f"Ec{k}"](x, start), z, end)
         return out
-
-    def attribute(self, nets: Nets, direction: str, x: Tensor) -> Tensor:
-        """μ (n, latent) of images of the direction's second domain; feature-wise: z."""
-        out: Tensor = nets[f"Ea{direction[2:]}"](x, SIDES.index(direction[1]))
-        return out[:, : self.latent]
 
     def translate(
         self,
@@ -646,67 +614,31 @@ class DRIT(Model):
 
         Without options, z is that of seed 0. Raises ValueError without source labels.
         """
-        if options.reference is None:
-            seed = options.seed or 0
 
-            def drawn(direction: str, x: Tensor) -> Tensor:
-                return self.edge(nets, direction, x, fixed_latent(x, self.latent, seed))
+        def edge(direction: str, x: Tensor, rows: Tensor) -> Tensor:
+            return self.edited(nets, direction, x, of_rows(options, rows))
 
-            return chained(drawn, pairs_in(nets), image, source, target)
-
-        def referred(direction: str, both: Tensor) -> Tensor:
-            x, style = both.chunk(2, 1)
-            z = self.attribute(nets, direction, style)
-            return torch.cat([self.edge(nets, direction, x, z), style], 1)
-
-        # Each row's reference goes along as three more channels.
-        both = torch.cat([image, options.reference.to(image.dtype)], 1)
-        return chained(referred, pairs_in(nets), both, source, target)[:, : image.shape[1]]
+        return chained(edge, pairs_in(nets, "G"), image, source, target)
 
     def reconstruct(self, nets: Nets, image: Tensor, source: Tensor) -> Tensor:
-        """G(Ec(x), μ(x)) in a domain of the image."""
+        """G(Ec(x), μ(x)) in a domain of each image."""
 
-        def own(direction: str, x: Tensor) -> Tensor:
+        def own(direction: str, x: Tensor, rows: Tensor) -> Tensor:
             same = direction[1] * 2 + direction[2:]
-            return self.edge(nets, same, x, self.attribute(nets, same, x))
+            return self.edited(nets, same, x, EditOptions(reference=x))
 
-        return identity_mappings(own, pairs_in(nets), image, source)
+        return identity_mappings(own, pairs_in(nets, "G"), image, source)
 
     @torch.no_grad()
     def diagnostics(self, nets: Nets, image: Tensor, target: Tensor) -> list[Diagnostic]:
         """Mode collapse: mean |ΔG| of two latents, for images in [-1, 1], of the first pair."""
-        first, second = (
-            self.edge(nets, "ab0", image, fixed_latent(image, self.latent, seed)) for seed in (0, 1)
-        )
+        first, second = (self.edited(nets, "ab0", image, EditOptions(seed=seed)) for seed in (0, 1))
         says = "two latents give the same image: G ignores the attribute"
         return [Diagnostic("diversity", float((first - second).abs().mean()), 0.002, 2.0, says)]
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """For each direction: edits with three random and up to three reference attributes."""
-        out = {}
-        labels = batch.source[:, space.slice(batch.dataset)]
-        for k, pair in enumerate(pairs_in(nets)):
-            a, b = split(labels, pair)
-            for way, start, end, goal in (("ab", a, b, "second"), ("ba", b, a, "first")):
-                if start.any():
-                    x, style = batch.image[start][:STYLED], batch.image[end][:3]
-                    title = f"{pair.name}, to the {goal} domain"
-                    out[f"styles_{way}{k}"] = self.styles(nets, f"{way}{k}", x, style, title)
-        return out
-
-    def styles(
-        self, nets: Nets, direction: str, x: Tensor, references: Tensor, title: str
-    ) -> Preview:
-        """Edits of images x with random attributes and with those of references (m, 3, s, s)."""
-        codes = [fixed_latent(x, self.latent, seed) for seed in range(3)]
-        codes += [
-            self.attribute(nets, direction, one[None]).expand(len(x), -1) for one in references
-        ]
-        edits = [self.edge(nets, direction, x, z) for z in codes]
-        top = torch.cat([torch.ones_like(x[:1]).expand(4, -1, -1, -1), references])
-        columns = ("input", "seed 0", "seed 1", "seed 2", *["reference"] * len(references))
-        caption = f"{title}: random attributes, and those of the references in the first row."
-        return Preview(torch.cat([top[None], torch.stack([x, *edits], 1)]), columns, caption)
+        return directed_previews(nets, batch, space, pairs_in(nets, "G"), self.edited)
 
 
 def _trains(net: nn.Module) -> bool:
@@ -741,9 +673,3 @@ def real_loss(scores: list[Tensor]) -> Tensor:
 def fake_loss(scores: list[Tensor]) -> Tensor:
     """Σ over scales of −E[log(1 − D)]."""
     return torch.stack([F.softplus(s).mean() for s in scores]).sum()
-
-
-def pairs_in(nets: Nets) -> list[Pair]:
-    """The domain pairs of the networks G<k>, in order."""
-    count = sum(name.startswith("G") for name in nets)
-    return [cast(Generator, nets[f"G{k}"]).pair for k in range(count)]

@@ -69,7 +69,9 @@ class Categories(nn.Module):
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
         self.dim_d = space.dim_d
-        label, sign, owner = [], [], []
+        label: list[int] = []
+        sign: list[float] = []
+        owner: list[int] = []
         for index, part in enumerate(space.sets):
             start = space.slice(index).start
             for position in range(start, start + len(part.names)):
@@ -108,8 +110,8 @@ class Generator(nn.Module):
         self.categories, self.signed, self.skips = Categories(space), Signed(space), skips
         labels = self.categories.width + space.dim_g - space.dim_d
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for inputs, outputs in pairwise([3, *widths]):
-            norm = [BatchNorm(outputs)] if inputs != 3 else []
+        for depth, (inputs, outputs) in enumerate(pairwise([3, *widths])):
+            norm = [BatchNorm(outputs)] if depth else []
             conv = nn.Conv2d(inputs, outputs, 4, 2, 1)
             self.encoder.append(nn.Sequential(conv, *norm, nn.LeakyReLU(0.2)))
         inner = widths[::-1]
@@ -121,7 +123,7 @@ class Generator(nn.Module):
             self.decoder.append(nn.Sequential(up, *rest))
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The encoder's features that D reads and, given labels c̃ (n, dim_g), the image (n, 3, s, s)."""
+        """The features that D reads and, given labels c̃ (n, dim_g), the image (n, 3, s, s)."""
         features = []
         h = x
         for layer in self.encoder:
@@ -155,7 +157,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, h: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
-        """`noise`: uniform numbers of the shape of every layer's output, for dropout; none: none."""
+        """With dropout if `noise` is given: uniform, of the shape of every layer's output."""
         for position, layer in enumerate(self.main):
             h = layer(h)
             if noise:
@@ -211,11 +213,23 @@ class Fader(Model):
     def presets(cls) -> dict[str, Preset]:
         small = demo(
             cls(
-                dim=24, max_dim=192, layers=4, hidden=128, lambda_lat=5e-3, lambda_share=0.25,
-                lr=1e-3, upsampling="resize",
+                dim=24,
+                max_dim=192,
+                layers=4,
+                hidden=128,
+                lambda_lat=5e-3,
+                lambda_share=0.25,
+                lr=1e-3,
+                upsampling="resize",
             ),
-            images=56_000, decay_images=28_000, warmup_images=0, batch=8, ema=0.0,
-            log_images=800, sample_images=14_000, checkpoint_images=14_000,
+            images=56_000,
+            decay_images=28_000,
+            warmup_images=0,
+            batch=8,
+            ema=0.0,
+            log_images=800,
+            sample_images=14_000,
+            checkpoint_images=14_000,
         )
         train = TrainConfig(images=LENGTH, decay_images=0, batch=32, ema=0.0)
         data = DataConfig(size=256, interpolation="lanczos", attributes=("Male",))
@@ -332,7 +346,7 @@ class Fader(Model):
         """Single edits at several α; training uses 0 and 1."""
         names, x, source, target = examples(batch, space)
         edits = [self.translate(nets, x, source, target, EditOptions(intensity=a)) for a in ALPHAS]
-        caption = "Single edits by α: 0 is the label as it is, 1 the target; beyond it extrapolates."
+        caption = "Single edits by α: 0 leaves the label as it is, 1 the target, more extrapolates."
         columns = ("input", *(f"{a:g}" for a in ALPHAS))
         return {"slider": Preview(torch.stack([x, *edits], 1), columns, caption, names)}
 
@@ -344,7 +358,7 @@ def read_loss(logits: Tensor, batch: Batch, space: LabelSpace, *, other: bool = 
     """
     labels = batch.source[:, space.slice(batch.dataset)]
     counts = [len(part.names) * (2 if part.kind == "binary" else 1) for part in space.sets]
-    own = logits.split(counts, 1)[batch.dataset]
+    own = torch.split(logits, counts, 1)[batch.dataset]
     if space.sets[batch.dataset].kind == "binary":
         own, truth = own.reshape(-1, 2), labels.round().long().flatten()
         truth = 1 - truth if other else truth

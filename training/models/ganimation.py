@@ -173,17 +173,16 @@ class GANimation(Model):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         base = demo(
-            # Lower weights relative to the adversarial loss: with lambda_cond 160 or 25, G learns
-            # patterns that only D takes for action units.
+            # Departs from the paper, which needs a GPU's hours: docs/models/ganimation.md. With
+            # lambda_cond 160, G paints what only D takes for action units.
             cls(
                 conv_dim=16, repeat_num=3, d_conv_dim=32, d_repeat_num=4, n_critic=1, g_lr=8e-4,
-                d_lr=8e-4, averages=True, lambda_cond=5.0, lambda_cyc=3.0, lambda_mask=0.0,
-                lambda_tv=0.8,
+                d_lr=8e-4, beta1=0.0, beta2=0.99, averages=True, upsampling="resize",
+                output="residual", label_norms=True, d_projection=True, loss="logistic-r1",
+                lambda_cond=15.0, lambda_cyc=4.0, lambda_mask=0.05, lambda_tv=0.8,
             ),
-            images=22_400,
-            batch=8,
-            decay_images=8_800,
-            warmup_images=0,
+            images=32_000, decay_images=12_000, warmup_images=0, ema=0.99,
+            sample_images=4_000, checkpoint_images=4_000,
         )  # fmt: skip
         small = replace(
             base,

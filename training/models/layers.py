@@ -193,12 +193,6 @@ def spread(key: Tensor, shape: tuple[int, ...]) -> Tensor:
     return (bits.float() / 2**24).view(len(key), *shape)
 
 
-def fixed_latent(like: Tensor, dimensions: int, seed: int = 0) -> Tensor:
-    """Latents (n, dimensions) drawn with `seed`, the same row for each of n images `like`."""
-    z = torch.randn(dimensions, generator=torch.Generator().manual_seed(seed))
-    return z.to(like.device).expand(len(like), -1)
-
-
 def tiled(labels: Tensor, like: Tensor) -> Tensor:
     """Broadcast labels (n, c) to planes (n, c, h, w) of the height, width and dtype of `like`."""
     return labels[:, :, None, None].to(like.dtype).expand(-1, -1, *like.shape[2:])
@@ -209,6 +203,15 @@ def xavier(net: nn.Module) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def he_normal(net: nn.Module) -> None:
+    """Initialise convolutions and linear layers: He-normal weights by fan-in, zero biases."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

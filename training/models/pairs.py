@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from training.data.batch import Batch
 from training.data.labels import LabelSet, LabelSpace
 from training.models.base import Model, Nets, Preview, examples
 
-# (direction, images of the source domain) -> images of the target domain; "ab0": pair 0, a to b
-Edge = Callable[[str, Tensor], Tensor]
+# (direction, images of the source domain, their rows in the batch) -> images of the target domain;
+# "ab0": pair 0, a to b
+Edge = Callable[[str, Tensor, Tensor], Tensor]
 
 
 class Pair(NamedTuple):
@@ -41,6 +42,12 @@ def pairs_of(labels: LabelSet, hub: str = "") -> list[Pair]:
         out += [Pair(f"{x}-{y}", names.index(x), names.index(y), hub in group) for x, y in combined]
     grouped = {name for group in groups for name in group}
     return out + [Pair(n, names.index(n), -1) for n in names if n not in grouped]
+
+
+def pairs_in(nets: Nets, name: str = "Gab") -> list[Pair]:
+    """The domain pairs of the networks <name>0, <name>1, …, each of which holds its own."""
+    count = sum(key.startswith(name) for key in nets)
+    return [cast(Pair, nets[f"{name}{k}"].pair) for k in range(count)]
 
 
 def split(labels: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
@@ -80,7 +87,7 @@ def chained(
             (from_a, from_b), (to_a, to_b) = split(start, pair), split(end, pair)
             for direction, rows in (("ab", from_a & to_b), ("ba", from_b & to_a)):
                 if rows.any():
-                    out[rows] = edge(f"{direction}{k}", out[rows])
+                    out[rows] = edge(f"{direction}{k}", out[rows], rows)
     return out
 
 
@@ -94,7 +101,7 @@ def identity_mappings(edge: Edge, pairs: list[Pair], image: Tensor, source: Tens
         in_a, in_b = split(source, pair)
         for direction, rows in (("ab", in_b & remaining), ("ba", in_a & remaining)):
             if rows.any():
-                out[rows] = edge(f"{direction}{k}", image[rows])
+                out[rows] = edge(f"{direction}{k}", image[rows], rows)
         remaining &= ~(in_a | in_b)
     return out
 

@@ -272,12 +272,12 @@ class StarGAN(Model):
         small = demo(narrow)  # the paper's form
         clear = replace(
             narrow, upsampling="resize", output="residual", label_norms=True, d_projection=True,
-            loss="logistic-r1", gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=14,
+            loss="logistic-r1", gp_patches="mean", targets="different", lambda_adv=2, lambda_rec=12,
             beta1=0.0, beta2=0.99,
         )  # fmt: skip
         short = demo(
-            clear, images=16_000, decay_images=6_400, warmup_images=0, ema=0.99,
-            sample_images=4_000, checkpoint_images=4_000,
+            clear, images=14_000, decay_images=5_600, warmup_images=0, ema=0.99,
+            sample_images=3_500, checkpoint_images=3_500,
         )  # fmt: skip
         joint = replace(
             small,

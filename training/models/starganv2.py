@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -42,10 +43,11 @@ from training.models.base import (
 )
 from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
-from training.models.layers import autocast_off, check_power_of_two, fixed_latent, normal
+from training.models.layers import autocast_off, check_power_of_two, he_normal, normal
 from training.models.losses import ModeSeekingClip, ModeSeekingWeight, mode_seeking
 from training.models.shared_presets import demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
+from training.models.styles import fixed_latent, style_preview
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
 
@@ -378,11 +380,7 @@ class StarGANv2(Model):
             "D": Discriminator(size, dim, self.max_dim, domains),
         }
         for net in nets.values():
-            for layer in net.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+            he_normal(net)
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:
@@ -558,15 +556,7 @@ class StarGANv2(Model):
         for k, name in enumerate(space.sets[batch.dataset].names):
             target = torch.zeros_like(batch.target[:4])
             target[:, k] = 1
-            styles = [EditOptions(seed=seed) for seed in range(3)]
             references = batch.image[batch.source[:, k] > 0.5][:3]
-            styles += [EditOptions(reference=one.expand_as(x)) for one in references]
-            edits = [self.translate(nets, x, None, target, style) for style in styles]
-            white = torch.ones_like(x[:1])
-            top = torch.cat([white.expand(4, -1, -1, -1), references])
-            titles = ["seed 0", "seed 1", "seed 2", *["reference"] * len(references)]
-            columns = ("input", *(f"{name}, {title}" for title in titles))
-            caption = f"{name}: latent styles, and styles of the reference images in the first row."
-            images = torch.cat([top[None], torch.stack([x, *edits], 1)])
-            out[f"styles_{k + 1}"] = Preview(images, columns, caption)
+            edit = partial(self.translate, nets, x, None, target)
+            out[f"styles_{k + 1}"] = style_preview(name, x, references, edit)
         return out

@@ -70,18 +70,29 @@ With several data sets, set the labels of one and its mask to 1, and leave all o
 | {{ row | join(" | ") }} |
 {% endfor %}
 
+{% if lineage.imported %}
+Imported weights, not trained with this project: their training images, seed and training are not
+known to it.
+{% else %}
 Raw data {{ lineage.data_md5 }} (revision {{ lineage.revision }}), dataset manifest
 {{ lineage.dataset }}.
+{% endif %}
 
 ## Measured on held-out images
 
-Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
+{% if lineage.imported %}
+Not when they were imported. `python -m training.evaluate` measures them on data of yours; whether
+they were trained on its images is not known.
+{% else %}
+Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}. Metrics whose names begin with
+`paper_` are by the protocol of the paper that they name, all others by this project's own.
 
 | metric | value |
 | --- | --- |
 {% for key, value in metrics %}
 | {{ key }} | {{ "%.4f" | format(value) }} |
 {% endfor %}
+{% endif %}
 
 ## Limits
 
@@ -93,16 +104,29 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}.
 
 ## Licence note
 
+{% if lineage.imported %}
+The weights are those of others: their licence applies, often for non-commercial use only, and so
+do the terms of their training data. Read them where you got the files.
+{% else %}
 The weights are subject to the terms of their training data. Drawn demo faces have none.
+{% endif %}
 {% for line in licences %}
 - {{ line }}
 {% endfor %}
 
 ## Provenance
 
+{% if lineage.imported %}
+Imported from {{ sources }}.
+
+{% endif %}
 git {{ lineage.git_commit }}{{ " with local changes" if lineage.git_dirty }}, code
+{% if lineage.imported %}
+{{ lineage.code_hash }}, packages {{ lineage.lock_hash }}.
+{% else %}
 {{ lineage.code_hash }}, seed {{ lineage.seed }}, {{ config.train.images }} images drawn,
 pipeline run {{ lineage.pipeline_run }}, packages {{ lineage.lock_hash }}.
+{% endif %}
 """
 )
 
@@ -129,13 +153,15 @@ def card(
     """The card as Markdown. `kinds`: layout by data set; `counts`: images by (data set, split).
 
     `source`: whether the model takes the input's labels; `options`: its supported edit options.
+    Of imported weights `metrics` and `counts` are empty.
     """
     example = [1.0] + [0.0] * (space.dim_g - 1)
     if len(space.sets) > 1:
         example[space.dim_d] = 1.0
+    none = "unknown" if lineage.imported else 0
     data = [
         [_plain(part.name), len(part.names), part.kind]
-        + [counts.get((part.name, split), 0) for split in ("train", "val", "test")]
+        + [counts.get((part.name, split), none) for split in ("train", "val", "test")]
         for part in space.sets
     ]
     layouts = sorted({kinds.get(part.name, part.name) for part in space.sets})
@@ -144,6 +170,7 @@ def card(
         name=name,
         config=config,
         lineage=lineage,
+        sources=_plain(lineage.sources),
         labels=[_plain(label) for label in label_names(space)],
         code_labels=", ".join(label_names(space)).replace("`", "").replace("\n", " "),
         example=", ".join(f"{value:g}" for value in example),

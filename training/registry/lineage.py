@@ -55,13 +55,15 @@ class Lineage:
     label_space_hash: str
     lock_hash: str  # of requirements.lock
     image: str  # reference of the training image
-    seed: int
+    seed: int | None  # None: unknown, of imported weights
     judge: str  # digest of the judge's manifest
     evaluation: str  # fingerprint of the evaluation
     pipeline_run: str
     training_run: str  # MLflow run id
     weights: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256
     files: Mapping[str, str] = field(default_factory=dict)  # the version's other files -> sha256
+    # of imported weights: published file -> "<sha256> <bytes>"; the data they are of is unknown
+    imported: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def content(self) -> str:
@@ -74,9 +76,15 @@ class Lineage:
     def tags(self) -> dict[str, str]:
         """The record as searchable tags of a version."""
         values = asdict(self)
-        return {k: str(v) for k, v in values.items() if k not in ("weights", "files")} | {
-            "content": self.content
-        }
+        names = [k for k in values if k not in ("weights", "files", "imported")]
+        tags = {k: str(values[k]) for k in names} | {"content": self.content}
+        return tags | {"seed": "unknown", "imported": self.sources} if self.imported else tags
+
+    @property
+    def sources(self) -> str:
+        """The published files of imported weights as text: name, sha256 and size."""
+        parts = ((name, *value.split()) for name, value in self.imported.items())
+        return ", ".join(f"{name} (sha256 {digest}, {size} bytes)" for name, digest, size in parts)
 
 
 def differences(record: Lineage) -> list[str]:
@@ -103,7 +111,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 def write(folder: Path, lineage: Lineage) -> str:
     """Write the record to the version's folder; returns its sha256."""
-    write_bytes(folder / RECORD, json.dumps(asdict(lineage), indent=1, sort_keys=True).encode())
+    values = asdict(lineage)
+    if not lineage.imported:
+        del values["imported"]
+    write_bytes(folder / RECORD, json.dumps(values, indent=1, sort_keys=True).encode())
     return sha256_file(folder / RECORD)
 
 
@@ -132,7 +143,7 @@ def check(folder: Path, record: str, store: Store | None = None, *, data: bool =
             f"{RECORD}: written by an incompatible version of this project"
         ) from error
     problems = _file_faults(folder, lineage.files)
-    if data and not problems:
+    if data and not problems and not lineage.imported:
         problems += _data_faults(folder, lineage, store or open_store())
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

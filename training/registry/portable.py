@@ -43,7 +43,8 @@ class PortableTranslator(PythonModel):
         space = LabelSpace.from_json(json.loads((folder / "label_space.json").read_text()))
         self.torch, self.name = torch, config["name"]
         self.model = model_from_json(config["name"], config["model"])
-        self.nets = self.model.networks(space, config["size"])
+        nets, absent = self.model.networks(space, config["size"]), config.get("absent", ())
+        self.nets = {name: net for name, net in nets.items() if name not in absent}
         for name, net in self.nets.items():
             files = [folder / part / f"{name}.safetensors" for part in ("ema", "nets")]
             net.load_state_dict(load_file(next(path for path in files if path.is_file())))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file, write_bytes, write_json
+from training.evaluation.protocol import OURS
 from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.storage.meta import DatasetMeta, JudgeMeta
@@ -185,6 +186,13 @@ def _gate(
 ) -> "Verdict":
     from training.registry.gate import Verdict, decide
 
+    if champion and (judged := _protocol_of(champion)) != scorer.config.protocol:
+        return Verdict(
+            False,
+            f"refused: {champion}, the champion, was judged with eval.protocol={judged}, this run "
+            f"judges with {scorer.config.protocol}; run with eval.protocol={judged}, or promote "
+            "with a reason to override",
+        )
     if not scorer.fits(challenger):
         return Verdict(
             False, "the challenger has other labels or another image size than the data set"
@@ -217,6 +225,11 @@ def _gate(
         kids,
         old.kids if old else (),
     )
+
+
+def _protocol_of(reference: str) -> str:
+    """The protocol with which a version was judged; versions without the tag: ours."""
+    return str(registry.version(reference).tags.get("protocol", OURS))
 
 
 def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list[pd.DataFrame]":
@@ -264,6 +277,8 @@ def _record(
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
+    if found.tags.get("protocol", OURS) != scorer.config.protocol:
+        tracking.client().set_model_version_tag(name, number, "protocol", scorer.config.protocol)
     if found.run_id:
         logged = {"promotion/verdict.json": out, "promotion/verdict.html": page}
         tracking.log_results(found.run_id, {}, logged)

@@ -1,6 +1,7 @@
 """Plots for the pages, drawn with matplotlib."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -99,8 +100,9 @@ def cost_plot(marks: Sequence[Mark]) -> bytes:
     shown = (("parameters", "parameters, million", 1e6), ("gmac", "GMAC per translation", 1.0),
              ("minutes", "training minutes", 1.0))  # fmt: skip
     for axes, (key, title, unit) in zip(plot.subplots(1, 3, sharey=True), shown, strict=True):
-        costs = [getattr(mark, key) / unit for mark in marks]
-        for at, mark in zip(costs, marks, strict=True):
+        costs = [(getattr(mark, key) / unit, mark) for mark in marks]
+        costs = [(at, mark) for at, mark in costs if not math.isnan(at)]  # unknown of imported ones
+        for at, mark in costs:
             height = 100 * mark.success
             errors = [[max(0.0, height - 100 * mark.low)], [max(0.0, 100 * mark.high - height)]]
             axes.errorbar([at], [height], yerr=errors, fmt="o", color="#3b74c4", capsize=3)
@@ -111,7 +113,7 @@ def cost_plot(marks: Sequence[Mark]) -> bytes:
         axes.set_xlabel(title, fontsize=9)
         axes.set_ylim(0, 104)
         # room for the last name; a valid scale even if all costs are 0
-        axes.set_xlim(0, 1.35 * max(costs) or 1.0)
+        axes.set_xlim(0, 1.35 * max((at for at, _ in costs), default=0.0) or 1.0)
         axes.grid(color="#e1e4ea")
         axes.set_axisbelow(True)
     plot.axes[0].set_ylabel("single-edit success, %", fontsize=9)

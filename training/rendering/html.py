@@ -1,4 +1,5 @@
-"""Self-contained, escaped HTML pages from the templates: no scripts, no external resources.
+"""Self-contained, escaped HTML pages from the templates: no external resources, no scripts but the
+ballot's.
 
 Jinja2 escapes every value, so file names and labels may contain any character; a missing template
 variable raises UndefinedError.

@@ -82,14 +82,22 @@ class JudgeMeta(Meta):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMeta(Meta):
-    """Kind "model": the last checkpoint of one training."""
+    """Kind "model": the last checkpoint of one training, or imported weights.
+
+    Of imported weights neither the training nor its data are known.
+    """
 
     model: str  # a key of MODELS
     preset: str
-    seed: int
-    images: int  # real images seen
-    dataset: str  # digest of the "dataset" manifest
+    seed: int | None = None
+    images: int | None = None  # real images seen
+    dataset: str  # digest of the "dataset" manifest; empty if imported
     mlflow_run: str  # its id; empty where tracking was off
+    imported: Mapping[str, str] | None = None  # published file -> "<sha256> <bytes>"
+
+    def __post_init__(self) -> None:
+        if self.imported is None and None in (self.seed, self.images):
+            raise ValueError("seed and images are needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,7 @@ class EvaluationMeta(Meta):
     dataset: str  # digest of the "dataset" manifest
     split: str | None = None  # test or val; None (older manifests): test
     model: str  # digest of the "model" manifest
+    protocol: str | None = None  # eval.protocol; None: ours
 
 
 @dataclass(frozen=True, kw_only=True)

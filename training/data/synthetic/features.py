@@ -39,7 +39,7 @@ def _lids(face: Face, u: Mapping[int, float]) -> tuple[list[Point], list[Point]]
     up -= 2.6 * max(0.0, 1 - 2 * opening)
     low = 3.5 - 1.5 * u[6] - 1.0 * u[7] + 0.5 * u[5]
     low = max(low, 0.5 - up)
-    sag = 0.0 if face.young else 1.4
+    sag = 0.0 if face.young else 0.5
     inner, outer = (x - wide, y + 1.4), (x + wide, y - 0.8 + sag)
     upper = spline(
         [inner, (x - wide * 0.5, y - up * 0.82), (x + wide * 0.08, y - up),
@@ -82,7 +82,7 @@ def eye(pen: Pen, face: Face, shape: Shape, side: int) -> None:
     else:
         pen.fill(INK, stroke(lash, 0.7, 1.2, 1.3, 0.8))
     pen.fill(shape.dark, stroke(lower, 0.4, 1.0, 0.8), alpha=0.8)
-    fold = 3.0 - (0.0 if face.young else 1.2)
+    fold = 3.0
     crease = [(px, py - fold) for px, py in upper[2:]]
     pen.fill(shape.dark, stroke(crease, 0.3, 1.2, 0.5), alpha=0.75, blur=0.3, clip=pen.skin)
 
@@ -172,7 +172,7 @@ def nose(pen: Pen, face: Face, shape: Shape) -> None:
 
 def mouth(pen: Pen, face: Face, shape: Shape) -> None:
     """Lips, teeth and the opening between them."""
-    who, u, old = face.person, shape.units, not face.young
+    who, u = face.person, shape.units
     my = 36.6 + 0.8 * who.height + (1.0 if who.male else 0) - 2.0 * who.child
     wide = (
         16.8 + 1.0 * who.lips + 6.8 * u[12] + 5.5 * u[20] - 4.6 * u[23] - 4.0 * u[26] - 1.5 * u[17]
@@ -183,7 +183,7 @@ def mouth(pen: Pen, face: Face, shape: Shape) -> None:
     widths = {s: wide + (2.6 * u[14] if s == who.side else 0.0) for s in (-1, 1)}
     gap = 7.4 * u[25] + 14.0 * u[26]
     lift, push = 4.0 * u[10], 2.6 * u[17]
-    full = (1 - 0.62 * u[23]) * (1 + 0.16 * who.lips) * (0.74 if old else 1.0)
+    full = (1 - 0.62 * u[23]) * (1 + 0.16 * who.lips)
     upper = (2.4 if who.male else 4.3) * full
     lower = (3.8 if who.male else 6.2) * full
     square = max(u[20], 0.7 * u[10])

@@ -156,13 +156,13 @@ def _temples(pen: Pen, half: float, mask: Image.Image, d: Draws, alpha: float) -
     """Draw grey temples, the clearest sign of age; `alpha` is the patch's below its strands."""
     for side in (-1, 1):
         patch = oval(side * (half + 2), -24, 11, 25)
-        pen.fill((198, 198, 200), patch, alpha=alpha, blur=3, clip=mask)
+        pen.fill((176, 182, 194), patch, alpha=alpha, blur=3, clip=mask)
         lines = []
         for _ in range(30):
             x, y, size = half + d.between(-10, 10), d.between(-46, -24), d.between(14, 30)
             line = [(x * 0.93, y), (x * 0.99, y + size * 0.4), (x * 1.01, y + size)]
             lines.append(stroke(flip(line, side), 0.3, 1.2, 0.3))
-        pen.fill((224, 224, 226), *lines, alpha=0.75, clip=mask)
+        pen.fill((208, 213, 222), *lines, alpha=0.75, clip=mask)
 
 
 def _strands(
@@ -235,7 +235,7 @@ def _long(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
 
 def _short(face: Face, half: float, d: Draws) -> tuple[list[Lock], list[Shape]]:
     style, side = face.style, 1 if face.person.parting >= 0 else -1
-    back = 9.0 if face.receding else 0.0  # how far the hairline recedes at the temples
+    back = 4.0 if face.receding else 0.0  # how far the hairline recedes at the temples
     tips: list[Shape] = []
     high = {"crop": 77.0, "side": 83.0, "curly": 84.0, "back": 83.0, "fringe": 80.0}[style]
     line = {"crop": -47.0, "side": -48.0, "curly": -46.0, "back": -52.0, "fringe": -50.0}[style]

@@ -20,7 +20,7 @@ def wrinkles(pen: Pen, face: Face, shape: Shape) -> None:
     deep = [stroke(line, 0.4, w, 0.4) for depth, line, w in lines if depth > 0.75]
     fine = [stroke(line, 0.4, w, 0.4) for depth, line, w in lines if 0.35 < depth <= 0.75]
     pen.fill(shape.dark, *deep, alpha=0.85, blur=0.5, clip=pen.skin)
-    pen.fill(shape.dark, *fine, alpha=0.42, blur=0.6, clip=pen.skin)
+    pen.fill(shape.dark, *fine, alpha=0.3, blur=0.6, clip=pen.skin)
 
 
 def _middle_lines(face: Face, shape: Shape) -> list[Line]:

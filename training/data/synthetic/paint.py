@@ -175,18 +175,12 @@ def _head(pen: Pen, face: Face, shape: features.Shape) -> None:
         pen.fill(dark, oval(side * (half + 2.5), 4, 2.6, 7.0, 16), alpha=0.5, blur=0.8)
         if face.earrings:
             pen.fill((226, 192, 104), oval(side * (half + 2), 19, 2.4, 3.4, 16))
-    corner = (
-        0.82
-        + 0.045 * who.jaw
-        + (0.015 if who.male else -0.015)
-        + (0.04 if old else 0)
-        - (0.05 if who.child else 0)
-    )
-    point = 15 + 2.5 * who.jaw + (2.0 if who.male else 0) + (3 if old else 0)
+    corner = 0.82 + 0.045 * who.jaw + (0.015 if who.male else -0.015) - (0.05 if who.child else 0)
+    point = 15 + 2.5 * who.jaw + (2.0 if who.male else 0)
     outline = spline(
         mirrored(
             [(0, -67), (21, -64), (half * 0.8, -47), (half * 0.985, -19), (half, 3),
-             (half * 0.965 + old, 22), (half * corner, 38 - 4 * who.child), (point, chin - 5),
+             (half * 0.965, 22), (half * corner, 38 - 4 * who.child), (point, chin - 5),
              (point * 0.45, chin), (0, chin + 0.6)]
         ),
         closed=True,

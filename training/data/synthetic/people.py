@@ -127,7 +127,7 @@ class Face:
         """How far the eyes are open, 1 at rest."""
         u = self.units
         shut = 0.085 * u[7] + 0.09 * u[6] + 0.06 * u[9]
-        return max(0.0, (1 + 0.13 * u[5] - shut) * (1 - u[45] / 5)) * (1 if self.young else 0.88)
+        return max(0.0, (1 + 0.13 * u[5] - shut) * (1 - u[45] / 5))
 
 
 # The fields of a person's geometry, in the order of their random draws.
@@ -172,7 +172,7 @@ def snapshot(draws: Draws, who: Person) -> Face:
     d = draws
     young = d.chance(0.6)
     hair = HAIR[d.whole(3)]
-    if not young and d.chance(0.08):
+    if not young and d.chance(0.03):
         hair = "Gray_Hair"
     mood = d.next()
     name = (

@@ -1,5 +1,6 @@
 """One page that compares models, from the evaluations of their runs and the models."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,8 @@ from training.core.provenance import machine
 from training.evaluation.comparison.figures import image_wall, shared_models
 from training.evaluation.comparison.runs import ComparedRun, grouped, named
 from training.evaluation.metrics import Z95, Interval, bootstrap
+from training.evaluation.paper_tables import Table, of_systems
+from training.evaluation.protocol import PAPER
 from training.evaluation.records import Kid
 from training.evaluation.summary import certain, clusters, look_draws
 from training.rendering import html
@@ -93,7 +96,7 @@ class System:
     """One system: means over its seeds and their 95 % intervals; None if not measured.
 
     Shares in 0..1; `lead`: lowest and highest lead of D over G in training; `alarms`: symptoms out
-    of range; `seeds`: success by seed; `tasks`: success by edit.
+    of range; `images`: of training, None if unknown; `seeds`: success by seed; `tasks`: by edit.
     """
 
     name: str
@@ -117,7 +120,7 @@ class System:
     models: float
     gmac: float
     images_per_second_16: float
-    images: float
+    images: float | None
     minutes: float
     intervals: Mapping[str, Interval]
     seeds: Mapping[int, float]
@@ -160,10 +163,14 @@ def system(name: str, runs: Sequence[ComparedRun]) -> System:
         models=mean(c.models for c in costs),
         gmac=mean(c.gmac for c in costs),
         images_per_second_16=mean(c.images_per_second_16 for c in costs),
-        images=mean(float(run.model.meta.images) for run in runs),
+        images=_mean([run.model.meta.images for run in runs]),
         minutes=mean(run.minutes for run in runs),
         intervals=ends,
-        seeds={run.model.meta.seed: s.success_mean for run, s in zip(runs, scores, strict=True)},
+        seeds={
+            run.model.meta.seed: s.success_mean
+            for run, s in zip(runs, scores, strict=True)
+            if run.model.meta.seed is not None
+        },
         tasks={task: mean(seed[task] for seed in tasks) for task in tasks[0]},
         lead=_lead(runs),
         alarms=_alarms(runs),
@@ -220,7 +227,10 @@ def _alarms(runs: Sequence[ComparedRun]) -> list[str]:
 
 @dataclass(frozen=True)
 class Group:
-    """Systems with comparable scores, with their figures (PNG); `data`: names of the data sets."""
+    """Systems with comparable scores, with their figures (PNG); `data`: names of the data sets.
+
+    All numbers of the systems are by our protocol; `papers` has those by papers', apart.
+    """
 
     systems: Sequence[System]
     data: str
@@ -228,6 +238,7 @@ class Group:
     seeds: Sequence[int]
     wall: tuple[bytes, str]  # and its legend
     costs: bytes
+    papers: Sequence[Table] = ()
 
 
 def _group(runs: Sequence[ComparedRun]) -> Group:
@@ -244,6 +255,7 @@ def _group(runs: Sequence[ComparedRun]) -> Group:
         sorted({seed for s in systems for seed in s.seeds}),
         image_wall(names),
         cost_plot(marks),
+        of_systems({name: [run.papers for run in found] for name, found in names.items()}),
     )
 
 
@@ -270,11 +282,19 @@ def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) ->
         return
     numbers: dict[str, float] = {}
     for name, found in named(runs).items():
-        numbers |= {f"{name}/{key}": value for key, value in _metrics(system(name, found)).items()}
+        known = _metrics(system(name, found)) | _by_papers(found)
+        numbers |= {f"{name}/{key}": value for key, value in known.items()}
     tracking.log_run(
         "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
         numbers, {page.name: page},
     )  # fmt: skip
+
+
+def _by_papers(runs: Sequence[ComparedRun]) -> dict[str, float]:
+    """Means over seeds of the numbers by papers' protocols that every seed has."""
+    first, *rest = (run.numbers for run in runs)
+    shared = [k for k in first if k.startswith(f"{PAPER}_") and all(k in one for one in rest)]
+    return {key: mean(run.numbers[key] for run in runs) for key in shared}
 
 
 def _metrics(found: System) -> dict[str, float]:
@@ -295,7 +315,7 @@ def _metrics(found: System) -> dict[str, float]:
         "images": found.images,
         "learned": float(found.learned),
     }
-    numbers = {key: value for key, value in values.items() if value is not None}
+    numbers = {k: v for k, v in values.items() if v is not None and not math.isnan(v)}
     for key, (low, high) in found.intervals.items():
         numbers |= {f"{key}_low": low, f"{key}_high": high}
     return numbers

@@ -10,6 +10,7 @@ from training.core.files import read_json
 from training.evaluation.records import (
     Cost,
     Kid,
+    PaperResult,
     Summary,
     TaskScore,
     from_json,
@@ -73,6 +74,11 @@ class ComparedRun:
         # the first ones were stored for all data sets together
         rows = [row for row in self.details.get("kids", ()) if "dataset" in row]
         return [kid for row in rows if (kid := Kid.read(row)).kind == "kid_vgg"]
+
+    @property
+    def papers(self) -> list[PaperResult]:
+        """The numbers by papers' protocols; empty unless eval.protocol=paper."""
+        return [PaperResult.read(row) for row in self.details.get("papers", ())]
 
     @property
     def symptoms(self) -> list[Diagnostic]:
