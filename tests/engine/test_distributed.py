@@ -22,6 +22,7 @@ from training.launch import launch
 from training.models import MODELS
 from training.models.fader import Fader
 from training.models.ganimation import GANimation
+from training.models.msgan import MSGAN
 from training.models.stargan import StarGAN
 from training.storage.store import Manifest
 from training.train import train
@@ -92,6 +93,16 @@ def test_gradients_are_clipped_after_they_are_averaged(binary: Path, tmp_path: P
     cases = [("fader", dataclasses.asdict(model), str(binary))]
     found = slopes_of(2, cases, tmp_path)
     assert [(phase, list(far)) for _, phase, far in found] == [("d", ["D"]), ("ae", ["G"])]
+    assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
+
+
+def test_mode_seeking_and_noise_of_maps_are_those_of_one_process(
+    binary: Path, tmp_path: Path
+) -> None:
+    """A ratio of means over the global batch, and noise that is a function of the row."""
+    cases = [("msgan", dataclasses.asdict(MSGAN.tiny()), str(binary))]
+    found = slopes_of(2, cases, tmp_path)
+    assert {phase for _, phase, _ in found} == {"dc", "d", "eg", "alone"}
     assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
 
 

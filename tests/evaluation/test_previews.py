@@ -18,6 +18,7 @@ from training.models.attgan import AttGAN
 from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
+from training.models.drit import DRIT
 from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
@@ -44,6 +45,9 @@ CASES: list[tuple[str, Any, dict[str, tuple[int, int]]]] = [
     ("binary", ICGAN, {"inverse": (4, 5)}),
     ("binary", MUNIT.tiny(), {"styles_1_ab": (5, 7), "styles_1_ba": (5, 7),
                               "styles_2_ab": (5, 7), "styles_2_ba": (4, 7)}),
+    ("classes", DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0),
+     {"styles_1_ab": (4, 6), "styles_2_ab": (4, 7), "styles_3_ab": (3, 7),
+      "styles_1_ba": (3, 7), "styles_2_ba": (4, 7), "styles_3_ba": (4, 6)}),
     ("classes", StarGANv2(dim=4, max_dim=8, hidden=8),
      {f"styles_{k + 1}": (5, 4 + references) for k, references in enumerate((3, 2, 3))}),
 ]  # fmt: skip
@@ -191,6 +195,23 @@ def test_each_direction_of_a_pair_shows_latents_and_references_of_its_target(
         drawn = nets["Gb1"](nets["Ca1"](x), fixed_latent(x, 8, 2))
         torch.testing.assert_close(picture.images[1:, 3], drawn)
     assert picture.columns[3:5] == ("Male=0, seed 2", "Male=0, reference")
+
+
+def test_attributes_come_from_latents_and_from_references_of_the_other_domain(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Pair 1, back from the third class to the first."""
+    model = DRIT(dim=4, blocks=1, d_dim=4, d_layers=2, dc_layers=0)
+    faces, nets, batch = prepared("classes", model, request)
+    with torch.no_grad():
+        images = model.previews(nets, batch, faces.space)["styles_2_ba"].images
+        first, third = (batch.image[batch.source[:, k] == 1] for k in (0, 2))
+        z = nets["Ea1"](first[:1], 0)[:, :8]
+        own = nets["G1"](nets["Ec1"](third[:1], 1), z, 0)
+    assert torch.equal(images[1:, 0], third)
+    assert torch.equal(images[0, 4:], first)
+    torch.testing.assert_close(images[1, 4], own[0])
+    assert not torch.equal(images[1, 1], images[1, 2])
 
 
 def test_model_without_previews_has_only_the_grid(

@@ -78,6 +78,8 @@ EDITS: list[tuple[str, list[str], Any, Any, EditOptions]] = [
     ("starganv2", ["happy", "--seed", "7"], None, [0, 1, 0], EditOptions(seed=7)),
     ("munit", ["Male", "--has", "Black_Hair", "--seed", "7"], [1, 0, 0], [1, 0, 1],
      EditOptions(seed=7)),
+    ("drit", ["Blond_Hair", "--has", "Black_Hair", "--seed", "7"], [1, 0, 0], [0, 1, 0],
+     EditOptions(seed=7)),
 ]  # fmt: skip
 
 

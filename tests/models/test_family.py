@@ -29,6 +29,11 @@ ADAM: dict[str, tuple[dict[str, tuple[float, float, float, float]], tuple[str, .
     "ganimation": (dict.fromkeys("GD", (1e-4, 0.5, 0.999, 0)), ()),
     "cyclegan": (dict.fromkeys(("Gab0", "Gba0", "Da0", "Db0"), (2e-4, 0.5, 0.999, 0)), ()),
     "diat": (dict.fromkeys(("Gab0", "Gba0", "Dab0", "Dba0"), (1e-4, 0.5, 0.999, 0)), ()),
+    **dict.fromkeys(("drit", "msgan"), (
+        dict.fromkeys(("Ec0", "Ea0", "G0", "Da0", "Db0", "Ra0", "Rb0"), (1e-4, 0.5, 0.999, 1e-4))
+        | {"Dc0": (4e-5, 0.5, 0.999, 1e-4)},
+        (),
+    )),
     "fader": (dict.fromkeys("GD", (2e-4, 0.5, 0.999, 0)), ()),
     "munit": (
         dict.fromkeys((f"{part}{side}0" for part in "CSGD" for side in "ab"),
@@ -44,6 +49,8 @@ ADAM: dict[str, tuple[dict[str, tuple[float, float, float, float]], tuple[str, .
 
 # Phases: name, networks, interval in iterations, whether on a new batch.
 CRITIC = [("d", "D", 1, False), ("g", "G", 5, False)]
+CONTENTS = [("dc", "Dc0", 1, False), ("d", "Da0 Db0 Ra0 Rb0", 3, False),
+            ("eg", "Ec0 Ea0 G0", 3, False), ("alone", "Ec0 G0", 3, False)]  # fmt: skip
 PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
     "stargan": CRITIC,
     "ganimation": CRITIC,
@@ -54,6 +61,8 @@ PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
     "cyclegan": [("g", "Gab0 Gba0", 1, False), ("d", "Da0 Db0", 1, False)],
     "diat": [("d", "Dab0", 1, False), ("g", "Gab0", 5, False),
              ("d", "Dba0", 1, False), ("g", "Gba0", 5, False)],
+    "drit": CONTENTS,
+    "msgan": CONTENTS,
     "fader": [("d", "D", 1, False), ("ae", "G", 1, True)],
     "munit": [("d", "Da0 Db0", 1, False), ("g", "Ca0 Cb0 Sa0 Sb0 Ga0 Gb0", 1, False)],
     "icgan": [("d", "D", 1, False), ("g", "G", 1, False), ("ez", "Ez", 1, False),
@@ -64,7 +73,18 @@ PHASES: dict[str, list[tuple[str, str, int, bool]]] = {
 LINEAR, STEP, CONSTANT = (1, 1, 0.5, 0), (1, 0.1, 0.1, 0.1), (1, 1, 1, 1)
 HALVES = (1, 0.5, 0.5, 0.25)
 RATES: dict[str, tuple[int, tuple[float, ...]]] = {
-    **dict.fromkeys(("stargan", "attgan", "ganimation", "cyclegan", "diat"), (50, LINEAR)),
+    **dict.fromkeys(
+        (
+            "stargan",
+            "attgan",
+            "ganimation",
+            "cyclegan",
+            "diat",
+            "drit",
+            "msgan",
+        ),
+        (50, LINEAR),
+    ),
     "stgan": (50, STEP),
     "munit": (50, HALVES),
     **dict.fromkeys(("starganv2", "fader", "icgan"), (0, CONSTANT)),
@@ -112,8 +132,10 @@ def he(weight: torch.Tensor, fan_in: float, fan_out: float) -> float:
 SPREAD = {
     "stargan": torch_default, "diat": torch_default, "attgan": glorot, "stgan": glorot,
     "starganv2": he, "ganimation": narrow, "cyclegan": narrow, "icgan": narrow,
-    "fader": torch_default, "munit": he,
+    "fader": torch_default, "drit": narrow, "msgan": narrow, "munit": he,
 }  # fmt: skip
+# Models whose linear layers, and all biases, are torch's.
+PARTLY = ("drit", "msgan")
 THIN: dict[str, dict[str, Any]] = {
     "stargan": {"conv_dim": 8, "repeat_num": 1, "d_conv_dim": 8, "d_repeat_num": 3},
     "ganimation": {"conv_dim": 8, "repeat_num": 1, "d_conv_dim": 8, "d_repeat_num": 3},
@@ -125,6 +147,8 @@ THIN: dict[str, dict[str, Any]] = {
     "diat": {"dim": 8, "blocks": 1, "d_dim": 8, "d_repeat_num": 3},
     "fader": {"dim": 8, "max_dim": 32, "layers": 4, "hidden": 16},
     "munit": {"dim": 8, "blocks": 1, "hidden": 16, "d_dim": 8, "d_layers": 3, "d_scales": 2},
+    "drit": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 3, "dc_layers": 0},
+    "msgan": {"dim": 8, "blocks": 1, "d_dim": 8, "d_layers": 3, "dc_layers": 0},
     "icgan": {"dim": 8, "latent": 8, "e_dim": 8, "z_hidden": 32, "y_hidden": 32},
 }  # fmt: skip
 
@@ -135,13 +159,15 @@ def test_initial_weights_are_as_published_and_biases_are_0(name: str) -> None:
     torch.manual_seed(0)
     for key, net in MODELS[name](**THIN[name]).networks(TWO, 32).items():
         encoder = key in ("Ez", "Ey")  # IcGAN's: Torch7's default
-        spread_of = torch_default if encoder else SPREAD[name]
-        if name == "munit" and key.startswith("D"):
-            spread_of = narrow
         for layer in net.modules():
+            spread_of = torch_default if encoder else SPREAD[name]
+            if name == "munit" and key.startswith("D"):
+                spread_of = narrow
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
                 area = layer.weight[0][0].numel() if layer.weight.ndim > 2 else 1
                 fans = layer.weight.shape[1] * area, layer.weight.shape[0] * area
+                if name in PARTLY and isinstance(layer, nn.Linear):
+                    spread_of = torch_default
                 wanted = spread_of(layer.weight, *fans)
                 error = 4 / math.sqrt(2 * layer.weight.numel())
                 assert float(layer.weight.detach().square().mean().sqrt()) == pytest.approx(
@@ -149,7 +175,7 @@ def test_initial_weights_are_as_published_and_biases_are_0(name: str) -> None:
                 )
                 if layer.bias is None:
                     continue
-                if spread_of is torch_default:
+                if spread_of is torch_default or name in PARTLY:
                     assert layer.bias.abs().max() <= 1 / math.sqrt(fans[0])
                 else:
                     assert not layer.bias.any()

@@ -81,6 +81,10 @@ OTHERS = {
     # 1,000,000 batches of 1; the rate is halved each 100,000
     **dict.fromkeys((("munit", name) for name in ("edges2shoes", "yosemite", "celeba-256")),
                     (1_000_000, 100_000, 1, 256, 178, (0, 0), True, 0)),
+    # 500,000 full iterations of three batches
+    **dict.fromkeys(((name, f"{data}-216") for name in ("drit", "msgan")
+                     for data in ("yosemite", "cat2dog")),
+                    (1_500_000, 750_000, 1, 216, 178, (0, 0), True, 0)),
     ("icgan", "celeba-64"): (40 * 182_637, 0, 64, 64, 138, (10, 0), True, 0),
     # 100,000 batches of 8; 0.999 a batch
     ("starganv2", "celeba-hq"): (800_000, 0, 8, 256, 178, (0, 0), True, 0.998),
@@ -106,13 +110,16 @@ def test_presets_of_the_other_papers() -> None:
     assert {key: crop for key, crop in crops.items() if crop != "none"} == {
         ("attgan", "celeba-128"): "shift", ("cyclegan", "celeba-128"): "shift",
         ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
-        ("starganv2", "afhq"): "zoom",
+        ("starganv2", "afhq"): "zoom", ("drit", "yosemite-216"): "shift",
+        ("drit", "cat2dog-216"): "shift", ("msgan", "yosemite-216"): "shift",
+        ("msgan", "cat2dog-216"): "shift",
     }  # fmt: skip
-    # The side that the published code loads for windows of 128 px.
+    # The side that the published code loads for windows of 128 and of 216 px.
     loads = {key: configure.PRESETS[key].data.load for key in OTHERS}
-    assert {key: load for key, load in loads.items() if load} == dict.fromkeys(
-        (key for key, crop in crops.items() if crop == "shift"), 143
-    )
+    assert {key: load for key, load in loads.items() if load} == {
+        key: 256 if key[0] in ("drit", "msgan") else 143
+        for key, crop in crops.items() if crop == "shift"
+    }  # fmt: skip
     assert configure.resolve("starganv2", "afhq").model == StarGANv2(lambda_ds=2.0)
     assert configure.resolve("starganv2", "celeba-hq").model == StarGANv2()
     assert configure.resolve("starganv2", "celeba-hq").data.datasets == ("celeba-hq:folders",)

@@ -8,9 +8,11 @@ from training.models.attgan import AttGAN
 from training.models.base import Model
 from training.models.cyclegan import CycleGAN
 from training.models.diat import DIAT
+from training.models.drit import DRIT
 from training.models.fader import Fader
 from training.models.ganimation import GANimation
 from training.models.icgan import IcGAN
+from training.models.msgan import MSGAN
 from training.models.munit import MUNIT
 from training.models.stargan import StarGAN
 from training.models.starganv2 import StarGANv2
@@ -20,9 +22,11 @@ MODELS: dict[str, type[Model]] = {
     "attgan": AttGAN,
     "cyclegan": CycleGAN,
     "diat": DIAT,
+    "drit": DRIT,
     "fader": Fader,
     "ganimation": GANimation,
     "icgan": IcGAN,
+    "msgan": MSGAN,
     "munit": MUNIT,
     "stargan": StarGAN,
     "starganv2": StarGANv2,

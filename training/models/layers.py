@@ -86,12 +86,22 @@ def _all_reduce(value: Tensor) -> Tensor:
     return out
 
 
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def global_mean(values: Tensor) -> Tensor:
+    """Mean over the values of all processes, differentiable; for losses that are not means."""
+    if not _distributed():
+        return values.mean()
+    return _all_reduce(values.sum()) / _all_reduce(values.new_full((), values.numel()))
+
+
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm over the global batch of all processes; SyncBatchNorm does not support the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not (self.training and distributed):
+        if not (self.training and _distributed()):
             return super().forward(x)
         with autocast_off(x):
             x = x.float()
@@ -156,6 +166,31 @@ class Signed(nn.Module):
 def normal(uniform: Tensor) -> Tensor:
     """Convert uniform samples in [0, 1) to standard normal samples of the same shape."""
     return math.sqrt(2) * torch.erfinv((2 * uniform - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+
+
+# SplitMix64 (Steele et al., OOPSLA 2014) as signed numbers: its increment, and its two factors.
+GAMMA, FACTORS = -0x61C8864680B583EB, (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """SplitMix64's output function of int64 states, whose products wrap around."""
+    for shift, factor in zip((30, 27), FACTORS, strict=True):
+        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return state ^ ((state >> 31) & ((1 << 33) - 1))
+
+
+def spread(key: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers (n, *shape) in [0, 1), each row a function of its key alone, on its device.
+
+    `key`: (n, 2) numbers in [0, 1) of 24 bits, as `Batch.noise` gives. For noise of the shape of
+    feature maps, which would be slow to make on the host and to copy: a counter-based stream in
+    whole numbers, the same on every device.
+    """
+    high, low = (key * 2**24).long().unbind(1)
+    count = torch.arange(1, 1 + math.prod(shape), device=key.device)
+    start = _mixed((high << 24) | low)  # far apart for neighbouring keys
+    bits = (_mixed(start[:, None] + count * GAMMA) >> 40) & (2**24 - 1)
+    return (bits.float() / 2**24).view(len(key), *shape)
 
 
 def tiled(labels: Tensor, like: Tensor) -> Tensor:

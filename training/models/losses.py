@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from training.core.config import Weight
 from training.data.labels import LabelSpace
-from training.models.layers import autocast_off
+from training.models.layers import autocast_off, global_mean
 from training.models.slope import scores_and_slope
 
 AdversarialLoss = Annotated[
@@ -21,6 +21,18 @@ AdversarialLoss = Annotated[
 ]
 R1Weight = Annotated[
     Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+]
+
+ModeSeekingWeight = Annotated[
+    Weight,
+    Field(description="weight of mode seeking (MSGAN), which pushes two latents' images apart"),
+]
+ModeSeekingClip = Annotated[
+    Weight,
+    Field(
+        description="ratio of distances below which mode seeking grows linearly; as published (0) "
+        "it reaches 1e5 where two images are equal"
+    ),
 ]
 
 
@@ -42,6 +54,19 @@ def told_apart(real: Tensor, fake: Tensor, loss: AdversarialLoss) -> dict[str, T
 def fooled(fake: Tensor, loss: AdversarialLoss) -> Tensor:
     """G's term of the scores of generated images: −E[s(G)], or E[softplus(−s(G))]."""
     return -fake.mean() if loss == "wgan-gp" else F.softplus(-fake).mean()
+
+
+def mode_seeking(images: tuple[Tensor, ...], latents: tuple[Tensor, ...], clip: float) -> Tensor:
+    """L_ms = 1 / (r + 1e-5), with r = mean |I₁ − I₂| / mean |z₁ − z₂| over the global batch.
+
+    Of two images and two latents of one condition. Below r = `clip` its tangent there, so that
+    neither value nor slope blow up at the start, and the slope does not vanish.
+    Source: Mao et al., arXiv 1903.05628; the form to be minimised is that of the published code.
+    """
+    apart, moved = (global_mean((a - b).abs()) for a, b in (images, latents))
+    ratio, least = apart / moved + 1e-5, clip + 1e-5
+    tangent = (2 * least - ratio) / least**2
+    return torch.where(ratio > least, 1 / ratio.clamp(min=least), tangent)
 
 
 def label_loss(logits: Tensor, labels: Tensor, dataset: int, space: LabelSpace) -> Tensor:

@@ -50,7 +50,7 @@ from training.models.pairs import (
     two_domains,
 )
 from training.models.shared_presets import demo, smoke
-from training.models.styles import fixed_latent, style_preview
+from training.models.styles import directed_previews, fixed_latent, of_rows
 
 CODERS = ("Ca", "Cb", "Sa", "Sb", "Ga", "Gb")  # the auto-encoders of a pair's two domains
 EPS = 1e-5
@@ -166,14 +166,14 @@ class Decoder(nn.Module):
 class Discriminator(nn.Module):
     """Images (n, 3, s, s) -> patch scores at each of several scales, each half of the last."""
 
-    def __init__(self, dim: int, layers: int, scales: int) -> None:
+    def __init__(self, dim: int, layers: int, scales: int, slope: float = 0.2) -> None:
         super().__init__()
         self.scales = nn.ModuleList()
         for _ in range(scales):
             parts: list[nn.Module] = []
             width = 3
             for i in range(layers):
-                parts += [conv(width, dim << i, 4, 2), nn.LeakyReLU(0.2)]
+                parts += [conv(width, dim << i, 4, 2), nn.LeakyReLU(slope)]
                 width = dim << i
             self.scales.append(nn.Sequential(*parts, nn.Conv2d(width, 1, 1)))
         self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
@@ -410,9 +410,7 @@ class MUNIT(Model):
         """
 
         def edge(direction: str, x: Tensor, rows: Tensor) -> Tensor:
-            style = options.reference
-            one = options if style is None else replace(options, reference=style[rows])
-            return self.edited(nets, direction, x, one)
+            return self.edited(nets, direction, x, of_rows(options, rows))
 
         return chained(edge, pairs_in(nets, "Ga"), image, source, target)
 
@@ -437,17 +435,7 @@ class MUNIT(Model):
 
     def previews(self, nets: Nets, batch: Batch, space: LabelSpace) -> dict[str, Preview]:
         """For each direction: edits with three latent styles and up to three reference styles."""
-        names, out = space.sets[batch.dataset].names, {}
-        for k, pair in enumerate(pairs_in(nets, "Ga")):
-            a, b = split(batch.source, pair)
-            second = names[pair.b] if pair.b >= 0 else f"{names[pair.a]}=0"
-            for direction, here, there, name in (("ab", a, b, second), ("ba", b, a, names[pair.a])):
-                x, references = batch.image[here][:4], batch.image[there][:3]
-                if len(x):
-                    edit = partial(self.edited, nets, f"{direction}{k}", x)
-                    picture = style_preview(name, x, references, edit)
-                    out[f"styles_{k + 1}_{direction}"] = picture
-        return out
+        return directed_previews(nets, batch, space, pairs_in(nets, "Ga"), self.edited)
 
 
 def own(nets: Nets, domain: str, x: Tensor) -> Tensor:

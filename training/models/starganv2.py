@@ -6,6 +6,7 @@ image x. F, E and D have one branch per domain. Domains are the classes of one d
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -43,6 +44,7 @@ from training.models.base import (
 from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, check_power_of_two, he_normal, normal
+from training.models.losses import ModeSeekingClip, ModeSeekingWeight, mode_seeking
 from training.models.shared_presets import demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
 from training.models.styles import fixed_latent, style_preview
@@ -306,6 +308,9 @@ class StarGANv2(Model):
     beta1: Annotated[Decay, Field(description="Adam's decay of the first moment")] = 0.0
     beta2: Annotated[Decay, Field(description="Adam's decay of the second moment")] = 0.99
     weight_decay: Annotated[Weight, Field(description="Adam's weight decay")] = 1e-4
+    # Not in the paper: MSGAN's term beside, or instead of, the diversity loss.
+    lambda_ms: ModeSeekingWeight = 0.0
+    ms_clip: ModeSeekingClip = 0.01
 
     adversarial = Adversarial(
         "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
@@ -408,11 +413,16 @@ class StarGANv2(Model):
     def averaged(self, space: LabelSpace) -> tuple[str, ...]:
         return self.g_side
 
+    @staticmethod
+    def latent(batch: Batch, which: int) -> Tensor:
+        """z ~ N(0, 1) (n, 16), the first (0) or second (1) of a batch."""
+        return normal(batch.noise(f"z{which}", (LATENT,)))
+
     def style_code(self, nets: Nets, batch: Batch, which: int, *, latent: bool) -> Tensor:
         """Style codes (n, 64) of the target domain; `which` selects the first (0) or second (1)."""
         y = batch.target.argmax(1)
         if latent or not self.styled:
-            mapped: Tensor = nets["F"](normal(batch.noise(f"z{which}", (LATENT,))), y)
+            mapped: Tensor = nets["F"](self.latent(batch, which), y)
             return mapped
         if batch.reference is None:
             raise ValueError("StarGAN v2 needs batches with reference images")
@@ -456,22 +466,29 @@ class StarGANv2(Model):
         """L_adv + λ_sty·L_sty − λ_ds·L_ds + λ_cyc·L_cyc (eqs 1–5).
 
         L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
+        With λ_ms, of latents: mode seeking on G(x,s) and G(x,s₂), both with their gradients.
         """
         x_real, y_trg = batch.image, batch.target.argmax(1)
         s_trg = self.style_code(nets, batch, 0, latent=latent)
         x_fake = nets["G"](x_real, s_trg)
         s_org = self.s_org(nets, x_real, batch.source.argmax(1))
         loss_ds = x_fake.new_zeros(())
-        if self.styled and self.lambda_ds:
-            with torch.no_grad():
+        seeks = latent and self.styled and self.lambda_ms > 0
+        if self.styled and (self.lambda_ds or seeks):
+            with nullcontext() if seeks else torch.no_grad():
                 x_fake2 = nets["G"](x_real, self.style_code(nets, batch, 1, latent=latent))
             weight = self.lambda_ds * (1 - batch.position / self.ds_share).clamp(min=0)
-            loss_ds = weight.float() * F.l1_loss(x_fake, x_fake2)
+            loss_ds = weight.float() * F.l1_loss(x_fake, x_fake2.detach())
+        more: Losses = {}
+        if seeks:
+            z = self.latent(batch, 0), self.latent(batch, 1)
+            more["ms"] = self.lambda_ms * mode_seeking((x_fake, x_fake2), z, self.ms_clip)
         return {
             "adv": F.softplus(-nets["D"](x_fake, y_trg)).mean(),
             "sty": self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg),
             "ds": -loss_ds,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](x_fake, s_org), x_real),
+            **more,
         }
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:

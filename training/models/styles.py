@@ -1,11 +1,16 @@
 """Styles of the models whose edits take a latent or a reference image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from training.models.base import EditOptions, Preview
+from training.data.batch import Batch
+from training.data.labels import LabelSpace
+from training.models.base import EditOptions, Nets, Preview
+from training.models.pairs import Pair, split
 
 
 def fixed_latent(like: Tensor, width: int, seed: int | tuple[int, ...] = 0) -> Tensor:
@@ -13,6 +18,14 @@ def fixed_latent(like: Tensor, width: int, seed: int | tuple[int, ...] = 0) -> T
     seeds = seed if isinstance(seed, tuple) else (seed,)
     z = [torch.randn(width, generator=torch.Generator().manual_seed(one)) for one in seeds]
     return torch.stack(z).to(like.device).expand(len(like), -1)
+
+
+def of_rows(options: EditOptions, rows: Tensor) -> EditOptions:
+    """The options of the images in `rows` (n,) bool, whose references and seeds may differ."""
+    reference, seed = options.reference, options.seed
+    if isinstance(seed, tuple) and len(seed) > 1:
+        seed = tuple(one for one, chosen in zip(seed, rows.tolist(), strict=True) if chosen)
+    return replace(options, seed=seed, reference=None if reference is None else reference[rows])
 
 
 def style_preview(
@@ -32,3 +45,27 @@ def style_preview(
     caption = f"{name}: latent styles, and styles of the reference images in the first row."
     images = torch.cat([top[None], torch.stack([x, *edits], 1)])
     return Preview(images, columns, caption)
+
+
+def directed_previews(
+    nets: Nets,
+    batch: Batch,
+    space: LabelSpace,
+    pairs: Sequence[Pair],
+    edited: Callable[[Nets, str, Tensor, EditOptions], Tensor],
+) -> dict[str, Preview]:
+    """`style_preview` for both directions of each pair: up to four images and three references.
+
+    `edited`: the edit of images in a direction, such as "ab0".
+    """
+    names, out = space.sets[batch.dataset].names, {}
+    for k, pair in enumerate(pairs):
+        a, b = split(batch.source, pair)
+        second = names[pair.b] if pair.b >= 0 else f"{names[pair.a]}=0"
+        for direction, here, there, name in (("ab", a, b, second), ("ba", b, a, names[pair.a])):
+            x, references = batch.image[here][:4], batch.image[there][:3]
+            if len(x):
+                edit = partial(edited, nets, f"{direction}{k}", x)
+                picture = style_preview(name, x, references, edit)
+                out[f"styles_{k + 1}_{direction}"] = picture
+    return out
