@@ -48,7 +48,7 @@ PUBLISHED = {
         {
             "accuracy": Measure("flipped attribute classified as flipped", *_SHARE),
             "others_error": Measure("other attributes classified unlike the ground truth", *_SHARE),
-            "real_error": Measure("attributes of real images classified unlike it", *_SHARE),
+            "real_error": Measure("the same of the attributes of real images", *_SHARE),
             "psnr": Measure("PSNR of the reconstruction", "%.2f dB"),
             "ssim": Measure("SSIM of the reconstruction", "%.4f"),
         },
