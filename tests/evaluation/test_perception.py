@@ -248,7 +248,7 @@ def imported(*names: str) -> list[Any]:
         try:
             out.append(importlib.import_module(name))
         except (ImportError, RuntimeError) as error:
-            pytest.skip(f"{name} does not import here: {error}")
+            pytest.skip(f"no genuine {name} to compare with, it does not import here: {error}")
     return out
 
 
