@@ -109,8 +109,8 @@ def test_a_wrong_field_is_named(change: dict[str, Any], message: str, tmp_path: 
 
 
 def test_missing_fields_are_named_and_counted() -> None:
-    with pytest.raises(ValueError, match=r"2 wrong fields .*seed: Field required; .*mlflow_run: "):
-        meta_of("model", {"model": "stargan", "preset": "", "images": 0, "dataset": ""})
+    with pytest.raises(ValueError, match=r"2 wrong .*preset: Field required; .*mlflow_run: "):
+        meta_of("model", {"model": "stargan", "seed": 0, "images": 0, "dataset": ""})
 
 
 def test_a_nested_fault_is_reported_with_its_path() -> None:
