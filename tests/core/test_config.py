@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from training.core.config import (
+    IMPLIED,
     SECTIONS,
     Config,
     DataConfig,
@@ -42,6 +43,18 @@ def test_every_section_of_every_preset_keeps_its_bytes() -> None:
             "judge_hash": judge_hash(config, "0" * 32 + ".dir")[:16],
         }
     assert found | GOLDEN == found  # a new model or preset is not in it yet
+
+
+@pytest.mark.parametrize("section", PARTS)
+def test_a_value_left_out_of_texts_is_read_back(section: type) -> None:
+    """It is the default, or refused."""
+    for field in dataclasses.fields(section):
+        for value in (value for name, value in IMPLIED if name == field.name):
+            try:
+                given = build(section, {field.name: value})
+            except ValueError:
+                continue
+            assert getattr(from_json(section, to_json(given)), field.name) == value
 
 
 @pytest.mark.parametrize("key", configure.PRESETS)

@@ -34,12 +34,14 @@ BOUNDS = {
     "exclusiveMaximum": "below",
 }
 # Fields that older configurations lack, with the value that these mean: left out of JSON texts
-# and hashes, so that those of older data sets, judges and runs stay as they are.
+# and hashes, so that those of older data sets, judges and runs stay as they are. A value here is
+# the default of every section or model that accepts it.
 IMPLIED = {
-    "resize": "exact", "load": 0, "record": True, "compile": False, "ahead": False,
-    "upsampling": "transposed", "output": "image", "d_projection": False,
-    "loss": "wgan-gp", "lambda_r1": 1.0, "lambda_adv": 1.0, "targets": "permuted",
-    "label_norms": False, "protocol": "ours",
+    ("resize", "exact"), ("load", 0), ("record", True), ("compile", False), ("ahead", False),
+    ("upsampling", "transposed"), ("output", "image"), ("d_projection", False),
+    ("loss", "wgan-gp"), ("loss", "logistic"), ("loss", "lsgan"), ("loss", "gan"),
+    ("lambda_r1", 1.0), ("lambda_adv", 1.0), ("targets", "permuted"), ("label_norms", False),
+    ("protocol", "ours"),
 }  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)
@@ -509,9 +511,11 @@ def described(cls: type[T]) -> type[T]:
 
 def values_of(config: Any) -> dict[str, Any]:
     """The fields of a config section (or the whole) by name, without the values of `IMPLIED`."""
-    return dataclasses.asdict(
-        config, dict_factory=lambda pairs: {k: v for k, v in pairs if (k, v) not in IMPLIED.items()}
-    )
+
+    def written(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {k: v for k, v in pairs if not any(k == n and v == known for n, known in IMPLIED)}
+
+    return dataclasses.asdict(config, dict_factory=written)
 
 
 def to_json(config: Any) -> str:

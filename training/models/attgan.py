@@ -54,7 +54,16 @@ from training.models.layers import (
     tiled,
     xavier,
 )
-from training.models.losses import gradient_penalty, label_loss
+from training.models.losses import (
+    AdversarialLoss,
+    R1Weight,
+    balance_of,
+    fooled,
+    gradient_penalty,
+    label_loss,
+    told_apart,
+    zero_centred,
+)
 from training.models.shared_presets import ATTGAN_ATTRIBUTES, demo, smoke
 
 EPS = 1e-3  # of the batch norms, as published
@@ -239,9 +248,14 @@ class AttGAN(Model):
     )
     upsampling: Upsampling = "transposed"
     output: Output = "image"
+    loss: AdversarialLoss = "wgan-gp"
+    lambda_r1: R1Weight = 1.0
 
-    adversarial = Adversarial("wgan", (("d/real", "d/fake"),))
     reads_source: ClassVar[bool] = True  # only labels known to change are scaled
+
+    @property
+    def adversarial(self) -> Adversarial:
+        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -324,27 +338,34 @@ class AttGAN(Model):
         return ("G",) if self.averages else ()
 
     def d_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L_D = −E[D(x)] + E[D(G(x,b))] + λ_gp·GP + λ_2·BCE(C(x), a) (eqs 6, 9)."""
+        """L_D = −E[D(x)] + E[D(G(x,b))] + λ_gp·GP + λ_2·BCE(C(x), a) (eqs 6, 9).
+
+        logistic-r1: E[softplus(−D(x))] + E[softplus(D(G(x,b)))] + λ_r1/2·R1 instead of the first
+        three; r3gan: E[softplus(D(G(x,b)) − D(x))] + λ_r1/2·(R1 + R2).
+        """
         x = batch.image
         with torch.no_grad():
             fake = nets["G"](x, batch.source, batch.target)
         src, cls = nets["D"](torch.cat([x, fake]))  # D's instance norm makes rows independent
         n = len(x)
-        alpha = batch.noise("alpha", (1, 1, 1))
-        penalty = gradient_penalty(nets["D"], x, fake, alpha)
-        return {
-            "real": -src[:n].mean(),
-            "fake": src[n:].mean(),
-            "cls": self.lambda_d_cls * label_loss(cls[:n], batch.source, batch.dataset, space),
-            "gp": self.lambda_gp * penalty,
-        }
+        if self.loss == "wgan-gp":
+            alpha = batch.noise("alpha", (1, 1, 1))
+            penalty = {"gp": self.lambda_gp * gradient_penalty(nets["D"], x, fake, alpha)}
+        else:
+            penalty = zero_centred(nets["D"], x, fake, self.loss, self.lambda_r1)
+        cls = self.lambda_d_cls * label_loss(cls[:n], batch.source, batch.dataset, space)
+        return told_apart(src[:n], src[n:], self.loss) | {"cls": cls} | penalty
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """L_G = −E[D(G(x,b))] + λ_1·BCE(C(G(x,b)), b) + λ_rec·‖x − G(x,a)‖₁ (eqs 5, 7, 8)."""
+        """L_G = −E[D(G(x,b))] + λ_1·BCE(C(G(x,b)), b) + λ_rec·‖x − G(x,a)‖₁ (eqs 5, 7, 8).
+
+        logistic-r1: E[softplus(−D(G(x,b)))] instead of the first; r3gan:
+        E[softplus(D(x) − D(G(x,b)))].
+        """
         fake, again = nets["G"](batch.image, batch.source, batch.target, both=True)
         src, cls = nets["D"](fake)
         return {
-            "fake": -src.mean(),
+            "fake": fooled(src, self.loss, lambda: nets["D"](batch.image)[0]),
             "cls": self.lambda_g_cls * label_loss(cls, batch.target, batch.dataset, space),
             "rec": self.lambda_rec * F.l1_loss(again, batch.image),
         }

@@ -45,6 +45,14 @@ from training.models.layers import (
     narrow_normal,
     start_as_copy,
 )
+from training.models.losses import (
+    R1Weight,
+    SquaredLoss,
+    balance_of,
+    fooled,
+    told_apart,
+    zero_centred,
+)
 from training.models.pairs import (
     Edge,
     Pair,
@@ -136,6 +144,9 @@ class Discriminator(nn.Module):
         out: Tensor = self.main(x).float()
         return out
 
+    def score_path(self) -> nn.Module:
+        return self.main
+
 
 @dataclass(frozen=True)
 class CycleGAN(Model):
@@ -167,13 +178,18 @@ class CycleGAN(Model):
     ] = ""
     upsampling: Upsampling = "transposed"
     output: Output = "image"
+    loss: SquaredLoss = "lsgan"
+    lambda_r1: R1Weight = 1.0
 
-    adversarial = Adversarial("lsgan", (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake")))
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 1
+
+    @property
+    def adversarial(self) -> Adversarial:
+        return balance_of(self.loss, "lsgan", ("d/a_", "d/b_"))
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()
@@ -276,29 +292,40 @@ class CycleGAN(Model):
         return split(labels, self.pairs(space)[index])
 
     def g_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """Least-squares L_GAN of both G, λ_cyc·L_cyc (eq. 2) and λ_idt·L_identity."""
+        """Least-squares L_GAN of both G, λ_cyc·L_cyc (eq. 2) and λ_idt·L_identity.
+
+        r3gan: E[softplus(D(real) − D(fake))] of both G instead of the first.
+        """
         a, b = two_domains(batch)
         ab, ba = nets[f"Gab{k}"], nets[f"Gba{k}"]
         fake_b, fake_a = ab(a), ba(b)
         batch.shared.update(a=fake_a.detach(), b=fake_b.detach())
+        d_a, d_b = nets[f"Da{k}"], nets[f"Db{k}"]
         return {
-            "gan_ab": (nets[f"Db{k}"](fake_b) - 1).square().mean(),
-            "gan_ba": (nets[f"Da{k}"](fake_a) - 1).square().mean(),
+            "gan_ab": fooled(d_b(fake_b), self.loss, lambda: d_b(b)),
+            "gan_ba": fooled(d_a(fake_a), self.loss, lambda: d_a(a)),
             "cyc": self.lambda_cyc * (F.l1_loss(ba(fake_b), a) + F.l1_loss(ab(fake_a), b)),
             "idt": self.lambda_idt * (F.l1_loss(ab(b), b) + F.l1_loss(ba(a), a)),
         }
 
     def d_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of the G phase."""
+        """½·E[(D(real) − 1)²] + ½·E[D(fake)²] of both D, on the fakes of the G phase.
+
+        r3gan: E[softplus(D(fake) − D(real))] + λ_r1/2·(R1 + R2), of the mean of the patch scores.
+        """
         a, b = two_domains(batch)
-        out = {}
+        out: Losses = {}
         if not batch.shared:
             with torch.no_grad():
                 batch.shared.update(a=nets[f"Gba{k}"](b), b=nets[f"Gab{k}"](a))
         for side, real in (("a", a), ("b", b)):
             d, fake = nets[f"D{side}{k}"], batch.shared[side]
-            out[f"{side}_real"] = 0.5 * (d(real) - 1).square().mean()
-            out[f"{side}_fake"] = 0.5 * d(fake).square().mean()
+            scores = d(real)
+            terms = told_apart(scores, d(fake), self.loss)
+            if self.loss == "r3gan":
+                patches = scores[0].numel()
+                terms |= zero_centred(d, real, fake, self.loss, self.lambda_r1, 1 / patches)
+            out |= {f"{side}_{name}": term for name, term in terms.items()}
         return out
 
     def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:

@@ -44,11 +44,11 @@ from training.models.layers import Output, Upsampling, autocast_off, check_halvi
 from training.models.losses import (
     AdversarialLoss,
     R1Weight,
+    balance_of,
     fooled,
-    form,
     gradient_penalty,
-    r1_penalty,
     told_apart,
+    zero_centred,
 )
 from training.models.pairs import (
     Pair,
@@ -127,7 +127,7 @@ class DIAT(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
+        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()
@@ -216,31 +216,32 @@ class DIAT(Model):
         """−E[D(y)] + E[D(G(x))] + λ_gp·GP.
 
         logistic-r1: E[softplus(−D(y))] + E[softplus(D(G(x)))] + λ_r1/2·R1, with R1 of the mean of
-        the patch scores.
+        the patch scores; r3gan: E[softplus(D(G(x)) − D(y))] + λ_r1/2·(R1 + R2).
         """
         x, real = two_domains(batch)
         with torch.no_grad():
             fake = nets[f"G{name}"](x)
         d = nets[f"D{name}"]
-        if self.loss == "logistic-r1":
-            patches = (real.shape[2] >> self.d_repeat_num) ** 2
-            penalty = {"r1": self.lambda_r1 / 2 * r1_penalty(d, real, 1 / patches)}
-        else:
+        if self.loss == "wgan-gp":
             alpha = batch.noise("alpha", (1, 1, 1))
             penalty = {"gp": self.lambda_gp * gradient_penalty(d, real, fake, alpha)}
+        else:
+            patches = (real.shape[2] >> self.d_repeat_num) ** 2
+            penalty = zero_centred(d, real, fake, self.loss, self.lambda_r1, 1 / patches)
         return told_apart(d(real), d(fake), self.loss) | penalty
 
     def g_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """−E[D(G(x))] + λ_id·‖F(x) − F(G(x))‖₁, with F the critic's features.
 
-        logistic-r1: E[softplus(−D(G(x)))] instead of the first.
+        logistic-r1: E[softplus(−D(G(x)))] instead of the first; r3gan: E[softplus(D(y) − D(G(x)))].
         """
-        x, _ = two_domains(batch)
+        x, y = two_domains(batch)
         src, fake_features = nets[f"D{name}"](nets[f"G{name}"](x), features=True)
         with torch.no_grad():
             _, real_features = nets[f"D{name}"](x, features=True)
         identity = F.l1_loss(fake_features, real_features)
-        return {"fake": fooled(src, self.loss), "id": self.lambda_id * identity}
+        fake = fooled(src, self.loss, lambda: nets[f"D{name}"](y))
+        return {"fake": fake, "id": self.lambda_id * identity}
 
     def copy_loss(self, nets: Nets, batch: Batch, name: str) -> Losses:
         """10·‖G(x) − x‖₁."""

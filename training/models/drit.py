@@ -43,9 +43,24 @@ from training.models.base import (
 from training.models.cyclegan import Block
 from training.models.kernels import Norm
 from training.models.layers import Upsample, Upsampling, normal, spread, tiled
-from training.models.losses import ModeSeekingClip, ModeSeekingWeight, mode_seeking
-from training.models.munit import Discriminator, StyleEncoder, conv
+from training.models.losses import (
+    EntropyLoss,
+    ModeSeekingClip,
+    ModeSeekingWeight,
+    R1Weight,
+    mode_seeking,
+    zero_centred,
+)
+from training.models.munit import StyleEncoder
 from training.models.pairs import Pair, chained, identity_mappings, pairs_in, pairs_of, split
+from training.models.scales import (
+    Discriminator,
+    conv,
+    fake_loss,
+    judged,
+    paired_loss,
+    real_loss,
+)
 from training.models.shared_presets import demo, smoke
 from training.models.styles import directed_previews, fixed_latent, of_rows
 
@@ -302,6 +317,8 @@ class DRIT(Model):
         bool, Field(description="keep moving averages of encoders and G (not in the paper)")
     ] = False
     upsampling: Upsampling = "transposed"
+    loss: EntropyLoss = "gan"
+    lambda_r1: R1Weight = 1.0
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
@@ -311,11 +328,15 @@ class DRIT(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        encoded = tuple((f"d/{s}_real", f"d/{s}_fake") for s in SIDES)
-        drawn = tuple((f"d/{s}2_real", f"d/{s}2_fake") for s in SIDES)
+        kinds = ("pair",) if self.loss == "r3gan" else ("real", "fake")
+        encoded, drawn = (
+            tuple(tuple(f"d/{s}{which}_{kind}" for kind in kinds) for s in SIDES)
+            for which in ("", "2")
+        )
         latents = 2 if self.lambda_ms else 1  # the second D's terms are sums over them
         terms = (*(names * latents for names in encoded), *drawn)
-        return Adversarial("gan", terms, 1 / (self.d_scales * latents))
+        # A pair's loss is half of cross entropy's two terms where D is undecided.
+        return Adversarial("gan", terms, 2 / len(kinds) / (self.d_scales * latents))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -502,18 +523,42 @@ class DRIT(Model):
         """−E[log D(x)] − E[log(1 − D(x'))] of each D, summed over scales.
 
         The D of random attributes sums over the latents, so that its real images count as often.
+        r3gan: E[softplus(D(x') − D(x))], and λ_r1/2·(R1 + R2) of the summed mean scores.
         """
         out: Losses = {}
         images, _ = self.made(nets, batch, k)
         first, second = encoded(batch), others(batch)
         for side, name in enumerate(SIDES):
             cross, _, *drawn = self.parts(images[side].detach())
-            real, fake = judged(nets[f"D{name}{k}"], first[side], cross)
-            out[f"{name}_real"], out[f"{name}_fake"] = real_loss(real), fake_loss(fake)
-            real, *fakes = judged(nets[f"R{name}{k}"], second[side], *drawn)
-            out[f"{name}2_real"] = len(drawn) * real_loss(real)
-            out[f"{name}2_fake"] = torch.stack([fake_loss(scores) for scores in fakes]).sum()
+            for which, x, fakes in (("", first[side], [cross]), ("2", second[side], drawn)):
+                d = nets[f"{'R' if which else 'D'}{name}{k}"]
+                terms = self.told_apart(d, x, fakes)
+                out |= {f"{name}{which}_{kind}": term for kind, term in terms.items()}
         return out
+
+    def told_apart(self, d: nn.Module, x: Tensor, fakes: list[Tensor]) -> Losses:
+        """Terms of one D for real images x and for as many of each kind of generated ones."""
+        real, *scores = judged(d, x, *fakes)
+        if self.loss != "r3gan":
+            return {
+                "real": len(fakes) * real_loss(real),
+                "fake": torch.stack([fake_loss(one) for one in scores]).sum(),
+            }
+        penalties = [zero_centred(d, x, fake, self.loss, self.lambda_r1) for fake in fakes]
+        return {
+            "pair": torch.stack([paired_loss(real, one) for one in scores]).sum(),
+            "r1": torch.stack([one["r1"] for one in penalties]).sum(),
+            "r2": torch.stack([one["r2"] for one in penalties]).sum(),
+        }
+
+    def fooled(self, d: nn.Module, fakes: list[Tensor], x: Tensor) -> Tensor:
+        """Adversarial term of each kind of generated images, with r3gan against real images x."""
+        scores = judged(d, *fakes)
+        if self.loss != "r3gan":
+            return torch.stack([real_loss(one) for one in scores]).sum()
+        with torch.no_grad():
+            against = d(x)
+        return torch.stack([paired_loss(one, against) for one in scores]).sum()
 
     def eg_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """Encoders and G: adversarial terms of images with encoded attributes and of contents,
@@ -532,7 +577,7 @@ class DRIT(Model):
         for side, back in enumerate((of_a, of_b)):
             code = nets[f"Ea{k}"](cross[side], side)
             z = self.sampled(code, batch, f"back_{SIDES[side]}")
-            gan.append(real_loss(nets[f"D{SIDES[side]}{k}"](cross[side])))
+            gan.append(self.fooled(nets[f"D{SIDES[side]}{k}"], [cross[side]], x[side]))
             cyc.append(F.l1_loss(nets[f"G{k}"](back, z, side), x[side]))
             rec.append(F.l1_loss(own[side], x[side]))
             kl.append(self.attribute_loss(codes[side]))
@@ -561,14 +606,13 @@ class DRIT(Model):
         regression ‖μ(G(c, z)) − z‖₁ of the first latent, and mode seeking.
         """
         content = self.contents(nets, encoded(batch), batch, k, "content").chunk(2)
-        z = self.latents(batch)
+        z, real = self.latents(batch), others(batch)
         out: Losses = {}
         latent, seek = [], []
         for side, name in enumerate(SIDES):
             maps = torch.cat([content[1 - side]] * len(z))
             drawn = nets[f"G{k}"](maps, torch.cat(z), side).chunk(len(z))
-            fooled = [real_loss(s) for s in judged(nets[f"R{name}{k}"], *drawn)]
-            out[f"gan_{name}"] = torch.stack(fooled).sum()
+            out[f"gan_{name}"] = self.fooled(nets[f"R{name}{k}"], list(drawn), real[side])
             mean = nets[f"Ea{k}"](drawn[0], side)[:, : self.latent]
             latent.append(F.l1_loss(mean, z[0]))
             if self.lambda_ms:
@@ -657,19 +701,3 @@ def others(batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.reference is None or batch.peers is None:
         raise ValueError("DRIT needs batches with two images of each domain")
     return batch.peers[:, 0], batch.reference[:, 1]
-
-
-def judged(d: nn.Module, *images: Tensor) -> list[list[Tensor]]:
-    """D's logits at every scale for each of the images (n, 3, s, s), in one pass: no norm."""
-    scores = [scale.chunk(len(images)) for scale in d(torch.cat(images))]
-    return [list(scales) for scales in zip(*scores, strict=True)]
-
-
-def real_loss(scores: list[Tensor]) -> Tensor:
-    """Σ over scales of −E[log D]."""
-    return torch.stack([F.softplus(-s).mean() for s in scores]).sum()
-
-
-def fake_loss(scores: list[Tensor]) -> Tensor:
-    """Σ over scales of −E[log(1 − D)]."""
-    return torch.stack([F.softplus(s).mean() for s in scores]).sum()

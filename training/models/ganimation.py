@@ -55,12 +55,12 @@ from training.models.layers import (
 from training.models.losses import (
     AdversarialLoss,
     R1Weight,
+    balance_of,
     fooled,
-    form,
     gradient_penalty,
     label_loss,
-    r1_penalty,
     told_apart,
+    zero_centred,
 )
 from training.models.shared_presets import demo, smoke
 from training.models.stargan import Discriminator, projected, projection_weights, trunk
@@ -168,7 +168,7 @@ class GANimation(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
+        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -283,7 +283,8 @@ class GANimation(Model):
         """L_D = −E[D(I)] + E[D(G(I,y_g))] + λ_gp·GP + λ_y·‖D_y(I) − y_r‖² (eqs 1, 3).
 
         With `fidelity` repo without GP, which is `p_loss`. logistic-r1: E[softplus(−D(I))] +
-        E[softplus(D(G(I,y_g)))] + λ_r1/2·R1 of the mean of the patch scores instead.
+        E[softplus(D(G(I,y_g)))] + λ_r1/2·R1 of the mean of the patch scores instead; r3gan:
+        E[softplus(D(G(I,y_g)) − D(I))] + λ_r1/2·(R1 + R2).
         """
         x = batch.image
         fake = self.fake(nets, batch, space)[0].detach()
@@ -309,19 +310,22 @@ class GANimation(Model):
         return {name: term + idle for name, term in self.penalty(nets, batch, space).items()}
 
     def penalty(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
-        """λ_gp·GP (eq. 1), or λ_r1/2·R1."""
-        weights: Tensor | float = 1.0
-        if self.d_projection:
-            weights = projection_weights(batch.source, batch.dataset, space)
-        if self.loss == "logistic-r1":
-            patches = (batch.image.shape[2] >> self.d_repeat_num) ** 2
-            penalty = r1_penalty(nets["D"], batch.image, weights / patches)
-            return {"r1": self.lambda_r1 / 2 * penalty}
+        """λ_gp·GP (eq. 1), or λ_r1/2·R1, or λ_r1/2·(R1 + R2)."""
+
+        def weights(labels: Tensor) -> Tensor | float:
+            """Of D's maps for these labels."""
+            if not self.d_projection:
+                return 1.0
+            return projection_weights(labels, batch.dataset, space)
+
+        d, x, own = nets["D"], batch.image, weights(batch.source)
         fake = self.fake(nets, batch, space)[0].detach()
-        alpha = batch.noise("alpha", (1, 1, 1))
-        return {
-            "gp": self.lambda_gp * gradient_penalty(nets["D"], batch.image, fake, alpha, weights)
-        }
+        if self.loss == "wgan-gp":
+            alpha = batch.noise("alpha", (1, 1, 1))
+            return {"gp": self.lambda_gp * gradient_penalty(d, x, fake, alpha, own)}
+        patches = (x.shape[2] >> self.d_repeat_num) ** 2
+        asked = weights(self.noisy_target(batch, space))
+        return zero_centred(d, x, fake, self.loss, self.lambda_r1, own / patches, asked / patches)
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)
@@ -333,8 +337,15 @@ class GANimation(Model):
         target = self.noisy_target(batch, space)
         if self.d_projection:
             src = projected(src, target, batch.dataset, space)
+
+        def real() -> Tensor:
+            scores: Tensor = nets["D"](batch.image)[0]
+            if not self.d_projection:
+                return scores
+            return projected(scores, batch.source, batch.dataset, space)
+
         return {
-            "fake": fooled(src, self.loss),
+            "fake": fooled(src, self.loss, real),
             "cond": self.lambda_cond * label_loss(cls, target, batch.dataset, space),
             "cyc": self.lambda_cyc * F.l1_loss(back, batch.image),
             "mask": self.lambda_mask * (mask.mean() + back_mask.mean()),

@@ -1,5 +1,6 @@
 """Loss terms shared by several models: gradient penalties, and the loss of the label head."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -9,18 +10,36 @@ from torch import Tensor, nn
 
 from training.core.config import Weight
 from training.data.labels import LabelSpace
+from training.models.base import Adversarial
 from training.models.layers import autocast_off, global_mean
 from training.models.slope import scores_and_slope
 
+R3GAN = "r3gan: each generated image against a real one, with R1 and R2"
 AdversarialLoss = Annotated[
-    Literal["wgan-gp", "logistic-r1"],
+    Literal["wgan-gp", "logistic-r1", "r3gan"],
     Field(
-        description="adversarial loss: the published WGAN-GP, or the logistic one with R1, whose "
-        "gradient vanishes where D finds no fault"
+        description="adversarial loss: the published WGAN-GP; the logistic one with R1, whose "
+        f"gradient vanishes where D finds no fault; or {R3GAN}"
     ),
 ]
+SquaredLoss = Annotated[
+    Literal["lsgan", "r3gan"],
+    Field(description=f"adversarial loss: the published least squares, or {R3GAN}"),
+]
+EntropyLoss = Annotated[
+    Literal["gan", "r3gan"],
+    Field(description=f"adversarial loss: the published cross entropy, or {R3GAN}"),
+]
+LogisticLoss = Annotated[
+    Literal["logistic", "r3gan"],
+    Field(description=f"adversarial loss: the published one, logistic, or {R3GAN}"),
+]
 R1Weight = Annotated[
-    Weight, Field(description="weight of R1 (half the squared slope) in loss=logistic-r1")
+    Weight,
+    Field(
+        description="weight of R1 (half the squared slope) in loss=logistic-r1, of R1 and R2 in "
+        "loss=r3gan"
+    ),
 ]
 
 ModeSeekingWeight = Annotated[
@@ -36,24 +55,61 @@ ModeSeekingClip = Annotated[
 ]
 
 
-def form(loss: AdversarialLoss) -> Literal["wgan", "gan"]:
-    """The form of the loss, by which the balance of D and G is judged."""
-    return "wgan" if loss == "wgan-gp" else "gan"
+def balance_of(
+    loss: str,
+    own: Literal["wgan", "gan", "lsgan"],
+    prefixes: tuple[str, ...] = ("d/",),
+    factor: float = 1.0,
+    scales: int = 1,
+) -> Adversarial:
+    """What the balance of D and G is judged by: the `own` form of the loss, or that of R3GAN.
+
+    `prefixes` are those of each D's logged terms "real" and "fake", or "pair", which are sums over
+    `scales` scores; `factor` makes the own form's terms those of a single score.
+    """
+    if loss == "r3gan":  # log 2 where D is undecided, half of cross entropy's
+        return Adversarial("gan", tuple((f"{p}pair",) for p in prefixes), 2 / scales)
+    return Adversarial(own, tuple((f"{p}real", f"{p}fake") for p in prefixes), factor)
 
 
-def told_apart(real: Tensor, fake: Tensor, loss: AdversarialLoss) -> dict[str, Tensor]:
+def relativistic(higher: Tensor, lower: Tensor) -> Tensor:
+    """E[softplus(s₂ − s₁)] of scores in pairs, row by row: small where s₁ exceeds s₂.
+
+    D's first are those of real images, G's those of generated ones. Source: Huang et al., R3GAN,
+    arXiv 2501.05441, eq. 2 with f(t) = −log(1 + e⁻ᵗ); Jolicoeur-Martineau, arXiv 1807.00734.
+    """
+    return F.softplus(lower - higher).mean()
+
+
+def told_apart(real: Tensor, fake: Tensor, loss: str) -> dict[str, Tensor]:
     """D's terms of the scores of real and generated images, without the penalty.
 
-    wgan-gp: −E[s(x)], E[s(G)]; logistic-r1: E[softplus(−s(x))], E[softplus(s(G))].
+    wgan-gp: −E[s(x)], E[s(G)]; lsgan: ½·E[(s(x) − 1)²], ½·E[s(G)²]; r3gan: the pair's
+    E[softplus(s(G) − s(x))]; any other: E[softplus(−s(x))], E[softplus(s(G))].
     """
     if loss == "wgan-gp":
         return {"real": -real.mean(), "fake": fake.mean()}
+    if loss == "lsgan":
+        return {"real": 0.5 * (real - 1).square().mean(), "fake": 0.5 * fake.square().mean()}
+    if loss == "r3gan":
+        return {"pair": relativistic(real, fake)}
     return {"real": F.softplus(-real).mean(), "fake": F.softplus(fake).mean()}
 
 
-def fooled(fake: Tensor, loss: AdversarialLoss) -> Tensor:
-    """G's term of the scores of generated images: −E[s(G)], or E[softplus(−s(G))]."""
-    return -fake.mean() if loss == "wgan-gp" else F.softplus(-fake).mean()
+def fooled(fake: Tensor, loss: str, real: Callable[[], Tensor]) -> Tensor:
+    """G's term: −E[s(G)], E[(s(G) − 1)²] or E[softplus(−s(G))], as in `told_apart`.
+
+    r3gan: E[softplus(s(x) − s(G))], for which `real` computes the scores of the paired images.
+    """
+    if loss == "wgan-gp":
+        return -fake.mean()
+    if loss == "lsgan":
+        return (fake - 1).square().mean()
+    if loss == "r3gan":
+        with torch.no_grad():
+            against = real()
+        return relativistic(fake, against)
+    return F.softplus(-fake).mean()
 
 
 def mode_seeking(images: tuple[Tensor, ...], latents: tuple[Tensor, ...], clip: float) -> Tensor:
@@ -111,3 +167,23 @@ def r1_penalty(net: nn.Module, real: Tensor, weights: Tensor | float = 1.0) -> T
         _, slope = scores_and_slope(net, real.to(full), weights, graph=False)
         out: Tensor = slope.square().flatten(1).sum(1).mean()
         return out
+
+
+def zero_centred(
+    net: nn.Module,
+    real: Tensor,
+    fake: Tensor,
+    loss: str,
+    weight: float,
+    weights: Tensor | float = 1.0,
+    fake_weights: Tensor | float | None = None,
+) -> dict[str, Tensor]:
+    """λ/2·R1 at real images, and with r3gan λ/2·R2, the same at generated ones.
+
+    `weights` and `fake_weights` (default: the same) are those of the scores, as in `r1_penalty`.
+    """
+    out = {"r1": weight / 2 * r1_penalty(net, real, weights)}
+    if loss == "r3gan":
+        of_fake = weights if fake_weights is None else fake_weights
+        out["r2"] = weight / 2 * r1_penalty(net, fake.detach(), of_fake)
+    return out

@@ -4,7 +4,6 @@ An image of a domain is a content and a style. An edit decodes the content with 
 domain, drawn at random or encoded from a reference. The pairs of a label space are CycleGAN's.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Self
@@ -40,6 +39,7 @@ from training.models.base import (
 from training.models.cyclegan import Block
 from training.models.kernels import Norm, ToImage
 from training.models.layers import autocast_off, he_normal, narrow_normal, normal
+from training.models.losses import R1Weight, SquaredLoss, balance_of, zero_centred
 from training.models.pairs import (
     Pair,
     chained,
@@ -49,17 +49,12 @@ from training.models.pairs import (
     split,
     two_domains,
 )
+from training.models.scales import Discriminator, conv, paired_loss, squares
 from training.models.shared_presets import demo, smoke
 from training.models.styles import directed_previews, fixed_latent, of_rows
 
 CODERS = ("Ca", "Cb", "Sa", "Sb", "Ga", "Gb")  # the auto-encoders of a pair's two domains
 EPS = 1e-5
-
-
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution with reflection padding; (n, outputs, s / stride, s / stride)."""
-    padding = (kernel - 1) // 2
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
 
 
 class LayerNorm(nn.Module):
@@ -163,35 +158,6 @@ class Decoder(nn.Module):
         return out
 
 
-class Discriminator(nn.Module):
-    """Images (n, 3, s, s) -> patch scores at each of several scales, each half of the last."""
-
-    def __init__(self, dim: int, layers: int, scales: int, slope: float = 0.2) -> None:
-        super().__init__()
-        self.scales = nn.ModuleList()
-        for _ in range(scales):
-            parts: list[nn.Module] = []
-            width = 3
-            for i in range(layers):
-                parts += [conv(width, dim << i, 4, 2), nn.LeakyReLU(slope)]
-                width = dim << i
-            self.scales.append(nn.Sequential(*parts, nn.Conv2d(width, 1, 1)))
-        self.pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        out: list[Tensor] = []
-        for net in self.scales:
-            if out:
-                x = self.pool(x)
-            out.append(net(x).float())
-        return out
-
-
-def squares(scores: Sequence[Tensor], aim: float) -> Tensor:
-    """Σ over scales of E[(score − aim)²]."""
-    return torch.stack([(one - aim).square().mean() for one in scores]).sum()
-
-
 @dataclass(frozen=True)
 class MUNIT(Model):
     """Hyper-parameters of MUNIT; defaults as in the published code for edges to shoes."""
@@ -221,6 +187,9 @@ class MUNIT(Model):
     averages: Annotated[
         bool, Field(description="keep moving averages of the auto-encoders (not in the paper)")
     ] = False
+    # Not in the paper.
+    loss: SquaredLoss = "lsgan"
+    lambda_r1: R1Weight = 1.0
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
@@ -231,8 +200,8 @@ class MUNIT(Model):
     @property
     def adversarial(self) -> Adversarial:
         """Each D's terms are sums over its scales of whole squares."""
-        terms = (("d/a_real", "d/a_fake"), ("d/b_real", "d/b_fake"))
-        return Adversarial("lsgan", terms, 1 / (2 * self.d_scales))
+        scales = self.d_scales
+        return balance_of(self.loss, "lsgan", ("d/a_", "d/b_"), 1 / (2 * scales), scales)
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -341,16 +310,23 @@ class MUNIT(Model):
         return normal(batch.noise(name, (self.style_dim,)))
 
     def d_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """E[D(fake)²] + E[(D(real) − 1)²] of both D, summed over the scales (eq. 4)."""
+        """E[D(fake)²] + E[(D(real) − 1)²] of both D, summed over the scales (eq. 4).
+
+        r3gan: E[softplus(D(fake) − D(real))], and λ_r1/2·(R1 + R2) of the summed mean scores.
+        """
         a, b = two_domains(batch)
         with torch.no_grad():
             fake_a = nets[f"Ga{k}"](nets[f"Cb{k}"](b), self.random_style(batch, "d_a"))
             fake_b = nets[f"Gb{k}"](nets[f"Ca{k}"](a), self.random_style(batch, "d_b"))
-        out = {}
+        out: Losses = {}
         for side, real, fake in (("a", a, fake_a), ("b", b, fake_b)):
             d = nets[f"D{side}{k}"]
-            out[f"{side}_real"] = squares(d(real), 1)
-            out[f"{side}_fake"] = squares(d(fake), 0)
+            if self.loss == "r3gan":
+                terms = {"pair": paired_loss(d(real), d(fake))}
+                terms |= zero_centred(d, real, fake, self.loss, self.lambda_r1)
+            else:
+                terms = {"real": squares(d(real), 1), "fake": squares(d(fake), 0)}
+            out |= {f"{side}_{name}": term for name, term in terms.items()}
         return out
 
     def g_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
@@ -358,7 +334,7 @@ class MUNIT(Model):
 
         With x_ab = G_b(c_a, z_b) and a's own style s_a: L_adv, λ_rec·‖G_a(c_a, s_a) − a‖₁ (eq. 1),
         λ_con·‖C_b(x_ab) − c_a‖₁ (eq. 2), λ_sty·‖S_b(x_ab) − z_b‖₁ (eq. 3), and
-        λ_cyc·‖G_a(C_b(x_ab), s_a) − a‖₁.
+        λ_cyc·‖G_a(C_b(x_ab), s_a) − a‖₁. r3gan: L_adv is E[softplus(D_b(b) − D_b(x_ab))].
         """
         a, b = two_domains(batch)
         ca, cb, sa, sb, ga, gb, da, db = (nets[f"{name}{k}"] for name in (*CODERS, "Da", "Db"))
@@ -367,8 +343,8 @@ class MUNIT(Model):
         fake_a, fake_b = ga(c_b, z_a), gb(c_a, z_b)
         back_a, back_b = cb(fake_b), ca(fake_a)  # contents of a and b again
         out = {
-            "gan_ab": squares(db(fake_b), 1),
-            "gan_ba": squares(da(fake_a), 1),
+            "gan_ab": self.fooled(db, fake_b, b),
+            "gan_ba": self.fooled(da, fake_a, a),
             "rec": self.lambda_rec * (F.l1_loss(ga(c_a, s_a), a) + F.l1_loss(gb(c_b, s_b), b)),
             "sty": self.lambda_sty * (F.l1_loss(sa(fake_a), z_a) + F.l1_loss(sb(fake_b), z_b)),
             "con": self.lambda_con * (F.l1_loss(back_a, c_a) + F.l1_loss(back_b, c_b)),
@@ -377,6 +353,14 @@ class MUNIT(Model):
             cycle = F.l1_loss(ga(back_a, s_a), a) + F.l1_loss(gb(back_b, s_b), b)
             out["cyc"] = self.lambda_cyc * cycle
         return out
+
+    def fooled(self, d: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+        """L_adv of a D for generated images, with r3gan against real ones."""
+        if self.loss != "r3gan":
+            return squares(d(fake), 1)
+        with torch.no_grad():
+            against = d(real)
+        return paired_loss(d(fake), against)
 
     def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
         """λ_rec·‖G(C(x), S(x)) − x‖₁ in both domains."""

@@ -9,6 +9,7 @@ slope then needs one ordinary backward pass. A rule for another layer:
     def _hardtanh(layer: nn.Hardtanh, x: Tensor) -> tuple[Tensor, Back]: ...
 """
 
+import copy
 import logging
 from collections.abc import Callable
 from functools import cache
@@ -86,7 +87,8 @@ def scores_and_slope(
     """
     bare = net.module if isinstance(net, DistributedDataParallel) else net
     path, x = cast(Scored, bare).score_path(), x.detach()
-    graph = graph or any(_kind(layer) not in PIECEWISE_LINEAR for layer in path.modules())
+    known = [_kind(m) for m in path.modules() if _kind(m) or not any(True for _ in m.children())]
+    graph = graph or any(kind not in PIECEWISE_LINEAR for kind in known)
     try:
         with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
             scores, back = pull(path, x)
@@ -156,8 +158,10 @@ def _linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor, Back]:
 @rule(nn.Conv2d, piecewise_linear=True)
 def _convolution(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Back]:
     weight, padding = _own_weight(layer), layer.padding
-    if isinstance(padding, str) or layer.padding_mode != "zeros":
+    if isinstance(padding, str) or layer.padding_mode not in ("zeros", "reflect"):
         raise NoRuleError(f"Conv2d(padding={padding!r}, {layer.padding_mode!r}) has no rule")
+    if layer.padding_mode == "reflect":
+        return _reflected_convolution(layer, x)
     y = layer(x)
     stride, dilation = layer.stride, layer.dilation
     reached = [  # px that the transposed convolution covers
@@ -173,6 +177,15 @@ def _convolution(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Back]:
         return F.conv_transpose2d(g, weight, None, stride, padding, rest, layer.groups, dilation)
 
     return y, back
+
+
+def _reflected_convolution(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Back]:
+    """A convolution without padding of the reflected image; it has the layer's weights."""
+    sides, at = layer._reversed_padding_repeated_twice, x.detach()
+    inner = copy.copy(layer)
+    inner.padding, inner.padding_mode = (0, 0), "zeros"
+    y, inner_back = _convolution(inner, F.pad(x, sides, "reflect"))
+    return y, lambda g: torch.ops.aten.reflection_pad2d_backward(inner_back(g), at, sides)
 
 
 @rule(Wide, piecewise_linear=True)
@@ -195,22 +208,24 @@ def _leaky_relu(layer: nn.LeakyReLU | nn.ReLU, x: Tensor) -> tuple[Tensor, Back]
 
 @rule(nn.AvgPool2d, piecewise_linear=True)
 def _average(layer: nn.AvgPool2d, x: Tensor) -> tuple[Tensor, Back]:
-    k = layer.kernel_size
+    k, at = layer.kernel_size, x.detach()
     tiles = isinstance(k, int) and layer.stride == k and not any(n % k for n in x.shape[2:])
-    if not isinstance(k, int) or not tiles or layer.padding or layer.divisor_override:
-        raise NoRuleError(f"{layer} over {tuple(x.shape[2:])} px has no rule")
-    return layer(x), lambda g: F.interpolate(g, scale_factor=k, mode="nearest") / k**2
+    if isinstance(k, int) and tiles and not layer.padding and not layer.divisor_override:
+        return layer(x), lambda g: F.interpolate(g, scale_factor=k, mode="nearest") / k**2
+    sizes = ([n, n] if isinstance(n, int) else list(n) for n in (k, layer.stride, layer.padding))
+    more = (*sizes, layer.ceil_mode, layer.count_include_pad, layer.divisor_override)
+    return layer(x), lambda g: torch.ops.aten.avg_pool2d_backward(g, at, *more)
 
 
 @rule(nn.GroupNorm, Norm)
 def _instance_norm(layer: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Back]:
     """y = w·x̂ + b with x̂ = (x − mean)/σ; Jᵀg = (h − mean(h) − x̂·mean(h·x̂))/σ, h = w·g."""
-    if layer.num_groups != layer.num_channels or not layer.affine:
-        raise NoRuleError(f"{layer} has no rule: only affine norms of single channels have one")
+    if layer.num_groups != layer.num_channels:
+        raise NoRuleError(f"{layer} has no rule: only norms of single channels have one")
     centred = x - x.mean((2, 3), keepdim=True)
     inverse = (centred.square().mean((2, 3), keepdim=True) + layer.eps).rsqrt()
     scaled = centred * inverse
-    w, b = layer.weight[:, None, None], layer.bias[:, None, None]
+    w, b = (layer.weight[:, None, None], layer.bias[:, None, None]) if layer.affine else (1.0, 0.0)
 
     def back(g: Tensor) -> Tensor:
         h = g * w

@@ -57,11 +57,11 @@ from training.models.layers import (
 from training.models.losses import (
     AdversarialLoss,
     R1Weight,
+    balance_of,
     fooled,
-    form,
     gradient_penalty,
-    r1_penalty,
     told_apart,
+    zero_centred,
 )
 from training.models.shared_presets import CELEBA, RAFD, demo, smoke
 
@@ -261,7 +261,7 @@ class StarGAN(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return Adversarial(form(self.loss), (("d/real", "d/fake"),))
+        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -442,21 +442,23 @@ class StarGAN(Model):
         """L_D = −E[D_src(x)] + E[D_src(G(x,c))] + λ_gp·GP + λ_cls·L_cls(D_cls(x), c') (eqs 5, 8).
 
         logistic-r1: E[softplus(−D_src(x))] + E[softplus(D_src(G(x,c)))] + λ_r1/2·R1 instead of the
-        first three. Real and fake images share one forward pass of D: without a norm, rows are
-        independent. The label logits of fakes are unused.
+        first three; r3gan: E[softplus(D_src(G(x,c)) − D_src(x))] + λ_r1/2·(R1 + R2). Real and fake
+        images share one forward pass of D: without a norm, rows are independent. The label logits
+        of fakes are unused.
         """
         x = batch.image
         fake = self.fake(nets, batch).detach()
         src, cls = nets["D"](torch.cat([x, fake]))
         src = self.score(src, torch.cat([batch.source, self.target(batch)]), batch, space)
         n = len(x)
-        weights = self.penalty_weights(batch, space)
+        weights = self.penalty_weights(batch.source, batch, space)
         if self.loss == "wgan-gp":
             alpha = batch.noise("alpha", (1, 1, 1))
             gp = self.lambda_gp * gradient_penalty(nets["D"], x, fake, alpha, weights)
             penalty = {"gp": gp}
         else:
-            penalty = {"r1": self.lambda_r1 / 2 * r1_penalty(nets["D"], x, weights)}
+            of_fake = self.penalty_weights(self.target(batch), batch, space)
+            penalty = zero_centred(nets["D"], x, fake, self.loss, self.lambda_r1, weights, of_fake)
         losses = told_apart(src[:n], src[n:], self.loss)
         if not self.d_branches:
             cls = self.classification(cls[:n], batch.source, batch, space)
@@ -466,14 +468,19 @@ class StarGAN(Model):
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D_src(G(x,c))] + λ_cls·L_cls(D_cls(G(x,c)), c) + λ_rec·L_rec (eq. 6).
 
-        logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first, which is weighted by λ_adv.
+        logistic-r1: E[softplus(−D_src(G(x,c)))] instead of the first, r3gan:
+        E[softplus(D_src(x) − D_src(G(x,c)))]; the first is weighted by λ_adv.
         L_rec = ‖x − G(G(x,c),c')‖₁ (eq. 4).
         """
         fake, target = self.fake(nets, batch), self.target(batch)
         src, cls = nets["D"](fake)
         back = nets["G"](fake, batch.source)
         src = self.score(src, target, batch, space)
-        losses = {"fake": self.lambda_adv * fooled(src, self.loss)}
+
+        def real() -> Tensor:
+            return self.score(nets["D"](batch.image)[0], batch.source, batch, space)
+
+        losses = {"fake": self.lambda_adv * fooled(src, self.loss, real)}
         if not self.d_branches:
             cls = self.classification(cls, target, batch, space)
             losses["cls"] = self.lambda_cls * cls
@@ -490,14 +497,14 @@ class StarGAN(Model):
             return projected(scores, labels, batch.dataset, space)
         return scores
 
-    def penalty_weights(self, batch: Batch, space: LabelSpace) -> Tensor | float:
-        """Of the maps in the penalty: those of `score` for the real labels; 1/patches for means."""
+    def penalty_weights(self, labels: Tensor, batch: Batch, space: LabelSpace) -> Tensor | float:
+        """Of the maps in a penalty: those of `score` for the labels; 1/patches for means."""
         side = batch.image.shape[2] >> self.d_repeat_num
         weight = 1.0 if self.gp_patches == "sum" else 1 / side**2
         if self.d_branches:
-            return weight * batch.source[:, :, None, None]
+            return weight * labels[:, :, None, None]
         if self.d_projection:
-            return weight * projection_weights(batch.source, batch.dataset, space)
+            return weight * projection_weights(labels, batch.dataset, space)
         return weight
 
     def copy_loss(self, nets: Nets, batch: Batch) -> Losses:

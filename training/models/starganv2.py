@@ -44,7 +44,16 @@ from training.models.base import (
 from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
 from training.models.layers import autocast_off, check_power_of_two, he_normal, normal
-from training.models.losses import ModeSeekingClip, ModeSeekingWeight, mode_seeking
+from training.models.losses import (
+    LogisticLoss,
+    ModeSeekingClip,
+    ModeSeekingWeight,
+    balance_of,
+    fooled,
+    mode_seeking,
+    r1_penalty,
+    told_apart,
+)
 from training.models.shared_presets import demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
 from training.models.styles import fixed_latent, style_preview
@@ -311,13 +320,15 @@ class StarGANv2(Model):
     # Not in the paper: MSGAN's term beside, or instead of, the diversity loss.
     lambda_ms: ModeSeekingWeight = 0.0
     ms_clip: ModeSeekingClip = 0.01
+    loss: LogisticLoss = "logistic"
 
-    adversarial = Adversarial(
-        "gan", (("d_latent/real", "d_latent/fake"), ("d_reference/real", "d_reference/fake"))
-    )
     label_kinds: ClassVar[tuple[Kind, ...]] = ("onehot",)
     several_sets: ClassVar[bool] = False
     references: ClassVar[int] = 2  # reference images per batch row
+
+    @property
+    def adversarial(self) -> Adversarial:
+        return balance_of(self.loss, "gan", ("d_latent/", "d_reference/"))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
@@ -443,7 +454,11 @@ class StarGANv2(Model):
         return F.l1_loss(s_pred, s_trg)
 
     def d_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
-        """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²]."""
+        """−L_adv (eq. 1) in its non-saturating form, and λ_reg·R1: ½·E[‖∇_x D_y(x)‖²].
+
+        r3gan: E[softplus(D(G(x,s)) − D(x))] instead of the first, each branch of D with its own
+        images, and λ_reg·R2, the same at generated images, as well.
+        """
         with torch.no_grad():
             x_fake = nets["G"](batch.image, self.style_code(nets, batch, 0, latent=latent))
         x_real, y = batch.image, batch.source.argmax(1)
@@ -451,22 +466,24 @@ class StarGANv2(Model):
             if self.lambda_reg:
                 own = batch.source[:, :, None, None]
                 scores, slope = scores_and_slope(nets["D"], x_real, own)
-                real = scores.flatten(1).gather(1, y[:, None])
+                real = scores.flatten(1).gather(1, y[:, None]).flatten()
                 r1 = slope.square().flatten(1).sum(1).mean() / 2
             else:
                 real = nets["D"](x_real, y)
                 r1 = real.new_zeros(())
-        return {
-            "real": F.softplus(-real).mean(),
-            "fake": F.softplus(nets["D"](x_fake, batch.target.argmax(1))).mean(),
-            "r1": self.lambda_reg * r1,
-        }
+        fake = nets["D"](x_fake, batch.target.argmax(1))
+        out = told_apart(real, fake, self.loss) | {"r1": self.lambda_reg * r1}
+        if self.loss == "r3gan" and self.lambda_reg:
+            r2 = r1_penalty(nets["D"], x_fake, batch.target[:, :, None, None]) / 2
+            out["r2"] = self.lambda_reg * r2
+        return out
 
     def g_loss(self, nets: Nets, batch: Batch, *, latent: bool) -> Losses:
         """L_adv + λ_sty·L_sty − λ_ds·L_ds + λ_cyc·L_cyc (eqs 1–5).
 
         L_sty = ‖s − E(G(x,s), y)‖₁, L_ds = ‖G(x,s) − G(x,s₂)‖₁, L_cyc = ‖x − G(G(x,s), E(x))‖₁.
-        With λ_ms, of latents: mode seeking on G(x,s) and G(x,s₂), both with their gradients.
+        With λ_ms, of latents: mode seeking on G(x,s) and G(x,s₂), both with their gradients. r3gan:
+        L_adv is E[softplus(D(x) − D(G(x,s)))].
         """
         x_real, y_trg = batch.image, batch.target.argmax(1)
         s_trg = self.style_code(nets, batch, 0, latent=latent)
@@ -483,8 +500,9 @@ class StarGANv2(Model):
         if seeks:
             z = self.latent(batch, 0), self.latent(batch, 1)
             more["ms"] = self.lambda_ms * mode_seeking((x_fake, x_fake2), z, self.ms_clip)
+        y_src = batch.source.argmax(1)
         return {
-            "adv": F.softplus(-nets["D"](x_fake, y_trg)).mean(),
+            "adv": fooled(nets["D"](x_fake, y_trg), self.loss, lambda: nets["D"](x_real, y_src)),
             "sty": self.lambda_sty * self.style_loss(nets, x_fake, y_trg, s_trg),
             "ds": -loss_ds,
             "cyc": self.lambda_cyc * F.l1_loss(nets["G"](x_fake, s_org), x_real),
