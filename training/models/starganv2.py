@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,15 @@ from training.models.base import (
 )
 from training.models.kernels import Norm, wide_conv
 from training.models.landmarks import Landmarks
-from training.models.layers import autocast_off, check_power_of_two, he_normal, normal
+from training.models.layers import (
+    Output,
+    autocast_off,
+    changed,
+    check_power_of_two,
+    he_normal,
+    normal,
+    start_as_copy,
+)
 from training.models.losses import (
     LogisticLoss,
     ModeSeekingClip,
@@ -139,17 +147,18 @@ class Generator(nn.Module):
     """Images (n, 3, s, s) and style codes (n, 64) -> images (n, 3, s, s), not bounded.
 
     With w_hpf > 0 the encoder's features at 32, 64 and 128 px are masked by `landmarks`, high-pass
-    filtered and added to the decoder's.
+    filtered and added to the decoder's. With `residual` the last layer gives the change of x, at
+    first 0, and images are in [-1, 1].
     """
 
     sharp: Tensor
 
     def __init__(
         self, size: int, dim: int, most: int, w_hpf: float = 0.0,
-        landmarks: Callable[[Tensor], Tensor] | None = None,
+        landmarks: Callable[[Tensor], Tensor] | None = None, *, residual: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.landmarks = landmarks
+        self.landmarks, self.residual = landmarks, residual
         # 2-D: DDP cannot copy 1×1 kernels in channels-last
         kernel = torch.full((3, 3), -1.0, device="cpu")
         kernel[1, 1] = 8.0
@@ -182,7 +191,7 @@ class Generator(nn.Module):
             if maps is not None and h.shape[2] in (32, 64, 128):
                 h = h + self.high_pass(features[h.shape[2]], maps)
         out: Tensor = self.leave(h).float()
-        return out
+        return changed(x, out) if self.residual else out
 
     def high_pass(self, h: Tensor, maps: Tensor) -> Tensor:
         """High-pass filter of m∘h, with m the mask for the size of h."""
@@ -321,6 +330,7 @@ class StarGANv2(Model):
     lambda_ms: ModeSeekingWeight = 0.0
     ms_clip: ModeSeekingClip = 0.01
     loss: LogisticLoss = "logistic"
+    output: Output = "image"
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("onehot",)
     several_sets: ClassVar[bool] = False
@@ -383,7 +393,9 @@ class StarGANv2(Model):
         dim, domains = self.dim or 2**14 // size, len(space.sets[0].names)
         marks = Landmarks(self.landmarks) if self.w_hpf else None
         nets: Nets = {
-            "G": Generator(size, dim, self.max_dim, self.w_hpf, marks),
+            "G": Generator(
+                size, dim, self.max_dim, self.w_hpf, marks, residual=self.output == "residual"
+            ),
             "F": Mapping(domains, self.hidden)
             if self.style == "code"
             else SharedMap(domains, LATENT if self.style == "latent" else 0),
@@ -392,6 +404,8 @@ class StarGANv2(Model):
         }
         for net in nets.values():
             he_normal(net)
+        if self.output == "residual":
+            start_as_copy(cast(Generator, nets["G"]).leave[-1])
         return nets
 
     def phases(self, space: LabelSpace) -> list[Phase]:

@@ -1,6 +1,7 @@
 """Labelled grids of images as PNG, static or animated."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,14 +16,20 @@ FRAME, HELD = 120, 900  # ms per frame of an animation; the first and last are h
 
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Wrap `text` to `width` px at spaces and underscores; longer words are truncated."""
+    """Wrap `text` to `width` px at spaces and underscores, and after : = and commas.
+
+    Longer words are truncated.
+    """
     lines: list[str] = []
     for word in text.replace("_", " ").split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
+        gap = " "
+        for part in re.findall(r"[^:=,]*[:=,]+|[^:=,]+", word):
+            joined = f"{lines[-1]}{gap}{part}" if lines else part
+            if lines and font.getlength(joined) <= width:
+                lines[-1] = joined
+            else:
+                lines.append(part)
+            gap = ""
     for i, line in enumerate(lines):
         while font.getlength(lines[i]) > width and len(line) > 1:
             line = line[:-1]
