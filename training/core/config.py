@@ -40,8 +40,8 @@ IMPLIED = {
     ("resize", "exact"), ("load", 0), ("record", True), ("compile", False), ("ahead", False),
     ("upsampling", "transposed"), ("output", "image"), ("d_projection", False),
     ("loss", "wgan-gp"), ("loss", "logistic"), ("loss", "lsgan"), ("loss", "gan"),
-    ("lambda_r1", 1.0), ("lambda_adv", 1.0), ("targets", "permuted"), ("label_norms", False),
-    ("protocol", "ours"),
+    ("lambda_r1", 1.0), ("lambda_adv", 1.0), ("targets", "permuted"), ("targets", "image"),
+    ("label_norms", False), ("protocol", "ours"),
 }  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)

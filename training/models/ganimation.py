@@ -163,6 +163,14 @@ class GANimation(Model):
     ] = False
     loss: AdversarialLoss = "wgan-gp"
     lambda_r1: R1Weight = 1.0
+    targets: Annotated[
+        Literal["image", "uniform"],
+        Field(
+            description="intensities to translate to: another image's (published); or each unit's "
+            "drawn from 0 to 1 with probability 1/2 and otherwise the image's own, since strong "
+            "single units are rare in images"
+        ),
+    ] = "image"
 
     label_kinds: ClassVar[tuple[Kind, ...]] = ("continuous", "binary", "onehot")
 
@@ -257,12 +265,18 @@ class GANimation(Model):
         return ("G",) if self.averages else ()
 
     def noisy_target(self, batch: Batch, space: LabelSpace) -> Tensor:
-        """y_g: another image's intensities plus noise, not clipped; other label kinds unchanged."""
+        """y_g: another image's intensities plus noise, not clipped; other label kinds unchanged.
+
+        targets=uniform: of each unit U(0, 1) with probability ½, else the image's own, plus noise.
+        """
         if space.sets[batch.dataset].kind != "continuous":
             return batch.target
         part = space.slice(batch.dataset)
         target = (batch.target if batch.other is None else batch.other).clone()
         width = part.stop - part.start
+        if self.targets == "uniform":
+            drawn, moved = batch.noise("y_u", (width,)), batch.noise("y_m", (width,)) < 0.5
+            target[:, part] = torch.where(moved, drawn, batch.source[:, part])
         target[:, part] += self.noise * (2 * batch.noise("y_g", (width,)) - 1)
         return target
 
