@@ -17,6 +17,7 @@ from training.engine.session import Session
 from training.evaluation.diagnostics import balance
 from training.models import MODELS
 from training.models.base import Model, Phase
+from training.models.stargan import projected
 from training.train import train
 
 MEMBERS = [
@@ -246,3 +247,38 @@ def test_it_trains_and_logs_its_terms(
     logged = losses(run)[-1]
     prefix = "d/" if name == "stargan" else "d/a2_"
     assert {f"{prefix}pair", f"{prefix}r1", f"{prefix}r2"} <= logged.keys()
+
+
+@pytest.mark.parametrize(("name", "label_in_d"), [
+    ("stargan", {"d_projection": True}),
+    ("ganimation", {"d_projection": True}),
+    ("stargan", {"d_branches": True}),
+])  # fmt: skip
+def test_each_image_is_scored_and_penalised_for_its_own_labels(
+    name: str, label_in_d: dict[str, bool], request: pytest.FixtureRequest
+) -> None:
+    """Real ones for theirs, generated ones for the labels that they were made for."""
+    which = "classes" if "d_branches" in label_in_d else SPACES[name]
+    model: Any = replace(model_of(name), **label_in_d)
+    session = session_of(model, request.getfixturevalue(which))
+    nets, batch, space = session.state.nets, first_batch(session), session.job.faces.space
+    (phase,) = first_turn(model, session, "d")
+    with recorded(nets) as calls:
+        found = phase.loss(nets, batch)
+    real, fake = (x.clone().requires_grad_() for x in calls["D"][0][1].chunk(2))
+    asked = batch.target if name == "stargan" else model.noisy_target(batch, space)
+    scored = []
+    for x, labels in ((real, batch.source), (fake, asked)):
+        maps = nets["D"](x)[0]
+        if name == "ganimation":
+            scored.append(projected(maps, labels, batch.dataset, space))
+        else:
+            scored.append(model.score(maps, labels, batch, space))
+    pair = softplus(scored[1] - scored[0]).mean()
+    torch.testing.assert_close(found["pair"], pair, rtol=1e-4, atol=1e-6)
+    for word, x, scores in (("r1", real, scored[0]), ("r2", fake, scored[1])):
+        parts = scores.flatten(1)
+        total = (parts.sum(1) if name == "stargan" else parts.mean(1)).sum()
+        (slope,) = torch.autograd.grad(total, x)
+        value = 0.7 / 2 * slope.square().flatten(1).sum(1).mean()
+        torch.testing.assert_close(found[word], value, rtol=1e-4, atol=1e-6)
