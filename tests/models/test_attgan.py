@@ -42,6 +42,21 @@ def test_parameter_counts_are_the_golden_ones(model: AttGAN, size: int, g: int, 
     assert (count(nets["G"]), count(nets["D"])) == (g, d)
 
 
+def test_norms_hide_a_colour_cast_from_d() -> None:
+    """The same cast on every pixel changes a D without norms five times as much."""
+    x, cast = torch.rand(16, 3, 64, 64) * 0.8 - 0.4, torch.tensor([0.3, -0.3, 0.2])
+    x = F.interpolate(F.avg_pool2d(x, 8), 64, mode="bilinear")  # smooth, as faces are
+    change = {}
+    for norms in (True, False):
+        torch.manual_seed(0)
+        model = AttGAN(dim=8, layers=4, d_dim=16, d_layers=4, d_fc=32, d_norms=norms)
+        d = model.networks(LabelSpace((CELEBA,)), 64)["D"]
+        with torch.no_grad():
+            before, after = (d.main(images) for images in (x, x + cast[:, None, None]))
+        change[norms] = float((after - before).norm() / (before - before.mean(0)).norm())
+    assert change[False] > 5 * change[True]
+
+
 @pytest.mark.parametrize(
     ("model", "parts"),
     [

@@ -41,7 +41,7 @@ IMPLIED = {
     ("upsampling", "transposed"), ("output", "image"), ("d_projection", False),
     ("loss", "wgan-gp"), ("loss", "logistic"), ("loss", "lsgan"), ("loss", "gan"),
     ("lambda_r1", 1.0), ("lambda_adv", 1.0), ("targets", "permuted"), ("targets", "image"),
-    ("label_norms", False), ("protocol", "ours"),
+    ("label_norms", False), ("d_norms", True), ("protocol", "ours"),
 }  # fmt: skip
 # Text and JSON are converted as pydantic does by default: "8" and 8.0 are the whole number 8.
 FINITE = ConfigDict(allow_inf_nan=False)

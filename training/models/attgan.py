@@ -175,16 +175,16 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images (n, 3, s, s) -> critic scores (n, 1) and label logits (n, c) from one trunk."""
 
-    def __init__(self, labels: int, size: int, dim: int, layers: int, fc: int) -> None:
+    def __init__(
+        self, labels: int, size: int, dim: int, layers: int, fc: int, *, norms: bool = True
+    ) -> None:
         super().__init__()
         trunk: list[nn.Module] = []
         channels = 3
         for i in range(layers):
-            trunk += [
-                wide_conv(channels, dim << i, 4, 2, 1, bias=False),
-                Norm(dim << i, eps=D_EPS),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
+            trunk += [wide_conv(channels, dim << i, 4, 2, 1, bias=not norms)]
+            trunk += [Norm(dim << i, eps=D_EPS)] if norms else []
+            trunk += [nn.LeakyReLU(0.2, inplace=True)]
             channels = dim << i
         self.main = nn.Sequential(*trunk)
         flat = channels * (size >> layers) ** 2
@@ -248,6 +248,13 @@ class AttGAN(Model):
     )
     upsampling: Upsampling = "transposed"
     output: Output = "image"
+    d_norms: Annotated[
+        bool,
+        Field(
+            description="instance norms in D (published), which hide from it a colour cast of the "
+            "whole image"
+        ),
+    ] = True
     loss: AdversarialLoss = "wgan-gp"
     lambda_r1: R1Weight = 1.0
 
@@ -297,7 +304,9 @@ class AttGAN(Model):
                 raise ValueError(f"{name}={value}: between 0 and layers − 1 = {self.layers - 1}")
         nets: Nets = {
             "G": self.generator(space),
-            "D": Discriminator(space.dim_d, size, self.d_dim, self.d_layers, self.d_fc),
+            "D": Discriminator(
+                space.dim_d, size, self.d_dim, self.d_layers, self.d_fc, norms=self.d_norms
+            ),
         }
         for net in nets.values():
             xavier(net)
