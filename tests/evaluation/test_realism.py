@@ -36,20 +36,25 @@ def brighter(image: Tensor, source: Tensor, target: Tensor) -> Tensor:
     return (image + 26 / 127.5).clamp(-1, 1)
 
 
-def untrained(faces: Faces) -> Judge:
+def untrained(faces: Faces, auc: float | None = None) -> Judge:
+    """With the fact that its vectors tell people apart with `auc`; None: people are unknown."""
     torch.manual_seed(0)
     nets: tuple[list[Any], list[Any]] = ([], [])
     for labels in faces.space.sets:
         nets[0].append(ResNet18(len(labels.names)).eval())
         nets[1].append(SmallVGG(len(labels.names), 4).eval())
-    return Judge(faces.space, faces.size, *nets, facts={}, digest="", device=torch.device("cpu"))
+    facts = {"datasets": [{"verification_auc": auc} for _ in faces.space.sets]}
+    return Judge(faces.space, faces.size, *nets, facts=facts, digest="", device=torch.device("cpu"))
 
 
-def measured(dataset: Path, inception: str = "", **config: Any) -> tuple[Scores, Faces, Faces]:
+def measured(
+    dataset: Path, inception: str = "", auc: float | None = None, **config: Any
+) -> tuple[Scores, Faces, Faces]:
     """Scores of `brighter` with the scored images and those of validation."""
     test, validation, train = (Faces.open(dataset, s) for s in ("test", "val", "train"))
     settings = replace(REALISM, **config)
-    found = scored(brighter, test, validation, train, untrained(test), settings, inception)[0]
+    judge = untrained(test, auc)
+    found = scored(brighter, test, validation, train, judge, settings, inception)[0]
     return found, test, validation
 
 
@@ -160,6 +165,19 @@ def test_images_of_any_size_are_measured_or_the_verdict_says_why_not(
     assert edits["likeness"].notna().all()
 
 
+@pytest.mark.parametrize(("auc", "judged"), [(0.55, False), (0.64, False), (0.66, True)])
+def test_identity_is_judged_only_by_a_judge_that_tells_people_apart(
+    auc: float, judged: bool, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Otherwise the model is refused, and the reason names what to do."""
+    found, _, _ = measured(make_dataset(tmp_path / "d.json", (CELEBA,)), auc=auc)
+    edits = found.table[found.table["single"] & found.table["changed"]]
+    assert edits["likeness"].notna().all() == judged
+    assert edits["likeness"].isna().all() != judged
+    says = "likeness is unknown for every edit: the second judge does not tell people apart"
+    assert (says in reason(found)) != judged
+
+
 def test_a_target_without_real_images_is_named(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -226,6 +244,6 @@ def test_grey_pictures_are_measured_and_plain_ones_refused_with_the_cause(
     rows_of = {e.name: e.rows for e in manifest.entries}
     Manifest.build("dataset", files, manifest.meta, rows=rows_of).write(tmp_path / "grey.json")
     text = reason(measured(tmp_path / "grey.json")[0])
-    plain = "likeness is unknown for every edit: the second judge sees no difference" in text
+    plain = "likeness is unknown for every edit: the second judge does not tell people" in text
     assert plain == (noise == 0)
     assert noise == 0 or "edits change" in text

@@ -438,7 +438,7 @@ def test_the_verdict_names_targets_and_labels_that_could_not_be_judged() -> None
     [
         ("raster", None, "raster is unknown for every edit: sides that are odd or below 14 px"),
         ("background", math.nan, "background is unknown for every edit: it needs 8 training"),
-        ("likeness", math.nan, "the second judge sees no difference between people"),
+        ("likeness", math.nan, "the second judge does not tell people apart"),
         ("raster", [math.nan, 1.0], "raster is not finite in 360 of 360 rows"),
         ("likeness", math.inf, "likeness is not finite in 360 of 360 rows"),
     ],

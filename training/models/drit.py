@@ -61,7 +61,7 @@ from training.models.scales import (
     paired_loss,
     real_loss,
 )
-from training.models.shared_presets import demo, smoke
+from training.models.shared_presets import HAIR_JUDGE, demo, smoke
 from training.models.styles import directed_previews, fixed_latent, of_rows
 
 SIDES = "ab"
@@ -347,7 +347,11 @@ class DRIT(Model):
             ),
             images=4_000, decay_images=2_000, warmup_images=0, batch=2,
         )  # fmt: skip
-        small = replace(base, data=replace(base.data, domains=("Black_Hair", "Blond_Hair")))
+        small = replace(
+            base,
+            data=replace(base.data, domains=("Black_Hair", "Blond_Hair")),
+            judge=HAIR_JUDGE,
+        )
         # 500,000 full iterations, each the third, of one encoded and one other image a domain.
         train = TrainConfig(
             images=1_500_000, decay_images=750_000, batch=1, ema=0.0, crop="shift",

@@ -50,7 +50,7 @@ from training.models.pairs import (
     two_domains,
 )
 from training.models.scales import Discriminator, conv, paired_loss, squares
-from training.models.shared_presets import demo, smoke
+from training.models.shared_presets import HAIR_JUDGE, demo, smoke
 from training.models.styles import directed_previews, fixed_latent, of_rows
 
 CODERS = ("Ca", "Cb", "Sa", "Sb", "Ga", "Gb")  # the auto-encoders of a pair's two domains
@@ -212,7 +212,11 @@ class MUNIT(Model):
             ),
             images=4_800, decay_images=1_600, warmup_images=800, batch=2, ema=0.95,
         )  # fmt: skip
-        small = replace(base, data=replace(base.data, domains=("Black_Hair", "Blond_Hair")))
+        small = replace(
+            base,
+            data=replace(base.data, domains=("Black_Hair", "Blond_Hair")),
+            judge=HAIR_JUDGE,
+        )
         # Halved each 100,000 iterations of one pair.
         train = TrainConfig(images=1_000_000, decay_images=100_000, batch=1, ema=0.0)
         edges = DataConfig(datasets=("edges2shoes:folders",), size=256)

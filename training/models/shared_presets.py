@@ -32,6 +32,9 @@ DEMO_TRAIN = TrainConfig(
     checkpoint_images=1_400,
 )
 DEMO_JUDGE = JudgeConfig(images=(3_200,))
+# Of hair colours as classes, which say nothing of people: with 3,200 images the second judge does
+# not tell people apart.
+HAIR_JUDGE = JudgeConfig(images=(9_600,), batch=32)
 DEMO_EVAL = EvalConfig(limit=250)
 
 

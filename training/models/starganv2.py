@@ -62,7 +62,7 @@ from training.models.losses import (
     r1_penalty,
     told_apart,
 )
-from training.models.shared_presets import demo, smoke
+from training.models.shared_presets import HAIR_JUDGE, demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
 from training.models.styles import fixed_latent, style_preview
 
@@ -351,7 +351,9 @@ class StarGANv2(Model):
             ema=0.99,
         )
         small = replace(
-            base, data=replace(base.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair"))
+            base,
+            data=replace(base.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
+            judge=HAIR_JUDGE,
         )
         train = TrainConfig(images=800_000, decay_images=0, batch=8, ema=0.998, crop="zoom")
         # Folders female/ and male/.

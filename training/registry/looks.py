@@ -18,7 +18,7 @@ UNKNOWN = {
     "raster": "sides that are odd or below 14 px show none",
     "background": "it needs 8 training images with the label and 8 without, and pixels that the "
     "label does not concern",
-    "likeness": "the second judge sees no difference between people",
+    "likeness": "the second judge does not tell people apart (judge.images trains it longer)",
 }
 # largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
 WIDTH = 0.25
