@@ -143,7 +143,15 @@ class STGAN(AttGAN):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(
-            cls(**SMALL, shortcut_layers=3, inject_layers=3, upsampling="resize"),  # no stripes
+            # Departs from the paper: docs/models/stgan.md.
+            cls(
+                **SMALL,
+                shortcut_layers=3,
+                inject_layers=3,
+                upsampling="resize",
+                output="residual",
+                d_norms=False,
+            ),
             images=11_200,  # hair colour is only learnt in the second half
             warmup_images=400,
         )
