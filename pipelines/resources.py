@@ -58,9 +58,9 @@ def set_accelerator(task: Any, kind: Any, count: Any, nodes: Any) -> None:
 
 
 def add_run_identity(*tasks: Any) -> None:
-    """Give steps the id of their run and the name of their pod.
+    """Give steps the id of their run, the name of their pod, and their own name.
 
-    From the pod's fields, not as an argument, which would give every run new cache keys.
+    The first two from the pod's fields, not as arguments, which would give every run new cache keys.
     """
     fields = {
         "PIPELINE_RUN_ID": RUN_LABEL, "POD_NAME": "metadata.name",
@@ -69,3 +69,4 @@ def add_run_identity(*tasks: Any) -> None:
     for task in tasks:
         for name, path in fields.items():
             kubernetes.use_field_path_as_env(task, name, path)
+        task.set_env_variable("PIPELINE_STEP", task.name)

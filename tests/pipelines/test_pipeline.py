@@ -583,7 +583,7 @@ def task(name: str, state: str, message: str = "") -> dict[str, Any]:
 def test_submit_waits_for_the_end_and_exits_by_it(
     server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]], end: str, code: int
 ) -> None:
-    """Failed tasks are named with their reason; the run's page is printed at once."""
+    """Failed tasks are named with the server's message; the run's page is printed at once."""
     failed = end == "FAILED"
     last = task("train", end, "out of memory" if failed else "")
     later += [
@@ -595,11 +595,14 @@ def test_submit_waits_for_the_end_and_exits_by_it(
     assert done.returncode == code, done.stderr
     lines = done.stdout.splitlines()
     assert f"page      {server[0]}/#/runs/details/r1" in lines
-    assert lines[lines.index(f"run {end}") - 2 : lines.index(f"run {end}")] == [
-        "pull: SUCCEEDED",
-        f"train: {end}",
+    changes = [line[10:] for line in lines if re.match(r"\d\d:\d\d:\d\d  ", line)]
+    assert [(line[:24].strip(), line[25:]) for line in changes] == [
+        ("Pull raw data", "running"),
+        ("Pull raw data", "succeeded"),
+        ("Train model", end.lower()),
     ]
-    assert ("failed: train: out of memory" in lines) == failed
+    assert f"run       {end.lower()}" in lines
+    assert ("failed    Train model (train): out of memory" in lines) == failed
 
 
 def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
@@ -614,14 +617,14 @@ def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
             raise answer
         return answer
 
-    assert watch.follow(get_run, reported.append, every=0.0) is False
+    assert watch.follow(get_run, reported.append, {}, every=0.0).state == "FAILED"
     assert [line for line in reported if "retrying" in line] == reported[:2]
     answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
     with pytest.raises(ApiException):
-        watch.follow(get_run, reported.append, every=0.0)
+        watch.follow(get_run, reported.append, {}, every=0.0)
     answers[:] = [OSError("refused")] * 4
     with pytest.raises(OSError, match="refused"):
-        watch.follow(get_run, reported.append, every=0.001, patience=0.002)
+        watch.follow(get_run, reported.append, {}, every=0.001, patience=0.002)
 
 
 def test_submit_without_a_server_reports_the_address() -> None:
