@@ -129,6 +129,6 @@ def stargan(
     cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
     cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
     cluster.add_run_identity(
-        start, pulled, valid, divided, part, images, unified, judged, trained, scored, version, verdict,
-        ended,
+        start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
+        verdict, ended,
     )  # fmt: skip

@@ -98,8 +98,8 @@ def follow(
 ) -> Any:
     """Poll a run until it ends; returns it as it ended.
 
-    `get_run` returns a V2beta1Run. `report` gets a line for each change of a step, `progress` one on
-    the whole run after each poll. While the server is unavailable, requests are retried for
+    `get_run` returns a V2beta1Run. `report` gets a line for each change of a step, `progress` one
+    on the whole run after each poll. While the server is unavailable, requests are retried for
     `patience` seconds, then its error is raised; permanent errors (400, 401, 403, 404) are raised
     at once.
     """

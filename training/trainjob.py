@@ -41,9 +41,9 @@ FORMER = {"ask": "render", "start": "submit", "work": "run"}  # former names of 
 def launch(request: Request, shape: Shape, out: Path) -> None:
     """Train `request` in a TrainJob and write the model's manifest to `out`.
 
-    Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job, unless
-    it comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or cannot
-    start.
+    Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job,
+    unless it comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
+    cannot start.
     """
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:
@@ -83,8 +83,8 @@ def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
 def _leave_or_delete(cluster: Cluster, name: str, workflow: str) -> str:
     """Delete the job of a launcher that is stopped, unless its run goes on; what was done.
 
-    A container has a second or less for it. So nothing is printed before, as its reader may be gone,
-    and a job whose run's state is not known is left to the run's last step, `cluster.ending`.
+    A container has a second or less for it. So nothing is printed before, as its reader may be
+    gone, and a job whose run's state is not known is left to the run's last step, `ending`.
     """
     cluster.patience = STOP_PATIENCE
     try:

@@ -1,4 +1,4 @@
-"""The end of a pipeline run on a cluster: its state and reasons to MLflow, no TrainJob left behind."""
+"""The end of a pipeline run: its state and reasons to MLflow, and no TrainJob is left."""
 
 from training.cluster.kubernetes import Cluster, ClusterError
 from training.cluster.watch import condition, say, terminating
@@ -13,8 +13,8 @@ STATES = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}
 def end_run(state: str, experiment: str, launcher: str) -> None:
     """Close the pipeline run's parent in MLflow with Kubeflow's final `state`.
 
-    On a cluster the parent also gets the reasons that failed steps left, and the run's TrainJobs that
-    have not ended are deleted: of a launcher that was ended before it could do so.
+    On a cluster the parent also gets the reasons that failed steps left, and the run's TrainJobs
+    that have not ended are deleted: of a launcher that was ended before it could do so.
     """
     run = environment.PIPELINE_RUN_ID.get()
     if environment.POD_NAME.get():

@@ -21,8 +21,9 @@ RUN = "stargan/pipeline-run"  # label of a TrainJob
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be unavailable
 TIMEOUT = (3.0, 10.0)  # s to connect, and to wait for the next byte of the answer
-# The same while this process is being stopped, in s: it stays below the 30 s that Kubernetes grants.
-STOP_PATIENCE = 15.0
+# The same for each of two requests while this process is being stopped, in s: together they stay
+# below the 30 s that Kubernetes grants.
+STOP_PATIENCE = 10.0
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 INDEX = "batch.kubernetes.io/job-completion-index"  # annotation of each
 CHUNK = 8192  # bytes of a log per read; those before a broken connection are kept

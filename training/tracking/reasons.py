@@ -1,7 +1,7 @@
 """Why a step of a pipeline run failed, as a tag of the run's parent in MLflow.
 
-Kubeflow Pipelines 2.17 tells a client that a step failed, not why, and its log endpoint wants the name
-of a pod, which it does not tell either. Who follows the run reads the reason here.
+Kubeflow Pipelines 2.17 tells a client that a step failed, not why, and its log endpoint wants the
+name of a pod, which it does not tell either. Who follows the run reads the reason here.
 """
 
 from training.core import environment
