@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kubeflow import recorded
+from kfpruns import recorded
 from pipelines import compiled, follow, submit
 
 STEPS = compiled.steps()
@@ -181,13 +182,14 @@ def test_the_progress_stays_at_the_bottom_of_a_terminal() -> None:
     """A real terminal: the recorded sequence's lines, each above the progress of that moment."""
     code = (
         "import sys; sys.path.insert(0, 'tests/plugins')\n"
-        "from kubeflow import recorded; from pipelines import compiled, submit\n"
+        "from kfpruns import recorded; from pipelines import compiled, submit\n"
         "t = submit.Terminal()\n"
         "submit.follow(iter(recorded('sequence')).__next__, t.line, compiled.steps(), every=0.01,"
         " progress=t.progress)\n"
         "t.close()\n"
     )
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=subprocess.PIPE,
                           cwd=compiled.PACKAGE.parents[1],
                           env={**os.environ, "COLUMNS": "100"}) as process:  # fmt: skip

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kubeflow import FOLDER, read, recorded
+from kfpruns import FOLDER, read, recorded
 from pipelines import compiled
 from pipelines.submit import end, follow
 from project import ROOT
