@@ -1,4 +1,4 @@
-"""The exit handler: record how the run ended."""
+"""The exit handler: record how the run ended, and end what it left."""
 
 from kfp import dsl
 
@@ -6,9 +6,11 @@ from components.images import STEPS_IMAGE
 
 
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
-def report_status(experiment: str, status: dsl.PipelineTaskFinalStatus) -> None:
-    """Close the pipeline's MLflow run with the pipeline's final state."""
-    from training.tracking.client import end_parent
+def report_status(experiment: str, launcher: str, status: dsl.PipelineTaskFinalStatus) -> None:
+    """Close the pipeline's MLflow run with the final state and the reasons of failed steps.
 
-    states = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}
-    end_parent(states.get(status.state, "FAILED"), experiment)
+    TrainJobs of the run that still train are deleted.
+    """
+    from training.cluster.ending import end_run
+
+    end_run(status.state, experiment, launcher)

@@ -5,6 +5,7 @@
     python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
+    python -m pipelines submit --wait --resubmit 3 …        again if a pod is lost, up to 3 times
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
@@ -27,6 +28,7 @@ from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
 from training.core.cli import means
+from training.core.config import Natural
 from training.core.options import EXPERIMENT
 
 app = cli.program("python -m pipelines", __doc__)
@@ -138,15 +140,31 @@ def submit(
     namespace: Annotated[str, means("the profile's namespace", "--namespace", "-n")] = "",
     dry_run: Annotated[bool, means("print the command and exit")] = False,
     wait: Annotated[bool, means("follow the run; 1 if it fails", "--wait", "-w")] = False,
+    resubmit: Annotated[
+        Natural, means("with --wait: times to submit again if a step fails without a reason")
+    ] = 0,
 ) -> None:
     """Run on Kubeflow Pipelines."""
-    arguments = parse(list(pairs), compiled.parameters(package))
+    known = compiled.parameters(package)
+    arguments = parse(list(pairs), known)
     command = submit_command(experiment, arguments, package, namespace)
+    if resubmit:
+        watch.check_resubmit(wait)
     print(shlex.join(command), flush=True)
-    if not dry_run:
+    if dry_run:
+        return
+    recorded = arguments.get("experiment", known["experiment"].default)
+    for left in range(resubmit, -1, -1):
         run_id = watch.submit(command)
         print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
-        raise SystemExit(watch.wait(run_id) if wait else 0)
+        if not wait:
+            return
+        succeeded, lost = watch.wait(run_id, compiled.steps(package), recorded)
+        if succeeded:
+            return
+        if not (lost and left):
+            raise SystemExit(1)
+        print(f"\nsubmitted again, {resubmit - left + 1} of {resubmit} times", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,23 @@ def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
         kind = KINDS[row["parameterType"]]
         out[name] = Parameter(kind, kind(row["defaultValue"]))  # YAML writes integers as 1.0
     return out
+
+
+def steps(path: Path = PACKAGE) -> dict[str, str]:
+    """The display names of a compiled pipeline's steps by their names, in the order of the run."""
+    spec = next(yaml.safe_load_all(path.read_text()))
+
+    def inside(dag: dict[str, Any]) -> dict[str, str]:
+        rows = dag["tasks"]
+        order = TopologicalSorter({n: sorted(rows[n].get("dependentTasks", ())) for n in rows})
+        found: dict[str, str] = {}
+        for name in order.static_order():
+            component = spec["components"][rows[name]["componentRef"]["name"]]
+            one = {name: str(rows[name]["taskInfo"]["name"])}
+            found |= inside(component["dag"]) if "dag" in component else one
+        return found
+
+    return inside(spec["root"]["dag"])
 
 
 def check(known: dict[str, Parameter], values: dict[str, str]) -> dict[str, Any]:

@@ -37,7 +37,10 @@ def add_env_and_security(*tasks: Any) -> None:
 
 
 def set_resources(*tasks: Any) -> None:
-    """CPU, memory and retries (for lost nodes) of steps that decode images or run networks."""
+    """CPU, memory and retries of steps that decode images or run networks.
+
+    KFP 2.17 gives Argo no `retryPolicy`: a step that fails is retried, a deleted pod is not.
+    """
     for task in tasks:
         task.set_cpu_request("2").set_memory_request("4Gi").set_memory_limit("16Gi")
         task.set_retry(2, backoff_duration="30s")
@@ -58,9 +61,9 @@ def set_accelerator(task: Any, kind: Any, count: Any, nodes: Any) -> None:
 
 
 def add_run_identity(*tasks: Any) -> None:
-    """Give steps the id of their run and the name of their pod.
+    """Give steps the id of their run, the name of their pod, and their own name.
 
-    From the pod's fields, not as an argument, which would give every run new cache keys.
+    The first two from the pod's fields: as arguments they would give every run new cache keys.
     """
     fields = {
         "PIPELINE_RUN_ID": RUN_LABEL, "POD_NAME": "metadata.name",
@@ -69,3 +72,4 @@ def add_run_identity(*tasks: Any) -> None:
     for task in tasks:
         for name, path in fields.items():
             kubernetes.use_field_path_as_env(task, name, path)
+        task.set_env_variable("PIPELINE_STEP", task.name)

@@ -62,7 +62,7 @@ def stargan(
         override: a reason to promote against the gate; recorded.
         image: the training image that the lineage records; a local run sets its own.
     """
-    ended = report_status(experiment=experiment).set_caching_options(False)
+    ended = report_status(experiment=experiment, launcher=launcher).set_caching_options(False)
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
@@ -129,6 +129,6 @@ def stargan(
     cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
     cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
     cluster.add_run_identity(
-        pulled, valid, divided, part, images, unified, judged, trained, scored, version, verdict,
-        ended,
+        start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
+        verdict, ended,
     )  # fmt: skip

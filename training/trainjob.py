@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import yaml
 
 from training.cluster.job import Request, Shape, manifest
-from training.cluster.kubernetes import Cluster, ClusterError
+from training.cluster.kubernetes import STOP_PATIENCE, Cluster, ClusterError
 from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
 from training.core.cli import means
@@ -34,48 +34,66 @@ RequestFile = Annotated[Path, means("JSON with the fields of a request")]
 log = logging.getLogger(__name__)
 SHAPE = Shape()
 POLL = 5.0  # s between polls of the job
+NONE, UNKNOWN = "", "?"  # instead of a workflow's name: outside of one, and not yet known
 FORMER = {"ask": "render", "start": "submit", "work": "run"}  # former names of commands
 
 
 def launch(request: Request, shape: Shape, out: Path) -> None:
     """Train `request` in a TrainJob and write the model's manifest to `out`.
 
-    Joins the job of this name if one exists. SIGTERM deletes the job and raises StoppedError.
-    Raises ValueError with the cause if the job fails or cannot start.
+    Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job,
+    unless it comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
+    cannot start.
     """
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:
-        stops: list[int] = []
-        before = signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
-        try:
-            _run_job(Cluster(stops), request, shape, stops)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        _run_job(Cluster(), request, shape)
     model = store.reference(f"jobs/{name}/model")
     if model is None:
         raise ValueError(f"{name}: the job ended without a model; see its log for the cause")
     write_bytes(out, model.encode())
 
 
-def _run_job(cluster: Cluster, request: Request, shape: Shape, stops: list[int]) -> None:
-    """Create or join the job and follow it to its end; a stopped job is deleted."""
-    interrupted: ClusterError | None = None
+class _Stop(BaseException):
+    """SIGTERM. Raised by its handler, so that no pending request delays the answer to it."""
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the deletion
+    raise _Stop
+
+
+def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
+    """Create or join the job and follow it to its end."""
+    name, workflow = request.name, UNKNOWN if environment.POD_NAME.get() else NONE
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        signal.signal(signal.SIGTERM, _stop)
         owner, image = cluster.itself()
-        _start(cluster, manifest(request, shape, owner, shape.image or image), stops)
-        _follow(cluster, request.name, shape.deadline, stops)
-    except ClusterError as error:
-        if not stops:
-            raise
-        interrupted = error  # a request that the signal interrupted
+        workflow = next((one["name"] for one in owner if one["kind"] == "Workflow"), NONE)
+        _start(cluster, manifest(request, shape, owner, shape.image or image))
+        _follow(cluster, name, shape.deadline)
+    except _Stop:
+        did = _leave_or_delete(cluster, name, workflow)
+        raise cli.StoppedError(f"{name}: {did}; run the same command to resume") from None
     finally:
-        if stops:
-            cluster.delete(request.name)
-            say(f"{request.name} deleted")
-    if stops:
-        raise cli.StoppedError(
-            f"{request.name}: stopped; run the same command to resume"
-        ) from interrupted
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_or_delete(cluster: Cluster, name: str, workflow: str) -> str:
+    """Delete the job of a launcher that is stopped, unless its run goes on; what was done.
+
+    A container has a second or less for it. So nothing is printed before, as its reader may be
+    gone, and a job whose run's state is not known is left to the run's last step, `ending`.
+    """
+    cluster.patience = STOP_PATIENCE
+    try:
+        if workflow == UNKNOWN or (workflow and cluster.goes_on(workflow)):
+            return "left running, as its run goes on; the step's next attempt follows it"
+    except ClusterError as error:
+        return f"left running, as the state of its run is not known ({error})"
+    cluster.delete(name)
+    return "deleted"
 
 
 def render(request: Request, shape: Shape) -> str:
@@ -104,10 +122,10 @@ def _stored(request: Request, shape: Shape) -> Store:
     return store
 
 
-def _start(cluster: Cluster, job: dict[str, Any], stops: list[int]) -> None:
+def _start(cluster: Cluster, job: dict[str, Any]) -> None:
     """Create the job, or join the existing one; a failed one is deleted and created again."""
     name = job["metadata"]["name"]
-    while not stops and not cluster.create(job):
+    while not cluster.create(job):
         existing = cluster.get(name)
         if existing and not condition(existing, "Failed") and not terminating(existing):
             say(f"{name} exists already; following it")
@@ -119,16 +137,14 @@ def _start(cluster: Cluster, job: dict[str, Any], stops: list[int]) -> None:
     say(f"{name} created: {job['spec']['trainer']['numNodes']} nodes")
 
 
-def _follow(cluster: Cluster, name: str, deadline: int, stops: list[int]) -> None:
+def _follow(cluster: Cluster, name: str, deadline: int) -> None:
     """Wait for the job's end; print its state and the log of rank 0."""
     watcher = JobWatcher(cluster, name, deadline)
-    while not stops and not watcher.poll():
+    while not watcher.poll():
         if why := watcher.overdue():
             cluster.delete(name)
             raise ValueError(f"{name}: {why}; job deleted")
-        end = time.monotonic() + POLL
-        while not stops and time.monotonic() < end:
-            time.sleep(min(0.1, POLL))
+        time.sleep(POLL)
 
 
 @app.command

@@ -10,18 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlparse
 
 import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainingRuntime, TrainerV1alpha1TrainJob
 
 from training import trainjob
+from training.cluster import ending
 from training.cluster import kubernetes as cluster
 from training.cluster import watch as follow
 from training.cluster.job import Request, Shape, manifest
@@ -65,12 +68,21 @@ class Api:
         self.ages: list[int | None] = []  # s of log that were requested
         self.made: list[dict[str, Any]] = []
         self.deleted: list[str] = []
+        self.workflows: dict[str, dict[str, Any]] = {"w": {"metadata": {"name": "w"}}}
+        self.calls: list[tuple[str, str]] = []  # method and last part of the path
+        self.on_delete: Callable[[], None] = lambda: None  # before a deletion is answered
         self.launchers: list[subprocess.Popen[str]] = []  # left behind by a failed test
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.used.add(right(method, path.partition("?")[0]))
+        self.calls.append((method, path.partition("?")[0].rpartition("/")[2]))
         if found := PATH.fullmatch(path.partition("?")[0]):
+            if method == "GET" and not found[1]:
+                return 200, {"items": self.labelled(path)}
             return self.trainjob(method, found[1], body)
+        if "/workflows/" in path:
+            workflow = self.workflows.get(path.rpartition("/")[2])
+            return (200, workflow) if workflow else (404, {"message": "not found"})
         if "/log?" in path:
             if self.mute:
                 self.closing.wait(60)
@@ -89,6 +101,12 @@ class Api:
             }
         return 200, {"items": self.pods}
 
+    def labelled(self, path: str) -> list[dict[str, Any]]:
+        """The jobs that a request's selector of one label selects."""
+        (selector,) = parse_qs(urlparse(path).query)["labelSelector"]
+        key, _, value = selector.partition("=")
+        return [job for job in self.jobs.values() if job["metadata"]["labels"].get(key) == value]
+
     def trainjob(self, method: str, name: str, body: bytes) -> tuple[int, Any]:
         if method == "POST":
             job = json.loads(body)
@@ -105,6 +123,7 @@ class Api:
         if method == "DELETE":
             self.deleted.append(name)
             self.jobs.pop(name)
+            self.on_delete()
             return 200, {}
         if self.later:
             self.later.pop(0)(self, self.jobs[name])
@@ -145,6 +164,12 @@ def serve(api: Api) -> ThreadingHTTPServer:
     return server
 
 
+def kill(group: int) -> None:
+    """Kill a group of processes, if there is one, as the end of a container does."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 @pytest.fixture
 def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """A cluster that KUBECONFIG reaches."""
@@ -162,8 +187,9 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(trainjob, "POLL", 0.02)
     yield api
     for process in api.launchers:
+        kill(process.pid)
         process.kill()
-        process.wait(240)
+        process.communicate(timeout=240)
     api.closing.set()
     server.shutdown()
     server.server_close()
@@ -376,12 +402,14 @@ def test_a_job_that_failed_before_is_replaced(api: Api, tmp_path: Path) -> None:
 def test_the_role_grants_exactly_what_the_launcher_requests(
     api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that failed, its deletion, another with its pods and their logs."""
+    """A job that failed, its deletion, another with its pods and logs; a stop, the run's end."""
     monkeypatch.setenv("POD_NAME", "launcher")
     api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
     condition("Failed")(api, api.jobs[REQUEST.name])
     api.later = [lambda *_: None, runs, ends]
     launch(REQUEST, shape(), tmp_path / "model.json")
+    assert cluster.Cluster().goes_on("w")  # as a launcher that is stopped asks
+    ending.delete_jobs("run-1")
     accounts = yaml.safe_load_all((JOBS.parent / "base" / "accounts.yaml").read_text())
     (rules,) = (one["rules"] for one in accounts if one["kind"] == "Role")
     granted = {
@@ -533,6 +561,8 @@ REQUESTS: dict[str, Callable[[cluster.Cluster], object]] = {
     "delete": lambda it: it.delete("j"),
     "pods": lambda it: it.pods("j"),
     "itself": lambda it: it.itself(),
+    "jobs": lambda it: it.jobs("run-1"),
+    "goes_on": lambda it: it.goes_on("w"),
 }
 
 
@@ -565,11 +595,11 @@ def test_a_missing_log_does_not_delay_the_job(
 def test_a_launcher_stopped_at_a_silent_api_exits_before_it_is_killed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request under way, then the deletion: in the 30 s that Kubernetes grants."""
-    assert sum(cluster.TIMEOUT) + cluster.STOP_PATIENCE < 30
-    monkeypatch.setattr(cluster, "STOP_PATIENCE", 1.0)
+    """The question on the run, then the deletion: in the 30 s that Kubernetes grants."""
+    assert 2 * cluster.STOP_PATIENCE < 30
     api.faults = [SILENT] * 20
-    stopped = cluster.Cluster([signal.SIGTERM])
+    stopped = cluster.Cluster()
+    stopped.patience = 1.0
     limits: list[tuple[float, float]] = []
     delete = stopped.objects.delete_namespaced_custom_object
 
@@ -618,15 +648,17 @@ def test_a_model_of_other_code_is_not_reused(
     assert len({job["metadata"]["name"] for job in api.made}) == 2
 
 
+LAUNCHER = (
+    "import sys; from dataclasses import replace; from pathlib import Path;"
+    "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
+    "request = Request('{}', 'stargan', '{}', '{}');"
+    "cli.entry_point(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
+)
+
+
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
     """The launcher as a separate process."""
-    code = (
-        "import sys; from dataclasses import replace; from pathlib import Path;"
-        "from training import trainjob; from training.trainjob import *; trainjob.POLL = 0.05;"
-        "request = Request('{}', 'stargan', '{}', '{}');"
-        "cli.entry_point(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
-    )
-    command = [sys.executable, "-c", code, str(JOBS / "trainjob.yaml")]
+    command = [sys.executable, "-c", LAUNCHER, str(JOBS / "trainjob.yaml")]
     process = subprocess.Popen(command, env=os.environ, cwd=tmp_path, text=True)
     api.launchers.append(process)
     return process
@@ -674,6 +706,132 @@ def test_a_launcher_stopped_while_the_api_is_unavailable_leaves_no_job(
     process.send_signal(signal.SIGTERM)
     assert process.wait(240) == 143
     assert (api.deleted, api.jobs) == ([REQUEST.name], {})
+
+
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+
+
+def start_as_in_a_pod(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The launcher under a parent that ends at once, as KFP's does; the id of their group."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    command = [sys.executable, "-c", PARENT, LAUNCHER, str(JOBS / "trainjob.yaml")]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    api.launchers.append(process)
+    return process.pid
+
+
+def told_to_end(api: Api) -> None:
+    """As KFP does it, before Argo stops the pods."""
+    api.workflows["w"]["spec"] = {"activeDeadlineSeconds": 0}
+
+
+def test_a_launcher_whose_run_is_ended_deletes_its_job_by_the_first_request(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent is gone at once, the API hangs in another request, and the container ends as soon
+    as the deletion has arrived: nothing after it is needed."""
+    api.later = [runs, seen]
+    group = start_as_in_a_pod(api, tmp_path, monkeypatch)
+    until(lambda: api.made and not api.later)
+    api.faults = [SILENT]
+    until(lambda: not api.faults)  # the launcher waits for its answer
+    told_to_end(api)
+    api.on_delete = lambda: kill(group)
+    api.calls.clear()
+    began = time.monotonic()
+    os.killpg(group, signal.SIGTERM)
+    until(lambda: api.deleted)
+    assert time.monotonic() - began < sum(cluster.TIMEOUT) / 2  # not after the pending request
+    assert api.calls == [("GET", "w"), ("DELETE", REQUEST.name)]
+    assert api.jobs == {}
+
+
+def test_a_drained_launcher_leaves_its_job_to_the_next(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on: the job trains on other nodes, and the step's next attempt follows it."""
+    api.later = [runs, seen]
+    group = start_as_in_a_pod(api, tmp_path, monkeypatch)
+    until(lambda: api.made and not api.later)
+    os.killpg(group, signal.SIGTERM)
+    output = api.launchers[-1].communicate(timeout=240)[0]  # until the child has ended, too
+    assert "left running, as its run goes on" in output
+    assert api.deleted == []
+    api.later = [runs, ends]
+    launch(REQUEST, shape(), tmp_path / "m.json")
+    assert (len(api.made), api.deleted) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("workflow", "runs_on"),
+    [
+        ({"spec": {}, "status": {"phase": "Running"}}, True),
+        ({"spec": {"activeDeadlineSeconds": 86_400}}, True),  # a platform's limit
+        ({"spec": {"activeDeadlineSeconds": 0}}, False),
+        ({"spec": {"shutdown": "Terminate"}}, False),
+        ({"status": {"phase": "Failed"}}, False),
+        ({"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}}, False),
+        (None, False),
+    ],
+)
+def test_a_run_goes_on_until_its_workflow_ends_or_is_told_to(
+    api: Api, workflow: dict[str, Any] | None, runs_on: bool
+) -> None:
+    api.workflows = {} if workflow is None else {"w": {"metadata": {}, **workflow}}
+    assert cluster.Cluster().goes_on("w") is runs_on
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_job_is_left_if_the_state_of_its_run_is_not_known(api: Api, status: int) -> None:
+    """A role without the right, or an API that is away: the run's last step sees to it."""
+    api.jobs[REQUEST.name] = manifest(REQUEST, shape(), [])
+    api.faults = [status] * 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainjob, "STOP_PATIENCE", 1.0)
+        told = trainjob._leave_or_delete(cluster.Cluster(), REQUEST.name, "w")
+    assert told.startswith("left running, as the state of its run is not known (faces/w: ")
+    assert api.deleted == []
+
+
+def test_the_last_step_of_a_run_deletes_the_jobs_that_it_left(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that have not ended; none of another run."""
+    monkeypatch.setenv("POD_NAME", "last")
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    for name, run, ended in (
+        ("a", "run-7", ""),
+        ("b", "run-7", "Complete"),
+        ("c", "run-7", "Failed"),
+        ("d", "run-8", ""),
+    ):
+        job = manifest(replace(REQUEST, pipeline_run=run), shape(), [])
+        job["metadata"]["name"] = name
+        if ended:
+            condition(ended)(api, job)
+        api.jobs[name] = job
+    ending.end_run("FAILED", "faces", "local")
+    assert api.calls == []
+    ending.end_run("FAILED", "faces", "trainjob")
+    assert api.deleted == ["a"]
+    assert capsys.readouterr().out == "a deleted: its run has ended\n"
+
+
+def test_a_last_step_that_may_not_list_jobs_says_so_and_ends_well(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POD_NAME", "last")
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    api.faults = [403]
+    ending.end_run("SUCCEEDED", "faces", "trainjob")
+    assert "TrainJobs of this run may still train: faces/TrainJobs: refused" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -121,11 +121,12 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
 
 
 def test_the_status_closes_the_mlflow_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.tracking.client
+    import training.cluster.ending
     from components.report_status import report_status
 
     seen: list[tuple[str, str]] = []
-    monkeypatch.setattr(training.tracking.client, "end_parent", lambda *a: seen.append(a))
+    monkeypatch.setattr(training.cluster.ending, "end_parent", lambda *a: seen.append(a))
     for state in ("SUCCEEDED", "FAILED", "CANCELED"):
-        report_status.python_func(experiment="e", status=SimpleNamespace(state=state))
+        status = SimpleNamespace(state=state)
+        report_status.python_func(experiment="e", launcher="trainjob", status=status)
     assert seen == [("FINISHED", "e"), ("FAILED", "e"), ("KILLED", "e")]

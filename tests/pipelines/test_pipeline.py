@@ -28,6 +28,7 @@ from pipelines import compiled
 from pipelines import submit as watch
 from pipelines.arguments import parse
 from pipelines.local.run import StepError
+from servers import MlflowServer
 from training.core.config import Config
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +217,17 @@ def test_steps_get_the_name_of_the_run_from_their_pod(documents: list[dict[str, 
     executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     label = {"name": "PIPELINE_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     named = {n for n, e in executors.items() if label in e.get("fieldPathAsEnv", ())}
-    assert named == set(documents[0]["deploymentSpec"]["executors"]) - {"exec-resolve"}
+    assert named == set(documents[0]["deploymentSpec"]["executors"])
+
+
+def test_steps_get_their_own_name(documents: list[dict[str, Any]]) -> None:
+    """Under which a failed one leaves its reason: that of `submit --wait`."""
+    for name, one in documents[0]["deploymentSpec"]["executors"].items():
+        step = {"name": "PIPELINE_STEP", "value": name.removeprefix("exec-")}
+        assert step in one["container"]["env"]
+    assert {f"exec-{step}" for step in compiled.steps()} == set(
+        documents[0]["deploymentSpec"]["executors"]
+    )
 
 
 def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
@@ -439,7 +450,8 @@ class Server(BaseHTTPRequestHandler):
         return {"experiment_id": "e1", "display_name": "faces", "created_at": self.NOW}
 
     def created(self) -> dict[str, Any]:
-        made = {**self.runs[-1], "run_id": "r1", "state": "PENDING", "created_at": self.NOW}
+        name = f"r{len(self.runs)}"
+        made = {**self.runs[-1], "run_id": name, "state": "PENDING", "created_at": self.NOW}
         if self.command == "GET" and self.later:
             made |= self.later.pop(0) if len(self.later) > 1 else self.later[0]
         return made
@@ -583,7 +595,7 @@ def task(name: str, state: str, message: str = "") -> dict[str, Any]:
 def test_submit_waits_for_the_end_and_exits_by_it(
     server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]], end: str, code: int
 ) -> None:
-    """Failed tasks are named with their reason; the run's page is printed at once."""
+    """Failed tasks are named with the server's message; the run's page is printed at once."""
     failed = end == "FAILED"
     last = task("train", end, "out of memory" if failed else "")
     later += [
@@ -595,11 +607,14 @@ def test_submit_waits_for_the_end_and_exits_by_it(
     assert done.returncode == code, done.stderr
     lines = done.stdout.splitlines()
     assert f"page      {server[0]}/#/runs/details/r1" in lines
-    assert lines[lines.index(f"run {end}") - 2 : lines.index(f"run {end}")] == [
-        "pull: SUCCEEDED",
-        f"train: {end}",
+    changes = [line[10:] for line in lines if re.match(r"\d\d:\d\d:\d\d  ", line)]
+    assert [(line[:24].strip(), line[25:]) for line in changes] == [
+        ("Pull raw data", "running"),
+        ("Pull raw data", "succeeded"),
+        ("Train model", end.lower()),
     ]
-    assert ("failed: train: out of memory" in lines) == failed
+    assert f"run       {end.lower()}" in lines
+    assert ("failed    Train model (train): out of memory" in lines) == failed
 
 
 def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
@@ -614,14 +629,49 @@ def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
             raise answer
         return answer
 
-    assert watch.follow(get_run, reported.append, every=0.0) is False
+    assert watch.follow(get_run, reported.append, {}, every=0.0).state == "FAILED"
     assert [line for line in reported if "retrying" in line] == reported[:2]
     answers += [ApiException(status=403), V2beta1Run(state="SUCCEEDED")]
     with pytest.raises(ApiException):
-        watch.follow(get_run, reported.append, every=0.0)
+        watch.follow(get_run, reported.append, {}, every=0.0)
     answers[:] = [OSError("refused")] * 4
     with pytest.raises(OSError, match="refused"):
-        watch.follow(get_run, reported.append, every=0.001, patience=0.002)
+        watch.follow(get_run, reported.append, {}, every=0.001, patience=0.002)
+
+
+@pytest.mark.server
+def test_a_lost_run_is_submitted_again_and_a_mistake_is_not(
+    server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]],
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With a real MLflow, where the second run's step has left its reason."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_server.uri)
+    tags = {"pipeline_run": "r2", "role": "pipeline", "failed.train": "labels.csv: row 3"}
+    client.create_run(client.create_experiment("stargan"), tags=tags)
+    lost = {"state": "FAILED", "run_details": {"task_details": [
+        {"display_name": "train", "state": "FAILED"}]}}  # fmt: skip
+    later += [{"state": "PENDING"}, lost, {"state": "PENDING"}, lost]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    done = submit(server[0], "--wait", "--resubmit", "3", "preset=smoke")
+    assert done.returncode == 1, done.stderr
+    assert len(server[1]) == 2
+    first, _, second = done.stdout.partition("submitted again, 1 of 3 times")
+    assert "failed    Train model (train): it left no reason" in first
+    assert "failed    Train model (train): labels.csv: row 3\n" in second
+
+
+@pytest.mark.parametrize(
+    ("words", "uri", "fix"),
+    [([], "http://mlflow", "add --wait"), (["--wait"], "", "set MLFLOW_TRACKING_URI")],
+)
+def test_resubmit_is_refused_if_it_could_not_tell_a_mistake(
+    words: list[str], uri: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=fix):
+        program.main(["submit", "--resubmit", "1", *words, "preset=smoke"])
 
 
 def test_submit_without_a_server_reports_the_address() -> None:

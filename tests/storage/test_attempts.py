@@ -9,7 +9,7 @@ import pytest
 
 from training.core.retry import may_pass
 from training.inference.weights import CheckpointError
-from training.storage.attempts import attempt
+from training.storage.attempts import attempt, failures
 from training.storage.s3 import UnreachableError
 from training.tracking.client import TrackingError
 
@@ -138,3 +138,40 @@ def test_a_training_process_passes_its_mistake_to_the_launcher(
         launch(classes, tmp_path / "out.json", "attgan", config, to_json(TrainConfig(images=16)),
                experiment="")  # fmt: skip
     assert not may_pass(caught.value)
+
+
+def fail_in_a_pod(monkeypatch: pytest.MonkeyPatch, step: str, pod: str, error: Exception) -> None:
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    monkeypatch.setenv("PIPELINE_STEP", step)
+    monkeypatch.setenv("POD_NAME", pod)
+    with pytest.raises((SystemExit, type(error))):
+        attempt(failing(error))
+
+
+def test_a_failed_pod_leaves_its_reason_whatever_the_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By step, that of the last pod; of this run only."""
+    fail_in_a_pod(monkeypatch, "pull", "pull-1", ConnectionError("cut"))
+    fail_in_a_pod(monkeypatch, "pull", "pull-2", ConnectionError("cut again"))
+    fail_in_a_pod(monkeypatch, "train", "train-1", KeyError("x"))
+    fail_in_a_pod(monkeypatch, "judge", "judge-1", ValueError("row 3: 2"))
+    assert failures("run-1") == {
+        "pull": "cut again", "train": "KeyError: 'x'", "judge": "row 3: 2",
+    }  # fmt: skip
+    assert failures("run-2") == {}
+
+
+def test_a_step_that_is_stopped_leaves_no_reason(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod is deleted, or the run is ended."""
+    monkeypatch.setenv("PIPELINE_RUN_ID", "run-1")
+    monkeypatch.setenv("POD_NAME", "train-1")
+
+    def stop() -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        attempt(stop)
+    assert failures("run-1") == {}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
+from training.cluster.kubernetes import RUN, run_label
 from training.core import cli
 from training.core.config import Natural, Positive, described
 from training.core.environment import LAUNCH_ID, new_launch
@@ -72,7 +73,7 @@ def manifest(
     head["labels"] |= {
         "stargan/model": request.model,
         "stargan/commit": f"{commit}{'-dirty' if dirty else ''}",
-        "stargan/pipeline-run": request.pipeline_run[:63] or "none",
+        RUN: run_label(request.pipeline_run),
     }
     if shape.queue:
         head["labels"]["kueue.x-k8s.io/queue-name"] = shape.queue

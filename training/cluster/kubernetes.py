@@ -7,7 +7,7 @@ for `PATIENCE` seconds.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,14 @@ from training.core import environment
 from training.core.retry import retrying
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+WORKFLOWS = {"group": "argoproj.io", "version": "v1alpha1", "plural": "workflows"}
+RUN = "stargan/pipeline-run"  # label of a TrainJob
 MAIN = "main"  # Argo's name for the container that runs a step
 PATIENCE = 600.0  # s that the API may be unavailable
 TIMEOUT = (3.0, 10.0)  # s to connect, and to wait for the next byte of the answer
-# The same for deleting a job while this process is being stopped, in s: with the last request, it
-# stays below the 30 s that Kubernetes grants.
-STOP_PATIENCE = 15.0
+# The same for each of two requests while this process is being stopped, in s: together they stay
+# below the 30 s that Kubernetes grants.
+STOP_PATIENCE = 10.0
 STEP = "jobset.sigs.k8s.io/jobset-name"  # label of a TrainJob's pods
 INDEX = "batch.kubernetes.io/job-completion-index"  # annotation of each
 CHUNK = 8192  # bytes of a log per read; those before a broken connection are kept
@@ -47,11 +49,10 @@ def _namespace(contexts: Any) -> str:
 class Cluster:
     """Client for one namespace of a cluster."""
 
-    def __init__(self, stops: Sequence[int] = ()) -> None:
-        """`stops` gets an item when this process is stopped; then only `delete` still retries."""
+    def __init__(self) -> None:
         from kubernetes import client, config
 
-        active, self.stops = None, stops
+        active, self.patience = None, PATIENCE
         try:
             config.load_incluster_config()
         except config.ConfigException:
@@ -100,6 +101,40 @@ class Cluster:
             return None
         return job
 
+    def jobs(self, run: str) -> list[dict[str, Any]]:
+        """The TrainJobs of a pipeline run; none if the cluster does not know the kind."""
+        try:
+            found: dict[str, Any] = self._request(
+                "TrainJobs",
+                partial(
+                    self.objects.list_namespaced_custom_object,
+                    **self.where, label_selector=f"{RUN}={run_label(run)}",
+                ),
+            )  # fmt: skip
+        except _AbsentError:
+            return []
+        return list(found["items"])
+
+    def goes_on(self, workflow: str) -> bool:
+        """Whether a workflow runs and was not told to end.
+
+        KFP ends a run by setting its workflow's deadline to 0 s; its pods are stopped after that.
+        """
+        try:
+            found: dict[str, Any] = self._request(
+                workflow,
+                partial(
+                    self.objects.get_namespaced_custom_object,
+                    **WORKFLOWS, namespace=self.namespace, name=workflow,
+                ),
+            )  # fmt: skip
+        except _AbsentError:
+            return False
+        spec, status = found.get("spec", {}), found.get("status", {})
+        told = spec.get("activeDeadlineSeconds") == 0 or spec.get("shutdown")
+        ended = status.get("phase") in ("Succeeded", "Failed", "Error")
+        return not (told or ended or found["metadata"].get("deletionTimestamp"))
+
     def delete(self, name: str) -> None:
         """Delete a TrainJob and its pods; a missing job is not an error."""
         try:
@@ -109,7 +144,6 @@ class Cluster:
                     self.objects.delete_namespaced_custom_object,
                     **self.where, name=name, propagation_policy="Foreground",
                 ),
-                stop_patience=STOP_PATIENCE,
             )  # fmt: skip
         except _AbsentError:
             return
@@ -170,21 +204,15 @@ class Cluster:
         lines = [row.partition(" ") for row in ([*rows, last] if whole and last else rows)]
         return [(timestamp, text) for timestamp, _, text in lines], whole
 
-    def _request(self, what: str, request: Callable[..., T], stop_patience: float = 0.0) -> T:
-        """The answer to `request`; transient failures are retried with back-off.
-
-        `stop_patience`: seconds of retries once this process is being stopped.
-        """
+    def _request(self, what: str, request: Callable[..., T]) -> T:
+        """The answer to `request`; transient failures are retried with back-off."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         start = time.monotonic()
 
-        def patience() -> float:
-            return stop_patience if self.stops else PATIENCE
-
         def attempt() -> T:
-            left = patience() - (time.monotonic() - start)
+            left = self.patience - (time.monotonic() - start)
             try:
                 return request(_request_timeout=tuple(max(0.1, min(t, left)) for t in TIMEOUT))
             except ApiException as error:
@@ -203,7 +231,7 @@ class Cluster:
                 raise _TransientError("does not answer", str(error)) from error
 
         retry = retrying(
-            lambda error: isinstance(error, _TransientError), patience, most=30.0, sleep=self._sleep
+            lambda error: isinstance(error, _TransientError), lambda: self.patience, most=30.0
         )
         try:
             return retry(attempt)
@@ -215,11 +243,10 @@ class Cluster:
                 f"last {last}); try again later"
             ) from error
 
-    def _sleep(self, seconds: float) -> None:
-        """Sleep, at most until this process is stopped."""
-        wake, stopped = time.monotonic() + seconds, bool(self.stops)
-        while time.monotonic() < wake and bool(self.stops) == stopped:
-            time.sleep(0.1)
+
+def run_label(run: str) -> str:
+    """A pipeline run's id as the value of a label."""
+    return run[:63] or "none"
 
 
 def rank(pod: Any) -> int:

@@ -119,6 +119,10 @@ PIPELINE_RUN_ID = Variable(
     "PIPELINE_RUN_ID", "id that groups the steps of one pipeline run in MLflow", STEP,
     computed="a random one",
 )  # fmt: skip
+PIPELINE_STEP = Variable(
+    "PIPELINE_STEP", "name of the step in the pipeline, under which a failed one leaves its reason",
+    "the step's pod",
+)  # fmt: skip
 PIPELINE_RUNNER = Variable(
     "PIPELINE_RUNNER", "process that runs the pipeline on this machine; after a kill the next run "
     "closes its record in MLflow", "the local runner", computed="outside a pipeline the program",

@@ -2,8 +2,10 @@
 
 On a cluster a failed step is tried again whatever its exit code. So the refusal is kept in the
 store, under the pipeline run, the step and its inputs, and a further attempt ends with its line.
+A step's pod also leaves there why it failed, for the run's last step: Kubeflow does not tell it.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from training.core.cli import EXIT_MISTAKE
 from training.core.faults import explained
 from training.core.files import canonical_json, sha256_bytes, sha256_file
 from training.core.retry import may_pass
+from training.core.shown import shown
 from training.storage.store import open_store
 
 T = TypeVar("T")
@@ -37,6 +40,7 @@ def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         return function(*arguments, **options)
     except Exception as error:
         line = explained(error)
+        _leave(line or shown(f"{type(error).__name__}: {error}"))
         if not line:
             raise
         sys.stderr.write(f"error: {line}\n")
@@ -45,6 +49,36 @@ def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         if name:
             _keep(name, line)
         raise SystemExit(EXIT_MISTAKE) from error
+
+
+def failures(run: str) -> dict[str, str]:
+    """Why steps of a pipeline run failed, by step: what the last pod that failed left."""
+    store, found, number = open_store(), {}, 0
+    while (text := store.reference(f"{_failures(run)}/{number}")) is not None:
+        one = json.loads(text)
+        found[str(one["step"])] = str(one["reason"])
+        number += 1
+    return found
+
+
+def _failures(run: str) -> str:
+    return f"failures/{sha256_bytes(run.encode())[:16]}"
+
+
+def _leave(reason: str) -> None:
+    """Keep why this pod fails; only on a cluster, where nobody else tells."""
+    run, pod = environment.PIPELINE_RUN_ID.get(), environment.POD_NAME.get()
+    if not run or not pod:
+        return
+    one = {"step": environment.PIPELINE_STEP.get(), "pod": pod, "reason": reason}
+    text = canonical_json(one).decode()
+    try:
+        store, number = open_store(), 0
+        # The first writer of a number wins: another pod may fail at the same time.
+        while store.refer(f"{_failures(run)}/{number}", text) != text:
+            number += 1
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"the store does not take the reason ({error})\n")
 
 
 def _name(function: Callable[..., Any], inputs: list[Any]) -> str:

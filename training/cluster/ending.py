@@ -1,0 +1,42 @@
+"""The end of a pipeline run: its state and reasons to MLflow, and no TrainJob is left."""
+
+from training.cluster.kubernetes import Cluster, ClusterError
+from training.cluster.watch import condition, say, terminating
+from training.core import environment
+from training.storage import attempts
+from training.tracking import reasons
+from training.tracking.client import end_parent
+
+STATES = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}
+
+
+def end_run(state: str, experiment: str, launcher: str) -> None:
+    """Close the pipeline run's parent in MLflow with Kubeflow's final `state`.
+
+    On a cluster the parent also gets the reasons that failed steps left, and the run's TrainJobs
+    that have not ended are deleted: of a launcher that was ended before it could do so.
+    """
+    run = environment.PIPELINE_RUN_ID.get()
+    if environment.POD_NAME.get():
+        if launcher == "trainjob":
+            delete_jobs(run)
+        if state != "SUCCEEDED":
+            reasons.write(experiment, attempts.failures(run))
+    end_parent(STATES.get(state, "FAILED"), experiment)
+
+
+def delete_jobs(run: str) -> None:
+    """Delete the TrainJobs of a pipeline run that have not ended.
+
+    A refusal is only printed: Kubernetes then deletes them with the run's workflow.
+    """
+    try:
+        cluster = Cluster()
+        for job in cluster.jobs(run):
+            ended = condition(job, "Complete") or condition(job, "Failed")
+            if not ended and not terminating(job):
+                name = str(job["metadata"]["name"])
+                cluster.delete(name)
+                say(f"{name} deleted: its run has ended")
+    except ClusterError as error:
+        say(f"error: TrainJobs of this run may still train: {error}")

@@ -1,0 +1,38 @@
+"""Why a step of a pipeline run failed, as a tag of the run's parent in MLflow.
+
+Kubeflow Pipelines 2.17 tells a client that a step failed, not why, and its log endpoint wants the
+name of a pod, which it does not tell either. Who follows the run reads the reason here.
+"""
+
+from training.core import environment
+from training.tracking import names, parents
+from training.tracking.client import answered, client, parent_run, uri
+
+LONGEST = 2000  # characters of a reason
+RETRIES = "2"  # of a request of a person who waits; MLflow's own seven take four minutes
+
+
+def tag(step: str) -> str:
+    """The tag's key."""
+    return names.key(f"failed.{step}")
+
+
+def write(experiment: str, found: dict[str, str]) -> None:
+    """Tag this pipeline run's parent, which is made if there is none, with reasons by step."""
+    if uri() == "off" or not found:
+        return
+    run_id = parent_run(experiment)
+    for step, reason in found.items():
+        client().set_tag(run_id, tag(step), reason[:LONGEST])
+
+
+def read(pipeline_run: str, experiment: str, step: str) -> str:
+    """Why a step of a pipeline run failed; empty if it left no reason.
+
+    Raises TrackingError if MLflow does not answer or refuses.
+    """
+    with environment.changed(MLFLOW_HTTP_REQUEST_MAX_RETRIES=RETRIES), answered():
+        api = client()
+        where = api.get_experiment_by_name(experiment)
+        run_id = parents.find(api, where.experiment_id, pipeline_run) if where else ""
+        return str(api.get_run(run_id).data.tags.get(tag(step), "")) if run_id else ""
