@@ -5,6 +5,7 @@
     python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
+    python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
@@ -22,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import compiled
+from pipelines import compiled, credentials
 from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
@@ -32,6 +33,7 @@ from training.core.options import EXPERIMENT
 app = cli.program("python -m pipelines", __doc__)
 app.command(compiled.write, name="compile")
 app.command(compiled.pin, name="pin-images")
+app.command(credentials.write, name="secrets")
 PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 
