@@ -66,7 +66,8 @@ def stargan(
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-            overrides=overrides, init=init, compare=compare, name=name,
+            overrides=overrides, init=init, compare=compare, name=name, launcher=launcher,
+            accelerators=accelerators,
         ).set_caching_options(False)  # fmt: skip
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
@@ -127,7 +128,7 @@ def stargan(
         verdict, ended,
     )  # fmt: skip
     cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
-    cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
+    cluster.set_accelerator(trained, accelerator, what["pod_accelerators"], node_selector)
     cluster.add_run_identity(
         pulled, valid, divided, part, images, unified, judged, trained, scored, version, verdict,
         ended,

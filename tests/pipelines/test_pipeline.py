@@ -229,10 +229,7 @@ def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
 def test_the_training_requests_accelerators_memory_and_time(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
-    """Kind and number are parameters; NCCL's shared memory is mounted; a lost pod is retried."""
-    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
-    assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
-    assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    """NCCL's shared memory is mounted; a lost pod is retried."""
     # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
     assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
@@ -246,6 +243,26 @@ def test_the_training_requests_accelerators_memory_and_time(
     assert "node_selector" in json.dumps(given["nodeSelector"])
     assert int(given["activeDeadlineSeconds"]) == 3 * 86_400
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_kind_and_number_of_accelerators_reach_kubeflow_as_texts(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """Its driver takes the text of the input that a placeholder names; a number has none, and the
+    pod would silently get no accelerator."""
+    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    inputs = tasks["train"]["inputs"]["parameters"]
+    given = documents[0]["root"]["inputDefinitions"]["parameters"]
+    for field, source in (("resourceType", "accelerator"), ("resourceCount", "pod_accelerators")):
+        (name,) = re.findall(r"inputs\.parameters\['(.+?)'\]", wanted["accelerator"][field])
+        if producer := inputs[name].get("taskOutputParameter"):
+            assert producer == {"outputParameterKey": source, "producerTask": "resolve"}
+            made = documents[0]["components"]["comp-resolve"]["outputDefinitions"]["parameters"]
+            kind = made[source]["parameterType"]
+        else:
+            assert inputs[name]["componentInputParameter"] == f"pipelinechannel--{source}"
+            kind = given[source]["parameterType"]
+        assert kind == "STRING", field
 
 
 def test_secrets_come_only_from_named_secrets(
