@@ -46,8 +46,10 @@ def referenced(value: Any) -> list[tuple[str, set[str]]]:
         keys = {item["key"] for item in value["secret"].get("items", ())}
         found.append((value["secret"]["secretName"], keys))
     if "secretAsEnv" in value:  # Kubeflow's, in the compiled pipeline
-        for row in value["secretAsEnv"]:
-            found.append((row["secretName"], {pair["secretKey"] for pair in row["keyToEnv"]}))
+        found += [
+            (row["secretName"], {pair["secretKey"] for pair in row["keyToEnv"]})
+            for row in value["secretAsEnv"]
+        ]
     return found
 
 
@@ -184,12 +186,12 @@ def test_kubectl_reads_the_whole_output_without_a_namespace_option(
     """Its own parser, which takes 12e4 for a number: every value is still a text."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed")
-    monkeypatch.setattr("pipelines.credentials.secrets.token_hex", lambda _: "1234567890e123456789")
+    monkeypatch.setattr("pipelines.credentials.secrets.token_hex", lambda _: "12345678901234567e12")
     program.main(["secrets", "--namespace", "faces"])
     text = capsys.readouterr().out
     command = ["kubectl", "label", "--local", "-f", "-", "drawn=yes", "-o", "json"]
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = re.findall(r'"AWS_ACCESS_KEY_ID": (\S+?),?\n', done.stdout)
-    assert found == ['"1234567890e123456789"'] * 4
+    assert found == ['"12345678901234567e12"'] * 4
     assert done.stdout.count('"namespace": "faces"') == 7
