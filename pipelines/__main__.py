@@ -5,6 +5,7 @@
     python -m pipelines run --containers preset=smoke       each step in its image (make image)
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
+    python -m pipelines schedule --cron "0 0 3 * * *"       on Kubeflow, every night
     python -m pipelines doctor preset=celeba-128            what a cluster lacks for a run
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
@@ -24,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import compiled, credentials, doctor
+from pipelines import compiled, credentials, doctor, schedule
 from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
@@ -36,6 +37,7 @@ app.command(compiled.write, name="compile")
 app.command(compiled.pin, name="pin-images")
 app.command(credentials.write, name="secrets")
 app.command(doctor.examine, name="doctor")
+app.command(schedule.schedule)
 PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 

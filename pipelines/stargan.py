@@ -23,7 +23,11 @@ from pipelines import resources as cluster
 from training.core.options import MODEL, TrainOptions, documented
 
 
-@dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")
+@dsl.pipeline(
+    name="stargan",
+    description="From raw faces to a promoted translation model.",
+    pipeline_config=cluster.RUN_LIMITS,
+)
 @documented
 def stargan(
     datasets: str = "",

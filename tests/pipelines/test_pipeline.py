@@ -282,6 +282,18 @@ def test_secrets_come_only_from_named_secrets(
         assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
 
 
+def test_a_run_ends_and_its_objects_are_deleted(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """But not before every try of the training step has had its time."""
+    limits = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]
+    tries = tasks["train"]["retryPolicy"]["maxRetryCount"] + 1
+    assert limits["activeDeadlineSeconds"] > tries * int(
+        settings(documents, "train")["activeDeadlineSeconds"]
+    )
+    assert limits["resourceTtlOnCompletion"] == 7 * 86_400
+
+
 def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
     """As the images' user; a restricted namespace refuses pods that do not set it."""
     users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
@@ -373,6 +385,13 @@ def test_a_field_is_added_to_overrides() -> None:
 def test_a_wrong_key_is_refused_with_the_known_ones(pair: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"(?s)" + ".*".join(map(re.escape, words))):
         arguments(pair)
+
+
+def test_overrides_take_bare_names_of_settings() -> None:
+    """As the guide says of the plain `kfp` command, which passes only `overrides` itself."""
+    given = arguments("overrides=seed=1;batch=8")
+    shown = json.loads(program.describe(given, compiled.parameters()))
+    assert (shown["config"]["train"]["seed"], shown["config"]["train"]["batch"]) == (1, 8)
 
 
 def test_a_key_given_twice_is_refused() -> None:
