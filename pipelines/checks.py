@@ -172,7 +172,7 @@ def storage(state: State) -> Iterator[Finding]:
         if DEFAULT.fullmatch(key) and value == "true"
     ]  # fmt: skip
     asked = state.read(state.core.list_namespaced_persistent_volume_claim, state.namespace)
-    claims = asked["items"]
+    claims, servers = asked["items"], state.servers()
     waiting = [
         one["metadata"]["name"] for one in claims if one["status"].get("phase") != "Bound"
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def storage(state: State) -> Iterator[Finding]:
         yield Finding("ok", "storage", f"default class {default[0]}")
     elif claims and not waiting:
         yield Finding("ok", "storage", f"no default class, but all {len(claims)} claims are bound")
-    elif not claims and state.servers():
+    elif not claims and servers and not any("volumeClaimTemplates" in s["spec"] for s in servers):
         yield Finding("unneeded", "storage", "no default class, and no server claims a volume")
     else:
         yield Finding(

@@ -372,3 +372,17 @@ def test_no_secret_is_printed(api: Api, capsys: pytest.CaptureFixture[str]) -> N
     for one in (value for key, value in api.objects.items() if "/secrets/" in key):
         for value in one["data"].values():
             assert not value or value not in said
+
+
+def test_the_guide_takes_ten_lines_in_an_order_that_works() -> None:
+    """Secrets after their namespace and before the servers; `kubectl apply` of a namespace that
+    `kubectl create` has made would warn."""
+    guide = (K8S.parent / "docs" / "how-to" / "cluster.md").read_text()
+    block = guide.partition("## In ten lines")[2].partition("```\n")[2].partition("```")[0]
+    assert 0 < len(block.splitlines()) <= 10
+    order = ["make image", "apply -f k8s/base/namespace.yaml", "pipelines secrets", "endpointslice",
+             "pipelines.manifests", "k8s/jobs/runtime.yaml", "rollout status", "pipelines doctor",
+             "pipelines submit"]  # fmt: skip
+    places = [block.index(words) for words in order]
+    assert places == sorted(places)
+    assert "create namespace" not in block
