@@ -10,7 +10,7 @@ from components.images import STEPS_IMAGE
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
 def resolve(
     datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, init: str,
-    compare: str, name: str, out: dsl.Output[dsl.Artifact],
+    compare: str, name: str, launcher: str, accelerators: int, out: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
     [
@@ -28,6 +28,7 @@ def resolve(
         ("init", str),
         ("compare", str),
         ("name", str),
+        ("pod_accelerators", str),
     ],
 ):  # fmt: skip
     """Resolve names to hashes and configurations, so that cache keys cover data and code."""
@@ -38,5 +39,6 @@ def resolve(
 
     return attempt(
         resolve, datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-        overrides=overrides, init=init, compare=compare, name=name, out=Path(out.path),
+        overrides=overrides, init=init, compare=compare, name=name, launcher=launcher,
+        accelerators=accelerators, out=Path(out.path),
     )  # fmt: skip

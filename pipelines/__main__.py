@@ -6,13 +6,16 @@
     python -m pipelines submit -e stargan preset=celeba-128 on Kubeflow (KF_PIPELINES_ENDPOINT)
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines submit --wait --resubmit 3 …        again if a pod is lost, up to 3 times
+    python -m pipelines schedule --cron "0 0 3 * * *"       on Kubeflow, every night
+    python -m pipelines doctor preset=celeba-128            what a cluster lacks for a run
+    python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.
-Exit codes: 0 done, 1 a step or the awaited run failed, 2 a usage error, 130 stopped by Ctrl-C, 143
-by SIGTERM.
+Exit codes: 0 done, 1 a step or the awaited run failed or the cluster lacks something, 2 a usage
+error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import dataclasses
@@ -23,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import compiled
+from pipelines import compiled, credentials, doctor, schedule
 from pipelines import submit as watch
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
@@ -34,6 +37,9 @@ from training.core.options import EXPERIMENT
 app = cli.program("python -m pipelines", __doc__)
 app.command(compiled.write, name="compile")
 app.command(compiled.pin, name="pin-images")
+app.command(credentials.write, name="secrets")
+app.command(doctor.examine, name="doctor")
+app.command(schedule.schedule)
 PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 

@@ -54,9 +54,18 @@ def faults(text: str, *, trial: bool = False) -> list[str]:
     return found
 
 
+def example(value: str) -> str:
+    """What is wrong with an image's name that was left as in the example, or an empty text."""
+    if PLACEHOLDER.search(value):
+        return f"{value}: a placeholder; set the digest that your registry shows"
+    if match := EXAMPLE_NAME.search(value):
+        return f"{match[0]}: an example; set your own address"
+    return ""
+
+
 def _faults(where: str, value: str, trial: bool) -> Iterator[str]:
     if PLACEHOLDER.search(value):
-        yield f"{value}: a placeholder; set the digest that your registry shows"
+        yield example(value)
     elif not trial and IMAGE.search(where) and not DIGEST.fullmatch(value):
         yield f"{value}: not pinned; set its digest, or give --trial"
     if match := EXAMPLE_NAME.search(value):

@@ -6,7 +6,7 @@ without them must set the environment in some other way.
 
 from typing import Any
 
-from kfp import kubernetes
+from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
@@ -18,6 +18,11 @@ SECRETS = {
     "stargan-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
 DAY = 86_400  # s
+# Above the training step's four tries of three days. Argo's objects and pods of an ended run, with
+# the pods' logs, are deleted after the second; Kubeflow keeps its record.
+RUN_LIMITS = dsl.PipelineConfig(
+    active_deadline_seconds=14 * DAY, ttl_seconds_after_finished=7 * DAY
+)
 USER = 10_001  # user id in the images
 
 

@@ -23,7 +23,11 @@ from pipelines import resources as cluster
 from training.core.options import MODEL, TrainOptions, documented
 
 
-@dsl.pipeline(name="stargan", description="From raw faces to a promoted translation model.")
+@dsl.pipeline(
+    name="stargan",
+    description="From raw faces to a promoted translation model.",
+    pipeline_config=cluster.RUN_LIMITS,
+)
 @documented
 def stargan(
     datasets: str = "",
@@ -66,7 +70,8 @@ def stargan(
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-            overrides=overrides, init=init, compare=compare, name=name,
+            overrides=overrides, init=init, compare=compare, name=name, launcher=launcher,
+            accelerators=accelerators,
         ).set_caching_options(False)  # fmt: skip
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
@@ -127,7 +132,7 @@ def stargan(
         verdict, ended,
     )  # fmt: skip
     cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
-    cluster.set_accelerator(trained, accelerator, accelerators, node_selector)
+    cluster.set_accelerator(trained, accelerator, what["pod_accelerators"], node_selector)
     cluster.add_run_identity(
         start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
         verdict, ended,

@@ -51,7 +51,9 @@ def launch(
     options and, with the exit code, if training fails; StoppedError after SIGTERM.
     """
     chosen = read_options(options)
-    shape = Shape(chosen.nodes, chosen.nproc, chosen.accelerator, chosen.nproc, queue=chosen.queue)
+    shape = Shape(
+        chosen.nodes, chosen.nproc, chosen.accelerator, chosen.accelerators, queue=chosen.queue
+    )
     config = json.loads(train_config)
     entries, others = [], []
     with temporary_folder() as temporary:

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 import psutil
 from filelock import FileLock, Timeout
 
+from pipelines.credentials import ADMIN, auth_ini
 from pipelines.local import postgres, seaweed
 from training.core import cli
 from training.core.cli import means
@@ -101,7 +102,7 @@ class Stack:
             "DVC_REMOTE_URL": f"s3://{seaweed.BUCKET}/dvc",
             "MLFLOW_TRACKING_PASSWORD": self.settings["mlflow_password"],
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.settings['mlflow']}",
-            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_USERNAME": ADMIN,
             "STORE_URI": f"s3://{seaweed.BUCKET}/store",
         }
 
@@ -231,12 +232,7 @@ class Stack:
     def start_mlflow(self) -> None:
         self.create_databases()
         s, auth = self.settings, self.folder / "auth.ini"
-        auth.write_text(
-            "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
-            f"admin_password = {s['mlflow_password']}\n"
-            f"database_uri = {self.database('mlflow_auth').replace('%', '%%')}\n"
-            "authorization_function = training.tracking.server:authorized\n"
-        )
+        auth.write_text(auth_ini(s["mlflow_password"], self.database("mlflow_auth")))
         host = f"127.0.0.1:{s['mlflow']}"
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
@@ -312,7 +308,7 @@ class Stack:
         """Whether MLflow accepts this password and refuses requests without one."""
         s = self.settings
         url = f"http://127.0.0.1:{s['mlflow']}/api/2.0/mlflow/experiments/search?max_results=1"
-        login = b64encode(f"admin:{s['mlflow_password']}".encode()).decode()
+        login = b64encode(f"{ADMIN}:{s['mlflow_password']}".encode()).decode()
         authorized = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
         return _status(authorized) == 200 and _status(urllib.request.Request(url)) == 401
 

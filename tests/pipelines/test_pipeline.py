@@ -240,10 +240,7 @@ def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
 def test_the_training_requests_accelerators_memory_and_time(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
-    """Kind and number are parameters; NCCL's shared memory is mounted; a lost pod is retried."""
-    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
-    assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
-    assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    """NCCL's shared memory is mounted; a lost pod is retried."""
     # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
     assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
@@ -257,6 +254,26 @@ def test_the_training_requests_accelerators_memory_and_time(
     assert "node_selector" in json.dumps(given["nodeSelector"])
     assert int(given["activeDeadlineSeconds"]) == 3 * 86_400
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_kind_and_number_of_accelerators_reach_kubeflow_as_texts(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """Its driver takes the text of the input that a placeholder names; a number has none, and the
+    pod would silently get no accelerator."""
+    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    inputs = tasks["train"]["inputs"]["parameters"]
+    given = documents[0]["root"]["inputDefinitions"]["parameters"]
+    for field, source in (("resourceType", "accelerator"), ("resourceCount", "pod_accelerators")):
+        (name,) = re.findall(r"inputs\.parameters\['(.+?)'\]", wanted["accelerator"][field])
+        if producer := inputs[name].get("taskOutputParameter"):
+            assert producer == {"outputParameterKey": source, "producerTask": "resolve"}
+            made = documents[0]["components"]["comp-resolve"]["outputDefinitions"]["parameters"]
+            kind = made[source]["parameterType"]
+        else:
+            assert inputs[name]["componentInputParameter"] == f"pipelinechannel--{source}"
+            kind = given[source]["parameterType"]
+        assert kind == "STRING", field
 
 
 def test_secrets_come_only_from_named_secrets(
@@ -274,6 +291,18 @@ def test_secrets_come_only_from_named_secrets(
         (row,) = found["configMapAsEnv"]
         assert row["configMapName"] == addresses["metadata"]["name"]
         assert {pair["configMapKey"] for pair in row["keyToEnv"]} == addresses["data"].keys()
+
+
+def test_a_run_ends_and_its_objects_are_deleted(
+    documents: list[dict[str, Any]], tasks: dict[str, Any]
+) -> None:
+    """But not before every try of the training step has had its time."""
+    limits = documents[1]["platforms"]["kubernetes"]["pipelineConfig"]
+    tries = tasks["train"]["retryPolicy"]["maxRetryCount"] + 1
+    assert limits["activeDeadlineSeconds"] > tries * int(
+        settings(documents, "train")["activeDeadlineSeconds"]
+    )
+    assert limits["resourceTtlOnCompletion"] == 7 * 86_400
 
 
 def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
@@ -367,6 +396,13 @@ def test_a_field_is_added_to_overrides() -> None:
 def test_a_wrong_key_is_refused_with_the_known_ones(pair: str, words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"(?s)" + ".*".join(map(re.escape, words))):
         arguments(pair)
+
+
+def test_overrides_take_bare_names_of_settings() -> None:
+    """As the guide says of the plain `kfp` command, which passes only `overrides` itself."""
+    given = arguments("overrides=seed=1;batch=8")
+    shown = json.loads(program.describe(given, compiled.parameters()))
+    assert (shown["config"]["train"]["seed"], shown["config"]["train"]["batch"]) == (1, 8)
 
 
 def test_a_key_given_twice_is_refused() -> None:

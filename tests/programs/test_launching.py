@@ -12,7 +12,7 @@ import pytest
 from training import launch as launching
 from training import train as training
 from training import trainjob
-from training.cluster.job import Request, Shape
+from training.cluster.job import Request, Shape, manifest
 from training.cluster.kubernetes import ClusterError
 from training.core.cli import StoppedError
 from training.core.retry import may_pass
@@ -72,6 +72,30 @@ def test_a_stopped_job_is_deleted_and_reported_as_stopped(
     assert caught.value.__cause__ is cut
     assert cluster.deleted == [REQUEST.name]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("accelerators", "limits"), [(0, {}), (4, {"nvidia.com/gpu": "4"})])
+def test_accelerators_are_those_of_each_node_of_a_trainjob(
+    accelerators: int, limits: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 asks for none, as in the step's own pod, however many processes train."""
+    monkeypatch.setenv("STORE_URI", "s3://bucket/store")
+    (tmp_path / "dataset.json").write_text("{}")
+    jobs: list[dict[str, Any]] = []
+
+    def start(request: Request, shape: Shape, out: Path) -> None:
+        jobs.append(manifest(request, shape, []))
+
+    monkeypatch.setattr(trainjob, "shared_store", lambda _: None)
+    monkeypatch.setattr(trainjob, "launch", start)
+    launching.launch(
+        tmp_path / "dataset.json", tmp_path / "model.json", "stargan", "{}", '{"seed": 1}',
+        launcher="trainjob", nodes=3, nproc=2, accelerators=accelerators,
+    )  # fmt: skip
+    (spec,) = (job["spec"]["trainer"] for job in jobs)
+    assert (spec["numNodes"], spec["numProcPerNode"]) == (3, 2)
+    wanted = spec["resourcesPerNode"]["limits"]
+    assert {name: number for name, number in wanted.items() if "/" in name} == limits
 
 
 def test_a_failure_is_not_masked_by_a_stop(

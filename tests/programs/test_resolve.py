@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -46,8 +47,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def run(folder: Path, **changes: str) -> Resolved:
-    values = {
+def run(folder: Path, **changes: Any) -> Resolved:
+    values: dict[str, Any] = {
         "datasets": "", "raw": "", "revision": "", "model": "stargan", "preset": "smoke",
         "overrides": "", **changes,
     }  # fmt: skip
@@ -63,6 +64,17 @@ def test_a_model_is_registered_under_its_own_name_unless_one_is_given(clone: Pat
     assert run(clone).name == "stargan"
     assert run(clone, model="stgan").name == "stgan"
     assert run(clone, model="stgan", name="hair").name == "hair"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "accelerators", "own"),
+    [("local", 0, ""), ("local", 4, "4"), ("trainjob", 0, ""), ("trainjob", 4, "")],
+)
+def test_the_steps_pod_gets_accelerators_only_if_it_trains(
+    clone: Path, launcher: str, accelerators: int, own: str
+) -> None:
+    """A pod that only starts a TrainJob would keep them from its pods."""
+    assert run(clone, launcher=launcher, accelerators=accelerators).pod_accelerators == own
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ class Shape:
     accelerator: Annotated[str, Field(description="resource name of the accelerator")] = (
         "nvidia.com/gpu"
     )
-    accelerators: Annotated[Natural, Field(description="accelerators per node")] = 1
+    accelerators: Annotated[
+        Natural, Field(description="accelerators per node; 0: train on CPUs")
+    ] = 1
     image: Annotated[
         str, Field(description="the pods' image; empty: this pod's, else the template's")
     ] = ""

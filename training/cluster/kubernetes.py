@@ -46,29 +46,36 @@ def _namespace(contexts: Any) -> str:
     return str(contexts["context"].get("namespace") or "default") if contexts else "default"
 
 
+def connect() -> tuple[Any, str]:
+    """A client of the API, which does not retry, and the namespace. Raises ClusterError."""
+    from kubernetes import client, config
+
+    active = None
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        try:
+            # Given explicitly: the client reads the variable only at import.
+            files = environment.KUBECONFIG.get() or None
+            config.load_kube_config(files)
+            active = config.list_kube_config_contexts(files)[1]
+        except config.ConfigException as error:
+            raise ClusterError(
+                f"no Kubernetes cluster: {error}; run inside a pod, or set KUBECONFIG"
+            ) from error
+    settings = client.Configuration.get_default_copy()
+    settings.retries = False  # `_request` retries; urllib3 would multiply each time-out
+    return client.ApiClient(settings), _namespace(active)
+
+
 class Cluster:
     """Client for one namespace of a cluster."""
 
     def __init__(self) -> None:
-        from kubernetes import client, config
+        from kubernetes import client
 
-        active, self.patience = None, PATIENCE
-        try:
-            config.load_incluster_config()
-        except config.ConfigException:
-            try:
-                # Given explicitly: the client reads the variable only at import.
-                files = environment.KUBECONFIG.get() or None
-                config.load_kube_config(files)
-                active = config.list_kube_config_contexts(files)[1]
-            except config.ConfigException as error:
-                raise ClusterError(
-                    f"no Kubernetes cluster: {error}; run inside a pod, or set KUBECONFIG"
-                ) from error
-        self.namespace = _namespace(active)
-        settings = client.Configuration.get_default_copy()
-        settings.retries = False  # `_request` retries; urllib3 would multiply each time-out
-        api = client.ApiClient(settings)
+        self.patience = PATIENCE
+        api, self.namespace = connect()
         self.objects, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
         self.where = {
             "group": GROUP, "version": VERSION, "plural": PLURAL, "namespace": self.namespace,

@@ -59,7 +59,7 @@ class TrainOptions(RunOptions):
         ),
     ] = "local"
     nodes: Annotated[
-        Positive, Field(description="nodes of a TrainJob, each with `nproc` accelerators")
+        Positive, Field(description="nodes of a TrainJob, each with `accelerators`")
     ] = 1
     queue: Annotated[str, Field(description="Kueue's local queue for a TrainJob; empty: none")] = ""
     accelerator: Annotated[str, Field(description="resource name of the accelerator")] = (
@@ -67,7 +67,10 @@ class TrainOptions(RunOptions):
     )
     accelerators: Annotated[
         Natural,
-        Field(description="accelerators of the training step's own pod; 0: train on CPUs"),
+        Field(
+            description="accelerators of each training pod: the step's own or, with "
+            "launcher=trainjob, one for each node; 0: train on CPUs, no accelerator is requested"
+        ),
     ] = 0
 
 
@@ -81,11 +84,6 @@ def read_options(values: Mapping[str, Any]) -> TrainOptions:
     Raises ValueError for an unknown name, a wrong value, and incompatible values.
     """
     options = build(TrainOptions, values)
-    if options.launcher == "trainjob" and options.accelerators:
-        raise ValueError(
-            f"accelerators={options.accelerators}: this pod only starts a TrainJob, whose pods "
-            "have nproc each; set accelerators=0"
-        )
     if options.accelerators and options.nproc > options.accelerators:
         raise ValueError(
             f"nproc={options.nproc}: one for each of {options.accelerators} accelerators at most"

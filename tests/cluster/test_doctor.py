@@ -1,0 +1,388 @@
+"""`python -m pipelines doctor` against an API server: what it lacks, refuses or does not answer."""
+
+import json
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from pipelines import __main__ as program
+from pipelines import compiled, doctor
+from pipelines.credentials import drawn
+
+K8S = Path(__file__).parents[2] / "k8s"
+HERE = "/api/v1/namespaces/stargan"
+TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
+REVIEW = "/apis/authorization.k8s.io/v1/namespaces/stargan/localsubjectaccessreviews"
+HEALTH = "/apis/v2beta1/healthz"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/stargan/deployments"
+SETS = "/apis/apps/v1/namespaces/stargan/statefulsets"
+JOBS = "/apis/batch/v1/namespaces/stargan/cronjobs"
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+CLAIMS = f"{HERE}/persistentvolumeclaims"
+VERSION = {
+    "major": "1", "minor": "34+", "gitVersion": "v1.34.4", "gitCommit": "", "gitTreeState": "",
+    "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+}  # fmt: skip
+
+
+def read(path: str, kind: str) -> dict[str, Any]:
+    """The first object of a kind in a file of k8s/."""
+    return next(dict(one) for one in yaml.safe_load_all((K8S / path).read_text())
+                if one["kind"] == kind)  # fmt: skip
+
+
+def items(*found: dict[str, Any]) -> dict[str, Any]:
+    return {"items": list(found)}
+
+
+def node(name: str, cpu: str, memory: str, gpus: str = "0", **spec: Any) -> dict[str, Any]:
+    """A node that is ready and holds the two images, as containerd names them."""
+    allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus, "pods": "110"}
+    names = [f"docker.io/library/{image}" for image in (STEPS_IMAGE, TRAIN_IMAGE)]
+    return {
+        "metadata": {"name": name, "labels": {"pool": name}}, "spec": spec,
+        "status": {"allocatable": allocatable, "images": [{"names": names, "sizeBytes": 1}],
+                   "conditions": [{"type": "Ready", "status": "True"}]},
+    }  # fmt: skip
+
+
+def pod(on: str, cpu: str, ends: bool) -> dict[str, Any]:
+    container = {"name": "c", "resources": {"requests": {"cpu": cpu}}}
+    spec = {"nodeName": on, "restartPolicy": "Never" if ends else "Always"}
+    return {"metadata": {"name": "p"}, "spec": {**spec, "containers": [container]}}
+
+
+class Api:
+    """A cluster on which a run would succeed; tests take something away."""
+
+    def __init__(self) -> None:
+        servers = [read("overlays/dev/postgres.yaml", "StatefulSet"),
+                   read("overlays/dev/seaweedfs.yaml", "StatefulSet")]  # fmt: skip
+        mlflow = read("base/mlflow.yaml", "Deployment")
+        for one in (*servers, mlflow):
+            one["status"] = {"replicas": 1, "readyReplicas": 1}
+        kinds = [
+            {"name": name, "kind": name, "namespaced": True, "singularName": "", "verbs": ["get"]}
+            for name in ("trainjobs", "trainjobs/status", "trainingruntimes")
+        ]
+        marked = {"storageclass.kubernetes.io/is-default-class": "true"}
+        standard = {"metadata": {"name": "standard", "annotations": marked}, "provisioner": "p"}
+        self.objects: dict[str, Any] = {
+            "/version/": VERSION,
+            HERE: {"metadata": {"name": "stargan"}},
+            f"{HERE}/configmaps/stargan-environment": read("base/environment.yaml", "ConfigMap"),
+            f"{HERE}/configmaps/trainjobs": read("base/trainjobs.yaml", "ConfigMap"),
+            f"{HERE}/serviceaccounts/pipeline-runner": {"metadata": {"name": "pipeline-runner"}},
+            DEPLOYMENTS: items(mlflow),
+            SETS: items(*servers),
+            JOBS: items(read("base/backup.yaml", "CronJob")),
+            CLASSES: items(standard),
+            CLAIMS: items(),
+            TRAINER: {"groupVersion": "trainer.kubeflow.org/v1alpha1", "resources": kinds},
+            f"{TRAINER}/namespaces/stargan/trainingruntimes/stargan": {"kind": "TrainingRuntime"},
+            "/api/v1/nodes": items(node("a", "16", "128Gi", "4"), node("b", "16", "128Gi", "4")),
+            "/api/v1/pods": items(),
+            HEALTH: {"multi_user": False, "tag_name": "2.17.0"},
+        }  # fmt: skip
+        for name, values in drawn("postgres:5432").items():
+            data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
+            self.objects[f"{HERE}/secrets/{name}"] = {"metadata": {"name": name}, "data": data}
+        self.statuses: dict[str, int] = {}  # by path, answered first
+        self.denied: set[tuple[str, str]] = set()  # verb and resource of the steps' account
+        self.reviewed: list[dict[str, Any]] = []
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        if path in self.statuses:
+            return self.statuses[path], {"message": "no"}
+        if path == REVIEW and method == "POST":
+            review = json.loads(body)
+            self.reviewed.append(review["spec"])
+            wanted = review["spec"]["resourceAttributes"]
+            allowed = (wanted["verb"], wanted["resource"]) not in self.denied
+            return 201, {**review, "status": {"allowed": allowed}}
+        if method == "GET" and path in self.objects:
+            return 200, self.objects[path]
+        return 404, {"message": "not found"}
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """Served on loopback, with KUBECONFIG and KF_PIPELINES_ENDPOINT set to it."""
+    api = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, value = api.answer(self.command, self.path.partition("?")[0], body)
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = handle_any  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        reach(address, tmp_path, monkeypatch)
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
+        yield api
+        server.shutdown()
+
+
+def reach(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let KUBECONFIG lead to an address."""
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": address}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    }  # fmt: skip
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+
+
+def examined(**changed: Any) -> list[tuple[str, str, str]]:
+    """The findings for a run with these parameters."""
+    defaults = {name: one.default for name, one in compiled.parameters().items()}
+    return [tuple(one) for one in doctor.report("stargan", compiled.PACKAGE, defaults | changed)]
+
+
+def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line is ok and the program ends with 0; every right of the role is asked for."""
+    program.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith("ok ")] == []
+    whats = ["kubernetes", "pipelines", "namespace", "secrets", "addresses", "servers", "storage",
+             "trainer", "rights", "nodes", "images"]  # fmt: skip
+    assert list(dict.fromkeys(line.split()[1] for line in lines)) == whats
+    role = read("base/accounts.yaml", "Role")
+    rights = {
+        (rule["apiGroups"][0], kind, verb)
+        for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]
+    }  # fmt: skip
+    asked = set()
+    for spec in api.reviewed:
+        assert spec["user"] == "system:serviceaccount:stargan:pipeline-runner"
+        wanted = spec["resourceAttributes"]
+        kind = "/".join(filter(None, (wanted["resource"], wanted["subresource"])))
+        asked.add((wanted["group"], kind, wanted["verb"]))
+    assert asked == rights
+
+
+def without(*paths: str) -> Callable[[Api], None]:
+    def change(api: Api) -> None:
+        for path in paths:
+            del api.objects[path]
+
+    return change
+
+
+def having(path: str, value: Any) -> Callable[[Api], None]:
+    return lambda api: api.objects.update({path: value})
+
+
+def without_key(secret: str, key: str) -> Callable[[Api], None]:
+    return lambda api: api.objects[f"{HERE}/secrets/{secret}"]["data"].update({key: ""})
+
+
+def stopped(api: Api) -> None:
+    api.objects[DEPLOYMENTS]["items"][0]["status"]["readyReplicas"] = 0
+
+
+LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
+    (having(HEALTH, {"multi_user": False, "tag_name": "2.16.1"}), {}, "pipelines",
+     ["2.16.1 is too old", "2.17"]),
+    (without(HEALTH), {}, "pipelines", ["does not answer as Kubeflow Pipelines", "(404)"]),
+    (having("/version/", {**VERSION, "minor": "29"}), {}, "kubernetes", ["1.30"]),
+    (without(f"{HERE}/secrets/stargan-s3"), {}, "secrets",
+     ["stargan-s3;", "python -m pipelines secrets -n stargan | kubectl create -f -"]),
+    (without_key("mlflow-server", "auth.ini"), {}, "secrets",
+     ["mlflow-server: auth.ini absent or empty", "edit secret mlflow-server"]),
+    (without(f"{HERE}/configmaps/stargan-environment"), {}, "addresses",
+     ["stargan-environment", "pipelines.manifests"]),
+    (having(f"{HERE}/configmaps/stargan-environment", {"data": {"STORE_URI": "s3://a"}}), {},
+     "addresses", ["DVC_REMOTE_URL, MLFLOW_TRACKING_URI absent or empty"]),
+    (stopped, {}, "servers", ["mlflow: 0 of 2 pods ready", "describe pods"]),
+    (having(CLASSES, items()), {}, "storage", ["no default StorageClass", "none exists"]),
+    (without(TRAINER), {"launcher": "trainjob"}, "trainer",
+     ["trainjobs.trainer.kubeflow.org", "Kubeflow Trainer 2.3"]),
+    (without(f"{TRAINER}/namespaces/stargan/trainingruntimes/stargan"), {"launcher": "trainjob"},
+     "trainer", ["the TrainingRuntime stargan", "k8s/jobs/runtime.yaml"]),
+    (having(f"{HERE}/configmaps/trainjobs", {"data": {"image": "other"}}),
+     {"launcher": "trainjob"}, "trainer", ["allows other", TRAIN_IMAGE]),
+    (without(f"{HERE}/serviceaccounts/pipeline-runner"), {}, "account", ["pipeline-runner;"]),
+    (lambda api: api.denied.add(("create", "trainjobs")), {"launcher": "trainjob"}, "rights",
+     ["pipeline-runner may not create trainjobs", "k8s/base/accounts.yaml"]),
+    (having("/api/v1/nodes", items(node("a", "1", "128Gi"))), {}, "nodes",
+     ["4 CPUs, 16 GiB", "a has 1 CPUs, 128 GiB", "add nodes"]),
+    (lambda api: api.objects.update({"/api/v1/pods": items(pod("a", "13", False),
+                                                           pod("b", "13", False))}),
+     {}, "nodes", ["4 CPUs", "a has 3 CPUs"]),
+    (lambda api: None, {"accelerators": 8}, "nodes", ["8 nvidia.com/gpu", "a has", "4 nvidia"]),
+    (lambda api: None, {"accelerators": 1, "node_selector": {"pool": "gpu"}}, "nodes", ["train:"]),
+    (lambda api: None, {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},
+     "nodes", ["TrainJob:", "4 nvidia.com/gpu for each of 3 pods"]),
+    (having("/api/v1/nodes", items(node("a", "16", "128Gi", taints=[
+        {"key": "own", "effect": "NoSchedule"}]))), {}, "nodes", ["the taint own"]),
+    (having("/api/v1/nodes", items(node("a", "16", "128Gi", unschedulable=True))), {}, "nodes",
+     ["no node takes pods"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "parameters", "what", "words"), LACKS)
+def test_what_is_missing_is_one_line_with_its_fix(
+    change: Callable[[Api], None],
+    parameters: dict[str, Any],
+    what: str,
+    words: list[str],
+    api: Api,
+) -> None:
+    change(api)
+    missing = [one for one in examined(**parameters) if one[0] == "missing"]
+    assert {one[1] for one in missing} == {what}
+    for word in words:
+        assert word in missing[0][2], missing[0]
+    assert not any("\n" in one[2] for one in missing)
+
+
+def test_a_training_on_cpus_needs_no_accelerator_with_either_launcher(api: Api) -> None:
+    api.objects["/api/v1/nodes"] = items(node("a", "16", "128Gi"))
+    for launcher in ("local", "trainjob"):
+        found = examined(launcher=launcher, nodes=2, nproc=2, accelerators=0)
+        assert [one for one in found if one[0] != "ok"] == []
+
+
+def test_images_without_a_registry_must_be_on_a_node(api: Api) -> None:
+    for one in api.objects["/api/v1/nodes"]["items"]:
+        one["status"]["images"] = []
+    missing = [one for one in examined() if one[0] == "missing"]
+    assert [one[2].split()[0] for one in missing] == [STEPS_IMAGE, TRAIN_IMAGE]
+    assert all("pin-images" in one[2] for one in missing)
+
+
+def test_what_only_a_trainjob_needs_is_not_missing_without_one(api: Api) -> None:
+    without(TRAINER)(api)
+    api.denied.add(("create", "trainjobs"))
+    found = [one for one in examined() if one[0] != "ok"]
+    assert [one[:2] for one in found] == [("unneeded", "trainer"), ("unneeded", "rights")]
+
+
+def test_pods_that_end_by_themselves_only_make_a_step_wait(api: Api) -> None:
+    api.objects["/api/v1/pods"] = items(pod("a", "13", True), pod("b", "13", True))
+    (found,) = [one for one in examined() if one[0] != "ok"]
+    assert found[:2] == ("unchecked", "nodes")
+    assert "wait until other pods have ended" in found[2]
+
+
+def test_without_a_default_class_bound_claims_are_enough(api: Api) -> None:
+    """And the overlay `prod`, whose servers claim nothing, needs none."""
+    api.objects[CLASSES] = items()
+    claim = {"metadata": {"name": "data"}, "spec": {}, "status": {"phase": "Bound"}}
+    api.objects[CLAIMS] = items(claim)
+    assert [one for one in examined() if one[0] == "missing"] == []
+    claim["status"] = {"phase": "Pending"}
+    assert [one[1] for one in examined() if one[0] == "missing"] == ["storage"]
+    api.objects[CLAIMS], api.objects[SETS] = items(), items()
+    assert [one[1] for one in examined() if one[0] == "unneeded"] == ["storage"]
+
+
+def test_an_empty_cluster_is_told_what_to_do_first(api: Api) -> None:
+    """In a namespace that does not exist, nothing else of it is asked."""
+    without(HERE)(api)
+    found = examined()
+    assert [one[1] for one in found if one[0] == "missing"] == ["namespace"]
+    assert not {"secrets", "addresses", "rights"} & {one[1] for one in found}
+
+
+def test_what_this_login_may_not_read_is_unchecked(api: Api) -> None:
+    """As for somebody who may only edit the namespace; nothing is missing, and 0 is the end."""
+    for path in ("/api/v1/nodes", CLASSES, REVIEW):
+        api.statuses[path] = 403
+    found = [one for one in examined() if one[0] != "ok"]
+    assert {one[0] for one in found} == {"unchecked"}
+    assert [one[1] for one in found] == ["storage", "rights", "nodes", "images"]
+    program.main(["doctor"])
+
+
+def test_profiles_have_another_account(api: Api) -> None:
+    api.objects[HEALTH] = {"multi_user": True, "tag_name": "2.17.0"}
+    (found,) = [one for one in examined() if one[0] == "missing"]
+    assert found[1:] == ("account", found[2])
+    assert found[2].startswith("default-editor;")
+
+
+@pytest.mark.parametrize("kind", ["none", "closed", "login"])
+def test_without_a_cluster_one_line_says_so(
+    kind: str,
+    api: Api,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    if kind == "none":
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    elif kind == "closed":
+        reach("http://127.0.0.1:9", tmp_path, monkeypatch)
+    else:
+        api.statuses["/version/"] = 401
+    with pytest.raises(SystemExit) as ended:
+        program.main(["doctor"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("missing    kubernetes  no Kubernetes cluster: ")
+    assert {"none": "KUBECONFIG", "closed": "does not answer", "login": "refuses the login"}[
+        kind
+    ] in line
+
+
+def test_without_an_address_of_kubeflow_the_fix_is_named(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    (found,) = [one for one in examined() if one[0] == "missing"]
+    assert found[1] == "pipelines"
+    assert "KF_PIPELINES_ENDPOINT is not set" in found[2]
+
+
+def test_a_server_that_fails_ends_the_report(api: Api) -> None:
+    """No traceback: the failure is the last line."""
+    api.statuses[CLASSES] = 500
+    assert examined()[-1][:2] == ("missing", "kubernetes")
+
+
+def test_no_secret_is_printed(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    without_key("mlflow-server", "auth.ini")(api)
+    with pytest.raises(SystemExit):
+        program.main(["doctor"])
+    said = capsys.readouterr().out
+    for one in (value for key, value in api.objects.items() if "/secrets/" in key):
+        for value in one["data"].values():
+            assert not value or value not in said
+
+
+def test_the_guide_takes_ten_lines_in_an_order_that_works() -> None:
+    """Secrets after their namespace and before the servers; `kubectl apply` of a namespace that
+    `kubectl create` has made would warn."""
+    guide = (K8S.parent / "docs" / "how-to" / "cluster.md").read_text()
+    block = guide.partition("## In ten lines")[2].partition("```\n")[2].partition("```")[0]
+    assert 0 < len(block.splitlines()) <= 10
+    order = ["make image", "apply -f k8s/base/namespace.yaml", "pipelines secrets", "endpointslice",
+             "pipelines.manifests", "k8s/jobs/runtime.yaml", "rollout status", "pipelines doctor",
+             "pipelines submit"]  # fmt: skip
+    places = [block.index(words) for words in order]
+    assert places == sorted(places)
+    assert "create namespace" not in block
