@@ -109,19 +109,21 @@ def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
     assert "dependentTasks" not in tasks["resolve"]
 
 
-def test_what_a_part_gets_comes_from_its_item_or_is_an_artifact(
-    tasks: dict[str, Any], part: dict[str, Any]
+def test_what_a_part_reads_comes_from_its_item_or_is_an_artifact(
+    documents: list[dict[str, Any]], tasks: dict[str, Any], part: dict[str, Any]
 ) -> None:
-    """An outer step's parameter inside a loop is silently another value in the local runner, and a
-    loop over a named output fails there."""
+    """An outer step's parameter inside a loop is silently another value in the local runner (only
+    a cluster reads those for its pod), and a loop over a named output fails there."""
     items = {"pipelinechannel--preprocess-plan-Output": {"taskOutputParameter": {
         "outputParameterKey": "Output", "producerTask": "preprocess-plan"}}}  # fmt: skip
-    assert tasks[LOOP]["inputs"]["parameters"] == items
-    assert part["inputs"] == {
-        "artifacts": {"raw": {"componentInputArtifact": "pipelinechannel--pull-out"}},
-        "parameters": {"item": {
-            "componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}},
-    }  # fmt: skip
+    given = tasks[LOOP]["inputs"]["parameters"]
+    assert {name: given[name] for name in given if "-resolve-step_" not in name} == items
+    assert part["inputs"]["artifacts"] == {
+        "raw": {"componentInputArtifact": "pipelinechannel--pull-out"}
+    }
+    declared = documents[0]["components"]["comp-preprocess-part"]["inputDefinitions"]["parameters"]
+    assert {name: part["inputs"]["parameters"][name] for name in declared} == {"item": {
+        "componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}}  # fmt: skip
 
 
 def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
@@ -232,10 +234,11 @@ def test_the_training_requests_accelerators_memory_and_time(
     """Kind and number are parameters; NCCL's shared memory is mounted; a lost pod is retried."""
     wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
-    assert "pipelinechannel--accelerators" in wanted["accelerator"]["resourceCount"]
+    count = wanted["accelerator"]["resourceCount"]
+    assert "pipelinechannel--resolve-accelerator_count" in count
     # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
-    assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
+    assert {f"pipelinechannel--{n}" for n in ("accelerator", "node_selector")} <= (
         inner.keys()
     )
     given = settings(documents, "train")

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from training.core.cli import means
 from training.core.config import Natural, Positive, build, describe, described
+from training.core.pods import Cpu, Memory
 
 MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # defaults
 Dataset = Annotated[Path, means('manifest of kind "dataset"')]
@@ -69,6 +70,16 @@ class TrainOptions(RunOptions):
         Natural,
         Field(description="accelerators of the training step's own pod; 0: train on CPUs"),
     ] = 0
+    train_cpu: Annotated[
+        Cpu, Field(description="CPUs that each training pod requests; empty: by the preset")
+    ] = ""
+    train_memory: Annotated[
+        Memory,
+        Field(
+            description="memory that each training pod requests, limited to four times as much; "
+            "empty: by the preset"
+        ),
+    ] = ""
 
 
 RUN, TRAIN = RunOptions(), TrainOptions()  # every default
