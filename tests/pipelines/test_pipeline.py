@@ -29,6 +29,7 @@ from pipelines import submit as watch
 from pipelines.arguments import parse
 from pipelines.local.run import StepError
 from training.core.config import Config
+from training.core.files import sha256_bytes
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = ROOT / "components" / "Containerfile"
@@ -311,6 +312,36 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
     assert STEPS_IMAGE not in text
     assert TRAIN_IMAGE not in text
     validate(list(yaml.safe_load_all(text)))
+
+
+def test_the_objects_for_kubernetes_are_the_same_pipeline_pinned_or_not(
+    documents: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Kubeflow's two kinds, by name; a version's name is that of its content."""
+    plain, pinned = tmp_path / "objects.yaml", tmp_path / "pinned.yaml"
+    program.main(["compile", "--kubernetes", "faces", "-o", str(plain)])
+    program.main(["pin-images", "--steps", DIGEST, "--train", DIGEST, "-f", str(plain),
+                  "-o", str(pinned)])  # fmt: skip
+    pipeline, version = yaml.safe_load_all(plain.read_text())
+    for one, kind in ((pipeline, "Pipeline"), (version, "PipelineVersion")):
+        assert (one["apiVersion"], one["kind"]) == ("pipelines.kubeflow.org/v2beta1", kind)
+        assert one["metadata"]["namespace"] == "faces"
+    assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "stargan"
+    name = f"stargan-{sha256_bytes(compiled.PACKAGE.read_bytes())[:12]}"
+    assert version["metadata"]["name"] == name
+    given = [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]]
+    validate(given)
+    assert given == documents
+    text = pinned.read_text()
+    assert DIGEST in text
+    assert text.replace(DIGEST, "") == plain.read_text().replace(STEPS_IMAGE, "").replace(
+        TRAIN_IMAGE, ""
+    )
+
+
+def test_the_committed_pipeline_is_not_replaced_by_objects() -> None:
+    with pytest.raises(ValueError, match="give --output"):
+        compiled.write(kubernetes="faces")
 
 
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
