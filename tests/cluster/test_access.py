@@ -32,7 +32,8 @@ def admitted(job: Job, image: str = "stargan-train", policy: Job = POLICY) -> bo
     assert policy["spec"]["failurePolicy"] == "Fail"
     context = {"object": job, "params": {"data": {"image": image}}}
     if not all(
-        cel.evaluate(one["expression"], context) for one in policy["spec"].get("matchConditions", ())
+        cel.evaluate(one["expression"], context)
+        for one in policy["spec"].get("matchConditions", ())
     ):
         return True
     for rule in policy["spec"]["validations"]:

@@ -123,8 +123,9 @@ def test_what_a_part_reads_comes_from_its_item_or_is_an_artifact(
         "raw": {"componentInputArtifact": "pipelinechannel--pull-out"}
     }
     declared = documents[0]["components"]["comp-preprocess-part"]["inputDefinitions"]["parameters"]
-    assert {name: part["inputs"]["parameters"][name] for name in declared} == {"item": {
-        "componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}}  # fmt: skip
+    assert {name: part["inputs"]["parameters"][name] for name in declared} == {
+        "item": {"componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}
+    }
 
 
 def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
@@ -239,9 +240,7 @@ def test_the_training_requests_accelerators_memory_and_time(
     assert "pipelinechannel--resolve-accelerator_count" in count
     # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
-    assert {f"pipelinechannel--{n}" for n in ("accelerator", "node_selector")} <= (
-        inner.keys()
-    )
+    assert {f"pipelinechannel--{n}" for n in ("accelerator", "node_selector")} <= (inner.keys())
     given = settings(documents, "train")
     memory = {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "dshm"}
     assert memory in given["emptyDirMounts"]

@@ -1,5 +1,6 @@
 """What a run asks of a cluster: by its preset or as told, as text, and within a small node."""
 
+import functools
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from pipelines import compiled
 from pipelines.arguments import parse
+from pipelines.local.cache import ContentCache
 from pipelines.manifests import build
 from training.core import pods
 
@@ -19,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to" / "cluster.md"
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(?:resolve-)?(\w+)'\]\}\}")
 WANTED = ("step_cpu", "step_memory", "train_cpu", "train_memory", "launcher", "accelerators")
-# Kubeflow Pipelines 2.17 (backend/src/v2/compiler/argocompiler/container.go): beside each step's
-# container an init container and Argo's `init` and `wait`, which request nothing; before it a driver.
+# Kubeflow Pipelines (backend/src/v2/compiler/argocompiler/container.go): beside each step's container
+# an init container and Argo's `init` and `wait`, which request nothing; before it a driver.
 LAUNCHER = {"requests": {"cpu": "0.1"}, "limits": {"memory": "128Mi"}}
 DRIVER = {"requests": {"cpu": "0.1", "memory": "64Mi"}}
 Object = dict[str, Any]
@@ -71,7 +73,9 @@ def servers(objects: list[Object], defaults: Object) -> Iterator[Sum]:
         template = spec.get("jobTemplate", {}).get("spec", spec).get("template", {})
         if containers := template.get("spec", {}).get("containers"):
             first = template["spec"].get("initContainers", ())
-            one = pod([c["resources"] for c in containers], [c["resources"] for c in first], defaults)
+            one = pod(
+                [c["resources"] for c in containers], [c["resources"] for c in first], defaults
+            )
             for _ in range(spec.get("replicas", 1)):
                 yield one
 
@@ -103,7 +107,7 @@ def requests(*pairs: str) -> dict[str, str]:
 def test_all_that_the_namespace_requests_at_once_is_two_cpus_and_four_gib_at_most(
     pipeline: Object, objects: list[Object], preset: str
 ) -> None:
-    """Servers, backup and the largest step of a run that trains in its own pod; as the guide says."""
+    """Servers, backup and the largest step of a run that trains in its pod: as the guide says."""
     (limits,) = (item["spec"]["limits"][0] for item in objects if item["kind"] == "LimitRange")
     defaults = limits["defaultRequest"]
     steps = list(step_pods(pipeline, requests(f"preset={preset}"), defaults))
@@ -154,6 +158,18 @@ def test_a_parameter_replaces_the_presets_request() -> None:
     assert (found["step_memory"], found["step_memory_limit"]) == ("3Gi", "12Gi")
     assert (found["train_cpu"], found["accelerator_count"]) == ("6", "2")
     assert found["step_cpu"] == requests("preset=demo-joint")["step_cpu"]
+
+
+def test_a_request_is_no_part_of_a_local_results_key(pipeline: Object, tmp_path: Path) -> None:
+    """Nothing that the compiler adds to a step for its pod is; what its program reads is."""
+    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    key = functools.partial(ContentCache(str(tmp_path)).compute_key, "train", "image", [])
+    for name, task in tasks.items():
+        component = pipeline["components"][task["componentRef"]["name"]]
+        read = set(component.get("inputDefinitions", {}).get("parameters", ()))
+        for one in task.get("inputs", {}).get("parameters", ()):
+            if "dag" not in component:
+                assert (key({one: "a"}) != key({one: "b"})) == (one in read), (name, one)
 
 
 def test_a_pod_that_only_follows_a_trainjob_is_small() -> None:

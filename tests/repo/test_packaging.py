@@ -131,7 +131,7 @@ def test_images_for_signatures_have_the_same_packages_and_those_of_the_extra() -
 def test_the_steps_image_takes_torch_from_an_index_of_cpu_builds(
     tmp_path: Path, given: dict[str, str], index: list[str]
 ) -> None:
-    """Or from the given one; empty means pip's own. The real lines run, with another builder and pip."""
+    """Or from the given one; empty means pip's own. The real lines run, without builder and pip."""
     builder = tmp_path / "podman"
     builder.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     builder.chmod(0o755)

@@ -11,8 +11,8 @@ from training.core import cli
 from training.core.config import Natural, Positive, described
 from training.core.environment import LAUNCH_ID, new_launch
 from training.core.files import canonical_json, sha256_bytes
-from training.core.provenance import code_hash, git_state
 from training.core.pods import Cpu, Memory, Pod
+from training.core.provenance import code_hash, git_state
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml"
 
