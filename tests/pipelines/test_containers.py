@@ -119,7 +119,7 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(
 def test_the_steps_image_has_no_cuda(
     podman: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing in it computes on a GPU, and CUDA's libraries are four fifths of a default torch."""
+    """Nothing in it computes on a GPU, and CUDA's libraries have gigabytes."""
     names = inside(podman, STEPS_IMAGE, "python", "-m", "pip", "list", "--format=freeze")
     assert [n for n in names.split() if n.startswith(("nvidia-", "nvidia_", "triton"))] == []
     size = inspect(podman, STEPS_IMAGE)["Size"]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to" / "cluster.md"
 PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(?:resolve-)?(\w+)'\]\}\}")
 WANTED = ("step_cpu", "step_memory", "train_cpu", "train_memory", "launcher", "accelerators")
-# Kubeflow Pipelines (backend/src/v2/compiler/argocompiler/container.go): beside each step's container
+# Kubeflow Pipelines (backend/src/v2/compiler/argocompiler/container.go): beside a step's container
 # an init container and Argo's `init` and `wait`, which request nothing; before it a driver.
 LAUNCHER = {"requests": {"cpu": "0.1"}, "limits": {"memory": "128Mi"}}
 DRIVER = {"requests": {"cpu": "0.1", "memory": "64Mi"}}

@@ -1,7 +1,8 @@
 """CPU and memory that the pods of a run request from a cluster; a run on one machine ignores them.
 
-The small values are for the presets of minutes on two cores. They follow the peaks measured by
-`benchmarks/memory.py`, in docs/how-to/cluster.md; the others leave room for hours at 128 to 256 px.
+The small values are for the presets of minutes on two cores and follow the peaks in
+docs/how-to/cluster.md (`benchmarks/memory.py` measures them); the others leave room for hours at
+128 to 256 px.
 """
 
 import re
@@ -29,7 +30,7 @@ class Pod(NamedTuple):
 
 
 STEP, TRAINER = Pod("2", "4Gi"), Pod("4", "16Gi")
-SMALL_STEP, SMALL_TRAINER = Pod("250m", "1Gi"), Pod("500m", "1Gi")
+SMALL_STEP, SMALL_TRAINER = Pod("250m", "1280Mi"), Pod("500m", "1536Mi")
 
 
 class Requests(NamedTuple):
