@@ -2,7 +2,7 @@
 # Build an image and check that it starts: components/image.sh steps|train TAG
 #
 # BUILDER     docker, podman or buildah; default: the first that works
-# BASE_IMAGE, TRAIN_BASE_IMAGE, TORCH, LOCK, PIP_*   as in components/Containerfile
+# BASE_IMAGE, TRAIN_BASE_IMAGE, TORCH, TORCH_INDEX_URL, LOCK, PIP_*   as in components/Containerfile
 # BUILD_FLAGS further flags for the builder
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,7 +20,11 @@ revision=$(git rev-parse HEAD)
 arguments=(--build-arg "SOURCE_REVISION=$revision")
 pass() { [ -z "${!1:-}" ] || arguments+=(--build-arg "$1=${2:-${!1}}"); }
 for name in BASE_IMAGE TRAIN_BASE_IMAGE LOCK PIP_INDEX_URL PIP_EXTRA_INDEX_URL; do pass "$name"; done
-[ "$target" = train ] || pass TORCH
+if [ "$target" = steps ]; then
+    pass TORCH
+    # Set but empty is pip's own index.
+    [ -z "${TORCH_INDEX_URL+set}" ] || arguments+=(--build-arg "TORCH_INDEX_URL=$TORCH_INDEX_URL")
+fi
 # Local files are mounted into the build; docker cannot do that.
 mount_file() {  # mount_file VARIABLE PATH-INSIDE
     [ -e "${!1:-}" ] || { pass "$1"; return; }

@@ -10,7 +10,8 @@ from components.images import STEPS_IMAGE
 @dsl.component(base_image=STEPS_IMAGE, install_kfp_package=False)
 def resolve(
     datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, init: str,
-    compare: str, name: str, launcher: str, accelerators: int, out: dsl.Output[dsl.Artifact],
+    compare: str, name: str, step_cpu: str, step_memory: str, train_cpu: str, train_memory: str,
+    launcher: str, accelerators: int, out: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
     [
@@ -28,7 +29,13 @@ def resolve(
         ("init", str),
         ("compare", str),
         ("name", str),
-        ("pod_accelerators", str),
+        ("step_cpu", str),
+        ("step_memory", str),
+        ("step_memory_limit", str),
+        ("train_cpu", str),
+        ("train_memory", str),
+        ("train_memory_limit", str),
+        ("accelerator_count", str),
     ],
 ):  # fmt: skip
     """Resolve names to hashes and configurations, so that cache keys cover data and code."""
@@ -39,6 +46,9 @@ def resolve(
 
     return attempt(
         resolve, datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-        overrides=overrides, init=init, compare=compare, name=name, launcher=launcher,
-        accelerators=accelerators, out=Path(out.path),
+        overrides=overrides, init=init, compare=compare, name=name, out=Path(out.path),
+        requested={
+            "step_cpu": step_cpu, "step_memory": step_memory, "train_cpu": train_cpu,
+            "train_memory": train_memory, "launcher": launcher, "accelerators": accelerators,
+        },
     )  # fmt: skip

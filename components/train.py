@@ -9,7 +9,8 @@ from components.images import TRAIN_IMAGE
 def train(
     dataset: dsl.Input[dsl.Dataset], model: str, preset: str, model_config: str,
     train_config: str, nproc: int, seeds: int, init: str, experiment: str, launcher: str,
-    nodes: int, queue: str, accelerator: str, accelerators: int, code_hash: str,
+    nodes: int, queue: str, accelerator: str, accelerators: int, train_cpu: str,
+    train_memory: str, code_hash: str,
     out: dsl.Output[dsl.Model], replicates: dsl.Output[dsl.Artifact],
 ) -> None:  # fmt: skip
     """Train one model per seed on `nproc` processes; an interrupted training resumes."""
@@ -22,5 +23,6 @@ def train(
         step, Path(dataset.path), Path(out.path), model, model_config, train_config,
         nproc=nproc, init=init, experiment=experiment, preset=preset, seeds=seeds,
         replicates=Path(replicates.path), launcher=launcher, nodes=nodes, queue=queue,
-        accelerator=accelerator, accelerators=accelerators,
+        accelerator=accelerator, accelerators=accelerators, train_cpu=train_cpu,
+        train_memory=train_memory,
     )  # fmt: skip

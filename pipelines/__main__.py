@@ -11,6 +11,7 @@
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines compile                             after a change of the pipeline
+    python -m pipelines compile --kubernetes N -o F         the same as objects of namespace N
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
 
 A key is a parameter of the pipeline or a field of the preset, bare or as section.field.

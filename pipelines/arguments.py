@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipelines import compiled
+from training.core import pods
 from training.core.config import SEED
 from training.core.options import NAMES, TrainOptions, read_options
 
@@ -25,9 +26,11 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
     fields = {key: given.pop(key) for key in list(given) if key not in known}
     arguments = compiled.check(known, given)
     defaults = {name: p.default for name, p in known.items()}
-    options = read_options({n: v for n, v in (defaults | arguments).items() if n in NAMES})
+    whole = defaults | arguments
+    options = read_options({n: v for n, v in whole.items() if n in NAMES})
+    pods.step(options.preset, *(whole.get(n, "") for n in ("step_cpu", "step_memory")))
     if fields or arguments.keys() & {"model", "preset", "overrides"}:
-        arguments |= fold(fields, defaults | arguments)
+        arguments |= fold(fields, whole)
     if options.nproc * options.nodes * options.seeds > 1:
         check_training(options, defaults | arguments)
     return arguments

@@ -11,11 +11,12 @@ import yaml
 
 from training.core.cli import means
 from training.core.config import convert
-from training.core.files import write_bytes
+from training.core.files import sha256_bytes, write_bytes
 
 PACKAGE = Path(__file__).with_name("stargan.yaml")
 OUTPUT = means("the YAML to write", "--output", "-o")
 IMAGE = means("image of these steps", metavar="NAME@sha256:…")
+NAMESPACE = means("write the objects Pipeline and PipelineVersion of this namespace instead")
 KINDS = {
     "STRUCT": dict,
     "STRING": str,
@@ -34,17 +35,44 @@ class Parameter:
     default: Any
 
 
-def write(*, output: Annotated[Path, OUTPUT] = PACKAGE) -> None:
-    """Compile the pipeline; reproducible: the same sources give the same bytes."""
+def write(
+    *,
+    output: Annotated[Path, OUTPUT] = PACKAGE,
+    kubernetes: Annotated[str, NAMESPACE] = "",
+) -> None:
+    """Compile the pipeline; reproducible: the same sources give the same bytes.
+
+    With `kubernetes`, for Kubeflow servers that keep pipelines as Kubernetes objects. Raises
+    ValueError if that would replace the committed file.
+    """
+    if kubernetes and output.resolve() == PACKAGE:
+        raise ValueError(f"--kubernetes: give --output; {PACKAGE.name} is the plain pipeline")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    content = _compiled(output)
+    if kubernetes:
+        from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+        # Kubernetes refuses changes of a version, so that each content has its own name.
+        version = f"{PACKAGE.stem}-{sha256_bytes(content)[:12]}"
+        options = KubernetesManifestOptions(
+            pipeline_version_name=version, namespace=kubernetes, include_pipeline_manifest=True
+        )
+        content = _compiled(
+            output, kubernetes_manifest_format=True, kubernetes_manifest_options=options
+        )
+    write_bytes(output, content)
+
+
+def _compiled(output: Path, **options: Any) -> bytes:
+    """What kfp writes, by way of a temporary file beside `output`."""
     from kfp.compiler import Compiler
 
     from pipelines.stargan import stargan
 
     temporary = output.with_name(f".{output.stem}.tmp.yaml")  # kfp requires the suffix
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        Compiler().compile(stargan, str(temporary))
-        write_bytes(output, temporary.read_bytes())
+        Compiler().compile(stargan, str(temporary), **options)
+        return temporary.read_bytes()
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -102,15 +130,16 @@ def pin(
     steps: Annotated[str, IMAGE],
     train: Annotated[str, IMAGE],
     output: Annotated[Path, OUTPUT],
+    package: Annotated[Path, means("the YAML to pin", "--package-file", "-f")] = PACKAGE,
 ) -> None:
     """Write the YAML pinned to image digests; nothing else changes."""
     from components.images import STEPS_IMAGE, TRAIN_IMAGE
 
-    text = PACKAGE.read_text()
+    text = package.read_text()
     for tag, reference in ((STEPS_IMAGE, steps), (TRAIN_IMAGE, train)):
         if not DIGEST.fullmatch(reference):
             raise ValueError(f"{reference}: not a digest; NAME@sha256:<64 hex digits> is needed")
         if tag not in text:
-            raise ValueError(f"{PACKAGE}: does not use {tag}; run python -m pipelines compile")
+            raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
         text = text.replace(tag, reference)
     write_bytes(output, text.encode())

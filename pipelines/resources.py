@@ -4,6 +4,7 @@ The local runner ignores all of it. The config map and the secrets are those of 
 without them must set the environment in some other way.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -41,20 +42,39 @@ def add_env_and_security(*tasks: Any) -> None:
         kubernetes.empty_dir_mount(task, "cache", "/cache", size_limit="100Gi")
 
 
-def set_resources(*tasks: Any) -> None:
-    """CPU, memory and retries of steps that decode images or run networks.
+def set_fixed_resources(*tasks: Any) -> None:
+    """CPU and memory of steps that read names and settings only, whatever the preset."""
+    for task in tasks:
+        task.set_cpu_request("100m").set_memory_request("512Mi").set_memory_limit("2Gi")
+
+
+def set_resources(resolved: Mapping[str, Any], *tasks: Any) -> None:
+    """CPU and memory of the other steps, from the results of `resolve`."""
+    for task in tasks:
+        _set_pod(task, resolved, "step")
+
+
+def set_retries(*tasks: Any) -> None:
+    """Retries of steps that read images or run networks.
 
     KFP 2.17 gives Argo no `retryPolicy`: a step that fails is retried, a deleted pod is not.
     """
     for task in tasks:
-        task.set_cpu_request("2").set_memory_request("4Gi").set_memory_limit("16Gi")
         task.set_retry(2, backoff_duration="30s")
 
 
-def set_accelerator(task: Any, kind: Any, count: Any, nodes: Any) -> None:
-    """Training step: `count` accelerators of `kind` on a node with the labels `nodes` (JSON)."""
-    task.set_cpu_request("4").set_memory_request("16Gi").set_memory_limit("64Gi")
-    task.set_accelerator_type(kind).set_accelerator_limit(count)
+def _set_pod(task: Any, resolved: Mapping[str, Any], kind: str) -> None:
+    """Requests of the kind "step" or "train" from the results of `resolve`."""
+    cpu, memory, limit = (resolved[f"{kind}_{n}"] for n in ("cpu", "memory", "memory_limit"))
+    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(limit)
+    # kfp does not pass a value that only a resource uses into a loop.
+    task.register_pipeline_channels([cpu, memory, limit])
+
+
+def set_accelerator(task: Any, resolved: Mapping[str, Any], kind: Any, nodes: Any) -> None:
+    """Training step: its requests, with accelerators of `kind`, and the nodes' labels (JSON)."""
+    _set_pod(task, resolved, "train")
+    task.set_accelerator_type(kind).set_accelerator_limit(resolved["accelerator_count"])
     task.set_retry(3, backoff_duration="60s")  # resumes from the last checkpoint in the store
     kubernetes.set_timeout(task, 3 * DAY)
     kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")

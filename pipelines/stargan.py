@@ -45,6 +45,10 @@ def stargan(
     queue: str = TrainOptions.queue,
     accelerator: str = TrainOptions.accelerator,
     accelerators: int = TrainOptions.accelerators,
+    train_cpu: str = TrainOptions.train_cpu,
+    train_memory: str = TrainOptions.train_memory,
+    step_cpu: str = "",
+    step_memory: str = "",
     node_selector: dict = {},  # noqa: B006 - kfp reads it as the default of the parameter
     name: str = "",
     experiment: str = TrainOptions.experiment,
@@ -62,6 +66,9 @@ def stargan(
         compare: model manifest or registered version to compare with the new one in the report
             (the paper's Fig. 6).
         node_selector: labels of the nodes that the training step may run on, as JSON.
+        step_cpu: CPUs that the pod of each other step requests; empty: by the preset.
+        step_memory: memory that the pod of each other step requests, limited to four times as much;
+            empty: by the preset.
         name: name of the registered model; empty means the same as `model`.
         override: a reason to promote against the gate; recorded.
         image: the training image that the lineage records; a local run sets its own.
@@ -70,8 +77,9 @@ def stargan(
     with dsl.ExitHandler(ended, name="steps"):
         start = resolve(
             datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
-            overrides=overrides, init=init, compare=compare, name=name, launcher=launcher,
-            accelerators=accelerators,
+            overrides=overrides, init=init, compare=compare, name=name, step_cpu=step_cpu,
+            step_memory=step_memory, train_cpu=train_cpu, train_memory=train_memory,
+            launcher=launcher, accelerators=accelerators,
         ).set_caching_options(False)  # fmt: skip
         what = start.outputs
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
@@ -95,7 +103,8 @@ def stargan(
             **faces, model=model, preset=preset, model_config=what["model_config"],
             train_config=what["train_config"], nproc=nproc, seeds=seeds, init=what["init"],
             experiment=experiment, launcher=launcher, nodes=nodes, queue=queue,
-            accelerator=accelerator, accelerators=accelerators, **code,
+            accelerator=accelerator, accelerators=accelerators, train_cpu=train_cpu,
+            train_memory=train_memory, **code,
         ).after(judged)  # fmt: skip
         scored = evaluate(
             model=trained.outputs["out"], judge=judged.outputs["out"], **faces,
@@ -131,8 +140,12 @@ def stargan(
         start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
         verdict, ended,
     )  # fmt: skip
-    cluster.set_resources(pulled, valid, part, images, unified, judged, scored, verdict)
-    cluster.set_accelerator(trained, accelerator, what["pod_accelerators"], node_selector)
+    cluster.set_fixed_resources(start, divided, ended)
+    cluster.set_resources(
+        what, pulled, valid, part, images, unified, judged, scored, version, verdict
+    )
+    cluster.set_retries(pulled, valid, part, images, unified, judged, scored, verdict)
+    cluster.set_accelerator(trained, what, accelerator, node_selector)
     cluster.add_run_identity(
         start, pulled, valid, divided, part, images, unified, judged, trained, scored, version,
         verdict, ended,

@@ -19,7 +19,7 @@ import psutil
 
 from training import trainjob
 from training.cluster.job import Request, Shape
-from training.core import cli, environment
+from training.core import cli, environment, pods
 from training.core.cli import means
 from training.core.config import to_json
 from training.core.options import MODEL, TRAIN, Changes, Dataset, Model, TrainOptions, read_options
@@ -51,9 +51,11 @@ def launch(
     options and, with the exit code, if training fails; StoppedError after SIGTERM.
     """
     chosen = read_options(options)
+    pod = pods.trainer(chosen.preset, chosen.train_cpu, chosen.train_memory)
     shape = Shape(
-        chosen.nodes, chosen.nproc, chosen.accelerator, chosen.accelerators, queue=chosen.queue
-    )
+        chosen.nodes, chosen.nproc, chosen.accelerator, chosen.accelerators,
+        cpu=pod.cpu, memory=pod.memory, queue=chosen.queue,
+    )  # fmt: skip
     config = json.loads(train_config)
     entries, others = [], []
     with temporary_folder() as temporary:

@@ -6,17 +6,17 @@ No remote is contacted, so that a run starts at once.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from training.core import cli
+from training.core import cli, pods
 from training.core.cli import means
 from training.core.config import Config, to_json, values_of
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
-from training.core.options import MODEL, PRESET, TRAIN
+from training.core.options import MODEL, PRESET
 from training.core.provenance import code_hash, git_problem, git_state, lock_hash
 from training.core.references import split_start
 from training.data.labels import LabelSpace
@@ -50,7 +50,13 @@ class Resolved(NamedTuple):
     init: str  # pinned: an alias as its current version, a path with its digest
     compare: str  # likewise
     name: str  # of the registered model
-    pod_accelerators: str  # of the training step's own pod, a text for Kubeflow; empty: none
+    step_cpu: str  # these: see `training.core.pods.Requests`
+    step_memory: str
+    step_memory_limit: str
+    train_cpu: str
+    train_memory: str
+    train_memory_limit: str
+    accelerator_count: str
 
 
 def judge_hash(config: Config, data_md5: str) -> str:
@@ -143,15 +149,14 @@ def resolve(
     init: Annotated[str, cli.INTERNAL] = "",
     compare: Annotated[str, cli.INTERNAL] = "",
     name: Annotated[str, cli.INTERNAL] = "",
-    launcher: Annotated[str, cli.INTERNAL] = TRAIN.launcher,
-    accelerators: Annotated[int, cli.INTERNAL] = TRAIN.accelerators,
+    requested: Annotated[Mapping[str, Any] | None, cli.INTERNAL] = None,
 ) -> Resolved:
     """Resolve a run's inputs and write them with the git state.
 
     `raw` has one subfolder per data set, or, for one data set, is the folder itself. `init` is the
     model that training starts from, `compare` the one that evaluation compares with: a manifest,
-    NAME/VERSION or NAME@ALIAS. `name` is the registered model ("" = `model`). With
-    `launcher="trainjob"` the accelerators are the job's, not the step's. Raises ValueError for
+    NAME/VERSION or NAME@ALIAS. `name` is the registered model ("" = `model`), `requested` the
+    arguments of `training.core.pods.requests` after the preset. Raises ValueError for
     unknown names and for a `name` that the registry does not accept, and RemoteError
     "unknown-revision".
     """
@@ -165,7 +170,7 @@ def resolve(
         data_md5, source, code_hash(), to_json(config.data), to_json(config.preprocess),
         to_json(config.judge), to_json(config.train), to_json(config.model), to_json(config.eval),
         judge_hash(config, data_md5), ",".join(kinds), found.init, found.compare, name or model,
-        str(accelerators) if accelerators and launcher == "local" else "",
+        *pods.requests(preset, **(requested or {})),
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}

@@ -6,7 +6,7 @@ runs do the same work twice. Here
 
 - a key covers the content of the input artifacts (the digest of a manifest), the arguments and the
   component's source, but not the image, since locally the code is the working tree (steps take its
-  hash as an argument);
+  hash as an argument), and not what a step requests from a cluster;
 - a hit requires unchanged bytes of every output file and, for a manifest, of every stored file;
 - the first of two runs that need the same result computes it, the second waits for it.
 
@@ -14,6 +14,7 @@ Entries are small JSON files under one root. Outputs stay in the folder of the r
 """
 
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from kfp.local.cache import LocalCache
 
 from training.core.files import canonical_json, read_json, sha256_bytes, sha256_file, write_json
 from training.storage.store import Entry, Manifest, open_store
+
+# Names that kfp's compiler gives to what sizes a step's pod, and to the results it comes from.
+RESOURCE = re.compile(r"pipelinechannel--|(cpu|memory)_(request|limit)$|accelerator_(type|count)$")
 
 
 def digest(path: Path) -> str:
@@ -73,7 +77,8 @@ class ContentCache(LocalCache):
         self, component_name, image, full_command, arguments, env_vars=None, custom_cache_key=None
     ) -> str:
         del image
-        parts = [component_name, full_command, content(arguments), env_vars or {}, custom_cache_key]
+        given = {name: v for name, v in arguments.items() if not RESOURCE.match(name)}
+        parts = [component_name, full_command, content(given), env_vars or {}, custom_cache_key]
         return sha256_bytes(canonical_json(parts))
 
     def get(self, key: str) -> dict[str, Any] | None:

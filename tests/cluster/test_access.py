@@ -22,17 +22,21 @@ from training.cluster.job import Request, Shape, manifest
 
 K8S = Path(__file__).parents[2] / "k8s"
 POLICY, BINDING = yaml.safe_load_all((K8S / "admission" / "trainjobs.yaml").read_text())
+RUNTIMES = list(yaml.safe_load_all((K8S / "admission" / "runtimes.yaml").read_text()))
 REQUEST = Request(dataset="{}", model="stargan", model_config="{}", train_config="{}")
 Job = dict[str, Any]
 
 
-def admitted(job: Job, image: str = "stargan-train") -> bool:
+def admitted(job: Job, image: str = "stargan-train", policy: Job = POLICY) -> bool:
     """The policy's answer: an expression that fails denies, as `failurePolicy: Fail` says."""
-    assert (POLICY["spec"]["failurePolicy"], BINDING["spec"]["validationActions"]) == (
-        "Fail", ["Deny"],
-    )  # fmt: skip
+    assert policy["spec"]["failurePolicy"] == "Fail"
     context = {"object": job, "params": {"data": {"image": image}}}
-    for rule in POLICY["spec"]["validations"]:
+    if not all(
+        cel.evaluate(one["expression"], context)
+        for one in policy["spec"].get("matchConditions", ())
+    ):
+        return True
+    for rule in policy["spec"]["validations"]:
         try:
             if cel.evaluate(rule["expression"], context) is not True:
                 return False
@@ -101,11 +105,56 @@ def test_any_other_job_is_denied(change: Callable[[Job], Any]) -> None:
     assert not admitted(job)
 
 
-def test_the_policy_covers_changes_and_every_version_of_the_api() -> None:
-    (rule,) = POLICY["spec"]["matchConstraints"]["resourceRules"]
-    assert rule["operations"] == ["CREATE", "UPDATE"]
-    assert (rule["apiVersions"], rule["resources"]) == (["*"], ["trainjobs"])
-    assert BINDING["spec"]["policyName"] == POLICY["metadata"]["name"]
+def runtime() -> tuple[Job, Job]:
+    """The runtime, and the pod that its jobs start."""
+    found: Job = yaml.safe_load((K8S / "jobs" / "runtime.yaml").read_text())
+    (node,) = found["spec"]["template"]["spec"]["replicatedJobs"]
+    return found, node["template"]["spec"]["template"]["spec"]
+
+
+def test_the_runtime_of_this_project_is_admitted() -> None:
+    found, _ = runtime()
+    assert admitted(found, policy=RUNTIMES[0])
+    found["metadata"]["name"] = "another"  # no TrainJob here may use it
+    found["spec"]["template"] = {}
+    assert admitted(found, policy=RUNTIMES[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pod: pod.update(serviceAccountName="mlflow"),
+        lambda pod: pod.pop("serviceAccountName"),
+        lambda pod: pod.update(automountServiceAccountToken=True),
+        lambda pod: pod.pop("automountServiceAccountToken"),
+        lambda pod: pod.update(initContainers=[{"name": "x", "image": "evil"}]),
+        lambda pod: pod["containers"].append({"name": "x", "image": "evil"}),
+        lambda pod: pod["containers"][0].update(name="x"),
+        lambda pod: pod["containers"][0]["envFrom"].append({"secretRef": {"name": "admin-s3"}}),
+        lambda pod: pod["containers"][0]["env"].append({"name": "K", "valueFrom": {
+            "secretKeyRef": {"name": "mlflow-server", "key": "auth.ini"}}}),
+        lambda pod: pod["volumes"].append({"name": "x", "secret": {"secretName": "backup-s3"}}),
+        lambda pod: pod["volumes"].append({"name": "x", "projected": {"sources": [{
+            "secret": {"name": "backup-s3"}}]}}),
+        lambda pod: pod["volumes"].append({"name": "x", "hostPath": {"path": "/"}}),
+    ],
+)  # fmt: skip
+def test_another_runtime_of_that_name_is_denied(change: Callable[[Job], Any]) -> None:
+    """Other accounts, tokens, containers, secrets and volumes."""
+    found, pod = runtime()
+    change(pod)
+    assert not admitted(found, policy=RUNTIMES[0])
+
+
+def test_the_policies_cover_changes_and_every_version_of_the_api() -> None:
+    for policy, binding, kind in (
+        (POLICY, BINDING, "trainjobs"), (*RUNTIMES, "trainingruntimes")
+    ):  # fmt: skip
+        (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+        assert rule["operations"] == ["CREATE", "UPDATE"]
+        assert (rule["apiVersions"], rule["resources"]) == (["*"], [kind])
+        assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+        assert binding["spec"]["validationActions"] == ["Deny"]
     assert BINDING["spec"]["paramRef"]["parameterNotFoundAction"] == "Deny"
 
 

@@ -302,6 +302,22 @@ def test_the_launcher_has_only_the_permissions_that_it_uses(objects: list[Object
     assert not named(objects, "ClusterRole")
 
 
+def test_the_alerts_watch_the_backup_by_its_name_and_schedule() -> None:
+    job = yaml.safe_load((K8S / "base" / "backup.yaml").read_text())
+    *_, found = yaml.safe_load_all((K8S / "monitoring" / "alerts.yaml").read_text())
+    alerts = {rule["alert"]: rule["expr"] for g in found["spec"]["groups"] for rule in g["rules"]}
+    name = job["metadata"]["name"]
+    assert set(re.findall(r'cronjob="([^"]*)"', alerts["BackupMissing"])) == {name}
+    (pattern,) = re.findall(r'job_name=~"([^"]*)"', alerts["BackupFailed"])
+    assert re.fullmatch(pattern, f"{name}-29401637")
+    assert not re.fullmatch(pattern, "train-0123456789abcdef-node-0")
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", job["spec"]["schedule"])  # once a day
+    for limit in re.findall(r"> (\d+)", alerts["BackupMissing"]):
+        assert 86_400 + job["spec"]["startingDeadlineSeconds"] < int(limit) < 2 * 86_400
+    (space,) = {s for text in alerts.values() for s in re.findall(r'namespace="([^"]*)"', text)}
+    assert space == yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["namespace"]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_store_understands_the_clusters_address(
     overlay: str, monkeypatch: pytest.MonkeyPatch

@@ -299,14 +299,17 @@ def test_render_prints_the_job_and_stores_its_request(
 ) -> None:
     """Nothing but YAML on stdout, without a cluster."""
     by_hand(tmp_path, "render", "--nodes", "5", "--queue", "faces", "--image", "mine:1",
-            "--accelerator", "amd.com/gpu")  # fmt: skip
+            "--accelerator", "amd.com/gpu", "--cpu", "500m", "--memory", "3Gi")  # fmt: skip
     output = capsys.readouterr()
     job = yaml.safe_load(output.out)
     assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
     trainer = job["spec"]["trainer"]
     assert (job["metadata"]["name"], trainer["args"]) == (REQUEST.name, ["run", REQUEST.name])
     assert (trainer["numNodes"], trainer["image"]) == (5, "mine:1")
-    assert trainer["resourcesPerNode"]["limits"]["amd.com/gpu"] == "1"
+    assert trainer["resourcesPerNode"] == {
+        "requests": {"cpu": "500m", "memory": "3Gi"},
+        "limits": {"memory": "12Gi", "amd.com/gpu": "1"},
+    }
     assert REQUEST.name in output.err
     stored = open_store().reference(f"jobs/{REQUEST.name}/request")
     assert stored

@@ -111,7 +111,7 @@ def test_shares_refer_to_the_time_since_the_last_take(monkeypatch: pytest.Monkey
 
 def test_no_alert_depends_on_a_value_that_is_never_exported() -> None:
     """A loss that is not finite ends training before it is exported: the failed job is watched."""
-    _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
+    *_, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     alerts = {rule["alert"]: rule["expr"] for g in rules["spec"]["groups"] for rule in g["rules"]}
     assert "stargan_loss" not in "".join(alerts.values())
     names = re.findall(r'job_name=~"([^"]+)"', alerts["TrainingFailed"])
@@ -123,7 +123,7 @@ def test_dashboard_and_alerts_use_exported_metrics() -> None:
     exporter = Exporter(0)
     known = {*(f"stargan_{name}" for name in exporter.gauges), "stargan_logged_at", "stargan_loss"}
     exporter.close()
-    _, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
+    *_, rules = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     expressions += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
@@ -135,7 +135,7 @@ def test_dashboard_and_alerts_use_exported_metrics() -> None:
 
 def test_trainers_are_scraped_at_their_metrics_port() -> None:
     """In a pipeline's step and in jobs: the label, the container's name, the port."""
-    monitor, _ = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
+    monitor, *_ = yaml.safe_load_all((MONITORING / "alerts.yaml").read_text())
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     keep, address = endpoint["relabelings"]
     k8s = MONITORING.parent

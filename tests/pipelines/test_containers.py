@@ -40,6 +40,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         "BUILDER": "podman",
         "BASE_IMAGE": BASE,
         "TRAIN_BASE_IMAGE": TRAIN_BASE,
+        "TORCH_INDEX_URL": os.environ.get("TORCH_INDEX_URL", ""),  # PyTorch's may be out of reach
         "BUILD_FLAGS": "--isolation chroot --network host --pull=never --layers "
         "--ulimit nofile=20000:20000",
     }
@@ -113,6 +114,18 @@ def test_the_image_has_the_code_and_the_packages_of_the_lock(
     assert "kfp==2.17.0" in names
     assert "torch==2." in names
     assert not [tool for tool in ("pytest==", "ruff==", "mypy==") if tool in names]
+
+
+def test_the_steps_image_has_no_cuda(
+    podman: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing in it computes on a GPU, and CUDA's libraries have gigabytes."""
+    names = inside(podman, STEPS_IMAGE, "python", "-m", "pip", "list", "--format=freeze")
+    assert [n for n in names.split() if n.startswith(("nvidia-", "nvidia_", "triton"))] == []
+    size = inspect(podman, STEPS_IMAGE)["Size"]
+    with capsys.disabled():
+        print(f"\n{STEPS_IMAGE}: {size / 1e9:.2f} GB")
+    assert size < 3e9
 
 
 def test_the_image_can_render_a_trainjob(podman: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ from pipelines.arguments import parse
 from pipelines.local.run import StepError
 from servers import MlflowServer
 from training.core.config import Config
+from training.core.files import sha256_bytes
 
 ROOT = Path(__file__).parents[2]
 CONTAINERFILE = ROOT / "components" / "Containerfile"
@@ -110,19 +111,22 @@ def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
     assert "dependentTasks" not in tasks["resolve"]
 
 
-def test_what_a_part_gets_comes_from_its_item_or_is_an_artifact(
-    tasks: dict[str, Any], part: dict[str, Any]
+def test_what_a_part_reads_comes_from_its_item_or_is_an_artifact(
+    documents: list[dict[str, Any]], tasks: dict[str, Any], part: dict[str, Any]
 ) -> None:
-    """An outer step's parameter inside a loop is silently another value in the local runner, and a
-    loop over a named output fails there."""
+    """An outer step's parameter inside a loop is silently another value in the local runner (only
+    a cluster reads those for its pod), and a loop over a named output fails there."""
     items = {"pipelinechannel--preprocess-plan-Output": {"taskOutputParameter": {
         "outputParameterKey": "Output", "producerTask": "preprocess-plan"}}}  # fmt: skip
-    assert tasks[LOOP]["inputs"]["parameters"] == items
-    assert part["inputs"] == {
-        "artifacts": {"raw": {"componentInputArtifact": "pipelinechannel--pull-out"}},
-        "parameters": {"item": {
-            "componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}},
-    }  # fmt: skip
+    given = tasks[LOOP]["inputs"]["parameters"]
+    assert {name: given[name] for name in given if "-resolve-step_" not in name} == items
+    assert part["inputs"]["artifacts"] == {
+        "raw": {"componentInputArtifact": "pipelinechannel--pull-out"}
+    }
+    declared = documents[0]["components"]["comp-preprocess-part"]["inputDefinitions"]["parameters"]
+    assert {name: part["inputs"]["parameters"][name] for name in declared} == {
+        "item": {"componentInputParameter": "pipelinechannel--preprocess-plan-Output-loop-item"}
+    }
 
 
 def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
@@ -240,12 +244,14 @@ def settings(documents: list[dict[str, Any]], step: str) -> dict[str, Any]:
 def test_the_training_requests_accelerators_memory_and_time(
     documents: list[dict[str, Any]], tasks: dict[str, Any]
 ) -> None:
-    """NCCL's shared memory is mounted; a lost pod is retried."""
+    """Kind and number are parameters; NCCL's shared memory is mounted; a lost pod is retried."""
+    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert "pipelinechannel--accelerator" in wanted["accelerator"]["resourceType"]
+    count = wanted["accelerator"]["resourceCount"]
+    assert "pipelinechannel--resolve-accelerator_count" in count
     # kfp does not pass a parameter that only a resource uses through the exit handler.
     inner = documents[0]["components"]["comp-exit-handler-1"]["inputDefinitions"]["parameters"]
-    assert {f"pipelinechannel--{n}" for n in ("accelerator", "accelerators", "node_selector")} <= (
-        inner.keys()
-    )
+    assert {f"pipelinechannel--{n}" for n in ("accelerator", "node_selector")} <= (inner.keys())
     given = settings(documents, "train")
     memory = {"mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi", "volumeName": "dshm"}
     assert memory in given["emptyDirMounts"]
@@ -348,6 +354,36 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
     assert STEPS_IMAGE not in text
     assert TRAIN_IMAGE not in text
     validate(list(yaml.safe_load_all(text)))
+
+
+def test_the_objects_for_kubernetes_are_the_same_pipeline_pinned_or_not(
+    documents: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Kubeflow's two kinds, by name; a version's name is that of its content."""
+    plain, pinned = tmp_path / "objects.yaml", tmp_path / "pinned.yaml"
+    program.main(["compile", "--kubernetes", "faces", "-o", str(plain)])
+    program.main(["pin-images", "--steps", DIGEST, "--train", DIGEST, "-f", str(plain),
+                  "-o", str(pinned)])  # fmt: skip
+    pipeline, version = yaml.safe_load_all(plain.read_text())
+    for one, kind in ((pipeline, "Pipeline"), (version, "PipelineVersion")):
+        assert (one["apiVersion"], one["kind"]) == ("pipelines.kubeflow.org/v2beta1", kind)
+        assert one["metadata"]["namespace"] == "faces"
+    assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "stargan"
+    name = f"stargan-{sha256_bytes(compiled.PACKAGE.read_bytes())[:12]}"
+    assert version["metadata"]["name"] == name
+    given = [version["spec"]["pipelineSpec"], version["spec"]["platformSpec"]]
+    validate(given)
+    assert given == documents
+    text = pinned.read_text()
+    assert DIGEST in text
+    assert text.replace(DIGEST, "") == plain.read_text().replace(STEPS_IMAGE, "").replace(
+        TRAIN_IMAGE, ""
+    )
+
+
+def test_the_committed_pipeline_is_not_replaced_by_objects() -> None:
+    with pytest.raises(ValueError, match="give --output"):
+        compiled.write(kubernetes="faces")
 
 
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])

@@ -14,6 +14,7 @@ from training import train as training
 from training import trainjob
 from training.cluster.job import Request, Shape, manifest
 from training.cluster.kubernetes import ClusterError
+from training.core import pods
 from training.core.cli import StoppedError
 from training.core.retry import may_pass
 from training.storage.meta import ModelMeta
@@ -180,6 +181,29 @@ def test_a_store_that_other_nodes_cannot_read_is_a_mistake(
             launcher="trainjob", nodes=2,
         )  # fmt: skip
     assert not may_pass(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "pod"),
+    [
+        ({"preset": "smoke"}, pods.SMALL_TRAINER),
+        ({"preset": "celeba-128", "train_memory": "32Gi"}, ("4", "32Gi")),
+    ],
+)
+def test_a_trainjobs_pods_request_what_the_preset_or_the_parameters_say(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    pod: tuple[str, str],
+) -> None:
+    seen: list[Shape] = []
+    monkeypatch.setattr(launching, "_trainjob", lambda _, shape, out: seen.append(shape))
+    (tmp_path / "d.json").write_text("{}")
+    launching.launch(
+        tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}',
+        launcher="trainjob", **options,
+    )  # fmt: skip
+    assert [(shape.cpu, shape.memory) for shape in seen] == [pod]
 
 
 def test_configurations_given_as_json_are_not_resolved_again(

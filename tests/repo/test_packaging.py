@@ -120,6 +120,41 @@ def test_images_for_signatures_have_the_same_packages_and_those_of_the_extra() -
     assert "!requirements-sign.lock" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [
+        ({}, ["--index-url", "https://download.pytorch.org/whl/cpu"]),
+        ({"TORCH_INDEX_URL": "https://here/simple"}, ["--index-url", "https://here/simple"]),
+        ({"TORCH_INDEX_URL": ""}, []),
+    ],
+)
+def test_the_steps_image_takes_torch_from_an_index_of_cpu_builds(
+    tmp_path: Path, given: dict[str, str], index: list[str]
+) -> None:
+    """Or from the given one; empty means pip's own. The real lines run, without builder and pip."""
+    builder = tmp_path / "podman"
+    builder.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    builder.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "TORCH"))}
+    environment |= {"BUILDER": "podman", "PATH": f"{tmp_path}:{os.environ['PATH']}", **given}
+    command = ["components/image.sh", "steps", "t"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    text = (ROOT / "components" / "Containerfile").read_text()
+    stage = next(s for s in text.split("\nFROM ") if " AS steps-packages\n" in s)
+    arguments = dict(re.findall(r"^ARG (\w+)=(\S*)$", stage, re.MULTILINE))
+    passed = [line for line in done.stdout.splitlines() if line.startswith("TORCH")]
+    arguments |= dict(line.split("=", 1) for line in passed)
+    (install,) = re.findall(r"/opt/venv/bin/pip (install (?:.*\\\n)*.*\"\$\{TORCH\}\")", stage)
+    line = subprocess.run(
+        ["sh", "-ec", f"printf '%s\\n' {install}"], env=arguments, capture_output=True, text=True
+    )
+    words = line.stdout.split()
+    assert words[-1] == arguments["TORCH"]
+    assert [w for w in words if w == "--index-url" or w.startswith("http")] == index
+
+
 def test_the_images_contain_the_files_that_the_code_reads_outside_its_packages() -> None:
     """The TrainJob's template, which a step's pod fills in: sent to the builder, and copied."""
     from training.cluster.job import TEMPLATE

@@ -12,6 +12,7 @@ from training.core import cli
 from training.core.config import Natural, Positive, described
 from training.core.environment import LAUNCH_ID, new_launch
 from training.core.files import canonical_json, sha256_bytes
+from training.core.pods import Cpu, Memory, Pod
 from training.core.provenance import code_hash, git_state
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml"
@@ -56,6 +57,14 @@ class Shape:
     image: Annotated[
         str, Field(description="the pods' image; empty: this pod's, else the template's")
     ] = ""
+    cpu: Annotated[Cpu, Field(description="CPUs that a node's pod requests; empty: 4")] = ""
+    memory: Annotated[
+        Memory,
+        Field(
+            description="memory that a node's pod requests, limited to four times as much; "
+            "empty: 16Gi"
+        ),
+    ] = ""
     deadline: Annotated[int, cli.INTERNAL] = 172_800  # s
     queue: Annotated[str, Field(description="Kueue's local queue")] = ""
     template: Annotated[
@@ -87,7 +96,12 @@ def manifest(
     }  # fmt: skip
     if image:
         trainer["image"] = image
-    limits = trainer["resourcesPerNode"]["limits"]
+    requested, limits = (trainer["resourcesPerNode"][key] for key in ("requests", "limits"))
+    if shape.cpu:
+        requested["cpu"] = shape.cpu
+    if shape.memory:
+        requested["memory"] = shape.memory
+        limits["memory"] = Pod(shape.cpu, shape.memory).memory_limit
     limits.pop("nvidia.com/gpu", None)
     if shape.accelerator and shape.accelerators:
         limits[shape.accelerator] = str(shape.accelerators)

@@ -422,6 +422,8 @@ def need(schema: Mapping[str, Any]) -> str:
     """Describe the values that a JSON schema accepts: type, choices and range."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
+    if "pattern" in schema:
+        return f"a value such as {' or '.join(schema['examples'])}, or nothing"
     if schema["type"] == "array":
         if "prefixItems" in schema:
             items = "; ".join(need(item) for item in schema["prefixItems"])

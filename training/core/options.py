@@ -14,6 +14,7 @@ from pydantic import Field
 
 from training.core.cli import means
 from training.core.config import Natural, Positive, build, describe, described
+from training.core.pods import Cpu, Memory
 
 MODEL, PRESET, EXPERIMENT = "stargan", "demo", "stargan"  # defaults
 Dataset = Annotated[Path, means('manifest of kind "dataset"')]
@@ -72,6 +73,16 @@ class TrainOptions(RunOptions):
             "launcher=trainjob, one for each node; 0: train on CPUs, no accelerator is requested"
         ),
     ] = 0
+    train_cpu: Annotated[
+        Cpu, Field(description="CPUs that each training pod requests; empty: by the preset")
+    ] = ""
+    train_memory: Annotated[
+        Memory,
+        Field(
+            description="memory that each training pod requests, limited to four times as much; "
+            "empty: by the preset"
+        ),
+    ] = ""
 
 
 RUN, TRAIN = RunOptions(), TrainOptions()  # every default
