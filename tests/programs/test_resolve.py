@@ -74,7 +74,8 @@ def test_the_steps_pod_gets_accelerators_only_if_it_trains(
     clone: Path, launcher: str, accelerators: int, own: str
 ) -> None:
     """A pod that only starts a TrainJob would keep them from its pods."""
-    assert run(clone, launcher=launcher, accelerators=accelerators).pod_accelerators == own
+    requested = {"launcher": launcher, "accelerators": accelerators}
+    assert run(clone, requested=requested).accelerator_count == own
 
 
 @pytest.mark.parametrize(
