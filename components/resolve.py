@@ -28,6 +28,7 @@ def resolve(
         ("init", str),
         ("compare", str),
         ("name", str),
+        ("changes", str),
     ],
 ):  # fmt: skip
     """Resolve names to hashes and configurations, so that cache keys cover data and code."""

@@ -28,6 +28,7 @@ from pipelines.arguments import LOCAL, parse
 from training.core import cli
 from training.core.cli import means
 from training.core.options import EXPERIMENT
+from training.tracking.links import kubeflow_run
 
 app = cli.program("python -m pipelines", __doc__)
 app.command(compiled.write, name="compile")
@@ -145,7 +146,7 @@ def submit(
     print(shlex.join(command), flush=True)
     if not dry_run:
         run_id = watch.submit(command)
-        print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
+        print(f"run       {run_id}\npage      {kubeflow_run(run_id)}", flush=True)
         raise SystemExit(watch.wait(run_id) if wait else 0)
 
 

@@ -16,6 +16,7 @@ from tenacity import RetryCallState
 from training.core import environment
 from training.core.retry import retrying
 from training.core.shown import shown
+from training.tracking.links import kubeflow
 
 ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 EVERY = 5.0  # s between polls
@@ -36,22 +37,12 @@ def submit(command: list[str]) -> str:
         last = output.splitlines()[-1] if output else "it printed nothing"
         raise ValueError(
             f"kfp ended with exit code {result.returncode}: {shown(last)}; "
-            f"is KF_PIPELINES_ENDPOINT ({shown(endpoint()) or 'not set'}) right?"
+            f"is KF_PIPELINES_ENDPOINT ({shown(kubeflow()) or 'not set'}) right?"
         )
     try:
         return str(json.loads(result.stdout[result.stdout.index("{") :])["run_id"])
     except (ValueError, KeyError) as error:
         raise ValueError(f"kfp printed no run id: {shown(output)[-500:]}") from error
-
-
-def endpoint() -> str:
-    """Address of the UI, or else of the API."""
-    return environment.KF_PIPELINES_UI_ENDPOINT.get() or environment.KF_PIPELINES_ENDPOINT.get()
-
-
-def link(run_id: str) -> str:
-    """The run's page."""
-    return f"{shown(endpoint()).rstrip('/')}/#/runs/details/{run_id}"
 
 
 def follow(
