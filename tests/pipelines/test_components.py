@@ -121,11 +121,15 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
 
 
 def test_the_status_closes_the_mlflow_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    import training.tracking.client
+    """And its output is the address of the run's page."""
+    import training.tracking.links
     from components.report_status import report_status
 
     seen: list[tuple[str, str]] = []
-    monkeypatch.setattr(training.tracking.client, "end_parent", lambda *a: seen.append(a))
+    monkeypatch.setattr(
+        training.tracking.links, "close_parent", lambda *a: seen.append(a) or "https://page"
+    )
     for state in ("SUCCEEDED", "FAILED", "CANCELED"):
-        report_status.python_func(experiment="e", status=SimpleNamespace(state=state))
+        page = report_status.python_func(experiment="e", status=SimpleNamespace(state=state))
+        assert page == "https://page"
     assert seen == [("FINISHED", "e"), ("FAILED", "e"), ("KILLED", "e")]

@@ -9,13 +9,14 @@ OPEN = "not judged yet"
 
 
 def describe_version(run_id: str, name: str, number: str, verdict: str = OPEN) -> None:
-    """Write the description of a run; one that a person wrote stays.
+    """Write the description of a run, unless a person wrote one, and its tag `verdict`.
 
     `verdict` is `promoted` or `not promoted`, a colon and the reason.
     """
-    api, entities = tracking.client(), tracking.mlflow().entities
+    api = tracking.client()
     run = api.get_run(run_id)
     begin, before = f"**{markdown(name)} ", run.data.tags.get(NOTE, "")
+    api.set_tag(run_id, "verdict", verdict.partition(":")[0])
     if before and not before.startswith(begin):
         return
     page = {
@@ -37,6 +38,4 @@ def describe_version(run_id: str, name: str, number: str, verdict: str = OPEN) -
         f"python -m training.translate {name}/{number} face.png out.png LABEL\n"
         f"python -m training.release verify {name}/{number}\n```\n"
     )
-    short = verdict.partition(":")[0]
-    tags = [entities.RunTag(NOTE, text), entities.RunTag("verdict", short)]
-    api.log_batch(run_id, tags=tags)
+    api.set_tag(run_id, NOTE, text)
