@@ -59,7 +59,7 @@ def describe(run_id: str, params: Mapping[str, str]) -> None:
     )
     before = f"pipeline {tags.get('pipeline_run')}"
     if run.info.run_name in (before, headline(known) if known.keys() >= {*FIRST} else before):
-        api.update_run(run_id, name=headline({**known, **given}))
+        api.update_run(run_id, name=headline({**given, **known}))
     _share(api, run.info.experiment_id, sorted(given.keys() - {*FIRST}))
 
 
