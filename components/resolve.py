@@ -29,6 +29,7 @@ def resolve(
         ("init", str),
         ("compare", str),
         ("name", str),
+        ("changes", str),
         ("step_cpu", str),
         ("step_memory", str),
         ("step_memory_limit", str),

@@ -34,6 +34,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import Natural
 from training.core.options import EXPERIMENT
+from training.tracking.links import kubeflow_run
 
 app = cli.program("python -m pipelines", __doc__)
 app.command(compiled.write, name="compile")
@@ -163,7 +164,7 @@ def submit(
     recorded = arguments.get("experiment", known["experiment"].default)
     for left in range(resubmit, -1, -1):
         run_id = watch.submit(command)
-        print(f"run       {run_id}\npage      {watch.link(run_id)}", flush=True)
+        print(f"run       {run_id}\npage      {kubeflow_run(run_id)}", flush=True)
         if not wait:
             return
         succeeded, lost = watch.wait(run_id, compiled.steps(package), recorded)

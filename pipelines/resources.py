@@ -11,8 +11,9 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
-    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "MLFLOW_TRACKING_URI",
-    "METRICS_PORT", "NODE_CACHE", "SIGNING_PUBLIC_KEY", "STORE_URI",
+    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "KF_PIPELINES_UI_ENDPOINT",
+    "METRICS_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_UI_ENDPOINT", "NODE_CACHE",
+    "SIGNING_PUBLIC_KEY", "STORE_URI",
 )  # fmt: skip
 SECRETS = {
     "stargan-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),

@@ -113,7 +113,7 @@ def stargan(
         version = register(
             model=trained.outputs["out"], evaluation=scored.outputs["out"], **faces,
             name=what["name"], data_md5=what["data_md5"], revision=what["revision"], **code,
-            image=image,
+            image=image, changes=what["changes"],
         ).set_caching_options(False)  # fmt: skip
         verdict = promote(
             version=version.outputs["out"], judge=judged.outputs["out"], **faces,

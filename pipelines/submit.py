@@ -21,6 +21,7 @@ from training.core import environment
 from training.core.retry import retrying
 from training.core.shown import shown
 from training.tracking import reasons
+from training.tracking.links import kubeflow, kubeflow_run
 
 EVERY = 5.0  # s between polls
 PATIENCE = 600.0  # s that an API server may be unavailable
@@ -41,22 +42,12 @@ def submit(command: list[str]) -> str:
         last = output.splitlines()[-1] if output else "it printed nothing"
         raise ValueError(
             f"kfp ended with exit code {result.returncode}: {shown(last)}; "
-            f"is KF_PIPELINES_ENDPOINT ({shown(endpoint()) or 'not set'}) right?"
+            f"is KF_PIPELINES_ENDPOINT ({shown(kubeflow()) or 'not set'}) right?"
         )
     try:
         return str(json.loads(result.stdout[result.stdout.index("{") :])["run_id"])
     except (ValueError, KeyError) as error:
         raise ValueError(f"kfp printed no run id: {shown(output)[-500:]}") from error
-
-
-def endpoint() -> str:
-    """Address of the UI, or else of the API."""
-    return environment.KF_PIPELINES_UI_ENDPOINT.get() or environment.KF_PIPELINES_ENDPOINT.get()
-
-
-def link(run_id: str) -> str:
-    """The run's page."""
-    return f"{shown(endpoint()).rstrip('/')}/#/runs/details/{run_id}"
 
 
 class Terminal:
@@ -147,7 +138,7 @@ def wait(run_id: str, titles: Titles, experiment: str) -> tuple[bool, bool]:
         )
     except KeyboardInterrupt:
         terminal.close()
-        sys.stderr.write(f"\nno longer followed; the run goes on: {link(run_id)}\n")
+        sys.stderr.write(f"\nno longer followed; the run goes on: {kubeflow_run(run_id)}\n")
         raise SystemExit(130) from None
     finally:
         terminal.close()
@@ -201,7 +192,8 @@ def end(run: Any, titles: Titles, reason: Callable[[str], str]) -> tuple[list[st
         return [*lines, f"ended     by a user or the platform{during}",
                 f"fix       to go on, run the same command again: {SAME}"], False  # fmt: skip
     if not failed:  # of Kubeflow's own nodes
-        why = (run.error.message if run.error else "") or f"no step failed; see {link(run.run_id)}"
+        page = kubeflow_run(run.run_id)
+        why = (run.error.message if run.error else "") or f"no step failed; see {page}"
         return [*lines, f"failed    {why}"], False
     lost = True
     for one in failed:
@@ -210,7 +202,8 @@ def end(run: Any, titles: Titles, reason: Callable[[str], str]) -> tuple[list[st
             fix = f"correct this, then run the same command: {SAME}"
         except ValueError as error:
             why = "the reason is not known here"
-            fix = f"see the step's log: {link(run.run_id)}; to see the reason here: {error}"
+            page = kubeflow_run(run.run_id)
+            fix = f"see the step's log: {page}; to see the reason here: {error}"
         lost = lost and not why
         if not why:
             why = "it left no reason: its pod was deleted, evicted, out of memory or lost"

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from functools import partial, wraps
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from training.core import cli, options
@@ -26,13 +26,17 @@ from training.core.cli import means
 from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.core.temporary import whole_folder
 from training.data.versions import short_md5
+from training.evaluation.headline import headline
 from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
+from training.registry.note import describe_version
 from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
+from training.tracking.described import describe, parameters
 
+SHOWN = re.compile("samples$|worst_")  # pictures of an evaluation that its run shows
 app = cli.program("python -m training.release", __doc__)
 Name = Annotated[str, means("name of the registered model")]
 Reference = Annotated[str, means("NAME@champion or NAME/VERSION")]
@@ -51,6 +55,7 @@ def register(
     revision: Recorded = "",
     code_hash: Recorded = "",
     image: Recorded = "",
+    changes: Annotated[str, means("JSON; values that differ from the preset's; empty: read")] = "",
     out: Annotated[Path, means("JSON to write")],
 ) -> dict[str, Any]:
     """Register a trained model as a version, unless a version with this content exists.
@@ -72,9 +77,14 @@ def register(
         from training.registry.publish import publish
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
-        _log_evaluation(run_id, scored, data, data_md5, metrics)
+        changed = json.loads(changes) if changes else _changes(files, data)
+        _describe(run_id, changed, trained, data)
+        took = trained.about.get("training", {})
+        _log_evaluation(run_id, scored, data, data_md5, {**metrics, **headline(metrics, took)})
         fill = partial(_release_files, name, record, metrics, (trained, scored, data))
         version, created = publish(name, files, record, run_id, fill)
+        if created:
+            describe_version(run_id, name, str(version.version))
     result = {
         "name": name,
         "version": str(version.version),
@@ -184,6 +194,28 @@ def _release_files(
     return text
 
 
+def _changes(files: Mapping[str, Path], data: Manifest[DatasetMeta]) -> dict[str, str]:
+    """What the model's and the data's settings changed in the preset; see `configure.changes`."""
+    from training.models import configure
+
+    config = read_json(files["config.json"])
+    sections = {"train": config["train"], "data": data.meta.data, "model": config["model"]}
+    return configure.changes(config["name"], config["preset"], sections)
+
+
+def _describe(
+    run_id: str,
+    changes: Mapping[str, str],
+    trained: Manifest[ModelMeta],
+    data: Manifest[DatasetMeta],
+) -> None:
+    """Name the pipeline's parent run and give it its parameters."""
+    names = "+".join(part.name for part in data.meta.datasets) or "data"
+    version = short_md5(data.meta.md5 or data.digest[:36])
+    model, preset, seed = trained.meta.model, trained.meta.preset, trained.meta.seed
+    describe(run_id, parameters(model, preset, changes, (names, version), seed))
+
+
 def _log_evaluation(
     run_id: str,
     scored: Manifest[EvaluationMeta],
@@ -194,6 +226,9 @@ def _log_evaluation(
     """Log report, grids, scores and data version to the pipeline's parent run."""
     files = {f"evaluation/{e.name}": scored.local(e.name) for e in scored.entries}
     tracking.log_results(run_id, metrics, files)
+    shown = {e.name: PurePosixPath(e.name).stem for e in scored.entries if e.name.endswith(".png")}
+    pictures = {key: scored.local(name) for name, key in shown.items() if SHOWN.match(key)}
+    tracking.log_pictures(run_id, pictures)
     names = "+".join(part.name for part in data.meta.datasets) or "data"
     tracking.log_dataset(run_id, names, short_md5(data_md5) if data_md5 else data.digest, data_md5)
 

@@ -5,15 +5,16 @@
 No remote is contacted, so that a run starts at once.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from training.core import cli, pods
 from training.core.cli import means
-from training.core.config import Config, to_json, values_of
+from training.core.config import SECTIONS, Config, to_json, values_of
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes, write_json
 from training.core.options import MODEL, PRESET
@@ -50,6 +51,7 @@ class Resolved(NamedTuple):
     init: str  # pinned: an alias as its current version, a path with its digest
     compare: str  # likewise
     name: str  # of the registered model
+    changes: str  # values that differ from the preset's by key, JSON
     step_cpu: str  # these: see `training.core.pods.Requests`
     step_memory: str
     step_memory_limit: str
@@ -66,6 +68,11 @@ def judge_hash(config: Config, data_md5: str) -> str:
     """
     settings = [values_of(config.judge), values_of(replace(config.data, load=0))]
     return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
+
+
+def _changes(config: Config) -> dict[str, str]:
+    sections = {name: asdict(getattr(config, name)) for name in SECTIONS}
+    return configure.changes(config.name, config.preset, sections)
 
 
 class Checked(NamedTuple):
@@ -170,7 +177,7 @@ def resolve(
         data_md5, source, code_hash(), to_json(config.data), to_json(config.preprocess),
         to_json(config.judge), to_json(config.train), to_json(config.model), to_json(config.eval),
         judge_hash(config, data_md5), ",".join(kinds), found.init, found.compare, name or model,
-        *pods.requests(preset, **(requested or {})),
+        json.dumps(_changes(config), sort_keys=True), *pods.requests(preset, **(requested or {})),
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}

@@ -29,7 +29,7 @@ from training.core.references import split_start
 from training.data.enlarged import check_load
 from training.data.versions import short_md5
 from training.models import model_from_json
-from training.models.configure import parse, resolve
+from training.models.configure import RECORDED, changes, parse, resolve
 from training.storage.meta import DatasetMeta, ModelMeta
 from training.storage.store import Manifest
 
@@ -167,9 +167,14 @@ def _tracker(
     job: "Job", dataset: Path, manifest: Manifest[DatasetMeta], experiment: str, child: bool
 ) -> "Tracker":
     """The tracker of this training; it rejoins the MLflow run of an earlier part on any machine."""
+    from training.tracking.described import parameters
     from training.tracking.tracker import Tracker
 
     config = job.config
+    version = short_md5(manifest.meta.md5 or manifest.digest[:36])
+    data = "+".join(labels.name for labels in job.faces.space.sets), version
+    changed = changes(config["name"], config["preset"], {s: config[s] for s in RECORDED})
+    about = parameters(config["name"], config["preset"], changed, data, job.train.seed)
     return Tracker.start(
         experiment,
         f"train {config['name']} seed {job.train.seed}",
@@ -181,13 +186,14 @@ def _tracker(
             "preset": config["preset"] or "none",
         },
         {
-            "name": "+".join(labels.name for labels in job.faces.space.sets),
-            "digest": short_md5(manifest.meta.md5 or manifest.digest[:36]),
+            "name": data[0],
+            "digest": data[1],
             "source": str(dataset),
         },
         run_id=job.mirror.entry.mlflow_run if job.mirror else "",
         folder=job.run / "tracking",
         child=child,
+        parent={} if child else about,
     )
 
 

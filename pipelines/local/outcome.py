@@ -85,5 +85,6 @@ def summary(run: LocalRun) -> str:
     lines += [f"pictures  {path}" for path in grids]
     lines += [f"report    {path}" for path in files if path.suffix == ".html"]
     lines.append(f"from cache: {', '.join(run.cached) or 'nothing'}")
-    lines.append("MLflow    make ui")
+    page = run.outputs.get("report-status", {}).get("Output", "")
+    lines.append("MLflow    make ui" + (f", then {page}" if page else ""))
     return "\n".join(lines)

@@ -121,12 +121,16 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
 
 
 def test_the_status_closes_the_mlflow_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its output is the address of the run's page."""
     import training.cluster.ending
     from components.report_status import report_status
 
     seen: list[tuple[str, str]] = []
-    monkeypatch.setattr(training.cluster.ending, "end_parent", lambda *a: seen.append(a))
+    monkeypatch.setattr(
+        training.cluster.ending, "close_parent", lambda *a: seen.append(a) or "https://page"
+    )
     for state in ("SUCCEEDED", "FAILED", "CANCELED"):
         status = SimpleNamespace(state=state)
-        report_status.python_func(experiment="e", launcher="trainjob", status=status)
+        page = report_status.python_func(experiment="e", launcher="trainjob", status=status)
+        assert page == "https://page"
     assert seen == [("FINISHED", "e"), ("FAILED", "e"), ("KILLED", "e")]

@@ -32,6 +32,7 @@ from training.models import MODELS, configure
 from training.registry import gate, lineage, promotion, pyfunc
 from training.registry import versions as registry
 from training.registry.lineage import LineageError
+from training.registry.note import describe_version
 from training.registry.references import model_facts, pin, registered_files
 from training.resolve import check
 from training.storage.store import Manifest, open_store
@@ -80,6 +81,37 @@ def test_a_registered_model_is_a_version_with_card_lineage_and_metrics(binary: P
     assert [m.model_id for m in run.outputs.model_outputs] == [found.source.split("/")[-1]]
     files = tracking.client().list_artifacts(found.run_id, "evaluation")
     assert [f.path for f in files] == ["evaluation/metrics.json", "evaluation/report.html"]
+
+
+def test_the_versions_run_has_settings_scores_pictures_and_a_description(binary: Path) -> None:
+    """What a person needs who compares runs; a description that a person wrote stays."""
+    model = train(binary)
+    evaluation = evaluate(model, binary, success_worst=0.5)
+    scored, png = Manifest.read(evaluation), binary.parent / "grid.png"
+    Image.new("RGB", (8, 8)).save(png)
+    files = {e.name: scored.local(e.name) for e in scored.entries}
+    files |= {f"grids/{name}.png": png for name in ("samples", "worst_celeba", "fig7")}
+    Manifest.build("evaluation", files, scored.meta).write(evaluation)
+    changes, out = '{"lambda_rec": "14"}', binary.parent / "version-0.json"
+    release.register(model, evaluation, binary, changes=changes, out=out)
+    api = tracking.client()
+    run = api.get_run(tracking.parent_run())
+    assert run.info.run_name == "stargan demo lambda_rec=14 seed=0"
+    assert run.data.params.items() >= {"lambda_rec": "14", "data": "celeba", "seed": "0"}.items()
+    assert run.data.metrics.items() >= {"score/success": 0.8, "edits/worst": 0.5}.items()
+    shown = {f.path.partition("%")[0] for f in api.list_artifacts(run.info.run_id, "images")}
+    assert shown == {"images/samples", "images/worst_celeba"}
+    assert run.data.tags["mlflow.note.content"].startswith("**stargan 1**: not judged yet\n")
+    describe_version(run.info.run_id, "stargan", "1", "promoted: it is better")
+    tags = api.get_run(run.info.run_id).data.tags
+    assert tags["verdict"] == "promoted"
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**stargan 1**: promoted: it is better\n")
+    assert "python -m training.translate stargan/1 " in note
+    api.set_tag(run.info.run_id, "mlflow.note.content", "mine")
+    describe_version(run.info.run_id, "stargan", "1", "not promoted: it is worse")
+    tags = api.get_run(run.info.run_id).data.tags
+    assert (tags["mlflow.note.content"], tags["verdict"]) == ("mine", "not promoted")
 
 
 def test_the_same_content_is_registered_once_and_other_content_anew(binary: Path) -> None:

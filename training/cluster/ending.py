@@ -5,13 +5,13 @@ from training.cluster.watch import condition, say, terminating
 from training.core import environment
 from training.storage import attempts
 from training.tracking import reasons
-from training.tracking.client import end_parent
+from training.tracking.links import close_parent
 
 STATES = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}
 
 
-def end_run(state: str, experiment: str, launcher: str) -> None:
-    """Close the pipeline run's parent in MLflow with Kubeflow's final `state`.
+def end_run(state: str, experiment: str, launcher: str) -> str:
+    """Close the pipeline run's parent in MLflow with Kubeflow's final `state`; its page's address.
 
     On a cluster the parent also gets the reasons that failed steps left, and the run's TrainJobs
     that have not ended are deleted: of a launcher that was ended before it could do so.
@@ -22,7 +22,7 @@ def end_run(state: str, experiment: str, launcher: str) -> None:
             delete_jobs(run)
         if state != "SUCCEEDED":
             reasons.write(experiment, attempts.failures(run))
-    end_parent(STATES.get(state, "FAILED"), experiment)
+    return close_parent(STATES.get(state, "FAILED"), experiment)
 
 
 def delete_jobs(run: str) -> None:

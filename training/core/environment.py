@@ -91,6 +91,10 @@ MLFLOW_TRACKING_URI = Variable(
     "MLFLOW_TRACKING_URI", "address of MLflow: a server, an SQLite file, or `off`", YOU,
     computed="`sqlite:///` and the working folder's `runs/mlflow.db`",
 )  # fmt: skip
+MLFLOW_UI_ENDPOINT = Variable(
+    "MLFLOW_UI_ENDPOINT", "address of MLflow's pages in a browser, for links", YOU,
+    computed="`MLFLOW_TRACKING_URI`, or that of `make ui`",
+)  # fmt: skip
 MLFLOW_TRACKING_USERNAME = Variable(
     "MLFLOW_TRACKING_USERNAME", "MLflow user name; also recorded as the author of changes",
     CREDENTIALS.format("stargan-mlflow"), computed="none; in records the system's user",
@@ -167,7 +171,7 @@ KF_PIPELINES_ENDPOINT = Variable(
     "KF_PIPELINES_ENDPOINT", "address of the Kubeflow Pipelines API, to submit runs", "you"
 )
 KF_PIPELINES_UI_ENDPOINT = Variable(
-    "KF_PIPELINES_UI_ENDPOINT", "address of the Kubeflow Pipelines UI, for links", "you",
+    "KF_PIPELINES_UI_ENDPOINT", "address of the Kubeflow Pipelines UI, for links", YOU,
     computed="as `KF_PIPELINES_ENDPOINT`",
 )  # fmt: skip
 KUBECONFIG = Variable(

@@ -24,3 +24,10 @@ def plain_name(text: str) -> str:
     if len(text) <= LIMIT and re.fullmatch(r"[\w.+-]*", text, re.ASCII):
         return re.sub(r"[_+]+", "_", text)
     return marked(text, re.sub(r"[^A-Za-z0-9.-]+", "_", letters).strip("_"), LIMIT)
+
+
+def markdown(text: str) -> str:
+    """`text` as one line of Markdown in which its signs mean nothing."""
+    for sign in "\\`*_{}[]<>#|":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

@@ -22,6 +22,8 @@ TABLES = {
     "eval": configuration.EvalConfig,
 }
 
+RECORDED = ("train", "data", "model")  # sections that a trained model's config.json has
+
 PRESETS = {
     (name, preset): Config(name, preset, row.data, row.train, row.judge, row.eval, row.model)
     for name, model in MODELS.items()
@@ -89,6 +91,47 @@ def resolve(
         config = replace(config, **{section: changed})
     _check(config)
     return config
+
+
+def changes(model: str, preset: str, sections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The values that differ from the preset's, as text by the key that a user writes.
+
+    `sections` are settings by section, typed or from JSON; a missing name has its default, a
+    missing section counts as the preset's. Without `train.seed`, which every run has its own of;
+    empty for an unknown preset.
+    """
+    known = PRESETS.get((model, preset))
+    found: dict[str, str] = {}
+    if known is None:
+        return found
+    for section in sections:
+        part, given = getattr(known, section), sections[section]
+        for field in dataclasses.fields(part):
+            before, now = (
+                text(getattr(part, field.name)),
+                text(given.get(field.name, field.default)),
+            )
+            if before != now and (section, field.name) != ("train", "seed"):
+                found[_key(known, section, field.name)] = now
+    return found
+
+
+def text(value: Any) -> str:
+    """A value as a user writes it: 14 for 14.0, true, and A,B for several."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(text, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else str(value)
+
+
+def _key(config: Config, section: str, name: str) -> str:
+    """The shortest key of a setting that `locate` accepts."""
+    try:
+        return name if locate(config, name) == (section, name) else f"{section}.{name}"
+    except ValueError:
+        return f"{section}.{name}"
 
 
 def _shallow(part: Any) -> dict[str, Any]:

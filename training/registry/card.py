@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from training.core.names import markdown
 from training.data.labels import LabelSpace, label_names
 from training.registry.lineage import Lineage
 
@@ -25,7 +26,7 @@ OPTIONS = {
     "reference": '`{"reference": other.ravel().tolist()}`, the style of another image',
 }
 
-# autoescape is off: the card is Markdown, and names go through `_plain`
+# autoescape is off: the card is Markdown, and names go through `markdown`
 _CARD = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(  # noqa: S701
     """# {{ name }}: {{ config.name }}, preset {{ config.preset }}
 
@@ -131,13 +132,6 @@ pipeline run {{ lineage.pipeline_run }}, packages {{ lineage.lock_hash }}.
 )
 
 
-def _plain(text: str) -> str:
-    """Escape a name for use as Markdown text."""
-    for sign in "\\`*_{}[]<>#|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
-
-
 def card(
     name: str,
     config: Mapping[str, Any],
@@ -160,18 +154,18 @@ def card(
         example[space.dim_d] = 1.0
     none = "unknown" if lineage.imported else 0
     data = [
-        [_plain(part.name), len(part.names), part.kind]
+        [markdown(part.name), len(part.names), part.kind]
         + [counts.get((part.name, split), none) for split in ("train", "val", "test")]
         for part in space.sets
     ]
     layouts = sorted({kinds.get(part.name, part.name) for part in space.sets})
-    terms = [LICENCES.get(kind, f"{_plain(kind)}: the terms of its source.") for kind in layouts]
+    terms = [LICENCES.get(kind, f"{markdown(kind)}: the terms of its source.") for kind in layouts]
     return _CARD.render(
         name=name,
         config=config,
         lineage=lineage,
-        sources=_plain(lineage.sources),
-        labels=[_plain(label) for label in label_names(space)],
+        sources=markdown(lineage.sources),
+        labels=[markdown(label) for label in label_names(space)],
         code_labels=", ".join(label_names(space)).replace("`", "").replace("\n", " "),
         example=", ".join(f"{value:g}" for value in example),
         masked=len(space.sets) > 1,

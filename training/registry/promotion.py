@@ -14,6 +14,7 @@ from training.core.files import read_json, sha256_file, write_bytes, write_json
 from training.evaluation.protocol import OURS
 from training.registry import lineage, signature
 from training.registry import versions as registry
+from training.registry.note import describe_version
 from training.storage.meta import DatasetMeta, JudgeMeta
 from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
@@ -282,6 +283,7 @@ def _record(
     if found.run_id:
         logged = {"promotion/verdict.json": out, "promotion/verdict.html": page}
         tracking.log_results(found.run_id, {}, logged)
+        describe_version(found.run_id, name, number, f"{status}: {verdict.reason}")
     return result
 
 

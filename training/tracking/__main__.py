@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from training.core import cli, environment
 from training.core.cli import means
 from training.core.shown import shown
+from training.tracking import links
 from training.tracking.client import EXPERIMENT, answered, client, end_parent, uri
 from training.tracking.journal import Journal
 from training.tracking.tracker import Delivery, read_plan
@@ -43,7 +44,10 @@ def ui() -> str:
     """Serve MLflow's pages of this machine's runs on http://127.0.0.1:5000."""
     if uri().startswith("http"):
         return f"the runs are on {shown(uri())}"
-    client()  # makes and checks the database
+    found = client().get_experiment_by_name(EXPERIMENT)  # makes and checks the database
+    if found is not None:
+        sys.stdout.write(f"compare runs: {links.base()}{links.runs(found.experiment_id)}\n")
+        sys.stdout.flush()
     environment.put(MLFLOW_BACKEND_STORE_URI=uri())  # not an argument: it may have a password
     raise SystemExit(subprocess.call([sys.executable, "-m", "mlflow", "ui"]))
 

@@ -8,6 +8,7 @@ MLFLOW_RUN_ID, that run is joined instead.
 
 import functools
 import getpass
+import io
 import json
 import os
 import re
@@ -266,6 +267,21 @@ def log_results(run_id: str, metrics: Mapping[str, float], files: Mapping[str, P
             shutil.copyfile(path, copy)
         if files:
             api.log_artifacts(run_id, folder)
+
+
+def read_png(data: bytes) -> Any:
+    """A picture for MLflow. Raises OSError, SyntaxError or ValueError for what is no PNG."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
+        return opened.convert("RGB")
+
+
+def log_pictures(run_id: str, files: Mapping[str, Path]) -> None:
+    """Log PNG files (key -> path) as pictures, which the page shows in its grid of images."""
+    for key, path in files.items():
+        picture = read_png(path.read_bytes())
+        client().log_image(run_id, picture, key=names.picture_key(key), step=0)
 
 
 def log_run(

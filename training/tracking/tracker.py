@@ -33,9 +33,11 @@ from training.tracking.client import (
     mlflow,
     now,
     parent_run,
+    read_png,
     uri,
     user,
 )
+from training.tracking.described import describe
 from training.tracking.journal import Journal
 
 INTERVAL = 2.0  # s between deliveries
@@ -47,7 +49,7 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
 
 PLAN: dict[str, type] = {
     "experiment": str, "child": bool, "name": str, "params": dict, "tags": dict, "dataset": dict,
-    "run_id": str, "joined": bool, "described": bool,
+    "run_id": str, "joined": bool, "described": bool, "parent": dict,
 }  # fmt: skip
 
 
@@ -58,7 +60,7 @@ class RecordError(ValueError):
 def read_plan(path: Path) -> dict[str, Any]:
     """The plan of a run that `Delivery` stored. Raises ValueError for anything else."""
     try:
-        plan = {"child": False, **read_json(path)}  # before 0.2, none was one
+        plan = {"child": False, "parent": {}, **read_json(path)}  # which older ones do not have
     except (TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not the record of a run; move it away") from error
     wrong = [name for name, kind in PLAN.items() if type(plan.get(name)) is not kind]
@@ -201,6 +203,7 @@ class Delivery(threading.Thread):
         before = api.get_run(run_id).data.tags.get(PARENT, "")
         if before and before != parent and api.get_run(before).info.status == "KILLED":
             api.set_tag(run_id, PARENT, parent)
+            self._describe(parent)
 
     @staticmethod
     def _known(run_id: str) -> bool:
@@ -216,10 +219,19 @@ class Delivery(threading.Thread):
         api = client()
         experiment = api.get_run(parent).info.experiment_id
         tags = {PARENT: parent, "role": "training", "mlflow.user": user()}
-        for name in ("model", "preset"):  # to distinguish pipeline runs in the UI
-            if name in self.plan["tags"]:
-                api.set_tag(parent, name, self.plan["tags"][name])
+        self._describe(parent)
         return str(api.create_run(experiment, tags=tags, run_name=self.plan["name"]).info.run_id)
+
+    def _describe(self, parent: str) -> None:
+        """Give the parent its name and settings; the records do not depend on it."""
+        if not self.plan["parent"]:
+            return
+        try:
+            describe(parent, self.plan["parent"])
+        except mlflow().exceptions.MlflowException as error:
+            if error.error_code not in PERMANENT:
+                raise
+            self._report(f"did not take the name and settings of run {parent} ({shown(error)})")
 
     def _send(self, records: list[dict[str, Any]]) -> None:
         """Send a batch of metrics, or one picture, file or status."""
@@ -246,12 +258,8 @@ class Delivery(threading.Thread):
                 api.log_artifact(run_id, str(named), first["folder"] or None)
 
     def _send_image(self, record: dict[str, Any]) -> None:
-        from PIL import Image
-
-        data = io.BytesIO(self._kept(record))
         try:
-            with Image.open(data, formats=["PNG"]) as opened:
-                picture = opened.convert("RGB")
+            picture = read_png(self._kept(record))
         except (OSError, SyntaxError, ValueError) as error:
             raise RecordError(f"{record['key']}: {error}") from error
         client().log_image(
@@ -294,12 +302,14 @@ class Tracker:
         folder: Path,
         run_id: str = "",
         child: bool = False,
+        parent: Mapping[str, str] | None = None,
     ) -> "Tracker":
         """Start the run of one training, or rejoin it with `run_id` or a used `folder`.
 
         `dataset` has name, digest and source, or is empty. `folder` holds the journal. Returns at
         once; with MLFLOW_TRACKING_URI=off the tracker is off. A `child` is one of several models of
-        a step: it gets its own run even if the platform created one for the step.
+        a step: it gets its own run even if the platform created one for the step. `parent` are the
+        parameters of the pipeline run's parent, as `described.parameters` gives them.
         """
         if uri() == "off":
             return cls()
@@ -316,6 +326,7 @@ class Tracker:
             "run_id": run_id,
             "joined": before.get("joined", False),
             "described": before.get("described", bool(run_id)),
+            "parent": dict(parent or {}),
         }
         try:
             return cls(Delivery(Journal(folder), plan))
