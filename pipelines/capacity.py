@@ -128,7 +128,7 @@ def words(found: Amounts) -> str:
     """Amounts for people: 4 CPUs, 16.0 GiB, 1 nvidia.com/gpu."""
     units = {"cpu": ("CPUs", 1), "memory": ("GiB", 2**30)}
     texts = []
-    for name, value in found.items():
+    for name, value in sorted(found.items(), key=lambda pair: ("/" in pair[0], pair[0])):
         unit, size = units.get(name, (name, 1))
         texts.append(f"{value / size:.4g} {unit}")
     return ", ".join(texts)

@@ -283,7 +283,8 @@ def nodes(state: State) -> Iterator[Finding]:
     needs = list(capacity.needs(state.documents, state.arguments))
     whole = True
     for wanted in {(*sorted(n.amounts.items()), n.pods): n for n in reversed(needs)}.values():
-        least = f"{wanted.name}: {capacity.words(wanted.amounts)} for each of {wanted.pods} pods"
+        each = f" for each of {wanted.pods} pods" if wanted.pods > 1 else ""
+        least = f"{wanted.name}: {capacity.words(wanted.amounts)}{each}"
         if sum(node.takes(wanted, node.lasting) for node in found) < wanted.pods:
             whole = False
             best = "; ".join(node.words(wanted) for node in found[:3])
