@@ -7,9 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from training.cluster.job import Request, Shape, manifest
+from training.core import pods
 
 GPU = "nvidia.com/gpu"
-INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}")
+INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(?:resolve-)?(\w+)'\]\}\}")
+SIZES = ("step_cpu", "step_memory", "train_cpu", "train_memory", "launcher", "accelerators")
 Amounts = dict[str, Decimal]  # by resource: CPUs, bytes, accelerators
 
 
@@ -60,6 +62,8 @@ def amounts(quantities: dict[str, str]) -> Amounts:
 
 def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
     """What the steps of a compiled pipeline (its two YAML documents) and a TrainJob request."""
+    chosen = {name: arguments[name] for name in SIZES}
+    known = {**arguments, **pods.requests(arguments["preset"], **chosen)._asdict()}
     settings = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         given = executor["container"].get("resources", {})
@@ -67,7 +71,7 @@ def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
             "cpu": given.get("resourceCpuRequest"),
             "memory": given.get("resourceMemoryRequest"),
         }
-        named = {key: INPUT.sub(lambda m: str(arguments[m[1]]), text)
+        named = {key: INPUT.sub(lambda m: str(known[m[1]]), text)
                  for key, text in texts.items() if text}  # fmt: skip
         step = name.removeprefix("exec-")
         need = Need(step, amounts(named))
@@ -79,16 +83,20 @@ def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
         if need.amounts:
             yield need
     if arguments["launcher"] == "trainjob":
-        chosen = {key: arguments[key] for key in ("nodes", "nproc", "accelerator", "accelerators")}
-        job = manifest(Request("{}", arguments["model"], "{}", "{}"), Shape(**chosen), [])
+        pod = pods.trainer(arguments["preset"], arguments["train_cpu"], arguments["train_memory"])
+        shape = Shape(
+            arguments["nodes"], arguments["nproc"], arguments["accelerator"],
+            arguments["accelerators"], cpu=pod.cpu, memory=pod.memory,
+        )  # fmt: skip
+        job = manifest(Request("{}", arguments["model"], "{}", "{}"), shape, [])
         node = job["spec"]["trainer"]["resourcesPerNode"]
         wanted = amounts({**node["limits"], **node["requests"]})
-        yield Need("TrainJob", wanted, chosen["nodes"], tolerated=frozenset({GPU}))
+        yield Need("TrainJob", wanted, shape.nodes, tolerated=frozenset({GPU}))
 
 
-def nodes(items: Iterable[Any], pods: Iterable[Any]) -> list[Node]:
-    """The nodes on which pods may start, from the API's nodes and pods."""
-    running = [pod for pod in pods if pod["spec"].get("nodeName")]
+def nodes(items: Iterable[Any], others: Iterable[Any]) -> list[Node]:
+    """The nodes on which pods may start, from the API's nodes and its other pods."""
+    running = [pod for pod in others if pod["spec"].get("nodeName")]
     found = []
     for item in items:
         spec, status = item.get("spec", {}), item["status"]

@@ -202,6 +202,7 @@ def stopped(api: Api) -> None:
     api.objects[DEPLOYMENTS]["items"][0]["status"]["readyReplicas"] = 0
 
 
+PAPER = {"preset": "celeba-128"}  # requests 4 CPUs and 16 GiB for training, the demo little
 LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
     (having(HEALTH, {"multi_user": False, "tag_name": "2.16.1"}), {}, "pipelines",
      ["2.16.1 is too old", "2.17"]),
@@ -226,11 +227,11 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
     (without(f"{HERE}/serviceaccounts/pipeline-runner"), {}, "account", ["pipeline-runner;"]),
     (lambda api: api.denied.add(("create", "trainjobs")), {"launcher": "trainjob"}, "rights",
      ["pipeline-runner may not create trainjobs", "k8s/base/accounts.yaml"]),
-    (having("/api/v1/nodes", items(node("a", "1", "128Gi"))), {}, "nodes",
+    (having("/api/v1/nodes", items(node("a", "1", "128Gi"))), PAPER, "nodes",
      ["4 CPUs, 16 GiB", "a has 1 CPUs, 128 GiB", "add nodes"]),
     (lambda api: api.objects.update({"/api/v1/pods": items(pod("a", "13", False),
                                                            pod("b", "13", False))}),
-     {}, "nodes", ["4 CPUs", "a has 3 CPUs"]),
+     PAPER, "nodes", ["4 CPUs", "a has 3 CPUs"]),
     (lambda api: None, {"accelerators": 8}, "nodes", ["8 nvidia.com/gpu", "a has", "4 nvidia"]),
     (lambda api: None, {"accelerators": 1, "node_selector": {"pool": "gpu"}}, "nodes", ["train:"]),
     (lambda api: None, {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},
@@ -257,6 +258,14 @@ def test_what_is_missing_is_one_line_with_its_fix(
     assert not any("\n" in one[2] for one in missing)
 
 
+def test_the_demos_small_requests_fit_a_small_node(api: Api) -> None:
+    """And larger ones given as parameters do not."""
+    api.objects["/api/v1/nodes"] = items(node("a", "2", "4Gi"))
+    assert [one for one in examined() if one[0] == "missing"] == []
+    (one,) = [one for one in examined(train_memory="6Gi") if one[0] == "missing"]
+    assert "6 GiB" in one[2]
+
+
 def test_a_training_on_cpus_needs_no_accelerator_with_either_launcher(api: Api) -> None:
     api.objects["/api/v1/nodes"] = items(node("a", "16", "128Gi"))
     for launcher in ("local", "trainjob"):
@@ -281,7 +290,7 @@ def test_what_only_a_trainjob_needs_is_not_missing_without_one(api: Api) -> None
 
 def test_pods_that_end_by_themselves_only_make_a_step_wait(api: Api) -> None:
     api.objects["/api/v1/pods"] = items(pod("a", "13", True), pod("b", "13", True))
-    (found,) = [one for one in examined() if one[0] != "ok"]
+    (found,) = [one for one in examined(**PAPER) if one[0] != "ok"]
     assert found[:2] == ("unchecked", "nodes")
     assert "wait until other pods have ended" in found[2]
 
