@@ -99,8 +99,8 @@ def test_a_refused_description_costs_no_record(
         tracking.client().set_experiment_tag("no such experiment", "key", "value")
 
     monkeypatch.setattr(training.tracking.tracker, "describe", refuse)
-    monkeypatch.setattr(training.tracking.tracker, "PERMANENT",
-                        (*training.tracking.tracker.PERMANENT, "RESOURCE_DOES_NOT_EXIST"))  # fmt: skip
+    codes = (*training.tracking.tracker.PERMANENT, "RESOURCE_DOES_NOT_EXIST")
+    monkeypatch.setattr(training.tracking.tracker, "PERMANENT", codes)
     train(workdir / "t", settings())
     assert "did not take the name and settings" in capsys.readouterr().err
 
