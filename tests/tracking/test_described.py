@@ -11,7 +11,7 @@ import training.tracking.tracker
 from training.evaluation.headline import headline as scores
 from training.tracking import client as tracking
 from training.tracking import links
-from training.tracking.described import FIRST, SHARED, describe, headline, parameters
+from training.tracking.described import SEEN, SHARED, describe, headline, parameters
 from training.tracking.tracker import Tracker
 
 pytestmark = [
@@ -99,8 +99,8 @@ def test_a_refused_description_costs_no_record(
         tracking.client().set_experiment_tag("no such experiment", "key", "value")
 
     monkeypatch.setattr(training.tracking.tracker, "describe", refuse)
-    permanent = (*training.tracking.tracker.PERMANENT, "RESOURCE_DOES_NOT_EXIST")
-    monkeypatch.setattr(training.tracking.tracker, "PERMANENT", permanent)
+    codes = (*training.tracking.tracker.PERMANENT, "RESOURCE_DOES_NOT_EXIST")
+    monkeypatch.setattr(training.tracking.tracker, "PERMANENT", codes)
     train(workdir / "t", settings())
     assert "did not take the name and settings" in capsys.readouterr().err
 
@@ -125,7 +125,7 @@ def test_the_shared_view_has_every_changed_setting_as_far_as_its_tag_goes(
         text = api.get_experiment(tracking.experiment_id("faces")).tags[SHARED]
         columns = json.loads(text)["selectedColumns"]
         assert f"params.`{key}`" in columns
-        assert {"metrics.`score/success`", *(f"params.`{name}`" for name in FIRST)} <= {*columns}
+        assert {"metrics.`score/success`", *(f"params.`{name}`" for name in SEEN)} <= {*columns}
         held.append("params.`lambda_rec`" in columns)
         assert len(text) <= 5000
     assert (held[1], held[-1]) == (True, False)  # the oldest gives way

@@ -31,8 +31,9 @@ def describe_version(run_id: str, name: str, number: str, verdict: str = OPEN) -
     pages = {title: address.removeprefix("/") for title, address in page.items()}
     if kubeflow := run.data.tags.get("kfp_url"):
         pages["Kubeflow's run"] = kubeflow
+    said = markdown(verdict)[:2000].replace(r"\>", ">")  # which MLflow shows with its backslash
     text = (
-        f"{begin}{number}**: {markdown(verdict)[:2000]}\n\n"
+        f"{begin}{number}**: {said}\n\n"
         + " · ".join(f"[{title}]({address})" for title, address in pages.items())
         + "\n\nUse it, with a target label of its card:\n\n```\n"
         f"python -m training.translate {name}/{number} face.png out.png LABEL\n"

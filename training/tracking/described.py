@@ -15,6 +15,7 @@ from training.tracking.client import client, mlflow
 PRIMARY = "score/success"  # the metric by which runs are sorted
 SCORES = (PRIMARY, "edits/worst", "kept/identity", "realism/kid_ratio", "cost/minutes")
 FIRST = ("model", "preset", "data", "data_version", "seed")  # parameters of every parent
+SEEN = ("data", "seed")  # those of them in the table; the name has model and preset
 VALUE = 6000  # characters of a parameter, MLflow's limit
 TAG = 5000  # of an experiment's tag, likewise
 NAME = 120  # characters of a run's name
@@ -67,7 +68,7 @@ def _share(api: Any, experiment: str, changed: list[str]) -> None:
     """Let the experiment's shared view have a column for each setting that a run changed."""
     before = api.get_experiment(experiment).tags.get(SHARED, "")
     first = [*(f"metrics.`{name}`" for name in SCORES), "tags.`verdict`"]
-    first += [f"params.`{name}`" for name in FIRST]
+    first += [f"params.`{name}`" for name in SEEN]
     more = [f"params.`{name}`" for name in changed]
     try:
         kept = [one for one in json.loads(before)["selectedColumns"] if one not in first]
