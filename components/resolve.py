@@ -48,8 +48,7 @@ def resolve(
     return attempt(
         resolve, datasets=datasets, raw=raw, revision=revision, model=model, preset=preset,
         overrides=overrides, init=init, compare=compare, name=name, out=Path(out.path),
-        requested={
-            "step_cpu": step_cpu, "step_memory": step_memory, "train_cpu": train_cpu,
-            "train_memory": train_memory, "launcher": launcher, "accelerators": accelerators,
-        },
+        requested={"step_cpu": step_cpu, "step_memory": step_memory, "train_cpu": train_cpu,
+                   "train_memory": train_memory, "launcher": launcher,
+                   "accelerators": accelerators},
     )  # fmt: skip

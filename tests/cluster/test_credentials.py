@@ -8,11 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
 import yaml
-from sqlalchemy import make_url
 
 from pipelines import __main__ as program
 from pipelines import compiled
@@ -108,16 +108,16 @@ def test_a_login_is_the_same_wherever_it_is_written(capsys: pytest.CaptureFixtur
     assert auth["mlflow"]["admin_username"] == made["stargan-mlflow"]["MLFLOW_TRACKING_USERNAME"]
     assert auth["mlflow"]["admin_password"] == made["stargan-mlflow"]["MLFLOW_TRACKING_PASSWORD"]
     places = {
-        "mlflow": make_url(made["mlflow-server"]["MLFLOW_BACKEND_STORE_URI"]),
-        "mlflow_auth": make_url(auth["mlflow"]["database_uri"]),
+        "mlflow": urlsplit(made["mlflow-server"]["MLFLOW_BACKEND_STORE_URI"]),
+        "mlflow_auth": urlsplit(auth["mlflow"]["database_uri"]),
     }
     services = configparser.ConfigParser()
     services.read_string(made["mlflow-server"]["pg_service.conf"])
     owner = made["postgres"]["MLFLOW_PASSWORD"]
     for name, service in (("mlflow", "mlflow"), ("mlflow_auth", "auth")):
         url = places[name]
-        assert (url.username, url.password, url.database) == ("mlflow", owner, name)
-        assert (url.host, url.port) == ("postgres", 5432)
+        assert (url.username, url.password, url.path) == ("mlflow", owner, f"/{name}")
+        assert (url.hostname, url.port) == ("postgres", 5432)
         assert dict(services[service]) == {
             "host": "postgres", "port": "5432", "dbname": name, "user": "mlflow",
             "password": owner,

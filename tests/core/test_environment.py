@@ -38,8 +38,10 @@ def test_no_other_module_reads_the_environment() -> None:
 
 
 def test_no_other_module_names_a_variable_that_it_could_read() -> None:
-    """Except modules that set them: cluster settings, the local stack's exports, MLflow's."""
-    setters = {"pipelines/resources.py", "pipelines/local/stack.py"}
+    """Except modules that set them, or name a cluster's: its settings and secrets, the local
+    stack's exports, MLflow's."""
+    cluster = {f"pipelines/{name}.py" for name in ("resources", "checks", "credentials")}
+    setters = {*cluster, "pipelines/local/stack.py"}
     spelt = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -338,8 +338,8 @@ class GANimation(Model):
             alpha = batch.noise("alpha", (1, 1, 1))
             return {"gp": self.lambda_gp * gradient_penalty(d, x, fake, alpha, own)}
         patches = (x.shape[2] >> self.d_repeat_num) ** 2
-        asked = weights(self.noisy_target(batch, space))
-        return zero_centred(d, x, fake, self.loss, self.lambda_r1, own / patches, asked / patches)
+        asked = weights(self.noisy_target(batch, space)) / patches if self.loss == "r3gan" else None
+        return zero_centred(d, x, fake, self.loss, self.lambda_r1, own / patches, asked)
 
     def g_loss(self, nets: Nets, batch: Batch, space: LabelSpace) -> Losses:
         """L_G = −E[D] + λ_y·‖D_y(G(I,y_g)) − y_g‖² + λ_idt·‖G(G(I,y_g),y_r) − I‖₁ (eqs 1, 3, 4)

@@ -457,7 +457,9 @@ class StarGAN(Model):
             gp = self.lambda_gp * gradient_penalty(nets["D"], x, fake, alpha, weights)
             penalty = {"gp": gp}
         else:
-            of_fake = self.penalty_weights(self.target(batch), batch, space)
+            of_fake: Tensor | float | None = None
+            if self.loss == "r3gan":
+                of_fake = self.penalty_weights(self.target(batch), batch, space)
             penalty = zero_centred(nets["D"], x, fake, self.loss, self.lambda_r1, weights, of_fake)
         losses = told_apart(src[:n], src[n:], self.loss)
         if not self.d_branches:
