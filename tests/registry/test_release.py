@@ -1,9 +1,9 @@
 """Registration, loading, verification, promotion and rollback of versions."""
 
-import re
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
