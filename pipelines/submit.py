@@ -159,7 +159,7 @@ def check_resubmit(wait: bool) -> None:
 
 
 def _mlflow() -> None:
-    if not environment.MLFLOW_TRACKING_URI.get().startswith("http"):
+    if environment.MLFLOW_TRACKING_URI.get() in ("", "off"):  # the default is this machine's
         raise ValueError(
             "set MLFLOW_TRACKING_URI to the address of the cluster's MLflow, where a failed step "
             "leaves its reason"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,7 +29,6 @@ from pipelines import compiled
 from pipelines import submit as watch
 from pipelines.arguments import parse
 from pipelines.local.run import StepError
-from servers import MlflowServer
 from training.core.config import Config
 from training.core.files import sha256_bytes
 
@@ -588,7 +588,7 @@ def server(
 def submit(endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipelines", "submit", *words],
-        capture_output=True, text=True, cwd=ROOT, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
         env={**os.environ, "KF_PIPELINES_ENDPOINT": endpoint},
     )  # fmt: skip
 
@@ -718,18 +718,20 @@ def test_an_unavailable_server_is_retried_and_a_refusal_is_final() -> None:
 @pytest.mark.server
 def test_a_lost_run_is_submitted_again_and_a_mistake_is_not(
     server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]],
-    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch,
+    empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """With a real MLflow, where the second run's step has left its reason."""
+    """In MLflow the second run's step has left its reason."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(mlflow_server.uri)
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
     tags = {"pipeline_run": "r2", "role": "pipeline", "failed.train": "labels.csv: row 3"}
     client.create_run(client.create_experiment("stargan"), tags=tags)
     lost = {"state": "FAILED", "run_details": {"task_details": [
         {"display_name": "train", "state": "FAILED"}]}}  # fmt: skip
     later += [{"state": "PENDING"}, lost, {"state": "PENDING"}, lost]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     done = submit(server[0], "--wait", "--resubmit", "3", "preset=smoke")
     assert done.returncode == 1, done.stderr
     assert len(server[1]) == 2
