@@ -188,7 +188,7 @@ def storage(state: State) -> Iterator[Finding]:
         yield Finding(
             "missing", "storage", f"no default StorageClass ({names}): {whose} would wait for "
             "ever; install one, or kubectl annotate storageclass NAME "
-            " storageclass.kubernetes.io/is-default-class=true",
+            "storageclass.kubernetes.io/is-default-class=true",
         )  # fmt: skip
 
 

@@ -1,10 +1,8 @@
 """`python -m pipelines doctor` against an API server: what it lacks, refuses or does not answer."""
 
 import json
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from jsonserver import answering
 from pipelines import __main__ as program
 from pipelines import compiled, doctor
 from pipelines.credentials import drawn
@@ -99,6 +98,7 @@ class Api:
         self.reviewed: list[dict[str, Any]] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        path = path.partition("?")[0]
         if path in self.statuses:
             return self.statuses[path], {"message": "no"}
         if path == REVIEW and method == "POST":
@@ -116,30 +116,12 @@ class Api:
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """Served on loopback, with KUBECONFIG and KF_PIPELINES_ENDPOINT set to it."""
     api = Api()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, value = api.answer(self.command, self.path.partition("?")[0], body)
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = handle_any  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with answering(
+        lambda how, path, body: api.answer(how, path.partition("?")[0], body)
+    ) as address:
         reach(address, tmp_path, monkeypatch)
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
         yield api
-        server.shutdown()
 
 
 def reach(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,13 @@
 """`python -m pipelines schedule` with the real client against a server of recurring runs."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import yaml
 
+from jsonserver import answering
 from pipelines import __main__ as program
 from pipelines import compiled
 
@@ -53,28 +52,9 @@ class Kubeflow:
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
     state = Kubeflow()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, value = state.answer(self.command, self.path, body)
-            data = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(data)
-
-        do_GET = do_POST = do_DELETE = handle_any  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    with answering(state.answer) as address:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
         yield state
-        server.shutdown()
 
 
 def test_a_schedule_runs_the_committed_pipeline_with_the_data_of_then(kubeflow: Kubeflow) -> None:

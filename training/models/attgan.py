@@ -262,7 +262,7 @@ class AttGAN(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
+        return balance_of(self.loss)
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

@@ -189,7 +189,7 @@ class CycleGAN(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return balance_of(self.loss, "lsgan", ("d/a_", "d/b_"))
+        return balance_of(self.loss, ("d/a_", "d/b_"))
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()

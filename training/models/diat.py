@@ -127,7 +127,7 @@ class DIAT(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
+        return balance_of(self.loss)
 
     def named_classes(self) -> tuple[str, ...]:
         return (self.hub,) if self.hub else ()

@@ -548,12 +548,10 @@ class DRIT(Model):
                 "real": len(fakes) * real_loss(real),
                 "fake": torch.stack([fake_loss(one) for one in scores]).sum(),
             }
-        penalties = [zero_centred(d, x, fake, self.loss, self.lambda_r1) for fake in fakes]
-        return {
-            "pair": torch.stack([paired_loss(real, one) for one in scores]).sum(),
-            "r1": torch.stack([one["r1"] for one in penalties]).sum(),
-            "r2": torch.stack([one["r2"] for one in penalties]).sum(),
-        }
+        # The mean over all kinds, times their number: R1 counts as often as the real images.
+        penalties = zero_centred(d, x, torch.cat(fakes), self.loss, self.lambda_r1)
+        pair = torch.stack([paired_loss(real, one) for one in scores]).sum()
+        return {"pair": pair} | {name: len(fakes) * one for name, one in penalties.items()}
 
     def fooled(self, d: nn.Module, fakes: list[Tensor], x: Tensor) -> Tensor:
         """Adversarial term of each kind of generated images, with r3gan against real images x."""

@@ -34,6 +34,7 @@ LogisticLoss = Annotated[
     Literal["logistic", "r3gan"],
     Field(description=f"adversarial loss: the published one, logistic, or {R3GAN}"),
 ]
+FORMS: dict[str, Literal["wgan", "gan", "lsgan"]] = {"wgan-gp": "wgan", "lsgan": "lsgan"}
 R1Weight = Annotated[
     Weight,
     Field(
@@ -56,20 +57,17 @@ ModeSeekingClip = Annotated[
 
 
 def balance_of(
-    loss: str,
-    own: Literal["wgan", "gan", "lsgan"],
-    prefixes: tuple[str, ...] = ("d/",),
-    factor: float = 1.0,
-    scales: int = 1,
+    loss: str, prefixes: tuple[str, ...] = ("d/",), factor: float = 1.0, scales: int = 1
 ) -> Adversarial:
-    """What the balance of D and G is judged by: the `own` form of the loss, or that of R3GAN.
+    """What the balance of D and G is judged by: the form of the loss and its logged terms.
 
     `prefixes` are those of each D's logged terms "real" and "fake", or "pair", which are sums over
-    `scales` scores; `factor` makes the own form's terms those of a single score.
+    `scales` scores; `factor` makes the terms those of a single score, except for pairs.
     """
     if loss == "r3gan":  # log 2 where D is undecided, half of cross entropy's
         return Adversarial("gan", tuple((f"{p}pair",) for p in prefixes), 2 / scales)
-    return Adversarial(own, tuple((f"{p}real", f"{p}fake") for p in prefixes), factor)
+    form = FORMS.get(loss, "gan")
+    return Adversarial(form, tuple((f"{p}real", f"{p}fake") for p in prefixes), factor)
 
 
 def relativistic(higher: Tensor, lower: Tensor) -> Tensor:

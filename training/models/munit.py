@@ -201,7 +201,7 @@ class MUNIT(Model):
     def adversarial(self) -> Adversarial:
         """Each D's terms are sums over its scales of whole squares."""
         scales = self.d_scales
-        return balance_of(self.loss, "lsgan", ("d/a_", "d/b_"), 1 / (2 * scales), scales)
+        return balance_of(self.loss, ("d/a_", "d/b_"), 1 / (2 * scales), scales)
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

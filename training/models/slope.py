@@ -87,8 +87,9 @@ def scores_and_slope(
     """
     bare = net.module if isinstance(net, DistributedDataParallel) else net
     path, x = cast(Scored, bare).score_path(), x.detach()
-    known = [_kind(m) for m in path.modules() if _kind(m) or not any(True for _ in m.children())]
-    graph = graph or any(kind not in PIECEWISE_LINEAR for kind in known)
+    # A container without a rule is described by its layers.
+    layers = [m for m in path.modules() if _kind(m) or not list(m.children())]
+    graph = graph or any(_kind(layer) not in PIECEWISE_LINEAR for layer in layers)
     try:
         with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
             scores, back = pull(path, x)

@@ -261,7 +261,7 @@ class StarGAN(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return balance_of(self.loss, "wgan" if self.loss == "wgan-gp" else "gan")
+        return balance_of(self.loss)
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:

@@ -338,7 +338,7 @@ class StarGANv2(Model):
 
     @property
     def adversarial(self) -> Adversarial:
-        return balance_of(self.loss, "gan", ("d_latent/", "d_reference/"))
+        return balance_of(self.loss, ("d_latent/", "d_reference/"))
 
     @classmethod
     def presets(cls) -> dict[str, Preset]:
