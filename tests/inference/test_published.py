@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,17 +257,18 @@ def test_what_is_no_state_dict_is_refused_with_the_reason(
 def test_damaged_bytes_are_one_error(
     tmp_path_factory: pytest.TempPathFactory, cut: int, new: bool, junk: bytes
 ) -> None:
-    """Never another one. The older form has no checksum: numbers that changed are not seen."""
+    """Never another one, and never other numbers; the older form has no checksum of them."""
     path = tmp_path_factory.mktemp("damaged") / "x.ckpt"
     torch.save({"w": torch.zeros(9)}, path, _use_new_zipfile_serialization=new)
     whole = path.read_bytes()
     place = cut % len(whole)
     path.write_bytes(whole[:place] + junk)
-    if whole[:place] + junk == whole:
-        return
-    refused = pytest.raises(CheckpointError, match=r"x\.ckpt: ")
-    with refused if new else suppress(CheckpointError):
-        published.read(path)
+    try:
+        (state,) = published.read(path).sections.values()
+    except CheckpointError as error:
+        assert "x.ckpt: " in str(error)
+    else:
+        assert not new or state["w"].equal(torch.zeros(9))
 
 
 def test_files_of_the_wrong_networks_are_refused() -> None:
