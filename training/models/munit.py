@@ -207,8 +207,8 @@ class MUNIT(Model):
     def presets(cls) -> dict[str, Preset]:
         base = demo(
             cls(
-                dim=16, blocks=2, hidden=64, d_dim=16, d_layers=3, d_scales=2, lambda_cyc=10.0,
-                lr=1e-3, averages=True,
+                dim=16, blocks=2, hidden=64, d_dim=32, d_layers=3, d_scales=2, lambda_cyc=10.0,
+                lr=1e-3, averages=True, loss="r3gan",  # least squares: D was undecided throughout
             ),
             images=4_800, decay_images=1_600, warmup_images=800, batch=2, ema=0.95,
         )  # fmt: skip
@@ -280,7 +280,7 @@ class MUNIT(Model):
         return out
 
     def warmup(self, space: LabelSpace) -> list[Phase]:
-        """Not in the paper: the auto-encoders first learn to reconstruct."""
+        """Not in the paper: the auto-encoders first learn to reconstruct, and edits to copy."""
         return [
             Phase(
                 "warmup",
@@ -367,10 +367,17 @@ class MUNIT(Model):
         return paired_loss(d(fake), against)
 
     def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
-        """λ_rec·‖G(C(x), S(x)) − x‖₁ in both domains."""
+        """λ_rec·(‖G_a(C_a(a), S_a(a)) − a‖₁ + ‖G_b(C_a(a), z_b) − a‖₁), and the same of b.
+
+        Edits that start as copies, whatever their style, keep the faces.
+        """
         a, b = two_domains(batch)
-        loss = F.l1_loss(own(nets, f"a{k}", a), a) + F.l1_loss(own(nets, f"b{k}", b), b)
-        return {"rec": self.lambda_rec * loss}
+        ca, cb, sa, sb, ga, gb = (nets[f"{name}{k}"] for name in CODERS)
+        c_a, c_b = ca(a), cb(b)
+        z_a, z_b = self.random_style(batch, "g_a"), self.random_style(batch, "g_b")
+        rec = F.l1_loss(ga(c_a, sa(a)), a) + F.l1_loss(gb(c_b, sb(b)), b)
+        copy = F.l1_loss(gb(c_a, z_b), a) + F.l1_loss(ga(c_b, z_a), b)
+        return {"rec": self.lambda_rec * rec, "copy": self.lambda_rec * copy}
 
     def deployed(self, nets: Nets) -> tuple[str, ...]:
         """Every auto-encoder; a single edit uses parts of one or a few of them."""
