@@ -141,8 +141,7 @@ class DIAT(Model):
                 lambda_id=3.0, beta2=0.99, upsampling="resize", output="residual",
                 loss="logistic-r1",
             ),
-            batch=2,
-            warmup_images=0,
+            images=11_200, decay_images=4_400, batch=2, warmup_images=0,
         )  # fmt: skip
         # StarGAN's training length for each direction, two per pair.
         celeba = TrainConfig(images=10 * CELEBA, decay_images=5 * CELEBA, ema=0.0)

@@ -344,12 +344,15 @@ class StarGANv2(Model):
     def presets(cls) -> dict[str, Preset]:
         base = demo(
             # Departs from the paper: docs/models/starganv2.md.
-            cls(dim=8, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4, lambda_ds=3.0, output="residual"),
+            cls(
+                dim=8, max_dim=64, hidden=64, lr=5e-4, f_lr=1e-4, lambda_ms=0.02,
+                output="residual",
+            ),
             images=9_600,
             decay_images=0,
             warmup_images=0,
             ema=0.99,
-        )
+        )  # fmt: skip
         small = replace(
             base,
             data=replace(base.data, domains=("Black_Hair", "Blond_Hair", "Brown_Hair")),
