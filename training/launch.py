@@ -71,6 +71,7 @@ def launch(
             request = Request(
                 dataset.read_text(), model, model_config, settings, chosen.init, chosen.experiment,
                 chosen.preset, environment.PIPELINE_RUN_ID.get(), child=not first,
+                mlflow_run=environment.MLFLOW_RUN_ID.get(),
             )  # fmt: skip
             if chosen.launcher == "local":
                 _torchrun(chosen.nproc, dataset, request, target, Path(temporary))
