@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.core.config import EvalConfig
-from training.data.labels import LabelSet
 from training.core.names import named
+from training.data.labels import LabelSet
 from training.evaluation.numbers import verification_numbers
 from training.evaluation.score import View
 from training.evaluation.verification import verification

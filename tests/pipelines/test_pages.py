@@ -1,4 +1,4 @@
-"""What Kubeflow's page of each step shows: real steps on toy data, and the files that they leave."""
+"""What Kubeflow's page of each step shows: the files that real steps on toy data leave."""
 
 import importlib
 import json

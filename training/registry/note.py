@@ -1,6 +1,6 @@
-"""What is said of a version in Markdown: on its run's page in MLflow, and on Kubeflow's of the step.
+"""What is said of a version in Markdown, on its run's page in MLflow and its step's in Kubeflow.
 
-MLflow's has the verdict, links, and how to use the version; Kubeflow's is written before the verdict.
+The former has the verdict, links, and how to use the version; the latter is written before it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,8 +66,8 @@ def summary(
     rows = [f"| {score} | {value:.4g} |" for score, value in scores.items()]
     return "\n".join([
         f"# {markdown(name)} {number}", "",
-        f"{known}; its page is [in MLflow]({links.base()}{links.version(name, number)}). Whether it "
-        "becomes the champion is decided by the step *Promote through the gate*.", "",
+        f"{known}; its page is [in MLflow]({links.base()}{links.version(name, number)}). Whether "
+        "it becomes the champion is decided by the step *Promote through the gate*.", "",
         "Use it, with a target label:", "", _use(name, number),
         f"Labels: {', '.join(map(markdown, labels))}", "",
         "| on held-out images | |", "| --- | --- |", *rows, "",

@@ -149,17 +149,18 @@ def promote(
 def _already_champion(name: str, number: str, files: VerdictFiles) -> dict[str, Any]:
     moves = [m for m in registry.history(name) if m["to"] == number]
     since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
+    verdict = Verdict(True, f"version {number} is champion{since}")
     result = {
         "promoted": True,
         "changed": False,
-        "reason": f"version {number} is champion{since}",
+        "reason": verdict.reason,
         "name": name,
         "version": number,
         "champion": number,
         "alias": registry.ALIAS,
         "checks": [],
     }
-    files.write(result, number, Verdict(True, result["reason"]))
+    files.write(result, number, verdict)
     return result
 
 
@@ -245,7 +246,12 @@ def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list
 
 
 def _record(
-    scorer: Scorer, name: str, number: str, champion: str | None, verdict: Verdict, files: VerdictFiles
+    scorer: Scorer,
+    name: str,
+    number: str,
+    champion: str | None,
+    verdict: Verdict,
+    files: VerdictFiles,
 ) -> dict[str, Any]:
     """Write the verdict to its files, the version's tags and its MLflow run."""
     result = {
