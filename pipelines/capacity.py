@@ -141,5 +141,5 @@ def words(found: Amounts) -> str:
     texts = []
     for name, value in sorted(found.items(), key=lambda pair: ("/" in pair[0], pair[0])):
         unit, size = units.get(name, (name, 1))
-        texts.append(f"{value / size:.4g} {unit}")
+        texts.append(f"{float(value) / size:.4g} {unit}")
     return ", ".join(texts)

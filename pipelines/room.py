@@ -52,10 +52,8 @@ def quota(state: State) -> Iterator[Finding]:
                 whole = False
                 yield found
     if whole:
-        yield Finding(
-            "ok", "quota", f"{len(held)} quotas and {len(ranges)} limit ranges leave room for "
-            "every step",
-        )  # fmt: skip
+        counts = f"quotas: {len(held)}, limit ranges: {len(ranges)}"
+        yield Finding("ok", "quota", f"every step has room ({counts})")
 
 
 def _lasting(state: State) -> capacity.Amounts | None:

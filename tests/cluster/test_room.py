@@ -69,7 +69,7 @@ def test_a_bound_that_refuses_a_pod_is_one_line_with_its_fix(
 
 def test_the_quota_of_the_overlay_leaves_room_for_a_trainjob(api: Api) -> None:
     """The one line counts the objects."""
-    text = "1 quotas and 1 limit ranges leave room for every step"
+    text = "every step has room (quotas: 1, limit ranges: 1)"
     assert found("quota", **JOB) == [("ok", text)]
     api.objects[QUOTAS], api.objects[RANGES] = items(), items()
     assert found("quota", **JOB)[0][0] == "ok"
