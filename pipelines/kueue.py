@@ -88,6 +88,8 @@ def _fits(queue: Any, need: Need) -> str:
     total = {name: value * need.pods for name, value in need.amounts.items()}
     groups = queue["spec"].get("resourceGroups") or ()
     covered = {name for group in groups for name in group["coveredResources"]}
+    if "pods" in covered:
+        total["pods"] = Decimal(need.pods)
     if lacks := sorted(total.keys() - covered):
         return (
             f"its resourceGroups do not cover {', '.join(lacks)}, which the TrainJob requests; "

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from kfp import dsl
 
+from pipelines.local.cache import ContentCache
 from runs import QUICK
 from steps import draw
 from toydata import SETS, dataset_of
@@ -183,6 +184,28 @@ def test_metrics_are_finite_numbers_that_kubeflow_can_keep(
     text = json.dumps(metrics.metadata, allow_nan=False)
     kept = json_format.Parse(text, struct_pb2.Struct())
     assert dict(kept) == metrics.metadata
+
+
+@pytest.mark.parametrize("step", SHOWN)
+def test_a_step_from_the_cache_shows_the_same(
+    step: str, steps: dict[str, Outputs], tmp_path: Path
+) -> None:
+    """By the local runner's cache; a page that was altered is made again."""
+    made = steps[step]
+    cache = ContentCache(str(tmp_path))
+    assert cache.get("key") is None
+    cache.put("key", made)
+    found = cache.get("key")
+    assert found is not None
+    for name, one in made.items():
+        assert (type(found[name]), found[name].uri) == (type(one), one.uri)
+        assert found[name].metadata == one.metadata
+    page = Path(made[next(iter(SHOWN[step]))].path)
+    before = page.read_bytes()
+    page.write_bytes(before + b" ")
+    assert cache.get("key") is None
+    cache.release()
+    page.write_bytes(before)
 
 
 def test_validate_counts_what_was_found(steps: dict[str, Outputs]) -> None:
