@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from kfp import dsl
 
+from pipelines.local import outcome
 from pipelines.local.cache import ContentCache
+from pipelines.local.run import LocalRun
 from runs import QUICK
 from steps import draw
 from toydata import SETS, dataset_of
@@ -261,6 +264,19 @@ def test_a_version_that_is_the_champion_already_has_a_page_too(steps: dict[str, 
     assert "stargan: version 1, the champion" in page
     assert "It was not scored again." in page
     assert steps["again"]["metrics"].metadata == {"promoted": 1, "conditions": 0, "failed": 0}
+
+
+def test_a_local_run_copies_every_page_into_one_folder(
+    steps: dict[str, Outputs], tmp_path: Path
+) -> None:
+    run = LocalRun("r", tmp_path, len(steps), outputs=dict(steps))
+    copied = {path.stem: path for path in outcome.collect(run) if path.suffix == ".html"}
+    assert list(copied) == [step for step in SHOWN if "report" in SHOWN[step]]
+    for step, path in copied.items():
+        assert path.read_bytes() == Path(steps[step]["report"].path).read_bytes()
+    shutil.rmtree(run.report)
+    run.folders = {"train": Path(steps["train"]["report"].path).parent}  # the step that failed next
+    assert [path.name for path in outcome.rescue(run)] == ["train.html"]
 
 
 def test_a_number_that_is_not_finite_is_left_out_and_named(
