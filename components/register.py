@@ -9,7 +9,7 @@ from components.images import STEPS_IMAGE
 def register(
     model: dsl.Input[dsl.Model], evaluation: dsl.Input[dsl.Artifact],
     dataset: dsl.Input[dsl.Dataset], name: str, data_md5: str, revision: str, code_hash: str,
-    image: str, changes: str, out: dsl.Output[dsl.Artifact],
+    image: str, changes: str, out: dsl.Output[dsl.Artifact], summary: dsl.Output[dsl.Markdown],
 ) -> None:  # fmt: skip
     """Register the model with its lineage; the same content is never registered twice."""
     from pathlib import Path
@@ -20,5 +20,5 @@ def register(
     attempt(
         register, Path(model.path), Path(evaluation.path), Path(dataset.path), name=name,
         data_md5=data_md5, revision=revision, code_hash=code_hash, image=image, changes=changes,
-        out=Path(out.path),
+        out=Path(out.path), summary=Path(summary.path),
     )  # fmt: skip

@@ -21,6 +21,7 @@ class Need:
 
     name: str
     amounts: Amounts
+    limits: Amounts = field(default_factory=dict)
     pods: int = 1
     labels: dict[str, str] = field(default_factory=dict)  # of the node
     tolerated: frozenset[str] = frozenset()  # keys of taints
@@ -67,14 +68,13 @@ def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
     settings = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         given = executor["container"].get("resources", {})
-        texts = {
-            "cpu": given.get("resourceCpuRequest"),
-            "memory": given.get("resourceMemoryRequest"),
-        }
-        named = {key: INPUT.sub(lambda m: str(known[m[1]]), text)
-                 for key, text in texts.items() if text}  # fmt: skip
+        asked, most = (
+            {key: INPUT.sub(lambda m: str(known[m[1]]), text)
+             for key in ("cpu", "memory") if (text := given.get(f"resource{key.title()}{end}"))}
+            for end in ("Request", "Limit")
+        )  # fmt: skip
         step = name.removeprefix("exec-")
-        need = Need(step, amounts(named))
+        need = Need(step, amounts(asked), amounts(most))
         if "accelerator" in given:
             need.tolerated = frozenset(one["key"] for one in settings[name].get("tolerations", ()))
             need.labels = dict(arguments["node_selector"])
@@ -90,8 +90,10 @@ def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
         )  # fmt: skip
         job = manifest(Request("{}", arguments["model"], "{}", "{}"), shape, [])
         node = job["spec"]["trainer"]["resourcesPerNode"]
-        wanted = amounts({**node["limits"], **node["requests"]})
-        yield Need("TrainJob", wanted, shape.nodes, tolerated=frozenset({GPU}))
+        yield Need(
+            "TrainJob", amounts({**node["limits"], **node["requests"]}), amounts(node["limits"]),
+            shape.nodes, tolerated=frozenset({GPU}),
+        )  # fmt: skip
 
 
 def nodes(items: Iterable[Any], others: Iterable[Any]) -> list[Node]:
@@ -120,14 +122,15 @@ def nodes(items: Iterable[Any], others: Iterable[Any]) -> list[Node]:
     return found
 
 
-def requested(pod: Any) -> Amounts:
-    """What a pod requests: of its containers together, or of an init container if that is more."""
+def requested(pod: Any, what: str = "requests") -> Amounts:
+    """What a pod requests (or its `limits`): of its containers together, or of an init container
+    if that is more."""
     total: Amounts = {}
     for one in pod["spec"]["containers"]:
-        for name, value in amounts((one.get("resources") or {}).get("requests") or {}).items():
+        for name, value in amounts((one.get("resources") or {}).get(what) or {}).items():
             total[name] = total.get(name, Decimal(0)) + value
     for one in pod["spec"].get("initContainers") or ():
-        for name, value in amounts((one.get("resources") or {}).get("requests") or {}).items():
+        for name, value in amounts((one.get("resources") or {}).get(what) or {}).items():
             total[name] = max(total.get(name, Decimal(0)), value)
     return total
 
@@ -138,5 +141,5 @@ def words(found: Amounts) -> str:
     texts = []
     for name, value in sorted(found.items(), key=lambda pair: ("/" in pair[0], pair[0])):
         unit, size = units.get(name, (name, 1))
-        texts.append(f"{value / size:.4g} {unit}")
+        texts.append(f"{float(value) / size:.4g} {unit}")
     return ", ".join(texts)

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import yaml
 
-from pipelines import capacity
 from pipelines.manifests import example
-from pipelines.state import Finding, RefusedError, State
+from pipelines.state import Finding, State
 from training.cluster.kubernetes import GROUP, TIMEOUT, VERSION
 from training.core import environment
 from training.core.shown import shown
@@ -268,35 +267,6 @@ def _denied(state: State, account: str) -> Iterator[str]:
             }  # fmt: skip
             if not state.read(review, state.namespace, body)["status"]["allowed"]:
                 yield f"{verb} {kind}"
-
-
-def nodes(state: State) -> Iterator[Finding]:
-    """CPUs, memory and accelerators for each step, on nodes that take its pod."""
-    items = state.read(state.core.list_node)["items"]
-    try:
-        unended = "status.phase!=Succeeded,status.phase!=Failed"
-        pods = state.read(state.core.list_pod_for_all_namespaces, field_selector=unended)["items"]
-    except RefusedError:
-        pods = []
-        yield Finding("unchecked", "nodes", "other pods' requests; an administrator may read them")
-    found = capacity.nodes(items, pods)
-    needs = list(capacity.needs(state.documents, state.arguments))
-    whole = True
-    for wanted in {(*sorted(n.amounts.items()), n.pods): n for n in reversed(needs)}.values():
-        each = f" for each of {wanted.pods} pods" if wanted.pods > 1 else ""
-        least = f"{wanted.name}: {capacity.words(wanted.amounts)}{each}"
-        if sum(node.takes(wanted, node.lasting) for node in found) < wanted.pods:
-            whole = False
-            best = "; ".join(node.words(wanted) for node in found[:3])
-            yield Finding(
-                "missing", "nodes", f"{least}; {best or 'no node takes pods'}; add nodes, or ask "
-                "for less (an autoscaler may add them by itself)",
-            )  # fmt: skip
-        elif sum(node.takes(wanted, node.free) for node in found) < wanted.pods:
-            whole = False
-            yield Finding("unchecked", "nodes", f"{least}; they wait until other pods have ended")
-    if whole:
-        yield Finding("ok", "nodes", f"{len(found)} take pods; every step fits")
 
 
 def images(state: State) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import checks, compiled
+from pipelines import checks, compiled, room
 from pipelines.arguments import parse
 from pipelines.credentials import NAMESPACE
 from pipelines.state import Finding, RefusedError, State
@@ -19,9 +19,9 @@ from training.cluster.kubernetes import ClusterError
 from training.core import environment
 from training.core.cli import means
 
-WHOLE = (checks.storage, checks.nodes, checks.images)  # of the cluster, not the namespace
+WHOLE = (checks.storage, room.nodes, checks.images)  # of the cluster, not the namespace
 OWN = (checks.secrets, checks.addresses, checks.storage, checks.trainer, checks.rights,
-       checks.nodes, checks.images)  # fmt: skip
+       room.quota, room.queue, room.nodes, checks.images)  # fmt: skip
 
 
 def report(namespace: str, package: Path, arguments: dict[str, Any]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import yaml
 from training.cluster.kubernetes import TIMEOUT, ClusterError, connect
 from training.core.shown import shown
 
+UNENDED = "status.phase!=Succeeded,status.phase!=Failed"  # pods that hold what they request
 OURS = "app.kubernetes.io/part-of=stargan"
 
 

@@ -10,6 +10,7 @@ python -m training.judge DATASET --out judge.json
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import JudgeConfig, from_json
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes
+from training.core.metrics import write_metrics
 from training.core.temporary import temporary_folder
 from training.data.dataset import Faces
 from training.evaluation.judges.judge import require
@@ -54,6 +56,7 @@ def judge(
     ] = "",
     judge_hash: Annotated[str, means("under which the judges are stored", "--hash")] = "",
     out: Annotated[Path, means('manifest of kind "judge" to write')],
+    metrics: Annotated[Path | None, means("JSON of the accuracies to write")] = None,
     store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> Manifest[JudgeMeta]:
     """Train the judges of a data set, or return those stored under `judge_hash`.
@@ -72,12 +75,12 @@ def judge(
         manifest = Manifest.read(out, "judge")
         if manifest.intact(store):
             sys.stdout.write(f"judge {name[:12]} found in the store; skipping training\n")
-            return _require_accuracy(manifest, store)
+            return _require_accuracy(manifest, store, metrics)
     trained = _train_all(source, config, store)
     trained.write(out, store)
     entry = store.put(out, "manifest.json")
     if store.refer(f"judges/{name}", entry.reference) == entry.reference:
-        return _require_accuracy(trained, store)
+        return _require_accuracy(trained, store, metrics)
     if stored:
         out.unlink()
         raise ValueError(
@@ -85,12 +88,33 @@ def judge(
             f"machine or thread count); restore them, or delete the store's refs/judges/{name}"
         )
     # Another process stored one first.
-    return judge(dataset, judge_config=judge_config, judge_hash=judge_hash, out=out, store=store)
+    return judge(
+        dataset, judge_config=judge_config, judge_hash=judge_hash, out=out, metrics=metrics,
+        store=store,
+    )  # fmt: skip
 
 
-def _require_accuracy(manifest: Manifest[JudgeMeta], store: Store) -> Manifest[JudgeMeta]:
-    require(read_json(manifest.local("judge.json", store)))
+def _require_accuracy(
+    manifest: Manifest[JudgeMeta], store: Store, metrics: Path | None
+) -> Manifest[JudgeMeta]:
+    facts = read_json(manifest.local("judge.json", store))
+    if metrics:
+        write_metrics(metrics, _accuracies(facts))
+    require(facts)
     return manifest
+
+
+def _accuracies(facts: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Accuracies on real test images: of each data set's judges, and of the first by label."""
+    for fact in facts["datasets"]:
+        yield ("accuracy", fact["name"]), fact["accuracy"]
+        yield ("second_accuracy", fact["name"]), fact["second_accuracy"]
+        if fact["verification_auc"] is not None:
+            yield ("verification_auc", fact["name"]), fact["verification_auc"]
+        for label, rates in fact["labels"].items():
+            yield ("accuracy", fact["name"], label), rates["accuracy"]
+            if fact["kind"] == "binary":
+                yield ("balanced", fact["name"], label), rates["balanced"]
 
 
 def _train_all(source: Manifest, config: JudgeConfig, store: Store) -> Manifest[JudgeMeta]:

@@ -22,6 +22,8 @@ from training.cluster.job import Request, Shape
 from training.core import cli, environment, pods
 from training.core.cli import means
 from training.core.config import to_json
+from training.core.files import write_bytes
+from training.core.metrics import write_metrics
 from training.core.options import MODEL, TRAIN, Changes, Dataset, Model, TrainOptions, read_options
 from training.core.temporary import temporary_folder
 from training.storage.meta import ReplicatesMeta
@@ -42,13 +44,16 @@ def launch(
     train_config: str,
     *,
     replicates: Path | None = None,
+    report: Path | None = None,
+    metrics: Path | None = None,
     **options: Any,
 ) -> None:
     """Train one model per seed, from the config's seed on; `options` as in `TrainOptions`.
 
-    The first seed's manifest goes to `out`, the other models' files to a manifest of kind
-    "replicates" (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for wrong
-    options and, with the exit code, if training fails; StoppedError after SIGTERM.
+    The first seed's manifest goes to `out`, its page to `report` and its times and last losses to
+    `metrics`; the other models' files to a manifest of kind "replicates"
+    (`<seed>/ema/G.safetensors`, …) at `replicates`. Raises ValueError for wrong options and, with
+    the exit code, if training fails; StoppedError after SIGTERM.
     """
     chosen = read_options(options)
     pod = pods.trainer(chosen.preset, chosen.train_cpu, chosen.train_memory)
@@ -66,6 +71,7 @@ def launch(
             request = Request(
                 dataset.read_text(), model, model_config, settings, chosen.init, chosen.experiment,
                 chosen.preset, environment.PIPELINE_RUN_ID.get(), child=not first,
+                mlflow_run=environment.MLFLOW_RUN_ID.get(),
             )  # fmt: skip
             if chosen.launcher == "local":
                 _torchrun(chosen.nproc, dataset, request, target, Path(temporary))
@@ -81,6 +87,20 @@ def launch(
         Manifest("replicates", tuple(entries), ReplicatesMeta(seeds=tuple(others))).write(
             replicates
         )
+    _show(out, report, metrics)
+
+
+def _show(model: Path, report: Path | None, metrics: Path | None) -> None:
+    """Write the page and the numbers of a trained model."""
+    if report is None and metrics is None:
+        return
+    from training.evaluation import trained
+
+    manifest = Manifest.read(model, "model")
+    if metrics:
+        write_metrics(metrics, trained.numbers(manifest.about))
+    if report:
+        write_bytes(report, trained.page(manifest).encode())
 
 
 class TrainingError(ValueError):
@@ -168,13 +188,18 @@ def command(
     out: Annotated[Path, means("manifest of the first model to write")],
     options: Annotated[TrainOptions, cli.FIELDS] = TRAIN,
     replicates: Annotated[Path | None, means("manifest of the other seeds' models")] = None,
+    report: Annotated[Path | None, means("HTML with the last pictures to write")] = None,
+    metrics: Annotated[Path | None, means("JSON of times and last losses to write")] = None,
 ) -> None:
     # Imports torch, which the pipeline's step does not need.
     from training.models.configure import parse, resolve
 
     config = resolve(model, options.preset, parse(changes))
     texts = to_json(config.model), to_json(config.train)
-    launch(dataset, out, model, *texts, replicates=replicates, **asdict(options))
+    launch(
+        dataset, out, model, *texts, replicates=replicates, report=report, metrics=metrics,
+        **asdict(options),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

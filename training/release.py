@@ -31,6 +31,7 @@ from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
 from training.registry.note import describe_version
+from training.registry.note import summary as version_page
 from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
@@ -57,6 +58,7 @@ def register(
     image: Recorded = "",
     changes: Annotated[str, means("JSON; values that differ from the preset's; empty: read")] = "",
     out: Annotated[Path, means("JSON to write")],
+    summary: Annotated[Path | None, means("Markdown page of the version to write")] = None,
 ) -> dict[str, Any]:
     """Register a trained model as a version, unless a version with this content exists.
 
@@ -73,14 +75,14 @@ def register(
     }
     record = _lineage(trained, scored, data, (data_md5, revision, code_hash, image))
     version, created = registry.with_content(name, record.content), False
+    scores = headline(metrics, trained.about.get("training", {}))
     if version is None:
         from training.registry.publish import publish
 
         run_id = tracking.parent_run(tracking.experiment_of(trained.meta.mlflow_run))
         changed = json.loads(changes) if changes else _changes(files, data)
         _describe(run_id, changed, trained, data)
-        took = trained.about.get("training", {})
-        _log_evaluation(run_id, scored, data, data_md5, {**metrics, **headline(metrics, took)})
+        _log_evaluation(run_id, scored, data, data_md5, {**metrics, **scores})
         fill = partial(_release_files, name, record, metrics, (trained, scored, data))
         version, created = publish(name, files, record, run_id, fill)
         if created:
@@ -93,6 +95,10 @@ def register(
         "content": record.content,
     }
     write_json(out, result)
+    if summary:
+        sets = read_json(files["label_space.json"])["sets"]
+        labels = [label for one in sets for label in one["names"]]
+        write_bytes(summary, version_page(result, labels, scores).encode())
     return result
 
 
@@ -294,11 +300,15 @@ def _promote(
     override: Annotated[str, means("a reason to promote against the gate")] = "",
     replicates: Annotated[Path | None, means("manifest of other seeds' models")] = None,
     out: Annotated[Path, means("JSON to write")],
+    report: Annotated[Path | None, means("HTML to write; default: beside the JSON")] = None,
+    metrics: Annotated[Path | None, means("JSON of the gate's figures to write")] = None,
 ) -> str:
     """Make a version the champion if it passes the gate."""
     from training.registry.promotion import promote  # imports pandas
 
-    verdict = promote(version, dataset, judge, eval_config, override, out, replicates)
+    verdict = promote(
+        version, dataset, judge, eval_config, override, out, replicates, report, metrics
+    )
     return f"{'promoted' if verdict['promoted'] else 'not promoted'}: {verdict['reason']}"
 
 

@@ -100,7 +100,7 @@ def train(
     from training.engine.precision import use_bf16
     from training.engine.resume import resume
     from training.engine.session import Job, build_state
-    from training.engine.telemetry import summarise_log
+    from training.engine.telemetry import last_losses, summarise_log
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     manifest = Manifest.read(dataset, "dataset")
@@ -147,8 +147,12 @@ def train(
         if undelivered := job.tracker.close("FINISHED"):
             log.warning("%s", undelivered)
         if here.rank == 0:
-            took = summarise_log(run / LOG, settings.price_per_hour)
-            _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, took)
+            log_file = run / LOG
+            about = {
+                "training": summarise_log(log_file, settings.price_per_hour),
+                "losses": last_losses(log_file),
+            }
+            _publish(last, run, out, manifest, job.tracker.run_id, settings.seed, about)
         here.wait()
 
 
@@ -220,7 +224,7 @@ def _publish(
     dataset: Manifest,
     mlflow_run: str,
     seed: int,
-    took: dict[str, float],
+    about: dict[str, Any],
 ) -> None:
     """Store the last checkpoint and the last sample grids and write the manifest."""
     from training.core.files import read_json
@@ -239,7 +243,7 @@ def _publish(
         dataset=dataset.digest,
         mlflow_run=mlflow_run,
     )
-    Manifest.build("model", files, meta, about={"training": took}).write(out)
+    Manifest.build("model", files, meta, about=about).write(out)
 
 
 if __name__ == "__main__":

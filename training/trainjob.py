@@ -157,7 +157,11 @@ def run(name: Annotated[str, means("name of the job")], /) -> None:
     if text is None:
         raise ValueError(f"{store.uri}: no request {name}; start the job with the launcher")
     request = Request(**json.loads(text))
-    same = {environment.PIPELINE_RUN_ID.name: request.pipeline_run} if request.pipeline_run else {}
+    given = {
+        environment.PIPELINE_RUN_ID.name: request.pipeline_run,
+        environment.MLFLOW_RUN_ID.name: request.mlflow_run,
+    }
+    same = {name: value for name, value in given.items() if value}
     with temporary_folder() as temporary, environment.changed(**same):
         dataset, out = Path(temporary) / "dataset.json", Path(temporary) / "model.json"
         dataset.write_text(request.dataset)

@@ -9,23 +9,19 @@ from pipelines.local.run import LocalRun
 from training.core.files import read_json
 from training.storage.store import Manifest
 
-DOCUMENTS = (("validate", "report"), ("evaluate", "report"))
+PAGES = ("validate", "train", "evaluate", "promote")  # the steps with a page, their output `report`
 
 
 def collect(run: LocalRun) -> list[Path]:
     """Copy reports, metrics, verdict and grids out of the steps' folders into `run.report`."""
     run.report.mkdir(parents=True, exist_ok=True)
     out = []
-    for step, output in DOCUMENTS:
+    for step in PAGES:
         out.append(run.report / f"{step}.html")
-        shutil.copyfile(run.file(step, output), out[-1])
+        shutil.copyfile(run.file(step, "report"), out[-1])
     for step, output in (("evaluate", "metrics"), ("register", "out"), ("promote", "out")):
         name = output if output != "out" else step
         shutil.copyfile(run.file(step, output), run.report / f"{name}.json")
-    page = run.file("promote", "out").with_name("out.html")
-    if page.is_file():  # missing if the version is the champion already
-        out.append(run.report / "promote.html")
-        shutil.copyfile(page, out[-1])
     evaluation = Manifest.read(run.file("evaluate", "out"), "evaluation")
     for entry in evaluation.entries:
         if entry.name.endswith(".png"):
@@ -37,12 +33,12 @@ def collect(run: LocalRun) -> list[Path]:
 def rescue(run: LocalRun) -> list[Path]:
     """Copy the reports that a failed run has written; after a failed validation, its report."""
     out = []
-    for step, output in DOCUMENTS:
+    for step in PAGES:
         folder = run.folders.get(step)
-        if folder and (folder / output).is_file():
+        if folder and (folder / "report").is_file():
             run.report.mkdir(parents=True, exist_ok=True)
             out.append(run.report / f"{step}.html")
-            shutil.copyfile(folder / output, out[-1])
+            shutil.copyfile(folder / "report", out[-1])
     return out
 
 

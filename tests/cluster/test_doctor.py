@@ -1,145 +1,33 @@
 """`python -m pipelines doctor` against an API server: what it lacks, refuses or does not answer."""
 
-import json
-from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
-from jsonserver import answering
+from kubeapi import (
+    CLAIMS,
+    CLASSES,
+    DEPLOYMENTS,
+    HEALTH,
+    HERE,
+    K8S,
+    QUOTAS,
+    REVIEW,
+    SETS,
+    TRAINER,
+    VERSION,
+    Api,
+    examined,
+    items,
+    node,
+    pod,
+    reach,
+    read,
+)
 from pipelines import __main__ as program
-from pipelines import compiled, doctor
-from pipelines.credentials import drawn
-
-K8S = Path(__file__).parents[2] / "k8s"
-HERE = "/api/v1/namespaces/stargan"
-TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
-REVIEW = "/apis/authorization.k8s.io/v1/namespaces/stargan/localsubjectaccessreviews"
-HEALTH = "/apis/v2beta1/healthz"
-DEPLOYMENTS = "/apis/apps/v1/namespaces/stargan/deployments"
-SETS = "/apis/apps/v1/namespaces/stargan/statefulsets"
-JOBS = "/apis/batch/v1/namespaces/stargan/cronjobs"
-CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
-CLAIMS = f"{HERE}/persistentvolumeclaims"
-VERSION = {
-    "major": "1", "minor": "34+", "gitVersion": "v1.34.4", "gitCommit": "", "gitTreeState": "",
-    "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
-}  # fmt: skip
-
-
-def read(path: str, kind: str) -> dict[str, Any]:
-    """The first object of a kind in a file of k8s/."""
-    return next(dict(one) for one in yaml.safe_load_all((K8S / path).read_text())
-                if one["kind"] == kind)  # fmt: skip
-
-
-def items(*found: dict[str, Any]) -> dict[str, Any]:
-    return {"items": list(found)}
-
-
-def node(name: str, cpu: str, memory: str, gpus: str = "0", **spec: Any) -> dict[str, Any]:
-    """A node that is ready and holds the two images, as containerd names them."""
-    allocatable = {"cpu": cpu, "memory": memory, "nvidia.com/gpu": gpus, "pods": "110"}
-    names = [f"docker.io/library/{image}" for image in (STEPS_IMAGE, TRAIN_IMAGE)]
-    return {
-        "metadata": {"name": name, "labels": {"pool": name}}, "spec": spec,
-        "status": {"allocatable": allocatable, "images": [{"names": names, "sizeBytes": 1}],
-                   "conditions": [{"type": "Ready", "status": "True"}]},
-    }  # fmt: skip
-
-
-def pod(on: str, cpu: str, ends: bool) -> dict[str, Any]:
-    container = {"name": "c", "resources": {"requests": {"cpu": cpu}}}
-    spec = {"nodeName": on, "restartPolicy": "Never" if ends else "Always"}
-    return {"metadata": {"name": "p"}, "spec": {**spec, "containers": [container]}}
-
-
-class Api:
-    """A cluster on which a run would succeed; tests take something away."""
-
-    def __init__(self) -> None:
-        servers = [read("overlays/dev/postgres.yaml", "StatefulSet"),
-                   read("overlays/dev/seaweedfs.yaml", "StatefulSet")]  # fmt: skip
-        mlflow = read("base/mlflow.yaml", "Deployment")
-        for one in (*servers, mlflow):
-            one["status"] = {"replicas": 1, "readyReplicas": 1}
-        kinds = [
-            {"name": name, "kind": name, "namespaced": True, "singularName": "", "verbs": ["get"]}
-            for name in ("trainjobs", "trainjobs/status", "trainingruntimes")
-        ]
-        marked = {"storageclass.kubernetes.io/is-default-class": "true"}
-        standard = {"metadata": {"name": "standard", "annotations": marked}, "provisioner": "p"}
-        self.objects: dict[str, Any] = {
-            "/version/": VERSION,
-            HERE: {"metadata": {"name": "stargan"}},
-            f"{HERE}/configmaps/stargan-environment": read("base/environment.yaml", "ConfigMap"),
-            f"{HERE}/configmaps/trainjobs": read("base/trainjobs.yaml", "ConfigMap"),
-            f"{HERE}/serviceaccounts/pipeline-runner": {"metadata": {"name": "pipeline-runner"}},
-            DEPLOYMENTS: items(mlflow),
-            SETS: items(*servers),
-            JOBS: items(read("base/backup.yaml", "CronJob")),
-            CLASSES: items(standard),
-            CLAIMS: items(),
-            TRAINER: {"groupVersion": "trainer.kubeflow.org/v1alpha1", "resources": kinds},
-            f"{TRAINER}/namespaces/stargan/trainingruntimes/stargan": {"kind": "TrainingRuntime"},
-            "/api/v1/nodes": items(node("a", "16", "128Gi", "4"), node("b", "16", "128Gi", "4")),
-            "/api/v1/pods": items(),
-            HEALTH: {"multi_user": False, "tag_name": "2.17.0"},
-        }  # fmt: skip
-        for name, values in drawn("postgres:5432").items():
-            data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
-            self.objects[f"{HERE}/secrets/{name}"] = {"metadata": {"name": name}, "data": data}
-        self.statuses: dict[str, int] = {}  # by path, answered first
-        self.denied: set[tuple[str, str]] = set()  # verb and resource of the steps' account
-        self.reviewed: list[dict[str, Any]] = []
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        path = path.partition("?")[0]
-        if path in self.statuses:
-            return self.statuses[path], {"message": "no"}
-        if path == REVIEW and method == "POST":
-            review = json.loads(body)
-            self.reviewed.append(review["spec"])
-            wanted = review["spec"]["resourceAttributes"]
-            allowed = (wanted["verb"], wanted["resource"]) not in self.denied
-            return 201, {**review, "status": {"allowed": allowed}}
-        if method == "GET" and path in self.objects:
-            return 200, self.objects[path]
-        return 404, {"message": "not found"}
-
-
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """Served on loopback, with KUBECONFIG and KF_PIPELINES_ENDPOINT set to it."""
-    api = Api()
-    with answering(
-        lambda how, path, body: api.answer(how, path.partition("?")[0], body)
-    ) as address:
-        reach(address, tmp_path, monkeypatch)
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
-        yield api
-
-
-def reach(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let KUBECONFIG lead to an address."""
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": address}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-    }  # fmt: skip
-    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
-
-
-def examined(**changed: Any) -> list[tuple[str, str, str]]:
-    """The findings for a run with these parameters."""
-    defaults = {name: one.default for name, one in compiled.parameters().items()}
-    return [tuple(one) for one in doctor.report("stargan", compiled.PACKAGE, defaults | changed)]
 
 
 def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +36,7 @@ def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith("ok ")] == []
     whats = ["kubernetes", "pipelines", "namespace", "secrets", "addresses", "servers", "storage",
-             "trainer", "rights", "nodes", "images"]  # fmt: skip
+             "trainer", "rights", "quota", "nodes", "images"]  # fmt: skip
     assert list(dict.fromkeys(line.split()[1] for line in lines)) == whats
     role = read("base/accounts.yaml", "Role")
     rights = {
@@ -216,7 +104,7 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
      PAPER, "nodes", ["4 CPUs", "a has 3 CPUs"]),
     (lambda api: None, {"accelerators": 8}, "nodes", ["8 nvidia.com/gpu", "a has", "4 nvidia"]),
     (lambda api: None, {"accelerators": 1, "node_selector": {"pool": "gpu"}}, "nodes", ["train:"]),
-    (lambda api: None, {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},
+    (having(QUOTAS, items()), {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},
      "nodes", ["TrainJob:", "4 nvidia.com/gpu for each of 3 pods"]),
     (having("/api/v1/nodes", items(node("a", "16", "128Gi", taints=[
         {"key": "own", "effect": "NoSchedule"}]))), {}, "nodes", ["the taint own"]),

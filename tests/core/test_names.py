@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nasty import NASTY, texts
-from training.core.names import plain_name
-from training.evaluation.numbers import named
+from training.core.names import named, plain_name
 from training.registry.names import LIMIT, check_model_name, model_name
 from training.tracking import client as tracking
 from training.tracking import names

@@ -120,7 +120,8 @@ def test_raw_faces_become_a_promoted_model(first: Day) -> None:
         assert word in first.output, word
     pictures = re.findall(r"^pictures +(.*\.png)$", first.output, re.MULTILINE)
     assert pictures
-    for path in [*pictures, first.report / "validate.html"]:
+    pages = [first.report / f"{step}.html" for step in ("validate", "train", "evaluate", "promote")]
+    for path in [*pictures, *pages]:
         assert Path(path).stat().st_size > 1_000, path
 
 

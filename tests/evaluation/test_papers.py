@@ -15,11 +15,12 @@ from torch import Tensor
 
 from toydata import CELEBA, SETS
 from training.core.config import EvalConfig, to_json
+from training.core.names import named
 from training.data.dataset import Faces, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace, flip
 from training.evaluation.fingerprint import fingerprint
 from training.evaluation.metrics import psnr, ssim
-from training.evaluation.numbers import named, paper_numbers
+from training.evaluation.numbers import paper_numbers
 from training.evaluation.paper_tables import of_evaluation, of_systems
 from training.evaluation.papers import by_papers
 from training.evaluation.protocol import PUBLISHED, check_published

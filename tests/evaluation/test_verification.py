@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.core.config import EvalConfig
+from training.core.names import named
 from training.data.labels import LabelSet
-from training.evaluation.numbers import named, verification_numbers
+from training.evaluation.numbers import verification_numbers
 from training.evaluation.score import View
 from training.evaluation.verification import verification
 

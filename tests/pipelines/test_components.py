@@ -37,9 +37,9 @@ def test_a_component_is_named_like_its_file_and_has_a_docstring(path: Path) -> N
 
 @each
 def test_a_component_is_thin(path: Path) -> None:
-    """At most 12 lines of imports, names and calls: no branch, loop, `try` or inner function."""
+    """At most 14 lines of imports, names and calls: no branch, loop, `try` or inner function."""
     body = function(path).body[1:]
-    assert body[-1].end_lineno - body[0].lineno < 12  # type: ignore[operator]
+    assert body[-1].end_lineno - body[0].lineno < 14  # type: ignore[operator]
     allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr, ast.Return)
     assert {type(node) for node in body} <= set(allowed)
     logic = (ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.BoolOp)
@@ -118,6 +118,12 @@ def test_evaluate_logs_every_metric_and_leaves_the_file(
           for n in ("model", "dataset", "judge", "out", "report", "metrics")}  # fmt: skip
     evaluate.python_func(**at, eval_config="{}", compare="stargan/1", code_hash="c")
     assert at["metrics"].metadata == {"success_mean": 0.5}
+
+
+@pytest.mark.parametrize("step", ["validate", "judge", "train", "evaluate", "promote"])
+def test_metrics_are_read_back_from_the_file_that_the_library_wrote(step: str) -> None:
+    last = function(ROOT / "components" / f"{step}.py").body[-1]
+    assert ast.unparse(last) == "metrics.metadata.update(read_json(Path(metrics.path)))"
 
 
 def test_the_status_closes_the_mlflow_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,23 +106,29 @@ def test_a_failure_without_a_stop_deletes_nothing(
 
 
 def test_the_pods_train_the_stored_request(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the name of its pipeline run, set only during the training."""
+    """With the name of its pipeline run and the platform's run, set only during the training."""
     from training.core import environment
 
-    request = Request("{}", "stargan", "{}", "{}", pipeline_run="run-7", child=True)
+    request = Request(
+        "{}", "stargan", "{}", "{}", pipeline_run="run-7", child=True, mlflow_run="platform-1"
+    )
+    assert request.name == Request("{}", "stargan", "{}", "{}").name
     open_store().refer(
         f"jobs/{request.name}/request", trainjob.json.dumps(trainjob.asdict(request))
     )
-    monkeypatch.delenv("PIPELINE_RUN_ID", raising=False)
+    for name in ("PIPELINE_RUN_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
     seen: dict[str, Any] = {}
 
     def train(*_: Any, **options: Any) -> None:
-        seen.update(options, run=environment.PIPELINE_RUN_ID.get())
+        seen.update(
+            options, run=environment.PIPELINE_RUN_ID.get(), joins=environment.MLFLOW_RUN_ID.get()
+        )
 
     monkeypatch.setattr(training, "train", train)
     trainjob.run(request.name)
-    assert (seen["run"], seen["child"]) == ("run-7", True)
-    assert environment.PIPELINE_RUN_ID.get() == ""
+    assert (seen["run"], seen["child"], seen["joins"]) == ("run-7", True, "platform-1")
+    assert environment.PIPELINE_RUN_ID.get() == environment.MLFLOW_RUN_ID.get() == ""
 
 
 def test_all_models_but_the_first_are_passed_as_children(

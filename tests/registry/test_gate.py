@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from training.core.config import EvalConfig
 from training.evaluation.records import DomainKid, Kid
-from training.registry.gate import METRICS, Verdict, decide, mean_success
+from training.registry.gate import METRICS, decide, mean_success
+from training.registry.verdict import Verdict
 from training.rendering import html
 
 REAL = EvalConfig(bootstrap=200)

@@ -186,6 +186,26 @@ def test_a_run_that_the_platform_injects_is_joined(
     assert api.get_run(parent).info.status == "RUNNING"
 
 
+@pytest.mark.parametrize("run_id", ["0" * 32, "of/another form"])
+def test_a_run_of_another_mlflow_is_not_joined(
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_id: str,
+) -> None:
+    """As where Kubeflow's plug-in logs to another server: the pipeline has its own parent here."""
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    tracker = start(workdir / "t")
+    tracker.metrics({"loss": 1.0}, 16)
+    assert tracker.close() == ""
+    parent = tracking.parent_run("faces")
+    child = tracking.client().get_run(tracker.run_id)
+    assert (child.data.tags[tracking.PARENT], child.info.status) == (parent, "FINISHED")
+    assert f"has no run {run_id} (MLFLOW_RUN_ID)" in capsys.readouterr().err
+    assert tracking.end_parent("FINISHED", "faces") == parent
+    assert tracking.client().get_run(parent).info.status == "FINISHED"
+
+
 def test_a_tracker_that_is_off_does_nothing(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     tracker = start(workdir / "t")

@@ -31,12 +31,13 @@ class Request:
     preset: str = ""
     pipeline_run: str = ""
     child: bool = False  # one of several models of a run
+    mlflow_run: str = ""  # that the platform created for the step, which the pods would not know
     code: str = field(default_factory=code_hash)
 
     @property
     def name(self) -> str:
         """The job's name: a hash of what is trained, without the fields about the caller."""
-        caller = ("experiment", "pipeline_run", "child")
+        caller = ("experiment", "pipeline_run", "child", "mlflow_run")
         content = {k: v for k, v in asdict(self).items() if k not in caller}
         return f"train-{sha256_bytes(canonical_json(content))[:16]}"
 

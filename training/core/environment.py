@@ -105,8 +105,8 @@ MLFLOW_TRACKING_PASSWORD = Variable(
     CREDENTIALS.format("stargan-mlflow"),
 )
 MLFLOW_RUN_ID = Variable(
-    "MLFLOW_RUN_ID", "MLflow run that this step joins instead of starting one",
-    "a platform that starts MLflow runs",
+    "MLFLOW_RUN_ID", "MLflow run that this step joins instead of starting one, if this MLflow has "
+    "it", "a platform that starts MLflow runs",
 )  # fmt: skip
 SIGNING_PUBLIC_KEY = Variable(
     "SIGNING_PUBLIC_KEY",

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 LIMIT = 80  # characters of a plain name
 
@@ -24,6 +25,15 @@ def plain_name(text: str) -> str:
     if len(text) <= LIMIT and re.fullmatch(r"[\w.+-]*", text, re.ASCII):
         return re.sub(r"[_+]+", "_", text)
     return marked(text, re.sub(r"[^A-Za-z0-9.-]+", "_", letters).strip("_"), LIMIT)
+
+
+def named(rows: Iterable[tuple[tuple[str, ...], float]]) -> dict[str, float]:
+    """The numbers by name, each under its own: the second of two equal names gets a digest."""
+    out: dict[str, float] = {}
+    for parts, value in rows:
+        name = "_".join(plain_name(part) for part in parts if part)
+        out[marked("/".join(parts), name, 250) if name in out else name] = value
+    return out
 
 
 def markdown(text: str) -> str:

@@ -4,7 +4,7 @@
 in either case, and optionally Great Expectations' own pages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes
+from training.core.metrics import write_metrics
 from training.core.temporary import whole_folder
 from training.data.archive import open_raw
 from training.data.sources import say_notes
@@ -34,13 +35,14 @@ def validate(
     *,
     data_config: Annotated[str, means("DataConfig as JSON; empty: its defaults")] = "",
     report: Annotated[Path, means("the HTML page to write")],
+    metrics: Annotated[Path | None, means("JSON of what was counted, to write")] = None,
     docs: Annotated[str | Path, DOCS] = "",
     workers: Annotated[int, means("threads; 0: every core")] = 0,
     store: Annotated[Store | None, cli.INTERNAL] = None,
 ) -> None:
-    """Validate every data set of a "raw" manifest and write the report.
+    """Validate every data set of a "raw" manifest; write the report and the counts.
 
-    Raises ValidationError, after the report is written, if a critical rule failed.
+    Raises ValidationError, after both are written, if a critical rule failed.
     """
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
@@ -61,7 +63,20 @@ def validate(
         report,
         render(outcomes, trees, config, {**manifest.meta.to_json(), **manifest.about}).encode(),
     )
+    if metrics:
+        write_metrics(metrics, _counts(outcomes))
     _refuse(outcomes, report)
+
+
+def _counts(outcomes: Sequence[Outcome]) -> Iterator[tuple[tuple[str, str], int]]:
+    """What was found in each data set, by its name and what is counted."""
+    for found in outcomes:
+        yield (found.name, "images"), len(found.raw.images)
+        yield (found.name, "label_rows"), len(found.raw.labels)
+        yield (found.name, "people"), len(found.frames["identities"])
+        yield (found.name, "rules"), len(found.findings)
+        yield (found.name, "warnings"), len(found.warnings)
+        yield (found.name, "failed"), len(found.failed)
 
 
 def _warning(finding: Finding) -> str:

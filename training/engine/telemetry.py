@@ -112,6 +112,14 @@ def summarise_log(path: Path, price: float = 0.0) -> dict[str, float]:
     return facts
 
 
+def last_losses(path: Path) -> dict[str, float]:
+    """The loss terms of the last row of a training's log.jsonl; empty without one."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    row = json.loads(lines[-1]) if lines else {}
+    others = ("lr/", "symptom/")
+    return {k: v for k, v in row.items() if "/" in k and not k.startswith(others)}
+
+
 class Exporter:
     """Prometheus endpoint with the latest metrics of a training as gauges."""
 

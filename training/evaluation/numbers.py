@@ -1,11 +1,11 @@
 """The flat metrics of an evaluation, for trackers and metrics.json: finite numbers by name."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 import numpy as np
 
-from training.core.names import marked, plain_name
+from training.core.names import named
 from training.evaluation.protocol import PAPER
 from training.evaluation.records import (
     DomainDistance,
@@ -23,15 +23,6 @@ from training.evaluation.records import (
 
 Numbers = dict[str, float]
 Rows = Iterator[tuple[tuple[str, ...], float]]  # the parts of a metric's name, and its value
-
-
-def named(rows: Iterable[tuple[tuple[str, ...], float]]) -> Numbers:
-    """The numbers by name, each under its own: the second of two equal names gets a digest."""
-    out: Numbers = {}
-    for parts, value in rows:
-        name = "_".join(plain_name(part) for part in parts if part)
-        out[marked("/".join(parts), name, 250) if name in out else name] = value
-    return out
 
 
 def flat(evaluation: Evaluation) -> Numbers:

@@ -6,27 +6,13 @@ from training.evaluation.numbers import frechet_mean
 from training.evaluation.paper_tables import of_evaluation
 from training.evaluation.protocol import PROTOCOL
 from training.evaluation.records import Evaluation, JudgeRecord
+from training.evaluation.trained import facts
 from training.rendering import html
 from training.rendering.charts import Bar, bars
 from training.rendering.fonts import legend
 
 GALLERIES = ("samples", "fig7", "fig6", "worst", "looks")  # prefixes of the figures' file names
 WEAK = 0.7  # balanced accuracy below which the judge is unreliable for a label
-# Fields of a training summary: label on the page and format.
-TRAINING = {
-    "seconds": ("training time", lambda v: f"{v / 60:.1f} min"),
-    "images": ("training images", lambda v: f"{v:,.0f}"),
-    "images_per_second": ("images/s", lambda v: f"{v:.1f}"),
-    "data_wait_share": ("time waiting for data", html.percent),
-    "checkpoint_seconds": ("time blocked by checkpoints", lambda v: f"{v:.1f} s"),
-    "memory_mib": ("peak memory of rank 0", lambda v: f"{v:,.0f} MiB"),
-    "gpu_memory_mib": ("peak GPU memory", lambda v: f"{v:,.0f} MiB"),
-    "gpu_utilisation": ("GPU utilisation", lambda v: f"{v:.0f} %"),
-    "cost": ("cost at train.price_per_hour", lambda v: f"{v:.2f}"),
-    "balance_least": ("D's lead over G, lowest", lambda v: f"{v:.3g}"),
-    "balance_most": ("D's lead over G, highest", lambda v: f"{v:.3g}"),
-    "balance": ("D's lead over G, final", lambda v: f"{v:.3g}"),
-}
 
 
 def render(evaluation: Evaluation) -> str:
@@ -43,7 +29,6 @@ def render(evaluation: Evaluation) -> str:
         )
         for t in tasks
     ]  # fmt: skip
-    training = evaluation.training
     return html.render(
         "evaluation",
         e=evaluation,
@@ -62,11 +47,7 @@ def render(evaluation: Evaluation) -> str:
         pictures={
             kind: [p for p in evaluation.pictures if p.name.startswith(kind)] for kind in GALLERIES
         },
-        training=[
-            (label, form(training[name]))
-            for name, (label, form) in TRAINING.items()
-            if name in training
-        ],
+        training=facts(evaluation.training),
     )
 
 

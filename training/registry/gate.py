@@ -8,7 +8,6 @@ the gate.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,19 +15,12 @@ import pandas as pd
 from training.core.config import EvalConfig
 from training.evaluation.records import Kid
 from training.registry import looks
-from training.registry.check import Check, tasks
+from training.registry.looks import tasks
+from training.registry.verdict import Check, Verdict
 
 KEYS = ["dataset", "index", "task"]
 METRICS = ["success", "preservation", "identity_cosine", "self_psnr"]
 COLUMNS = [*KEYS, "identity", "single", "changed", *METRICS]
-
-
-class Verdict(NamedTuple):
-    """The decision with its reason in one sentence and all conditions."""
-
-    promoted: bool
-    reason: str
-    checks: tuple[Check, ...] = ()
 
 
 def decide(

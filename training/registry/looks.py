@@ -8,7 +8,7 @@ import pandas as pd
 
 from training.core.config import EvalConfig
 from training.evaluation.records import Kid
-from training.registry.check import Check, tasks
+from training.registry.verdict import Check
 
 KID = "kid_vgg"  # by the features of the frozen second judge, which every evaluation has
 # columns of `training.evaluation.realism` by their bound
@@ -22,6 +22,10 @@ UNKNOWN = {
 }
 # largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
 WIDTH = 0.25
+
+
+def tasks(table: pd.DataFrame) -> np.ndarray:
+    return np.asarray((table["dataset"].astype(str) + "/" + table["task"].astype(str)).to_numpy())
 
 
 def remarks(table: pd.DataFrame, kids: Sequence[Kid], config: EvalConfig) -> list[str]:

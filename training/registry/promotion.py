@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
-from training.core.files import read_json, sha256_file, write_bytes, write_json
+from training.core.files import read_json, sha256_file
 from training.evaluation.protocol import OURS
 from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.note import describe_version
+from training.registry.verdict import Check, Verdict, VerdictFiles
 from training.storage.meta import DatasetMeta, JudgeMeta
 from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # pandas, which a version that is champion already does not n
     import pandas as pd
 
     from training.evaluation.records import Figure, Scores
-    from training.registry.gate import Check, Verdict
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
@@ -68,7 +68,7 @@ class Scorer:
         real = (faces, *reals(self.dataset, self.config, self.store))
         return scored(translator_from_files(dict(files)), *real, judge, self.config)[0]
 
-    def pictures(self, files: Mapping[str, Path], checks: "Sequence[Check]") -> "list[Figure]":
+    def pictures(self, files: Mapping[str, Path], checks: Sequence[Check]) -> "list[Figure]":
         """Figures of the failed conditions of realism."""
         from training.evaluation.evidence import KINDS, evidence
 
@@ -105,17 +105,21 @@ def promote(
     override: str,
     out: Path,
     replicates: Path | None = None,
+    report: Path | None = None,
+    metrics: Path | None = None,
 ) -> dict[str, Any]:
     """Make a registered version the champion if it passes the gate or `override` gives a reason.
 
     `version` is the JSON written by `register`; `dataset` and `judge` are the current manifests;
     `replicates` is a manifest of models of the same recipe from other seeds. Challenger and
-    champion are verified, then scored. Returns the verdict, and writes it to `out` (JSON), with an
-    HTML page next to it, and to the version's MLflow run. A version that already is champion
-    remains so without being scored. Raises LineageError for altered versions.
+    champion are verified, then scored. Returns the verdict, and writes it to `out` (JSON), as an
+    HTML page to `report` (by default next to it), with the figures of its conditions to `metrics`,
+    and to the version's MLflow run. A version that already is champion remains so without being
+    scored. Raises LineageError for altered versions.
     """
     registered = read_json(version)
     name, number = str(registered["name"]), str(registered["version"])
+    files = VerdictFiles(out, report or out.with_name(f"{out.name}.html"), metrics)
     scorer = Scorer(
         Manifest.read(dataset, "dataset"),
         Manifest.read(judge, "judge"),
@@ -127,7 +131,7 @@ def promote(
         if champion == number:
             if signature.required_key():
                 lineage.verify(f"{name}/{number}", data=False)
-            return _already_champion(name, number, out)
+            return _already_champion(name, number, files)
         verdict = _judge(scorer, name, number, champion, override, replicates)
         if not verdict.promoted:
             break
@@ -139,23 +143,24 @@ def promote(
             conflict = error
     else:
         raise conflict
-    return _record(scorer, name, number, champion, verdict, out)
+    return _record(scorer, name, number, champion, verdict, files)
 
 
-def _already_champion(name: str, number: str, out: Path) -> dict[str, Any]:
+def _already_champion(name: str, number: str, files: VerdictFiles) -> dict[str, Any]:
     moves = [m for m in registry.history(name) if m["to"] == number]
     since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
+    verdict = Verdict(True, f"version {number} is champion{since}")
     result = {
         "promoted": True,
         "changed": False,
-        "reason": f"version {number} is champion{since}",
+        "reason": verdict.reason,
         "name": name,
         "version": number,
         "champion": number,
         "alias": registry.ALIAS,
         "checks": [],
     }
-    write_json(out, result)
+    files.write(result, number, verdict)
     return result
 
 
@@ -166,10 +171,8 @@ def _judge(
     champion: str | None,
     override: str,
     replicates: Path | None,
-) -> "Verdict":
+) -> Verdict:
     """The gate's verdict, or a promotion if there is a reason to override a refusal."""
-    from training.registry.gate import Verdict
-
     challenger = lineage.store_files(f"{name}/{number}", data=True)
     try:
         verdict = _gate(scorer, challenger, f"{name}/{champion}" if champion else "", replicates)
@@ -184,8 +187,8 @@ def _judge(
 
 def _gate(
     scorer: Scorer, challenger: Mapping[str, Path], champion: str, replicates: Path | None
-) -> "Verdict":
-    from training.registry.gate import Verdict, decide
+) -> Verdict:
+    from training.registry.gate import decide
 
     if champion and (judged := _protocol_of(champion)) != scorer.config.protocol:
         return Verdict(
@@ -243,11 +246,14 @@ def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list
 
 
 def _record(
-    scorer: Scorer, name: str, number: str, champion: str | None, verdict: "Verdict", out: Path
+    scorer: Scorer,
+    name: str,
+    number: str,
+    champion: str | None,
+    verdict: Verdict,
+    files: VerdictFiles,
 ) -> dict[str, Any]:
-    """Write the verdict to `out`, an HTML page, the version's tags and its MLflow run."""
-    from training.rendering import html
-
+    """Write the verdict to its files, the version's tags and its MLflow run."""
     result = {
         "promoted": verdict.promoted,
         "changed": verdict.promoted,
@@ -261,27 +267,17 @@ def _record(
         "judge": scorer.judge.digest,
         "checks": [check._asdict() for check in verdict.checks],
     }
-    write_json(out, result)
-    page = out.with_name(f"{out.name}.html")
     refused = not verdict.promoted or verdict.reason.startswith("override: ")
-    files = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
-    pictures = scorer.pictures(files, verdict.checks) if refused else []
-    text = html.render(
-        "promotion",
-        name=name,
-        version=number,
-        champion=champion,
-        verdict=verdict,
-        pictures=pictures,
-    )
-    write_bytes(page, text.encode())
+    weights = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
+    pictures = scorer.pictures(weights, verdict.checks) if refused else []
+    files.write(result, champion, verdict, pictures)
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
     if found.tags.get("protocol", OURS) != scorer.config.protocol:
         tracking.client().set_model_version_tag(name, number, "protocol", scorer.config.protocol)
     if found.run_id:
-        logged = {"promotion/verdict.json": out, "promotion/verdict.html": page}
+        logged = {"promotion/verdict.json": files.verdict, "promotion/verdict.html": files.report}
         tracking.log_results(found.run_id, {}, logged)
         describe_version(found.run_id, name, number, f"{status}: {verdict.reason}")
     return result

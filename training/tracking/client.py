@@ -3,7 +3,7 @@
 The address is MLFLOW_TRACKING_URI: a server, an SQLite file, or `off`. Unset, it is the file
 runs/mlflow.db with artifacts in runs/mlartifacts. One pipeline run is one parent run, found by the
 tag `pipeline_run` (PIPELINE_RUN_ID); every training is a child of it. If the platform injects
-MLFLOW_RUN_ID, that run is joined instead.
+MLFLOW_RUN_ID, a run of this MLflow, that run is joined instead.
 """
 
 import functools
@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from training.core.temporary import temporary_folder
 from training.tracking import database, moved, names, parents, runners
 from training.tracking.parents import ALONE, PARENT
 
+# Errors for a run that a server does not have, the second for an id of another form.
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 DIGEST_LENGTH = 36  # MLflow's limit for a data set's digest
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on the runs
 
@@ -180,9 +183,23 @@ def pipeline_run_id() -> str:
 
 
 def injected() -> tuple[str, str]:
-    """Ids of the run that the platform created for this step and of its parent; empty if none."""
+    """Ids of the run that the platform created for this step and of its parent; empty if none.
+
+    A run that this MLflow does not have counts as none: the platform then logs to another one.
+    """
     run_id = environment.MLFLOW_RUN_ID.get()
-    return run_id, client().get_run(run_id).data.tags.get(PARENT, "") if run_id else ""
+    if not run_id:
+        return "", ""
+    try:
+        return run_id, client().get_run(run_id).data.tags.get(PARENT, "")
+    except mlflow().exceptions.MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
+        sys.stderr.write(
+            f"tracking: {shown(uri())} has no run {run_id} (MLFLOW_RUN_ID): the platform logs to "
+            "another MLflow, and this step to runs of its own\n"
+        )
+        return "", ""
 
 
 def parent_run(experiment: str = EXPERIMENT) -> str:
@@ -227,10 +244,10 @@ def _notes() -> Path:
 def end_parent(status: str, experiment: str = EXPERIMENT) -> str:
     """Close the pipeline run's parent as FINISHED, FAILED or KILLED; returns its id, or empty.
 
-    An injected run is left to the platform. A pipeline run that logged nothing has no parent,
-    unless it completes one that was killed: that one's is closed as KILLED.
+    The platform's run, if it was joined, is left to it. A pipeline run that logged nothing has no
+    parent, unless it completes one that was killed: that one's is closed as KILLED.
     """
-    if uri() == "off" or environment.MLFLOW_RUN_ID.get():
+    if uri() == "off" or injected()[0]:
         return ""
     name = pipeline_run_id()
     note, killed = parents.note(_notes(), name), parents.killed(_notes(), shown(uri()), name)
@@ -306,7 +323,7 @@ def experiment_of(run_id: str) -> str:
     try:
         return str(api.get_experiment(api.get_run(run_id).info.experiment_id).name)
     except errors.MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in UNKNOWN:
             raise
         return EXPERIMENT
 
