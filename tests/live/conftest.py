@@ -8,13 +8,13 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clusterruns import FORGET, TRAINJOBS, Followed, Runs, kubeflow, python
 from deployment import deployment, ready
 from kubectl import Kubectl, KubectlError, Object
-from training.cluster.kubernetes import GROUP
 from trial import Address, Trial, runtime
 
 HERE = Path(__file__).parent
@@ -115,37 +115,40 @@ def package(trial: Trial, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def diagnosis(
-    trial: Trial, env: dict[str, str], pairs: list[str], package: str
-) -> tuple[int, str]:
+def diagnosis(trial: Trial, env: dict[str, str], pairs: list[str], package: str) -> tuple[int, str]:
     """Exit code and output of `python -m pipelines doctor` on the ready cluster."""
     where = ["--namespace", trial.namespace, "--package-file", package]
     return python(env, "-m", "pipelines", "doctor", *where, *pairs)
 
 
 @pytest.fixture(scope="session")
-def where(kubectl: Kubectl, trial: Trial) -> list[str]:
-    """The option that names the namespace, if Kubeflow has profiles."""
-    profiles = kubeflow(os.environ["KF_PIPELINES_ENDPOINT"]).get_kfp_healthz().multi_user
-    return ["--namespace", trial.namespace] if profiles else []
+def client(kubectl: Kubectl, trial: Trial) -> Any:
+    """Of Kubeflow Pipelines; its namespace is empty if there are no profiles."""
+    address = os.environ["KF_PIPELINES_ENDPOINT"]
+    profiles = kubeflow(address, "-").get_kfp_healthz().multi_user
+    return kubeflow(address, trial.namespace if profiles else "")
+
+
+@pytest.fixture(scope="session")
+def words(client: Any, pairs: list[str], package: str, name: str) -> list[str]:
+    """What `submit` and `schedule` are given for every run."""
+    space = client.get_user_namespace()
+    where = ["--namespace", space] if space else []
+    return ["--experiment-name", name, "--package-file", package, *where, *pairs]
 
 
 @pytest.fixture(scope="session")
 def session_runs(
-    kubectl: Kubectl, trial: Trial, env: dict[str, str], pairs: list[str], package: str,
-    diagnosis: tuple[int, str], where: list[str], name: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    kubectl: Kubectl, trial: Trial, env: dict[str, str], client: Any, words: list[str], name: str,
+    diagnosis: tuple[int, str], tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Runs]:  # fmt: skip
     """Starts runs that are kept until the session's end, then also model and experiments."""
     if diagnosis[0]:
         pytest.fail(f"runs would fail; python -m pipelines doctor:\n{diagnosis[1]}")
-    words = ["--experiment-name", name, "--package-file", package, *where, *pairs]
-    runs = Runs(kubectl, env, tmp_path_factory.mktemp("runs"), words, trial.run)
+    runs = Runs(kubectl, client, env, words, tmp_path_factory.mktemp("runs"), trial.run)
     yield runs
     runs.forget()
-    space = where[1] if where else None
-    group = runs.client.get_experiment(experiment_name=name, namespace=space)
-    runs.client.delete_experiment(group.experiment_id)
+    client.delete_experiment(client.get_experiment(experiment_name=name).experiment_id)
     code, text = python(env, "-c", FORGET, name)
     assert code == 0, text
 
@@ -154,7 +157,7 @@ def session_runs(
 def submit(session_runs: Runs, tmp_path: Path) -> Iterator[Runs]:
     """Starts runs that end with the test."""
     one = session_runs
-    runs = Runs(one.kubectl, one.env, tmp_path, one.words, one.limit)
+    runs = Runs(one.kubectl, one.client, one.env, one.words, tmp_path, one.limit)
     yield runs
     runs.forget()
 
@@ -176,7 +179,7 @@ def fresh(trial: Trial) -> list[str]:
 @pytest.fixture(scope="session")
 def trainer(kubectl: Kubectl, trial: Trial, deployed: bool) -> Iterator[None]:
     """Kubeflow Trainer with this project's runtime."""
-    if TRAINJOBS not in kubectl.kinds(GROUP):
+    if not kubectl.knows(TRAINJOBS):
         pytest.skip(f"no Trainer: the cluster has no {TRAINJOBS}; install Kubeflow Trainer 2.3")
     made = kubectl.absent(mine := runtime(trial))
     if made:

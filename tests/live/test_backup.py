@@ -10,10 +10,10 @@ import pytest
 
 from clusterruns import Followed, python
 from deployment import deployment, ready
-from kubectl import Kubectl, Object, eventually
+from kubectl import Kubectl, eventually
 from servers import S3Server
 from training.core.files import sha256_file
-from trial import Trial, nightly, restoring, second
+from trial import Address, Trial, nightly, restoring, second
 
 pytestmark = pytest.mark.live
 BUCKET = "stargan-backup"
@@ -48,23 +48,26 @@ def backup(kubectl: Kubectl, trial: Trial, promoted: Followed, name: str) -> Ite
 
 @pytest.fixture
 def empty(
-    kubectl: Kubectl, trial: Trial, overlay: list[Object], name: str
+    kubectl: Kubectl, trial: Trial, deployed: bool, api: Address, name: str
 ) -> Iterator[Kubectl]:
     """A namespace of its own with the overlay's servers, without data; MLflow is stopped."""
     other = Kubectl(f"{name}-restore")
-    with deployment(other, second(overlay, other.namespace), dict(os.environ)):
+    with deployment(other, second(trial, api, other.namespace), dict(os.environ)):
         ready(other, trial.ready, "statefulset/postgres", "statefulset/seaweedfs")
         yield other
+
+
+def storage(kubectl: Kubectl, address: str) -> Any:
+    """A client of a namespace's S3 with the administrator's key."""
+    key = kubectl.secret("admin-s3")
+    return S3Server(address, key["AWS_ACCESS_KEY_ID"], key["AWS_SECRET_ACCESS_KEY"]).client()
 
 
 def carried(source: Kubectl, target: Kubectl, backup: str) -> None:
     """Copy a backup between two namespaces' S3, which do not reach each other."""
     with source.forward("service/seaweedfs", 8333) as one, \
             target.forward("service/seaweedfs", 8333) as other:  # fmt: skip
-        old, new = (
-            S3Server(address, *kubectl.secret("admin-s3").values()).client()
-            for address, kubectl in ((one, source), (other, target))
-        )
+        old, new = storage(source, one), storage(target, other)
         for prefix in ("artifacts/", f"backups/{backup.partition('@')[0]}/"):
             pages = old.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
             for key in [item["Key"] for page in pages for item in page.get("Contents", ())]:

@@ -1,12 +1,11 @@
 """A TrainJob in a queue of a real Kueue."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
 
 from clusterruns import Runs, jobs
-from kubectl import Kubectl, Object, eventually
+from kubectl import Kubectl, eventually
 from trial import Trial, queue
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("trainer")]
@@ -16,10 +15,10 @@ GROUP = "kueue.x-k8s.io"
 @pytest.fixture
 def held(kubectl: Kubectl, name: str) -> Iterator[str]:
     """The cluster queue behind a local queue of the same name; it admits nothing."""
-    if f"clusterqueues.{GROUP}" not in kubectl.kinds(GROUP):
-        pytest.skip(f"no Kueue: the cluster has no clusterqueues.{GROUP}; install Kueue")
-    served = json.loads(kubectl("get", "--raw", f"/apis/{GROUP}"))["preferredVersion"]
-    objects: list[Object] = queue(name, kubectl.namespace, served["groupVersion"])
+    version = kubectl.version(GROUP)
+    if not version:
+        pytest.skip(f"no Kueue: the cluster has no API group {GROUP}; install Kueue")
+    objects = queue(name, kubectl.namespace, version)
     try:
         kubectl.apply(*objects)
         yield name

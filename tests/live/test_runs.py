@@ -1,4 +1,4 @@
-"""Whole runs of `preset=smoke` on a real cluster: promoted, from the cache, by mistake, scheduled."""
+"""Runs of `preset=smoke` on a real cluster: promoted, from the cache, mistaken, scheduled."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from clusterruns import ALWAYS, CACHED, Followed, Runs, python, states
-from kubectl import Kubectl, eventually
+from clusterruns import ALWAYS, CACHED, Followed, Runs, python
+from kubectl import eventually
 from pipelines import compiled, follow
 from trial import Trial
 
@@ -35,23 +35,21 @@ def test_a_mistake_that_only_a_step_finds_is_told_with_step_and_reason(
     """The version to start from is not in the cluster's registry; the exit code is 1."""
     followed = submit(f"init={name}-absent@champion")
     assert followed.code() == 1
-    assert re.search(rf"^failed    Resolve configuration \(resolve\): {name}-absent@champion: "
-                     "no such version in ", followed.output, re.MULTILINE), followed.output  # fmt: skip
-    assert re.search(r"^fix       correct this", followed.output, re.MULTILINE), followed.output
+    told = [line for line in followed.output.splitlines() if line[:6] in ("failed", "fix   ")]
+    where = f"failed    Resolve configuration (resolve): {name}-absent@champion: no such version "
+    assert told[0].startswith(where), followed.output
+    assert told[1].startswith("fix       correct this"), followed.output
 
 
 @pytest.fixture
 def scheduled(
-    promoted: Followed, session_runs: Runs, env: dict[str, str], pairs: list[str], package: str,
-    where: list[str], name: str,
-) -> Iterator[str]:  # fmt: skip
+    promoted: Followed, session_runs: Runs, client: Any, words: list[str], name: str
+) -> Iterator[str]:
     """The id of a recurring run with the parameters of the first run."""
-    options = ["--cron", "*/20 * * * * *", "--name", name, "--experiment-name", name]
-    code, text = python(env, "-m", "pipelines", "schedule", *options, "--package-file", package,
-                        *where, *pairs)  # fmt: skip
+    options = ["--cron", "*/20 * * * * *", "--name", name]
+    code, text = python(session_runs.env, "-m", "pipelines", "schedule", *options, *words)
     assert code == 0, text
     (made,) = re.findall(r"^schedule  (\S+)$", text, re.MULTILINE)
-    client = session_runs.client
     yield made
     client.disable_recurring_run(made)
     for one in _of(client, made):
@@ -67,10 +65,9 @@ def _of(client: Any, recurring: str) -> list[Any]:
 
 
 def test_a_schedule_on_unchanged_data_trains_nothing(
-    scheduled: str, session_runs: Runs, kubectl: Kubectl, trial: Trial
+    scheduled: str, client: Any, trial: Trial
 ) -> None:
     """`revision` is empty: each run takes the data of then. It ends within LIVE_CACHED seconds."""
-    client = session_runs.client
     started = eventually(lambda: _of(client, scheduled), 120, "the schedule starts a run")
     client.disable_recurring_run(scheduled)  # deleted, it would end the run
 

@@ -53,14 +53,13 @@ def python(env: dict[str, str], *words: str, timeout: float = 300) -> tuple[int,
     return done.returncode, done.stdout
 
 
-def kubeflow(address: str) -> Any:
-    """A client of Kubeflow Pipelines."""
+def kubeflow(address: str, namespace: str) -> Any:
+    """A client of Kubeflow Pipelines, in a profile's namespace if there are profiles."""
     from kfp import Client
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # kfp's own, about versions before 2.0
-        # With any namespace but the default the constructor asks nothing.
-        return Client(host=address, namespace="-")
+        return Client(host=address, **({"namespace": namespace} if namespace else {}))
 
 
 class Followed:
@@ -141,7 +140,9 @@ def trains(followed: Followed, kubectl: Kubectl, pods: Any, images: int) -> Any:
         followed.require_going()
         found = pods()
         first = (found.get(0) if isinstance(found, dict) else found[0]) if found else None
-        return found if first and seen(kubectl("logs", first, "--all-containers")) >= images else None
+        return (
+            found if first and seen(kubectl("logs", first, "--all-containers")) >= images else None
+        )
 
     return eventually(asked, followed.limit, f"training on {images} images: {followed.output}")
 
@@ -150,11 +151,11 @@ class Runs:
     """Starts runs under one name, and forgets what it started."""
 
     def __init__(
-        self, kubectl: Kubectl, env: dict[str, str], folder: Path, words: list[str], limit: float
-    ) -> None:
-        self.kubectl, self.env, self.folder = kubectl, env, folder
-        self.words, self.limit = words, limit
-        self.client = kubeflow(env["KF_PIPELINES_ENDPOINT"])
+        self, kubectl: Kubectl, client: Any, env: dict[str, str], words: list[str], folder: Path,
+        limit: float,
+    ) -> None:  # fmt: skip
+        self.kubectl, self.client, self.env = kubectl, client, env
+        self.words, self.folder, self.limit = words, folder, limit
         self.started: list[Followed] = []
 
     def __call__(self, *words: str) -> Followed:
@@ -174,6 +175,6 @@ class Runs:
     def delete(self, run_id: str) -> None:
         if self.client.get_run(run_id).state not in ENDED:
             self.client.terminate_run(run_id)
-        if TRAINJOBS in self.kubectl.kinds(GROUP):
+        if self.kubectl.knows(TRAINJOBS):
             self.kubectl.delete(*jobs(self.kubectl, run_id))
         self.client.delete_run(run_id)

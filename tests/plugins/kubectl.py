@@ -82,9 +82,18 @@ class Kubectl:
         }
         return [one for one in objects if (one["kind"], one["metadata"]["name"]) not in there]
 
-    def kinds(self, group: str) -> set[str]:
-        """An API group's kinds as NAME.GROUP; none if the cluster lacks the group."""
-        return set(self("api-resources", "--api-group", group, "--output", "name").split())
+    def version(self, group: str) -> str:
+        """GROUP/VERSION that the server prefers of an API group; empty if it lacks the group."""
+        groups = json.loads(self("get", "--raw", "/apis"))["groups"]
+        found = [one["preferredVersion"]["groupVersion"] for one in groups if one["name"] == group]
+        return str(found[0]) if found else ""
+
+    def knows(self, kind: str) -> bool:
+        """Whether the server knows a kind, given as NAME.GROUP."""
+        name, _, group = kind.partition(".")
+        version = self.version(group)
+        found = json.loads(self("get", "--raw", f"/apis/{version}")) if version else {}
+        return name in {one["name"] for one in found.get("resources", ())}
 
     def apply(self, *objects: Object, dry_run: bool = False) -> str:
         """Apply objects; with `dry_run` the server checks them and keeps nothing."""

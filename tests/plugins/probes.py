@@ -1,28 +1,25 @@
 """Pods that try connections, and the table of what the network policies allow."""
 
 import json
-from typing import Any
 
 from kubectl import Kubectl, Object, eventually
 from trial import nightly
 
-OPEN, REFUSED, OWN = "open", "refused", "own node"
+OPEN, REFUSED, OWN = "open", "refused", "own node"  # a probe's answers
 Targets = dict[str, tuple[str, int]]  # by name: host, port
 RANKS = 29500  # port of a trainer that listens
-# An address of the pod's own node counts for itself: "traffic to and from the node where a Pod is
-# running is always allowed" (Kubernetes, Network Policies), though some agents refuse it.
+# "Traffic to and from the node where a Pod is running is always allowed" (Kubernetes, Network
+# Policies), though some agents refuse it: such an open connection says nothing.
 PROGRAM = """
 import json, os, socket, sys, time
 time.sleep(float(sys.argv[1]))
 def found(host, port):
     try:
         address = socket.getaddrinfo(host, port, proto=socket.IPPROTO_TCP)[0][4][0]
-        if address == os.environ.get("NODE"):
-            return "own node"
         socket.create_connection((address, port), 3).close()
     except OSError:
         return "refused"
-    return "open"
+    return "own node" if address == os.environ["NODE"] else "open"
 targets = json.loads(sys.argv[2])
 print(json.dumps({name: found(*target) for name, target in targets.items()}))
 """
@@ -74,10 +71,10 @@ def servers(namespace: str, api: tuple[list[str], int], nodes: list[str]) -> Tar
 
 
 def differences(found: dict[str, str], allowed: set[str]) -> list[str]:
-    """Where a probe's answers differ from the table, in words; its own node is not in it."""
+    """Where a probe's answers differ from the table, in words; its own node may be open."""
     return [
         f"{target}: {state}" for target, state in sorted(found.items())
-        if state != OWN and (state == OPEN) != (target in allowed)
+        if (state == REFUSED if target in allowed else state == OPEN)
     ]  # fmt: skip
 
 
@@ -94,9 +91,10 @@ def address(kubectl: Kubectl, name: str, within: float) -> str:
 def answer(kubectl: Kubectl, name: str, within: float) -> dict[str, str]:
     """What a probe printed, once it has ended."""
 
-    def ended() -> Any:
-        status = (kubectl.get("pod", name) or {}).get("status", {})
-        return status.get("phase") in ("Succeeded", "Failed")
+    def ended() -> str:
+        phase = (kubectl.get("pod", name) or {}).get("status", {}).get("phase", "")
+        return phase if phase in ("Succeeded", "Failed") else ""
 
-    eventually(ended, within, f"the pod {name} ends")
-    return dict(json.loads(kubectl("logs", name)))
+    phase, text = eventually(ended, within, f"the pod {name} ends"), kubectl("logs", name)
+    assert phase == "Succeeded", text
+    return dict(json.loads(text))

@@ -3,7 +3,7 @@
 import copy
 import ipaddress
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.manifests import build, faults
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 WHERE = "kubernetes.io/metadata.name"  # label with a namespace's name
-CLUSTER = ("Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+OUTSIDE = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "CronJob")
 Address = tuple[list[str], int]  # of the Kubernetes API: hosts, port
 
 
@@ -104,6 +104,10 @@ def elsewhere(value: Any, namespace: str) -> Any:
     }  # fmt: skip
     if found.get("kind") == "Namespace":
         found["metadata"]["name"] = namespace
+    if str(found.get("kind")).startswith("ValidatingAdmissionPolicy"):  # of the whole cluster
+        for holder, key in ((found["metadata"], "name"), (found["spec"], "policyName")):
+            if key in holder:
+                holder[key] = holder[key].replace(NAMESPACE, namespace, 1)
     return found
 
 
@@ -118,13 +122,13 @@ def claims(objects: list[Object]) -> list[Object]:
     ]  # fmt: skip
 
 
-def second(objects: list[Object], namespace: str) -> list[Object]:
+def second(trial: Trial, api: Address, namespace: str) -> list[Object]:
     """The overlay's servers in a namespace of their own; MLflow is stopped, nothing runs nightly.
 
-    Its policies on TrainJobs and Kubernetes' API are left out.
+    The policies on TrainJobs, which are the whole cluster's, are left out.
     """
-    found = [elsewhere(one, namespace) for one in copy.deepcopy(objects)
-             if one["kind"] not in (*CLUSTER[1:], "CronJob")]  # fmt: skip
+    found = [one for one in replace(trial, namespace=namespace).objects(api)
+             if one["kind"] not in OUTSIDE]  # fmt: skip
     for one in found:
         if (one["kind"], one["metadata"]["name"]) == ("Deployment", "mlflow"):
             one["spec"]["replicas"] = 0
@@ -164,7 +168,10 @@ def runtime(trial: Trial) -> Object:
 def queue(name: str, namespace: str, version: str) -> list[Object]:
     """A local queue of Kueue that holds back what is put into it; `version` is the API's."""
     quotas = [{"name": "cpu", "nominalQuota": "64"}, {"name": "memory", "nominalQuota": "512Gi"}]
-    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quotas}]}
+    group = {
+        "coveredResources": ["cpu", "memory"],
+        "flavors": [{"name": name, "resources": quotas}],
+    }
     specs: dict[str, Object] = {
         "ResourceFlavor": {},
         "ClusterQueue": {"namespaceSelector": {"matchLabels": {WHERE: namespace}},
