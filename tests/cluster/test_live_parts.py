@@ -180,3 +180,6 @@ def test_every_variable_and_its_default_are_in_the_readme(monkeypatch: pytest.Mo
     monkeypatch.setenv("LIVE_RUN", "60")
     monkeypatch.setenv("LIVE_NAMESPACE", "")
     assert Trial.read() == Trial(run=60)
+    monkeypatch.setenv("LIVE_RUN", "an hour")
+    with pytest.raises(pytest.UsageError, match="LIVE_RUN=an hour: needs a whole number"):
+        Trial.read()

@@ -17,7 +17,7 @@ def _account(job: Object) -> None:
     node = {"name": "node", "template": {"spec": {"template": pod}}}
     patch = {"template": {"spec": {"replicatedJobs": [node]}}}
     job["spec"]["runtimePatches"] = [
-        {"manager": "live.stargan/test", "trainingRuntimeSpec": patch}
+        {"manager": "stargan.example.org/live", "trainingRuntimeSpec": patch}
     ]  # fmt: skip
 
 

@@ -53,6 +53,13 @@ def python(env: dict[str, str], *words: str, timeout: float = 300) -> tuple[int,
     return done.returncode, done.stdout
 
 
+def shown(env: dict[str, str], name: str) -> str:
+    """What `release show` prints of a registered model: its versions, a line each."""
+    code, text = python(env, "-m", "training.release", "show", name)
+    assert code == 0, text
+    return text
+
+
 def kubeflow(address: str, namespace: str) -> Any:
     """A client of Kubeflow Pipelines, in a profile's namespace if there are profiles."""
     from kfp import Client

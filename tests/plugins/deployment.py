@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import yaml
 
 from clusterruns import python
-from kubectl import Kubectl, Object
+from kubectl import Kubectl, Object, eventually
 from trial import claims
 
 SERVERS = ("statefulset/postgres", "statefulset/seaweedfs", "deployment/mlflow")
@@ -35,6 +35,26 @@ def secrets(namespace: str, env: dict[str, str]) -> list[Object]:
     if code:
         raise RuntimeError(text)
     return list(yaml.safe_load_all(text))
+
+
+def restart(kubectl: Kubectl, server: str, within: float) -> None:
+    """Delete a server's pods by force, and wait until others are ready in their place."""
+    label = f"app.kubernetes.io/name={server}"
+    before = {
+        one["metadata"]["uid"]: one["metadata"]["name"] for one in kubectl.items("pods", label)
+    }
+    for pod in before.values():
+        kubectl.kill(pod)
+
+    def others() -> bool:
+        return any(
+            one["metadata"]["uid"] not in before and condition["type"] == "Ready"
+            and condition["status"] == "True"
+            for one in kubectl.items("pods", label)
+            for condition in one["status"].get("conditions", ())
+        )  # fmt: skip
+
+    eventually(others, within, f"another pod of {server} is ready")
 
 
 def ready(kubectl: Kubectl, within: float, *servers: str) -> None:

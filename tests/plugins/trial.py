@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
@@ -42,9 +43,15 @@ class Trial:
 
     @classmethod
     def read(cls) -> "Trial":
-        """From the environment; an empty variable counts as not set."""
-        given = {one.name: os.environ.get(variable(one.name)) for one in fields(cls)}
-        return cls(**{name: type(getattr(cls, name))(text) for name, text in given.items() if text})
+        """From the environment; an empty variable counts as not set. Raises UsageError."""
+        given: dict[str, Any] = {}
+        for one in fields(cls):
+            if text := os.environ.get(variable(one.name)):
+                whole_number = isinstance(one.default, int)
+                if whole_number and not text.isdecimal():
+                    raise pytest.UsageError(f"{variable(one.name)}={text}: needs a whole number")
+                given[one.name] = int(text) if whole_number else text
+        return cls(**given)
 
     def package(self, folder: Path) -> Path:
         """The compiled pipeline with these images."""
