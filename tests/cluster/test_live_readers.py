@@ -57,6 +57,33 @@ def test_a_trainings_progress_is_read_from_its_log(capsys: pytest.CaptureFixture
     assert clusterruns.seen("nothing yet") == 0
 
 
+REGISTER = """
+from mlflow import MlflowClient
+client = MlflowClient()
+client.create_experiment("live-1")
+for name in ("live-1", "live-10"):
+    client.create_registered_model(name)
+    client.create_model_version(name, "file:///none", tags={"seed": "70" if name[6:] else "7"})
+    client.set_registered_model_alias(name, "champion", "1")
+"""
+
+
+@pytest.mark.slow
+def test_versions_are_read_from_the_registry_and_forgotten(tmp_path: Path) -> None:
+    """Of this name only; a seed that begins alike is another."""
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    code, text = clusterruns.python(env, "-c", REGISTER)
+    assert code == 0, text
+    (line,) = clusterruns.released(env, "show", "live-1")
+    assert line.startswith("live-1/1 @champion ")
+    assert clusterruns.has_seed(env, "live-1", ["train.images=9", "train.seed=7"])
+    assert not clusterruns.has_seed(env, "live-10", ["train.seed=7"])
+    code, text = clusterruns.python(env, "-c", clusterruns.FORGET, "live-1")
+    assert code == 0, text
+    assert clusterruns.released(env, "show", "live-1") == []
+    assert len(clusterruns.released(env, "show", "live-10")) == 1
+
+
 def test_the_commands_of_the_tests_are_those_of_submit(tmp_path: Path) -> None:
     """Options before, between and after the parameters; a mistyped one would end with 2."""
     words = ["--experiment-name", "live-1", "--package-file", str(compiled.PACKAGE), "preset=smoke",

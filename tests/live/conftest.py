@@ -161,21 +161,21 @@ def session_runs(
     assert code == 0, text
 
 
+@pytest.fixture(scope="session")
+def promoted(session_runs: Runs) -> Followed:
+    """The first run, followed to its end: version 1."""
+    followed = session_runs()
+    followed.succeeds()
+    return followed
+
+
 @pytest.fixture
-def submit(session_runs: Runs, tmp_path: Path) -> Iterator[Runs]:
-    """Starts runs that end with the test."""
+def submit(promoted: Followed, session_runs: Runs, tmp_path: Path) -> Iterator[Runs]:
+    """Starts runs that end with the test; what they share is in the cache by then."""
     one = session_runs
     runs = Runs(one.kubectl, one.client, one.env, one.words, tmp_path, one.limit)
     yield runs
     runs.forget()
-
-
-@pytest.fixture(scope="session")
-def promoted(session_runs: Runs) -> Followed:
-    """The first run, followed to its end."""
-    followed = session_runs()
-    followed.succeeds()
-    return followed
 
 
 @pytest.fixture

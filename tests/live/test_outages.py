@@ -2,7 +2,7 @@
 
 import pytest
 
-from clusterruns import Runs, shown, step_pods, trains
+from clusterruns import Runs, has_seed, step_pods, trains
 from deployment import restart
 from kubectl import Kubectl
 from trial import Trial
@@ -23,4 +23,4 @@ def test_lost_servers_cost_no_run(
     assert still == before, "the training ended before the last server was back; raise LIVE_IMAGES"
     followed.succeeds()
     assert len(followed.ids) == 1
-    assert f"seed {fresh[0].partition('=')[2]} " in shown(env, name)
+    assert has_seed(env, name, fresh)

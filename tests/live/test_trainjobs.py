@@ -9,9 +9,9 @@ from clusterruns import (
     TRAINJOBS,
     Followed,
     Runs,
+    has_seed,
     jobs,
     ranks,
-    shown,
     step_pods,
     trains,
 )
@@ -77,7 +77,7 @@ def test_a_lost_launcher_costs_one_resubmission(
     followed.succeeds()
     assert len(followed.ids) == 2
     assert "submitted again, 1 of 2 times" in followed.output
-    assert f"seed {fresh[0].partition('=')[2]} " in shown(env, name)
+    assert has_seed(env, name, fresh)
 
 
 def test_a_terminated_run_leaves_no_training(

@@ -53,11 +53,17 @@ def python(env: dict[str, str], *words: str, timeout: float = 300) -> tuple[int,
     return done.returncode, done.stdout
 
 
-def shown(env: dict[str, str], name: str) -> str:
-    """What `release show` prints of a registered model: its versions, a line each."""
-    code, text = python(env, "-m", "training.release", "show", name)
+def released(env: dict[str, str], command: str, name: str) -> list[str]:
+    """What `release show` or `release history` prints of a registered model, without messages."""
+    code, text = python(env, "-m", "training.release", command, name)
     assert code == 0, text
-    return text
+    return [line for line in text.splitlines() if line.startswith((f"{name}/", "{"))]
+
+
+def has_seed(env: dict[str, str], name: str, fresh: list[str]) -> bool:
+    """Whether a version of a model was trained with the seed in a run's parameters."""
+    seed = next(word.partition("=")[2] for word in fresh if word.startswith("train.seed="))
+    return any(f"  seed {seed}  " in line for line in released(env, "show", name))
 
 
 def kubeflow(address: str, namespace: str) -> Any:
