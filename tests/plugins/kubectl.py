@@ -76,10 +76,8 @@ class Kubectl:
         """Those of the objects that the cluster does not have."""
         text = self("get", "--filename", "-", "--ignore-not-found", "--output", "json",
                     stdin=stream(objects))  # fmt: skip
-        found = json.loads(text) if text.strip() else {}
-        there = {
-            (one["kind"], one["metadata"]["name"]) for one in found.get("items", [found]) if one
-        }
+        items = json.loads(text)["items"] if text.strip() else []  # of one object as well
+        there = {(one["kind"], one["metadata"]["name"]) for one in items}
         return [one for one in objects if (one["kind"], one["metadata"]["name"]) not in there]
 
     def version(self, group: str) -> str:
