@@ -14,7 +14,7 @@ NO_BYTECODE := $(PYTHONDONTWRITEBYTECODE)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all lint docs compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all test-live lint docs compile ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,10 +78,14 @@ lock:  ## regenerate every lock file; needs uv
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
-	$(PYTEST) -m "not long and not container" $(ARGS)
+	$(PYTEST) -m "not long and not container and not live" $(ARGS)
 
 test-all: setup  ## every test, including images and the long ones
-	$(PYTEST) -m "not brief" $(ARGS)
+	$(PYTEST) -m "not brief and not live" $(ARGS)
+
+# One after another: they stop servers that all of them use.
+test-live: setup  ## the tests on the cluster of KUBECONFIG and KF_PIPELINES_ENDPOINT: tests/live/README.md
+	$(BIN)/python -m pytest -m live tests/live $(ARGS)
 
 # Neither the demo nor the tests need these tools.
 $(VENV)/lint: $(VENV)/ready requirements-lint.lock

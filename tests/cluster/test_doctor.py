@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from jsonserver import kubeconfig
 from kubeapi import (
     CLAIMS,
     CLASSES,
@@ -24,7 +25,6 @@ from kubeapi import (
     items,
     node,
     pod,
-    reach,
     read,
 )
 from pipelines import __main__ as program
@@ -214,7 +214,7 @@ def test_without_a_cluster_one_line_says_so(
     if kind == "none":
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     elif kind == "closed":
-        reach("http://127.0.0.1:9", tmp_path, monkeypatch)
+        monkeypatch.setenv("KUBECONFIG", kubeconfig("http://127.0.0.1:9", tmp_path))
     else:
         api.statuses["/version/"] = 401
     with pytest.raises(SystemExit) as ended:

@@ -15,6 +15,7 @@ import yaml
 
 from components.images import STEPS_IMAGE
 from pipelines.compiled import DIGEST
+from policies import selects
 from training.storage.store import open_store
 
 K8S = Path(__file__).parents[2] / "k8s"
@@ -169,20 +170,6 @@ def test_addresses_are_services_of_the_cluster_or_external(objects: list[Object]
     variables = {v["name"]: v.get("value", "") for v in server["containers"][0]["env"]}
     host = urlparse(settings["MLFLOW_TRACKING_URI"]).netloc
     assert host in variables["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
-
-
-def selects(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a selector matches these labels of a pod; NotIn also matches a missing label."""
-    for rule in selector.get("matchExpressions", ()):
-        value = labels.get(rule["key"])
-        fits = {
-            "In": value in rule.get("values", ()),
-            "NotIn": value not in rule.get("values", ()),
-            "Exists": value is not None,
-        }
-        if not fits[rule["operator"]]:
-            return False
-    return selector.get("matchLabels", {}).items() <= labels.items()
 
 
 def test_no_label_takes_a_pod_out_of_the_policies(objects: list[Object]) -> None:

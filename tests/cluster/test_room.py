@@ -177,7 +177,7 @@ LACKS: list[tuple[Change, str]] = [
     (lambda api: api.objects.update({f"{CLUSTER}/gpus": cluster_queue({"cpu": "64"})}),
      "do not cover memory, nvidia.com/gpu"),
     (lambda api: api.objects.update({f"{CLUSTER}/gpus": cluster_queue({**ENOUGH, "pods": "1"})}),
-     "2 pods (2 pods): a100 1 pods"),
+     "2 pods, 2 nvidia.com/gpu (2 pods): a100 1 pods; raise nominalQuota"),
     (holding(), "no flavor could ever hold 8 CPUs, 32 GiB, 2 nvidia.com/gpu (2 pods): a100 1 "
                 "nvidia.com/gpu; raise nominalQuota"),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainingRuntime, TrainerV1alpha1TrainJob
 
+from jsonserver import kubeconfig
 from training import trainjob
 from training.cluster import ending
 from training.cluster import kubernetes as cluster
@@ -175,15 +176,8 @@ def api(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """A cluster that KUBECONFIG reaches."""
     api = Api()
     server = serve(api)
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {
-            "server": f"http://127.0.0.1:{server.server_port}"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "faces"}}],
-        "users": [{"name": "u", "user": {}}],
-    }  # fmt: skip
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(address, tmp_path, "faces"))
     monkeypatch.setattr(trainjob, "POLL", 0.02)
     yield api
     for process in api.launchers:

@@ -5,7 +5,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 Answer = Callable[[str, str, bytes], tuple[int, Any]]  # method, path with query, body
 
@@ -34,3 +37,16 @@ def answering(answer: Answer) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def kubeconfig(address: str, folder: Path, namespace: str = "default") -> str:
+    """The path of a KUBECONFIG that leads to an API server at an address."""
+    context = {"cluster": "c", "user": "u", "namespace": namespace}
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": address}}],
+        "contexts": [{"name": "c", "context": context}], "users": [{"name": "u", "user": {}}],
+    }  # fmt: skip
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)

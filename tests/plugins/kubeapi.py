@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
-from jsonserver import answering
+from jsonserver import answering, kubeconfig
 from pipelines import compiled, doctor
 from pipelines.credentials import drawn
 
@@ -123,21 +123,9 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     with answering(
         lambda how, path, body: api.answer(how, path.partition("?")[0], body)
     ) as address:
-        reach(address, tmp_path, monkeypatch)
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(address, tmp_path))
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
         yield api
-
-
-def reach(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let KUBECONFIG lead to an address."""
-    config = {
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": address}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-    }  # fmt: skip
-    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
 
 
 def examined(**changed: Any) -> list[tuple[str, str, str]]:
