@@ -41,7 +41,7 @@ def test_models_with_a_residual_output_and_those_with_resize() -> None:
         "attgan", "cyclegan", "diat", "ganimation", "stargan", "starganv2", "stgan",
     ]  # fmt: skip
     both = set(offering("output")) - {"starganv2"}  # its paper resizes
-    assert set(offering("upsampling")) == both | {"drit", "fader", "msgan"}
+    assert set(offering("upsampling")) == both | {"drit", "fader", "icgan", "msgan"}
 
 
 @pytest.mark.parametrize("name", offering("output"))

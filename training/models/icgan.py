@@ -37,8 +37,10 @@ from training.models.base import (
 from training.models.layers import (
     BatchNorm,
     Signed,
+    Upsampling,
     autocast_off,
     check_power_of_two,
+    doubled,
     narrow_normal,
     normal,
     tiled,
@@ -56,16 +58,20 @@ OTHERS = 3  # other latents in the previews
 class Generator(nn.Module):
     """Latents z (n, k) and labels c̃ (n, c) -> images (n, 3, s, s) in [-1, 1]."""
 
-    def __init__(self, space: LabelSpace, size: int, dim: int, latent: int) -> None:
+    def __init__(
+        self, space: LabelSpace, size: int, dim: int, latent: int,
+        upsampling: Upsampling = "transposed",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.space, self.signed = space, Signed(space)
         steps = size.bit_length() - 3  # doublings from 4 px
         width = dim << (steps - 1)
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent + space.dim_g, width, 4)]
         for _ in range(steps - 1):
-            layers += [BatchNorm(width), nn.ReLU(), nn.ConvTranspose2d(width, width // 2, 4, 2, 1)]
+            layers += [BatchNorm(width), nn.ReLU()]
+            layers += [doubled(width, width // 2, upsampling, bias=True)]
             width //= 2
-        layers += [BatchNorm(width), nn.ReLU(), nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh()]
+        layers += [BatchNorm(width), nn.ReLU(), doubled(width, 3, upsampling, bias=True), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
@@ -142,6 +148,7 @@ class IcGAN(Model):
     gan_share: Annotated[
         Share, Field(description="share of the images for the GAN stage: 25 epochs of 25 + 15")
     ] = 0.625
+    upsampling: Upsampling = "transposed"  # not in the paper: resize
 
     reads_source: ClassVar[bool] = True  # unchanged labels come from Ey
     adversarial = Adversarial("gan", (("d/real", "d/wrong", "d/fake"),))
@@ -149,7 +156,7 @@ class IcGAN(Model):
     @classmethod
     def presets(cls) -> dict[str, Preset]:
         small = demo(
-            cls(dim=32, e_dim=16, z_hidden=512, y_hidden=128),
+            cls(dim=32, e_dim=16, z_hidden=512, y_hidden=128, upsampling="resize"),  # no stripes
             images=22_400,  # with 5,600 the faces are still noise
             batch=8,
             warmup_images=0,
@@ -177,7 +184,7 @@ class IcGAN(Model):
         """
         check_power_of_two(size)
         nets: Nets = {
-            "G": Generator(space, size, self.dim, self.latent),
+            "G": Generator(space, size, self.dim, self.latent, self.upsampling),
             "D": Discriminator(space, size, self.dim),
             "Ez": encoder(size, self.e_dim, self.z_hidden, self.latent),
             "Ey": encoder(size, self.e_dim, self.y_hidden, space.dim_d),
