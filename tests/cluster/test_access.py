@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cel
 import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
+from admission import refusals
 from pipelines import resources
 from pipelines.local.stack import SOURCES
 from pipelines.manifests import build, check, faults
@@ -30,19 +30,7 @@ Job = dict[str, Any]
 def admitted(job: Job, image: str = "stargan-train", policy: Job = POLICY) -> bool:
     """The policy's answer: an expression that fails denies, as `failurePolicy: Fail` says."""
     assert policy["spec"]["failurePolicy"] == "Fail"
-    context = {"object": job, "params": {"data": {"image": image}}}
-    if not all(
-        cel.evaluate(one["expression"], context)
-        for one in policy["spec"].get("matchConditions", ())
-    ):
-        return True
-    for rule in policy["spec"]["validations"]:
-        try:
-            if cel.evaluate(rule["expression"], context) is not True:
-                return False
-        except (RuntimeError, TypeError, ValueError):
-            return False
-    return True
+    return not refusals(policy, job, image)
 
 
 def test_the_launchers_jobs_are_admitted() -> None:
@@ -64,8 +52,43 @@ def secret(job: Job) -> None:
     TrainerV1alpha1TrainJob.from_dict(job)  # the official model takes it
 
 
-def patches(job: Job) -> None:
-    job["spec"]["runtimePatches"] = [{"manager": "me"}]
+def patched(
+    *, job: Job | None = None, template: Job | None = None, **pod: Any
+) -> Callable[[Job], None]:
+    """A runtime patch of a pod, and of the parts around it."""
+    inner = {
+        "name": "node",
+        "template": {"spec": {"template": pod, **(template or {})}},
+        **(job or {}),
+    }
+    patch = {"template": {"spec": {"replicatedJobs": [inner]}}}
+    one = {"manager": "kueue.x-k8s.io/manager", "trainingRuntimeSpec": patch}
+
+    def change(job: Job) -> None:
+        job["spec"]["runtimePatches"] = [one]
+        TrainerV1alpha1TrainJob.from_dict(job)
+
+    return change
+
+
+def overridden(**pod: Any) -> Callable[[Job], None]:
+    override = {"targetJobs": [{"name": "node"}], **pod}
+    return lambda job: job["spec"].update(podTemplateOverrides=[override])
+
+
+PLACED = {
+    "metadata": {"labels": {"kueue.x-k8s.io/podset": "node"},
+                 "annotations": {"autoscaling.x-k8s.io/provisioning-class-name": "x"}},
+    "spec": {"nodeSelector": {"pool": "gpu"}, "tolerations": [{"key": "gpu"}],
+             "schedulingGates": [{"name": "kueue.x-k8s.io/topology"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [patched(**PLACED), overridden(**PLACED)])
+def test_kueue_may_say_where_the_pods_of_a_queued_job_run(change: Callable[[Job], None]) -> None:
+    job = copy.deepcopy(manifest(REQUEST, Shape(queue="gpu"), [], "stargan-train:0.2.0"))
+    change(job)
+    assert admitted(job)
 
 
 def initializer(job: Job) -> None:
@@ -83,10 +106,16 @@ def set_runtime(**values: Any) -> Callable[[Job], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        secret, patches, initializer,
+        secret, initializer,
+        lambda job: job["spec"].update(runtimePatches=[{"manager": "me"}]),
+        lambda job: job["spec"].update(podSpecOverrides=[{}]),
+        *(form(spec={name: value}) for form in (patched, overridden) for name, value in {
+            "serviceAccountName": "mlflow", "volumes": [], "initContainers": [], "containers": [],
+            "imagePullSecrets": [], "securityContext": {}}.items()),
+        *(form(metadata={"labels": {"app": "mlflow"}}) for form in (patched, overridden)),
+        patched(job={"replicas": 3}), patched(template={"parallelism": 3}),
         lambda job: job["spec"].pop("trainer"),
         lambda job: job["spec"].pop("runtimeRef"),
-        lambda job: job["spec"].update(podTemplateOverrides=[{}]),
         lambda job: job["spec"]["trainer"].pop("image"),
         set_trainer(image="evil"), set_trainer(image="stargan-train-evil:1"),
         set_trainer(image="evil/stargan-train:1"), set_trainer(image=None),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import cel
+
 from kubectl import Object
 from training.cluster.job import Request, Shape, manifest
 
@@ -27,7 +29,7 @@ JOBS: dict[str, tuple[Change, str]] = {
         lambda job: job["spec"]["trainer"].update(image="registry.k8s.io/pause:3.10"),
         "the image is not the one of the config map trainjobs",
     ),
-    "account": (_account, "a TrainJob here has no initializer and changes no pod"),
+    "account": (_account, "of a TrainJob's pods only where they run may be changed"),
     "secret": (
         lambda job: job["spec"]["trainer"].update(env=[{"name": "KEY", "valueFrom": SECRET}]),
         "a TrainJob's environment is that of its runtime",
@@ -59,3 +61,23 @@ def trainjob(image: str, change: str = "") -> Object:
     if change:
         JOBS[change][0](job)
     return job
+
+
+def refusals(policy: Object, found: Object, image: str = "stargan-train") -> set[str]:
+    """The messages of a policy's expressions that are not true of an object, or fail on it."""
+    spec = policy["spec"]
+    context: dict[str, Any] = {"object": found, "params": {"data": {"image": image}}}
+    if not all(cel.evaluate(one["expression"], context) for one in spec.get("matchConditions", ())):
+        return set()
+    context["variables"] = {
+        one["name"]: cel.evaluate(one["expression"], context) for one in spec.get("variables", ())
+    }
+    messages = set()
+    for rule in spec["validations"]:
+        try:
+            allowed = cel.evaluate(rule["expression"], context)
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            allowed = False
+        if allowed is not True:
+            messages.add(rule["message"])
+    return messages
