@@ -1,6 +1,7 @@
 """The training step's options are declared once; every command has them unchanged."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -32,16 +33,21 @@ def test_the_pipeline_has_each_option_with_its_default_and_meaning() -> None:
     }
 
 
-def test_the_component_passes_each_option_to_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_component_passes_each_option_to_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import training.launch
 
     seen: dict[str, Any] = {}
     monkeypatch.setattr(training.launch, "step", lambda *_, **options: seen.update(options))
     names = inspect.signature(train.python_func).parameters
     values = {name: f"value of {name}" for name in names}
-    files = SimpleNamespace(path="f")
-    train.python_func(**values | dict.fromkeys(("dataset", "out", "replicates"), files))
-    assert seen.pop("replicates")
+    numbers = tmp_path / "metrics.json"  # as the launcher writes it
+    numbers.write_text("{}")
+    files = SimpleNamespace(path=str(numbers), metadata={})
+    outputs = ("replicates", "report", "metrics")
+    train.python_func(**values | dict.fromkeys(("dataset", "out", *outputs), files))
+    assert [seen.pop(name) for name in outputs] == [numbers] * 3
     assert seen == {name: f"value of {name}" for name in NAMES}
 
 

@@ -1,7 +1,7 @@
 """The start of each model's demo: finite losses, and a balance of D and G within its range.
 
 At 32 px instead of 64, with the demo's networks, batches and rates, and its shares of warm-up and
-decay: every update is made, each at a quarter of its cost. 160 images in `make test`, 800 in
+decay: every update is made, each at a quarter of its cost. 320 images in `make test`, 800 in
 `make test-all`.
 """
 
@@ -52,7 +52,7 @@ def prepare(home: Path, drawn: Path) -> Callable[[str], Path]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "length",
-    [pytest.param(160, marks=pytest.mark.brief), pytest.param(800, marks=pytest.mark.long)],
+    [pytest.param(320, marks=pytest.mark.brief), pytest.param(800, marks=pytest.mark.long)],
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_the_demos_first_images_are_sound(
