@@ -1,21 +1,18 @@
 """MLflow's SQLite file at its first use: kills, several processes, and files of before."""
 
-import os
-import random
 import re
 import shlex
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forks import Forks
 from training.tracking import client as tracking
 from training.tracking import database
 
@@ -58,38 +55,43 @@ def test_three_processes_that_use_a_new_folder_at_once_make_one_database(workdir
     assert not list((workdir / "runs").glob("*.tmp*"))
 
 
+# Starts a program in each of some folders and kills it within the time that the first one takes.
+KILLING = """
+import os, random, signal, subprocess, sys, time
+places, made = random.Random(7), 0.0
+for number, folder in enumerate(sys.argv[2:]):
+    one = subprocess.Popen([sys.executable, "-c", sys.argv[1]], cwd=folder, stdout=subprocess.PIPE)
+    assert one.stdout.readline() == b"go\\n"
+    start = time.monotonic()
+    if number == 0:
+        one.wait()
+        made = time.monotonic() - start
+    else:
+        time.sleep(places.uniform(0, made))
+        os.kill(one.pid, signal.SIGKILL)
+    one.communicate()
+"""
+
+
 @pytest.mark.slow
-def test_a_kill_at_any_moment_of_the_first_use_leaves_a_usable_folder(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_of_the_first_use_leaves_a_usable_folder(
+    tmp_path: Path, forks: Forks
+) -> None:
     """Kills spread over the making of the file; the next process then makes or finds it."""
     code = f"from training.tracking import client; client.mlflow(); print('go', flush=True); {USE}"
-    places = random.Random(7)
-    made = 0.0
-    for number in range(KILLS):
-        folder = tmp_path / str(number)
+    folders = [tmp_path / str(number) for number in range(KILLS)]
+    for folder in folders:
         folder.mkdir()
-        one = begin(folder, code)
-        assert one.stdout
-        assert one.stdout.readline() == "go\n"
-        start = time.monotonic()
-        if number == 0:  # measure, once
-            one.wait()
-            made = time.monotonic() - start
-        else:
-            time.sleep(places.uniform(0, made))
-            os.kill(one.pid, signal.SIGKILL)
-        one.communicate()
-        path = folder / "runs" / "mlflow.db"
-        if path.exists():
-            assert whole(path)
-    code = f"import os\nfrom training.tracking import client\nfor n in range({KILLS}):\n"
-    code += f" os.chdir({str(tmp_path)!r} + '/' + str(n)); print(client.experiment_id('faces'))\n"
-    one = begin(tmp_path, code)
-    out, errors = one.communicate()
-    assert (one.returncode, errors) == (0, "")
-    assert len(out.splitlines()) == KILLS
-    for number in range(KILLS):
-        assert whole(tmp_path / str(number) / "runs" / "mlflow.db")
-        assert not list((tmp_path / str(number) / "runs").glob(".*.tmp*"))
+    status, out = forks.run([sys.executable, "-c", KILLING, code, *map(str, folders)])
+    assert status == 0, out
+    made = [folder / "runs" / "mlflow.db" for folder in folders]
+    assert all(whole(path) for path in made if path.exists())
+    code = "import os, sys\nfrom training.tracking import client\nfor folder in sys.argv[1:]:\n"
+    code += " os.chdir(folder); print('id', client.experiment_id('faces'))\n"
+    status, out = forks.run([sys.executable, "-c", code, *map(str, folders)])
+    assert (status, len(re.findall(r"^id \d+$", out, re.MULTILINE))) == (0, KILLS), out
+    assert all(whole(path) for path in made)
+    assert not [path for one in made for path in one.parent.glob(".*.tmp*")]
 
 
 STOPPED = """
