@@ -12,11 +12,12 @@ from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.data.sources import read_source
 from training.data.split import assign, select_limited
-from training.data.synthetic.faces import SEED, celeba_jobs, rafd_jobs
+from training.data.synthetic.faces import SEED, SUBJECTS, celeba_jobs, rafd_jobs
 from training.data.unify import check_trained, read_labels
 from training.data.versions import split_datasets
 from training.engine import precision
 from training.engine.session import Job
+from training.evaluation.kid import PEOPLE
 from training.models import MODELS, configure
 from training.models.base import Losses, Model, Nets, Phase
 from training.models.stargan import StarGAN
@@ -151,7 +152,7 @@ class Unpainted:
     """The drawn faces' label files, and names for pictures."""
 
     def __init__(self, kind: str) -> None:
-        jobs, tables = celeba_jobs(320, SEED) if kind == "celeba" else rafd_jobs(6, SEED)
+        jobs, tables = celeba_jobs(320, SEED) if kind == "celeba" else rafd_jobs(SUBJECTS, SEED)
         self.files = {**dict.fromkeys((job.name for job in jobs), b""), **tables}
 
     def names(self) -> list[str]:
@@ -266,3 +267,14 @@ def test_precision_is_measured_on_every_model(
     caplog.set_level("INFO")
     precision.use_bf16(job_of(request.getfixturevalue(richest(model)), "auto", model.tiny()))
     assert "precision=auto" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "preset"), [key for key in DRAWN if key[1] != "smoke"])
+def test_the_test_split_of_the_drawn_faces_has_the_people_whom_the_gate_needs(
+    name: str, preset: str, unpainted: dict[str, Unpainted]
+) -> None:
+    data = configure.resolve(name, preset).data
+    for title, kind in split_datasets(data.datasets):
+        table = read_source(kind, unpainted[kind], data).frame
+        split, _ = assign(table, title, data)
+        assert table.loc[split == "test", "identity"].nunique() >= PEOPLE, title
