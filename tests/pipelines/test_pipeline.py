@@ -580,7 +580,7 @@ def server(
     runs: list[dict[str, Any]] = []
     handler = type("Handler", (Server,), {"runs": runs, "later": later, "calls": calls})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{http.server_port}", runs
         http.shutdown()
 
