@@ -273,10 +273,8 @@ def test_precision_is_measured_on_every_model(
 def test_the_test_split_of_the_drawn_faces_has_the_people_whom_the_gate_needs(
     name: str, preset: str, unpainted: dict[str, Unpainted]
 ) -> None:
-    """Of each data set, where the distance to real images is judged."""
-    config = configure.resolve(name, preset)
-    data = config.data
-    for title, kind in split_datasets(data.datasets) if config.eval.max_kid else ():
+    data = configure.resolve(name, preset).data
+    for title, kind in split_datasets(data.datasets):
         table = read_source(kind, unpainted[kind], data).frame
         split, _ = assign(table, title, data)
         assert table.loc[split == "test", "identity"].nunique() >= PEOPLE, title
