@@ -1,9 +1,13 @@
 """The kernel distance against independent formulas, and its interval against repeated draws."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from training.evaluation.kid import Estimate, Sample, distance, kernel, mean, ratio
+from training.evaluation.kid import Estimate, Sample, distance, kernel, mean, paired, ratio
 
 
 def sample(
@@ -135,3 +139,99 @@ def test_the_ratio_to_the_inputs_has_an_interval_that_holds_the_truth() -> None:
     assert 0 < truth < 0.5
     inside = [e.low <= truth <= e.high for e in (draw(1 + seed, 60, 3) for seed in range(100))]
     assert np.mean(inside) >= 0.88
+
+
+def faces_of(rng: np.random.Generator, people: int, noise: float) -> tuple[Sample, Sample, Sample]:
+    """Each person shows three labels in two real images; edits are near their targets' images.
+
+    Returns edits, their inputs, and real images.
+    """
+    own, kinds = 5 * rng.normal(size=(people, 8)), rng.normal(size=(3, 8))
+    eye = np.eye(3)
+    who, label = (v.ravel() for v in np.mgrid[:people, :3])
+    reals = np.repeat(own[who] + kinds[label], 2, axis=0) + 0.1 * rng.normal(size=(len(who) * 2, 8))
+    names = np.array([f"p{i}" for i in who])
+    source, target = np.repeat(np.arange(len(reals)), 2), np.repeat(label, 4)
+    target = (target + np.tile([1, 2], len(reals))) % 3
+    edits = own[np.repeat(who, 4)] + kinds[target] + noise * rng.normal(size=(len(source), 8))
+    people_of = np.repeat(names, 2)
+    sides = [(edits, target), (reals[source], target)]
+    one, two = (Sample(f, eye[t], people_of[source]) for f, t in sides)
+    return one, two, Sample(reals, eye[np.repeat(label, 2)], people_of)
+
+
+def test_the_paired_distance_is_the_mean_over_each_edits_own_real_images() -> None:
+    """By loops over edits, and over edits without those of one person."""
+    edits, _, reals = faces_of(np.random.default_rng(6), 5, 0.3)
+    found = paired(edits, reals)
+    assert found is not None
+
+    def loops(without: str) -> float:
+        away = []
+        for x, t, p in zip(*edits, strict=True):
+            mine = [
+                np.mean(np.square(x - y))
+                for y, u, q in zip(*reals, strict=True)
+                if p == q and (t == u).all()
+            ]
+            if p != without:
+                away.append(np.mean(mine))
+        return float(np.mean(away))
+
+    assert found.value == pytest.approx(loops(""))
+    assert found.without == pytest.approx([loops(p) for p in found.people])
+    assert (found.edits, found.left, found.matched) == (len(edits.people), 0, True)
+
+
+def test_five_people_who_show_every_label_decide_what_the_kernel_distance_leaves_open() -> None:
+    """Their own looks, five times as large as the labels', fall out."""
+    edits, inputs, reals = faces_of(np.random.default_rng(7), 5, 0.1)
+    pairs = [(paired(side, reals), distance(side, reals)) for side in (edits, inputs)]
+    (own, kid), (own_inputs, kid_inputs) = pairs
+    assert own is not None
+    assert own_inputs is not None
+    assert kid is not None
+    assert kid_inputs is not None
+    near, wide = ratio([own], [own_inputs]), ratio([kid], [kid_inputs])
+    assert near.high - near.low < 0.1
+    assert near.high < 0.1
+    assert wide.high - wide.low > 5 * (near.high - near.low)
+
+
+def test_edits_that_are_worse_than_their_inputs_are_farther_from_the_persons_own_image() -> None:
+    edits, inputs, reals = faces_of(np.random.default_rng(8), 5, 3.0)
+    one, two = paired(edits, reals), paired(inputs, reals)
+    assert one is not None
+    assert two is not None
+    assert ratio([one], [two]).low > 1
+
+
+def test_it_needs_three_people_and_a_real_image_of_four_edits_in_five() -> None:
+    edits, _, reals = faces_of(np.random.default_rng(9), 5, 0.1)
+
+    def only(side: Sample, kept: np.ndarray) -> Sample:
+        return Sample(*(column[kept] for column in side))
+
+    assert paired(*(only(s, s.people < "p2") for s in (edits, reals))) is None
+    assert paired(edits, only(reals, reals.people < "p3")) is None
+    found = paired(edits, only(reals, reals.people < "p4"))
+    assert found is not None
+    assert found.left == len(edits.people) // 5
+    assert list(found.people) == ["p0", "p1", "p2", "p3"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_images_does_not_matter(random: Any) -> None:
+    edits, _, reals = faces_of(np.random.default_rng(10), 4, 0.5)
+    found = paired(edits, reals)
+    turned = []
+    for side in (edits, reals):
+        order = list(range(len(side.people)))
+        random.shuffle(order)
+        turned.append(Sample(*(column[order] for column in side)))
+    again = paired(*turned)
+    assert found is not None
+    assert again is not None
+    assert again.value == pytest.approx(found.value)
+    assert again.without == pytest.approx(found.without)

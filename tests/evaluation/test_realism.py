@@ -13,7 +13,7 @@ from torch import Tensor
 
 from training.core.config import EvalConfig
 from training.core.files import sha256_file
-from training.data.dataset import Faces
+from training.data.dataset import Faces, to_float
 from training.data.labels import LabelSet
 from training.evaluation.evidence import evidence
 from training.evaluation.judges.judge import Judge
@@ -203,6 +203,47 @@ def test_few_images_are_too_few_and_the_verdict_says_how_many_people_are_needed(
     text = reason(found, max_raster=0.0)
     assert "too few images to judge realism" in text
     assert "eval.limit" in text
+
+
+def everyone_shows_everything(dataset: Path) -> Path:
+    """The data set with four people a split, each of whom shows every class equally often."""
+
+    def change(rows: pd.DataFrame) -> None:
+        for split in rows["split"].unique():
+            for n, i in enumerate(rows.index[rows["split"] == split]):
+                rows.at[i, "label"] = np.eye(3, dtype=np.float32)[n % 3]
+                rows.at[i, "identity"] = f"{split}{n // 3 % 4}"
+
+    return relabelled(dataset, change)
+
+
+def test_people_who_show_every_target_are_compared_with_themselves(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The distance by loops over the judge's features; page, picture and verdict say what it is."""
+    dataset = everyone_shows_everything(make_dataset(tmp_path / "d.json", (RAFD,), count=80))
+    found, test, _ = measured(dataset)
+    kid = found.kids[0]
+    assert kid.paired
+    assert kid.people == 4
+    part, judge = test.parts[0], untrained(test)
+    images = part.images(list(range(len(part))))
+    after = (images.double() + 26).round().clamp(0, 255).to(torch.uint8)
+    real, edit = (judge.features(0, to_float(side)).double().numpy() for side in (images, after))
+    label, who = part.labels.argmax(1).numpy(), np.array(part.identity)
+    for t, row in enumerate(kid.domains):
+        assert row.domain == RAFD.names[t]
+        for value, features in ((row.value, edit), (row.inputs, real)):
+            away = [
+                np.mean(np.square(features[i] - real[(who == who[i]) & (label == t)]))
+                for i in range(len(part))
+                if label[i] != t
+            ]
+            assert value == pytest.approx(np.mean(away), rel=1e-4)
+    reasons = {c.name: c.why for c in decide(None, found.table, REALISM, kids=found.kids).checks}
+    assert "of the same person with their target labels as the unedited inputs" in reasons["kid"]
+    pictures = evidence(brighter, test, Faces.open(dataset, "train"), judge, REALISM, found)
+    assert any("nearest real image of the same person" in p.caption for p in pictures)
 
 
 def test_images_of_unknown_people_count_as_people(

@@ -501,6 +501,6 @@ def test_the_verdicts_page_names_every_condition_in_plain_words() -> None:
         "gain over a copied input",
         "stripes and checkerboards, grey levels: change",
         "identity kept",
-        "distance from real images (KID), times the inputs'",
+        "distance from real images, times the inputs'",
     }
     assert some <= seen

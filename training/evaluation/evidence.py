@@ -177,6 +177,7 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
     labels, judge = maker.view.labels, maker.judge
     kinds = [k for k in scores.kids if (k.kind, k.dataset) == ("kid_vgg", labels.name)]
     rows_of = [d for k in kinds for d in k.domains]
+    paired = any(k.paired for k in kinds)
     if not rows_of:
         return None
     worst = max(rows_of, key=lambda row: row.value)
@@ -185,6 +186,9 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
     found = [one for one in found if maker.domain(*one) == worst.domain]
     chosen = [found[i] for i in spread(len(found), SHOWN)]
     pool = np.flatnonzero(in_domain(labels, worst.domain, maker.part.labels.numpy()))
+    people = np.array(maker.part.identity)
+    if paired:
+        pool = pool[np.isin(people[pool], people[[index for index, _ in chosen]])]
     pool = pool[spread(len(pool), REALS)]
     images = maker.part.images(pool.tolist())
     features = torch.cat([judge.features(maker.view.judged, to_float(c)) for c in images.split(64)])
@@ -193,6 +197,8 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
         after = maker.pair(*one)[1]
         target = maker.target(*one)
         same = ((maker.part.labels[pool.tolist()] > 0.5) == (target > 0.5)).all(1)
+        if paired:
+            same &= torch.from_numpy(people[pool] == people[one[0]])
         feature = judge.features(maker.view.judged, to_float(after))
         away = (features - feature).square().sum(1).cpu()
         if same.any():
@@ -200,9 +206,9 @@ def _distance(maker: _Maker, edits: pd.DataFrame, scores: Scores) -> Figure | No
         rows[0].append(after[0].numpy())
         rows[1].append(images[int(away.argmin())].cpu().numpy())
     caption = (
-        f"{worst.domain}, the target farthest from real images (KID {worst.value:.3g}, that of the "
-        f"inputs {worst.inputs:.3g}): {len(chosen)} edits, each above the nearest real image with "
-        "the same labels."
+        f"{worst.domain}, the target farthest from real images ({worst.value:.3g}, its inputs "
+        f"{worst.inputs:.3g}): {len(chosen)} edits, each above the nearest real image "
+        f"{'of the same person ' if paired else ''}with the same labels."
     )
     tops = [maker.title(*c) for c in chosen]
     return _figure(maker, "kid", rows, tops, ["edited", "real"], caption)

@@ -2,7 +2,7 @@
 their distance from real images of the target. Collected while edits are scored."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -163,49 +163,42 @@ class Realism:
         return self._impostors[dataset]
 
     def _kid(self, kind: str, dataset: int) -> Kid:
-        found: list[tuple[kid.Distance, kid.Distance]] = []
-        rows, skipped = [], []
         labels = self.faces.space.sets[dataset]
-        for (other, name), edited in self.distances.edited.items():
-            if other != dataset:
-                continue
-            sources = zip(*self._sources[dataset, name], strict=True)
-            places, targets, people = (np.concatenate(column) for column in sources)
-            reals = self._sample(dataset, kind)
-            inputs = kid.Sample(reals.features[places], targets, people)
-            edits = kid.Sample(np.concatenate(edited[kind]), targets, people)
-            domain = in_domain(labels, name, reals.labels)
-            reals = _few(kid.Sample(*(column[domain] for column in reals)))
-            one, two = (kid.distance(_few(side), reals) for side in (edits, inputs))
-            if one is None or two is None:
-                skipped.append(f"{labels.name} {name}")
-                continue
-            found.append((one, two))
-            rows.append(
+        names = [name for other, name in self.distances.edited if other == dataset]
+        compared = {name: self._compared(kind, dataset, name) for name in names}
+        found = _measured(compared, kid.paired)
+        paired = len(found) == len(compared)  # never a mean of both kinds
+        if not paired:
+            few = {name: tuple(map(_few, sides)) for name, sides in compared.items()}
+            found = _measured(few, kid.distance)
+        return Kid(
+            KINDS[kind],
+            labels.name,
+            images=sum(one.edits for one, _ in found.values()),
+            people=len({name for one, _ in found.values() for name in one.people}),
+            domains=tuple(
                 DomainKid(
                     labels.name, name, one.edits, one.reals, one.left, one.matched,
                     one.value, two.value,
                 )
-            )  # fmt: skip
-        if not found:
-            return Kid(KINDS[kind], labels.name, 0, 0, domains=(), skipped=tuple(skipped))
-        ones, twos = zip(*found, strict=True)
-        value, inputs_mean, ratio = kid.mean(ones), kid.mean(twos), kid.ratio(ones, twos)
-        return Kid(
-            KINDS[kind],
-            labels.name,
-            images=sum(d.edits for d in ones),
-            people=len({name for d in ones for name in d.people}),
-            domains=tuple(rows),
-            skipped=tuple(skipped),
-            value=value.value,
-            value_low=value.low,
-            value_high=value.high,
-            inputs=inputs_mean.value,
-            inputs_low=inputs_mean.low,
-            ratio=ratio.value,
-            low=ratio.low,
-            high=ratio.high,
+                for name, (one, two) in found.items()
+            ),
+            skipped=tuple(f"{labels.name} {name}" for name in compared if name not in found),
+            paired=paired and bool(found),
+            **_means(list(found.values())),
+        )  # fmt: skip
+
+    def _compared(self, kind: str, dataset: int, name: str) -> tuple[kid.Sample, ...]:
+        """Edits of a target domain, their inputs, and the domain's real images."""
+        sources = zip(*self._sources[dataset, name], strict=True)
+        places, targets, people = (np.concatenate(column) for column in sources)
+        reals = self._sample(dataset, kind)
+        edited = np.concatenate(self.distances.edited[dataset, name][kind])
+        domain = in_domain(self.faces.space.sets[dataset], name, reals.labels)
+        return (
+            kid.Sample(edited, targets, people),
+            kid.Sample(reals.features[places], targets, people),
+            kid.Sample(*(column[domain] for column in reals)),
         )
 
     def _sample(self, dataset: int, kind: str) -> kid.Sample:
@@ -249,6 +242,32 @@ def scored(
     realism = Realism(distances, faces, extra, train)
     table = score(translator, faces, judge, config, hook=realism.add)
     return Scores(realism.measured(table), tuple(realism.kids())), distances
+
+
+def _measured(
+    compared: Mapping[str, tuple[kid.Sample, ...]],
+    measure: Callable[[kid.Sample, kid.Sample], kid.Distance | None],
+) -> dict[str, tuple[kid.Distance, kid.Distance]]:
+    """Distances of edits and of their inputs, of each target domain that has enough people."""
+    found = {}
+    for name, (edits, inputs, reals) in compared.items():
+        one, two = measure(edits, reals), measure(inputs, reals)
+        if one is not None and two is not None:
+            found[name] = one, two
+    return found
+
+
+def _means(found: Sequence[tuple[kid.Distance, kid.Distance]]) -> dict[str, float]:
+    """Fields of `Kid` that are means over domains; none without a domain."""
+    if not found:
+        return {}
+    ones, twos = zip(*found, strict=True)
+    value, inputs, ratio = kid.mean(ones), kid.mean(twos), kid.ratio(ones, twos)
+    return {
+        "value": value.value, "value_low": value.low, "value_high": value.high,
+        "inputs": inputs.value, "inputs_low": inputs.low,
+        "ratio": ratio.value, "low": ratio.low, "high": ratio.high,
+    }  # fmt: skip
 
 
 def _few(sample: kid.Sample) -> kid.Sample:

@@ -165,10 +165,11 @@ class DomainDistance:
 
 @dataclass(frozen=True)
 class DomainKid:
-    """KID of the edits of one target domain, and of their unedited inputs, from real images.
+    """Distance of the edits of one target domain, and of their unedited inputs, from real images.
 
     `images` edits are compared with `reals` real images; `left` more edits have no real image with
-    all their labels. Unless `matched`, only the edited label is equal on both sides.
+    all their labels (and of their person, if `Kid.paired`). Unless `matched`, only the edited label
+    is equal on both sides.
     """
 
     dataset: str
@@ -188,7 +189,8 @@ class Kid:
 
     `value…`: of the edits, `inputs…`: of their inputs, `ratio`, `low` and `high`: the first
     as a multiple of the second; None without a domain of three people on each side. `skipped`:
-    domains with fewer.
+    domains with fewer. `paired`: the mean squared distance from real images of the same person
+    instead of a kernel distance.
     """
 
     kind: str
@@ -205,6 +207,7 @@ class Kid:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    paired: bool = False
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> "Kid":

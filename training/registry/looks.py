@@ -1,4 +1,4 @@
-"""The gate's conditions on realism, of tables of single edits and of kernel distances (KID)."""
+"""The gate's conditions on realism, of tables of single edits and of distances from real images."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ UNKNOWN = {
     "label does not concern",
     "likeness": "the second judge does not tell people apart (judge.images trains it longer)",
 }
-# largest half-width of KID's 95 % interval, as a share of the bound, with which it is judged
+# largest half-width of the distance's 95 % interval, as a share of the bound, for it to be judged
 WIDTH = 0.25
 
 
@@ -132,17 +132,20 @@ def _distance(found: Kid, bound: float, strangers: bool) -> Check:
                f"({', '.join(found.skipped)}); {fix}")  # fmt: skip
         return Check("kid", 0.0, bound, False, why, True)
     if not np.isfinite([found.ratio, found.low, found.high, found.inputs_low or 0.0]).all():
-        why = "the distance from real images (KID) is not finite; score the model again"
+        why = "the distance from real images is not finite; score the model again"
         return Check("kid", 0.0, bound, False, why, True)
     half = (found.high - found.low) / 2
     passed = False
-    if (found.inputs_low or 0.0) <= 0:
+    if not found.paired and (found.inputs_low or 0.0) <= 0:
         why = (f"{few}the judge does not tell {found.images} inputs from real images of their "
                f"target; {fix}")  # fmt: skip
     elif found.low > bound or found.high < bound or half <= WIDTH * bound:
         passed = found.ratio <= bound
-        why = (f"edits are {found.ratio:.2f} times as far from real images of their target as the "
-               f"unedited inputs (KID), at most {bound:.2f} allowed")  # fmt: skip
+        real, by = "real images of their target", " (KID)"
+        if found.paired:
+            real, by = "real images of the same person with their target labels", ""
+        why = (f"edits are {found.ratio:.2f} times as far from {real} as the unedited inputs{by}, "
+               f"at most {bound:.2f} allowed")  # fmt: skip
     else:
         people = math.ceil(found.people * (half / (WIDTH * bound)) ** 2)
         why = (f"{few}{found.images} edits, {found.people} {people_are}, interval ± {half:.2f} "
