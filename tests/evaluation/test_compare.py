@@ -199,6 +199,24 @@ def test_numbers_by_papers_protocols_have_their_own_tables() -> None:
     assert expected in apart.split("The same held-out images")[0]
 
 
+def test_every_table_of_a_comparison_names_its_protocol_or_says_that_it_has_none() -> None:
+    error = PaperResult("stargan", "rafd", "neutral images only", 60, (
+        PaperNumber("error", 0.0212, 420),
+    ))  # fmt: skip
+    systems = (system("stargan", seeds={0: 0.5, 2: 0.25}), system("diat"))
+    group = Group(
+        systems, "celeba", 0.0, [0, 2], (b"", ""), b"", tuple(of_systems({"a": [[error]]}))
+    )
+    html = render("comparison", title="", made="", remark="", failed=(), groups=[group],
+                  across=None)  # fmt: skip
+    tables = html.split("<table>")[1:]
+    assert len(tables) == 6
+    for table in tables:
+        found = re.match(r"\s*<caption>([^<]*)</caption>", table)
+        assert found is not None
+        assert found[1].startswith(("Protocol: ", "Cost, independent of the protocol"))
+
+
 def kid(dataset: str, ratio: float | None, half: float = 0.0) -> Kid:
     ends = {} if ratio is None else {"low": ratio - half, "high": ratio + half}
     return Kid("kid_vgg", dataset, 100, 30, (), ratio=ratio, **ends)

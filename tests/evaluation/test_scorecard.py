@@ -172,11 +172,11 @@ FACTS = {
     "the realism of the edits": [
         "stripes and checkerboards", "3.25 [3.00 – 3.50] grey levels",
         "change outside of what edits are about", "0.500 [0.400 – 0.600]",
-        "distance from real images of the target, KID by the VGG judge (E4)",
+        "distance from real images of the target by the VGG judge (E4)",
         "1.00 [0.75 – 1.25] times that of the unedited inputs; KID 0.5 [0.4 – 0.6]",
     ],
     "a domain's distance beside its inputs'": [
-        "celeba", "not_Male", "0.75", "0.5", "80", "70",
+        "celeba", "KID", "not_Male", "0.75", "0.5", "80", "70",
         "all; without 4 edits that no real image matches",
     ],
     "the pictures of what looks wrong": ["What looks wrong", "caption of looks & more"],
@@ -248,7 +248,7 @@ def test_numbers_by_a_papers_protocol_are_apart_and_named() -> None:
     found = replace(full, papers=[by_paper], subject=replace(full.subject, protocol="paper"))
     page = text(render(found))
     title = "AttGAN (TIP 2019) and STGAN (CVPR 2019)"
-    assert "protocol of all numbers but those by the papers': ours, number 6" in page
+    assert "protocol of all numbers but those by the papers': ours, number 7" in page
     assert f"\nBy the protocol of {title}: celeba\n" in page
     assert f"\nProtocol: {title}\nflipped attribute classified as flipped\nall\n86.05 %\n" in page
     assert "Not measured: too few images: Male to Young." in page
