@@ -1,5 +1,10 @@
 """`python -m pipelines doctor` against an API server: what it lacks, refuses or does not answer."""
 
+import os
+import re
+import shutil
+import subprocess
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,7 +265,35 @@ def test_the_guide_takes_ten_lines_in_an_order_that_works() -> None:
     assert 0 < len(block.splitlines()) <= 10
     order = ["make image", "apply -f k8s/base/namespace.yaml", "pipelines secrets", "endpointslice",
              "pipelines.manifests", "k8s/jobs/runtime.yaml", "rollout status", "pipelines doctor",
+             "port-forward svc/mlflow", "export MLFLOW_TRACKING_URI",
              "pipelines submit"]  # fmt: skip
     places = [block.index(words) for words in order]
     assert places == sorted(places)
     assert "create namespace" not in block
+
+
+def test_the_guides_line_exports_the_login_of_mlflow_that_was_drawn(
+    api: Api, tmp_path: Path
+) -> None:
+    """With the real kubectl, which first asks an API server what it has."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed")
+    guide = (K8S.parent / "docs" / "how-to" / "cluster.md").read_text()
+    line = re.search(r"export MLFLOW_TRACKING_URI=.*", guide)
+    assert line is not None
+    api.objects["/api"] = {"kind": "APIVersions", "versions": ["v1"]}
+    api.objects["/apis"] = {"kind": "APIGroupList", "apiVersion": "v1", "groups": []}
+    secrets = {"name": "secrets", "kind": "Secret", "namespaced": True, "verbs": ["get"]}
+    api.objects["/api/v1"] = {
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [secrets],
+    }
+    drawn = api.objects[f"{HERE}/secrets/stargan-mlflow"]
+    drawn |= {"apiVersion": "v1", "kind": "Secret"}
+    said = "echo $MLFLOW_TRACKING_URI $MLFLOW_TRACKING_USERNAME $MLFLOW_TRACKING_PASSWORD"
+    done = subprocess.run(["bash", "-c", f"{line[0]}; {said}"], check=False, capture_output=True,
+                          text=True, env={**os.environ, "HOME": str(tmp_path)})  # fmt: skip
+    values = {key: b64decode(value).decode() for key, value in drawn["data"].items()}
+    expected = [values["MLFLOW_TRACKING_USERNAME"], values["MLFLOW_TRACKING_PASSWORD"]]
+    assert done.stdout.split() == ["http://127.0.0.1:5000", *expected], done.stderr

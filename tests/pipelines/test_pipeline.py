@@ -720,14 +720,16 @@ def test_a_lost_run_is_submitted_again_and_a_mistake_is_not(
     server: tuple[str, list[dict[str, Any]]], later: list[dict[str, Any]],
     empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """In MLflow the second run's step has left its reason."""
+    """In MLflow the first run's last step found no reason, the second's one."""
     from mlflow import MlflowClient
 
     shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(uri)
-    tags = {"pipeline_run": "r2", "role": "pipeline", "failed.train": "labels.csv: row 3"}
-    client.create_run(client.create_experiment("stargan"), tags=tags)
+    experiment = client.create_experiment("stargan")
+    for name, found in (("r1", {}), ("r2", {"failed.train": "labels.csv: row 3"})):
+        tags = {"pipeline_run": name, "role": "pipeline", "failed_steps_asked": str(len(found))}
+        client.create_run(experiment, tags=tags | found)
     lost = {"state": "FAILED", "run_details": {"task_details": [
         {"display_name": "train", "state": "FAILED"}]}}  # fmt: skip
     later += [{"state": "PENDING"}, lost, {"state": "PENDING"}, lost]

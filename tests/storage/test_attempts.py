@@ -175,3 +175,43 @@ def test_a_step_that_is_stopped_leaves_no_reason(
     with pytest.raises(SystemExit):
         attempt(stop)
     assert failures("run-1") == {}
+
+
+def test_a_further_attempt_takes_back_the_reason_and_may_be_lost_without_one(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod is deleted: the first attempt's reason is not why the run failed."""
+    fail_in_a_pod(monkeypatch, "pull", "pull-1", ConnectionError("cut"))
+    monkeypatch.setenv("POD_NAME", "pull-2")
+
+    def stop() -> None:
+        raise SystemExit(143)
+
+    stop.__qualname__ = failing(ValueError()).__qualname__  # the same step
+    with pytest.raises(SystemExit):
+        attempt(stop)
+    assert failures("run-1") == {}
+    fail_in_a_pod(monkeypatch, "pull", "pull-3", ConnectionError("cut again"))
+    assert failures("run-1") == {"pull": "cut again"}
+
+
+def test_another_part_of_a_loop_takes_back_no_reason(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_in_a_pod(monkeypatch, "part", "part-1", ConnectionError("cut"))
+    monkeypatch.setenv("POD_NAME", "part-2")
+
+    def step(item: int) -> None:
+        return None
+
+    step.__qualname__ = failing(ValueError()).__qualname__
+    attempt(step, 2)
+    assert failures("run-1") == {"part": "cut"}
+
+
+def test_a_mistake_that_is_not_tried_again_keeps_its_reason(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_in_a_pod(monkeypatch, "judge", "judge-1", ValueError("row 3: 2"))
+    fail_in_a_pod(monkeypatch, "judge", "judge-2", ValueError("row 3: 2"))
+    assert failures("run-1") == {"judge": "row 3: 2"}

@@ -7,12 +7,20 @@ import pytest
 
 from training.cluster.ending import end_run
 from training.storage.attempts import attempt
+from training.storage.s3 import UnreachableError
 from training.tracking import client, reasons
 from training.tracking.client import TrackingError
 
 
 def mistake() -> None:
     raise ValueError("labels.csv: row 3: 2 is neither 0 nor 1")
+
+
+def nobody() -> str:
+    """An address at which no server answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -39,26 +47,45 @@ def test_the_reason_of_a_failed_step_is_read_by_who_follows_the_run(run: str) ->
     end_run("FAILED", "faces", "local")
     assert reasons.read(run, "faces", "pull") == "labels.csv: row 3: 2 is neither 0 nor 1"
     assert reasons.read(run, "faces", "train") == ""
-    assert reasons.read("run-2", "faces", "pull") == ""
-    assert reasons.read(run, "other", "pull") == ""
+    for name, experiment in (("run-2", "faces"), (run, "other")):
+        with pytest.raises(ValueError, match="did not write to this MLflow whether"):
+            reasons.read(name, experiment, "pull")
     (parent,) = client.client().search_runs([client.experiment_id("faces")])
     assert parent.info.status == "FAILED"
 
 
-def test_a_run_that_failed_without_a_reason_makes_no_record(run: str) -> None:
+def test_no_reason_is_told_apart_from_a_last_step_that_did_not_look(run: str) -> None:
+    """Neither can be taken for the other: a lost run is submitted again, a mistake is not."""
+    with pytest.raises(ValueError, match="Report status, did not write"):
+        reasons.read(run, "faces", "pull")
     end_run("FAILED", "faces", "local")
     assert reasons.read(run, "faces", "pull") == ""
-    assert client.client().search_runs([client.experiment_id("faces")]) == []
+    (parent,) = client.client().search_runs([client.experiment_id("faces")])
+    assert parent.info.status == "FAILED"
+
+
+def test_a_last_step_that_cannot_read_the_store_leaves_the_reason_unknown(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        attempt(mistake)
+    with monkeypatch.context() as during:
+        for name, value in (
+            ("STORE_URI", "s3://store"), ("AWS_ENDPOINT_URL_S3", nobody()), ("S3_PATIENCE", "0"),
+            ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s"),
+        ):  # fmt: skip
+            during.setenv(name, value)
+        with pytest.raises(UnreachableError):
+            end_run("FAILED", "faces", "local")
+    with pytest.raises(ValueError, match="did not write"):
+        reasons.read(run, "faces", "pull")
 
 
 def test_an_mlflow_that_does_not_answer_is_an_error_not_no_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In seconds: MLflow's own retries take minutes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody())
     monkeypatch.setattr(reasons, "RETRIES", "0")
     with pytest.raises(TrackingError, match="start it and its storage"):
         reasons.read("run-1", "faces", "pull")

@@ -7,7 +7,8 @@ A step's pod also leaves there why it failed, for the run's last step: Kubeflow 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,10 +38,11 @@ def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
                 "An earlier attempt of this step ended so; after a correction, start a new run.\n"
             )
             raise SystemExit(EXIT_MISTAKE)
+        _withdraw(name)
         return function(*arguments, **options)
     except Exception as error:
         line = explained(error)
-        _leave(line or shown(f"{type(error).__name__}: {error}"))
+        _leave(name, line or shown(f"{type(error).__name__}: {error}"))
         if not line:
             raise
         sys.stderr.write(f"error: {line}\n")
@@ -52,26 +54,47 @@ def attempt(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
 
 
 def failures(run: str) -> dict[str, str]:
-    """Why steps of a pipeline run failed, by step: what the last pod that failed left."""
-    store, found, number = open_store(), {}, 0
-    while (text := store.reference(f"{_failures(run)}/{number}")) is not None:
-        one = json.loads(text)
-        found[str(one["step"])] = str(one["reason"])
-        number += 1
-    return found
+    """Why steps of a pipeline run failed, by step: what the last pod that failed left.
+
+    Nothing of a step whose last attempt left nothing, as a deleted pod's does.
+    """
+    last = {(one["step"], one["work"]): one["reason"] for one in _left(run)}
+    return {step: reason for (step, _), reason in last.items() if reason}
+
+
+def _left(run: str) -> Iterator[dict[str, str]]:
+    """What pods of a pipeline run left, in order: step, its work, pod and reason."""
+    store = open_store()
+    for number in count():
+        text = store.reference(f"{_failures(run)}/{number}")
+        if text is None:
+            return
+        yield json.loads(text)
 
 
 def _failures(run: str) -> str:
     return f"failures/{sha256_bytes(run.encode())[:16]}"
 
 
-def _leave(reason: str) -> None:
+def _withdraw(work: str) -> None:
+    """Take back the reason of this step's earlier attempt: this one may end without any.
+
+    `work` tells the pods of a loop apart, which are attempts of the same step.
+    """
+    run, step = environment.PIPELINE_RUN_ID.get(), environment.PIPELINE_STEP.get()
+    if run and environment.POD_NAME.get():
+        mine = [one for one in _left(run) if (one["step"], one["work"]) == (step, work)]
+        if mine and mine[-1]["reason"]:
+            _leave(work, "")
+
+
+def _leave(work: str, reason: str) -> None:
     """Keep why this pod fails; only on a cluster, where nobody else tells."""
     run, pod = environment.PIPELINE_RUN_ID.get(), environment.POD_NAME.get()
     if not run or not pod:
         return
-    one = {"step": environment.PIPELINE_STEP.get(), "pod": pod, "reason": reason}
-    text = canonical_json(one).decode()
+    step = environment.PIPELINE_STEP.get()
+    text = canonical_json({"step": step, "work": work, "pod": pod, "reason": reason}).decode()
     try:
         store, number = open_store(), 0
         # The first writer of a number wins: another pod may fail at the same time.
