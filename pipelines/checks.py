@@ -17,6 +17,7 @@ from training.core import environment
 from training.core.shown import shown
 
 ADDRESSES = "stargan-environment"  # config map
+LINKS = ("KF_PIPELINES_UI_ENDPOINT", "MLFLOW_UI_ENDPOINT")  # of it, for people only
 # Without these a step's pod would use files of its own, which end with it.
 NEEDED = ("DVC_REMOTE_URL", "MLFLOW_TRACKING_URI", "STORE_URI")
 DEFAULT = re.compile(r"storageclass(\.beta)?\.kubernetes\.io/is-default-class")
@@ -147,6 +148,11 @@ def addresses(state: State) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("ok", "addresses", f"{ADDRESSES}: store {shown(data['STORE_URI'])}")
+        if lacks := [name for name in LINKS if not data.get(name)]:
+            yield Finding(
+                "unneeded", "addresses", f"{ADDRESSES}: {', '.join(lacks)} empty: Kubeflow's and "
+                "MLflow's pages of a run do not lead to each other; set it to what a browser opens",
+            )  # fmt: skip
     for server in state.servers():
         if "jobTemplate" in server["spec"]:
             continue

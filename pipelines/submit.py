@@ -161,8 +161,8 @@ def check_resubmit(wait: bool) -> None:
 def _mlflow() -> None:
     if environment.MLFLOW_TRACKING_URI.get() in ("", "off"):  # the default is this machine's
         raise ValueError(
-            "set MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for the "
-            "cluster's MLflow, where a failed step leaves its reason: two commands in "
+            "set MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for "
+            "the cluster's MLflow, where a failed step leaves its reason: two commands in "
             "docs/how-to/cluster.md, In ten lines"
         )
 

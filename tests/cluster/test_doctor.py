@@ -257,6 +257,14 @@ def test_no_secret_is_printed(api: Api, capsys: pytest.CaptureFixture[str]) -> N
             assert not value or value not in said
 
 
+def test_pages_that_do_not_lead_to_each_other_are_told_and_are_no_fault(api: Api) -> None:
+    api.objects[f"{HERE}/configmaps/stargan-environment"]["data"]["MLFLOW_UI_ENDPOINT"] = ""
+    found = [one for one in examined() if one[0] != "ok"]
+    assert [one[:2] for one in found] == [("unneeded", "addresses")]
+    assert "MLFLOW_UI_ENDPOINT empty: Kubeflow's and MLflow's pages" in found[0][2]
+    assert "KF_PIPELINES" not in found[0][2]
+
+
 def test_the_guide_takes_ten_lines_in_an_order_that_works() -> None:
     """Secrets after their namespace and before the servers; `kubectl apply` of a namespace that
     `kubectl create` has made would warn."""

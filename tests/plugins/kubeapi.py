@@ -73,10 +73,13 @@ class Api:
         ]
         marked = {"storageclass.kubernetes.io/is-default-class": "true"}
         standard = {"metadata": {"name": "standard", "annotations": marked}, "provisioner": "p"}
+        addresses = read("base/environment.yaml", "ConfigMap")
+        for name in ("KF_PIPELINES_UI_ENDPOINT", "MLFLOW_UI_ENDPOINT"):
+            addresses["data"][name] = "https://pages.org"
         self.objects: dict[str, Any] = {
             "/version/": VERSION,
             HERE: {"metadata": {"name": "stargan"}},
-            f"{HERE}/configmaps/stargan-environment": read("base/environment.yaml", "ConfigMap"),
+            f"{HERE}/configmaps/stargan-environment": addresses,
             f"{HERE}/configmaps/trainjobs": read("base/trainjobs.yaml", "ConfigMap"),
             f"{HERE}/serviceaccounts/pipeline-runner": {"metadata": {"name": "pipeline-runner"}},
             DEPLOYMENTS: items(mlflow),
