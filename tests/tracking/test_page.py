@@ -1,5 +1,6 @@
 """MLflow's own page in a real browser: it opens on the runs, with settings beside scores."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from browser import PATIENCE, Browser
 from servers import MlflowServer
@@ -90,3 +92,44 @@ def test_the_experiment_opens_on_runs_with_settings_beside_scores(
     link = "document.querySelector('a[href*=\"models/stargan/versions/2\"]')?.href"
     assert shown(browser, lambda: browser.run(link)) == served.uri + links.version("stargan", "2")
     assert "promoted: every <floor> is *reached*" in browser.run("document.body.innerText")
+
+
+def test_the_page_of_two_runs_shows_the_settings_that_differ(
+    served: MlflowServer, browser: Browser
+) -> None:
+    where = tracking.experiment_id()
+    runs = [run.info.run_id for run in tracking.client().search_runs([where])]
+    browser.open(
+        f"{served.uri}/#/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps([where])}"
+    )
+    text = "document.body.innerText"
+
+    def settings() -> list[str]:
+        """The lines of the table of parameters."""
+        return (
+            str(browser.run(text))
+            .partition("\nParameters\n")[2]
+            .partition("\nMetrics\n")[0]
+            .split("\n")
+        )
+
+    shown(browser, lambda: any(line.startswith("preset\tdemo\tdemo") for line in settings()))
+    browser.run("document.querySelector('[role=switch]').click()")
+    shown(browser, lambda: not any(line.startswith("preset") for line in settings()))
+    rows = {tuple(line.split("\t")) for line in settings()} - {("Show diff only",)}
+    assert rows == {("lambda_rec", "14", ""), ("seed", "1", "0")}
+
+
+def test_the_page_of_a_run_shows_its_pictures(
+    served: MlflowServer, browser: Browser, tmp_path: Path
+) -> None:
+    where, run_id = tracking.experiment_id(), tracking.parent_run()
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(tmp_path / "grid.png")
+    tracking.log_pictures(run_id, {"samples": tmp_path / "grid.png"})
+    browser.call("Emulation.setDeviceMetricsOverride", width=1600, height=1400,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.open(served.uri + links.run(where, run_id, "/model-metrics"))
+    widths = (
+        "[...document.querySelectorAll('img[src*=\"images%2Fsamples\"]')].map(i => i.naturalWidth)"
+    )
+    assert len(shown(browser, lambda: [w for w in browser.run(widths) if w])) == 1
