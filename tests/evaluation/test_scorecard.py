@@ -18,6 +18,7 @@ from training.evaluation.records import (
     Distance,
     DomainDistance,
     DomainKid,
+    Drift,
     Evaluation,
     Figure,
     JudgeFacts,
@@ -30,6 +31,7 @@ from training.evaluation.records import (
     Summary,
     SweepPoint,
     TaskScore,
+    Untold,
     Verification,
     stored_symptoms,
     stored_tasks,
@@ -281,3 +283,17 @@ def test_a_number_that_is_not_finite_is_refused_by_name() -> None:
     broken = replace(evaluation(), cost=replace(evaluation().cost, gmac=float("nan")))
     with pytest.raises(ValueError, match="not finite: gmac; the model or the judge is broken"):
         flat(broken)
+
+
+def test_drift_from_the_training_images_is_shown_with_its_p_value() -> None:
+    found = Drift("celeba", 0.0312, 0.044, 0.006, 999, 1000, 384, 246, 51)
+    whole = replace(evaluation(), drifts=[found, Untold("rafd", "too few people")])
+    page = " ".join(re.sub(r"<[^>]+>", " ", unescape(render(whole))).split())
+    assert "celeba 0.0312 0.044 ± 0.006 246 51 1,000 384 no difference found" in page
+    assert "rafd unknown: too few people" in page
+    numbers = flat(whole)
+    assert numbers["drift_celeba"] == 0.0312
+    assert numbers["drift_p_celeba"] == 0.044
+    assert not [name for name in numbers if "drift" in name and "rafd" in name]
+    assert whole.details()["drift"][1] == {"dataset": "rafd", "why": "too few people"}
+    assert "drift" not in evaluation().details()

@@ -2,6 +2,7 @@
 
     python -m training.data info celeba        its download page, licence and files
     python -m training.data adopt celeba PATH  check a download, pack it, version it with DVC
+    python -m training.data drift DATASET new/ whether new pictures are like the training data
 
 Each command has its own `--help`.
 """
@@ -21,6 +22,10 @@ from training.storage import dvc as remote
 app = cli.program("python -m training.data", __doc__)
 app.command(info)
 app.command(adopt)
+# On a higher layer, and imported when it is called.
+app.command(
+    "training.drift:drift", name="drift", help="Compare new pictures with the training data."
+)
 Out = Annotated[Path, means("folder to write")]
 
 

@@ -283,10 +283,7 @@ def plan(
     frame = source.reset_index(drop=True)
     frame = frame.assign(sha256="", shard="", row=-1, split="", reason="")
     frame["row"] = frame["row"].astype("int32")
-    for column, values in (("camera", config.cameras), ("gaze", config.gazes)):
-        if kind == "rafd" and column in frame:
-            off = ~frame[column].isin(values) & (frame["reason"] == "")
-            frame.loc[off, "reason"] = column + " not selected: " + frame.loc[off, column]
+    frame["reason"] = unselected(frame, kind, config)
     selected = frame["reason"] == ""
     if not selected.any():
         raise PreprocessError(
@@ -299,6 +296,16 @@ def plan(
         chosen = select_limited(split, config.limit)
         frame.loc[split.index[~chosen], "reason"] = f"beyond limit={config.limit}"
     return frame, split_by
+
+
+def unselected(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.Series:
+    """Why each row of a source is not one of the data that `config` selects; "" if it is."""
+    reasons = pd.Series("", index=frame.index, dtype=object)
+    for column, values in (("camera", config.cameras), ("gaze", config.gazes)):
+        if kind == "rafd" and column in frame:
+            off = ~frame[column].isin(values) & (reasons == "")
+            reasons[off] = column + " not selected: " + frame.loc[off, column]
+    return reasons
 
 
 def _record(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[Outcome]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the last lines of a run read the records without pandas and
     from training.models.base import Diagnostic
 
 Interval = tuple[float, float]
+DRIFT_LEVEL = 0.01  # p-values up to it count as drift
 Record = TypeVar("Record")
 
 
@@ -326,6 +327,37 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """The distance of one set of images from another with its p-value.
+
+    `error` is the standard error of `p`, which comes from a limited number of `permutations`;
+    images and people are those of the reference and of the compared set.
+    """
+
+    dataset: str
+    distance: float
+    p: float
+    error: float
+    permutations: int
+    reference_images: int
+    reference_people: int
+    images: int
+    people: int
+
+    def found(self, level: float = DRIFT_LEVEL) -> bool:
+        """Whether the sets differ: the p-value is at most `level`."""
+        return self.p <= level
+
+
+@dataclass(frozen=True)
+class Untold:
+    """Why the drift of a data set is unknown."""
+
+    dataset: str
+    why: str
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """Scores at one intensity of the edit."""
 
@@ -450,6 +482,7 @@ class Evaluation:
     pictures: Sequence[Figure]
     table: "pd.DataFrame"
     papers: Sequence[PaperResult] = ()
+    drifts: Sequence[Drift | Untold] = ()
 
     @property
     def scores(self) -> Scores:
@@ -459,6 +492,7 @@ class Evaluation:
         """The content of details.json."""
         comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
         papers = {"papers": [found.to_json() for found in self.papers]} if self.papers else {}
+        drifts = {"drift": [to_json(found) for found in self.drifts]} if self.drifts else {}
         return {
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
@@ -468,6 +502,7 @@ class Evaluation:
             "verification": [to_json(found) for found in self.verification],
             **comparison,
             **papers,
+            **drifts,
             "judge_facts": dict(self.judge.stored),
             "sweep": [to_json(point) for point in self.sweep],
             "diversity": [to_json(row) for row in self.diversity],
