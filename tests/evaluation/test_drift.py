@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from toydata import pictures
 from training.core.config import DataConfig, JudgeConfig, to_json
 from training.data.__main__ import main
 from training.data.preprocess import preprocess
@@ -142,25 +142,6 @@ def test_the_nearest_row_is_found() -> None:
     loops = [[float(np.linalg.norm(x - y)) for y in b] for x in a]
     assert index.tolist() == [int(np.argmin(row)) for row in loops]
     assert away == pytest.approx([min(row) for row in loops])
-
-
-def pictures(folder: Path, first: int, people: int, dark: float = 1.0) -> Path:
-    """A folder of 3 pictures of each person beside labels.csv, told apart by their colours."""
-    folder.mkdir()
-    lines = ["file,identity,Hat,Male"]
-    for i in range(first, first + people):
-        rng = np.random.default_rng(i)
-        base, male = rng.integers(60, 120, (1, 1, 3)), int(rng.integers(2))
-        for k in range(3):
-            hat = int(rng.integers(2))
-            image = np.tile(base, (24, 24, 1)) + rng.integers(0, 25, (24, 24, 3))
-            image[:8, :, 0] += 90 * hat
-            image[16:, :, 2] += 90 * male
-            pixels = (image * dark).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i:03d}-{k}.png")
-            lines.append(f"{i:03d}-{k}.png,{i},{hat},{male}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
