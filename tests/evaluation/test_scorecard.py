@@ -21,6 +21,8 @@ from training.evaluation.records import (
     Drift,
     Evaluation,
     Figure,
+    GroupGap,
+    GroupScore,
     JudgeFacts,
     Kid,
     MaskResult,
@@ -297,3 +299,22 @@ def test_drift_from_the_training_images_is_shown_with_its_p_value() -> None:
     assert not [name for name in numbers if "drift" in name and "rafd" in name]
     assert whole.details()["drift"][1] == {"dataset": "rafd", "why": "too few people"}
     assert "drift" not in evaluation().details()
+
+
+def test_groups_and_gaps_are_on_the_page_and_the_gaps_among_the_numbers() -> None:
+    groups = [
+        GroupScore("celeba", "Male", "Male", 40, 12, {"success": (0.5, 0.4, 0.6)}),
+        GroupScore("celeba", "Male", "not Male", 6, 2, {}),
+    ]
+    gap = GroupGap("celeba", "success", "Male", "not Male", "Male", 0.2, -0.1, 0.5, 3)
+    whole = replace(evaluation(), groups=groups, gaps=[gap])
+    page = " ".join(re.sub(r"<[^>]+>", " ", unescape(render(whole))).split())
+    assert "celeba Male Male 0.500 [0.400 – 0.600] – – – 40 12" in page
+    assert "celeba Male not Male – – – – 6 2" in page
+    assert "celeba success not Male and Male 0.200 -0.100 – 0.500 3" in page
+    numbers = flat(whole)
+    assert {name: numbers[name] for name in numbers if name.startswith("gap_")} == {
+        "gap_success": 0.2, "gap_success_low": -0.1, "gap_success_high": 0.5,
+    }  # fmt: skip
+    assert whole.details()["groups"][0]["scores"] == {"success": (0.5, 0.4, 0.6)}
+    assert "By group of people" not in render(evaluation())

@@ -20,6 +20,7 @@ from training.evaluation.gallery import (
     two_model_figure,
     worst_edits,
 )
+from training.evaluation.groups import by_group
 from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.papers import by_papers
 from training.evaluation.protocol import PAPER, check_published
@@ -93,6 +94,7 @@ def measure(
     drifts = of_scored(
         frozen, faces, real[2], lambda i: distances.real(i, faces, real[1])["frechet_vgg"]
     )
+    groups, gaps = by_group(table, dataset, faces, config, store)
     translation_cost = cost(translator, faces, config, frozen.device)
     data_views = views(translator, faces, frozen, config)
     pictures, results = _pictures(setup, data_views, table)
@@ -137,6 +139,8 @@ def measure(
         table=table,
         papers=papers,
         drifts=drifts,
+        groups=groups,
+        gaps=gaps,
     )
 
 

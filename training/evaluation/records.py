@@ -358,6 +358,40 @@ class Untold:
 
 
 @dataclass(frozen=True)
+class GroupScore:
+    """Single edits of the images of one group of people, by one label of theirs.
+
+    `scores`: value and 95 % interval over people by measure (success, preservation, identity,
+    background), means over edits; empty for fewer than three people.
+    """
+
+    dataset: str
+    label: str
+    group: str
+    images: int
+    people: int
+    scores: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class GroupGap:
+    """The largest difference of one measure between two groups of one label, `compared` in all.
+
+    The interval is widened for the choice of the largest.
+    """
+
+    dataset: str
+    measure: str
+    label: str
+    above: str
+    below: str
+    value: float
+    low: float
+    high: float
+    compared: int
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """Scores at one intensity of the edit."""
 
@@ -483,6 +517,8 @@ class Evaluation:
     table: "pd.DataFrame"
     papers: Sequence[PaperResult] = ()
     drifts: Sequence[Drift | Untold] = ()
+    groups: Sequence[GroupScore] = ()
+    gaps: Sequence[GroupGap] = ()
 
     @property
     def scores(self) -> Scores:
@@ -493,6 +529,11 @@ class Evaluation:
         comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
         papers = {"papers": [found.to_json() for found in self.papers]} if self.papers else {}
         drifts = {"drift": [to_json(found) for found in self.drifts]} if self.drifts else {}
+        groups = {
+            name: [to_json(one) for one in found]
+            for name, found in (("groups", self.groups), ("gaps", self.gaps))
+            if found
+        }
         return {
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
@@ -503,6 +544,7 @@ class Evaluation:
             **comparison,
             **papers,
             **drifts,
+            **groups,
             "judge_facts": dict(self.judge.stored),
             "sweep": [to_json(point) for point in self.sweep],
             "diversity": [to_json(row) for row in self.diversity],
