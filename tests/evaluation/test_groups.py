@@ -179,5 +179,5 @@ def test_the_card_has_a_row_for_each_group() -> None:
         "| celeba | Pale\\_Skin | not Pale\\_Skin | 12 | 0.500 [0.400 – 0.600] | – | – | – |\n"
         in text
     )
-    assert "differs between groups (see above)." in text
+    assert "differs between groups of people (see above)." in text
     assert "By group" not in card("m", config, space, record, {}, {}, {})
