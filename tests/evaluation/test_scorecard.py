@@ -309,8 +309,8 @@ def test_groups_and_gaps_are_on_the_page_and_the_gaps_among_the_numbers() -> Non
     gap = GroupGap("celeba", "success", "Male", "not Male", "Male", 0.2, -0.1, 0.5, 3)
     whole = replace(evaluation(), groups=groups, gaps=[gap])
     page = " ".join(re.sub(r"<[^>]+>", " ", unescape(render(whole))).split())
-    assert "celeba Male Male 0.500 [0.400 – 0.600] – – – 40 12" in page
-    assert "celeba Male not Male – – – – 6 2" in page
+    assert "celeba Male Male 40 12 0.50 [0.40 – 0.60] – – –" in page
+    assert "celeba Male not Male 6 2 – – – –" in page
     assert "celeba success not Male and Male 0.200 -0.100 – 0.500 3" in page
     numbers = flat(whole)
     assert {name: numbers[name] for name in numbers if name.startswith("gap_")} == {
