@@ -37,6 +37,7 @@ def resolve(
         ("train_memory", str),
         ("train_memory_limit", str),
         ("accelerator_count", str),
+        ("forgotten", str),
     ],
 ):  # fmt: skip
     """Resolve names to hashes and configurations, so that cache keys cover data and code."""

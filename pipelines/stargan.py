@@ -85,7 +85,7 @@ def stargan(
         code, data = {"code_hash": what["code_hash"]}, {"data_config": what["data_config"]}
         pulled = pull(
             datasets=what["datasets"], raw=raw, revision=what["revision"], md5=what["data_md5"],
-            **code,
+            forgotten=what["forgotten"], **code,
         )  # fmt: skip
         valid = validate(raw=pulled.outputs["out"], **data, **code)
         divided = preprocess_plan(

@@ -187,9 +187,11 @@ def _release_files(
     kinds = {part.name: part.kind for part in data.meta.datasets}
     config = read_json(files["config.json"])
     source, supported = reads_source(config["name"]), supported_options(config)
+    listed = {entry.name for entry in scored.entries}
+    details = read_json(scored.local("details.json")) if "details.json" in listed else {}
     text = card(
         name, config, label_space(files), record, metrics, kinds, counts, source=source,
-        options=supported,
+        options=supported, groups=details.get("groups", ()),
     )  # fmt: skip
     write_bytes(folder / "README.md", text.encode())
     write_bytes(folder / lineage.LOCK, lineage.lock_bytes())

@@ -2,7 +2,7 @@
 
     python -m training.resolve --preset demo
 
-No remote is contacted, so that a run starts at once.
+No remote of data is contacted, so that a run starts at once.
 """
 
 import json
@@ -20,6 +20,7 @@ from training.core.files import canonical_json, sha256_bytes, write_json
 from training.core.options import MODEL, PRESET
 from training.core.provenance import code_hash, git_problem, git_state, lock_hash
 from training.core.references import split_start
+from training.data import forgotten as tombstones
 from training.data.labels import LabelSpace
 from training.data.preview import expected, is_known, preview
 from training.data.versions import data_version, raw_folder, split_datasets, with_kind
@@ -28,6 +29,7 @@ from training.evaluation.protocol import JUDGE_RECIPE
 from training.models import configure
 from training.registry.names import check_model_name
 from training.registry.references import model_facts, pin
+from training.storage.store import open_store
 from training.tracking import client as tracking
 
 main = cli.program("python -m training.resolve", __doc__)
@@ -59,15 +61,18 @@ class Resolved(NamedTuple):
     train_memory: str
     train_memory_limit: str
     accelerator_count: str
+    forgotten: str  # people left out of the data; see `training.data.forgotten.references`
 
 
-def judge_hash(config: Config, data_md5: str) -> str:
+def judge_hash(config: Config, data_md5: str, forgotten: str = "") -> str:
     """The judge's key: hex SHA-256 of its recipe, settings, data version and data configuration.
 
-    Without `data.load`: the judge sees the images of `data.size` px, which do not depend on it.
+    Without `data.load`: the judge sees the images of `data.size` px, which do not depend on it. And
+    of the lists of forgotten people, if there are any.
     """
     settings = [values_of(config.judge), values_of(replace(config.data, load=0))]
-    return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5]))
+    people = [forgotten] if forgotten else []
+    return sha256_bytes(canonical_json([JUDGE_RECIPE, settings, data_md5, *people]))
 
 
 def _changes(config: Config) -> dict[str, str]:
@@ -93,13 +98,16 @@ def check(
     name: str = "",
     *,
     reported: bool = False,
+    forgotten: str = "",
 ) -> Checked:
     """Raise ValueError for what a later step would refuse, without reading pixels.
 
     Checked are the registered name, the MLflow address, `init` and `compare`, the names and labels
     of `raw`, the splits, the networks and the files that the evaluation loads. With `reported`,
-    faulty label files are left to the validation, whose report lists all of them.
+    faulty label files are left to the validation, whose report lists all of them. Images of
+    `forgotten` people do not count.
     """
+    people = tombstones.lists(tombstones.parse(forgotten), open_store()) if forgotten else {}
     check_model_name(name or config.name)
     tracking.check_address()
     start = split_start(init)
@@ -117,7 +125,9 @@ def check(
             from training.data.sources import SourceError  # imports pandas
 
             try:
-                seen = preview(one, kind, raw_folder(raw, one, len(datasets) == 1), config.data)
+                folder = raw_folder(raw, one, len(datasets) == 1)
+                gone = people.get(one, tombstones.NOBODY)
+                seen = preview(one, kind, folder, config.data, gone)
             except SourceError as error:
                 if not reported:
                     raise
@@ -168,16 +178,17 @@ def resolve(
     "unknown-revision".
     """
     config = configure.resolve(model, preset, configure.parse(overrides), datasets)
-    found = check(config, raw, revision, init, compare, name, reported=True)
+    names = split_datasets(config.data.datasets)
+    forgotten = tombstones.references([one for one, _ in names], open_store())
+    found = check(config, raw, revision, init, compare, name, reported=True, forgotten=forgotten)
     say(found.notes)
-    data_md5, source, kinds = found.data or data_version(
-        split_datasets(config.data.datasets), raw, revision
-    )
+    data_md5, source, kinds = found.data or data_version(names, raw, revision)
     resolved = Resolved(
         data_md5, source, code_hash(), to_json(config.data), to_json(config.preprocess),
         to_json(config.judge), to_json(config.train), to_json(config.model), to_json(config.eval),
-        judge_hash(config, data_md5), ",".join(kinds), found.init, found.compare, name or model,
-        json.dumps(_changes(config), sort_keys=True), *pods.requests(preset, **(requested or {})),
+        judge_hash(config, data_md5, forgotten), ",".join(kinds), found.init, found.compare,
+        name or model, json.dumps(_changes(config), sort_keys=True),
+        *pods.requests(preset, **(requested or {})), forgotten,
     )  # fmt: skip
     commit, dirty = git_state()
     facts = {"model": model, "preset": preset, "commit": commit, "dirty": dirty}

@@ -18,8 +18,11 @@ from training.evaluation.records import (
     Distance,
     DomainDistance,
     DomainKid,
+    Drift,
     Evaluation,
     Figure,
+    GroupGap,
+    GroupScore,
     JudgeFacts,
     Kid,
     MaskResult,
@@ -30,6 +33,7 @@ from training.evaluation.records import (
     Summary,
     SweepPoint,
     TaskScore,
+    Untold,
     Verification,
     stored_symptoms,
     stored_tasks,
@@ -281,3 +285,36 @@ def test_a_number_that_is_not_finite_is_refused_by_name() -> None:
     broken = replace(evaluation(), cost=replace(evaluation().cost, gmac=float("nan")))
     with pytest.raises(ValueError, match="not finite: gmac; the model or the judge is broken"):
         flat(broken)
+
+
+def test_drift_from_the_training_images_is_shown_with_its_p_value() -> None:
+    found = Drift("celeba", 0.0312, 0.044, 0.006, 999, 1000, 384, 246, 51)
+    whole = replace(evaluation(), drifts=[found, Untold("rafd", "too few people")])
+    page = " ".join(re.sub(r"<[^>]+>", " ", unescape(render(whole))).split())
+    assert "celeba 0.0312 0.044 ± 0.006 246 51 1,000 384 no difference found" in page
+    assert "rafd unknown: too few people" in page
+    numbers = flat(whole)
+    assert numbers["drift_celeba"] == 0.0312
+    assert numbers["drift_p_celeba"] == 0.044
+    assert not [name for name in numbers if "drift" in name and "rafd" in name]
+    assert whole.details()["drift"][1] == {"dataset": "rafd", "why": "too few people"}
+    assert "drift" not in evaluation().details()
+
+
+def test_groups_and_gaps_are_on_the_page_and_the_gaps_among_the_numbers() -> None:
+    groups = [
+        GroupScore("celeba", "Male", "Male", 40, 12, {"success": (0.5, 0.4, 0.6)}),
+        GroupScore("celeba", "Male", "not Male", 6, 2, {}),
+    ]
+    gap = GroupGap("celeba", "success", "Male", "not Male", "Male", 0.2, -0.1, 0.5, 3)
+    whole = replace(evaluation(), groups=groups, gaps=[gap])
+    page = " ".join(re.sub(r"<[^>]+>", " ", unescape(render(whole))).split())
+    assert "celeba Male Male 40 12 0.50 [0.40 – 0.60] – – –" in page
+    assert "celeba Male not Male 6 2 – – – –" in page
+    assert "celeba success not Male and Male 0.200 -0.100 – 0.500 3" in page
+    numbers = flat(whole)
+    assert {name: numbers[name] for name in numbers if name.startswith("gap_")} == {
+        "gap_success": 0.2, "gap_success_low": -0.1, "gap_success_high": 0.5,
+    }  # fmt: skip
+    assert whole.details()["groups"][0]["scores"] == {"success": (0.5, 0.4, 0.6)}
+    assert "By group of people" not in render(evaluation())

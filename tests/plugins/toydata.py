@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from training.core.files import write_json
 from training.data.labels import LabelSet, LabelSpace
@@ -105,3 +106,22 @@ def classes(store: Path, tmp_path: Path) -> Path:
 def units(store: Path, tmp_path: Path) -> Path:
     """One data set: two intensities."""
     return dataset_of(tmp_path / "units.json", SETS["units"])
+
+
+def pictures(folder: Path, first: int, people: int, dark: float = 1.0) -> Path:
+    """A folder of 3 pictures of each person beside labels.csv, told apart by their colours."""
+    folder.mkdir()
+    lines = ["file,identity,Hat,Male"]
+    for i in range(first, first + people):
+        rng = np.random.default_rng(i)
+        base, male = rng.integers(60, 120, (1, 1, 3)), int(rng.integers(2))
+        for k in range(3):
+            hat = int(rng.integers(2))
+            image = np.tile(base, (24, 24, 1)) + rng.integers(0, 25, (24, 24, 3))
+            image[:8, :, 0] += 90 * hat
+            image[16:, :, 2] += 90 * male
+            pixels = (image * dark).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i:03d}-{k}.png")
+            lines.append(f"{i:03d}-{k}.png,{i},{hat},{male}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder

@@ -2,6 +2,8 @@
 
     python -m training.data info celeba        its download page, licence and files
     python -m training.data adopt celeba PATH  check a download, pack it, version it with DVC
+    python -m training.data drift DATASET new/ whether new pictures are like the training data
+    python -m training.data forget 1234        leave people out of the next data version
 
 Each command has its own `--help`.
 """
@@ -21,6 +23,13 @@ from training.storage import dvc as remote
 app = cli.program("python -m training.data", __doc__)
 app.command(info)
 app.command(adopt)
+# On higher layers, and imported when they are called.
+app.command(
+    "training.drift:drift", name="drift", help="Compare new pictures with the training data."
+)
+app.command(
+    "training.forget:forget", name="forget", help="Leave people out of every further data version."
+)
 Out = Annotated[Path, means("folder to write")]
 
 

@@ -150,8 +150,15 @@ class StoredTars(Tars):
 
     def fetch(self, names: Iterable[str]) -> None:
         """Fetch and verify the tars of these files. Raises StoreError for one that is damaged."""
-        for shard in sorted({self._index[name][0] for name in names if name in self._index}):
+        for shard in self._holding(names):
             self._path(shard)
+
+    def holding(self, names: Iterable[str]) -> list[Entry]:
+        """The tars that hold these files."""
+        return [self.entries[shard] for shard in self._holding(names)]
+
+    def _holding(self, names: Iterable[str]) -> list[int]:
+        return sorted({self._index[name][0] for name in names if name in self._index})
 
     def _members(self, entry: Entry) -> "list[tuple[str, int, int]]":
         name = f"tars/{VERSION}/{entry.sha256}"

@@ -29,9 +29,11 @@ from training.core.environment import cores, runs
 from training.core.files import canonical_json, read_json, sha256_bytes, write_bytes, write_json
 from training.core.progress import Progress
 from training.core.provenance import code_hash as current_code
+from training.data import forgotten as tombstones
 from training.data.archive import StoredTars, open_raw
 from training.data.enlarged import enlarged
 from training.data.export import write_folders
+from training.data.forgotten import NOBODY, REASON, Pseudonyms
 from training.data.shards import Outcome, write_shard
 from training.data.sources import read_source, say_notes
 from training.data.split import SPLITS, assign, select_limited
@@ -64,9 +66,10 @@ def preprocess(
 
     Its files: `<dataset>-00000.npy` …, uint8 (n, size, size, 3), at most `shard_rows` rows each, in
     the label table's order; with `load` also `<dataset>-00000.load.npy` …, the same rows at `load`
-    px; and `<dataset>.parquet` with one row per image, including dropped ones: file, sha256 of the
-    source bytes ("" if not read), shard and row ("" and -1 if dropped), split, identity, reason (""
-    if kept), then the raw labels.
+    px; and `<dataset>.parquet` with one row per image, including dropped ones, but for those of
+    people whom the raw manifest's lists name (`training.data.forgotten`), who are only counted:
+    file, sha256 of the source bytes ("" if not read), shard and row ("" and -1 if dropped), split,
+    identity, reason ("" if kept), then the raw labels.
 
     Shards that the store has from `preprocess_part`, or from a run that was killed, are not written
     again if raw data, `data_config` and code (`code_hash`, default: this code's) are the same.
@@ -84,6 +87,7 @@ def preprocess(
             new_entries, image_set = job.run(pool)
             entries += new_entries
             image_sets.append(image_set)
+    entries += tombstones.kept(manifest)
     meta = ImagesMeta(
         data=json.loads(to_json(config)),
         source=manifest.digest,
@@ -142,9 +146,19 @@ def _jobs(
     with FileLock(folder.with_suffix(".lock")), ThreadPoolExecutor(workers or cores()) as pool:
         folder.mkdir(exist_ok=True)
         trees = open_raw(manifest, store)
+        people = tombstones.lists(tombstones.kept(manifest), store)
         yield (
             [
-                Job(one.name, one.kind, trees[one.name], config, folder, store, key)
+                Job(
+                    one.name,
+                    one.kind,
+                    trees[one.name],
+                    config,
+                    folder,
+                    store,
+                    key,
+                    people.get(one.name, NOBODY),
+                )
                 for one in manifest.meta.datasets
             ],
             pool,
@@ -163,12 +177,15 @@ class Job:
     work: Path  # the shard being written
     store: Store
     key: str  # of the recorded shards, as `_key` makes it
+    forgotten: Pseudonyms = NOBODY  # people who are left out
 
     def run(self, pool: ThreadPoolExecutor) -> tuple[list[Entry], ImageSet]:
         """Write every shard and the Parquet file; returns them and the manifest's record."""
         source = read_source(self.kind, self.tree, self.config)
         say_notes(self.name, source.notes)
-        frame, split_by = plan(source.frame, self.name, self.kind, self.config)
+        frame, split_by = plan(source.frame, self.name, self.kind, self.config, self.forgotten)
+        gone = len(source.frame) - len(frame)
+        say_notes(self.name, tombstones.said(gone))
         selected = frame.index[frame["reason"] == ""]
         entries = []
         total = len(selected) * len(self.configs)
@@ -186,13 +203,13 @@ class Job:
         check_splits(frame[frame["reason"] == ""], self.name, split_by, self.config.limit)
         entries.append(self._parquet(frame))
         return entries, ImageSet(
-            name=self.name, kind=self.kind, split_by=split_by, **_counts(frame)
+            name=self.name, kind=self.kind, split_by=split_by, **_counts(frame, gone)
         )
 
     def write_part(self, part: int, parts: int, pool: ThreadPoolExecutor) -> None:
         """Write every `parts`-th shard from number `part`; `run` finds them."""
         source = read_source(self.kind, self.tree, self.config)
-        frame, _ = plan(source.frame, self.name, self.kind, self.config)
+        frame, _ = plan(source.frame, self.name, self.kind, self.config, self.forgotten)
         shards = self._shards(frame.index[frame["reason"] == ""])
         mine = range(part, len(shards), parts)
         total = sum(len(shards[number]) for number in mine) * len(self.configs)
@@ -272,9 +289,11 @@ class Job:
 
 
 def plan(
-    source: pd.DataFrame, name: str, kind: str, config: DataConfig
+    source: pd.DataFrame, name: str, kind: str, config: DataConfig, forgotten: Pseudonyms = NOBODY
 ) -> tuple[pd.DataFrame, str]:
     """The source's rows with the columns of `COLUMNS`, their splits and the reasons to drop rows.
+
+    Without those of `forgotten` people; they leave after the split, so that nobody else changes it.
 
     The split is made before the limit, so a short run uses a subset of the full run's splits;
     `limit` keeps the first rows of each split, in the splits' proportion. Also returns how the
@@ -283,10 +302,7 @@ def plan(
     frame = source.reset_index(drop=True)
     frame = frame.assign(sha256="", shard="", row=-1, split="", reason="")
     frame["row"] = frame["row"].astype("int32")
-    for column, values in (("camera", config.cameras), ("gaze", config.gazes)):
-        if kind == "rafd" and column in frame:
-            off = ~frame[column].isin(values) & (frame["reason"] == "")
-            frame.loc[off, "reason"] = column + " not selected: " + frame.loc[off, column]
+    frame["reason"] = unselected(frame, kind, config)
     selected = frame["reason"] == ""
     if not selected.any():
         raise PreprocessError(
@@ -295,10 +311,24 @@ def plan(
         )
     split, split_by = assign(frame[selected], name, config)
     frame.loc[selected, "split"] = split
+    if forgotten:
+        frame = frame[~tombstones.among(frame["identity"], name, forgotten)]
+        frame = frame.reset_index(drop=True)
+        split = frame.loc[frame["reason"] == "", "split"]
     if config.limit:
         chosen = select_limited(split, config.limit)
         frame.loc[split.index[~chosen], "reason"] = f"beyond limit={config.limit}"
     return frame, split_by
+
+
+def unselected(frame: pd.DataFrame, kind: str, config: DataConfig) -> pd.Series:
+    """Why each row of a source is not one of the data that `config` selects; "" if it is."""
+    reasons = pd.Series("", index=frame.index)
+    for column, values in (("camera", config.cameras), ("gaze", config.gazes)):
+        if kind == "rafd" and column in frame:
+            off = ~frame[column].isin(values) & (reasons == "")
+            reasons[off] = column + " not selected: " + frame.loc[off, column]
+    return reasons
 
 
 def _record(frame: pd.DataFrame, rows: pd.Index, entry: Entry, outcomes: Sequence[Outcome]) -> None:
@@ -353,11 +383,13 @@ def _unite_copies(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _counts(frame: pd.DataFrame) -> dict[str, Any]:
+def _counts(frame: pd.DataFrame, forgotten: int) -> dict[str, Any]:
     kept = frame[frame["reason"] == ""]
     dropped = frame.loc[frame["reason"] != "", "reason"].str.split(":").str[0].value_counts()
+    if forgotten:
+        dropped[REASON] = forgotten
     return {
-        "images": len(frame),
+        "images": len(frame) + forgotten,
         "kept": len(kept),
         "splits": {s: int((kept["split"] == s).sum()) for s in SPLITS},
         "dropped": {str(reason): int(n) for reason, n in sorted(dropped.items())},

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from training.core.config import DataConfig
 from training.data.archive import Folder
+from training.data.forgotten import NOBODY, Pseudonyms
 from training.data.labels import CONFLICTS, HAIR, UNITS, LabelSet
 
 
@@ -19,8 +20,12 @@ class Preview(NamedTuple):
         return f"{self.labels.name}: {counts} images; labels {', '.join(self.labels.names)}"
 
 
-def preview(name: str, kind: str, folder: Path, config: DataConfig) -> Preview:
+def preview(
+    name: str, kind: str, folder: Path, config: DataConfig, forgotten: Pseudonyms = NOBODY
+) -> Preview:
     """Read the names and labels in `folder`, no pixels; images may still turn out unusable.
+
+    Images of `forgotten` people are left out, as the data steps do.
 
     Raises SourceError for files that cannot be read as `kind`, and ValueError for a split without
     an image and a label without a training image.
@@ -33,7 +38,7 @@ def preview(name: str, kind: str, folder: Path, config: DataConfig) -> Preview:
     from training.data.unify import check_trained, read_labels
 
     source = read_source(kind, Folder(folder), config)
-    frame, split_by = plan(source.frame, name, kind, config)
+    frame, split_by = plan(source.frame, name, kind, config, forgotten)
     labels, values = read_labels(name, kind, frame, config)
     kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
     split = frame["split"].to_numpy()

@@ -19,6 +19,7 @@ from training.core.cli import means
 from training.core.files import read_json, write_json
 from training.core.temporary import temporary_folder
 from training.data import archive as tree
+from training.data import forgotten as tombstones
 from training.data.versions import (
     DEMO,
     DEMO_SETS,
@@ -34,7 +35,7 @@ from training.data.versions import (
 from training.storage import dvc as remote
 from training.storage.meta import RawMeta, RawSet
 from training.storage.s3 import RemoteError
-from training.storage.store import Manifest
+from training.storage.store import Manifest, open_store
 
 main = cli.program("python -m training.data.pull", __doc__)
 DATA = Path(DEMO)  # the demo's raw data, below the working folder
@@ -63,8 +64,12 @@ def pull(
     revision: Annotated[str, means("git revision or data md5; only recorded with --md5")] = "",
     md5: Annotated[str, means("the data version to verify; empty: resolved")] = "",
     out: Annotated[Path, means("the manifest to write")],
+    forgotten: Annotated[str | None, cli.INTERNAL] = None,
 ) -> Manifest[RawMeta]:
     """Write a manifest of kind "raw": the data sets' tar shards, verified against `md5`.
+
+    It also names the lists of people whom the later steps leave out: `forgotten`, as
+    `training.data.forgotten.references` gives them, by default the current ones.
 
     Raises ValueError if the user's folder differs from `md5`, and RemoteError if the version is not
     completely available.
@@ -98,7 +103,13 @@ def pull(
             note="; ".join(source.note for source in used if source.note),
         )
         # The digest of the manifest does not depend on the revision.
-        manifest = Manifest.build("raw", shards, meta, about={"revision": revision})
+        store = open_store()
+        if forgotten is None:
+            forgotten = tombstones.references(versions, store)
+        left_out = tombstones.parse(forgotten)
+        manifest = Manifest.build(
+            "raw", shards, meta, keep=left_out, store=store, about={"revision": revision}
+        )
     manifest.write(out)
     return manifest
 

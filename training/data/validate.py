@@ -14,11 +14,12 @@ from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes
 from training.core.metrics import write_metrics
 from training.core.temporary import whole_folder
+from training.data import forgotten as tombstones
 from training.data.archive import open_raw
 from training.data.sources import say_notes
 from training.data.validation.report import render
 from training.data.validation.runner import Finding, Outcome, check, open_context
-from training.storage.store import Manifest, Store
+from training.storage.store import Manifest, Store, open_store
 
 main = cli.program("python -m training.data.validate", __doc__)
 DOCS = means("folder for Great Expectations' own pages, which load styles from the network")
@@ -46,12 +47,17 @@ def validate(
     """
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
+    store = store or open_store()
     trees = open_raw(manifest, store)
+    people = tombstones.lists(tombstones.kept(manifest), store)
     outcomes = []
     context = open_context()
     for dataset in manifest.meta.datasets:
         name, kind = dataset.name, dataset.kind
-        outcome = check(name, kind, trees[name], config, context=context, workers=workers)
+        outcome = check(
+            name, kind, trees[name], config, context=context, workers=workers,
+            forgotten=people.get(name, tombstones.NOBODY),
+        )  # fmt: skip
         outcomes.append(outcome)
         say_notes(name, [*outcome.raw.all_notes, *map(_warning, outcome.warnings)])
     if docs:
@@ -77,6 +83,8 @@ def _counts(outcomes: Sequence[Outcome]) -> Iterator[tuple[tuple[str, str], int]
         yield (found.name, "rules"), len(found.findings)
         yield (found.name, "warnings"), len(found.warnings)
         yield (found.name, "failed"), len(found.failed)
+        if found.forgotten:
+            yield (found.name, "forgotten"), found.forgotten
 
 
 def _warning(finding: Finding) -> str:

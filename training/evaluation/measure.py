@@ -10,6 +10,7 @@ from training.data.dataset import Faces
 from training.evaluation.cost import cost
 from training.evaluation.diagnostics import diagnostics, worst_balance
 from training.evaluation.diversity import diversity
+from training.evaluation.drift_sides import of_scored
 from training.evaluation.evidence import evidence
 from training.evaluation.fingerprint import fingerprint
 from training.evaluation.gallery import (
@@ -19,6 +20,7 @@ from training.evaluation.gallery import (
     two_model_figure,
     worst_edits,
 )
+from training.evaluation.groups import by_group
 from training.evaluation.judges.judge import Judge, load_judge
 from training.evaluation.papers import by_papers
 from training.evaluation.protocol import PAPER, check_published
@@ -89,6 +91,10 @@ def measure(
     domains = distances.table(*real)
     spreads, styled = diversity(translator, faces, frozen, config)
     styles = [row for way, seen in styled.items() for row in seen.table(*real, way=way)]
+    drifts = of_scored(
+        frozen, faces, real[2], lambda i: distances.real(i, faces, real[1])["frechet_vgg"]
+    )
+    groups, gaps = by_group(table, dataset, faces, config, store)
     translation_cost = cost(translator, faces, config, frozen.device)
     data_views = views(translator, faces, frozen, config)
     pictures, results = _pictures(setup, data_views, table)
@@ -132,6 +138,9 @@ def measure(
         pictures=pictures,
         table=table,
         papers=papers,
+        drifts=drifts,
+        groups=groups,
+        gaps=gaps,
     )
 
 

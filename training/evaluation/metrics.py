@@ -114,9 +114,20 @@ def bootstrap(
     """Cluster bootstrap (draws, m) of the mean over `groups` of each group's mean of values (n, m).
 
     Whole clusters (identities) are drawn with replacement, the same ones for every column, so that
-    differences of columns are paired. Sampling is stratified by connected components of clusters
-    and groups (the people of different data sets), so that small data sets are never left out.
-    Groups that are empty in a draw are excluded from its mean. No rows raise ValueError.
+    differences of columns are paired. Groups that are empty in a draw are excluded from its mean.
+    No rows raise ValueError.
+    """
+    return np.asarray(np.nanmean(resampled(values, groups, clusters, draws, seed), axis=1))
+
+
+def resampled(
+    values: np.ndarray, groups: np.ndarray, clusters: np.ndarray, draws: int, seed: int = 0
+) -> np.ndarray:
+    """Each group's means (draws, groups, m) of values (n, m) in draws of whole clusters.
+
+    Groups are in the order of `np.unique`; those that are empty in a draw are NaN. Sampling is
+    stratified by connected components of clusters and groups (the people of different data sets),
+    so that small data sets are never left out. No rows raise ValueError.
     """
     values = np.asarray(values, np.float64).reshape(len(groups), -1)
     if not len(values):
@@ -139,8 +150,7 @@ def bootstrap(
         )
     n = (weights @ counts)[:, :, None]
     totals = (weights @ sums.reshape(nc, ng * m)).reshape(draws, ng, m)
-    means = np.divide(totals, n, out=np.full_like(totals, np.nan), where=n > 0)
-    return np.asarray(np.nanmean(means, axis=1))
+    return np.asarray(np.divide(totals, n, out=np.full_like(totals, np.nan), where=n > 0))
 
 
 def proportion_interval(

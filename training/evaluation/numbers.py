@@ -9,7 +9,9 @@ from training.core.names import named
 from training.evaluation.protocol import PAPER
 from training.evaluation.records import (
     DomainDistance,
+    Drift,
     Evaluation,
+    GroupGap,
     JudgeFacts,
     Kid,
     MaskResult,
@@ -17,6 +19,7 @@ from training.evaluation.records import (
     StyleSpread,
     SweepPoint,
     TaskScore,
+    Untold,
     Verification,
     to_json,
 )
@@ -51,6 +54,8 @@ def _rows(evaluation: Evaluation) -> Rows:
     yield from sweep_numbers(evaluation.sweep)
     yield from (((f"symptom_{s.name}",), s.value) for s in evaluation.symptoms)
     yield from paper_numbers(evaluation.papers)
+    yield from drift_numbers(evaluation.drifts)
+    yield from gap_numbers(evaluation.gaps)
 
 
 def tasks_by_name(tasks: Sequence[TaskScore]) -> dict[str, str]:
@@ -122,6 +127,25 @@ def paper_numbers(results: Sequence[PaperResult]) -> Rows:
             for end, value in (("", one.value), ("low", one.low), ("high", one.high)):
                 if value is not None:
                     yield (*name, end), value
+
+
+def drift_numbers(drifts: Sequence[Drift | Untold]) -> Rows:
+    """Distance of each data set's scored images from its training images, and its p-value."""
+    for found in drifts:
+        if isinstance(found, Drift):
+            yield ("drift", found.dataset), found.distance
+            yield ("drift_p", found.dataset), found.p
+
+
+def gap_numbers(gaps: Sequence[GroupGap]) -> Rows:
+    """Each measure's largest gap between groups of people, with its interval.
+
+    The names have the data set's only where there are several.
+    """
+    several = len({gap.dataset for gap in gaps}) > 1
+    for gap in gaps:
+        for end, value in (("", gap.value), ("low", gap.low), ("high", gap.high)):
+            yield ("gap", gap.measure, gap.dataset if several else "", end), value
 
 
 def mask_numbers(results: Sequence[MaskResult]) -> Rows:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # the last lines of a run read the records without pandas and
     from training.models.base import Diagnostic
 
 Interval = tuple[float, float]
+DRIFT_LEVEL = 0.01  # p-values up to it count as drift
 Record = TypeVar("Record")
 
 
@@ -326,6 +327,71 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """The distance of one set of images from another with its p-value.
+
+    `error` is the standard error of `p`, which comes from a limited number of `permutations`;
+    images and people are those of the reference and of the compared set.
+    """
+
+    dataset: str
+    distance: float
+    p: float
+    error: float
+    permutations: int
+    reference_images: int
+    reference_people: int
+    images: int
+    people: int
+
+    def found(self, level: float = DRIFT_LEVEL) -> bool:
+        """Whether the sets differ: the p-value is at most `level`."""
+        return self.p <= level
+
+
+@dataclass(frozen=True)
+class Untold:
+    """Why the drift of a data set is unknown."""
+
+    dataset: str
+    why: str
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Single edits of the images of one group of people, by one label of theirs.
+
+    `scores`: value and 95 % interval over people by measure (success, preservation, identity,
+    background), means over edits; empty for fewer than three people.
+    """
+
+    dataset: str
+    label: str
+    group: str
+    images: int
+    people: int
+    scores: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class GroupGap:
+    """The largest difference of one measure between two groups of one label, `compared` in all.
+
+    The interval is widened for the choice of the largest.
+    """
+
+    dataset: str
+    measure: str
+    label: str
+    above: str
+    below: str
+    value: float
+    low: float
+    high: float
+    compared: int
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """Scores at one intensity of the edit."""
 
@@ -450,6 +516,9 @@ class Evaluation:
     pictures: Sequence[Figure]
     table: "pd.DataFrame"
     papers: Sequence[PaperResult] = ()
+    drifts: Sequence[Drift | Untold] = ()
+    groups: Sequence[GroupScore] = ()
+    gaps: Sequence[GroupGap] = ()
 
     @property
     def scores(self) -> Scores:
@@ -459,6 +528,12 @@ class Evaluation:
         """The content of details.json."""
         comparison = {"compare": self.comparison.to_json()} if self.comparison else {}
         papers = {"papers": [found.to_json() for found in self.papers]} if self.papers else {}
+        drifts = {"drift": [to_json(found) for found in self.drifts]} if self.drifts else {}
+        groups = {
+            name: [to_json(one) for one in found]
+            for name, found in (("groups", self.groups), ("gaps", self.gaps))
+            if found
+        }
         return {
             **self.subject.to_json(),
             "tasks": [to_json(task) for task in self.tasks],
@@ -468,6 +543,8 @@ class Evaluation:
             "verification": [to_json(found) for found in self.verification],
             **comparison,
             **papers,
+            **drifts,
+            **groups,
             "judge_facts": dict(self.judge.stored),
             "sweep": [to_json(point) for point in self.sweep],
             "diversity": [to_json(row) for row in self.diversity],

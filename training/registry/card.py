@@ -93,6 +93,17 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}. Metrics whose na
 {% for key, value in metrics %}
 | {{ key }} | {{ "%.4f" | format(value) }} |
 {% endfor %}
+{% if groups %}
+
+By group of the people shown, single edits, with 95 % intervals over people; groups of fewer than
+three people are not scored. The largest gaps are the metrics `gap_…`.
+
+| data set | label | group | people | success | others kept | identity cosine | change elsewhere |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+{% for row in groups %}
+| {{ row | join(" | ") }} |
+{% endfor %}
+{% endif %}
 {% endif %}
 
 ## Limits
@@ -101,7 +112,8 @@ Judge {{ lineage.judge }}, evaluation {{ lineage.evaluation }}. Metrics whose na
 - Labels that are correlated in the data (such as age and hair colour) change together.
 - Success is measured by a classifier, which superficial changes can satisfy. Check the worst
   edit, preservation and the pictures, too.
-- The data is not representative of any population; quality differs between groups.
+- The data is not representative of any population; quality differs between groups of people{{
+  " (see above)" if groups }}.
 
 ## Licence note
 
@@ -143,11 +155,13 @@ def card(
     *,
     source: bool = False,
     options: Sequence[str] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card as Markdown. `kinds`: layout by data set; `counts`: images by (data set, split).
 
     `source`: whether the model takes the input's labels; `options`: its supported edit options.
-    Of imported weights `metrics` and `counts` are empty.
+    `groups`: the scores by group of people of a details.json. Of imported weights `metrics` and
+    `counts` are empty.
     """
     example = [1.0] + [0.0] * (space.dim_g - 1)
     if len(space.sets) > 1:
@@ -173,5 +187,16 @@ def card(
         options=[OPTIONS[name] for name in options],
         data=data,
         metrics=sorted(metrics.items()),
+        groups=[_group(row) for row in groups],
         licences=terms,
     )
+
+
+def _group(row: Mapping[str, Any]) -> list[str]:
+    """The cells of one group's scores."""
+    names = [markdown(str(row[name])) for name in ("dataset", "label", "group")]
+    cells = [
+        "{:.3f} [{:.3f} – {:.3f}]".format(*row["scores"][name]) if name in row["scores"] else "–"
+        for name in ("success", "preservation", "identity", "background")
+    ]
+    return [*names, str(row["people"]), *cells]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.core.environment import cores, put
+from training.data import forgotten as tombstones
 from training.data.archive import Tree
+from training.data.forgotten import NOBODY, Pseudonyms
 from training.data.layouts import RawDataset, read_layout
 from training.data.tables import one_line, shortened
 from training.data.validation.frames import frames
@@ -165,6 +167,7 @@ class Outcome:
     raw: RawDataset
     frames: dict[str, pd.DataFrame]
     findings: list[Finding]
+    forgotten: int = 0  # images of people who are left out
 
     @property
     def failed(self) -> list[Finding]:
@@ -185,15 +188,33 @@ def check(
     context: Any = None,
     without: Collection[str] = (),
     workers: int = 0,
+    forgotten: Pseudonyms = NOBODY,
 ) -> Outcome:
     """Validate one data set by every rule except those named in `without`.
+
+    Images of `forgotten` people are not read; a note says how many they are.
 
     `context`: a Great Expectations context, by default a new one. `workers`: threads that read and
     decode the images; 0 for every core.
     """
-    raw = read_layout(kind, tree, config)
+    raw, gone = _without(read_layout(kind, tree, config), name, forgotten)
     images = image_facts(tree, raw.images, kind, config, workers or cores(), f"validate {name}")
     tables = frames(raw, images)
     selected = [rule for rule in rules(raw, tables, config) if rule.name not in without]
     findings = run_rules(context or open_context(), name, tables, selected)
-    return Outcome(name, raw, tables, findings)
+    return Outcome(name, raw, tables, findings, gone)
+
+
+def _without(raw: RawDataset, name: str, people: Pseudonyms) -> tuple[RawDataset, int]:
+    """A data set without the images of these people, and their number."""
+    if not people:
+        return raw, 0
+    gone = tombstones.among(raw.labels["identity"], name, people)
+    files = set(raw.labels.loc[gone, "image"])
+    left = replace(
+        raw,
+        images=[image for image in raw.images if image not in files],
+        labels=raw.labels[~gone].reset_index(drop=True),
+        notes=(*raw.notes, *tombstones.said(int(gone.sum()))),
+    )
+    return left, int(gone.sum())
