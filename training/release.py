@@ -7,6 +7,7 @@
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
     python -m training.release sign stargan/3 --key private.pem
+    python -m training.release webhook create https://example.com/promotions
 
 These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
@@ -27,7 +28,7 @@ from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.core.temporary import whole_folder
 from training.data.versions import short_md5
 from training.evaluation.headline import headline
-from training.registry import lineage, signature
+from training.registry import lineage, signature, webhooks
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
 from training.registry.note import describe_version
@@ -39,6 +40,7 @@ from training.tracking.described import describe, parameters
 
 SHOWN = re.compile("samples$|worst_")  # pictures of an evaluation that its run shows
 app = cli.program("python -m training.release", __doc__)
+app.command(webhooks.app, name="webhook")
 Name = Annotated[str, means("name of the registered model")]
 Reference = Annotated[str, means("NAME@champion or NAME/VERSION")]
 Recorded = Annotated[str, means("recorded in the lineage")]
