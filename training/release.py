@@ -33,6 +33,7 @@ from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
 from training.registry.note import describe_version
 from training.registry.note import summary as version_page
+from training.registry.openlineage import recorded as events
 from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
@@ -47,6 +48,7 @@ Recorded = Annotated[str, means("recorded in the lineage")]
 
 
 @tracking.answered()
+@events("register", ("model", "evaluation", "dataset"))
 def register(
     model: Annotated[Path, means('manifest of kind "model"')],
     evaluation: Annotated[Path, means('manifest of kind "evaluation"')],
@@ -363,6 +365,16 @@ def sign(
     with lineage.verified(reference, data=False, signed=False) as (folder, record):
         signature.sign(version, folder, key)
     return f"{version.name}/{version.version}: {len(record.files) + 1} files signed"
+
+
+@app.command(name="lineage")
+def _lineage_events(
+    reference: Reference, /, *, openlineage: Annotated[str, means("file or URL to send them to")]
+) -> str:
+    """Send the OpenLineage events of a version that is registered already."""
+    from training.registry import past
+
+    return past.send(reference, openlineage)
 
 
 @tracking.answered()
