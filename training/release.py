@@ -377,6 +377,28 @@ def _lineage_events(
     return past.send(reference, openlineage)
 
 
+@app.command(name="provenance")
+def _provenance(
+    reference: Reference,
+    /,
+    *,
+    out: Annotated[Path, means("JSON to write")],
+    key: Annotated[Path | None, means("private key, PEM; elliptic curve; to sign it")] = None,
+) -> str:
+    """Write an in-toto statement of a version's files, settings, data, judge and code."""
+    from training.registry import statement
+
+    return statement.provenance(reference, out, key)
+
+
+@app.command(name="bom")
+def _bom(reference: Reference, /, *, out: Annotated[Path, means("JSON to write")]) -> str:
+    """Write a bill of materials of a version, CycloneDX 1.6: model card, data and packages."""
+    from training.registry import bom
+
+    return bom.write(reference, out)
+
+
 @tracking.answered()
 def main(argv: list[str] | None = None) -> None:
     app(argv)
