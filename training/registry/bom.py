@@ -97,7 +97,7 @@ def _packages(folder: Path) -> dict[tuple[str, str], str]:
     text = (folder / LOCK).read_text()
     loading = (folder / LOADING).read_text()
     if text.startswith("["):  # where no lock was installed: the packages that were
-        locked = dict.fromkeys(json.loads(text), "")
+        locked = dict.fromkeys(map(tuple, json.loads(text)), "")
     else:
         locked = {(name, version): marker for name, version, marker in PINNED.findall(text)}
     more = {(name, version): marker for name, version, marker in PINNED.findall(loading)}
