@@ -104,6 +104,7 @@ def use(forks: Forks, folder: Path) -> None:
     assert (status, output.split()[-1]) == (0, "used"), output
 
 
+@pytest.mark.slow
 def test_an_older_registry_is_refused_upgraded_and_used(
     champion: Path, release_folder: Path, forks: Forks
 ) -> None:
