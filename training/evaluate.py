@@ -21,6 +21,7 @@ from training.evaluation.numbers import flat
 from training.evaluation.publish import publish
 from training.evaluation.scorecard import render
 from training.inference.translator import translator_from_files
+from training.registry.openlineage import recorded
 from training.registry.references import model_files
 from training.storage.store import Manifest, open_store
 
@@ -29,6 +30,7 @@ OTHER = means("a second model, for Fig. 6: manifest, NAME/VERSION or NAME@ALIAS"
 PRINTED = ("success_mean", "success_worst", "preservation_mean", "self_psnr", "learned")
 
 
+@recorded("evaluate", ("model", "dataset", "judge"), ("out",))
 def evaluate(
     model: Annotated[Path, means('manifest of kind "model"')],
     dataset: Annotated[Path, means('manifest of kind "dataset"')],

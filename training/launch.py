@@ -26,6 +26,7 @@ from training.core.files import write_bytes
 from training.core.metrics import write_metrics
 from training.core.options import MODEL, TRAIN, Changes, Dataset, Model, TrainOptions, read_options
 from training.core.temporary import temporary_folder
+from training.registry.openlineage import recorded
 from training.storage.meta import ReplicatesMeta
 from training.storage.store import Manifest
 
@@ -36,6 +37,7 @@ GRACE = 60.0  # s for its workers to save and exit
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
+@recorded("train", ("dataset",), ("out",))
 def launch(
     dataset: Path,
     out: Path,

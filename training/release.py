@@ -7,6 +7,7 @@
     python -m training.release show|history|rollback stargan
     python -m training.release verify stargan@champion
     python -m training.release sign stargan/3 --key private.pem
+    python -m training.release webhook create https://example.com/promotions
 
 These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
@@ -27,11 +28,12 @@ from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.core.temporary import whole_folder
 from training.data.versions import short_md5
 from training.evaluation.headline import headline
-from training.registry import lineage, signature
+from training.registry import lineage, signature, webhooks
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
 from training.registry.note import describe_version
 from training.registry.note import summary as version_page
+from training.registry.openlineage import recorded as events
 from training.storage.meta import DatasetMeta, EvaluationMeta, ModelMeta
 from training.storage.store import Manifest, open_store
 from training.tracking import client as tracking
@@ -39,12 +41,14 @@ from training.tracking.described import describe, parameters
 
 SHOWN = re.compile("samples$|worst_")  # pictures of an evaluation that its run shows
 app = cli.program("python -m training.release", __doc__)
+app.command(webhooks.app, name="webhook")
 Name = Annotated[str, means("name of the registered model")]
 Reference = Annotated[str, means("NAME@champion or NAME/VERSION")]
 Recorded = Annotated[str, means("recorded in the lineage")]
 
 
 @tracking.answered()
+@events("register", ("model", "evaluation", "dataset"))
 def register(
     model: Annotated[Path, means('manifest of kind "model"')],
     evaluation: Annotated[Path, means('manifest of kind "evaluation"')],
@@ -363,6 +367,38 @@ def sign(
     with lineage.verified(reference, data=False, signed=False) as (folder, record):
         signature.sign(version, folder, key)
     return f"{version.name}/{version.version}: {len(record.files) + 1} files signed"
+
+
+@app.command(name="lineage")
+def _lineage_events(
+    reference: Reference, /, *, openlineage: Annotated[str, means("file or URL to send them to")]
+) -> str:
+    """Send the OpenLineage events of a version that is registered already."""
+    from training.registry import past
+
+    return past.send(reference, openlineage)
+
+
+@app.command(name="provenance")
+def _provenance(
+    reference: Reference,
+    /,
+    *,
+    out: Annotated[Path, means("JSON to write")],
+    key: Annotated[Path | None, means("private key, PEM; elliptic curve; to sign it")] = None,
+) -> str:
+    """Write an in-toto statement of a version's files, settings, data, judge and code."""
+    from training.registry import statement
+
+    return statement.provenance(reference, out, key)
+
+
+@app.command(name="bom")
+def _bom(reference: Reference, /, *, out: Annotated[Path, means("JSON to write")]) -> str:
+    """Write a bill of materials of a version, CycloneDX 1.6: model card, data and packages."""
+    from training.registry import bom
+
+    return bom.write(reference, out)
 
 
 @tracking.answered()

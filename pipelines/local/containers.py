@@ -21,7 +21,7 @@ NAMES = [
     variable.name
     for variable in (
         variables.STORE_URI, variables.NODE_CACHE, variables.DVC_REMOTE_URL, variables.DRAW_DEMO,
-        variables.PIPELINE_RUN_ID, variables.SIGNING_PUBLIC_KEY,
+        variables.PIPELINE_RUN_ID, variables.SIGNING_PUBLIC_KEY, variables.OPENLINEAGE_URL,
     )
 ]  # fmt: skip
 FAMILIES = ("AWS_", "MLFLOW_")

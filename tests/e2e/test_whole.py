@@ -10,12 +10,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import runevents
 from forks import Forks
 from project import SMALL
+from training.storage.store import FolderStore, Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -52,6 +56,7 @@ class Day:
 
 
 Run = Callable[..., Day]
+EVENTS = "runs/events.jsonl"
 CHAMPION = "from training.registry.versions import champion; print(champion('stargan'))"
 
 
@@ -75,7 +80,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def first(run: Run, start_pipeline: Callable[..., str]) -> Day:
-    return run(pipeline=start_pipeline)
+    return run(pipeline=partial(start_pipeline, environment={"OPENLINEAGE_FILE": EVENTS}))
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +163,36 @@ def test_a_repeated_run_comes_from_the_cache_and_registers_nothing(again: Day) -
 def test_a_deleted_output_reruns_only_its_step(repaired: Day) -> None:
     """The same images come out, so that nothing after it runs."""
     assert repaired.ran == ["preprocess"]
+
+
+def test_the_steps_say_in_openlineage_what_they_read_and_wrote(first: Day) -> None:
+    """Each version that a step wrote is the one that the next step read; images are counted."""
+    events = runevents.read(first.folder / EVENTS)
+    jobs = ("train", "evaluate", "register", "promote")
+    kinds = ("START", "COMPLETE")
+    assert runevents.steps(events) == [(job, kind) for job in jobs for kind in kinds]
+    train, evaluate, register, promote = events[1::2]
+    written: dict[str, str] = {}
+    for event in (train, evaluate, register):
+        written |= runevents.versions(event["outputs"])
+    for event in (evaluate, register, promote):
+        read = runevents.versions(event["inputs"])
+        known = {name: version for name, version in read.items() if name in written}
+        assert known.items() <= written.items()
+        assert len(known) > 0
+    assert {"trained/stargan", "evaluation", "models/stargan"} == written.keys()
+    assert runevents.versions(promote["outputs"]) == {"models/stargan@champion": first.champion}
+    version, _ = first.registered
+    (raw,) = {"raw/celeba"} & runevents.versions(train["inputs"]).keys()
+    assert runevents.versions(register["inputs"])[raw].endswith(".dir")
+    assert runevents.tags(register["outputs"][0])["content"] == version["content"]
+    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in events}) == 1
+    (faces,) = [one for one in train["inputs"] if one["name"] == "dataset/celeba"]
+    (data,) = (first.folder / "runs").glob("kfp/*/unify-labels/out")
+    labels = FolderStore(first.folder / "runs/store").path(
+        Manifest.read(data).entry("labels.parquet").sha256
+    )
+    assert faces["inputFacets"]["dataQualityMetrics"]["rowCount"] == len(pd.read_parquet(labels))
 
 
 def test_a_failed_gate_never_promotes(first: Day, rejected: Day) -> None:

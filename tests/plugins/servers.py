@@ -143,13 +143,16 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 class MlflowServer:
-    """`mlflow server` on a free port, over one SQLite file; `auth`: the ini of its passwords."""
+    """`mlflow server` on a free port, over one SQLite file; `auth`: the ini of its passwords.
 
-    def __init__(self, folder: Path, auth: Path | None = None) -> None:
+    `more` are further variables of its environment.
+    """
+
+    def __init__(self, folder: Path, auth: Path | None = None, **more: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder, self.auth = folder, auth
+        self.folder, self.auth, self.more = folder, auth, more
         self.start()
 
     def start(self) -> None:
@@ -161,6 +164,7 @@ class MlflowServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **self.more,
         }
         environment.pop("MLFLOW_TRACKING_URI", None)
         self.log = (self.folder / "server.log").open("ab")

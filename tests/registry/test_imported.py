@@ -1,5 +1,6 @@
 """Published weights become a version that is evaluated, used and promoted as any other."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from PIL import Image
 
+import runevents
 from published import random, stargan, stargan_v2, states
 from runs import QUICK, go, session_of
 from training import release, translate
@@ -183,6 +187,26 @@ def test_its_lineage_is_the_files_it_came_from(capsys: pytest.CaptureFixture[str
     assert "imported from 200000-" in out.splitlines()[-1]
     run = tracking.client().get_run(found.run_id)
     assert (run.data.tags["role"], run.info.status) == ("import", "FINISHED")
+
+
+def test_its_provenance_materials_and_events_name_the_published_files() -> None:
+    """And no data, judge or metrics, which are not known."""
+    bring_stargan()
+    for command in ("provenance", "bom"):
+        release.main([command, "paper/1", "--out", f"{command}.json"])
+    release.main(["lineage", "paper/1", "--openlineage", "events.jsonl"])
+    build = read_json(Path("provenance.json"))["predicate"]["buildDefinition"]
+    needed = {one["name"]: one["digest"].get("sha256") for one in build["resolvedDependencies"]}
+    assert needed.keys() - {"code"} == {*FILES, "requirements.lock"}
+    assert all(needed[name] == sha256_file(Path(name)) for name in FILES)
+    materials = Path("bom.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(materials) is None
+    card = json.loads(materials)["metadata"]["component"]["modelCard"]
+    assert "datasets" not in card["modelParameters"]
+    assert card["quantitativeAnalysis"] == {"performanceMetrics": []}
+    events = runevents.read(Path("events.jsonl"))
+    assert runevents.steps(events) == [("register", "START"), ("register", "COMPLETE")]
+    assert runevents.versions(events[1]["inputs"]).keys() == {"imported"}
 
 
 def test_the_same_files_are_registered_once() -> None:

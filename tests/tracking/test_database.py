@@ -153,7 +153,7 @@ def test_an_older_mlflows_file_is_told_apart_and_its_fix_helps(workdir: Path) ->
     stopped(path, "acf3f17fdcc7", used="used")
     text = refusal(path)
     assert "older MLflow (schema acf3f17fdcc7" in text
-    command = shlex.split(text.rpartition("run: ")[2])
+    command = shlex.split(text.rpartition("upgrade.md): ")[2])
     subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     assert tracking.experiment_id("faces")
     assert whole(path)

@@ -116,6 +116,30 @@ SIGNING_PUBLIC_KEY = Variable(
 SIGNING_KEY_PASSWORD = Variable(
     "SIGNING_KEY_PASSWORD", "password of the private key of `release sign`", "you"
 )
+WEBHOOK_SECRET = Variable(
+    "WEBHOOK_SECRET", "secret with which MLflow signs the messages of `release webhook`; the "
+    "receiver has the same", "you",
+)  # fmt: skip
+OPENLINEAGE_URL = Variable(
+    "OPENLINEAGE_URL", "address of a server that receives OpenLineage events, such as "
+    "`http://marquez:5000`", YOU, computed="no events are sent",
+)  # fmt: skip
+OPENLINEAGE_ENDPOINT = Variable(
+    "OPENLINEAGE_ENDPOINT", "path of the events at that address", "you", "api/v1/lineage"
+)
+OPENLINEAGE_API_KEY = Variable("OPENLINEAGE_API_KEY", "key for that server", "you")
+OPENLINEAGE_FILE = Variable(
+    "OPENLINEAGE_FILE", "file to which OpenLineage events are added, one JSON line each", "you",
+    computed="no events are written",
+)  # fmt: skip
+OPENLINEAGE_NAMESPACE = Variable(
+    "OPENLINEAGE_NAMESPACE", "namespace of the jobs and data in OpenLineage events", "you",
+    "stargan",
+)  # fmt: skip
+SOURCE_URL = Variable(
+    "SOURCE_URL", "address of the code's repository, for OpenLineage events and provenance", "you",
+    computed="git's remote `origin`",
+)  # fmt: skip
 METRICS_PORT = Variable(
     "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"
 )

@@ -25,6 +25,9 @@ _KNOWN = (
      "no space left for MLflow's database {database}, or its disk fails; free some space"),
     (_DATABASE, r"readonly database|unable to open database",
      "MLflow's database {database} cannot be written; make the file and its folder writable"),
+    (_DATABASE, r"out-of-date database schema",
+     "MLflow's database {database} is of an older MLflow; stop all that use it, save a copy, then "
+     "run: mlflow db upgrade with its address (docs/how-to/upgrade.md)"),
     (_DATABASE, r"malformed|not a database",
      "MLflow's database {database} is damaged; restore it from a copy, or move it away"),
     (_DATABASE, "", "MLflow ({database}) refused the request; remove the cause and run this again"),

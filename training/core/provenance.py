@@ -55,6 +55,18 @@ def _read_git() -> tuple[str, bool, str]:
         return "unknown", True, str(error)
 
 
+def source_url() -> str:
+    """The repository's address without a login: SOURCE_URL, else git's `origin`; empty if none."""
+    url = environment.SOURCE_URL.get()
+    if not url and git_state()[0] != "unknown":
+        try:
+            url = git(ROOT, "config", "--get", "remote.origin.url").strip()
+        except ValueError:  # no such remote, or no git in this image
+            return ""
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else url
+
+
 def git(root: Path, *arguments: str) -> str:
     """Output of a git command. Raises ValueError with git's error message."""
     try:

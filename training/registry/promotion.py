@@ -15,6 +15,7 @@ from training.evaluation.protocol import OURS
 from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.note import describe_version
+from training.registry.openlineage import recorded
 from training.registry.verdict import Check, Verdict, VerdictFiles
 from training.storage.meta import DatasetMeta, JudgeMeta
 from training.storage.store import Manifest, Store, open_store
@@ -97,6 +98,7 @@ class Scorer:
 
 
 @tracking.answered()
+@recorded("promote", ("version", "dataset", "judge"))
 def promote(
     version: Path,
     dataset: Path,

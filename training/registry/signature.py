@@ -72,10 +72,7 @@ def sign(version: Any, folder: Path, key: Path) -> None:
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=key, password=password)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{key}: not a usable private key ({error}); make one with openssl ecparam -name "
-            "prime256v1 -genkey -noout -out private.pem; SIGNING_KEY_PASSWORD is its password"
-        ) from error
+        raise unusable(key, error) from error
     with temporary_folder() as temporary:
         path = Path(temporary) / "signature.json"
         signer.set_hashing_config(_every_file(hashing)).sign(folder, path)
@@ -87,6 +84,14 @@ def sign(version: Any, folder: Path, key: Path) -> None:
     if required := required_key():
         _check(version, text, folder, required)
     tracking.client().set_model_version_tag(version.name, version.version, TAG, text)
+
+
+def unusable(key: Path, why: object) -> ValueError:
+    """The error for a private key that cannot be used."""
+    return ValueError(
+        f"{key}: not a usable private key ({why}); make one with openssl ecparam -name "
+        "prime256v1 -genkey -noout -out private.pem; SIGNING_KEY_PASSWORD is its password"
+    )
 
 
 def check(version: Any, folder: Path, key: Path | str) -> None:

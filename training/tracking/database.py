@@ -118,7 +118,8 @@ def _check(path: Path) -> None:
             f"{_away(path)}"
         )
     raise DatabaseError(
-        f"{path}: made by an older MLflow (schema {found}, here {head}); copy the file, then run: "
+        f"{path}: made by an older MLflow (schema {found}, here {head}); stop what uses it, copy "
+        "the file, then run (docs/how-to/upgrade.md): "
         f"mlflow db upgrade '{SCHEME}{path}'"
     )
 
