@@ -7,6 +7,7 @@
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines submit --wait --resubmit 3 …        again if a pod is lost, up to 3 times
     python -m pipelines schedule --cron "0 0 3 * * *"       on Kubeflow, every night
+    python -m pipelines watch FOLDER preset=small           whenever a folder's content changed
     python -m pipelines doctor preset=celeba-128            what a cluster lacks for a run
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
@@ -27,8 +28,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import compiled, credentials, doctor, schedule
-from pipelines import submit as watch
+from pipelines import compiled, credentials, doctor, schedule, watch
+from pipelines import submit as submission
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
 from training.core.cli import means
@@ -42,6 +43,7 @@ app.command(compiled.pin, name="pin-images")
 app.command(credentials.write, name="secrets")
 app.command(doctor.examine, name="doctor")
 app.command(schedule.schedule)
+app.command(watch.watch)
 PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 
@@ -157,17 +159,17 @@ def submit(
     arguments = parse(list(pairs), known)
     command = submit_command(experiment, arguments, package, namespace)
     if resubmit:
-        watch.check_resubmit(wait)
+        submission.check_resubmit(wait)
     print(shlex.join(command), flush=True)
     if dry_run:
         return
     recorded = arguments.get("experiment", known["experiment"].default)
     for left in range(resubmit, -1, -1):
-        run_id = watch.submit(command)
+        run_id = submission.submit(command)
         print(f"run       {run_id}\npage      {kubeflow_run(run_id)}", flush=True)
         if not wait:
             return
-        succeeded, lost = watch.wait(run_id, compiled.steps(package), recorded)
+        succeeded, lost = submission.wait(run_id, compiled.steps(package), recorded)
         if succeeded:
             return
         if not (lost and left):
