@@ -11,6 +11,7 @@
     python -m pipelines doctor preset=celeba-128            what a cluster lacks for a run
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
+    python -m pipelines search "lambda_rec=1..20 log"       the best settings, by trial
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines compile --kubernetes N -o F         the same as objects of namespace N
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
@@ -118,6 +119,30 @@ def compare(
     print("".join(f"failed    {line}\n" for line in failed) + f"report    {page}")
     if failed:
         raise SystemExit(1)
+
+
+@app.command
+def search(
+    *pairs: Pair, dry_run: Annotated[bool, means("print the search and exit")] = False
+) -> None:
+    """Settings that score best on the validation split, found by trials."""
+    from pipelines.local.run import StepError
+    from pipelines.search import run as searching
+    from pipelines.search.plan import Plan
+
+    if dry_run:
+        print("\n".join(Plan.read(list(pairs)).describe()))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        page, lines = searching.search(list(pairs))
+    except (StepError, searching.SearchError) as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; run the same command to resume\n")
+        raise SystemExit(130) from None
+    print("\n".join(["", *lines, f"page      {page}"]))
 
 
 def quoted(value: Any) -> str:
