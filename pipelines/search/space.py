@@ -157,8 +157,11 @@ def shown(distribution: Dimension) -> str:
 
 
 def written(params: Mapping[str, Any]) -> dict[str, str]:
-    """A trial's values as the command line has them."""
-    return {key: configure.text(value) for key, value in params.items()}
+    """A trial's values as the command line and the training have them: four significant digits."""
+    return {
+        key: configure.text(float(f"{value:.4g}") if isinstance(value, float) else value)
+        for key, value in params.items()
+    }
 
 
 def names(config: Config) -> list[str]:

@@ -1,12 +1,11 @@
 """Run a search with Optuna: trials in batches, judged on the way, kept in the search's folder.
 
-The folder `runs/search/<key>` has the study (SQLite), each trial's stages and logs, and the page.
+The folder `runs/search/<key>` has the study's journal, each trial's stages and logs, and the page.
 Each batch is drawn by a sampler that is seeded by the search and the trial's number, so that a
 search that was stopped goes on with the trials that it would have had.
 """
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,8 @@ from typing import NamedTuple
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipelines import compiled
@@ -24,6 +25,7 @@ from pipelines.search import space as spaces
 from pipelines.search.jobs import Job, run_all
 from pipelines.search.plan import Plan, config_texts
 from pipelines.search.trial import Result, Stage
+from training.core.files import write_bytes
 from training.core.provenance import code_hash
 from training.storage.store import Manifest
 
@@ -54,7 +56,6 @@ class Search:
     folder: Path
     study: optuna.Study
     data: Data
-    began: float
 
     @property
     def finished(self) -> list[FrozenTrial]:
@@ -203,7 +204,7 @@ def opened(plan: Plan, root: Path) -> Iterator[Search]:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         data = prepare(plan, folder, root)
         study = _study(plan, folder, data)
-        yield Search(plan, folder, study, data, time.time())
+        yield Search(plan, folder, study, data)
     finally:
         lock.release()
 
@@ -217,15 +218,13 @@ def prepare(plan: Plan, folder: Path, root: Path) -> Data:
 
 
 def _study(plan: Plan, folder: Path, data: Data) -> optuna.Study:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # alembic's, of its own configuration
-        study = optuna.create_study(
-            storage=f"sqlite:///{(folder / 'study.db').absolute()}",
-            study_name=plan.key,
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(),
-            load_if_exists=True,
-        )
+    study = optuna.create_study(
+        storage=_storage(folder / "study.jsonl"),
+        study_name=plan.key,
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(),
+        load_if_exists=True,
+    )
     before = study.user_attrs.get("data")
     if before and before != data.identity:
         changed = ", ".join(k for k, v in data.identity.items() if before[k] != v)
@@ -240,3 +239,13 @@ def _study(plan: Plan, folder: Path, data: Data) -> optuna.Study:
     if not study.user_attrs.get("mlflow_run"):
         study.set_user_attr("mlflow_run", record.begin(plan))
     return study
+
+
+def _storage(path: Path) -> JournalStorage:
+    """The study's journal. The caller holds the folder, so that what a kill left can be removed:
+    a line that is not whole, which would spoil the next one, and the journal's own lock."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        write_bytes(path, path.read_bytes().rpartition(b"\n")[0] + b"\n")
+    backend = JournalFileBackend(str(path))
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    return JournalStorage(backend)
