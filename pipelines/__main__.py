@@ -12,6 +12,7 @@
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines search "lambda_rec=1..20 log"       the best settings, by trial
+    python -m pipelines search … --katib FILE               the same on a cluster with Katib
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines compile --kubernetes N -o F         the same as objects of namespace N
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
@@ -123,15 +124,27 @@ def compare(
 
 @app.command
 def search(
-    *pairs: Pair, dry_run: Annotated[bool, means("print the search and exit")] = False
+    *pairs: Pair,
+    dry_run: Annotated[bool, means("print the search and exit")] = False,
+    katib: Annotated[Path | None, means("write it for Katib instead, as YAML")] = None,
+    namespace: Annotated[
+        str, means("with --katib: of its trials", "--namespace", "-n")
+    ] = "stargan",
+    accelerators: Annotated[Natural, means("with --katib: GPUs of each trial")] = 0,
 ) -> None:
     """Settings that score best on the validation split, found by trials."""
     from pipelines.local.run import StepError
     from pipelines.search import run as searching
     from pipelines.search.plan import Plan
 
-    if dry_run:
-        print("\n".join(Plan.read(list(pairs)).describe()))
+    if dry_run or katib:
+        plan = Plan.read(list(pairs))
+        print("\n".join(plan.describe()))
+        if katib and not dry_run:
+            from pipelines.search.katib import write
+
+            write(plan, katib, namespace, accelerators)
+            print(f"written   {katib}; kubectl apply -f {katib}")
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -143,6 +156,21 @@ def search(
         sys.stderr.write("\nstopped; run the same command to resume\n")
         raise SystemExit(130) from None
     print("\n".join(["", *lines, f"page      {page}"]))
+
+
+@app.command
+def trial(*pairs: Pair) -> None:
+    """One trial of a search, with these settings; prints its score for Katib."""
+    from pipelines.local.run import StepError
+    from pipelines.search import run as searching
+    from pipelines.search.katib import METRIC
+
+    try:
+        with cli.stoppable():
+            searching.trial(list(pairs), METRIC)
+    except StepError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        raise SystemExit(1) from None
 
 
 def quoted(value: Any) -> str:

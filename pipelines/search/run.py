@@ -7,7 +7,8 @@ from optuna.trial import TrialState
 from pipelines.local.run import say
 from pipelines.search import page, record
 from pipelines.search.plan import Plan
-from pipelines.search.study import Search, opened, winner
+from pipelines.search.study import Search, opened, prepare, stages, winner
+from pipelines.search.trial import run as run_stage
 from training.core import environment
 from training.core.files import write_bytes
 
@@ -36,6 +37,30 @@ def search(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]]
         write_bytes(out, page.render(found).encode())
         _record(found, out)
         return out, page.summary(found)
+
+
+def trial(pairs: list[str], metric: str, root: Path | None = None) -> float:
+    """Run one trial with these settings here, and print its scores as `metric=value` lines.
+
+    For Katib, which chooses the settings and reads the lines; raises what the trial does.
+    """
+    plan = Plan.read(pairs, needs_space=False)
+    root = root or environment.runs().resolve()
+    folder = root / "search" / plan.key
+    data = prepare(plan, folder, root)
+    score = 0.0
+    for until in (*plan.rungs, 0):
+        stage = stages(plan, data, {}, folder, until)[0]
+        done = stage.done()
+        if done is None:
+            stage.write()
+            done = run_stage(stage)
+        if done.known:
+            score = done.score
+            say(f"{metric}={score:.6f}")
+        if not until:
+            say(f"floors {done.floors or 'reached'}")
+    return score
 
 
 def _check_failures(found: Search, out: Path) -> None:

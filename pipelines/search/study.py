@@ -6,11 +6,11 @@ search that was stopped goes on with the trials that it would have had.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from filelock import FileLock, Timeout
@@ -97,14 +97,15 @@ class Search:
         plan, jobs, owners, left = self.plan, [], [], []
         for trial in trials:
             try:
-                stages = self.stages(trial, until)
+                folder = self.folder / f"trial-{trial.number:04d}"
+                own = stages(plan, self.data, trial.params, folder, until)
             except ValueError as error:  # values that contradict each other
                 self._fail(trial, str(error))
                 continue
-            logs = [self.folder / f"trial-{trial.number:04d}-{i}.log" for i in range(len(stages))]
+            logs = [self.folder / f"trial-{trial.number:04d}-{i}.log" for i in range(len(own))]
             run_id = str(trial.user_attrs.get("mlflow_run", ""))
-            jobs += [Job(stage, log, run_id) for stage, log in zip(stages, logs, strict=True)]
-            owners += [trial] * len(stages)
+            jobs += [Job(stage, log, run_id) for stage, log in zip(own, logs, strict=True)]
+            owners += [trial] * len(own)
         found = run_all(jobs, plan.own.jobs)
         for trial in dict.fromkeys(owners):
             results = [r for r, owner in zip(found, owners, strict=True) if owner is trial]
@@ -113,23 +114,6 @@ class Search:
             elif self._judged(trial, [r for r in results if isinstance(r, Result)], until):
                 left.append(trial)
         return left
-
-    def stages(self, trial: Trial, until: int) -> list[Stage]:
-        """A stage of each seed. Raises ValueError for values that contradict each other."""
-        config, data = self.plan.settings(trial.params), self.data
-        found = []
-        for number in range(self.plan.own.seeds):
-            seed = config.train.seed + number
-            one = replace(config, train=replace(config.train, seed=seed))
-            folder = self.folder / f"trial-{trial.number:04d}" / f"seed-{seed}"
-            found.append(
-                Stage(
-                    str(data.dataset), str(data.judge), config.name, config.preset,
-                    **config_texts(one), init=self.plan.fixed.get("init", ""), code=data.code,
-                    folder=str(folder), until=until, child=number > 0,
-                )
-            )  # fmt: skip
-        return found
 
     def _judged(self, trial: Trial, results: list[Result], until: int) -> bool:
         """Report the mean over seeds; whether the trial goes on."""
@@ -162,6 +146,25 @@ class Search:
         trial.set_user_attr("seconds", time.time() - float(trial.user_attrs["began"]))
         self.study.tell(trial, score, state=state)
         say(line(self, self.study.trials[trial.number]))
+
+
+def stages(
+    plan: Plan, data: Data, params: Mapping[str, Any], folder: Path, until: int
+) -> list[Stage]:
+    """A stage of each seed. Raises ValueError for values that contradict each other."""
+    config = plan.settings(params)
+    found = []
+    for number in range(plan.own.seeds):
+        seed = config.train.seed + number
+        one = replace(config, train=replace(config.train, seed=seed))
+        found.append(
+            Stage(
+                str(data.dataset), str(data.judge), config.name, config.preset,
+                **config_texts(one), init=plan.fixed.get("init", ""), code=data.code,
+                folder=str(folder / f"seed-{seed}"), until=until, child=number > 0,
+            )
+        )  # fmt: skip
+    return found
 
 
 def line(search: Search, trial: FrozenTrial) -> str:
