@@ -92,8 +92,8 @@ def remove(store: Store, item: Item, root: Path | None = None) -> bool:
 def _before(root: Path, before: float) -> float:
     """The time before which a thing is old: not within a day of the start of a run that goes on."""
     for path in root.glob("parents/*.json"):
-        note = read_json(path)
-        if not runners.ended(str(note.get("runner", ""))):
+        runner = str(read_json(path).get("runner", ""))
+        if runner and not runners.ended(runner):
             before = min(before, path.stat().st_mtime - DAY)
     return before
 
