@@ -83,7 +83,6 @@ class Search:
         """Train and score trials stage by stage; tell the study how each ended."""
         left = list(trials)
         for trial in trials:
-            trial.set_user_attr("began", trial.user_attrs.get("began", time.time()))
             if not trial.user_attrs.get("mlflow_run"):
                 parent = self.study.user_attrs.get("mlflow_run", "")
                 written = spaces.written(trial.params)
@@ -106,8 +105,11 @@ class Search:
             run_id = str(trial.user_attrs.get("mlflow_run", ""))
             jobs += [Job(stage, log, run_id) for stage, log in zip(own, logs, strict=True)]
             owners += [trial] * len(own)
+        began = time.monotonic()
         found = run_all(jobs, plan.own.jobs)
         for trial in dict.fromkeys(owners):
+            before = float(trial.user_attrs.get("seconds", 0.0))
+            trial.set_user_attr("seconds", before + time.monotonic() - began)
             results = [r for r, owner in zip(found, owners, strict=True) if owner is trial]
             if reasons := [r for r in results if isinstance(r, str)]:
                 self._fail(trial, reasons[0])
@@ -143,7 +145,6 @@ class Search:
         record.end_trial(trial.user_attrs.get("mlflow_run", ""), "failed", [], None)
 
     def _tell(self, trial: Trial, state: TrialState, score: float | None = None) -> None:
-        trial.set_user_attr("seconds", time.time() - float(trial.user_attrs["began"]))
         self.study.tell(trial, score, state=state)
         say(line(self, self.study.trials[trial.number]))
 

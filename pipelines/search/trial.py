@@ -6,7 +6,11 @@ The stage's result is written beside it. The training is that of an ordinary run
 folder: it goes on where an earlier stage stopped, and a later run with these settings finds it.
 """
 
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -159,8 +163,21 @@ def _floors(table: "pd.DataFrame", kids: Any, config: EvalConfig) -> str:
     return "" if verdict.promoted else verdict.reason
 
 
+def end_with(parent: int) -> None:
+    """Stop this process, as SIGTERM does, when its parent, by id, is gone: a kill leaves nothing
+    that trains on in the run folder."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(argv: list[str] | None = None) -> None:
     (path,) = sys.argv[1:] if argv is None else argv
+    end_with(os.getppid())
     run(build(Stage, read_json(Path(path)), "stage."))
 
 

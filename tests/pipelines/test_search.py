@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import yaml
 
@@ -131,7 +132,6 @@ def result(score: float, floors: str = "") -> Result:
 def goes_on(search: Search, images: int, score: float) -> bool:
     """Draw a trial and judge it once."""
     (trial,) = search.batch()
-    trial.set_user_attr("began", 0.0)
     trial.set_user_attr("mlflow_run", "")
     going = search._judged(trial, [result(score)], images)
     if going:
@@ -145,7 +145,6 @@ def test_a_reopened_search_draws_the_trials_of_the_uninterrupted_one(empty: Open
 
     def told(search: Search) -> None:
         (trial,) = search.batch()
-        trial.set_user_attr("began", 0.0)
         trial.set_user_attr("mlflow_run", "")
         search._judged(trial, [result(1 / trial.params["lambda_rec"])], 0)
 
@@ -190,7 +189,6 @@ def test_a_trial_below_a_floor_wins_only_if_all_are(empty: Open) -> None:
     search = empty("a", "lambda_rec=1..20 log", "prune=none")
     for score, floors in ((0.9, "stripes"), (0.5, ""), (0.7, "")):
         (trial,) = search.batch()
-        trial.set_user_attr("began", 0.0)
         trial.set_user_attr("mlflow_run", "")
         search._judged(trial, [result(score, floors)], 0)
         best = winner(search.study)
@@ -293,6 +291,22 @@ def test_a_stopped_search_goes_on_and_its_winner_runs_from_its_training(
             " GROUP BY value"
         ).fetchall()
     assert dict(roles) == {"search": 1, "trial": 2}
+
+
+def test_a_stage_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Also if that is killed, so that the next search finds the training's folder free."""
+    program = "import os, time; from pipelines.search.trial import end_with; end_with({}); "
+    child = "[sys.executable, '-c', {!r}.format(os.getpid())]".format(
+        f"{program}open('started', 'w').close(); time.sleep(60)"
+    )
+    parent = f"import os, subprocess, sys; subprocess.Popen({child}).wait()"
+    environment = {**clean_environment(None), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment) as process:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        (stage,) = psutil.Process(process.pid).children()
+        process.kill()
+    stage.wait(timeout=20)
 
 
 def test_a_stage_of_other_settings_is_not_taken(tmp_path: Path) -> None:
