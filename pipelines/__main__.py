@@ -7,9 +7,12 @@
     python -m pipelines submit --wait preset=celeba-128     the same, followed to its end
     python -m pipelines submit --wait --resubmit 3 …        again if a pod is lost, up to 3 times
     python -m pipelines schedule --cron "0 0 3 * * *"       on Kubeflow, every night
+    python -m pipelines watch FOLDER preset=small           whenever a folder's content changed
     python -m pipelines doctor preset=celeba-128            what a cluster lacks for a run
     python -m pipelines secrets | kubectl create -f -       passwords and keys, newly drawn
     python -m pipelines compare models=stargan,stgan        one report on several models
+    python -m pipelines search "lambda_rec=1..20 log"       the best settings, by trial
+    python -m pipelines search … --katib FILE               the same on a cluster with Katib
     python -m pipelines compile                             after a change of the pipeline
     python -m pipelines compile --kubernetes N -o F         the same as objects of namespace N
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
@@ -27,8 +30,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipelines import compiled, credentials, doctor, schedule
-from pipelines import submit as watch
+from pipelines import compiled, credentials, doctor, schedule, watch
+from pipelines import submit as submission
 from pipelines.arguments import LOCAL, parse
 from training.core import cli
 from training.core.cli import means
@@ -42,6 +45,7 @@ app.command(compiled.pin, name="pin-images")
 app.command(credentials.write, name="secrets")
 app.command(doctor.examine, name="doctor")
 app.command(schedule.schedule)
+app.command(watch.watch)
 PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 
@@ -118,6 +122,57 @@ def compare(
         raise SystemExit(1)
 
 
+@app.command
+def search(
+    *pairs: Pair,
+    dry_run: Annotated[bool, means("print the search and exit")] = False,
+    katib: Annotated[Path | None, means("write it for Katib instead, as YAML")] = None,
+    namespace: Annotated[
+        str, means("with --katib: of its trials", "--namespace", "-n")
+    ] = "stargan",
+    accelerators: Annotated[Natural, means("with --katib: GPUs of each trial")] = 0,
+) -> None:
+    """Settings that score best on the validation split, found by trials."""
+    from pipelines.local.run import StepError
+    from pipelines.search import run as searching
+    from pipelines.search.plan import Plan
+
+    if dry_run or katib:
+        plan = Plan.read(list(pairs))
+        print("\n".join(plan.describe()))
+        if katib and not dry_run:
+            from pipelines.search.katib import write
+
+            write(plan, katib, namespace, accelerators)
+            print(f"written   {katib}; kubectl apply -f {katib}")
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        page, lines = searching.search(list(pairs))
+    except (StepError, searching.SearchError) as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; run the same command to resume\n")
+        raise SystemExit(130) from None
+    print("\n".join(["", *lines, f"page      {page}"]))
+
+
+@app.command
+def trial(*pairs: Pair) -> None:
+    """One trial of a search, with these settings; prints its score for Katib."""
+    from pipelines.local.run import StepError
+    from pipelines.search import run as searching
+    from pipelines.search.katib import METRIC
+
+    try:
+        with cli.stoppable():
+            searching.trial(list(pairs), METRIC)
+    except StepError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        raise SystemExit(1) from None
+
+
 def quoted(value: Any) -> str:
     """Quote a value for `kfp run submit`, which parses JSON first and else takes text."""
     if not isinstance(value, str):
@@ -157,17 +212,17 @@ def submit(
     arguments = parse(list(pairs), known)
     command = submit_command(experiment, arguments, package, namespace)
     if resubmit:
-        watch.check_resubmit(wait)
+        submission.check_resubmit(wait)
     print(shlex.join(command), flush=True)
     if dry_run:
         return
     recorded = arguments.get("experiment", known["experiment"].default)
     for left in range(resubmit, -1, -1):
-        run_id = watch.submit(command)
+        run_id = submission.submit(command)
         print(f"run       {run_id}\npage      {kubeflow_run(run_id)}", flush=True)
         if not wait:
             return
-        succeeded, lost = watch.wait(run_id, compiled.steps(package), recorded)
+        succeeded, lost = submission.wait(run_id, compiled.steps(package), recorded)
         if succeeded:
             return
         if not (lost and left):

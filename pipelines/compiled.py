@@ -143,3 +143,24 @@ def pin(
             raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
         text = text.replace(tag, reference)
     write_bytes(output, text.encode())
+
+
+def write_until(step: str, output: Path, package: Path = PACKAGE) -> None:
+    """Write the pipeline up to `step`: without the steps that it does not need."""
+    spec, platform = yaml.safe_load_all(package.read_text())
+    places = [spec["deploymentSpec"]["executors"]]
+    places.append(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
+    (tasks,) = (
+        one["dag"]["tasks"]
+        for one in spec["components"].values()
+        if step in one.get("dag", {}).get("tasks", ())
+    )
+    needed, pending = set(), [step]
+    while pending:
+        needed.add(name := pending.pop())
+        pending += tasks[name].get("dependentTasks", ())
+    for name in tasks.keys() - needed:
+        component = spec["components"].pop(tasks.pop(name)["componentRef"]["name"])
+        for executors in places:
+            executors.pop(component["executorLabel"])
+    write_bytes(output, yaml.safe_dump_all([spec, platform], sort_keys=False).encode())

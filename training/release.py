@@ -8,6 +8,7 @@
     python -m training.release verify stargan@champion
     python -m training.release sign stargan/3 --key private.pem
     python -m training.release webhook create https://example.com/promotions
+    python -m training.release gc --days 30                    # what takes space for nothing; --yes
 
 These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
@@ -24,6 +25,7 @@ from typing import Annotated, Any
 
 from training.core import cli, options
 from training.core.cli import means
+from training.core.config import Positive
 from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.core.temporary import whole_folder
 from training.data.versions import short_md5
@@ -330,6 +332,31 @@ def _rollback(name: Name, /, *, reason: Annotated[str, means("recorded")]) -> st
 def history(name: Name, /) -> str:
     """Every change of the alias."""
     return "\n".join(map(json.dumps, registry.history(name))) or f"{name}: no champion yet"
+
+
+@app.command
+@tracking.answered()
+def gc(
+    *,
+    days: Annotated[Positive, means("keep what was used within so many days")] = 30,
+    yes: Annotated[bool, means("remove it; without, only list it")] = False,
+) -> str:
+    """List, or remove, what no version, judge, cache entry or recent run needs."""
+    from training.registry import unneeded
+
+    store = open_store()
+    items = unneeded.find(store, days)
+    lines = unneeded.table(items)
+    if not items:
+        return f"nothing to remove: all was used within {days} days or is needed"
+    if not yes:
+        return "\n".join([*lines, "nothing was removed; --yes removes it"])
+    kept = [item for item in items if not unneeded.remove(store, item)]
+    lines += [f"kept, as it is in use again: {item.place}" for item in kept]
+    freed = sum(item.size for item in items) - sum(item.size for item in kept)
+    return "\n".join(
+        [*lines, f"removed {len(items) - len(kept)} of {len(items)}, {freed / 1e6:.1f} MB"]
+    )
 
 
 @app.command(name="verify")

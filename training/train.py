@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from training.core import cli
 from training.core.cli import means
-from training.core.config import TrainConfig, from_json, to_json
+from training.core.config import Natural, TrainConfig, from_json, to_json
 from training.core.environment import runs
 from training.core.files import canonical_json, sha256_bytes
 from training.core.options import MODEL, RUN, Changes, Dataset, Model, RunOptions
@@ -57,14 +57,16 @@ def command(
     train_config: Annotated[str, means("JSON; replaces the preset's")] = "",
     folder: Annotated[Path | None, means("run folder; default: named by what is trained")] = None,
     child: Annotated[bool, means("one of several models of a step; its own MLflow run")] = False,
+    until: Annotated[Natural, means("stop after so many images, to go on later; 0: train on")] = 0,
 ) -> None:
     if not (model_config and train_config):
         preset = resolve(model, options.preset, parse(changes))
         model_config = model_config or to_json(preset.model)
         train_config = train_config or to_json(preset.train)
     train(
-        dataset, out, model, model_config, train_config, run=folder, child=child, **asdict(options)
-    )
+        dataset, out, model, model_config, train_config, run=folder, child=child, until=until,
+        **asdict(options),
+    )  # fmt: skip
 
 
 def run_folder(dataset: Manifest, *what: str) -> Path:
@@ -85,12 +87,14 @@ def train(
     experiment: str = "",
     preset: str = "",
     child: bool = False,
+    until: int = 0,
 ) -> None:
     """Train `model` on the manifest `dataset` and write the manifest `out` of kind "model".
 
     Configs are JSON texts. Log, checkpoints and samples are in the run folder `run`. A `child` is
-    one of several models of a pipeline step. Raises StoppedError after SIGTERM, with the state
-    saved, and ValueError if another process trains in the folder.
+    one of several models of a pipeline step. With `until`, the training stops once it has drawn so
+    many images, and the same call with more or without goes on from there. Raises StoppedError
+    after SIGTERM, with the state saved, and ValueError if another process trains in the folder.
     """
     from training.data.dataset import Faces
     from training.engine import checkpoint
@@ -137,7 +141,7 @@ def train(
         if here.rank == 0 and experiment:
             job = replace(job, tracker=_tracker(job, dataset, manifest, experiment, child))
         try:
-            last = fit(job, state)
+            last = fit(job, state, until)
         except cli.StoppedError:
             job.tracker.close("KILLED")
             raise

@@ -14,6 +14,7 @@ Entries are small JSON files under one root. Outputs stay in the folder of the r
 """
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -102,6 +103,7 @@ class ContentCache(LocalCache):
         if fault:
             sys.stdout.write(f"  not from cache: {fault}\n")
             return None
+        os.utime(path)  # in use: `release gc` keeps it
         self.release()
         return self._deserialize_outputs(entry["outputs"])
 

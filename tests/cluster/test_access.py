@@ -204,7 +204,8 @@ def test_each_pod_gets_only_its_own_s3_key(pods: dict[str, str]) -> None:
     names = {"stargan-s3", "mlflow-s3", "backup-s3", "admin-s3"}
     got = {pod: {n for n in names if f'"{n}"' in text} for pod, text in pods.items()}
     assert got == {
-        "mlflow": {"mlflow-s3"}, "backup": {"backup-s3"}, "postgres": set(), "seaweedfs": names,
+        "mlflow": {"mlflow-s3"}, "backup": {"backup-s3"}, "mlflow-gc": set(), "postgres": set(),
+        "seaweedfs": names,
     }  # fmt: skip
     assert not set(resources.SECRETS) & (names - {"stargan-s3"})
     for path in (K8S / "jobs").iterdir():

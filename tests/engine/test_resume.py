@@ -68,6 +68,16 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
     assert weights(go(dataset, tmp_path / "cut", name=name)) == weights(whole)
 
 
+def test_a_training_in_parts_is_that_of_one_piece(binary: Path, tmp_path: Path) -> None:
+    """Stopped by `until`, which need not be a multiple of the batch, and told to go on."""
+    whole = go(binary, tmp_path / "whole")
+    for until in (5, 10):
+        go(binary, tmp_path / "parts", until=until)
+        assert int(checkpoint.saved(tmp_path / "parts" / "checkpoints")[0].name) >= until
+        assert weights(tmp_path / "parts.json") != weights(whole)
+    assert weights(go(binary, tmp_path / "parts")) == weights(whole)
+
+
 def test_the_log_of_a_resumed_run_has_each_moment_once(binary: Path, tmp_path: Path) -> None:
     """Like that of the uninterrupted run, whatever a kill left behind."""
     go(binary, tmp_path / "whole")

@@ -230,27 +230,31 @@ def _sample(state: State, job: Job) -> None:
         job.tracker.image(picture, f"samples-{name}", step=state.images)
 
 
-def fit(job: Job, state: State) -> Path:
+def fit(job: Job, state: State, until: int = 0) -> Path:
     """Train from `state` to the configured length; returns the last checkpoint's folder.
+
+    With `until`, only until that many images were drawn; a later call goes on from there, with the
+    results of an uninterrupted one.
 
     Raises NonFiniteError for a loss, a weight or a validation score that is not finite, and
     StoppedError after SIGTERM, when the state is saved.
     """
     train = job.train
+    end = min(until or train.images, train.images)
     if job.world.rank == 0:
         job.run.mkdir(parents=True, exist_ok=True)
         write_json(job.run / "config.json", {**job.config, "train": asdict(train)})
         _drop_rows_after(job.run / LOG, state.images)
     session = Session.open(job, state)
     meter, clock, since = Meter(), time.monotonic(), state.images
-    progress = Progress("train", train.images, "images", state.images)
+    progress = Progress("train", end, "images", state.images)
     last = job.run / "checkpoints" / f"{state.images:012d}"
     with exporter(job.world.rank) as metrics, stop_on_sigterm() as stop, progress:
         stopped = Stopping(job.world, stop)
-        while state.images < train.images:
+        while state.images < end:
             before = state.images
             meter.add(session.advance(), before)
-            now, done = state.images, state.images >= train.images
+            now, done = state.images, state.images >= end
             stopping = stopped()
             saving = done or stopping or _due(before, now, train.checkpoint_images)
             if saving or _due(before, now, train.log_images):

@@ -120,3 +120,53 @@ def cost_plot(marks: Sequence[Mark]) -> bytes:
     out = io.BytesIO()
     plot.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+class Try(NamedTuple):
+    """One trial of a search: its number, score in 0..1, and whether it is complete and sound."""
+
+    number: int
+    score: float
+    complete: bool
+    sound: bool
+
+
+def search_curve(tries: Sequence[Try]) -> bytes:
+    """PNG: each trial's score by its number, and the best complete and sound one so far."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    plot = Figure(figsize=(8.6, 3.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(plot)
+    axes = plot.add_subplot()
+    kinds = (
+        ("complete", "o", "#3b74c4", [t for t in tries if t.complete and t.sound]),
+        ("complete, below a floor of the gate", "x", "#b3452f",
+         [t for t in tries if t.complete and not t.sound]),
+        ("pruned, at its last judgement", "v", "#9aa3b2", [t for t in tries if not t.complete]),
+    )  # fmt: skip
+    for label, marker, colour, shown in kinds:
+        if shown:
+            axes.scatter([t.number for t in shown], [100 * t.score for t in shown], s=28,
+                         marker=marker, color=colour, label=label, zorder=3)  # fmt: skip
+    best, line = -math.inf, []
+    for one in sorted(tries):
+        if one.complete and one.sound:
+            best = max(best, one.score)
+        line.append((one.number, 100 * best))
+    known = [(number, score) for number, score in line if score > -math.inf]
+    if known:
+        axes.step(*zip(*known, strict=True), where="post", color="#2c8a4b", label="best so far")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial", fontsize=9)
+    axes.set_ylabel("single-edit success, validation, %", fontsize=9)
+    axes.set_ylim(0, 104)
+    axes.grid(color="#e1e4ea", zorder=0)
+    axes.set_axisbelow(True)
+    if tries:
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False,
+                    fontsize=9)  # fmt: skip
+    out = io.BytesIO()
+    plot.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -206,11 +206,19 @@ class Bucket:
     @patient
     def objects(self, key: str) -> dict[str, int]:
         """Key -> size in bytes of every object whose key begins with `key`."""
+        return {name: size for name, (size, _) in self.listing(key).items()}
+
+    @patient
+    def listing(self, key: str) -> dict[str, tuple[int, float]]:
+        """Key -> size in bytes and time of the last write, s, of the objects that begin so."""
         where = {"Bucket": self.name, "Prefix": self.prefix + key}
         with explained(f"{self.url}/{key}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(**where)
             return {
-                row["Key"].removeprefix(self.prefix): int(row["Size"])
+                row["Key"].removeprefix(self.prefix): (
+                    int(row["Size"]),
+                    row["LastModified"].timestamp(),
+                )
                 for page in pages
                 for row in page.get("Contents", ())
             }

@@ -132,6 +132,14 @@ class Store(ABC):
     def refer(self, name: str, value: str) -> str:
         """Set a reference once: the first writer wins, on any node. Returns the stored value."""
 
+    @abstractmethod
+    def listing(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Key -> size in bytes and time of the last use, s, of what is stored under a prefix."""
+
+    @abstractmethod
+    def remove(self, key: str, used: float) -> bool:
+        """Remove a stored object unless it was used after `used`; whether it was removed."""
+
     def _missing(self, entry: Entry) -> StoreError:
         what = f"{entry.name} ({entry.sha256})"
         return StoreError(f"{self.uri}: {what} is missing; run the step again")
@@ -148,7 +156,9 @@ class FolderStore(Store):
         target = self.path(entry.sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
-            if not self.exists(entry):
+            if self.exists(entry):
+                os.utime(target)  # in use again: see `remove`
+            else:
                 temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
                 try:
                     shutil.copyfile(source, temporary)
@@ -190,6 +200,22 @@ class FolderStore(Store):
                 write_bytes(path, value.encode())
                 present = value
         return present
+
+    def listing(self, prefix: str) -> dict[str, tuple[int, float]]:
+        found = {}
+        for path in (self.root / prefix).rglob("*"):
+            if path.is_file() and not path.name.endswith(".lock"):
+                stat = path.stat()
+                found[path.relative_to(self.root).as_posix()] = (stat.st_size, stat.st_mtime)
+        return found
+
+    def remove(self, key: str, used: float) -> bool:
+        path = self.root / key
+        with FileLock(f"{path}.lock"):
+            if not path.is_file() or path.stat().st_mtime > used:
+                return False
+            path.unlink()
+        return True
 
 
 class S3Store(Store):
@@ -262,6 +288,16 @@ class S3Store(Store):
         if self.bucket.create(f"refs/{name}", value.encode()):
             return value
         return self.bucket.read(f"refs/{name}").decode()
+
+    def listing(self, prefix: str) -> dict[str, tuple[int, float]]:
+        return self.bucket.listing(prefix)
+
+    def remove(self, key: str, used: float) -> bool:
+        found = self.bucket.head(key)
+        if found is None or found["LastModified"].timestamp() > used:
+            return False
+        self.bucket.delete(key)
+        return True
 
 
 def open_store(uri: str = "") -> Store:

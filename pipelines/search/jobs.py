@@ -1,0 +1,74 @@
+"""Stages of trials as processes, several at the same time."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.local.run import cause, stop
+from pipelines.search.trial import Result, Stage
+from training.core import environment
+from training.core.shown import shown
+
+TAIL = 400  # last lines of a log from which the cause of a failure is taken
+
+
+class Job(NamedTuple):
+    """A stage, the file for its output, and the MLflow run that its training joins, if any."""
+
+    stage: Stage
+    log: Path
+    mlflow_run: str = ""
+
+
+def run_all(jobs: Sequence[Job], most: int) -> list[Result | str]:
+    """The result of each job, or why it failed; `most` run at the same time.
+
+    Results of earlier processes are taken. If this process is stopped, the stages save and stop.
+    """
+    waiting = [job for job in jobs if job.stage.done() is None]
+    failed: dict[Path, str] = {}
+    running: list[tuple[Job, subprocess.Popen[str]]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                job = waiting.pop(0)
+                running.append((job, _start(job, most)))
+            for job, process in [one for one in running if one[1].poll() is not None]:
+                running.remove((job, process))
+                if process.returncode or job.stage.done() is None:
+                    failed[job.stage.path] = _reason(job, process.returncode)
+            time.sleep(0.05)
+    except BaseException:
+        for _, process in running:
+            stop(process)
+        raise
+    return [
+        failed.get(job.stage.path) or job.stage.done() or "its result is missing" for job in jobs
+    ]
+
+
+def _start(job: Job, most: int) -> "subprocess.Popen[str]":
+    job.stage.write()
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    env = environment.whole() | {"PYTHONUNBUFFERED": "1"}
+    env.setdefault(environment.OMP_NUM_THREADS.name, str(max(1, environment.cores() // most)))
+    env.pop(environment.MLFLOW_RUN_ID.name, None)
+    if job.mlflow_run:
+        env[environment.MLFLOW_RUN_ID.name] = job.mlflow_run
+    command = [sys.executable, "-m", "pipelines.search.trial", str(job.stage.path)]
+    with job.log.open("ab") as log:
+        # In a new session: Ctrl-C reaches it through `stop`, which waits until it has saved.
+        return subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+
+def _reason(job: Job, code: int) -> str:
+    """Why a stage failed, from the last lines of its log."""
+    lines = job.log.read_text(errors="replace").splitlines()[-TAIL:]
+    ended = f" (exit code {code})" if code not in (1, 2) else ""
+    return shown(f"{cause(lines)}{ended}")

@@ -1,0 +1,180 @@
+"""The Katib Experiment of a search, and the trial that its jobs run."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from pipelines import __main__ as program
+from pipelines.search import run as searching
+from pipelines.search.katib import METRIC
+from pipelines.search.plan import Plan
+from pipelines.search.study import Data
+from training.core.config import JudgeConfig, to_json
+from training.core.files import read_json
+from training.judge import judge
+
+TEXT = {"type": "string", "minLength": 1}
+SETTINGS = {
+    "type": "object", "additionalProperties": False, "required": ["algorithmName"],
+    "properties": {
+        "algorithmName": TEXT,
+        "algorithmSettings": {
+            "type": "array",
+            "items": {"type": "object", "additionalProperties": False,
+                      "required": ["name", "value"], "properties": {"name": TEXT, "value": TEXT}},
+        },
+    },
+}  # fmt: skip
+# The fields that we use, with the names and types of Katib 0.19's documentation:
+# https://www.kubeflow.org/docs/components/katib/user-guides/hp-tuning/configure-experiment/
+# https://www.kubeflow.org/docs/components/katib/user-guides/trial-template/
+# https://www.kubeflow.org/docs/components/katib/user-guides/metrics-collector/
+EXPERIMENT: dict[str, Any] = {
+    "type": "object", "additionalProperties": False,
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "kubeflow.org/v1beta1"},
+        "kind": {"const": "Experiment"},
+        "metadata": {"type": "object", "required": ["name", "namespace"]},
+        "spec": {
+            "type": "object", "additionalProperties": False,
+            "required": ["objective", "algorithm", "parameters", "trialTemplate"],
+            "properties": {
+                "objective": {
+                    "type": "object", "additionalProperties": False,
+                    "required": ["type", "objectiveMetricName"],
+                    "properties": {"type": {"enum": ["maximize", "minimize"]},
+                                   "objectiveMetricName": TEXT},
+                },
+                "algorithm": SETTINGS,
+                "earlyStopping": SETTINGS,
+                "metricsCollectorSpec": {
+                    "type": "object", "required": ["collector"],
+                    "properties": {"collector": {"properties": {"kind": {"enum": [
+                        "StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Custom", "None"
+                    ]}}}},
+                },
+                "parallelTrialCount": {"type": "integer", "minimum": 1},
+                "maxTrialCount": {"type": "integer", "minimum": 1},
+                "maxFailedTrialCount": {"type": "integer", "minimum": 0},
+                "parameters": {
+                    "type": "array", "minItems": 1,
+                    "items": {
+                        "type": "object", "additionalProperties": False,
+                        "required": ["name", "parameterType", "feasibleSpace"],
+                        "properties": {
+                            "name": TEXT,
+                            "parameterType": {"enum": ["double", "int", "discrete", "categorical"]},
+                            "feasibleSpace": {
+                                "type": "object", "additionalProperties": False,
+                                "properties": {
+                                    "min": TEXT, "max": TEXT, "step": TEXT,
+                                    "list": {"type": "array", "items": TEXT},
+                                    "distribution": {"enum": ["uniform", "logUniform", "normal",
+                                                              "logNormal"]},
+                                },
+                            },
+                        },
+                    },
+                },
+                "trialTemplate": {
+                    "type": "object", "additionalProperties": False,
+                    "required": ["primaryContainerName", "trialParameters", "trialSpec"],
+                    "properties": {
+                        "primaryContainerName": TEXT,
+                        "trialParameters": {
+                            "type": "array",
+                            "items": {"type": "object", "additionalProperties": False,
+                                      "required": ["name", "reference"],
+                                      "properties": {"name": TEXT, "reference": TEXT,
+                                                     "description": TEXT}},
+                        },
+                        "trialSpec": {"type": "object"},
+                    },
+                },
+            },
+        },
+    },
+}  # fmt: skip
+# Katib's default filter of a line of output, from the page on the metrics collector.
+FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
+TOY = ["preset=smoke", "images=64", "train.batch=8", "conv_dim=4", "repeat_num=1", "d_conv_dim=4",
+       "d_repeat_num=2", "n_critic=2", "eval.limit=4", "eval.bootstrap=20", "prune=16"]  # fmt: skip
+SPACE = ["lambda_rec=1..20 log", "train.batch=4..16 step 4", "upsampling=resize,transposed",
+         "lambda_cls=0.5..2"]  # fmt: skip
+
+
+def test_the_experiment_fits_katibs_documented_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its job is valid for Kubernetes, and takes each parameter once."""
+    out = tmp_path / "search.yaml"
+    program.main(["search", "--katib", str(out), "preset=smoke", "trials=30", "jobs=3", *SPACE])
+    assert f"kubectl apply -f {out}" in capsys.readouterr().out
+    experiment, policy = yaml.safe_load_all(out.read_text())
+    jsonschema.validate(experiment, EXPERIMENT)
+    kubernetes_validate.validate(policy, kubernetes_validate.latest_version(), strict=True)
+    spec = experiment["spec"]
+    job = {**spec["trialTemplate"]["trialSpec"], "metadata": {"name": "t"}}
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    spaces = {one["name"]: one["feasibleSpace"] for one in spec["parameters"]}
+    assert spaces == {
+        "lambda-rec": {"min": "1", "max": "20", "distribution": "logUniform"},
+        "train-batch": {"min": "4", "max": "16", "step": "4"},
+        "upsampling": {"list": ["resize", "transposed"]},
+        "lambda-cls": {"min": "0.5", "max": "2"},
+    }
+    pod = job["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    command = container["command"]
+    used = re.findall(r"\$\{trialParameters\.([\w-]+)\}", " ".join(command))
+    assert sorted(used) == sorted(spaces)
+    assert {p["name"] for p in spec["trialTemplate"]["trialParameters"]} == set(spaces)
+    assert policy["spec"]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert spec["objective"]["objectiveMetricName"] == METRIC
+    # Katib fills in values and joins the words for a shell.
+    middle = {"lambda-rec": "4.47", "train-batch": "8", "upsampling": "resize", "lambda-cls": "1"}
+    line = re.sub(r"\$\{trialParameters\.([\w-]+)\}", lambda m: middle[m[1]], " ".join(command))
+    words = shlex.split(line)
+    assert words[:4] == ["python", "-m", "pipelines", "trial"]
+    plan = Plan.read(words[4:], needs_space=False)
+    assert (plan.config.model.lambda_rec, plan.config.train.batch) == (4.47, 8)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [(["raw=faces"], "a pod has no such folder"), (["seeds=2"], "a Katib trial has one"),
+     (["overrides=lambda_cls=2;n_critic=2"], "in a shell")],
+)  # fmt: skip
+def test_what_a_pod_cannot_do_is_refused(
+    pairs: list[str], message: str, tmp_path: Path, drawn: Path
+) -> None:
+    pairs = [pair.replace("faces", str(drawn)) for pair in pairs]
+    with pytest.raises(ValueError, match=message):
+        program.main(["search", "--katib", str(tmp_path / "o"), "preset=smoke", "lambda_rec=1..9",
+                      *pairs])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trials_output_is_what_the_collector_reads(
+    binary: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A real trial on toy data: the snapshot's score, then the final one, in Katib's format."""
+    path = tmp_path / "judge.json"
+    judge(binary, judge_config=to_json(JudgeConfig(images=(96,), batch=16, floor=0.0)), out=path)
+    monkeypatch.setattr(searching, "prepare", lambda *_: Data(binary, path, "code"))
+    program.main(["trial", *TOY, "lambda_rec=3.2"])
+    output = capsys.readouterr().out
+    found = [m[1] for m in re.findall(FILTER, output) if m[0] == METRIC]
+    (end,) = tmp_path.glob("runs/search/*/seed-0/end.result.json")
+    assert len(found) == 2
+    assert float(found[-1]) == pytest.approx(read_json(end)["score"], abs=1e-6)

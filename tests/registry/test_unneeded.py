@@ -1,0 +1,152 @@
+"""`release gc`: what it removes, and what it never removes."""
+
+import os
+import shutil
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from forks import Forks
+from releases import register, train
+from toydata import SETS, dataset_of
+from training.core.files import sha256_file, write_json
+from training.registry import lineage, unneeded
+from training.storage.store import Manifest, open_store
+from training.tracking import runners
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow's own
+    pytest.mark.filterwarnings("ignore:.*type hints? :UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves SQLite pools open
+]
+
+
+def backdate(root: Path, days: int = 40) -> None:
+    """Make everything as old as if it was used last so many days ago."""
+    then = time.time() - days * unneeded.DAY
+    for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            os.utime(path, (then, then))
+
+
+@pytest.fixture
+def old(release_folder: Path, binary: Path) -> Path:
+    """A registered model, and one that is not, both forty days old."""
+    register(binary, 0)
+    train(binary, 1)
+    backdate(release_folder)
+    return release_folder
+
+
+def stored(manifest: Path) -> set[str]:
+    return {entry.sha256 for entry in Manifest.read(manifest).entries}
+
+
+def collect(days: float = 30) -> list[unneeded.Item]:
+    """Remove what is found."""
+    store = open_store()
+    items = unneeded.find(store, days)
+    return [item for item in items if unneeded.remove(store, item)]
+
+
+def test_a_version_keeps_all_that_its_verification_and_its_ancestor_need(old: Path) -> None:
+    kept, other = stored(old / "model-0.json"), stored(old / "model-1.json")
+    removed = {Path(item.place).name for item in collect()}
+    assert other - kept <= removed
+    assert not removed & (kept | stored(old / "binary.json"))
+    lineage.verify("stargan/1")
+    assert collect() == []
+
+
+def test_what_is_used_again_stays(old: Path) -> None:
+    """By a process that stores the same bytes, between the listing and the removal, too."""
+    store, weights = open_store(), old / "model-1" / "nets" / "G.safetensors"
+    listed = unneeded.find(store, 30)
+    entry = store.put(weights)
+    (item,) = [one for one in listed if one.place.endswith(entry.sha256)]
+    assert not unneeded.remove(store, item)
+    assert store.local(entry)
+    assert item.place not in {one.place for one in unneeded.find(store, 30)}
+
+
+def test_the_cache_keeps_what_it_lists_as_long_as_it_is_used(old: Path) -> None:
+    run = old / "runs" / "kfp" / "stargan-1" / "train"
+    run.mkdir(parents=True)
+    shutil.copy(old / "model-1.json", run / "out")
+    entry = {"outputs": {}, "files": [{"path": str(run / "out"), "sha256": "", "manifest": True}]}
+    write_json(old / "runs" / "cache" / "key.json", entry)
+    backdate(run)
+    assert collect() == []
+    backdate(old / "runs" / "cache")
+    kinds = {item.kind for item in collect()}
+    assert kinds == {"cache entry", "kfp", "stored file"}
+    assert not run.exists()
+
+
+def test_checkpoints_stay_while_a_training_has_them_or_started_from_them(old: Path) -> None:
+    trainings = old / "runs" / "train"
+    for name in ("done", "running", "parent", "child"):
+        write_json(trainings / name / "config.json", {"init": ""})
+        (trainings / name / ".lock").write_text("")
+    write_json(trainings / "child" / "config.json", {"init": str(trainings / "parent")})
+    for name in ("done", "running", "parent"):
+        backdate(trainings / name)
+    with FileLock(trainings / "running" / ".lock"):
+        collect()
+    assert {path.name for path in trainings.iterdir()} == {"running", "parent", "child"}
+
+
+def test_what_a_run_that_goes_on_may_have_read_stays(old: Path) -> None:
+    """However long it takes: nothing is removed that was used since the day before its start."""
+    note = old / "runs" / "parents" / "run.json"
+    write_json(note, {"experiment": "e", "runner": runners.this(), "uri": "u"})
+    backdate(note.parent, 41)
+    backdate(note, 41)
+    assert unneeded.find(open_store(), 30) == []
+
+
+def test_the_command_lists_first_and_removes_with_yes(old: Path, forks: Forks) -> None:
+    command = [sys.executable, "-m", "training.release", "gc"]
+    code, output = forks.run(command, old)
+    assert code == 0, output
+    assert "nothing was removed; --yes removes it" in output
+    assert "no version, judge, cache entry or recent run lists it" in output
+    before = output.count("stored file")
+    code, output = forks.run([*command, "--yes"], old)
+    assert f"removed {before - 1} of {before - 1}" in output
+    assert forks.run(command, old)[1].startswith("nothing to remove")
+    code, output = forks.run(command, old, {**os.environ, "MLFLOW_TRACKING_URI": "off"})
+    assert (code, "MLFLOW_TRACKING_URI=off" in output) == (2, True)
+
+
+@pytest.mark.server
+def test_the_same_on_s3(
+    s3: Any, release_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real server, whose times cannot be set: everything counts as old."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"gc-{uuid.uuid4().hex[:8]}"
+    s3.bucket(bucket)
+    monkeypatch.setenv("STORE_URI", f"s3://{bucket}/store")
+    monkeypatch.setenv("NODE_CACHE", str(tmp_path / "node"))
+    data = dataset_of(tmp_path / "binary.json", SETS["binary"])
+    register(data, 0)
+    other = stored(train(data, 1)) - stored(tmp_path / "model-0.json")
+    store = open_store()
+    source = tmp_path / "model-0" / "config.json"
+    store.bucket.upload("checkpoints/run/0001-1/config.json", source, sha256_file(source))  # type: ignore[attr-defined]
+    store.refer("refusals/run/key", "row 3: 2")
+    time.sleep(1.1)
+    removed = collect(0.0)
+    assert {Path(one.place).name for one in removed if one.kind == "stored file"} == other
+    assert {one.kind for one in removed} == {"stored file", "checkpoints", "reference"}
+    lineage.verify("stargan/1")
+    assert store.reference("refusals/run/key") is None
+    assert collect(0.0) == []
