@@ -3,8 +3,11 @@
 import datetime
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import c2pa
@@ -16,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+import clips
 from savedmodel import saved
 from training import translate
 from training.core.files import sha256_file
@@ -90,6 +94,17 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with c2pa.Reader(path, context=context) as reader:
         report = json.loads(reader.json())
     return report["manifests"][report["active_manifest"]], report
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback."""
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -173,6 +188,59 @@ def test_an_input_of_a_format_without_manifests_is_an_ingredient_too(
     manifest, report = read(tmp_path / "out.png")
     assert report["validation_state"] == "Trusted"
     assert manifest["ingredients"][0]["title"] == "face.bmp"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_signed_video_is_trusted_and_keeps_its_frames_and_sound(
+    suffix: str, run: Callable, tmp_path: Path
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    options = write(tmp_path / "keys", key, *chain_of(key))
+    clips.moving(tmp_path / "in.mp4", lambda number: (20, 20), 6)
+    edit = ("Male", "--box", "20,20,100,100")
+    run("in.mp4", f"signed{suffix}", *edit, *options)
+    run("in.mp4", f"plain{suffix}", *edit)
+    manifest, report = read(tmp_path / f"signed{suffix}")
+    assert report["validation_state"] == "Trusted"
+    assert manifest["ingredients"][0]["title"] == "in.mp4"
+    signed, plain = (clips.read(tmp_path / f"{name}{suffix}") for name in ("signed", "plain"))
+    assert np.array_equal(signed.frames, plain.frames)
+    assert (signed.times, signed.sound) == (plain.times, plain.sound)
+    assert (tmp_path / f"signed{suffix}").read_bytes().count(b"<x:xmpmeta") == 1
+
+
+def test_no_manifest_is_fetched_for_an_input_that_names_a_remote_one(
+    run: Callable, tmp_path: Path
+) -> None:
+    """A server that others choose would learn who edits the picture."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *words: object) -> None: ...
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    options = write(tmp_path / "keys", key, *chain_of(key))
+    signer = signer_of(Path(options[1]), Path(options[3]))
+    assert signer
+    with serving(Handler) as address:
+        builder = c2pa.Builder({"claim_generator_info": [{"name": "x", "version": "1"}]})
+        builder.set_intent(
+            c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE
+        )
+        builder.set_no_embed()
+        builder.set_remote_url(f"{address}/m.c2pa")
+        info = c2pa.C2paSignerInfo(b"es256", signer.chain, signer.key, None)
+        with Path("face.png").open("rb") as plain, Path("remote.png").open("w+b") as remote:
+            builder.sign(c2pa.Signer.from_info(info), "image/png", plain, remote)
+        assert address.encode() in Path("remote.png").read_bytes()
+        asked.clear()
+        run("remote.png", "out.png", "Male", *options)
+    assert asked == []
+    assert read(tmp_path / "out.png")[1]["validation_state"] == "Trusted"
 
 
 def test_the_key_may_be_named_by_the_environment_and_have_a_password(

@@ -5,7 +5,7 @@ and to edit it. Frames are encoded anew (H.264, or VP9 in WebM), upright; audio 
 `av` is an optional extra.
 """
 
-import logging
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from training.inference.track import follow
 INSTALL = "python -m pip install av==18.1.0"
 WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 BOXES = (".mp4", ".m4v", ".mov")  # formats that hold an XMP packet in a box
+MUXERS = {".mov": "mov", ".mkv": "matroska", ".webm": "webm"}  # else MP4
 ANY = ".mkv"  # the format for everything else, which holds any sound
 LOOK = 0.1  # s between two searches for faces, which take longer than the edit
 # Settings of the encoders: nearly no visible loss.
@@ -35,7 +36,6 @@ ENCODERS = {
     "": ("libx264", {"crf": "17", "preset": "medium"}),
 }
 BT2100 = (16, 18)  # transfer functions PQ and HLG
-log = logging.getLogger(__name__)
 
 Edit = Callable[[Image.Image, Box | None], np.ndarray]
 
@@ -82,6 +82,7 @@ def edit_video(
     written, and for one without a face.
     """
     with _named(source):
+        _check_sound(source, out.suffix.lower())
         seen = _look(source, box is None)
         if box is not None:
             boxes: list[Box | None] = [square_in(box, *seen.size)] * len(seen.times)
@@ -121,6 +122,20 @@ def _video(container: Any) -> Any:
         raise ValueError("no video in this file")
     streams[0].thread_type = "AUTO"
     return streams[0]
+
+
+def _check_sound(path: Path, suffix: str) -> None:
+    """Raise ValueError if a file of this suffix cannot hold the sound of `path`."""
+    av = _library()
+    with (
+        av.open(str(path)) as container,
+        av.open(io.BytesIO(), "w", format=MUXERS.get(suffix, "mp4")) as result,
+    ):
+        for one in container.streams.audio:
+            if one.codec_context.codec.canonical_name not in result.supported_codecs:
+                raise ValueError(
+                    f"a {suffix} file cannot hold its sound ({one.codec_context.name}); write {ANY}"
+                )
 
 
 class _Seen(NamedTuple):
@@ -215,7 +230,7 @@ def _write(
         stream = _video(container)
         result.metadata.update(comment=said(changes.version), digital_source_type=TERMS + EDITED)
         encoder = _encoder(result, stream, first, suffix)
-        sound = _sound(container, result, suffix)
+        sound = {one.index: result.add_stream_from_template(one) for one in container.streams.audio}
         left = iter(boxes)
         for packet in container.demux(stream, *container.streams.audio):
             if packet.stream.index in sound:
@@ -229,16 +244,6 @@ def _write(
                 bar.step()
         result.mux(encoder.encode())
         return _notes(stream, container, first)
-
-
-def _sound(container: Any, result: Any, suffix: str) -> dict[int, Any]:
-    """Output audio streams by the input's index. ValueError for sound that the file cannot hold."""
-    for one in container.streams.audio:
-        if one.codec_context.codec.canonical_name not in result.supported_codecs:
-            raise ValueError(
-                f"a {suffix} file cannot hold its sound ({one.codec_context.name}); write {ANY}"
-            )
-    return {one.index: result.add_stream_from_template(one) for one in container.streams.audio}
 
 
 def _encoder(result: Any, stream: Any, frame: Any, suffix: str) -> Any:
