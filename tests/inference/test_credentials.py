@@ -3,11 +3,8 @@
 import datetime
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import c2pa
@@ -20,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
 import clips
+from jsonserver import answering
 from savedmodel import saved
 from training import translate
 from training.core.files import sha256_file
@@ -94,17 +92,6 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with c2pa.Reader(path, context=context) as reader:
         report = json.loads(reader.json())
     return report["manifests"][report["active_manifest"]], report
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a server on loopback."""
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -215,18 +202,15 @@ def test_no_manifest_is_fetched_for_an_input_that_names_a_remote_one(
     """A server that others choose would learn who edits the picture."""
     asked = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *words: object) -> None: ...
+    def answer(method: str, path: str, body: bytes) -> tuple[int, object]:
+        asked.append(path)
+        return 404, {}
 
     key = ec.generate_private_key(ec.SECP256R1())
     options = write(tmp_path / "keys", key, *chain_of(key))
     signer = signer_of(Path(options[1]), Path(options[3]))
     assert signer
-    with serving(Handler) as address:
+    with answering(answer) as address:
         builder = c2pa.Builder({"claim_generator_info": [{"name": "x", "version": "1"}]})
         builder.set_intent(
             c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE

@@ -87,11 +87,8 @@ def test_frames_without_a_face_are_unchanged_and_counted(run: Run) -> None:
     text = run("in.mp4", "out.mp4", "Male", "--no-visible-mark")
     before, after = clips.read(Path("in.mp4")), clips.read(Path("out.mp4"))
     changes = [apart(a, b) for a, b in zip(before.frames, after.frames, strict=True)]
-    edited = [change > LOSS for change in changes]
-    assert edited == [number < edited.count(True) for number in range(30)]
-    assert 10 <= edited.count(True) <= 13
-    none = 30 - edited.count(True)
-    assert f"30 frames, {none} of them without a face and unchanged" in text
+    assert [change > LOSS for change in changes] == [number < 13 for number in range(30)]
+    assert "30 frames, 17 of them without a face and unchanged" in text
 
 
 def test_a_turned_video_is_edited_and_written_upright(run: Run) -> None:

@@ -153,8 +153,8 @@ class _Seen(NamedTuple):
 
 def _look(path: Path, find: bool) -> _Seen:
     times: list[float] = []
-    looked: list[tuple[float, list[Box]]] = []
-    first, last = None, None
+    finder = _Finder()
+    first = None
     with _library().open(str(path)) as container:
         stream = _video(container)
         with Progress(f"{path.name}: find the face", _expected(stream, container), "frames") as bar:
@@ -165,20 +165,43 @@ def _look(path: Path, find: bool) -> _Seen:
                         "constant frame rate"
                     )
                 times.append(float(frame.time))
-                first, last = first or frame, frame
+                first = first or frame
                 if _upright_size(frame) != _upright_size(first):
                     raise ValueError(
                         f"its size changes at {times[-1]:.2f} s; cut it there into two videos"
                     )
-                if find and (not looked or times[-1] - looked[-1][0] >= LOOK - 1e-6):
-                    looked.append((times[-1], find_faces(Image.fromarray(_pixels(frame)))))
-                    last = None
+                if find:
+                    finder.see(frame)
                 bar.step()
-        if find and last is not None:  # so that the end is not left without a box
-            looked.append((times[-1], find_faces(Image.fromarray(_pixels(last)))))
+        finder.end()
     if not times:
         raise ValueError("no frames")
-    return _Seen(times, looked, first)
+    return _Seen(times, finder.looked, first)
+
+
+class _Finder:
+    """Looks for faces every `LOOK` s, and at every frame around one where they come or go."""
+
+    def __init__(self) -> None:
+        self.looked: list[tuple[float, list[Box]]] = []
+        self._between: list[Any] = []  # frames since the last look
+
+    def see(self, frame: Any) -> None:
+        if self.looked and float(frame.time) - self.looked[-1][0] < LOOK - 1e-6:
+            self._between.append(frame)
+            return
+        now = self._look(frame)
+        if self.looked and bool(now[1]) != bool(self.looked[-1][1]):
+            self.looked += map(self._look, self._between)
+        self.looked.append(now)
+        self._between = []
+
+    def end(self) -> None:
+        """Look at the last frame, so that the end is not left without a box."""
+        self.looked += map(self._look, self._between[-1:])
+
+    def _look(self, frame: Any) -> tuple[float, list[Box]]:
+        return float(frame.time), find_faces(Image.fromarray(_pixels(frame)))
 
 
 def _expected(stream: Any, container: Any) -> int:
