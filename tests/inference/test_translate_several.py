@@ -178,6 +178,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["b/c.png", "new.mp4"], r"^new\.mp4: unknown image format; use a suffix such as \.png"),
     (["b", "new.mp4"], r"^new\.mp4: the results of several pictures need a folder"),
     (["b/*.tiff", "new"], r"^b/\*\.tiff: no picture or video among the 0 files it names"),
+    (["b/c.png", "b/c.png"], r"^b/c\.png: the input itself; name another file"),
     (["b/c.png", "new.bmp"], r"^new\.bmp: a BMP file cannot hold the mark .*; use \.png, \.jpg"),
     (["b/c.png", "new.gif"], r"^new\.gif: a GIF file cannot hold the mark"),
     (["phone.HEIC", "new.png"], r"^phone\.HEIC: HEIC is not read; save it as JPEG or PNG$"),

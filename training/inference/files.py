@@ -112,7 +112,9 @@ def _read(names: Iterable[str]) -> list[str]:
 
 
 def check_single(source: Path, out: Path) -> None:
-    """Raise ValueError unless the result of `source` can be written with `out`'s suffix."""
+    """Raise ValueError unless the result of `source` can be written to `out`, another file."""
+    if out.exists() and out.samefile(source):
+        raise ValueError(f"{out}: the input itself; name another file")
     if not video.is_video(source):
         format_of(out)
         return

@@ -29,7 +29,7 @@ WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".webm")
 BOXES = (".mp4", ".m4v", ".mov")  # formats that hold an XMP packet in a box
 MUXERS = {".mov": "mov", ".mkv": "matroska", ".webm": "webm"}  # else MP4
 ANY = ".mkv"  # the format for everything else, which holds any sound
-LOOK = 0.1  # s between two searches for faces, which take longer than the edit
+LOOK = 0.1  # s between two searches for faces; one takes about 0.1 s
 # Settings of the encoders: nearly no visible loss.
 ENCODERS = {
     ".webm": ("libvpx-vp9", {"crf": "24", "b": "0", "row-mt": "1"}),
