@@ -13,14 +13,24 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import mlflow
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 LOCAL = Path("runs/mlflow.db")
 CAPTION = 14  # height of a column's title, px
 NOTICEABLE = 16  # grey levels (of 255) at which a pixel counts as changed
+# The mark that a model edited the picture; the model's name goes into the tool's.
+XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/">
+<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""
+ xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
+<Iptc4xmpExt:DigitalSourceType>http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia</Iptc4xmpExt:DigitalSourceType>
+<xmp:CreatorTool>{}</xmp:CreatorTool>
+</rdf:Description></rdf:RDF></x:xmpmeta>"""
 
 
 def load(uri: str) -> Any:
@@ -109,7 +119,9 @@ def main() -> None:
     for name, picture in zip(edits, after, strict=True):
         numbers = "  ".join(f"{key} {value:.2f}" for key, value in compare(before, picture).items())
         sys.stdout.write(f"{name}: {numbers}\n")
-    grid(["input", *edits], [before, *after]).save(args.out)
+    mark = PngInfo()
+    mark.add_itxt("XML:com.adobe.xmp", XMP.format(escape(args.model)))
+    grid(["input", *edits], [before, *after]).save(args.out, "PNG", pnginfo=mark)
     sys.stdout.write(f"synthetic images written to {args.out}\n")
 
 

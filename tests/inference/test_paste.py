@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training import translate
 from training.data.dataset import to_float
+from training.inference.edit import largest_face
 from training.inference.paste import edge_weights, find_faces, parse_box, paste, square_in
 
 WHOLE = np.random.RandomState(1).randint(0, 256, (60, 90, 3), np.uint8)
@@ -105,13 +105,13 @@ def test_of_several_faces_the_largest_is_edited_with_a_warning(
     clear = [path for path in paths if len(find_faces(sheet([path], [178], 420))) == 1][:2]
     picture = sheet(clear, [110, 178], 500)
     with caplog.at_level(logging.WARNING):
-        box = translate.largest_face(picture)
+        box = largest_face(picture)
     assert "2 faces found; the largest is edited" in caplog.text
     assert box[0] > 200
 
 
 def test_no_face_is_refused_with_the_fix() -> None:
     with pytest.raises(ValueError, match="no face found; give its box with --box"):
-        translate.largest_face(Image.new("RGB", (200, 200), (120, 125, 130)))
+        largest_face(Image.new("RGB", (200, 200), (120, 125, 130)))
     with pytest.raises(ValueError, match="no face found"):
-        translate.largest_face(Image.new("RGB", (8, 8)))
+        largest_face(Image.new("RGB", (8, 8)))

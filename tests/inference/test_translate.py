@@ -38,6 +38,7 @@ def edit(small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def run(name: str, *arguments: str, space: LabelSpace | None = None) -> np.ndarray:
         files = saved(tmp_path / name, name, small[name], space or SPACES[name])
         monkeypatch.setattr(translate, "registered_files", lambda reference: files)
+        monkeypatch.setattr(translate, "pin", lambda reference: "stargan/1")
         translate.main([f"{name}@champion", str(face), str(out), *arguments])
         with Image.open(out) as picture:
             return np.asarray(picture)

@@ -1,5 +1,7 @@
 """Several pictures and folders in one call of translate: one model, a folder of results."""
 
+import csv
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from PIL import Image
 
 from savedmodel import saved
 from training import translate
+from training.core.files import sha256_file
 from training.data.labels import LabelSet, LabelSpace
+from training.inference.record import NAME
 
 SPACE = LabelSpace((LabelSet("celeba", "binary", ("Black_Hair", "Male"), ()),))
 Run = Callable[..., str]
@@ -45,6 +49,7 @@ def run(
         return files
 
     monkeypatch.setattr(translate, "registered_files", load)
+    monkeypatch.setattr(translate, "pin", lambda reference: "stargan/1")
 
     def call(*arguments: str) -> str:
         translate.main(["stargan@champion", *arguments])
@@ -59,7 +64,15 @@ def pixels(path: str) -> np.ndarray:
 
 
 def results(folder: str) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+    """The files below a folder but the record and what killed processes left."""
+    names = (p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+    return sorted(name for name in names if name != NAME and not name.startswith("."))
+
+
+def record(folder: str) -> dict[str, dict[str, str]]:
+    """The record's rows by input, as another program reads them."""
+    with (Path(folder) / NAME).open(newline="") as stream:
+        return {row["input"]: row for row in csv.DictReader(stream)}
 
 
 def test_a_folder_is_edited_as_its_pictures_one_by_one(run: Run, loads: list[str]) -> None:
@@ -69,8 +82,9 @@ def test_a_folder_is_edited_as_its_pictures_one_by_one(run: Run, loads: list[str
     Path("faces/notes.txt").write_text("x")
     Path("faces/.hidden.png").write_text("x")
     text = run("faces", "edited", "Male")
-    assert loads == ["stargan@champion"]
+    assert loads == ["stargan/1"]
     assert "3 synthetic images written to edited; left out: 2 other files (.png 1, .txt 1)" in text
+    assert text.endswith("; edited/translate.csv lists them\n")
     assert results("edited") == ["a.png", "b/c.png", "b/d.png"]
     for name in names:
         run(f"faces/{name}", "one.png", "Male")
@@ -102,18 +116,23 @@ def test_each_failed_picture_is_named_and_the_others_are_written(
     Path("faces/empty.jpg").write_bytes(b"")
     Path("faces/phone.heic").write_bytes(b"x")
     Path("faces/clip.mp4").write_bytes(b"x")
-    with pytest.raises(
-        ValueError, match=r"^5 pictures failed; 1 synthetic images written"
-    ) as error:
+    with pytest.raises(ValueError, match=r"^5 files failed; 1 synthetic images written") as error:
         run("faces", "edited", "Male", "--box", "0,0,16,16")
     head, *lines = str(error.value).split("\n")
-    assert head == "5 pictures failed; 1 synthetic images written to edited"
+    assert head == (
+        "5 files failed; 1 synthetic images written to edited; edited/translate.csv lists them"
+    )
     assert [line.split(": ")[0].strip() for line in lines] == [
-        "faces/clip.mp4", "faces/phone.heic", "faces/cut.png", "faces/empty.jpg", "faces/small.png",
+        "faces/phone.heic", "faces/clip.mp4", "faces/cut.png", "faces/empty.jpg", "faces/small.png",
     ]  # fmt: skip
-    assert "HEIC is not read; save it as JPEG or PNG" in lines[1]
+    assert "HEIC is not read; save it as JPEG or PNG" in lines[0]
+    assert "cannot be read or written as a video" in lines[1]
     assert "within the picture's 8x8 px" in lines[4]
     assert results("edited") == ["a.png"]
+    rows = record("edited")
+    assert {name: row["skipped"] for name, row in rows.items() if row["skipped"]} == {
+        line.split(": ", 1)[0].strip(): line.split(": ", 1)[1] for line in lines
+    }
 
 
 def test_a_failed_picture_gives_exit_code_2(
@@ -134,13 +153,12 @@ def make_inputs() -> None:
     draw(Path("old/c.png"), 2)
     draw(Path("x/b/c.png"), 2)
     Path("nothing").mkdir()
-    Path("videos").mkdir()
-    for name in ("videos/clip.mp4", "clip.MOV", "phone.HEIC"):
+    Path("phones").mkdir()
+    for name in ("phones/a.heic", "clip.MOV", "phone.HEIC"):
         Path(name).write_bytes(b"x")
 
 
 REFUSED: list[tuple[list[str], str]] = [
-    (["faces", "new"], r"1 results would be written more than once: .*a\.jpg and .*a\.png"),
     (["faces/a.png", "new", "--more", "b/A.png"], "1 results would be written more than once"),
     (["b", "new", "--more", "x/b"], "1 results would be written more than once"),
     (["b/c.png", "old"], r"old: 1 results exist: old/c\.png; name another folder"),
@@ -149,8 +167,20 @@ REFUSED: list[tuple[list[str], str]] = [
     (["b", "out.png"], r"out\.png: the results of several pictures need a folder"),
     (["b", "b/c.png"], r"b/c\.png: the results of several pictures need a folder"),
     (["nothing", "new"], "nothing: no pictures that are read; name the folder"),
-    (["videos", "new"], r"videos: no pictures .*1 are in other formats: videos/clip\.mp4: a video"),
-    (["clip.MOV", "new.png"], r"^clip\.MOV: a video; take its pictures first, `ffmpeg -i VIDEO"),
+    (
+        ["phones", "new"],
+        r"phones: no pictures .*1 are in other formats: phones/a\.heic: HEIC is not",
+    ),
+    (
+        ["clip.MOV", "new.png"],
+        r"^clip\.MOV: a video, and so is its result; name new\.mp4 \(or \.m4v",
+    ),
+    (["b/c.png", "new.mp4"], r"^new\.mp4: unknown image format; use a suffix such as \.png"),
+    (["b", "new.mp4"], r"^new\.mp4: the results of several pictures need a folder"),
+    (["b/*.tiff", "new"], r"^b/\*\.tiff: no picture or video among the 0 files it names"),
+    (["b/c.png", "b/c.png"], r"^b/c\.png: the input itself; name another file"),
+    (["b/c.png", "new.bmp"], r"^new\.bmp: a BMP file cannot hold the mark .*; use \.png, \.jpg"),
+    (["b/c.png", "new.gif"], r"^new\.gif: a GIF file cannot hold the mark"),
     (["phone.HEIC", "new.png"], r"^phone\.HEIC: HEIC is not read; save it as JPEG or PNG$"),
     (["b/c.png", "new", "--more", "phone.HEIC"], r"^phone\.HEIC: HEIC is not read"),
     (
@@ -189,3 +219,108 @@ def test_an_unsupported_option_is_said_once_and_nothing_is_written(run: Run) -> 
     with pytest.raises(ValueError, match=r"^stargan takes no seed"):
         run("b", "new", "Male", "--seed", "1")
     assert not Path("new").exists()
+
+
+def test_a_pattern_keeps_the_names_below_its_fixed_part(run: Run) -> None:
+    for name in ("faces/a/front.jpg", "faces/b/front.jpg", "faces/b/side.jpg", "faces/c.jpg"):
+        draw(Path(name), 1)
+    run("faces/*/front*.jpg", "edited", "Male")
+    assert results("edited") == ["a/front.png", "b/front.png"]
+    run("faces/**/*.jpg", "all", "Male")
+    assert results("all") == ["a/front.png", "b/front.png", "b/side.png", "c.png"]
+
+
+def test_folders_in_a_folder_are_left_out_on_request(run: Run) -> None:
+    draw(Path("faces/a.png"), 1)
+    draw(Path("faces/b/c.png"), 1)
+    run("faces", "edited", "Male", "--no-recursive")
+    assert results("edited") == ["a.png"]
+
+
+def test_results_of_one_name_keep_the_suffix_of_their_input(run: Run) -> None:
+    draw(Path("faces/a.jpg"), 1)
+    draw(Path("faces/a.png"), 2)
+    draw(Path("faces/b.png"), 2)
+    text = run("faces", "edited", "Male")
+    assert "2 keep their input's suffix in their names" in text
+    assert results("edited") == ["a.jpg.png", "a.png.png", "b.png"]
+
+
+def test_the_record_says_what_was_done(run: Run) -> None:
+    digest = sha256_file(draw(Path("faces/a.png"), 1))
+    run("faces", "edited", "Male", "--has", "Black_Hair", "--box", "0,2,12,14")
+    [row] = record("edited").values()
+    assert (row["input"], row["sha256"]) == ("faces/a.png", digest)
+    assert (row["output"], row["output_sha256"]) == ("a.png", sha256_file(Path("edited/a.png")))
+    assert (row["version"], row["edit"]) == ("stargan/1", "Male; has Black_Hair")
+    assert (row["box"], row["note"], row["skipped"]) == ("0,2,12,14", "", "")
+    assert float(row["seconds"]) > 0
+
+
+def test_the_same_command_again_makes_only_what_is_not_done(run: Run) -> None:
+    """Not a new, changed, damaged or missing one's neighbours; their files are not touched."""
+    for number, name in enumerate(("same", "changed", "damaged", "missing", "failed")):
+        draw(Path(f"faces/{name}.png"), number)
+    Path("faces/failed.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="1 files failed; 4 synthetic images written"):
+        run("faces", "edited", "Male")
+    before = Path("edited/same.png").stat().st_mtime_ns
+    draw(Path("faces/changed.png"), 9)
+    draw(Path("faces/failed.png"), 9)
+    draw(Path("faces/new.png"), 9)
+    whole = Path("edited/damaged.png").read_bytes()
+    Path("edited/damaged.png").write_bytes(whole[:-9])
+    Path("edited/missing.png").unlink()
+    text = run("faces", "edited", "Male")
+    assert "5 synthetic images written to edited; 1 were done before" in text
+    assert Path("edited/damaged.png").read_bytes() == whole
+    assert Path("edited/same.png").stat().st_mtime_ns == before
+    assert "0 synthetic images written to edited; 6 were done before" in run(
+        "faces", "edited", "Male"
+    )
+    assert not any(row["skipped"] for row in record("edited").values())
+
+
+def test_another_edit_or_version_makes_all_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(Path("faces/a.png"), 1)
+    for arguments in (["Male"], ["Black_Hair"], ["Male", "--box", "0,0,16,16"], ["Male"]):
+        assert "1 synthetic images written" in run("faces", "edited", *arguments)
+    monkeypatch.setattr(translate, "pin", lambda reference: "stargan/2")
+    assert "1 synthetic images written to edited; e" in run("faces", "edited", "Male")
+    assert record("edited")["faces/a.png"]["version"] == "stargan/2"
+
+
+def test_files_that_are_no_results_are_never_overwritten(run: Run) -> None:
+    """Not beside a record, either."""
+    draw(Path("faces/a.png"), 1)
+    run("faces", "edited", "Male")
+    draw(Path("faces/b.png"), 1)
+    mine = draw(Path("edited/b.png"), 5).read_bytes()
+    with pytest.raises(ValueError, match=r"edited: 1 results exist: edited/b\.png"):
+        run("faces", "edited", "Male")
+    assert Path("edited/b.png").read_bytes() == mine
+
+
+def test_a_killed_call_is_finished_by_the_next(run: Run) -> None:
+    """At every write: the record is readable, each result is whole and has its row."""
+    for number in range(3):
+        draw(Path(f"faces/{number}.png"), number)
+    run("faces", "whole", "Male")
+    expected = {name: Path("whole", name).read_bytes() for name in results("whole")}
+    for stop in range(1, 14):
+        if (child := os.fork()) == 0:
+            calls = iter(range(1, 100))
+            write = os.fsync
+            os.fsync = lambda file: os._exit(9) if next(calls) == stop else write(file)  # noqa: B023
+            run("faces", f"edited{stop}", "Male")
+            os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert ended == (9 if stop <= 12 else 0)
+        made = results(f"edited{stop}")
+        if made:
+            assert {row["output"] for row in record(f"edited{stop}").values()} >= set(made)
+        text = run("faces", f"edited{stop}", "Male")
+        assert f"; {len(made)} were done before" in text or not made
+        assert {n: Path(f"edited{stop}", n).read_bytes() for n in results(f"edited{stop}")} == (
+            expected
+        )

@@ -125,6 +125,10 @@ def test_the_example_edits_as_translate_does_and_says_what_changed(
     out = folder / "out.png"
     translate.translate(f"{name}@champion", folder / "face.png", out, label, has=[*has] or None)
     ours, sheet = pixels(out), pixels(folder / "grid.png")
+    with Image.open(folder / "grid.png") as marked:
+        found = marked.getxmp()["xmpmeta"]["RDF"]["Description"]
+    assert found["DigitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert found["CreatorTool"] == model
     assert sheet.shape == (SIZE + CAPTION, 2 * SIZE, 3)
     before, after = sheet[CAPTION:, :SIZE], sheet[CAPTION:, SIZE:]
     # Two processes may round a value halfway between two grey levels differently.

@@ -140,6 +140,11 @@ SOURCE_URL = Variable(
     "SOURCE_URL", "address of the code's repository, for OpenLineage events and provenance", "you",
     computed="git's remote `origin`",
 )  # fmt: skip
+C2PA_CERT = Variable(
+    "C2PA_CERT", "certificate chain in PEM, the file, of the C2PA manifests of `translate`", "you",
+    computed="no manifests",
+C2PA_KEY = Variable("C2PA_KEY", "private key in PEM, the file, of that certificate", "you")
+C2PA_KEY_PASSWORD = Variable("C2PA_KEY_PASSWORD", "password of that private key", "you")
 METRICS_PORT = Variable(
     "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"
 )
