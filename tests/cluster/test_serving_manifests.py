@@ -60,7 +60,9 @@ def test_every_object_is_valid_and_in_the_namespace(objects: dict[str, Object]) 
         assert predictor["containers"][0]["name"] == "kserve-container"  # required by KServe
 
 
-def test_the_pod_meets_the_restricted_standard_and_holds_no_right(objects: dict[str, Object]) -> None:
+def test_the_pod_meets_the_restricted_standard_and_holds_no_right(
+    objects: dict[str, Object],
+) -> None:
     """No token of Kubernetes, no key of the store, no password of MLflow's administrator."""
     spec = pod(objects)
     assert spec["automountServiceAccountToken"] is False
@@ -89,7 +91,9 @@ def test_the_command_is_one_that_the_server_takes(objects: dict[str, Object]) ->
     assert given["version"] == "stargan@champion"
     assert given["host"] == "0.0.0.0"
     default = main.default_command and 30.0
-    assert spec["terminationGracePeriodSeconds"] > given["drain"] + (given.get("time_limit") or default)
+    assert spec["terminationGracePeriodSeconds"] > given["drain"] + (
+        given.get("time_limit") or default
+    )
     port = spec["containers"][0]["ports"][0]["containerPort"]
     assert given["port"] == port
 
@@ -107,7 +111,9 @@ def test_service_scaler_and_budget_select_the_server() -> None:
     objects = built("serving")
     labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert objects["Service"]["spec"]["selector"].items() <= labels.items()
-    assert objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert (
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    )
     scaler = objects["HorizontalPodAutoscaler"]["spec"]
     assert scaler["scaleTargetRef"]["name"] == objects["Deployment"]["metadata"]["name"]
     assert "replicas" not in objects["Deployment"]["spec"]  # the scaler's
@@ -118,8 +124,8 @@ def test_only_a_gateway_and_prometheus_reach_the_server(objects: dict[str, Objec
     (rule,) = policy["ingress"]
     assert policy["policyTypes"] == ["Ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
-    names = [one["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for one in rule["from"]]
-    assert names == ["ingress-nginx", "monitoring"]
+    peers = [one["namespaceSelector"]["matchLabels"] for one in rule["from"]]
+    assert [next(iter(labels.values())) for labels in peers] == ["ingress-nginx", "monitoring"]
 
 
 def test_an_image_is_pinned_in_both_forms(tmp_path: Path) -> None:
@@ -128,7 +134,8 @@ def test_an_image_is_pinned_in_both_forms(tmp_path: Path) -> None:
     for folder in ("serving", "serving/kserve"):
         shutil.copytree(K8S / "serving", tmp_path / folder.replace("/", "-") / "serving")
         where = tmp_path / folder.replace("/", "-") / folder / "kustomization.yaml"
-        where.write_text(where.read_text().replace("newTag: 0.2.0", f"newName: registry.org/steps\n    digest: {digest}"))
+        mine = f"newName: registry.org/steps\n    digest: {digest}"
+        where.write_text(where.read_text().replace("newTag: 0.2.0", mine))
         text = subprocess.run(
             ["kubectl", "kustomize", str(where.parent)], check=True, capture_output=True, text=True
         ).stdout

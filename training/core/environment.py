@@ -143,6 +143,7 @@ SOURCE_URL = Variable(
 C2PA_CERT = Variable(
     "C2PA_CERT", "certificate chain in PEM, the file, of the C2PA manifests of `translate`", "you",
     computed="no manifests",
+)  # fmt: skip
 C2PA_KEY = Variable("C2PA_KEY", "private key in PEM, the file, of that certificate", "you")
 C2PA_KEY_PASSWORD = Variable("C2PA_KEY_PASSWORD", "password of that private key", "you")
 METRICS_PORT = Variable(
