@@ -16,7 +16,7 @@ from pipelines.compiled import DIGEST
 K8S = Path(__file__).parents[2] / "k8s"
 GUIDE = K8S.parent / "docs" / "how-to" / "serve.md"
 KUBERNETES = kubernetes_validate.latest_version()
-# A predictor's fields beside those of a pod: ComponentExtensionSpec in KServe's serving.kserve.io/v1beta1.
+# Fields of a predictor beside a pod's: KServe's ComponentExtensionSpec (serving.kserve.io/v1beta1).
 EXTENSION = {
     "minReplicas": int, "maxReplicas": int, "scaleMetric": str, "scaleTarget": int, "labels": dict,
 }  # fmt: skip
