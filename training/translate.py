@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from training.core import cli
@@ -27,10 +26,10 @@ from training.core.cli import means
 from training.core.files import write_bytes
 from training.core.progress import Progress
 from training.data.crop import Box
-from training.data.dataset import to_float, to_uint8
+from training.data.dataset import to_uint8
 from training.data.pictures import read_picture
 from training.inference.files import Files, plan
-from training.inference.paste import find_faces, parse_box, paste, square_in
+from training.inference.paste import center_square, find_faces, parse_box, paste, square_in
 from training.inference.request import edit_labels
 from training.inference.translator import Translator, translator_from_files
 from training.models.base import EditOptions, check_options
@@ -56,12 +55,6 @@ def load_picture(path: Path) -> Image.Image:
     for note in notes:
         log.warning("%s: %s", path, note)
     return picture
-
-
-def center_square(picture: Image.Image, size: int) -> Tensor:
-    """Center-crop a picture to a square and resize it: (1, 3, size, size) in [-1, 1]."""
-    fitted = ImageOps.fit(picture, (size, size))
-    return to_float(torch.from_numpy(np.asarray(fitted).copy())[None])
 
 
 def largest_face(picture: Image.Image) -> Box:
