@@ -116,6 +116,10 @@ SIGNING_PUBLIC_KEY = Variable(
 SIGNING_KEY_PASSWORD = Variable(
     "SIGNING_KEY_PASSWORD", "password of the private key of `release sign`", "you"
 )
+SERVE_TOKEN = Variable(
+    "SERVE_TOKEN", "token that every request to `training.serve` must have; needed to listen on "
+    "other addresses than loopback", YOU, computed="none is asked for",
+)  # fmt: skip
 METRICS_PORT = Variable(
     "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"
 )
