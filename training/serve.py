@@ -66,6 +66,7 @@ def serve(
     follower = follow.Follower(version, served, service.swap, every, figures)
     server = Server(application(service, who), service, drain)
     follower.start()
+    bound.listen()  # from here on nobody is refused
     sys.stdout.write(f"{address(bound)}: {served.name} version {served.version}; Ctrl-C stops it\n")
     sys.stdout.flush()
     server.run([bound])

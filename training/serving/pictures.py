@@ -38,11 +38,12 @@ def read(data: bytes, where: str, most: int) -> Image.Image:
         header = open_picture(data)
         width, height = header.size
         if width * height > most:
-            raise Problem(
-                413, f"{width}x{height} px, the limit is {most:,} pixels", where, "scale it down"
-            )
+            raise UnusableError(f"too large: {width}x{height} px")
         return decode(header, upright=True)
     except UnusableError as error:
+        if str(error).startswith("too large"):  # Pillow's own limit is higher
+            what = f"{str(error).partition(';')[0]}; the limit is {most:,} pixels"
+            raise Problem(413, what, where, "scale it down") from error
         raise refused(error, where, "send a JPEG or PNG picture") from error
 
 

@@ -37,8 +37,9 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, service: Service, drain: float) -> None:
         """`drain`: least seconds from SIGTERM to the end, in which others see that it stops."""
         config = uvicorn.Config(
-            app, log_config=None, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-            lifespan="off", limit_concurrency=CONNECTIONS, http="h11", ws="none",
+            app, log_config=None, log_level="warning", access_log=False, server_header=False,
+            proxy_headers=False, lifespan="off", limit_concurrency=CONNECTIONS, http="h11",
+            ws="none",
             timeout_graceful_shutdown=max(1, round(service.limits.seconds)),
         )  # fmt: skip
         super().__init__(config)
