@@ -101,7 +101,7 @@ def test_a_promotion_under_load_loses_no_request(start: Start, photo: bytes) -> 
     wait_for(lambda: load.seen["version 1"] > before + 5)
     seen = load.end()
     assert seen.keys() == {"version 1", "version 2"}
-    assert took < 20  # on a busy machine; docs/how-to/serve.md has the time
+    assert took < 20  # on a busy machine
     log = (Path.cwd() / "log").read_text()
     assert "version 2 is served in place of version 1" in log
     assert "version 1 is served in place of version 2" in log
