@@ -58,7 +58,8 @@ def access(host: str, more: tuple[str, ...] = ()) -> Access:
             f"{variable.name}: {len(token)} characters; {SHORTEST} or more visible ASCII "
             f"characters are needed, such as those of {MAKE}"
         )
-    return Access((*LOOPBACK, *more) if is_loopback(host) else more, token)
+    names = tuple(name.lower() for name in more)
+    return Access((*LOOPBACK, *names) if is_loopback(host) else names, token)
 
 
 def is_loopback(name: str) -> bool:
