@@ -1,6 +1,5 @@
 """The routes: the page, an edit, the Open Inference Protocol, metrics, the API's description."""
 
-import logging
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,7 +17,6 @@ from training.serving.schemas import DESCRIPTION, INFER, PROBLEMS, TRANSLATE
 from training.serving.service import GoneError, Service
 
 LEFT = 499  # nginx's status of a client that left; nobody reads it but the metrics
-log = logging.getLogger(__name__)
 
 
 def application(service: Service, who: Access) -> ASGIApp:

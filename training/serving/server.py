@@ -1,6 +1,5 @@
 """Listen, serve until a signal, and leave without losing a request."""
 
-import logging
 import signal
 import socket
 import time
@@ -12,7 +11,6 @@ from starlette.types import ASGIApp
 from training.serving.service import Service
 
 CONNECTIONS = 1000  # at once; above, uvicorn answers 503 by itself
-log = logging.getLogger(__name__)
 
 
 def listener(host: str, port: int) -> socket.socket:

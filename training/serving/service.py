@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,6 @@ from training.serving.problems import Problem
 from training.serving.served import Served
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
