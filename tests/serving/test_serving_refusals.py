@@ -80,6 +80,7 @@ def test_a_wrong_field_is_named(
         (bomb(30_000, 30_000), 413, "the limit is 16,000,000 pixels"),
         (bomb(5_000, 5_000), 413, "5000x5000 px; the limit is 16,000,000 pixels"),
     ],
+    ids=["empty", "text", "cut", "heic", "bomb", "large"],
 )
 def test_a_wrong_picture_is_refused_before_it_takes_memory(
     server: Running, data: bytes, status: int, what: str
