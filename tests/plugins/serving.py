@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -181,12 +180,12 @@ def form(texts: Any = (), **files: bytes) -> tuple[str, bytes]:
 class Process:
     """`python -m training.serve` as a process."""
 
-    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, log: Path) -> None:
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "training.serve", *arguments],
-                stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | (env or {}),
+                stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         assert self.process.stdout
         line = self.process.stdout.readline()

@@ -23,9 +23,9 @@ def start(own_shelf: Path) -> Iterator[Start]:
     """Start the server of faces@champion in a copy of the shelf."""
     made: list[Process] = []
 
-    def begin(*more: str, **env: str) -> Process:
-        words = ("faces@champion", "--every", "0.2", *more)
-        made.append(Process(*words, log=own_shelf / "log", env=env))
+    def begin(*more: str, port: int = 0) -> Process:
+        words = ("faces@champion", "--every", "0.2", "--port", str(port), *more)
+        made.append(Process(*words, log=own_shelf / "log"))
         return made[-1]
 
     yield begin
@@ -125,14 +125,14 @@ def test_sigterm_under_load_answers_what_was_sent_and_ends_well(start: Start, ph
 def test_a_killed_server_starts_again_where_it_was(start: Start, photo: bytes) -> None:
     """SIGKILL under load, then the same command on the same port; the champion is served."""
     port = free_port()
-    server = start("--port", str(port))
+    server = start(port=port)
     load = Load(server.address, photo)
     wait_for(lambda: load.seen["version 1"] > 5)
     server.process.kill()
     server.process.wait(60)
     wait_for(lambda: any("no answer" in key for key in load.seen))
     promote("faces", "2")
-    again = start("--port", str(port))
+    again = start(port=port)
     assert again.address == server.address
     wait_for(lambda: load.seen["version 2"] > 5)
     seen = load.end()
