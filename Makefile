@@ -14,7 +14,7 @@ NO_BYTECODE := $(PYTHONDONTWRITEBYTECODE)
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all test-live lint docs compile ui bench clean
+.PHONY: help setup demo demo-joint demo-long compare lock stack stack-down image sbom audit test test-all test-live lint docs compile serve ui bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -132,6 +132,9 @@ docs: $(DOCS_VENV)/ready  ## the documentation as a website: runs/site; a broken
 
 compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
+
+serve: setup  ## page and API of a promoted model, http://127.0.0.1:8080; ARGS="stargan@champion"
+	@$(BIN)/python -m training.serve $(or $(ARGS),stargan@champion)
 
 ui: setup  ## MLflow with the runs of this machine, http://127.0.0.1:5000
 	@$(BIN)/python -m training.tracking ui

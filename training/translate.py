@@ -29,11 +29,11 @@ from training.core.files import canonical_json, sha256_bytes, sha256_file
 from training.core.progress import Progress
 from training.data.pictures import read_picture
 from training.inference.credentials import check_suffixes, signer_of
-from training.inference.edit import Edit, center_square, load_picture
+from training.inference.edit import Edit, load_picture
 from training.inference.files import Files, check_new, plan
 from training.inference.marks import RELEASE
 from training.inference.outputs import Made, Maker
-from training.inference.paste import parse_box
+from training.inference.paste import center_square, parse_box
 from training.inference.record import NAME, Record, Row, alone, plain
 from training.inference.request import edit_labels
 from training.inference.translator import translator_from_files

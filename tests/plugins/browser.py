@@ -13,6 +13,29 @@ import pytest
 import websocket
 
 PATIENCE = 300.0  # seconds that a page or a file may take on a busy machine
+# Text and what is behind it: contrast by WCAG 2.2's formula, 4.5 at least.
+CONTRAST = """
+(() => {
+  const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = (c) => [0.2126, 0.7152, 0.0722].map((w, i) => {
+    const v = c[i] / 255;
+    return w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  }).reduce((a, b) => a + b);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = rgb(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const texts = [...document.querySelectorAll("main *")].filter((e) => e.checkVisibility()
+    && !e.disabled && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+  return texts.map((e) => {
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
+    return [e.textContent.trim().slice(0, 30), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+  });
+})()
+"""
 
 
 class Browser:
@@ -22,7 +45,9 @@ class Browser:
         self.downloads = profile
         self.process = subprocess.Popen(
             [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}"],
+             "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}",
+             # a camera that shows a moving figure
+             "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         port, path = self._port(profile / "DevToolsActivePort")
@@ -114,20 +139,35 @@ class Browser:
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
-    def phone(self) -> None:
+    def phone(self, width: int = 390) -> None:
         """The screen and the fingers of a phone."""
-        self.call("Emulation.setDeviceMetricsOverride", width=390, height=844,
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=844,
                   deviceScaleFactor=1, mobile=True)  # fmt: skip
         self.call("Emulation.setTouchEmulationEnabled", enabled=True)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
-    def downloaded(self) -> Path:
-        """The only file in `downloads`, once it is complete."""
+    def choose(self, selector: str, file: Path) -> None:
+        """Choose a file in a file input, as its dialog does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        found = self.call("DOM.querySelector", nodeId=root, selector=selector)
+        self.call("DOM.setFileInputFiles", files=[str(file)], **found)
+
+    def drop(self, selector: str, file: Path) -> None:
+        """Drag a file from outside onto an element."""
+        box = self.run(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+                       ".toJSON()")  # fmt: skip
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, data=data,
+                      x=box["x"] + 9, y=box["y"] + 9)  # fmt: skip
+
+    def downloaded(self, pattern: str = "*.json") -> Path:
+        """The only file of this kind in `downloads`, once it is complete."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            files = list(self.downloads.glob("*.json"))
+            files = list(self.downloads.glob(pattern))
             if files and not list(self.downloads.glob("*.crdownload")):
                 (file,) = files
                 return file

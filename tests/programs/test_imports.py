@@ -15,6 +15,7 @@ STARTS = {
     "training.data.preprocess": {"pandas"},
     "training.registry.promotion": set(),
     "training.release": set(),
+    "training.serve": set(),
     "training.tracking.client": set(),
     # the local runner with the last lines of a run
     "pipelines.__main__, pipelines.local.run, pipelines.local.outcome, "

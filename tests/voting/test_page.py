@@ -7,36 +7,12 @@ from typing import Any
 
 import pytest
 
-from browser import Browser
+from browser import CONTRAST, Browser
 from training import vote
 from training.core.files import read_json
 from training.voting.ballots import read_ballot
 from training.voting.study import Key, Question, plan
 from voters import NAMES, Taste, always, built, careless, option_of
-
-# Text and what is behind it: contrast by WCAG 2.2's formula, 4.5 at least.
-CONTRAST = """
-(() => {
-  const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
-  const light = (c) => [0.2126, 0.7152, 0.0722].map((w, i) => {
-    const v = c[i] / 255;
-    return w * (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  }).reduce((a, b) => a + b);
-  const behind = (e) => {
-    for (; e; e = e.parentElement) {
-      const c = rgb(getComputedStyle(e).backgroundColor);
-      if (c.length < 4 || c[3] > 0) return c;
-    }
-    return [255, 255, 255];
-  };
-  const texts = [...document.querySelectorAll("main *")].filter((e) => e.checkVisibility()
-    && !e.disabled && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
-  return texts.map((e) => {
-    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))];
-    return [e.textContent.trim().slice(0, 30), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-  });
-})()
-"""
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from training.data.crop import Box
-from training.data.dataset import to_float, to_uint8
+from training.data.dataset import to_uint8
 from training.data.pictures import read_picture
-from training.inference.paste import find_faces, paste, square_in
+from training.inference.paste import center_square, find_faces, paste, square_in
 from training.inference.translator import Translator
 
 log = logging.getLogger(__name__)
@@ -24,12 +23,6 @@ def load_picture(path: Path) -> Image.Image:
     for note in notes:
         log.warning("%s: %s", path, note)
     return picture
-
-
-def center_square(picture: Image.Image, size: int) -> Tensor:
-    """Center-crop a picture to a square and resize it: (1, 3, size, size) in [-1, 1]."""
-    fitted = ImageOps.fit(picture, (size, size))
-    return to_float(torch.from_numpy(np.asarray(fitted).copy())[None])
 
 
 def largest_face(picture: Image.Image) -> Box:

@@ -7,7 +7,7 @@ the input. Without an attention mask, the square is blended in with soft edges.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from training.data.crop import Box
@@ -72,6 +72,12 @@ def find_faces(picture: Image.Image) -> list[Box]:
         )
         boxes.append((left, top, left + side, top + side))
     return boxes
+
+
+def center_square(picture: Image.Image, size: int) -> Tensor:
+    """Center-crop a picture to a square and resize it: (1, 3, size, size) in [-1, 1]."""
+    fitted = ImageOps.fit(picture, (size, size))
+    return to_float(torch.from_numpy(np.asarray(fitted).copy())[None])
 
 
 def edge_weights(side: int) -> Tensor:

@@ -227,12 +227,19 @@ def verify(reference: str, *, data: bool = True, key: Path | None = None) -> Lin
         return record
 
 
-def store_files(reference: str, *, data: bool = False) -> dict[str, Path]:
-    """Verify a version and put its weights, config.json and label_space.json into the store.
+@contextmanager
+def verified_files(reference: str, *, data: bool = False) -> Iterator[dict[str, Path]]:
+    """A verified version's weights, config.json and label_space.json, name -> temporary path.
 
-    Returns name -> local path. Raises as `verified` does.
+    Raises as `verified` does.
     """
-    store = open_store()
     with verified(reference, data=data) as (folder, record):
         names = [n.removeprefix(f"{MODEL}/") for n in record.files if n.startswith(f"{MODEL}/")]
-        return {n: store.local(store.put(folder / MODEL / n, n)) for n in names}
+        yield {name: folder / MODEL / name for name in names}
+
+
+def store_files(reference: str, *, data: bool = False) -> dict[str, Path]:
+    """`verified_files`, put into the store; name -> local path."""
+    store = open_store()
+    with verified_files(reference, data=data) as files:
+        return {name: store.local(store.put(path, name)) for name, path in files.items()}

@@ -1,5 +1,5 @@
-"""Self-contained, escaped HTML pages from the templates: no external resources, no scripts but the
-ballot's.
+"""Self-contained, escaped HTML pages from the templates: no external resources, and no scripts but
+those of the ballot and of the server's page.
 
 Jinja2 escapes every value, so file names and labels may contain any character; a missing template
 variable raises UndefinedError.
