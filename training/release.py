@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Mapping
 from functools import partial, wraps
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from training.core import cli, options
 from training.core.cli import means
@@ -30,7 +30,7 @@ from training.core.files import read_json, sha256_bytes, write_bytes, write_json
 from training.core.temporary import whole_folder
 from training.data.versions import short_md5
 from training.evaluation.headline import headline
-from training.registry import lineage, signature, webhooks
+from training.registry import lineage, signature
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, Lineage
 from training.registry.note import describe_version
@@ -43,7 +43,6 @@ from training.tracking.described import describe, parameters
 
 SHOWN = re.compile("samples$|worst_")  # pictures of an evaluation that its run shows
 app = cli.program("python -m training.release", __doc__)
-app.command(webhooks.app, name="webhook")
 Name = Annotated[str, means("name of the registered model")]
 Reference = Annotated[str, means("NAME@champion or NAME/VERSION")]
 Recorded = Annotated[str, means("recorded in the lineage")]
@@ -426,6 +425,29 @@ def _bom(reference: Reference, /, *, out: Annotated[Path, means("JSON to write")
     from training.registry import bom
 
     return bom.write(reference, out)
+
+
+@app.command
+def webhook(
+    action: Annotated[Literal["create", "list", "test", "remove"], means("what to do")],
+    target: Annotated[str, means("to create, an https address; to test or remove, an id")] = "",
+    /,
+    *,
+    name: Annotated[str, means("shown in lists")] = "promotions",
+    events: Annotated[str, means("MLflow's names, A,B; empty: those of aliases")] = "",
+    unsigned: Annotated[bool, means("without a secret: any message could be forged")] = False,
+) -> str:
+    """Let MLflow's server post a message to an address when an alias moves."""
+    from training.registry import webhooks
+
+    if action == "list":
+        return webhooks.listed()
+    if not target:
+        needed = "address" if action == "create" else "id, which `webhook list` shows"
+        raise ValueError(f"webhook {action} needs an {needed}")
+    if action == "create":
+        return webhooks.create(target, name, events or webhooks.EVENTS, unsigned=unsigned)
+    return webhooks.example(target) if action == "test" else webhooks.remove(target)
 
 
 @tracking.answered()

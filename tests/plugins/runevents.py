@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import attr
 from openlineage.client import event_v2, facet_v2
 
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -19,7 +18,7 @@ FACETS = {
     for module in vars(facet_v2).values()
     if isinstance(module, ModuleType)
     for kind in vars(module).values()
-    if attr.has(kind) and hasattr(kind, "_get_schema")
+    if hasattr(kind, "__attrs_attrs__") and hasattr(kind, "_get_schema")
 }
 
 
@@ -41,7 +40,7 @@ def checked(event: dict[str, Any]) -> dict[str, Any]:
         outputs=[event_v2.OutputDataset(**one) for one in event["outputs"]],
     )
     assert event["eventType"] in {state.value for state in event_v2.RunState}
-    assert event.keys() <= {field.name for field in attr.fields(type(made))}
+    assert event.keys() <= {field.name for field in made.__attrs_attrs__}
     for part in (run, job, *event["inputs"], *event["outputs"]):
         for name in ("facets", "inputFacets", "outputFacets"):
             for values in part.get(name, {}).values():

@@ -172,6 +172,9 @@ def test_messages_need_a_server_and_a_secret(
     with pytest.raises(ValueError, match=r"WEBHOOK_SECRET is not set.*openssl rand"):
         webhook(capsys, "create", "https://example.com")
     monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    for action, needs in (("create", "an address"), ("test", "an id"), ("remove", "an id")):
+        with pytest.raises(ValueError, match=f"webhook {action} needs {needs}"):
+            webhook(capsys, action)
     says = r"runs/mlflow\.db is a database.*only a server sends.*make ui"
     for words in (("create", "https://example.com"), ("list",), ("test", "x"), ("remove", "x")):
         with pytest.raises(ValueError, match=says):

@@ -129,7 +129,7 @@ def _row(entry: Any, width: int) -> str:
         facts.append(f"one of {', '.join(filter(None, entry.choices))}")
     if entry.default and entry.type is not bool:
         facts.append(f"default: {entry.default}")
-    meaning = str(entry.description.primary_renderable).partition(LINE)[0].split()
+    meaning = str(entry.description.primary_renderable).split()
     text = " ".join([*meaning, f"({'; '.join(facts)})" if facts else ""])
     return textwrap.fill(
         f"{', '.join(entry.display_labels_with_metavar):<22}  {text}", width,

@@ -13,28 +13,20 @@ one. A receiver that is down neither delays nor fails a promotion.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
-from training.core import cli, environment
-from training.core.cli import means
+from training.core import environment
 from training.core.shown import shown
 from training.tracking import client as tracking
 
 EVENTS = "model_version_alias.created,model_version_alias.deleted"
-app = cli.program("python -m training.release", __doc__)  # which mounts it as `webhook`
-Id = Annotated[str, means("its id, of `webhook list`")]
 
 
-@app.command
-def create(
-    url: Annotated[str, means("address that MLflow's server posts to")],
-    /,
-    *,
-    name: Annotated[str, means("shown in lists")] = "promotions",
-    events: Annotated[str, means("MLflow's names, A,B")] = EVENTS,
-    unsigned: Annotated[bool, means("without a secret: any message could be forged")] = False,
-) -> str:
-    """Send messages to an address; one that has them already gets the new secret and events."""
+def create(url: str, name: str, events: str, *, unsigned: bool) -> str:
+    """Send messages to an address; one that has them already gets the new secret and events.
+
+    `events` are MLflow's names, A,B. Raises ValueError without a secret, unless `unsigned`.
+    """
     secret = "" if unsigned else environment.WEBHOOK_SECRET.get()
     if not secret and not unsigned:
         raise ValueError(
@@ -54,8 +46,7 @@ def create(
     return f"{made.webhook_id} {did} sends {', '.join(wanted)} to {shown(url)}, {signed}"
 
 
-@app.command(name="list")
-def _list() -> str:
+def listed() -> str:
     """All of the server's, one line each: id, state, name, address, events."""
     api = _server()
     with _refusals():
@@ -67,9 +58,8 @@ def _list() -> str:
     return "\n".join(lines) or f"{shown(tracking.uri())}: no webhook"
 
 
-@app.command
-def test(webhook: Id, /) -> str:
-    """Let the server post an example message to the address, and say what was answered."""
+def example(webhook: str) -> str:
+    """Let the server post an example message; ValueError unless the receiver accepts it."""
     api = _server()
     with _refusals():
         result = api.test_webhook(webhook)
@@ -82,8 +72,7 @@ def test(webhook: Id, /) -> str:
     return f"{webhook}: the receiver answered {result.response_status}"
 
 
-@app.command
-def remove(webhook: Id, /) -> str:
+def remove(webhook: str) -> str:
     """Send no more messages to the address."""
     api = _server()
     with _refusals():
