@@ -3,7 +3,6 @@
 import base64
 import copy
 import hashlib
-import importlib
 import json
 import re
 import subprocess
@@ -15,6 +14,12 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.statement import Statement
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
 
 from releases import IDENTITY, MD5, register, registered_folder
 from training import release
@@ -28,16 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*type hints? :UserWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # MLflow leaves SQLite pools open
 ]
-
-
-# in-toto's own packages, which come with model-signing.
-IN_TOTO = "in_toto_attestation"
-provenance_pb2 = importlib.import_module(f"{IN_TOTO}.predicates.provenance.v1.provenance_pb2")
-statement_pb2 = importlib.import_module(f"{IN_TOTO}.v1.statement_pb2")
-Statement = importlib.import_module(f"{IN_TOTO}.v1.statement").Statement
-Envelope = importlib.import_module("securesystemslib.dsse").Envelope
-VerificationError = importlib.import_module("securesystemslib.exceptions").VerificationError
-SSlibKey = importlib.import_module("securesystemslib.signer").SSlibKey
 
 
 @pytest.fixture

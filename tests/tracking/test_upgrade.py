@@ -4,7 +4,6 @@ The older database has the tables of MLflow's own migrations up to a revision of
 webhooks and jobs, and in them the rows of a real registry, without the columns that came later.
 """
 
-import importlib
 import os
 import shlex
 import shutil
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+from alembic import command
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.db import utils
@@ -29,10 +30,6 @@ from training.core.faults import explained
 from training.registry import versions as registry
 from training.tracking import client as tracking
 from training.tracking import database
-
-# Packages of MLflow's: its migrations are theirs.
-sqlalchemy = importlib.import_module("sqlalchemy")
-command = importlib.import_module("alembic.command")
 
 OLDER = "6953534de441"  # the first with all that a version with a logged model needs
 ROOT = next(path for path in Path(__file__).parents if (path / "pyproject.toml").is_file())
