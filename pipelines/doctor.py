@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from pipelines import checks, compiled, room
 from pipelines.arguments import parse
 from pipelines.credentials import NAMESPACE
+from pipelines.rights import rights
 from pipelines.state import Finding, RefusedError, State
 from training.cluster.kubernetes import ClusterError
 from training.core import environment
 from training.core.cli import means
 
 WHOLE = (checks.storage, room.nodes, checks.images)  # of the cluster, not the namespace
-OWN = (checks.secrets, checks.addresses, checks.storage, checks.trainer, checks.rights,
+OWN = (checks.secrets, checks.addresses, checks.storage, checks.trainer, rights,
        room.quota, room.queue, room.nodes, checks.images)  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixtur
     whats = ["kubernetes", "pipelines", "namespace", "secrets", "addresses", "servers", "storage",
              "trainer", "rights", "quota", "nodes", "images"]  # fmt: skip
     assert list(dict.fromkeys(line.split()[1] for line in lines)) == whats
-    role = read("base/accounts.yaml", "Role")
+    role = read("base/steps/accounts.yaml", "Role")
     rights = {
         (rule["apiGroups"][0], kind, verb)
         for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]
@@ -101,7 +101,7 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
      {"launcher": "trainjob"}, "trainer", ["allows other", TRAIN_IMAGE]),
     (without(f"{HERE}/serviceaccounts/pipeline-runner"), {}, "account", ["pipeline-runner;"]),
     (lambda api: api.denied.add(("create", "trainjobs")), {"launcher": "trainjob"}, "rights",
-     ["pipeline-runner may not create trainjobs", "k8s/base/accounts.yaml"]),
+     ["pipeline-runner may not create trainjobs", "k8s/base/steps/accounts.yaml"]),
     (having("/api/v1/nodes", items(node("a", "1", "128Gi"))), PAPER, "nodes",
      ["4 CPUs, 16 GiB", "a has 1 CPUs, 128 GiB", "add nodes"]),
     (lambda api: api.objects.update({"/api/v1/pods": items(pod("a", "13", False),

@@ -58,7 +58,7 @@ def test_the_documented_variables_are_those_of_the_module() -> None:
 def test_variables_of_clusters_and_containers_are_documented() -> None:
     (settings,) = [
         document["data"]
-        for document in yaml.safe_load_all((ROOT / "k8s/base/environment.yaml").read_text())
+        for document in yaml.safe_load_all((ROOT / "k8s/base/steps/environment.yaml").read_text())
         if document["kind"] == "ConfigMap"
     ]
     given = {*resources.ADDRESSES, *settings, *containers.NAMES}

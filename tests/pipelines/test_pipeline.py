@@ -292,7 +292,7 @@ def test_secrets_come_only_from_named_secrets(
     """The names, and their keys, are those of k8s/."""
     given = yaml.safe_load_all((ROOT / "k8s" / "secrets.example.yaml").read_text())
     secrets = {one["metadata"]["name"]: one["stringData"] for one in given}
-    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "steps" / "environment.yaml").read_text())
     for step in [*STEPS, "report-status"]:
         found = settings(documents, step)
         for row in found["secretAsEnv"]:
@@ -328,7 +328,7 @@ def test_a_step_with_a_node_cache_variable_mounts_the_cache(
     documents: list[dict[str, Any]],
 ) -> None:
     """The images' user cannot create folders under /."""
-    place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    place = yaml.safe_load((ROOT / "k8s" / "base" / "steps" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
     informed = set()
     for step in [*STEPS, "report-status"]:
