@@ -40,7 +40,7 @@ def test_no_other_module_reads_the_environment() -> None:
 def test_no_other_module_names_a_variable_that_it_could_read() -> None:
     """Except modules that set them, or name a cluster's: its settings and secrets, the local
     stack's exports, MLflow's."""
-    cluster = {f"pipelines/{name}.py" for name in ("resources", "checks", "credentials")}
+    cluster = {f"pipelines/{name}.py" for name in ("resources", "checks", "credentials", "state")}
     setters = {*cluster, "pipelines/local/stack.py"}
     spelt = set()
     for path in SOURCES:
