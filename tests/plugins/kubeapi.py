@@ -105,10 +105,12 @@ class Api:
         self.statuses: dict[str, int] = {}  # by path, answered first
         self.denied: set[tuple[str, str]] = set()  # verb and resource of the steps' account
         self.review = REVIEW
+        self.asked: set[str] = set()
         self.reviewed: list[dict[str, Any]] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         path = path.partition("?")[0]
+        self.asked.add(path)
         if path in self.statuses:
             return self.statuses[path], {"message": "no"}
         if path == self.review and method == "POST":
