@@ -47,7 +47,7 @@ def policies(*overlays: list[Object]) -> list[Object]:
 
 def ours() -> dict[str, dict[str, str]]:
     """The labels of each pod that the pipeline starts, with Kubeflow's own on those of steps."""
-    platform = list(yaml.safe_load_all(compiled.PACKAGE.read_text()))[1]["platforms"]["kubernetes"]
+    platform = list(yaml.safe_load_all(compiled.PARTS.read_text()))[1]["platforms"]["kubernetes"]
     found = {
         name.removeprefix("exec-"): {**one["podMetadata"]["labels"], "pipeline/runid": "1"}
         for name, one in platform["deploymentSpec"]["executors"].items()
@@ -90,7 +90,7 @@ def test_a_namespace_of_kubeflow_would_be_closed_by_the_other_overlay(
 def test_each_pod_of_the_pipeline_is_known_by_its_label(objects: list[Object]) -> None:
     """Steps, also the one in the loop and the last one, and the pods of jobs."""
     pods = ours()
-    assert {*compiled.steps()} <= pods.keys() | {"preprocess-part"}
+    assert {*compiled.steps(compiled.PARTS)} <= pods.keys()
     for name, labels in pods.items():
         chosen = {one["metadata"]["name"] for one in about(policies(objects), (THERE, labels))}
         assert "stargan-steps" in chosen, name
