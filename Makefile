@@ -130,7 +130,7 @@ $(DOCS_VENV)/ready: requirements-docs.lock
 docs: $(DOCS_VENV)/ready  ## the documentation as a website: runs/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict --clean
 
-compile: setup  ## pipelines/stargan.yaml from pipelines/stargan.py
+compile: setup  ## pipelines/stargan.yaml and stargan-parts.yaml from pipelines/stargan.py
 	$(BIN)/python -m pipelines compile
 
 serve: setup  ## page and API of a promoted model, http://127.0.0.1:8080; ARGS="stargan@champion"

@@ -11,7 +11,7 @@ from components.images import STEPS_IMAGE
 def resolve(
     datasets: str, raw: str, revision: str, model: str, preset: str, overrides: str, init: str,
     compare: str, name: str, step_cpu: str, step_memory: str, train_cpu: str, train_memory: str,
-    launcher: str, accelerators: int, out: dsl.Output[dsl.Artifact],
+    launcher: str, accelerators: int, parts: bool, out: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved",
     [
@@ -52,4 +52,5 @@ def resolve(
         requested={"step_cpu": step_cpu, "step_memory": step_memory, "train_cpu": train_cpu,
                    "train_memory": train_memory, "launcher": launcher,
                    "accelerators": accelerators},
+        parts=parts,
     )  # fmt: skip

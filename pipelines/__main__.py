@@ -13,7 +13,7 @@
     python -m pipelines compare models=stargan,stgan        one report on several models
     python -m pipelines search "lambda_rec=1..20 log"       the best settings, by trial
     python -m pipelines search … --katib FILE               the same on a cluster with Katib
-    python -m pipelines compile                             after a change of the pipeline
+    python -m pipelines compile                             both files, after a change
     python -m pipelines compile --kubernetes N -o F         the same as objects of namespace N
     python -m pipelines pin-images --steps R --train R -o F the same, pinned to image digests
 
@@ -46,7 +46,6 @@ app.command(credentials.write, name="secrets")
 app.command(doctor.examine, name="doctor")
 app.command(schedule.schedule)
 app.command(watch.watch)
-PACKAGE = Path("pipelines/stargan.yaml")
 Pair = Annotated[str, means("key=value")]
 
 
@@ -86,7 +85,8 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     image = images.described() if containers else LOCAL
     try:
-        done = execute({"image": image, **arguments}, compiled.PACKAGE, in_containers=containers)
+        package = compiled.fitting(arguments)
+        done = execute({"image": image, **arguments}, package, in_containers=containers)
     except StepError as error:
         found = "".join(f"report: {path}\n" for path in outcome.rescue(error.run))
         sys.stderr.write(f"\nerror: {error}\n{found}")
@@ -199,7 +199,7 @@ def submit(
     experiment: Annotated[
         str, means("Kubeflow experiment", "--experiment-name", "-e")
     ] = EXPERIMENT,
-    package: Annotated[Path, means("the pipeline", "--package-file", "-f")] = PACKAGE,
+    package: Annotated[Path | None, compiled.CHOSEN] = None,
     namespace: Annotated[str, means("the profile's namespace", "--namespace", "-n")] = "",
     dry_run: Annotated[bool, means("print the command and exit")] = False,
     wait: Annotated[bool, means("follow the run; 1 if it fails", "--wait", "-w")] = False,
@@ -208,8 +208,9 @@ def submit(
     ] = 0,
 ) -> None:
     """Run on Kubeflow Pipelines."""
-    known = compiled.parameters(package)
+    known = compiled.parameters(package or compiled.PACKAGE)
     arguments = parse(list(pairs), known)
+    package = package or Path("pipelines") / compiled.fitting(arguments).name
     command = submit_command(experiment, arguments, package, namespace)
     if resubmit:
         submission.check_resubmit(wait)

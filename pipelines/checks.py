@@ -4,28 +4,20 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
-from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from pipelines.manifests import example
-from pipelines.state import Finding, State
+from pipelines.state import ADDRESSES, Finding, State
 from training.cluster.kubernetes import GROUP, TIMEOUT, VERSION
 from training.core import environment
 from training.core.shown import shown
 
-ADDRESSES = "stargan-environment"  # config map
 LINKS = ("KF_PIPELINES_UI_ENDPOINT", "MLFLOW_UI_ENDPOINT")  # of it, for people only
 # Without these a step's pod would use files of its own, which end with it.
 NEEDED = ("DVC_REMOTE_URL", "MLFLOW_TRACKING_URI", "STORE_URI")
 DEFAULT = re.compile(r"storageclass(\.beta)?\.kubernetes\.io/is-default-class")
 OLDEST, OLDEST_KUBERNETES = (2, 17), (1, 30)  # Kubeflow Pipelines; the admission policy
 KINDS = ("trainjobs", "trainingruntimes")
-ROLE = Path(__file__).parents[1] / "k8s" / "base" / "accounts.yaml"
-ACCOUNTS = {True: "default-editor", False: "pipeline-runner"}  # with profiles and without
-OVERLAY = "python -m pipelines.manifests OVERLAY | kubectl apply -f -"
 
 
 def pipelines(state: State | None) -> Iterator[Finding]:
@@ -113,34 +105,45 @@ def referenced(value: Any) -> Iterator[tuple[str, str]]:
 
 def secrets(state: State) -> Iterator[Finding]:
     """Of the steps and of the servers that the overlay has started."""
-    wanted: dict[str, set[str]] = {}
-    for name, key in referenced([state.documents[1], state.servers()]):
-        wanted.setdefault(name, set()).update({key} - {""})
-    fix = f"python -m pipelines secrets -n {state.namespace} | kubectl create -f -"
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for space, one in ((state.namespace, state.documents[1]), (state.home, state.servers())):
+        for name, key in referenced(one):
+            wanted.setdefault((name, space), set()).update({key} - {""})
     whole = True
-    for name, keys in sorted(wanted.items()):
-        found = state.read(state.core.read_namespaced_secret, name, state.namespace)
+    for (name, space), keys in sorted(wanted.items()):
+        found = state.read(state.core.read_namespaced_secret, name, space)
         data = (found or {}).get("data") or {}
         lacks = sorted(key for key in keys if not data.get(key))
         if found is None:
-            yield Finding("missing", "secrets", f"{name}; {fix}")
+            yield Finding("missing", "secrets", f"{name}; {_draw_or_copy(state, name, space)}")
         elif lacks:
             yield Finding(
                 "missing", "secrets", f"{name}: {', '.join(lacks)} absent or empty; "
-                f"kubectl -n {state.namespace} edit secret {name}",
+                f"kubectl -n {space} edit secret {name}",
             )  # fmt: skip
         whole = whole and not lacks and found is not None
     if whole:
-        yield Finding("ok", "secrets", ", ".join(sorted(wanted)))
+        yield Finding("ok", "secrets", ", ".join(sorted({name for name, _ in wanted})))
+
+
+def _draw_or_copy(state: State, name: str, space: str) -> str:
+    """The command that makes a secret; new passwords would not be those that the servers have."""
+    home = state.home
+    if space != home and state.read(state.core.read_namespaced_secret, name, home):
+        return (
+            f"kubectl -n {home} get secret {name} -o yaml | sed 's/^  namespace: {home}$/  "
+            f"namespace: {space}/' | kubectl create -f -"
+        )
+    steps = "" if state.namespace == home else f" --steps {state.namespace}"
+    return f"python -m pipelines secrets -n {home}{steps} | kubectl create -f -"
 
 
 def addresses(state: State) -> Iterator[Finding]:
     """The config map that names store, data and MLflow, and whether the servers run."""
-    found = state.read(state.core.read_namespaced_config_map, ADDRESSES, state.namespace)
-    if found is None:
-        yield Finding("missing", "addresses", f"the config map {ADDRESSES}; {OVERLAY}")
+    data = state.addresses
+    if data is None:
+        yield Finding("missing", "addresses", f"the config map {ADDRESSES}; {state.overlay}")
         return
-    data = found.get("data") or {}
     if lacks := [name for name in NEEDED if not data.get(name)]:
         yield Finding(
             "missing", "addresses", f"{ADDRESSES}: {', '.join(lacks)} absent or empty; set it in "
@@ -160,7 +163,7 @@ def addresses(state: State) -> Iterator[Finding]:
         ready, wanted = status.get("readyReplicas") or 0, server["spec"].get("replicas", 1)
         text = f"{name}: {ready} of {wanted} pods ready"
         if wanted and not ready:
-            fix = f"kubectl -n {state.namespace} describe pods -l app.kubernetes.io/name={name}"
+            fix = f"kubectl -n {state.home} describe pods -l app.kubernetes.io/name={name}"
             yield Finding("missing", "servers", f"{text}; for the reason: {fix}")
         else:
             yield Finding("ok", "servers", text)
@@ -176,7 +179,7 @@ def storage(state: State) -> Iterator[Finding]:
         for key, value in (one["metadata"].get("annotations") or {}).items()
         if DEFAULT.fullmatch(key) and value == "true"
     ]  # fmt: skip
-    asked = state.read(state.core.list_namespaced_persistent_volume_claim, state.namespace)
+    asked = state.read(state.core.list_namespaced_persistent_volume_claim, state.home)
     claims, servers = asked["items"], state.servers()
     waiting = [
         one["metadata"]["name"] for one in claims if one["status"].get("phase") != "Bound"
@@ -216,6 +219,8 @@ def trainer(state: State) -> Iterator[Finding]:
         yield Finding(lacking, "trainer", f"the TrainingRuntime stargan; {fix}")
     else:
         yield Finding("ok", "trainer", "Kubeflow Trainer's kinds and the runtime stargan")
+    if state.namespace in state.kubeflow:  # no admission policy there: k8s/overlays/standalone
+        return
     image = state.executors()["exec-train"]["container"]["image"]
     found = state.read(state.core.read_namespaced_config_map, "trainjobs", state.namespace)
     allowed = ((found or {}).get("data") or {}).get("image", "")
@@ -224,55 +229,6 @@ def trainer(state: State) -> Iterator[Finding]:
             lacking, "trainer", f"the config map trainjobs allows {allowed or 'no image'}, the "
             f"pipeline's is {image}; set its name there, or launcher=trainjob is denied",
         )  # fmt: skip
-
-
-def rights(state: State) -> Iterator[Finding]:
-    """The account of the steps, and that it may do what starts and follows a TrainJob."""
-    lacking: Literal["missing", "unneeded"] = "missing" if state.trainjob else "unneeded"
-    likely = [ACCOUNTS[state.profiles]] if state.profiles is not None else [*ACCOUNTS.values()]
-    account = next(
-        (name for name in likely
-         if state.read(state.core.read_namespaced_service_account, name, state.namespace)), "",
-    )  # fmt: skip
-    if not account:
-        yield Finding(
-            "missing", "account", f"{' or '.join(likely)}; the namespace is no Kubeflow profile, "
-            "nor that of an installation without profiles",
-        )  # fmt: skip
-        return
-    denied = list(_denied(state, account))
-    if denied:
-        fix = f"the role in k8s/base/accounts.yaml: {OVERLAY}"
-        yield Finding(lacking, "rights", f"{account} may not {', '.join(denied)}; {fix}")
-    else:
-        yield Finding("ok", "rights", f"{account} may start and follow TrainJobs")
-
-
-def _denied(state: State, account: str) -> Iterator[str]:
-    """What the launcher's role allows, and an account may not do."""
-    from kubernetes import client
-
-    role = next(one for one in yaml.safe_load_all(ROLE.read_text()) if one["kind"] == "Role")
-    review = client.AuthorizationV1Api(state.api).create_namespaced_local_subject_access_review
-    group = "system:serviceaccounts"
-    subject = {
-        "user": f"system:serviceaccount:{state.namespace}:{account}",
-        "groups": [group, f"{group}:{state.namespace}", "system:authenticated"],
-    }
-    for rule in role["rules"]:
-        for kind, verb in product(rule["resources"], rule["verbs"]):
-            resource, _, part = kind.partition("/")
-            wanted = {
-                "namespace": state.namespace, "group": rule["apiGroups"][0], "resource": resource,
-                "subresource": part, "verb": verb,
-            }  # fmt: skip
-            body = {
-                "apiVersion": "authorization.k8s.io/v1", "kind": "LocalSubjectAccessReview",
-                "metadata": {"namespace": state.namespace},
-                "spec": {**subject, "resourceAttributes": wanted},
-            }  # fmt: skip
-            if not state.read(review, state.namespace, body)["status"]["allowed"]:
-                yield f"{verb} {kind}"
 
 
 def images(state: State) -> Iterator[Finding]:

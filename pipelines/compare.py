@@ -161,7 +161,7 @@ def compare(pairs: list[str], root: Path | None = None) -> tuple[Path, list[str]
     for one, seed, arguments in planned(given, runs):
         say(f"\ncompare: {one.label}, seed {seed}")
         try:
-            done = execute(arguments, compiled.PACKAGE, root)
+            done = execute(arguments, compiled.fitting(arguments), root)
         except StepError as error:
             failed.append(f"{one.label}, seed {seed}: {error}")
             say(f"compare: {failed[-1]}")

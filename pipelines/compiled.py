@@ -14,7 +14,9 @@ from training.core.config import convert
 from training.core.files import sha256_bytes, write_bytes
 
 PACKAGE = Path(__file__).with_name("stargan.yaml")
+PARTS = PACKAGE.with_name("stargan-parts.yaml")  # the same, with preprocess.workers parts
 OUTPUT = means("the YAML to write", "--output", "-o")
+CHOSEN = means("the pipeline; empty: as preprocess.workers needs it", "--package-file", "-f")
 IMAGE = means("image of these steps", metavar="NAME@sha256:…")
 NAMESPACE = means("write the objects Pipeline and PipelineVersion of this namespace instead")
 KINDS = {
@@ -37,18 +39,23 @@ class Parameter:
 
 def write(
     *,
-    output: Annotated[Path, OUTPUT] = PACKAGE,
+    output: Annotated[Path | None, OUTPUT] = None,
+    parts: Annotated[bool, means("with the loop that preprocess.workers above 1 needs")] = False,
     kubernetes: Annotated[str, NAMESPACE] = "",
 ) -> None:
     """Compile the pipeline; reproducible: the same sources give the same bytes.
 
-    With `kubernetes`, for Kubeflow servers that keep pipelines as Kubernetes objects. Raises
-    ValueError if that would replace the committed file.
+    Without `output` both committed files are written. With `kubernetes`, for Kubeflow servers that
+    keep pipelines as Kubernetes objects. Raises ValueError if that would replace a committed file.
     """
-    if kubernetes and output.resolve() == PACKAGE:
+    if kubernetes and (output is None or output.resolve() in (PACKAGE, PARTS)):
         raise ValueError(f"--kubernetes: give --output; {PACKAGE.name} is the plain pipeline")
+    if output is None:
+        for path in (PACKAGE, PARTS):
+            write_bytes(path, _compiled(path, path == PARTS))
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
-    content = _compiled(output)
+    content = _compiled(output, parts)
     if kubernetes:
         from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
@@ -58,20 +65,20 @@ def write(
             pipeline_version_name=version, namespace=kubernetes, include_pipeline_manifest=True
         )
         content = _compiled(
-            output, kubernetes_manifest_format=True, kubernetes_manifest_options=options
+            output, parts, kubernetes_manifest_format=True, kubernetes_manifest_options=options
         )
     write_bytes(output, content)
 
 
-def _compiled(output: Path, **options: Any) -> bytes:
+def _compiled(output: Path, parts: bool, **options: Any) -> bytes:
     """What kfp writes, by way of a temporary file beside `output`."""
     from kfp.compiler import Compiler
 
-    from pipelines.stargan import stargan
+    from pipelines.stargan import pipeline
 
     temporary = output.with_name(f".{output.stem}.tmp.yaml")  # kfp requires the suffix
     try:
-        Compiler().compile(stargan, str(temporary), **options)
+        Compiler().compile(pipeline(parts), str(temporary), **options)
         return temporary.read_bytes()
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,6 +93,17 @@ def parameters(path: Path = PACKAGE) -> dict[str, Parameter]:
         kind = KINDS[row["parameterType"]]
         out[name] = Parameter(kind, kind(row["defaultValue"]))  # YAML writes integers as 1.0
     return out
+
+
+def fitting(arguments: dict[str, Any]) -> Path:
+    """The committed pipeline for a run's arguments: that with parts for preprocess.workers > 1."""
+    from training.models import configure
+
+    given = {name: row.default for name, row in parameters().items()} | arguments
+    config = configure.resolve(
+        given["model"], given["preset"], configure.parse(given["overrides"]), given["datasets"]
+    )
+    return PARTS if config.preprocess.workers > 1 else PACKAGE
 
 
 def steps(path: Path = PACKAGE) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
     python -m pipelines secrets | kubectl create -f -
     python -m pipelines secrets --overlay prod --database db.faces.org >/somewhere/else.yaml
+    python -m pipelines secrets --steps kubeflow | kubectl create -f -  # without profiles
 
 Every call draws new ones and nothing is stored here: `kubectl create` refuses secrets that exist,
 `kubectl apply` would replace them, and the databases keep their former passwords.
@@ -18,6 +19,7 @@ from training.core.cli import means
 
 NAMESPACE = "stargan"  # of k8s/base
 ADMIN = "admin"  # MLflow's user, as whom the steps log in
+STEPS = ("stargan-s3", "stargan-mlflow")  # the steps' own
 ADDRESS = re.compile(r"[\w.-]+(?::\d+)?")
 Secrets = dict[str, dict[str, str]]
 
@@ -96,6 +98,7 @@ def write(
     overlay: Annotated[Literal["dev", "prod"], means("of k8s/overlays")] = "dev",
     database: Annotated[str, means("HOST or HOST:PORT of your Postgres, for prod")] = "",
     namespace: Annotated[str, means("of the secrets", "--namespace", "-n")] = NAMESPACE,
+    steps: Annotated[str, means("namespace of the steps if it is another: theirs go to both")] = "",
 ) -> None:
     """Draw all passwords and keys; print them as Kubernetes secrets."""
     if (overlay == "prod") is not bool(database):
@@ -117,9 +120,10 @@ def write(
     objects = [
         {
             "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {"name": name, "namespace": space},
             "stringData": {key: _Value(value) for key, value in values.items()},
         }
         for name, values in found.items()
+        for space in ([namespace, steps] if steps and name in STEPS else [namespace])
     ]  # fmt: skip
     sys.stdout.write(yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False))

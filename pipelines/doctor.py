@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from pipelines import checks, compiled, room
 from pipelines.arguments import parse
 from pipelines.credentials import NAMESPACE
+from pipelines.rights import rights
 from pipelines.state import Finding, RefusedError, State
 from training.cluster.kubernetes import ClusterError
 from training.core import environment
 from training.core.cli import means
 
 WHOLE = (checks.storage, room.nodes, checks.images)  # of the cluster, not the namespace
-OWN = (checks.secrets, checks.addresses, checks.storage, checks.trainer, checks.rights,
+OWN = (checks.secrets, checks.addresses, checks.storage, checks.trainer, rights,
        room.quota, room.queue, room.nodes, checks.images)  # fmt: skip
 
 
@@ -59,14 +60,14 @@ def checked(check: Callable[[State], Iterator[Finding]], state: State) -> Iterat
 
 def examine(
     *pairs: Annotated[str, means("key=value")],
-    package: Annotated[Path, means("the pipeline", "--package-file", "-f")] = compiled.PACKAGE,
+    package: Annotated[Path | None, compiled.CHOSEN] = None,
     namespace: Annotated[str, means("the profile's namespace", "--namespace", "-n")] = NAMESPACE,
 ) -> None:
     """What the cluster lacks for this run; 1 if anything is missing."""
-    known = compiled.parameters(package)
-    defaults = {name: one.default for name, one in known.items()}
+    known = compiled.parameters(package or compiled.PACKAGE)
+    arguments = {name: one.default for name, one in known.items()} | parse(list(pairs), known)
     missing = 0
-    for found in report(namespace, package, defaults | parse(list(pairs), known)):
+    for found in report(namespace, package or compiled.fitting(arguments), arguments):
         sys.stdout.write(f"{found.state:<10} {found.what:<11} {found.text}\n")
         sys.stdout.flush()
         missing += found.state == "missing"

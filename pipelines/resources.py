@@ -87,9 +87,10 @@ def set_accelerator(task: Any, resolved: Mapping[str, Any], kind: Any, nodes: An
 
 
 def add_run_identity(*tasks: Any) -> None:
-    """Give steps the id of their run, the name of their pod, and their own name.
+    """Give steps the id of their run, the name of their pod, their own name, and our label.
 
-    The first two from the pod's fields: as arguments they would give every run new cache keys.
+    The first two from the pod's fields: as arguments they would give every run new cache keys. By
+    the label k8s/overlays/standalone tells our pods from others of Kubeflow's namespace.
     """
     fields = {
         "PIPELINE_RUN_ID": RUN_LABEL, "POD_NAME": "metadata.name",
@@ -99,3 +100,4 @@ def add_run_identity(*tasks: Any) -> None:
         for name, path in fields.items():
             kubernetes.use_field_path_as_env(task, name, path)
         task.set_env_variable("PIPELINE_STEP", task.name)
+        kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "stargan")

@@ -66,14 +66,15 @@ def schedule(
     experiment: Annotated[
         str, means("Kubeflow experiment", "--experiment-name", "-e")
     ] = EXPERIMENT,
-    package: Annotated[Path, means("the pipeline", "--package-file", "-f")] = compiled.PACKAGE,
+    package: Annotated[Path | None, compiled.CHOSEN] = None,
     namespace: Annotated[str, means("the profile's namespace", "--namespace", "-n")] = "",
 ) -> None:
     """Run on Kubeflow Pipelines again and again."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
-    arguments = parse(list(pairs), compiled.parameters(package))
+    arguments = parse(list(pairs), compiled.parameters(package or compiled.PACKAGE))
+    package = package or compiled.fitting(arguments)
     if revision := arguments.get("revision"):
         raise ValueError(f"revision={revision}: every run would train the same data; leave it out")
     if len(cron.split()) != CRON_FIELDS and not cron.startswith("@"):

@@ -1,17 +1,22 @@
 """A cluster, as far as its Kubernetes API tells this user, and what a run needs of it."""
 
+import re
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from pipelines.credentials import NAMESPACE
 from training.cluster.kubernetes import TIMEOUT, ClusterError, connect
 from training.core.shown import shown
 
 UNENDED = "status.phase!=Succeeded,status.phase!=Failed"  # pods that hold what they request
 OURS = "app.kubernetes.io/part-of=stargan"
+ADDRESSES = "stargan-environment"  # config map
+INSIDE = re.compile(r"https?://[\w-]+\.([\w-]+)\.svc\b")  # a service in the namespace that is named
 
 
 class Finding(NamedTuple):
@@ -65,7 +70,7 @@ class State:
         return self.api.sanitize_for_serialization(answer)
 
     def servers(self) -> list[Any]:
-        """The namespace's objects that start pods: MLflow, its backup, S3, Postgres."""
+        """What starts pods in the servers' namespace: MLflow, its backup, S3, Postgres."""
         from kubernetes import client
 
         batch = client.BatchV1Api(self.api)
@@ -74,7 +79,42 @@ class State:
             batch.list_namespaced_cron_job,
         )  # fmt: skip
         asked = partial(self.read, label_selector=OURS)
-        return [item for one in lists for item in asked(one, self.namespace)["items"]]
+        return [item for one in lists for item in asked(one, self.home)["items"]]
+
+    @cached_property
+    def addresses(self) -> dict[str, str] | None:
+        """The steps' addresses; None without their config map."""
+        found = self.read(self.core.read_namespaced_config_map, ADDRESSES, self.namespace)
+        return None if found is None else found.get("data") or {}
+
+    @cached_property
+    def home(self) -> str:
+        """The servers' namespace: the one in MLflow's address, else that of the steps, unless
+        that is Kubeflow's own."""
+        with suppress(RefusedError):
+            if found := INSIDE.match((self.addresses or {}).get("MLFLOW_TRACKING_URI", "")):
+                return found[1]
+        return NAMESPACE if self.namespace in self.kubeflow else self.namespace
+
+    @cached_property
+    def kubeflow(self) -> list[str]:
+        """Namespaces with Kubeflow Pipelines' own server, as far as this login may look."""
+        everywhere = self.apps.list_deployment_for_all_namespaces
+        here = partial(self.apps.list_namespaced_deployment, self.namespace)
+        for request in (everywhere, here):
+            with suppress(RefusedError):
+                items = self.read(request, field_selector="metadata.name=ml-pipeline")["items"]
+                return [
+                    one["metadata"]["namespace"] for one in items
+                    if one["metadata"]["name"] == "ml-pipeline"
+                ]  # fmt: skip
+        return []
+
+    @property
+    def overlay(self) -> str:
+        """The command that applies what the steps' namespace lacks."""
+        own = "k8s/overlays/standalone" if self.namespace in self.kubeflow else "OVERLAY"
+        return f"python -m pipelines.manifests {own} | kubectl apply -f -"
 
     @property
     def trainjob(self) -> bool:

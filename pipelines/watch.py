@@ -145,7 +145,7 @@ class Watch:
 
         self._keep(Last(content, "started", stamp()))
         try:
-            done = execute({"image": LOCAL, **self.arguments}, compiled.PACKAGE)
+            done = execute({"image": LOCAL, **self.arguments}, compiled.fitting(self.arguments))
         except (StepError, ValueError, OSError) as error:
             reason = error.run.failure if isinstance(error, StepError) else str(error)
             self._keep(Last(content, "failed", stamp(), reason))

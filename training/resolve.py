@@ -167,17 +167,24 @@ def resolve(
     compare: Annotated[str, cli.INTERNAL] = "",
     name: Annotated[str, cli.INTERNAL] = "",
     requested: Annotated[Mapping[str, Any] | None, cli.INTERNAL] = None,
+    parts: Annotated[bool, cli.INTERNAL] = True,
 ) -> Resolved:
     """Resolve a run's inputs and write them with the git state.
 
     `raw` has one subfolder per data set, or, for one data set, is the folder itself. `init` is the
     model that training starts from, `compare` the one that evaluation compares with: a manifest,
     NAME/VERSION or NAME@ALIAS. `name` is the registered model ("" = `model`), `requested` the
-    arguments of `training.core.pods.requests` after the preset. Raises ValueError for
-    unknown names and for a `name` that the registry does not accept, and RemoteError
+    arguments of `training.core.pods.requests` after the preset; `parts` tells whether the
+    pipeline can divide the preprocessing. Raises ValueError for unknown names, for a `name` that
+    the registry does not accept and for parts of a pipeline without, and RemoteError
     "unknown-revision".
     """
     config = configure.resolve(model, preset, configure.parse(overrides), datasets)
+    if (workers := config.preprocess.workers) > 1 and not parts:
+        raise ValueError(
+            f"preprocess.workers={workers}: this pipeline crops all images in one pod; submit the "
+            "other one, pipelines/stargan-parts.yaml (`python -m pipelines submit` chooses it)"
+        )
     names = split_datasets(config.data.datasets)
     forgotten = tombstones.references([one for one, _ in names], open_store())
     found = check(config, raw, revision, init, compare, name, reported=True, forgotten=forgotten)

@@ -216,7 +216,7 @@ def opened(plan: Plan, root: Path) -> Iterator[Search]:
 def prepare(plan: Plan, folder: Path, root: Path) -> Data:
     """Run the pipeline's steps up to the judge, or take them from its cache."""
     package = folder / "pipeline.yaml"
-    compiled.write_until("judge", package)
+    compiled.write_until("judge", package, compiled.fitting(plan.arguments))
     done = execute(plan.arguments, package, root)
     return Data(done.file("unify-labels", "out"), done.file("judge", "out"), code_hash())
 

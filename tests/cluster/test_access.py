@@ -253,7 +253,7 @@ def test_mlflow_does_not_start_with_an_empty_secret(tmp_path: Path) -> None:
     assert "authorization_function" in run_check(other, tmp_path)
 
 
-def test_the_examples_of_both_overlays_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_of_the_overlays_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     if not shutil.which("kubectl"):
         pytest.skip("no genuine kustomize: kubectl is not installed")
     with pytest.raises(ValueError, match="to replace") as error:
@@ -261,8 +261,9 @@ def test_the_examples_of_both_overlays_are_refused(capsys: pytest.CaptureFixture
     for part in ("s3.example.com", "203.0.113.0/24", "203.0.113.1/32", "a placeholder",
                  "registry.example"):  # fmt: skip
         assert part in str(error.value), part
-    with pytest.raises(ValueError, match=r"1 to replace:\n.*203\.0\.113\.1/32: an example"):
-        check(K8S / "overlays" / "dev", trial=True)
+    for one in ("dev", "standalone"):
+        with pytest.raises(ValueError, match=r"1 to replace:\n.*203\.0\.113\.1/32: an example"):
+            check(K8S / "overlays" / one, trial=True)
     assert capsys.readouterr().out == ""
 
 

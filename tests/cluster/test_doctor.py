@@ -17,10 +17,14 @@ from kubeapi import (
     CLAIMS,
     CLASSES,
     DEPLOYMENTS,
+    EVERY_DEPLOYMENT,
     HEALTH,
     HERE,
+    JOBS,
     K8S,
+    PODS,
     QUOTAS,
+    RANGES,
     REVIEW,
     SETS,
     TRAINER,
@@ -33,6 +37,7 @@ from kubeapi import (
     read,
 )
 from pipelines import __main__ as program
+from pipelines.credentials import drawn
 
 
 def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +48,7 @@ def test_a_complete_cluster_lacks_nothing(api: Api, capsys: pytest.CaptureFixtur
     whats = ["kubernetes", "pipelines", "namespace", "secrets", "addresses", "servers", "storage",
              "trainer", "rights", "quota", "nodes", "images"]  # fmt: skip
     assert list(dict.fromkeys(line.split()[1] for line in lines)) == whats
-    role = read("base/accounts.yaml", "Role")
+    role = read("base/steps/accounts.yaml", "Role")
     rights = {
         (rule["apiGroups"][0], kind, verb)
         for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]
@@ -101,7 +106,7 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
      {"launcher": "trainjob"}, "trainer", ["allows other", TRAIN_IMAGE]),
     (without(f"{HERE}/serviceaccounts/pipeline-runner"), {}, "account", ["pipeline-runner;"]),
     (lambda api: api.denied.add(("create", "trainjobs")), {"launcher": "trainjob"}, "rights",
-     ["pipeline-runner may not create trainjobs", "k8s/base/accounts.yaml"]),
+     ["pipeline-runner may not create trainjobs", "k8s/base/steps/accounts.yaml"]),
     (having("/api/v1/nodes", items(node("a", "1", "128Gi"))), PAPER, "nodes",
      ["4 CPUs, 16 GiB", "a has 1 CPUs, 128 GiB", "add nodes"]),
     (lambda api: api.objects.update({"/api/v1/pods": items(pod("a", "13", False),
@@ -198,6 +203,54 @@ def test_what_this_login_may_not_read_is_unchecked(api: Api) -> None:
     assert {one[0] for one in found} == {"unchecked"}
     assert [one[1] for one in found] == ["storage", "rights", "nodes", "images"]
     program.main(["doctor"])
+
+
+READ = {  # what `doctor` asks the cluster for, and the lines that are unchecked without it
+    "/version/": {"kubernetes"},
+    HERE: {"namespace"},
+    f"{HERE}/configmaps/stargan-environment": {"addresses"},
+    f"{HERE}/configmaps/trainjobs": {"trainer"},
+    f"{HERE}/serviceaccounts/pipeline-runner": {"rights"},
+    **{f"{HERE}/secrets/{name}": {"secrets"} for name in drawn("postgres:5432")
+       if name != "admin-s3"},
+    f"{HERE}/secrets/admin-s3": {"secrets"},
+    DEPLOYMENTS: {"secrets", "addresses", "storage"},
+    SETS: {"secrets", "addresses", "storage"},
+    JOBS: {"secrets", "addresses", "storage"},
+    EVERY_DEPLOYMENT: set(),  # then only the own namespace is looked at
+    CLASSES: {"storage"},
+    CLAIMS: {"storage"},
+    TRAINER: {"trainer"},
+    f"{TRAINER}/namespaces/stargan/trainingruntimes/stargan": {"trainer"},
+    REVIEW: {"rights"},
+    QUOTAS: {"quota"},
+    RANGES: {"quota"},
+    PODS: set(),  # what a quota has left is then not known to last: the worst is assumed
+    "/api/v1/nodes": {"nodes", "images"},
+    "/api/v1/pods": {"nodes"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", READ)
+def test_whatever_this_login_may_not_read_is_unchecked_and_nothing_is_missing(
+    path: str, api: Api
+) -> None:
+    """Each alone; the rest is examined as before."""
+    before = {one for one in examined() if one[0] == "ok"}
+    assert path in api.asked
+    api.statuses[path] = 403
+    found = examined()
+    assert {one[1] for one in found if one[0] == "unchecked"} == READ[path]
+    assert {one[0] for one in found} <= {"ok", "unchecked"}
+    kept = {one for one in before if one[1] not in READ[path] | {"servers"}}
+    assert kept <= set(found)
+
+
+def test_the_table_of_what_is_read_is_complete(api: Api) -> None:
+    """Every path that a run of `doctor` asks for, with a TrainJob as well."""
+    for launcher in ("local", "trainjob"):
+        examined(launcher=launcher, nodes=2, accelerators=0)
+    assert api.asked - {HEALTH} == set(READ)
 
 
 def test_profiles_have_another_account(api: Api) -> None:

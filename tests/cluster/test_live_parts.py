@@ -130,15 +130,16 @@ def test_a_probe_tells_open_refused_and_its_own_node() -> None:
 
 def test_the_table_of_connections_is_what_the_policies_say() -> None:
     """Among the pods of the namespace; the labels of the servers are those of their services."""
-    policies = [one["spec"] for one in Trial().objects(API) if one["kind"] == "NetworkPolicy"]
+    policies = [one for one in Trial().objects(API) if one["kind"] == "NetworkPolicy"]
     named = {"mlflow": "mlflow", "postgres": "postgres", "s3": "seaweedfs", "filer": "seaweedfs"}
     targets = {
-        target: ({"app.kubernetes.io/name": named[target]}, port)
+        target: (("stargan", {"app.kubernetes.io/name": named[target]}), port)
         for target, (_, port) in probes.servers("stargan", API, []).items() if target in named
     }  # fmt: skip
-    targets["trainer"] = (probes.KINDS["trainer"][0], probes.RANKS)
+    targets["trainer"] = (("stargan", probes.KINDS["trainer"][0]), probes.RANKS)
     for kind, (labels, reached) in probes.KINDS.items():
-        found = {name for name, target in targets.items() if opened(policies, labels, *target)}
+        source = ("stargan", labels)
+        found = {name for name, target in targets.items() if opened(policies, source, *target)}
         assert found == reached - {"kubernetes"}, kind
 
 

@@ -190,6 +190,44 @@ def test_without_a_cluster_each_live_test_is_skipped_with_the_reason(
     assert re.search(r"^=+ \d+ skipped in", done.stdout, re.MULTILINE)
 
 
+def test_kubeflows_own_namespace_is_refused_before_anything_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by LIVE_NAMESPACE; the overlay would cut its servers off."""
+    if not shutil.which("kubectl"):
+        pytest.skip("no genuine kubectl: it is not installed")
+    asked: list[str] = []
+    apps = {"groupVersion": "apps/v1", "version": "v1"}
+    kinds = [{"name": "deployments", "singularName": "deployment", "kind": "Deployment",
+              "namespaced": True, "verbs": ["get"]}]  # fmt: skip
+    name = "/apis/apps/v1/namespaces/kubeflow/deployments/ml-pipeline"
+    answers: dict[str, Any] = LISTS | {
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+            {"name": "apps", "versions": [apps], "preferredVersion": apps}]},
+        "/apis/apps/v1": {"kind": "APIResourceList", "apiVersion": "v1",
+                          "groupVersion": "apps/v1", "resources": kinds},
+        "/apis/v2beta1/healthz": {"multi_user": False},
+        name: {"kind": "Deployment", "apiVersion": "apps/v1",
+               "metadata": {"name": "ml-pipeline", "namespace": "kubeflow"}},
+    }  # fmt: skip
+
+    def answer(method: str, path: str, body: bytes) -> tuple[int, Any]:
+        asked.append(f"{method} {(path := path.partition('?')[0])}")
+        return (200, answers[path]) if path in answers else (404, {"message": "not found"})
+
+    with answering(answer) as address:
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(address, tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", address)
+        monkeypatch.setenv("LIVE_NAMESPACE", "kubeflow")
+        done = live("--timeout=60")
+    assert done.returncode == 1, done.stdout
+    (line,) = re.findall(r"^!+ _pytest.outcomes.Exit: (.*) !+$", done.stdout, re.MULTILINE)
+    assert line.startswith("LIVE_NAMESPACE=kubeflow holds Kubeflow's own servers (deployment ml-")
+    assert f"GET {name}" in asked
+    assert {one.split()[0] for one in asked} == {"GET"}
+
+
 @pytest.mark.parametrize("kubernetes", [False, True])
 def test_a_cluster_that_does_not_answer_ends_the_session_with_one_line(
     kubernetes: bool, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

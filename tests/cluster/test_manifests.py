@@ -20,6 +20,7 @@ from training.storage.store import open_store
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("dev", "prod")
+every = pytest.mark.parametrize("objects", [*OVERLAYS, "standalone"], indirect=True)
 CLUSTER = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")  # without a namespace
 Object = dict[str, Any]
 
@@ -51,6 +52,7 @@ def named(objects: list[Object], kind: str) -> set[str]:
     return {found["metadata"]["name"] for found in objects if found["kind"] == kind}
 
 
+@every
 def test_every_object_is_valid_for_a_current_kubernetes(objects: list[Object]) -> None:
     for found in objects:
         kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
@@ -115,12 +117,14 @@ def test_pods_have_memory_requests_limits_and_probes(objects: list[Object]) -> N
                 assert {"readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
+@every
 def test_the_build_contains_no_secret(objects: list[Object]) -> None:
     assert not named(objects, "Secret")
     for template in yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()):
         assert not any(value.strip() for value in template["stringData"].values())
 
 
+@every
 def test_every_referenced_name_exists(objects: list[Object]) -> None:
     """Secrets with their keys, config maps, accounts."""
     templates = list(yaml.safe_load_all((K8S / "secrets.example.yaml").read_text()))
@@ -183,6 +187,7 @@ def test_no_label_takes_a_pod_out_of_the_policies(objects: list[Object]) -> None
         assert closed == {"Ingress", "Egress"}
 
 
+@every
 def test_every_open_direction_names_its_peers_and_ports(objects: list[Object]) -> None:
     """No policy opens a port to everywhere, or every port of another namespace or address."""
     for found in objects:
@@ -280,6 +285,7 @@ def test_the_accounts_of_the_steps_have_the_launchers_role(
     ]
 
 
+@every
 def test_the_launcher_has_only_the_permissions_that_it_uses(objects: list[Object]) -> None:
     (role,) = (found for found in objects if found["kind"] == "Role")
     for rule in role["rules"]:
@@ -309,6 +315,6 @@ def test_the_alerts_watch_the_backup_by_its_name_and_schedule() -> None:
 def test_the_store_understands_the_clusters_address(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = K8S / ("overlays/prod" if overlay == "prod" else "base") / "environment.yaml"
+    path = K8S / ("overlays/prod" if overlay == "prod" else "base/steps") / "environment.yaml"
     uri = yaml.safe_load(path.read_text())["data"]["STORE_URI"]
     assert open_store(uri).uri.rstrip("/") == uri

@@ -407,7 +407,7 @@ def test_the_role_grants_exactly_what_the_launcher_requests(
     launch(REQUEST, shape(), tmp_path / "model.json")
     assert cluster.Cluster().goes_on("w")  # as a launcher that is stopped asks
     ending.delete_jobs("run-1")
-    accounts = yaml.safe_load_all((JOBS.parent / "base" / "accounts.yaml").read_text())
+    accounts = yaml.safe_load_all((JOBS.parent / "base" / "steps" / "accounts.yaml").read_text())
     (rules,) = (one["rules"] for one in accounts if one["kind"] == "Role")
     granted = {
         (group, kind, verb)

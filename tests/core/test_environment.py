@@ -40,7 +40,7 @@ def test_no_other_module_reads_the_environment() -> None:
 def test_no_other_module_names_a_variable_that_it_could_read() -> None:
     """Except modules that set them, or name a cluster's: its settings and secrets, the local
     stack's exports, MLflow's."""
-    cluster = {f"pipelines/{name}.py" for name in ("resources", "checks", "credentials")}
+    cluster = {f"pipelines/{name}.py" for name in ("resources", "checks", "credentials", "state")}
     setters = {*cluster, "pipelines/local/stack.py"}
     spelt = set()
     for path in SOURCES:
@@ -58,7 +58,7 @@ def test_the_documented_variables_are_those_of_the_module() -> None:
 def test_variables_of_clusters_and_containers_are_documented() -> None:
     (settings,) = [
         document["data"]
-        for document in yaml.safe_load_all((ROOT / "k8s/base/environment.yaml").read_text())
+        for document in yaml.safe_load_all((ROOT / "k8s/base/steps/environment.yaml").read_text())
         if document["kind"] == "ConfigMap"
     ]
     given = {*resources.ADDRESSES, *settings, *containers.NAMES}

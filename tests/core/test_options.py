@@ -10,7 +10,7 @@ import pytest
 from components.train import train
 from pipelines import compiled
 from pipelines.arguments import parse
-from pipelines.stargan import stargan
+from pipelines.stargan import pipeline
 from training.core import cli
 from training.core.config import describe
 from training.core.options import NAMES, TRAIN, TrainOptions, read_options
@@ -27,7 +27,7 @@ def test_the_pipeline_has_each_option_with_its_default_and_meaning() -> None:
     assert {name: str(declared[name].default) for name in NAMES} == {
         name: default for name, (default, _) in ROWS.items()
     }
-    inputs = stargan.component_spec.inputs or {}
+    inputs = pipeline(parts=False).component_spec.inputs or {}
     assert {name: inputs[name].description for name in NAMES} == {
         name: f"{meaning}." for name, (_, meaning) in ROWS.items()
     }

@@ -18,9 +18,8 @@ from runs import weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
-STEPS = ("resolve", "pull", "validate", "preprocess-plan", "preprocess-part-1", "preprocess",
-         "unify-labels", "judge", "train", "evaluate", "register", "promote",
-         "report-status")  # fmt: skip
+STEPS = ("resolve", "pull", "validate", "preprocess", "unify-labels", "judge", "train",
+         "evaluate", "register", "promote", "report-status")  # fmt: skip
 
 
 def killed_in(step: str, folder: Path, environment: dict[str, str], alone: bool) -> bool:

@@ -1,13 +1,20 @@
 """Checkpoints in a real object store: resumed from there alone, written by one process."""
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -232,6 +239,76 @@ def test_training_resumes_on_another_machine_from_the_store_alone(
     assert [child.info.run_id for child in children] == [newest.mlflow_run]
     assert whole.keys() == moved.keys()
     assert all((whole[name] == moved[name]).all() for name in whole)
+
+
+PARENT = "import subprocess, sys; subprocess.run(sys.argv[1:])"  # ends at a signal, as KFP's does
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_launch_that_ends_with_its_pod_is_resumed_by_the_next_attempt(
+    bucket: Bucket, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGTERM to the group, of which the parent is gone at once, and everything is killed within
+    a second. Another pod has the store only: it goes on from a checkpoint that is not older than
+    the last one before the signal, and ends with the weights of an uninterrupted training."""
+    settings = {
+        "images": 480, "decay_images": 160, "warmup_images": 8, "checkpoint_images": 40,
+        "log_images": 40, "sample_images": 480, "conv_dim": 4, "d_conv_dim": 4, "d_repeat_num": 2,
+        "repeat_num": 1,
+    }  # fmt: skip
+    config = resolve("stargan", "smoke", settings)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
+    whole = tmp_path / "whole"
+    train(binary, tmp_path / "whole.json", "stargan", to_json(config.model), to_json(config.train),
+          run=whole, preset="smoke", experiment="")  # fmt: skip
+    monkeypatch.setenv("STORE_URI", bucket.url)
+    publish = binary_in(bucket, binary, tmp_path)
+    changes = ";".join(f"{name}={value}" for name, value in settings.items())
+
+    def launched(place: str) -> "subprocess.Popen[bytes]":
+        (tmp_path / place).mkdir()
+        line = ["-m", "training.launch", str(publish), "--preset", "smoke", "--experiment", "",
+                "--set", changes, "--out", "model.json"]  # fmt: skip
+        with (tmp_path / place / "output").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-c", PARENT, sys.executable, *line], cwd=tmp_path / place,
+                start_new_session=True, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    first = launched("first")
+    while not (found := list((tmp_path / "first").glob("runs/train/*"))):
+        assert first.poll() is None
+        time.sleep(0.05)
+    mirror = Mirror(found[0].name, bucket=bucket)
+    while (newest := mirror.newest()) is None or newest.images < 80:
+        assert first.poll() is None
+        time.sleep(0.05)
+    pod = psutil.Process(first.pid).children(recursive=True)
+    os.killpg(first.pid, signal.SIGTERM)
+    assert first.wait(5) == -signal.SIGTERM
+    time.sleep(0.9)
+    for one in pod:  # torchrun's workers have sessions of their own
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(pod, timeout=10)
+    assert not (tmp_path / "first" / "model.json").exists()
+    left = mirror.newest()
+    assert left
+    assert newest.images <= left.images < 480
+    shutil.rmtree(tmp_path / "first")
+    second = launched("second")
+    assert second.wait(300) == 0
+    said = (tmp_path / "second" / "output").read_text()
+    assert re.search(rf"resuming from .*/{left.images:012d}", said), said[-3000:]
+    (run,) = (tmp_path / "second").glob("runs/train/*")
+    rows = [json.loads(line)["images"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert rows == list(range(40, 481, 40))
+    one, other = (
+        load_file(path / "checkpoints" / f"{480:012d}" / "nets" / "G.safetensors")
+        for path in (whole, run)
+    )
+    assert all((one[name] == other[name]).all() for name in one)
 
 
 def answered(tracker: Tracker) -> None:

@@ -139,7 +139,9 @@ def test_trainers_are_scraped_at_their_metrics_port() -> None:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     keep, address = endpoint["relabelings"]
     k8s = MONITORING.parent
-    port = yaml.safe_load((k8s / "base" / "environment.yaml").read_text())["data"]["METRICS_PORT"]
+    port = yaml.safe_load((k8s / "base" / "steps" / "environment.yaml").read_text())["data"][
+        "METRICS_PORT"
+    ]
     assert address["replacement"] == f"$1:{port}"
     label = monitor["spec"]["selector"]["matchLabels"]
 

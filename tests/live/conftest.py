@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 import pytest
 
 from clusterruns import FORGET, TRAINJOBS, Followed, Runs, kubeflow, python
-from deployment import deployment, ready
+from deployment import deployment, kubeflows, ready
 from kubectl import Kubectl, KubectlError, Object
 from trial import Address, Trial, runtime
 
@@ -38,7 +38,8 @@ def trial() -> Trial:
 
 @pytest.fixture(scope="session")
 def kubectl(trial: Trial) -> Kubectl:
-    """The cluster that is named; if it does not answer, the session ends."""
+    """The cluster that is named; if it does not answer, or if the overlay would close Kubeflow's
+    own servers, the session ends before anything is applied."""
     if lacks := [name for name in NEEDED if not os.environ.get(name)]:
         pytest.skip(f"no cluster: {' and '.join(lacks)} not set (tests/live/README.md)")
     if not shutil.which("kubectl"):
@@ -51,6 +52,12 @@ def kubectl(trial: Trial) -> Kubectl:
         pytest.exit(
             f"no answer: {error} (KUBECONFIG={os.environ['KUBECONFIG']}, "
             f"KF_PIPELINES_ENDPOINT={address})", returncode=1,
+        )  # fmt: skip
+    if server := kubeflows(found):
+        pytest.exit(
+            f"LIVE_NAMESPACE={trial.namespace} holds Kubeflow's own servers ({server}), which the "
+            "overlay's policies, quota and pod standard would stop; name another namespace",
+            returncode=1,
         )  # fmt: skip
     return found
 

@@ -1,11 +1,13 @@
 """A TrainJob in a queue of a real Kueue."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from clusterruns import Runs, jobs
 from kubectl import Kubectl, eventually
+from training.cluster.kubernetes import STEP
 from trial import Trial, queue
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("trainer")]
@@ -37,6 +39,10 @@ def test_a_queued_training_waits_and_then_trains(
         return any(job["spec"].get("suspend") for job in jobs(kubectl, run_id))
 
     eventually(waits, trial.run, "the TrainJob is suspended; does Kueue manage TrainJobs?")
+    (job,) = jobs(kubectl, run_id)
+    for _ in range(5):  # none exists, not even one that waits for a node
+        assert kubectl.items("pods", f"{STEP}={job['metadata']['name']}") == []
+        time.sleep(2)
     kubectl("patch", f"clusterqueue.{GROUP}", held, "--type=merge",
             "--patch", '{"spec": {"stopPolicy": "None"}}')  # fmt: skip
     followed.succeeds()

@@ -13,6 +13,7 @@ import pytest
 
 from forks import Forks
 from imitations import imitate
+from pipelines import compiled
 from training.storage.store import Manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -36,8 +37,10 @@ def start(tmp_path: Path, drawn: Path, forks: Forks, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.delenv("STORE_URI", raising=False)
 
-    def run(name: str, *pairs: str, failing: str = "") -> tuple[int, str]:
-        package = imitate(tmp_path / "stargan.yaml", REAL - {failing}, {failing})
+    def run(
+        name: str, *pairs: str, failing: str = "", source: Path = compiled.PARTS
+    ) -> tuple[int, str]:
+        package = imitate(tmp_path / "stargan.yaml", REAL - {failing}, {failing}, source)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         overrides = ";".join(["data.size=32", "data.shard_rows=30", *pairs])
@@ -55,13 +58,15 @@ def manifests(folder: Path) -> list[str]:
 
 
 def test_two_parts_give_the_bytes_of_one(start: Start, tmp_path: Path) -> None:
-    """Each crops its own shards, which the step after the loop takes from the store."""
-    for count in ("1", "2"):
-        code, output = start(count, f"preprocess.workers={count}")
+    """Each crops its own shards, which the step after the loop takes from the store; the pipeline
+    without the loop has one step."""
+    for count, source in (("1", compiled.PACKAGE), ("2", compiled.PARTS)):
+        code, output = start(count, f"preprocess.workers={count}", source=source)
         assert code == 0, output
         begun = re.findall(r"^\[\d+/(\d+)\] (preprocess[\w-]*)$", output, re.MULTILINE)
-        total, parts = str(12 + int(count)), [f"preprocess-part-{n + 1}" for n in range(int(count))]
-        assert [name for _, name in begun] == ["preprocess-plan", *parts, "preprocess"]
+        total = {"1": "11", "2": "14"}[count]
+        loop = ["preprocess-plan", "preprocess-part-1", "preprocess-part-2"]
+        assert [name for _, name in begun] == [*(loop if count == "2" else ()), "preprocess"]
         assert begun[-1][0] == total
         assert f"[{total}/{total}] report-status" in output
     shards = re.findall(r"part (\d) of 2: (\d+)/\2 images", output)
@@ -69,6 +74,16 @@ def test_two_parts_give_the_bytes_of_one(start: Start, tmp_path: Path) -> None:
     one, two = (manifests(tmp_path / count) for count in ("1", "2"))
     assert one == two
     assert len(set(one)) == 2
+
+
+def test_parts_of_a_pipeline_without_the_loop_are_refused_with_the_other_ones_name(
+    start: Start,
+) -> None:
+    """Not cropped in one pod without a word."""
+    code, output = start("plain", "preprocess.workers=16", source=compiled.PACKAGE)
+    assert code == 1
+    assert "preprocess.workers=16: this pipeline crops all images in one pod" in output
+    assert "pipelines/stargan-parts.yaml" in output
 
 
 @pytest.mark.long

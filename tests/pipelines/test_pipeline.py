@@ -24,6 +24,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb2
 
 from components.images import STEPS_IMAGE, TRAIN_IMAGE
+from kfpruns import recorded
 from pipelines import __main__ as program
 from pipelines import compiled
 from pipelines import submit as watch
@@ -37,16 +38,38 @@ CONTAINERFILE = ROOT / "components" / "Containerfile"
 LOOP, PART = "for-loop-2", "preprocess-part"
 LINE = ["resolve", "pull", "validate", "preprocess-plan", LOOP, "preprocess", "unify-labels",
         "judge", "train", "evaluate", "register", "promote"]  # fmt: skip
-STEPS = [PART if name == LOOP else name for name in LINE]
+DIVIDED = ("preprocess-plan", LOOP)  # only in the pipeline with parts
 DIGEST = "registry.example/stargan@sha256:" + "0" * 64
 
 
+@pytest.fixture(scope="module", params=[compiled.PACKAGE, compiled.PARTS], ids=lambda p: p.stem)
+def package(request: pytest.FixtureRequest) -> Path:
+    """Each committed YAML."""
+    path: Path = request.param
+    return path
+
+
+plainly = pytest.mark.parametrize("package", [compiled.PACKAGE], indirect=True)
+divided = pytest.mark.parametrize("package", [compiled.PARTS], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def documents() -> list[dict[str, Any]]:
-    """The committed YAML: the pipeline and what Kubernetes adds."""
-    found = list(yaml.safe_load_all(compiled.PACKAGE.read_text()))
+def documents(package: Path) -> list[dict[str, Any]]:
+    """The pipeline and what Kubernetes adds."""
+    found = list(yaml.safe_load_all(package.read_text()))
     assert len(found) == 2
     return found
+
+
+@pytest.fixture(scope="module")
+def line(package: Path) -> list[str]:
+    """The tasks in their order."""
+    return [name for name in LINE if package == compiled.PARTS or name not in DIVIDED]
+
+
+@pytest.fixture(scope="module")
+def steps(line: list[str]) -> list[str]:
+    return [*(PART if name == LOOP else name for name in line), "report-status"]
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +88,13 @@ def part(documents: list[dict[str, Any]], tasks: dict[str, Any]) -> dict[str, An
     return dict(body[PART])
 
 
-def test_the_committed_yaml_is_what_the_source_compiles_to(tmp_path: Path) -> None:
+def test_the_committed_yaml_is_what_the_source_compiles_to(package: Path, tmp_path: Path) -> None:
     """In a fresh process with another hash seed; fix: python -m pipelines compile."""
     out = tmp_path / "stargan.yaml"
-    command = [sys.executable, "-m", "pipelines", "compile", "-o", str(out)]
+    parts = ["--parts"] if package == compiled.PARTS else []
+    command = [sys.executable, "-m", "pipelines", "compile", *parts, "-o", str(out)]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONHASHSEED": "7"})
-    assert out.read_bytes() == compiled.PACKAGE.read_bytes()
+    assert out.read_bytes() == package.read_bytes()
 
 
 def validate(documents: list[dict[str, Any]]) -> None:
@@ -84,9 +108,9 @@ def validate(documents: list[dict[str, Any]]) -> None:
         json_format.ParseDict(executor, kubernetes_pb2.KubernetesExecutorConfig())
 
 
-def test_the_yaml_is_valid_for_the_platform(documents: list[dict[str, Any]]) -> None:
+def test_the_yaml_is_valid_for_the_platform(package: Path, documents: list[dict[str, Any]]) -> None:
     validate(documents)
-    components.load_component_from_file(str(compiled.PACKAGE))
+    components.load_component_from_file(str(package))
 
 
 @pytest.mark.parametrize("where", [(0,), (0, "deploymentSpec", "executors", "exec-train"), (1,)])
@@ -102,15 +126,16 @@ def test_the_validation_sees_an_unknown_field(
         validate(broken)
 
 
-def test_the_steps_are_one_straight_line(tasks: dict[str, Any]) -> None:
+def test_the_steps_are_one_straight_line(tasks: dict[str, Any], line: list[str]) -> None:
     """Each waits for the one before, so that there is only one order; none is conditional."""
-    assert set(tasks) == set(LINE)
-    for before, step in itertools.pairwise(LINE):
+    assert set(tasks) == set(line)
+    for before, step in itertools.pairwise(line):
         assert before in tasks[step]["dependentTasks"], step
         assert not tasks[step].get("triggerPolicy"), step
     assert "dependentTasks" not in tasks["resolve"]
 
 
+@divided
 def test_what_a_part_reads_comes_from_its_item_or_is_an_artifact(
     documents: list[dict[str, Any]], tasks: dict[str, Any], part: dict[str, Any]
 ) -> None:
@@ -129,6 +154,7 @@ def test_what_a_part_reads_comes_from_its_item_or_is_an_artifact(
     }
 
 
+@divided
 def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
     tasks: dict[str, Any], part: dict[str, Any]
 ) -> None:
@@ -136,7 +162,7 @@ def test_a_part_is_tried_again_and_cached_like_the_other_data_steps(
         assert part[key] == tasks["preprocess"][key]
 
 
-def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
+def test_artifacts_connect_the_steps(tasks: dict[str, Any], line: list[str]) -> None:
     """The source of each step's input artifacts."""
     edges = set()
     for step, task in tasks.items():
@@ -145,7 +171,7 @@ def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
             edges.add((output["producerTask"], output["outputArtifactKey"], step, name))
     assert edges == {
         ("pull", "out", "validate", "raw"),
-        ("pull", "out", LOOP, "pipelinechannel--pull-out"),
+        *(("pull", "out", LOOP, "pipelinechannel--pull-out") for one in line if one == LOOP),
         ("pull", "out", "preprocess", "raw"),
         ("preprocess", "out", "unify-labels", "images"),
         *(("unify-labels", "out", s, "dataset")
@@ -158,6 +184,49 @@ def test_artifacts_connect_the_steps(tasks: dict[str, Any]) -> None:
         ("evaluate", "out", "register", "evaluation"),
         ("register", "out", "promote", "version"),
     }  # fmt: skip
+
+
+POD = 10.1  # s for each pod of a cached run: 172 s for 17 (tests/plugins/kfp_runs/from-cache.json)
+
+
+def pods_from_cache(pipeline: dict[str, Any], dag: dict[str, Any]) -> int:
+    """Pods of a run whose steps all come from the cache, one after another.
+
+    Kubeflow starts a driver for each graph, for each iteration of a loop (here one) and for each
+    step; a step that is not cached has a second pod.
+    """
+    pods = 1
+    for task in dag["tasks"].values():
+        component = pipeline["components"][task["componentRef"]["name"]]
+        if "dag" in component:
+            pods += pods_from_cache(pipeline, component["dag"]) + ("parameterIterator" in task)
+        else:
+            pods += 1 if task["cachingOptions"].get("enableCache") else 2
+    return pods
+
+
+def test_a_run_from_the_cache_has_few_enough_pods_for_three_minutes(
+    package: Path, documents: list[dict[str, Any]]
+) -> None:
+    """Argo looks at a workflow every 10 s. The loop has four pods more, for its plan, itself, its
+    iteration and the part, and takes longer."""
+    pods = pods_from_cache(documents[0], documents[0]["root"]["dag"])
+    assert pods == {compiled.PACKAGE: 17, compiled.PARTS: 21}[package]
+    assert (pods * POD <= 180) == (package == compiled.PACKAGE)
+
+
+@plainly
+def test_the_pods_of_a_real_run_from_the_cache_are_counted_so(
+    documents: list[dict[str, Any]],
+) -> None:
+    """A recorded run of this pipeline on a real cluster; its length is that of its pods."""
+    run = recorded("from-cache")[-1]
+    nodes = run.run_details.task_details
+    drivers = [one for one in nodes if str(one.display_name).endswith("-driver")]
+    ran = [one for one in nodes if one.display_name == "executor" and one.state != "SKIPPED"]
+    pods = pods_from_cache(documents[0], documents[0]["root"]["dag"])
+    assert len(drivers) + len(ran) == pods
+    assert (run.finished_at - run.created_at).total_seconds() == pytest.approx(pods * POD, abs=2)
 
 
 def resolved(task: dict[str, Any]) -> dict[str, str]:
@@ -182,13 +251,13 @@ def test_steps_that_must_always_run_are_never_cached(
     assert not final["cachingOptions"].get("enableCache")
 
 
-def test_cache_keys_cover_data_and_code(tasks: dict[str, Any]) -> None:
+def test_cache_keys_cover_data_and_code(tasks: dict[str, Any], line: list[str]) -> None:
     """The image's code is not part of the key, so its hash is an argument of each cached step."""
     assert resolved(tasks["pull"])["md5"] == "data_md5"
     for step in (
         "pull",
         "validate",
-        "preprocess-plan",
+        *(one for one in line if one == "preprocess-plan"),
         "preprocess",
         "unify-labels",
         "train",
@@ -228,12 +297,12 @@ def test_steps_get_the_name_of_the_run_from_their_pod(documents: list[dict[str, 
     assert named == set(documents[0]["deploymentSpec"]["executors"])
 
 
-def test_steps_get_their_own_name(documents: list[dict[str, Any]]) -> None:
+def test_steps_get_their_own_name(package: Path, documents: list[dict[str, Any]]) -> None:
     """Under which a failed one leaves its reason: that of `submit --wait`."""
     for name, one in documents[0]["deploymentSpec"]["executors"].items():
         step = {"name": "PIPELINE_STEP", "value": name.removeprefix("exec-")}
         assert step in one["container"]["env"]
-    assert {f"exec-{step}" for step in compiled.steps()} == set(
+    assert {f"exec-{step}" for step in compiled.steps(package)} == set(
         documents[0]["deploymentSpec"]["executors"]
     )
 
@@ -287,13 +356,13 @@ def test_kind_and_number_of_accelerators_reach_kubeflow_as_texts(
 
 
 def test_secrets_come_only_from_named_secrets(
-    documents: list[dict[str, Any]],
+    documents: list[dict[str, Any]], steps: list[str]
 ) -> None:
     """The names, and their keys, are those of k8s/."""
     given = yaml.safe_load_all((ROOT / "k8s" / "secrets.example.yaml").read_text())
     secrets = {one["metadata"]["name"]: one["stringData"] for one in given}
-    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
-    for step in [*STEPS, "report-status"]:
+    addresses = yaml.safe_load((ROOT / "k8s" / "base" / "steps" / "environment.yaml").read_text())
+    for step in steps:
         found = settings(documents, step)
         for row in found["secretAsEnv"]:
             keys = {pair["secretKey"] for pair in row["keyToEnv"]}
@@ -315,23 +384,23 @@ def test_a_run_ends_and_its_objects_are_deleted(
     assert limits["resourceTtlOnCompletion"] == 7 * 86_400
 
 
-def test_no_step_runs_as_root(documents: list[dict[str, Any]]) -> None:
+def test_no_step_runs_as_root(documents: list[dict[str, Any]], steps: list[str]) -> None:
     """As the images' user; a restricted namespace refuses pods that do not set it."""
     users = set(re.findall(r"^USER (\d+):(\d+)$", CONTAINERFILE.read_text(), re.MULTILINE))
     ((user, group),) = users
     wanted = {"runAsUser": user, "runAsGroup": group, "runAsNonRoot": True}
-    for step in [*STEPS, "report-status"]:
+    for step in steps:
         assert settings(documents, step)["securityContext"] == wanted, step
 
 
 def test_a_step_with_a_node_cache_variable_mounts_the_cache(
-    documents: list[dict[str, Any]],
+    documents: list[dict[str, Any]], steps: list[str]
 ) -> None:
     """The images' user cannot create folders under /."""
-    place = yaml.safe_load((ROOT / "k8s" / "base" / "environment.yaml").read_text())
+    place = yaml.safe_load((ROOT / "k8s" / "base" / "steps" / "environment.yaml").read_text())
     place = place["data"]["NODE_CACHE"]
     informed = set()
-    for step in [*STEPS, "report-status"]:
+    for step in steps:
         given = settings(documents, step)
         keys = {pair["configMapKey"] for row in given["configMapAsEnv"] for pair in row["keyToEnv"]}
         if "NODE_CACHE" in keys:
@@ -360,6 +429,7 @@ def test_a_release_changes_the_images_and_nothing_else(tmp_path: Path) -> None:
     validate(list(yaml.safe_load_all(text)))
 
 
+@plainly
 def test_the_objects_for_kubernetes_are_the_same_pipeline_pinned_or_not(
     documents: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -595,25 +665,28 @@ def submit(endpoint: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.server
 def test_submit_sends_the_committed_pipeline(
-    server: tuple[str, list[dict[str, Any]]], documents: list[dict[str, Any]]
+    server: tuple[str, list[dict[str, Any]]], package: Path, documents: list[dict[str, Any]]
 ) -> None:
-    """Text that looks like a number arrives as text, numbers as numbers."""
+    """Text that looks like a number arrives as text, numbers as numbers; the pipeline with parts
+    is sent if there are several."""
     endpoint, runs = server
+    more = {compiled.PACKAGE: "", compiled.PARTS: ";preprocess.workers=3"}[package]
     done = submit(
-        endpoint, "-e", "faces", "revision=1e5", "name=1.0", "nproc=2", "batch=8", "override=true"
-    )
+        endpoint, "-e", "faces", "revision=1e5", "name=1.0", "nproc=2", "batch=8", "override=true",
+        *more.split(";")[1:],
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = runs
     assert run["runtime_config"]["parameters"] == {
         "revision": "1e5",
         "name": "1.0",
         "nproc": 2,
-        "overrides": "train.batch=8",
+        "overrides": f"train.batch=8{more}",
         "override": "true",
     }
     assert run["pipeline_spec"] == {"pipeline_spec": documents[0], "platform_spec": documents[1]}
     assert run["experiment_id"] == "e1"
-    assert done.stdout.startswith("kfp run submit -e faces -f pipelines/stargan.yaml ")
+    assert done.stdout.startswith(f"kfp run submit -e faces -f pipelines/{package.name} ")
 
 
 @pytest.mark.server

@@ -29,9 +29,9 @@ Object = dict[str, Any]
 Sum = tuple[float, float]  # CPUs, GiB
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> Object:
-    found: Object = next(yaml.safe_load_all(compiled.PACKAGE.read_text()))
+@pytest.fixture(scope="module", params=[compiled.PACKAGE, compiled.PARTS], ids=lambda p: p.stem)
+def pipeline(request: pytest.FixtureRequest) -> Object:
+    found: Object = next(yaml.safe_load_all(request.param.read_text()))
     return found
 
 
@@ -144,7 +144,8 @@ def test_kubeflow_gets_every_resource_as_text(pipeline: Object) -> None:
     assert {kinds[name] for name in used} == {"STRING"}
 
 
-def test_a_resources_value_reaches_the_step_in_the_loop(pipeline: Object) -> None:
+def test_a_resources_value_reaches_the_step_in_the_loop() -> None:
+    pipeline = next(yaml.safe_load_all(compiled.PARTS.read_text()))
     loop = pipeline["components"]["comp-for-loop-2"]
     given = loop["dag"]["tasks"]["preprocess-part"]["inputs"]["parameters"]
     for name in ("step_cpu", "step_memory", "step_memory_limit"):

@@ -106,12 +106,12 @@ def test_changes_during_a_run_start_one_afterwards_and_a_killed_run_is_resumed(
     faces: Path, watching: "subprocess.Popen[str]", once: Callable[..., str]
 ) -> None:
     """The running one is not interrupted; another process does not run the same meanwhile."""
-    until(watching, "[1/13] resolve: done")
+    until(watching, "[1/11] resolve: done")
     shutil.copy(next(faces.glob("img_align_celeba/*.jpg")), faces / "more.jpg")
     first = until(watching, "watch: ")
     assert "validate: FAILED" in first or "pull: FAILED" in first
     assert decisions(first) == ["failed"]
-    until(watching, "[1/13] resolve: done")
+    until(watching, "[1/11] resolve: done")
     assert decisions(once(*FAILING)) == ["busy"]
     watching.kill()
     watching.wait()

@@ -12,6 +12,12 @@ from trial import claims
 SERVERS = ("statefulset/postgres", "statefulset/seaweedfs", "deployment/mlflow")
 
 
+def kubeflows(kubectl: Kubectl) -> str:
+    """A server of Kubeflow itself in the namespace, or an empty text."""
+    found = ("ml-pipeline", "workflow-controller", "profiles-deployment")
+    return next((f"deployment {name}" for name in found if kubectl.get("deployment", name)), "")
+
+
 @contextmanager
 def deployment(kubectl: Kubectl, objects: list[Object], env: dict[str, str]) -> Iterator[None]:
     """Apply an overlay with newly drawn secrets; at the end delete what was not there before."""

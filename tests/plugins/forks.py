@@ -1,7 +1,7 @@
 """Run the project's programs as forks of one process that has imported torch, kfp and MLflow.
 
 A newly started program spends 5 to 10 s of CPU on imports before its own work begins; a pipeline
-starts thirteen of them. A fork is still a separate process with its own environment, working
+starts eleven of them. A fork is still a separate process with its own environment, working
 folder, output and exit code. It does not test a cold start, which some tests do.
 """
 

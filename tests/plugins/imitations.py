@@ -31,12 +31,17 @@ def imitation(source: str) -> str:
     return head + (BODY.format(outputs=outputs) if outputs else "    return None\n")
 
 
-def imitate(path: Path, real: Collection[str], failing: Collection[str] = ()) -> Path:
-    """Write the pipeline to `path` with imitations of all steps but the `real` ones.
+def imitate(
+    path: Path,
+    real: Collection[str],
+    failing: Collection[str] = (),
+    source: Path = compiled.PACKAGE,
+) -> Path:
+    """Write the pipeline `source` to `path` with imitations of all steps but the `real` ones.
 
     The outputs of an imitation change exactly when its inputs do; `failing` ones raise ValueError.
     """
-    documents: list[Any] = list(yaml.safe_load_all(compiled.PACKAGE.read_text()))
+    documents: list[Any] = list(yaml.safe_load_all(source.read_text()))
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         command = executor["container"]["command"]
         step = name.removeprefix("exec-")

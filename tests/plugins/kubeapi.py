@@ -19,6 +19,7 @@ HERE = "/api/v1/namespaces/stargan"
 TRAINER = "/apis/trainer.kubeflow.org/v1alpha1"
 REVIEW = "/apis/authorization.k8s.io/v1/namespaces/stargan/localsubjectaccessreviews"
 HEALTH = "/apis/v2beta1/healthz"
+EVERY_DEPLOYMENT = "/apis/apps/v1/deployments"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/stargan/deployments"
 SETS = "/apis/apps/v1/namespaces/stargan/statefulsets"
 JOBS = "/apis/batch/v1/namespaces/stargan/cronjobs"
@@ -73,7 +74,7 @@ class Api:
         ]
         marked = {"storageclass.kubernetes.io/is-default-class": "true"}
         standard = {"metadata": {"name": "standard", "annotations": marked}, "provisioner": "p"}
-        addresses = read("base/environment.yaml", "ConfigMap")
+        addresses = read("base/steps/environment.yaml", "ConfigMap")
         for name in ("KF_PIPELINES_UI_ENDPOINT", "MLFLOW_UI_ENDPOINT"):
             addresses["data"][name] = "https://pages.org"
         self.objects: dict[str, Any] = {
@@ -82,6 +83,7 @@ class Api:
             f"{HERE}/configmaps/stargan-environment": addresses,
             f"{HERE}/configmaps/trainjobs": read("base/trainjobs.yaml", "ConfigMap"),
             f"{HERE}/serviceaccounts/pipeline-runner": {"metadata": {"name": "pipeline-runner"}},
+            EVERY_DEPLOYMENT: items(),
             DEPLOYMENTS: items(mlflow),
             SETS: items(*servers),
             JOBS: items(read("base/backup.yaml", "CronJob")),
@@ -102,13 +104,16 @@ class Api:
             self.objects[f"{HERE}/secrets/{name}"] = {"metadata": {"name": name}, "data": data}
         self.statuses: dict[str, int] = {}  # by path, answered first
         self.denied: set[tuple[str, str]] = set()  # verb and resource of the steps' account
+        self.review = REVIEW
+        self.asked: set[str] = set()
         self.reviewed: list[dict[str, Any]] = []
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         path = path.partition("?")[0]
+        self.asked.add(path)
         if path in self.statuses:
             return self.statuses[path], {"message": "no"}
-        if path == REVIEW and method == "POST":
+        if path == self.review and method == "POST":
             review = json.loads(body)
             self.reviewed.append(review["spec"])
             wanted = review["spec"]["resourceAttributes"]
@@ -131,7 +136,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         yield api
 
 
-def examined(**changed: Any) -> list[tuple[str, str, str]]:
+def examined(namespace: str = "stargan", **changed: Any) -> list[tuple[str, str, str]]:
     """The findings for a run with these parameters."""
     defaults = {name: one.default for name, one in compiled.parameters().items()}
-    return [tuple(one) for one in doctor.report("stargan", compiled.PACKAGE, defaults | changed)]
+    return [tuple(one) for one in doctor.report(namespace, compiled.PACKAGE, defaults | changed)]

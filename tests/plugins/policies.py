@@ -2,7 +2,9 @@
 
 from typing import Any
 
+WHERE = "kubernetes.io/metadata.name"  # label with a namespace's name
 Object = dict[str, Any]
+Pod = tuple[str, dict[str, str]]  # namespace, labels
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
@@ -19,24 +21,40 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
-def opened(
-    policies: list[Object], source: dict[str, str], target: dict[str, str], port: int
-) -> bool:
-    """Whether pods of one namespace with these labels may connect: both sides must allow it."""
+def about(policies: list[Object], pod: Pod) -> list[Object]:
+    """The policies that select a pod; others leave it as it is."""
+    return [
+        one for one in policies if one["metadata"]["namespace"] == pod[0]
+        and selects(one["spec"]["podSelector"], pod[1])
+    ]  # fmt: skip
+
+
+def opened(policies: list[Object], source: Pod, target: Pod, port: int) -> bool:
+    """Whether pods may connect: both sides must allow it."""
     return _one_side(policies, "egress", source, target, port) and _one_side(
         policies, "ingress", target, source, port
     )
 
 
-def _one_side(
-    policies: list[Object], side: str, own: dict[str, str], other: dict[str, str], port: int
-) -> bool:
+def _one_side(policies: list[Object], side: str, own: Pod, other: Pod, port: int) -> bool:
     peers = {"egress": "to", "ingress": "from"}[side]
-    about = [one for one in policies if side.capitalize() in one["policyTypes"]]
-    chosen = [one for one in about if selects(one["podSelector"], own)]
+    chosen = [
+        one["spec"] for one in about(policies, own)
+        if side.capitalize() in one["spec"]["policyTypes"]
+    ]  # fmt: skip
     return not chosen or any(
-        any("podSelector" in peer and "namespaceSelector" not in peer
-            and selects(peer["podSelector"], other) for peer in rule[peers])
+        any(_is(peer, own[0], other) for peer in rule[peers])
         and port in [one["port"] for one in rule.get("ports", ({"port": port},))]
-        for policy in chosen for rule in policy.get(side, ())
+        for spec in chosen for rule in spec.get(side, ())
     )  # fmt: skip
+
+
+def _is(peer: Object, here: str, pod: Pod) -> bool:
+    """Whether a peer of a policy in the namespace `here` is this pod; an address is none."""
+    if "ipBlock" in peer:
+        return False
+    space = {WHERE: pod[0]}
+    fits = (
+        selects(peer["namespaceSelector"], space) if "namespaceSelector" in peer else pod[0] == here
+    )
+    return fits and selects(peer.get("podSelector", {}), pod[1])

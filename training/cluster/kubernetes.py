@@ -286,5 +286,5 @@ def _refused(what: str, namespace: str, error: Any) -> str:
     if "exceeded quota" in why:
         hint = "; request less, wait for other jobs to end, or raise k8s/base/quota.yaml"
     elif error.status == 403 and "admission webhook" not in why:
-        hint = "; give the account the role in k8s/base/accounts.yaml"
+        hint = "; give the account the role in k8s/base/steps/accounts.yaml"
     return f"{namespace}/{what}: refused by Kubernetes ({error.status}): {why}{hint}"

@@ -5,6 +5,7 @@ here; what is trained is configured in `training/core/config.py`.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,5 +106,5 @@ def read_options(values: Mapping[str, Any]) -> TrainOptions:
 def documented(function: F) -> F:
     """Append the options to the `Args:` at the end of a docstring."""
     lines = [f"{name}: {meaning}." for name, _, _, meaning in describe(TrainOptions)]
-    function.__doc__ = "\n        ".join([(function.__doc__ or "").rstrip(), *lines])
+    function.__doc__ = "\n    ".join([inspect.cleandoc(function.__doc__ or ""), *lines])
     return function
