@@ -458,7 +458,7 @@ def test_msgan_is_drit_with_mode_seeking() -> None:
     assert MSGAN().lambda_ms == 1
     assert DRIT().lambda_ms == 0
     assert {**vars(MSGAN()), "lambda_ms": 0.0} == vars(DRIT())
-    for preset in ("yosemite-216", "cat2dog-216"):
+    for preset in ("yosemite-216", "cat2dog-216", "celeba-216"):
         one, two = (configure.resolve(name, preset) for name in ("drit", "msgan"))
         assert (one.train, one.data) == (two.train, two.data)
         assert vars(two.model) == {**vars(one.model), "lambda_ms": 1.0}

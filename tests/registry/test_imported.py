@@ -266,6 +266,20 @@ def test_the_gate_refuses_it_on_data_of_other_labels(joint: Path, tmp_path: Path
     )
 
 
+def test_mlflows_own_loader_gives_the_published_networks_outputs() -> None:
+    bring_stargan()
+    torch.manual_seed(0)
+    generator = stargan(3, 16, 4, 1, 2)["G"]  # the weights of the files
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    label = torch.tensor([[0.0, 1, 0], [1, 0, 1]])
+    with torch.no_grad():
+        expected = generator.train()(x, label).clamp(-1, 1)
+    with tracking.as_default():
+        loaded = tracking.mlflow().pyfunc.load_model("models:/paper/1")
+    found = loaded.predict({"image": x.numpy(), "label": label.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
 def test_it_translates_pictures(tmp_path: Path) -> None:
     bring_stargan()
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "face.png")
