@@ -1,12 +1,14 @@
-"""Turn public weight files into the networks of FID and LPIPS, as safetensors.
+"""Turn public weight files into the networks of FID, LPIPS and facial landmarks, as safetensors.
 
     python -m training.convert inception inception_v3_google-0cc3c7bd.pth inception.safetensors
     python -m training.convert lpips alexnet-owt-7be5be79.pth alex.pth lpips.safetensors
+    python -m training.convert landmarks 100000_nets_ema.ckpt landmarks.safetensors
 
 Files are read weights-only, their tensors counted and their shapes checked. What is printed is the
-setting of an evaluation. Nothing is downloaded.
+setting of an evaluation, or of StarGAN v2. Nothing is downloaded.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,8 @@ from training.core import cli
 from training.core.cli import means
 
 if TYPE_CHECKING:  # torch, which the help does not need
+    from torch import Tensor
+
     from training.evaluation.perception.public import Converted
 
 main = cli.program("python -m training.convert", __doc__)
@@ -45,17 +49,33 @@ def lpips(
     return _written("lpips", public.lpips(backbone, heads), out)
 
 
+@main.command
+def landmarks(
+    weights: Annotated[Path, means("StarGAN v2's published file of CelebA-HQ, with a network fan")],
+    out: Out,
+    /,
+) -> str:
+    """StarGAN v2's landmark network, for its high-pass skips (landmarks)."""
+    from training.inference import published
+
+    said, digest = _stored("fan", published.landmarks(published.read(weights)), out)
+    return f"{said}\nlandmarks={out}@{digest}"
+
+
 def _written(field: str, converted: "Converted", out: Path) -> str:
+    said, digest = _stored(converted.network, converted.tensors, out)
+    return f"{said}; {converted.unused} of the classifier left out\neval.{field}={out}@{digest}"
+
+
+def _stored(network: str, tensors: "Mapping[str, Tensor]", out: Path) -> tuple[str, str]:
+    """Write the tensors; what is in the file, as text, and its SHA-256."""
     from training.evaluation.perception import stored
 
     if out.suffix != stored.SUFFIX:
         raise ValueError(f"{out}: the name must end in {stored.SUFFIX}")
-    digest = stored.write(out, converted.network, converted.tensors)
-    numbers = sum(tensor.numel() for tensor in converted.tensors.values())
-    return (
-        f"{converted.network}: {len(converted.tensors)} tensors, {numbers:,} numbers; "
-        f"{converted.unused} of the classifier left out\neval.{field}={out}@{digest}"
-    )
+    digest = stored.write(out, network, tensors)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    return f"{network}: {len(tensors)} tensors, {numbers:,} numbers", digest
 
 
 if __name__ == "__main__":

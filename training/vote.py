@@ -43,7 +43,7 @@ def build(
     /,
     *,
     model: Annotated[list[tuple[str, str]], MODEL],
-    edits: Annotated[str, means("rows of the tables, comma-separated; empty: all")] = "",
+    edits: Annotated[str, means("columns of the tables, comma-separated; empty: all")] = "",
     labels: Annotated[str, means("data set of a joint one; empty: the first", "--set")] = "",
     split: Annotated[str, means("images of this split")] = "test",
     images: Annotated[int, Field(ge=1, le=1_000), means("faces of each row")] = 4,

@@ -228,6 +228,32 @@ def test_a_flip_switches_a_groups_member_off_again() -> None:
     assert flip(labels, CELEBA, "Male")[:, 2].tolist() == [1, 0, 0]
 
 
+def test_a_flip_switches_conflicting_attributes_off_and_keeps_the_others(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Straight and wavy hair exclude each other outside of a group, bald excludes three others."""
+    names = ("Straight_Hair", "Wavy_Hair", "Bald", "Male")
+    conflicts = (("Straight_Hair", "Wavy_Hair"), ("Bald", "Straight_Hair"), ("Bald", "Wavy_Hair"))
+    labels = LabelSet("celeba", "binary", names, (), conflicts)
+    own = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
+    rows = {
+        "Straight_Hair": [[0, 0, 0, 1], [1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]],
+        "Wavy_Hair": [[0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]],
+        "Bald": [[0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 1]],
+        "Male": [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]],
+    }
+    for name, expected in rows.items():
+        assert flip(own, labels, name).tolist() == expected, name
+    at = bench(make_dataset(tmp_path / "d.json", (labels,)))
+    found = at.measured()["stgan"]
+    part = at.faces.parts[0]
+    asked = {edit.target.tobytes() for edit in at.model.edits}
+    wished = {flip(part.labels, labels, name)[i].numpy().tobytes()
+              for name in names for i in range(len(part))}  # fmt: skip
+    assert asked == wished | {part.labels[i].numpy().tobytes() for i in range(len(part))}
+    assert value(found, "accuracy", "Bald").outputs == len(part)
+
+
 def fid(a: np.ndarray, b: np.ndarray) -> float:
     """v2's published form, by scipy's square root of a matrix."""
     root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real

@@ -8,7 +8,9 @@ numbers. Distances are compared with plain derivations and, where they import, w
 import importlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,16 @@ from torch import Tensor, nn
 from training.convert import main as convert
 from training.core.config import Config, EvalConfig
 from training.core.files import sha256_file
-from training.data.dataset import to_float
+from training.data.dataset import Faces, to_float, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.engine import preflight
 from training.evaluation.diversity import PerceptualDistance
 from training.evaluation.frechet import inception_features
 from training.evaluation.metrics import frechet
+from training.evaluation.papers import by_papers
 from training.evaluation.perception import public, stored
+from training.inference.translator import Translator
+from training.models.base import DEFAULT_OPTIONS, EditOptions
 from training.models.stargan import StarGAN
 
 GOLDEN = Path(__file__).parent / "golden" / "public_weights.json"
@@ -310,6 +315,102 @@ def test_the_fid_equals_scipys_square_root_on_the_same_features(saved: Callable[
     root = scipy.linalg.sqrtm(c1 @ c2).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
     assert frechet(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+class Styled:
+    """A model that mixes an image with the target's colour and a latent's; keeps all outputs."""
+
+    edits_own_labels = True
+    supported_options = ("seed",)
+
+    def __init__(self) -> None:
+        self.outputs: dict[tuple[int, int, bytes], list[Tensor]] = defaultdict(list)
+
+    def translate(
+        self, nets: object, image: Tensor, source: Tensor, target: Tensor,
+        options: EditOptions = DEFAULT_OPTIONS,
+    ) -> Tensor:  # fmt: skip
+        seeds = options.seed if isinstance(options.seed, tuple) else (0,) * len(image)
+        styles = torch.stack([torch.rand(3, generator=torch.Generator().manual_seed(seed))
+                              for seed in seeds])  # fmt: skip
+        tint = 0.4 * styles + 0.3 * target[:, :1] - 0.3
+        out = to_uint8((0.6 * image + tint[:, :, None, None]).clamp(-1, 1))
+        for i in range(len(image)):
+            if isinstance(options.seed, tuple):
+                key = int(source[i].argmax()), int(target[i].argmax())
+                self.outputs[(*key, image[i].numpy().tobytes())].append(out[i])
+        return to_float(out)
+
+
+class Plain:
+    """A judge without knowledge; its features are not compared here."""
+
+    device = CPU
+
+    def __init__(self, space: LabelSpace, size: int) -> None:
+        self.space, self.size = space, size
+
+    def predict(self, dataset: int, images: Tensor) -> Tensor:
+        return images.mean((2, 3))[:, :2]
+
+    def features(self, dataset: int, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.long
+def test_stargan_v2s_protocol_gives_the_fid_and_lpips_of_converted_files(
+    saved: Callable[..., Path], make_dataset: Callable[..., Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of every ordered pair, from the outputs themselves, by networks written out above."""
+    inception, alex, heads = map(random_state, ("pt_inception", "alexnet", "lpips_alex"))
+    convert(["inception", str(saved(inception, "i.pth")), str(tmp_path / "i.safetensors")])
+    convert(["lpips", str(saved(alex, "a.pth")), str(saved(heads, "h.pth")),
+             str(tmp_path / "l.safetensors")])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    given = dict(line.removeprefix("eval.").split("=", 1) for line in lines if "=" in line)
+    config = EvalConfig(protocol="paper", bootstrap=20, **given)
+    labels = LabelSet("rafd", "onehot", ("happy", "sad"))
+    data = make_dataset(tmp_path / "d.json", (labels,), 48, 10)
+    faces, train = Faces.open(data, "test"), Faces.open(data, "train")
+    model = Styled()
+    translator = Translator(model, {}, faces.space, 48, {"name": "toy"})  # type: ignore[arg-type]
+    found = by_papers(translator, faces, train, Plain(faces.space, 48), config)  # type: ignore[arg-type]
+    (paper,) = [one for one in found if one.protocol == "starganv2"]
+    numbers = {(n.measure, n.part): n.value for n in paper.numbers}
+
+    @torch.inference_mode()
+    def features(images: Tensor) -> np.ndarray:
+        x = images.permute(0, 3, 1, 2).float() / 255
+        x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) * 2 - 1
+        return plain_inception(inception, x, fid=True).double().numpy()
+
+    whole: dict[str, list[float]] = {"fid": [], "lpips": []}
+    part = train.parts[0]
+    for a, b in ((0, 1), (1, 0)):
+        mine = [outputs for (*key, _), outputs in model.outputs.items() if key == [a, b]]
+        assert len(mine) == int((faces.parts[0].labels.argmax(1) == a).sum()) > 0
+        assert all(len(outputs) == 10 for outputs in mine)
+        rows = (part.labels.argmax(1) == b).nonzero().flatten().tolist()
+        made = features(torch.cat([torch.stack(outputs) for outputs in mine]))
+        real = features(part.images(rows))
+        # tr (C₁C₂)^½ is the sum of the singular values of the centred features' products
+        ours, theirs = (v - v.mean(0) for v in (made, real))
+        root = scipy.linalg.svdvals(ours @ theirs.T).sum()
+        root /= ((len(ours) - 1) * (len(theirs) - 1)) ** 0.5
+        trace = ours.var(0, ddof=1).sum() + theirs.var(0, ddof=1).sum() - 2 * root
+        shift = made.mean(0) - real.mean(0)
+        pairs = [to_float(torch.stack(pair)).double().numpy()
+                 for outputs in mine for pair in combinations(outputs, 2)]  # fmt: skip
+        apart = [plain_lpips(alex, heads, x, y, "alex") for x, y in pairs]
+        expected = {"fid": float(shift @ shift + trace), "lpips": float(np.mean(apart))}
+        for measure, number in expected.items():
+            at = measure, f"{labels.names[a]} to {labels.names[b]}"
+            assert numbers[at] == pytest.approx(number, rel=1e-3), at
+            whole[measure].append(number)
+    for measure, values in whole.items():
+        assert numbers[measure, ""] == pytest.approx(np.mean(values), rel=1e-3)
+        assert min(values) > 0
 
 
 def without(name: str) -> Callable[[State], State]:

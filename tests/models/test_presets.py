@@ -84,7 +84,7 @@ OTHERS = {
                     (1_000_000, 100_000, 1, 256, 178, (0, 0), True, 0)),
     # 500,000 full iterations of three batches
     **dict.fromkeys(((name, f"{data}-216") for name in ("drit", "msgan")
-                     for data in ("yosemite", "cat2dog")),
+                     for data in ("yosemite", "cat2dog", "celeba")),
                     (1_500_000, 750_000, 1, 216, 178, (0, 0), True, 0)),
     ("icgan", "celeba-64"): (40 * 182_637, 0, 64, 64, 138, (10, 0), True, 0),
     # 100,000 batches of 8; 0.999 a batch
@@ -113,7 +113,8 @@ def test_presets_of_the_other_papers() -> None:
         ("cyclegan", "rafd-128"): "shift", ("starganv2", "celeba-hq"): "zoom",
         ("starganv2", "afhq"): "zoom", ("drit", "yosemite-216"): "shift",
         ("drit", "cat2dog-216"): "shift", ("msgan", "yosemite-216"): "shift",
-        ("msgan", "cat2dog-216"): "shift",
+        ("msgan", "cat2dog-216"): "shift", ("drit", "celeba-216"): "shift",
+        ("msgan", "celeba-216"): "shift",
     }  # fmt: skip
     # The side that the published code loads for windows of 128 and of 216 px.
     loads = {key: configure.PRESETS[key].data.load for key in OTHERS}

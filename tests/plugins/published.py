@@ -167,13 +167,115 @@ class Generator(nn.Module):
         if w_hpf:
             self.hpf = HighPass(w_hpf)
 
-    def forward(self, x: Tensor, s: Tensor) -> Tensor:
-        h = self.from_rgb(x)
+    def forward(self, x: Tensor, s: Tensor, masks: Tensor | None = None) -> Tensor:
+        """With masks (n, 2, h, w), the first for 32 px, the encoder's maps skip to the decoder."""
+        h, skipped = self.from_rgb(x), {}
         for block in self.encode:
+            skipped[h.shape[2]] = h
             h = block(h)
         for block in self.decode:
             h = block(h, s)
+            side = h.shape[2]
+            if masks is not None and side in (32, 64, 128):
+                mask = F.interpolate(masks[:, int(side != 32), None], (side, side), mode="bilinear")
+                maps = (mask * skipped[side]).flatten(0, 1)[:, None]
+                sharp = F.conv2d(maps, self.hpf.filter[None, None], padding=1)
+                h = h + sharp.unflatten(0, h.shape[:2])[:, :, 0]
         return self.to_rgb(h)  # type: ignore[no-any-return]
+
+
+# StarGAN v2's landmark network: blocks of residual convolutions by their place, with channels.
+FAN_BLOCKS = {
+    "conv2": (64, 128), "conv3": (128, 128), "conv4": (128, 256), "top_m_0": (256, 256),
+    **{f"m0.b{i}_{level}": (256, 256) for level in (1, 2, 3, 4) for i in (1, 2, 3)},
+    "m0.b2_plus_1": (256, 256),
+}  # fmt: skip
+
+
+def fan_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the section `fan` of a published file; 6,333,603 of them are trained."""
+    norms = {"bn1": 64, "bn_end0": 256}
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv1.conv.weight": (64, 6, 7, 7), "conv1.conv.bias": (64,),
+        "m0.coordconv.conv.weight": (256, 259, 1, 1), "m0.coordconv.conv.bias": (256,),
+        "conv_last0.weight": (256, 256, 1, 1), "conv_last0.bias": (256,),
+        "l0.weight": (99, 256, 1, 1), "l0.bias": (99,),
+    }  # fmt: skip
+    for name, (a, b) in FAN_BLOCKS.items():
+        parts = ((a, b // 2), (b // 2, b // 4), (b // 4, b // 4))
+        for i, (inputs, outputs) in enumerate(parts, 1):
+            norms[f"{name}.bn{i}"] = inputs
+            shapes[f"{name}.conv{i}.weight"] = (outputs, inputs, 3, 3)
+        if a != b:
+            norms[f"{name}.downsample.0"] = a
+            shapes[f"{name}.downsample.2.weight"] = (b, a, 1, 1)
+    for name, width in norms.items():
+        shapes |= {f"{name}.{part}": (width,) for part in (
+            "weight", "bias", "running_mean", "running_var")}  # fmt: skip
+        shapes[f"{name}.num_batches_tracked"] = ()
+    return shapes
+
+
+def fan_state(seed: int = 0) -> dict[str, Tensor]:
+    """Random tensors whose maps of the chin's last point and of an eye are alive, near 0."""
+    stream = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, shape in fan_shapes().items():
+        value = torch.rand(shape, generator=stream)
+        if not shape:
+            value = torch.tensor(9)
+        elif len(shape) == 4:
+            value = (value - 0.5) * (6 / value[0].numel()) ** 0.5
+        elif name.endswith(("bias", "mean")):
+            value = value - 0.5
+        else:
+            value = value + 0.5
+        state[name] = value
+    chin, eye = state["l0.bias"][[24, 96]] - torch.tensor([0.1, 3.5])
+    state["l0.bias"].fill_(-9)
+    state["l0.bias"][24], state["l0.bias"][96] = chin, eye
+    return state
+
+
+def fan(w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Heat-maps (n, 98, 64, 64) of images (n, 3, s, s) in [-1, 1]; its own last map left out."""
+
+    def act(name: str, x: Tensor) -> Tensor:
+        norm = F.batch_norm(
+            x, w[f"{name}.running_mean"], w[f"{name}.running_var"], w[f"{name}.weight"],
+            w[f"{name}.bias"],
+        )  # fmt: skip
+        return norm.clamp_min(0)
+
+    def block(name: str, x: Tensor) -> Tensor:
+        one = F.conv2d(act(f"{name}.bn1", x), w[f"{name}.conv1.weight"], padding=1)
+        two = F.conv2d(act(f"{name}.bn2", one), w[f"{name}.conv2.weight"], padding=1)
+        three = F.conv2d(act(f"{name}.bn3", two), w[f"{name}.conv3.weight"], padding=1)
+        if f"{name}.downsample.2.weight" in w:
+            x = F.conv2d(act(f"{name}.downsample.0", x), w[f"{name}.downsample.2.weight"])
+        return torch.cat([one, two, three], 1) + x
+
+    def located(name: str, x: Tensor, **how: int) -> Tensor:
+        """A convolution of the maps and of each pixel's row, column and radius."""
+        n, _, height, width = x.shape
+        row = torch.linspace(-1, 1, height)[:, None].expand(height, width)
+        column = torch.linspace(-1, 1, width)[None].expand(height, width)
+        places = torch.stack([row, column, torch.hypot(row, column) / math.sqrt(2)])
+        x = torch.cat([x, places[None].expand(n, -1, -1, -1).to(x)], 1)
+        return F.conv2d(x, w[f"{name}.conv.weight"], w[f"{name}.conv.bias"], **how)
+
+    def glass(x: Tensor, level: int) -> Tensor:
+        low = block(f"m0.b2_{level}", F.avg_pool2d(x, 2))
+        low = block("m0.b2_plus_1", low) if level == 1 else glass(low, level - 1)
+        low = block(f"m0.b3_{level}", low).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return block(f"m0.b1_{level}", x) + low
+
+    x = (F.interpolate(x, (256, 256), mode="bilinear") + 1) / 2
+    h = act("bn1", located("conv1", x, stride=2, padding=3))
+    h = block("conv4", block("conv3", F.avg_pool2d(block("conv2", h), 2)))
+    h = block("top_m_0", glass(located("m0.coordconv", h), 4))
+    h = act("bn_end0", F.conv2d(h, w["conv_last0.weight"], w["conv_last0.bias"]))
+    return F.conv2d(h, w["l0.weight"], w["l0.bias"])[:, :98]
 
 
 def mlp(*widths: int) -> list[nn.Module]:

@@ -30,8 +30,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return built(data, folder / "study")
 
 
-def built(dataset: Path, out: Path, **more: Any) -> Path:
-    models = [(name, str(releases.train(dataset, seed))) for seed, name in enumerate(NAMES)]
+def built(dataset: Path, out: Path, names: tuple[str, ...] = NAMES, **more: Any) -> Path:
+    models = [(name, str(releases.train(dataset, seed))) for seed, name in enumerate(names)]
     settings = {"images": 3, "traps": 3, "repeats": 3, "edits": "Hair,Male,H+G", **more}
     vote.build(out, dataset, model=models, **settings)
     return out

@@ -11,11 +11,12 @@ import torch
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from PIL import Image
+from torch import Tensor, nn
 
 import runevents
-from published import random, stargan, stargan_v2, states
+from published import fan, fan_state, random, stargan, stargan_v2, states
 from runs import QUICK, go, session_of
-from training import release, translate
+from training import convert, release, translate
 from training.core.config import EvalConfig, JudgeConfig, to_json
 from training.core.files import read_json, sha256_file
 from training.engine.warm_start import warm_start
@@ -26,8 +27,10 @@ from training.inference import published
 from training.inference.translator import load_translator, translator_from_files
 from training.judge import judge
 from training.models import MODELS, configure
+from training.models.landmarks import face_masks
 from training.models.layers import place
 from training.models.stargan import StarGAN
+from training.models.styles import fixed_latent
 from training.registry import lineage, promotion
 from training.registry import versions as registry
 from training.registry.imported import label_space
@@ -263,6 +266,20 @@ def test_the_gate_refuses_it_on_data_of_other_labels(joint: Path, tmp_path: Path
     )
 
 
+def test_mlflows_own_loader_gives_the_published_networks_outputs() -> None:
+    bring_stargan()
+    torch.manual_seed(0)
+    generator = stargan(3, 16, 4, 1, 2)["G"]  # the weights of the files
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    label = torch.tensor([[0.0, 1, 0], [1, 0, 1]])
+    with torch.no_grad():
+        expected = generator.train()(x, label).clamp(-1, 1)
+    with tracking.as_default():
+        loaded = tracking.mlflow().pyfunc.load_model("models:/paper/1")
+    found = loaded.predict({"image": x.numpy(), "label": label.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
 def test_it_translates_pictures(tmp_path: Path) -> None:
     bring_stargan()
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(tmp_path / "face.png")
@@ -307,6 +324,72 @@ def test_averages_without_a_discriminator_are_used_and_d_starts_fresh(
             go(classes, tmp_path / f"b{how[:2]}", QUICK, "starganv2", init=f"{how}starganv2/1")
         assert "started from starganv2/1: G, F, E; fresh, as it has none: D" in caplog.text
         caplog.clear()
+
+
+class Marks(nn.Module):
+    """A landmark network of two masks: the left half at 32 px, the bright pixels above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = torch.zeros_like(x[:, 0])
+        left[:, :, : x.shape[3] // 2] = 1
+        return torch.stack([left, (x.mean(1) > 0).to(x.dtype)], 1)
+
+
+def landmarks_of(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The setting of a TorchScript file, or of the published network as the command prints it."""
+    if kind == "torchscript":
+        path = folder / "marks.pt"
+        torch.jit.script(Marks()).save(str(path))
+        return f"landmarks={path}@{sha256_file(path)}"
+    convert.main(["landmarks", "100000_nets_ema.ckpt", str(folder / "marks.safetensors")])
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["torchscript", "published"])
+def test_celeba_hqs_model_uses_its_landmark_network_wherever_it_is_served(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """High-pass skips: imported, verified, and the published function's edits by each way of use.
+
+    Without the landmark network, which is in no version, the version is refused.
+    """
+    torch.manual_seed(0)
+    nets: dict[str, Any] = stargan_v2(2, 64, 4, 8, 8, 1.0)
+    with torch.no_grad():
+        for value in nets["generator"].to_rgb[2].parameters():
+            value *= 0.2  # most colours between black and white
+    values = states(nets, "generator", "mapping_network", "style_encoder")
+    torch.save(values | {"fan": fan_state()}, "100000_nets_ema.ckpt")
+    setting = landmarks_of(kind, tmp_path, capsys)
+    bring("100000_nets_ema.ckpt", "--model", "starganv2", "--preset", "celeba-hq", "--set",
+          f"dim=4;max_dim=8;hidden=8;data.size=64;w_hpf=1;{setting}")  # fmt: skip
+    assert "fan: 336 tensors left out: the landmark network" in capsys.readouterr().out
+    release.main(["verify", "starganv2/1"])
+    faces = (np.random.default_rng(0).random((2, 64, 64, 3)) * 255).round().astype(np.uint8)
+    x = torch.from_numpy(faces).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        own = Marks()(x) if kind == "torchscript" else face_masks(fan(fan_state(), x), 64)
+        style = nets["mapping_network"](fixed_latent(x, 16), torch.tensor([1, 1]))
+        expected, plain = (nets["generator"](x, style, m).clamp(-1, 1) for m in (own, None))
+    assert (expected - plain).abs().mean() > 0.02  # the skips are part of the function
+    assert (expected.abs() < 1).float().mean() > 0.5
+    label = torch.eye(2)[[1, 1]]
+    found = translator_from_files(registered_files("starganv2/1"))(x, None, label)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    with tracking.as_default():
+        loaded = tracking.mlflow().pyfunc.load_model("models:/starganv2/1")
+    given = {"image": x.numpy(), "label": label.numpy()}
+    np.testing.assert_allclose(loaded.predict(given), found.numpy(), atol=1e-5)
+    Image.fromarray(faces[0]).save("face.png")
+    translate.main(["starganv2/1", "face.png", "out.png", "male"])
+    picture = (expected[0] + 1) * 127.5
+    np.testing.assert_allclose(
+        np.asarray(Image.open("out.png")), picture.permute(1, 2, 0), atol=1.1
+    )
+    Path(setting.partition("=")[2].partition("@")[0]).unlink()
+    with pytest.raises(ValueError, match=r"landmarks=.*: no file .* on this machine"):
+        translator_from_files(registered_files("starganv2/1"))
 
 
 @pytest.mark.parametrize(

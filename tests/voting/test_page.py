@@ -192,6 +192,58 @@ def test_a_phone_shows_all_pictures_and_takes_taps(page: Browser) -> None:
     assert page.run("state.answers.map((a) => a.chosen)") == [third]
 
 
+FOUR = (*NAMES, "Umbral")
+
+
+@pytest.mark.parametrize(("screen", "size"), [("desktop", (1280, 800)), ("tablet", (768, 1024)),
+                                              ("phone", (390, 844))])  # fmt: skip
+def test_the_papers_choice_of_four_pictures(
+    browser: Browser, binary: Path, tmp_path: Path, screen: str, size: tuple[int, int]
+) -> None:
+    """All four and the face before fit on the screen, are chosen by keys or taps, and counted."""
+    folder = built(binary, tmp_path / "study", FOUR, images=2, traps=1, repeats=1, edits="Hair,H+G")
+    key = Key.read(folder / vote.KEY)
+    wide, high = size
+    if screen == "phone":
+        browser.phone()
+    else:
+        browser.call("Emulation.setDeviceMetricsOverride", width=wide, height=high,
+                     deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.open((folder / vote.PAGE).as_uri())
+    enter(browser, "Ada")
+    boxes = browser.run(
+        "[...document.querySelectorAll('#input, #options img')]"
+        ".map((e) => e.getBoundingClientRect().toJSON())"
+    )
+    assert browser.run("[innerWidth, innerHeight]") == [wide, high]
+    assert len(boxes) == 5
+    assert browser.run("document.documentElement.scrollWidth") <= wide
+    for box in boxes:
+        assert box["left"] >= 0
+        assert box["right"] <= wide
+        assert box["bottom"] <= high
+        assert min(box["width"], box["height"]) >= 100
+    corners = {(round(box["left"]), round(box["top"])) for box in boxes[1:]}
+    rows = {top for _, top in corners}
+    assert len(corners) == 4
+    assert len(rows) == (1 if screen == "desktop" else 2)
+    questions = {frozenset(q.options): q for q in key.questions.values()}
+    places = set()
+    while not (seen := shown(browser))["ended"]:
+        question = questions[frozenset(seen["options"])]
+        place = seen["options"].index(option_of(question, always("Umbral")(question))) + 1
+        places.add(place)
+        if screen == "phone":
+            browser.tap(f".option:nth-child({place})")
+        else:
+            browser.press(str(place))
+    assert 4 in places
+    votes = save(browser, tmp_path)
+    vote.count(folder / vote.KEY, votes, out=tmp_path / "counted", draws=50)
+    result = read_json(tmp_path / "counted" / "votes.json")
+    assert [one["value"] for one in result["total"]["shares"]] == [0, 0, 0, 1]
+
+
 def test_everything_that_can_be_used_has_a_name_for_screen_readers(page: Browser) -> None:
     names: list[str] = []
     for step in (lambda: None, lambda: enter(page, "Ada")):

@@ -72,17 +72,56 @@ def test_superiority_is_the_logistic_function_of_the_difference(found: results.C
 
 
 def test_the_tables_have_the_papers_form(found: results.Count) -> None:
-    """Single attributes, then several: rows of edits, columns of models that add up to 100 %."""
+    """Single attributes, then several: rows of models, columns of edits that add up to 100 %."""
     assert [(name, [row.name for row in rows]) for name, rows in found.tables] == [
         ("One attribute edited", ["Hair", "Male", "Young"]),
         ("Several attributes edited at once", ["H+G", "H+A"]),
     ]
-    lines = [line for line in results.text(found).splitlines() if "[" in line and "–" in line]
-    assert len(lines) == len(ROWS) + 1
-    for line in lines:
-        shares = [float(share) for share in re.findall(r"([\d.]+) \[", line)]
-        assert len(shares) == 3
-        assert sum(shares) == pytest.approx(100, abs=0.2)
+    text = results.text(found).split("\n\n")
+    for block, names in zip(
+        text, (["Hair", "Male", "Young"], ["H+G", "H+A"], ["all"]), strict=False
+    ):
+        _, head, *lines = block.splitlines()
+        assert head.split() == ["model", *names]
+        assert [line.split()[0] for line in lines] == [*NAMES, "votes", "alpha"]
+        shares = [[float(s) for s in re.findall(r"([\d.]+) \[", line)] for line in lines[:3]]
+        assert np.array(shares).sum(0) == pytest.approx(np.full(len(names), 100), abs=0.2)
+        assert lines[3].split()[1:] == [str(360 * (5 if names == ["all"] else 1))] * len(names)
+    first = found.rows[1].shares[2]
+    assert f"{100 * first.value:.1f} [" in text[0].splitlines()[4].split("]")[1]
+
+
+class Cells(HTMLParser):
+    """The tables of a page: rows of texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, Any]]) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+def test_the_page_has_the_same_tables_with_all_edits_last(found: results.Count) -> None:
+    seen = Cells()
+    seen.feed(results.page(found))
+    one, several = seen.tables[:2]
+    assert [line[0] for line in one] == ["model", *NAMES, "questions", "votes", "agreement α"]
+    assert one[0][1:] == ["Hair", "Male", "Young"]
+    assert several[0][1:] == ["H+G", "H+A", "all"]
+    assert one[2][3].startswith(f"{100 * found.rows[2].shares[1].value:.1f}")
+    assert several[3][3].startswith(f"{100 * found.total.shares[2].value:.1f}")
+    assert several[4][1:] == ["30", "30", "150"]
+    assert several[5][1:] == ["360", "360", "1800"]
 
 
 def test_the_total_is_over_all_votes(found: results.Count) -> None:

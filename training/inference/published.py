@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from training.core.files import sha256_file
 from training.data.labels import LabelSpace
 from training.inference.weights import CheckpointError, outlined
+from training.models import fan
 from training.models.base import Model
 from training.models.kernels import Norm
 from training.models.stargan import StarGAN
@@ -42,7 +43,7 @@ STATISTICS = "running statistics of instance norm, which the published code neve
 COUNTS = "batch counts of those statistics"
 SHORTCUTS = "1x1 convolutions that the published code makes and never calls with w_hpf > 0"
 KERNEL = "the high-pass kernel, which w_hpf gives"
-LANDMARKS = "the landmark network, which model.landmarks gives as a TorchScript file"
+LANDMARKS = "the landmark network; training.convert landmarks makes the setting's file of it"
 
 
 class Extra(NamedTuple):
@@ -213,6 +214,24 @@ def _stargan_v2(key: str, net: nn.Module) -> Layout:
     }
     kernel = Extra(KERNEL, {"hpf.filter": (3, 3)}, net.sharp)
     return _layout(net, rename, Extra(SHORTCUTS, shortcuts), kernel)
+
+
+def landmarks(file: File) -> State:
+    """The landmark network of a StarGAN v2 file, with the names of `training.models.fan`.
+
+    Raises CheckpointError if the file has none, or another one.
+    """
+    state = file.sections.get(FAN)
+    if state is None:
+        have = "one state dict" if "" in file.sections else _shown(file.sections)
+        raise CheckpointError(
+            f"{file.path}: no network {FAN} in it, but {have}; give the file of CelebA-HQ, "
+            "100000_nets_ema.ckpt"
+        )
+    net = outlined(lambda: {FAN: fan.FAN()})[FAN]
+    if faults := misfits(state, _layout(net, str)):
+        raise MisfitError(f"{file.path}: network {FAN}: {'; '.join(faults)}")
+    return {name: _copy(tensor) for name, tensor in state.items()}
 
 
 def take(files: Sequence[File], found: Mapping[str, Layout]) -> Taken:

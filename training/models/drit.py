@@ -361,11 +361,13 @@ class DRIT(Model):
             DataConfig(datasets=(f"{name}:folders",), size=216, load=256)
             for name in ("yosemite", "cat2dog")
         )
+        faces = DataConfig(size=216, load=256, attributes=("Male",))
         return {
             "demo": small,
             "smoke": smoke(small),
             "yosemite-216": Preset(cls(), seasons, train),
             "cat2dog-216": Preset(cls(concat=False), pets, train),
+            "celeba-216": Preset(cls(), faces, train),
         }
 
     @classmethod

@@ -6,10 +6,16 @@ summed into two masks, as in the published code. Rows that leave the map enter a
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from training.core.references import split_digest
+from training.models.fan import FAN
 from training.models.layers import autocast_off
-from training.models.torchscript import pinned
+from training.models.torchscript import checked, pinned
+
+SUFFIX = ".safetensors"  # of the published network's tensors; other files are TorchScript
 
 POINTS = 98
 SIDE = 256  # px of the maps in which `PARTS` counts rows
@@ -56,15 +62,33 @@ def face_masks(heat: Tensor, size: int) -> Tensor:
     return torch.stack([whole.sum(1), fine.sum(1)], 1).clamp(0, 1)
 
 
-class Landmarks:
-    """A frozen TorchScript landmark network, which is not part of the trained weights.
+def _published(setting: str) -> nn.Module:
+    """The published network with the tensors of PATH@SHA256. Raises ValueError if they differ."""
+    path = checked(setting, "landmarks")
+    with torch.device("meta"):
+        net = FAN()
+    try:
+        with torch.device("cpu"):
+            net.load_state_dict(load_file(path), assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{path}: not the tensors of StarGAN v2's landmark network ({reason}); make it with "
+            "python -m training.convert landmarks"
+        ) from error
+    return net.eval().requires_grad_(False)
 
-    The network maps (n, 3, s, s) in [-1, 1] to heat-maps (n, 98, h, w), or directly to the two
-    masks (n, 2, s, s) of `face_masks`.
+
+class Landmarks:
+    """A frozen landmark network, which is not part of the trained weights.
+
+    It is the published one, of a safetensors file, or any TorchScript that maps (n, 3, s, s) in
+    [-1, 1] to heat-maps (n, 98, h, w), or directly to the two masks (n, 2, s, s) of `face_masks`.
     """
 
     def __init__(self, setting: str) -> None:
-        self.net = pinned(setting, "landmarks")
+        own = split_digest(setting)[0].endswith(SUFFIX)
+        self.net = _published(setting) if own else pinned(setting, "landmarks")
 
     def __deepcopy__(self, memo: object) -> "Landmarks":
         return self  # shared with the moving averages

@@ -305,7 +305,11 @@ class StarGANv2(Model):
     ] = "code"
     w_hpf: Annotated[Weight, Field(description="divisor of the high-pass skips; 0: no skips")] = 0.0
     landmarks: Annotated[
-        str, Field(description="PATH@SHA256 of a TorchScript landmark network, for w_hpf > 0")
+        str,
+        Field(
+            description="PATH@SHA256 of a landmark network, for w_hpf > 0: a file of "
+            "training.convert, or TorchScript"
+        ),
     ] = ""
     lambda_reg: Annotated[Weight, Field(description="weight of R1")] = 1.0
     lambda_sty: Annotated[Weight, Field(description="weight of the style reconstruction")] = 1.0

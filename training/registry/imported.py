@@ -231,7 +231,10 @@ def _advice(files: "Sequence[File]", config: Config, space: LabelSpace) -> str:
     if any(published.FAN in file.sections for file in files) and not getattr(
         config.model, "w_hpf", True
     ):
-        return f"{given}; of high-pass skips: --set 'w_hpf=1;landmarks=PATH@SHA256' is needed"
+        return (
+            f"{given}; of high-pass skips: --set 'w_hpf=1;landmarks=PATH@SHA256' is needed, whose "
+            "file `python -m training.convert landmarks` makes of this one"
+        )
     return f"{given}; no preset has these tensors"
 
 

@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many questions a study has; `edits`: rows of the tables, all if empty."""
+    """How many questions a study has; `edits`: columns of the tables, all if empty."""
 
     edits: Sequence[str]
     images: int  # of each row

@@ -132,11 +132,14 @@ def text(found: Count) -> str:
 
 
 def _text_table(title: str, rows: Sequence[Row], found: Count) -> str:
-    cells = [["edit", *found.models, "votes", "alpha"]]
-    for row in rows:
-        shares = [f"{100 * s.value:.1f} [{100 * s.low:.1f}–{100 * s.high:.1f}]" for s in row.shares]
-        known = "–" if row.alpha is None else f"{row.alpha:.2f}"
-        cells.append([row.name, *shares, str(row.votes), known])
+    """Models below one another, edits side by side, as in the paper's tables 1 and 2."""
+    cells = [["model", *(row.name for row in rows)]]
+    for i, model in enumerate(found.models):
+        shares = [row.shares[i] for row in rows]
+        percents = [f"{100 * s.value:.1f} [{100 * s.low:.1f}–{100 * s.high:.1f}]" for s in shares]
+        cells.append([model, *percents])
+    cells.append(["votes", *(str(row.votes) for row in rows)])
+    cells.append(["alpha", *("–" if row.alpha is None else f"{row.alpha:.2f}" for row in rows)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "  ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))])
