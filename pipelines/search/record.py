@@ -16,7 +16,7 @@ from training.tracking import client as tracking
 from training.tracking import names
 from training.tracking.parents import PARENT
 
-EXPERIMENT = "search"
+EXPERIMENT, TRIAL = "search", "trial"  # the experiment; the tag with a trial's state
 
 
 @contextmanager
@@ -55,7 +55,8 @@ def begin_trial(parent: str, name: str, params: Mapping[str, str]) -> str:
         return run_id
     with _reported(name):
         api = tracking.client()
-        tags = {PARENT: parent, "role": "trial", "mlflow.user": tracking.user()}
+        # The training that joins it adds the role.
+        tags = {PARENT: parent, TRIAL: "running", "mlflow.user": tracking.user()}
         run = api.create_run(tracking.experiment_id(EXPERIMENT), tags=tags, run_name=name)
         run_id = str(run.info.run_id)
         # With a prefix: the training logs its whole configuration under the bare names.
@@ -75,7 +76,7 @@ def end_trial(run_id: str, state: str, results: Sequence[Result], score: float |
             numbers = {**numbers, "search/score": score}
         floors = "; ".join(one.floors for one in results if one.floors)
         tracking.log_results(run_id, numbers, {})
-        api.set_tag(run_id, "trial", state)
+        api.set_tag(run_id, TRIAL, state)
         if results:
             api.set_tag(run_id, "floors", floors or "reached")
         api.set_terminated(run_id, {"failed": "FAILED", "pruned": "KILLED"}.get(state, "FINISHED"))

@@ -3,12 +3,12 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines import __main__ as program
 from pipelines.search import run as searching
@@ -19,89 +19,90 @@ from training.core.config import JudgeConfig, to_json
 from training.core.files import read_json
 from training.judge import judge
 
-TEXT = {"type": "string", "minLength": 1}
-SETTINGS = {
-    "type": "object", "additionalProperties": False, "required": ["algorithmName"],
-    "properties": {
-        "algorithmName": TEXT,
-        "algorithmSettings": {
-            "type": "array",
-            "items": {"type": "object", "additionalProperties": False,
-                      "required": ["name", "value"], "properties": {"name": TEXT, "value": TEXT}},
-        },
-    },
-}  # fmt: skip
-# The fields that we use, with the names and types of Katib 0.19's documentation:
-# https://www.kubeflow.org/docs/components/katib/user-guides/hp-tuning/configure-experiment/
-# https://www.kubeflow.org/docs/components/katib/user-guides/trial-template/
-# https://www.kubeflow.org/docs/components/katib/user-guides/metrics-collector/
-EXPERIMENT: dict[str, Any] = {
-    "type": "object", "additionalProperties": False,
-    "required": ["apiVersion", "kind", "metadata", "spec"],
-    "properties": {
-        "apiVersion": {"const": "kubeflow.org/v1beta1"},
-        "kind": {"const": "Experiment"},
-        "metadata": {"type": "object", "required": ["name", "namespace"]},
-        "spec": {
-            "type": "object", "additionalProperties": False,
-            "required": ["objective", "algorithm", "parameters", "trialTemplate"],
-            "properties": {
-                "objective": {
-                    "type": "object", "additionalProperties": False,
-                    "required": ["type", "objectiveMetricName"],
-                    "properties": {"type": {"enum": ["maximize", "minimize"]},
-                                   "objectiveMetricName": TEXT},
-                },
-                "algorithm": SETTINGS,
-                "earlyStopping": SETTINGS,
-                "metricsCollectorSpec": {
-                    "type": "object", "required": ["collector"],
-                    "properties": {"collector": {"properties": {"kind": {"enum": [
-                        "StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Custom", "None"
-                    ]}}}},
-                },
-                "parallelTrialCount": {"type": "integer", "minimum": 1},
-                "maxTrialCount": {"type": "integer", "minimum": 1},
-                "maxFailedTrialCount": {"type": "integer", "minimum": 0},
-                "parameters": {
-                    "type": "array", "minItems": 1,
-                    "items": {
-                        "type": "object", "additionalProperties": False,
-                        "required": ["name", "parameterType", "feasibleSpace"],
-                        "properties": {
-                            "name": TEXT,
-                            "parameterType": {"enum": ["double", "int", "discrete", "categorical"]},
-                            "feasibleSpace": {
-                                "type": "object", "additionalProperties": False,
-                                "properties": {
-                                    "min": TEXT, "max": TEXT, "step": TEXT,
-                                    "list": {"type": "array", "items": TEXT},
-                                    "distribution": {"enum": ["uniform", "logUniform", "normal",
-                                                              "logNormal"]},
-                                },
-                            },
-                        },
-                    },
-                },
-                "trialTemplate": {
-                    "type": "object", "additionalProperties": False,
-                    "required": ["primaryContainerName", "trialParameters", "trialSpec"],
-                    "properties": {
-                        "primaryContainerName": TEXT,
-                        "trialParameters": {
-                            "type": "array",
-                            "items": {"type": "object", "additionalProperties": False,
-                                      "required": ["name", "reference"],
-                                      "properties": {"name": TEXT, "reference": TEXT,
-                                                     "description": TEXT}},
-                        },
-                        "trialSpec": {"type": "object"},
-                    },
-                },
-            },
-        },
-    },
-}  # fmt: skip
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """Only the fields that are listed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Setting(Strict):
+    name: Text
+    value: Text
+
+
+class Algorithm(Strict):
+    algorithmName: Text  # noqa: N815
+    algorithmSettings: list[Setting] = []  # noqa: N815
+
+
+class Objective(Strict):
+    type: Literal["maximize", "minimize"]
+    objectiveMetricName: Text  # noqa: N815
+
+
+class Collector(Strict):
+    kind: Literal["StdOut", "File", "TensorFlowEvent", "PrometheusMetric", "Custom", "None"]
+
+
+class Metrics(Strict):
+    collector: Collector
+
+
+class Feasible(Strict):
+    min: Text = "0"
+    max: Text = "0"
+    step: Text = "0"
+    list: tuple[Text, ...] = Field((), strict=False)
+    distribution: Literal["uniform", "logUniform", "normal", "logNormal"] = "uniform"
+
+
+class Parameter(Strict):
+    name: Text
+    parameterType: Literal["double", "int", "discrete", "categorical"]  # noqa: N815
+    feasibleSpace: Feasible  # noqa: N815
+
+
+class TrialParameter(Strict):
+    name: Text
+    reference: Text
+    description: str = ""
+
+
+class Template(Strict):
+    primaryContainerName: Text  # noqa: N815
+    trialParameters: list[TrialParameter]  # noqa: N815
+    trialSpec: dict[str, Any]  # noqa: N815
+
+
+class Spec(Strict):
+    objective: Objective
+    algorithm: Algorithm
+    earlyStopping: Algorithm | None = None  # noqa: N815
+    metricsCollectorSpec: Metrics  # noqa: N815
+    parallelTrialCount: Annotated[int, Field(ge=1)]  # noqa: N815
+    maxTrialCount: Annotated[int, Field(ge=1)]  # noqa: N815
+    maxFailedTrialCount: Annotated[int, Field(ge=0)]  # noqa: N815
+    parameters: Annotated[list[Parameter], Field(min_length=1)]
+    trialTemplate: Template  # noqa: N815
+
+
+class Experiment(Strict):
+    """The fields that we use, with the names and types of Katib's documentation.
+
+    https://www.kubeflow.org/docs/components/katib/experiment/
+    https://www.kubeflow.org/docs/components/katib/trial-template/
+    https://www.kubeflow.org/docs/components/katib/user-guides/metrics-collector/
+    """
+
+    apiVersion: Literal["kubeflow.org/v1beta1"]  # noqa: N815
+    kind: Literal["Experiment"]
+    metadata: dict[str, str]
+    spec: Spec
+
+
 # Katib's default filter of a line of output, from the page on the metrics collector.
 FILTER = r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)"
 TOY = ["preset=smoke", "images=64", "train.batch=8", "conv_dim=4", "repeat_num=1", "d_conv_dim=4",
@@ -118,7 +119,7 @@ def test_the_experiment_fits_katibs_documented_fields(
     program.main(["search", "--katib", str(out), "preset=smoke", "trials=30", "jobs=3", *SPACE])
     assert f"kubectl apply -f {out}" in capsys.readouterr().out
     experiment, policy = yaml.safe_load_all(out.read_text())
-    jsonschema.validate(experiment, EXPERIMENT)
+    Experiment.model_validate(experiment)
     kubernetes_validate.validate(policy, kubernetes_validate.latest_version(), strict=True)
     spec = experiment["spec"]
     job = {**spec["trialTemplate"]["trialSpec"], "metadata": {"name": "t"}}

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipelines import compiled
+from pipelines.search import record
 from pipelines.search import run as searching
 from pipelines.search import space as spaces
 from pipelines.search import study as studies
@@ -286,11 +287,35 @@ def test_a_stopped_search_goes_on_and_its_winner_runs_from_its_training(
     assert "resuming from" in output
     assert sorted((tmp_path / "runs" / "train").iterdir()) == trainings
     with closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
-        roles = database.execute(
-            "SELECT value, count(*) FROM tags WHERE key = 'role' AND value IN ('search', 'trial')"
-            " GROUP BY value"
+        trials = database.execute(
+            "SELECT t.value, p.value FROM tags t JOIN tags p USING (run_uuid)"
+            " WHERE t.key = 'trial' AND p.key = 'mlflow.parentRunId'"
         ).fetchall()
-    assert dict(roles) == {"search": 1, "trial": 2}
+    assert [state for state, _ in trials] == ["complete", "complete"]
+    assert len({parent for _, parent in trials}) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SQLAlchemy's, by MLflow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_trials_are_children_of_their_search_in_mlflow(
+    empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    parent = record.begin(Plan.read([*SMOKE, "lambda_rec=1..20 log"]))
+    trial = record.begin_trial(parent, "trial 0", {"lambda_rec": "3.2"})
+    record.end_trial(trial, "complete", [result(0.7, "stripes")], 0.7)
+    (tmp_path / "search.html").write_text("page")
+    record.end(parent, {"search/score": 0.7}, {"best": "0"}, tmp_path / "search.html")
+    found = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(trial)
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert (found.data.tags["trial"], found.data.tags["floors"]) == ("complete", "stripes")
+    assert found.data.params["search.lambda_rec"] == "3.2"
+    assert found.data.metrics["search/score"] == 0.7
+    assert found.info.status == "FINISHED"
 
 
 def test_a_stage_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
