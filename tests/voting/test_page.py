@@ -210,6 +210,16 @@ def test_the_papers_choice_of_four_pictures(
         browser.call("Emulation.setDeviceMetricsOverride", width=wide, height=high,
                      deviceScaleFactor=1, mobile=False)  # fmt: skip
     browser.open((folder / vote.PAGE).as_uri())
+    taste = always("Umbral")
+
+    def places(seed: int) -> set[int]:
+        asked = key.questions
+        return {
+            shown.index(option_of(asked[q], taste(asked[q]))) + 1 for q, shown in plan(key, seed)
+        }
+
+    seed = next(seed for seed in range(1, 999) if places(seed) == {1, 2, 3, 4})
+    browser.run(f"crypto.getRandomValues = (a) => a.fill({seed})")
     enter(browser, "Ada")
     boxes = browser.run(
         "[...document.querySelectorAll('#input, #options img')]"
@@ -228,16 +238,13 @@ def test_the_papers_choice_of_four_pictures(
     assert len(corners) == 4
     assert len(rows) == (1 if screen == "desktop" else 2)
     questions = {frozenset(q.options): q for q in key.questions.values()}
-    places = set()
     while not (seen := shown(browser))["ended"]:
         question = questions[frozenset(seen["options"])]
-        place = seen["options"].index(option_of(question, always("Umbral")(question))) + 1
-        places.add(place)
+        place = seen["options"].index(option_of(question, taste(question))) + 1
         if screen == "phone":
             browser.tap(f".option:nth-child({place})")
         else:
             browser.press(str(place))
-    assert 4 in places
     votes = save(browser, tmp_path)
     vote.count(folder / vote.KEY, votes, out=tmp_path / "counted", draws=50)
     result = read_json(tmp_path / "counted" / "votes.json")
