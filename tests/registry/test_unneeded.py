@@ -15,7 +15,9 @@ from forks import Forks
 from releases import register, train
 from toydata import SETS, dataset_of
 from training.core.files import sha256_file, write_json
+from training.data import forgotten
 from training.registry import lineage, unneeded
+from training.registry import versions as registry
 from training.storage.store import Manifest, open_store
 from training.tracking import runners
 
@@ -62,6 +64,26 @@ def test_a_version_keeps_all_that_its_verification_and_its_ancestor_need(old: Pa
     assert not removed & (kept | stored(old / "binary.json"))
     lineage.verify("stargan/1")
     assert collect() == []
+
+
+def test_people_who_are_to_be_forgotten_stay_forgotten(old: Path) -> None:
+    """However old their list is."""
+    store = open_store()
+    entry = forgotten.add("celeba", [forgotten.pseudonym("celeba", "7")], store)
+    backdate(old)
+    collect()
+    assert forgotten.current("celeba", store) == entry
+    assert forgotten.read(entry, store)
+
+
+def test_a_version_that_cannot_be_read_is_not_taken_for_one_that_needs_nothing(old: Path) -> None:
+    folder = registry.place(registry.versions("stargan")[0])
+    assert folder is not None
+    (folder / lineage.RECORD).unlink()
+    with pytest.raises(ValueError, match=r"nothing is removed: stargan/1 does not say") as caught:
+        collect()
+    assert "release verify stargan/1" in str(caught.value)
+    assert "delete the version" in str(caught.value)
 
 
 def test_what_is_used_again_stays(old: Path) -> None:

@@ -1,10 +1,9 @@
 """What takes space and is needed by no registered version, cache entry or recent run.
 
 Kept are: everything that a registered version of any name lists (its data, model and evaluation)
-and the model that it started from; every judge, as scores are comparable with the same one only;
-what the step cache lists; and whatever was used within some days. A process that reuses stored
-bytes marks them as used, and each thing is looked at again when it is removed, so that runs may go
-on meanwhile.
+and the model that it started from; every judge and every list of people to be forgotten; what the
+step cache lists; and whatever was used within some days. A process that reuses stored bytes marks
+them as used, and each thing is looked at again when it is removed, so that runs may go on.
 """
 
 import json
@@ -15,15 +14,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from training.core import environment
 from training.core.files import read_json
 from training.core.references import split_digest, split_start
+from training.core.shown import shown
 from training.registry import versions as registry
-from training.registry.lineage import DATASET, MODEL
+from training.registry.lineage import DATASET, MODEL, RECORD
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
 from training.tracking import runners
@@ -31,6 +31,9 @@ from training.tracking import runners
 DAY = 86_400.0  # s
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 LARGEST = 64 << 20  # bytes of a manifest
+# References that stay however old: scores are comparable with the same judge only, and whom people
+# asked to be forgotten must not come back.
+LASTING = ("judges/", "forgotten/")
 RELEASED = (DATASET, "release/model.json", "release/evaluation.json")
 
 
@@ -56,14 +59,14 @@ class Needed:
 def find(store: Store, days: float, root: Path | None = None) -> list[Item]:
     """What was not used for `days` and nothing needs; `root`: the folder `runs`.
 
-    Raises ValueError if MLflow, which has the versions, is off, and TrackingError if it does not
-    answer.
+    Raises ValueError if MLflow, which has the versions, is off or a version cannot be read, and
+    TrackingError if it does not answer.
     """
     root = (root or environment.runs()).absolute()
     before = _before(root, time.time() - days * DAY)
     with tracking.answered():
         needed = _versions(store)
-    needed.stored |= _judges(store)
+    needed.stored |= _lasting(store)
     items = [*_cache(root, before, needed)]
     items += _runs(root, before, needed)
     items += _stored(store, before, needed)
@@ -106,27 +109,36 @@ def _versions(store: Store) -> Needed:
         page = api.search_registered_models(max_results=100, page_token=token)
         for model in page:
             for version in registry.versions(model.name):
-                for name in (*RELEASED, f"{MODEL}/config.json"):
-                    _add(needed, _text(version, name))
+                for text in _texts(version):
+                    _add(needed, text)
         token = page.token
         if not token:
             return needed
 
 
-def _text(version: object, name: str) -> bytes:
-    """A file of a version; empty if it has none, as imported ones have no data."""
+def _texts(version: Any) -> Iterator[bytes]:
+    """The files of a version that name what it needs; none of a foreign version.
+
+    Raises ValueError if the version cannot be read: what it needs would be removed.
+    """
+    if "content" not in version.tags:
+        return
+    name = f"{version.name}/{version.version}"
     try:
-        return registry.read(version, name)
-    except (FileNotFoundError, NotADirectoryError):
-        return b""
-    except tracking.mlflow().exceptions.MlflowException as error:
-        if "API request to" in str(error):
-            raise
-        return b""
+        record = json.loads(registry.read(version, RECORD))
+        listed = {*record["files"], *record["weights"]}
+        for one in (*RELEASED, f"{MODEL}/config.json"):
+            if one in listed:  # imported ones have no data
+                yield registry.read(version, one)
+    except (OSError, ValueError, KeyError, tracking.mlflow().exceptions.MlflowException) as error:
+        raise ValueError(
+            f"nothing is removed: {name} does not say what it needs ({shown(str(error))[:200]}); "
+            f"restore it (python -m training.release verify {name}), or delete the version"
+        ) from error
 
 
 def _add(needed: Needed, text: bytes) -> None:
-    content = json.loads(text) if text else {}
+    content = json.loads(text)
     needed.stored |= {str(entry["sha256"]) for entry in content.get("entries", ())}
     _start(needed, str(content.get("init", "")))
 
@@ -139,16 +151,18 @@ def _start(needed: Needed, init: str) -> None:
         needed.stored |= _entries(path)
 
 
-def _judges(store: Store) -> set[str]:
+def _lasting(store: Store) -> set[str]:
+    """SHA-256 of what references of `LASTING` name, and of the files that these list."""
     found = set()
-    for key in store.listing("refs/judges/"):
-        name = key.removeprefix("refs/")
-        entry = Entry.parse(name, store.reference(name) or "")
-        found.add(entry.sha256)
-        try:
-            found |= _entries(store.local(entry))
-        except StoreError:  # lost already; it is trained again
-            continue
+    for folder in LASTING:
+        for key in store.listing(f"refs/{folder}"):
+            name = key.removeprefix("refs/")
+            entry = Entry.parse(name, store.reference(name) or "")
+            found.add(entry.sha256)
+            try:
+                found |= _entries(store.local(entry))
+            except StoreError:  # lost already; a judge is trained again
+                continue
     return found
 
 
