@@ -18,7 +18,7 @@ DURATIONS = HERE / "durations.json"  # seconds of each file on two idle cores
 
 pytest_plugins = [
     "toydata", "servers", "forks", "project", "releases", "steps", "browser", "voters",
-    "kubeapi",
+    "kubeapi", "exports",
 ]  # fmt: skip
 
 # No deadline: the duration of an example depends on the load of the machine.

@@ -9,6 +9,8 @@
     python -m training.release sign stargan/3 --key private.pem
     python -m training.release webhook create https://example.com/promotions
     python -m training.release gc --days 30                    # what takes space for nothing; --yes
+    python -m training.release export stargan@champion --onnx stargan.onnx
+    python -m training.release export stargan@champion --web page
 
 These commands never run code from the registry: they check every file against the version's
 lineage record and load the weights with this package.
@@ -448,6 +450,30 @@ def webhook(
     if action == "create":
         return webhooks.create(target, name, events or webhooks.EVENTS, unsigned=unsigned)
     return webhooks.example(target) if action == "test" else webhooks.remove(target)
+
+
+@app.command(name="export")
+def _export(
+    reference: Reference,
+    /,
+    *,
+    onnx: Annotated[Path | None, means("ONNX file to write")] = None,
+    web: Annotated[
+        Path | None, means("new folder for a page that edits photos in the browser")
+    ] = None,
+    style: Annotated[
+        Literal["latent", "reference"],
+        means("what a model with styles takes them from: random numbers or another picture"),
+    ] = "latent",
+    onnxruntime_web: Annotated[
+        Path | None, means("the page's npm package, unpacked; default: it is fetched with npm")
+    ] = None,
+    time: Annotated[bool, means("time onnxruntime beside torch")] = False,
+) -> str:
+    """Write a verified version as an ONNX file, as a page that runs in the browser, or both."""
+    from training.registry.exporting import export  # imports torch
+
+    return export(reference, onnx, web, style, onnxruntime_web, time=time)
 
 
 @tracking.answered()

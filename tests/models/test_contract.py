@@ -193,7 +193,7 @@ def test_an_unsupported_label_space_is_refused(name: str) -> None:
 
 
 def test_code_saved_with_a_registered_model_is_small() -> None:
-    """Networks, labels, batches and settings; no engine, store, tracker or evaluation."""
+    """Networks, labels, settings, pictures and marks; no engine, store, tracker or evaluation."""
     travels = {path.relative_to(PACKAGE).as_posix() for path in modules(ENTRY)}
     models = {path for path in travels if path.startswith("models/")}
     assert models == {f"models/{path.name}" for path in (PACKAGE / "models").glob("*.py")} - {
@@ -204,4 +204,7 @@ def test_code_saved_with_a_registered_model_is_small() -> None:
         "__init__.py", "core/__init__.py", "core/config.py", "core/environment.py",
         "core/files.py", "core/references.py", "data/__init__.py", "data/batch.py",
         "data/labels.py", "data/memory_format.py",
+        # of picture files, label names and marks
+        "data/pictures.py", "inference/__init__.py", "inference/marks.py", "inference/request.py",
+        "rendering/__init__.py", "rendering/fonts.py",
     }  # fmt: skip

@@ -209,7 +209,8 @@ STRANGER = """
         "size": {"image": image[..., :8, :8], "label": label},
         "channels": {"image": image[:, :1], "label": label},
         "width": {"image": image, "label": label[:, :2]},
-        "type": {"image": image.astype(np.float64), "label": label},
+        "words": {"image": image.astype(str), "label": label},
+        "unknown": {"image": image, "label": [["Beard"]]},
         "count": {"image": image, "label": np.repeat(label, 2, 0)},
         "range": {"image": image * 128, "label": label},
     }
@@ -247,12 +248,16 @@ def test_a_version_loads_without_this_project(binary: Path, tmp_path: Path) -> N
     assert "mlartifacts" in done.stdout.split("code from", 1)[1].splitlines()[0]
     assert [line for line in done.stdout.splitlines() if line.startswith("refused")] == [
         "refused no label - Model is missing inputs ['label'].",
-        "refused size - Shape of input (1, 3, 8, 8) does not match expected shape (-1, 3, 16, 16).",
-        "refused channels - Shape of input (1, 1, 16, 16) does not match expected shape "
-        "(-1, 3, 16, 16).",
-        "refused width - Shape of input (1, 2) does not match expected shape (-1, 3).",
-        "refused type - dtype of input float64 does not match expected dtype float32",
-        "refused count - 1 images and 2 labels; one label vector per image required",
+        "refused size - image: shape (1, 3, 8, 8); (n, 3, 16, 16), or files as base64, is needed",
+        "refused channels - image: shape (1, 1, 16, 16); (n, 3, 16, 16), or files as base64, is "
+        "needed",
+        "refused width - row 1: label: shape (2,); (3,), or names, is needed",
+        "refused words - image: numbers are needed",
+        "refused unknown - row 1: 'Beard': not a unique label name; use one of celeba/Black_Hair, "
+        "celeba/Blond_Hair, celeba/Male",
+        "refused count - This model contains a column-based signature, which suggests a DataFrame "
+        "input. There was an error casting the input data to a DataFrame: All arrays must be of "
+        "the same length",
         "refused range - image: values must be between -1 and 1",
     ]
     assert "says stargan takes no seed; it takes labels" in done.stdout

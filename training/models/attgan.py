@@ -294,6 +294,10 @@ class AttGAN(Model):
     def supported_options(self) -> tuple[str, ...]:
         return ("intensity",)
 
+    @property
+    def usual_intensity(self) -> float:
+        return self.test_int
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """G and D for images of `size` × `size` px.
 
@@ -405,7 +409,7 @@ class AttGAN(Model):
         options: EditOptions = DEFAULT_OPTIONS,
     ) -> Tensor:
         """G(x, b); requested labels are scaled by `test_int` if a is known."""
-        intensity = self.test_int if options.intensity is None else options.intensity
+        intensity = self.usual_intensity if options.intensity is None else options.intensity
         out: Tensor = nets["G"](image, source, target, intensity)
         return out
 

@@ -89,6 +89,7 @@ class EditOptions:
     intensity: float | None = None  # factor on each changed label; training uses 1
     seed: int | tuple[int, ...] | None = None  # of the latent code; several: one for each image
     reference: Tensor | None = None  # style images (n, 3, s, s) in [-1, 1]
+    latent: Tensor | None = None  # (n, style_width), in place of a seed: an exported graph's input
 
 
 DEFAULT_OPTIONS = EditOptions()
@@ -204,6 +205,16 @@ class Model(ABC):
     def supported_options(self) -> tuple[str, ...]:
         """The fields of EditOptions that `translate` supports."""
         return ()
+
+    @property
+    def style_width(self) -> int:
+        """Width of the latents from which it draws styles; 0: it draws none."""
+        return 0
+
+    @property
+    def usual_intensity(self) -> float:
+        """The intensity of an edit without options."""
+        return 1.0
 
     def paint(
         self,

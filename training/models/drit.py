@@ -62,7 +62,7 @@ from training.models.scales import (
     real_loss,
 )
 from training.models.shared_presets import HAIR_JUDGE, demo, smoke
-from training.models.styles import directed_previews, fixed_latent, of_rows
+from training.models.styles import directed_previews, latent_of, of_rows
 
 SIDES = "ab"
 SLOPE = 0.01  # of the leaky ReLU in the content encoder and every D: torch's default
@@ -381,6 +381,10 @@ class DRIT(Model):
     def supported_options(self) -> tuple[str, ...]:
         return ("seed", "reference")
 
+    @property
+    def style_width(self) -> int:
+        return self.latent
+
     def pairs(self, space: LabelSpace) -> list[Pair]:
         """The domain pairs of the label space. Raises ValueError for an unsupported one."""
         self.check_space(space)
@@ -644,7 +648,7 @@ class DRIT(Model):
         """
         (start, end), k = (SIDES.index(s) for s in direction[:2]), direction[2:]
         if options.reference is None:
-            z = fixed_latent(x, self.latent, options.seed or 0)
+            z = latent_of(options, x, self.latent)
         else:
             z = nets[f"Ea{k}"](options.reference, end)[:, : self.latent]
         out: Tensor = nets[f"G{k}"](nets[f"Ec{k}"](x, start), z, end)

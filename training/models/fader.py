@@ -249,6 +249,10 @@ class Fader(Model):
     def supported_options(self) -> tuple[str, ...]:
         return ("intensity",)
 
+    @property
+    def usual_intensity(self) -> float:
+        return self.test_int
+
     def networks(self, space: LabelSpace, size: int) -> Nets:
         """The auto-encoder G and the latent's D, with PyTorch's default weights.
 
@@ -336,7 +340,7 @@ class Fader(Model):
         label that is switched on.
         """
         if source is not None:
-            alpha = self.test_int if options.intensity is None else options.intensity
+            alpha = self.usual_intensity if options.intensity is None else options.intensity
             requested = cast(Generator, nets["G"]).signed.requested(source, target)
             target = torch.where(requested, source + alpha * (target - source), target)
         out: Tensor = nets["G"](image, target)[1]

@@ -165,7 +165,7 @@ class Wide(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_exporting():
             return super().forward(x)
         (k, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
         columns = F.unfold(x, k, padding=padding, stride=stride)  # (n, c·k², places)

@@ -51,7 +51,7 @@ from training.models.pairs import (
 )
 from training.models.scales import Discriminator, conv, paired_loss, squares
 from training.models.shared_presets import HAIR_JUDGE, demo, smoke
-from training.models.styles import directed_previews, fixed_latent, of_rows
+from training.models.styles import directed_previews, latent_of, of_rows
 
 CODERS = ("Ca", "Cb", "Sa", "Sb", "Ga", "Gb")  # the auto-encoders of a pair's two domains
 EPS = 1e-5
@@ -71,7 +71,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with autocast_off(x):
             full = x.to(torch.promote_types(x.dtype, torch.float32))
-            std, mean = torch.std_mean(full, (1, 2, 3), keepdim=True)
+            std, mean = torch.std_mean(full, (1, 2, 3), correction=1, keepdim=True)
             scale = self.weight[:, None, None] / (std + EPS)
             return ((full - mean) * scale + self.bias[:, None, None]).to(x.dtype)
 
@@ -240,6 +240,10 @@ class MUNIT(Model):
     @property
     def supported_options(self) -> tuple[str, ...]:
         return ("seed", "reference")
+
+    @property
+    def style_width(self) -> int:
+        return self.style_dim
 
     def pairs(self, space: LabelSpace) -> list[Pair]:
         """The domain pairs of the label space. Raises ValueError for an unsupported one."""
@@ -413,7 +417,7 @@ class MUNIT(Model):
         """The contents of x (n, 3, s, s), decoded in the target domain of a pair's direction."""
         start, end, k = direction[0], direction[1], direction[2:]
         if options.reference is None:
-            style = fixed_latent(x, self.style_dim, options.seed or 0)
+            style = latent_of(options, x, self.style_dim)
         else:
             style = nets[f"S{end}{k}"](options.reference)
         out: Tensor = nets[f"G{end}{k}"](nets[f"C{start}{k}"](x), style)

@@ -82,12 +82,29 @@ def chained(
         changed = (source[:, members] != target[:, members]).any(1, keepdim=True)
         intermediate = target.clone()
         intermediate[:, members] = torch.where(changed, at_hub, target[:, members])
-    for start, end in ((source, intermediate), (intermediate, target)):
+    legs = ((source, intermediate), (intermediate, target)) if hubs else ((source, target),)
+    for start, end in legs:
         for k, pair in enumerate(pairs):
             (from_a, from_b), (to_a, to_b) = split(start, pair), split(end, pair)
             for direction, rows in (("ab", from_a & to_b), ("ba", from_b & to_a)):
-                if rows.any():
+                if torch.compiler.is_exporting():
+                    out = _switched(edge, f"{direction}{k}", out, rows)
+                elif rows.any():
                     out[rows] = edge(f"{direction}{k}", out[rows], rows)
+    return out
+
+
+def _switched(edge: Edge, direction: str, x: Tensor, rows: Tensor) -> Tensor:
+    """One step of `chained` as an If of an exported graph: if any row passes, all are computed."""
+
+    def passed(x: Tensor, rows: Tensor) -> Tensor:
+        # Both branches must give the same order in memory.
+        return torch.where(rows[:, None, None, None], edge(direction, x, rows), x).contiguous()
+
+    def kept(x: Tensor, rows: Tensor) -> Tensor:
+        return x.clone(memory_format=torch.contiguous_format)
+
+    out: Tensor = torch.cond(rows.any(), passed, kept, (x, rows))
     return out
 
 

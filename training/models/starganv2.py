@@ -64,7 +64,7 @@ from training.models.losses import (
 )
 from training.models.shared_presets import HAIR_JUDGE, demo, smoke
 from training.models.slope import Back, pull, rule, scores_and_slope
-from training.models.styles import fixed_latent, style_preview
+from training.models.styles import fixed_latent, latent_of, style_preview
 
 LATENT, STYLE = 16, 64  # dimensions of z and s
 
@@ -203,7 +203,8 @@ class Generator(nn.Module):
 
 def of_domain(values: Tensor, y: Tensor) -> Tensor:
     """Of values (n, domains, …), those of each row's domain y (n,): (n, …)."""
-    return values.take_along_dim(y.reshape(-1, *[1] * (values.dim() - 1)), 1)[:, 0]
+    rows = y.reshape(-1, *[1] * (values.dim() - 1)).expand(-1, 1, *values.shape[2:])
+    return values.gather(1, rows)[:, 0]
 
 
 class Mapping(nn.Module):
@@ -380,6 +381,10 @@ class StarGANv2(Model):
     @property
     def supported_options(self) -> tuple[str, ...]:
         return ("seed", "reference") if self.styled else ()
+
+    @property
+    def style_width(self) -> int:
+        return LATENT if self.styled else 0
 
     @property
     def styled(self) -> bool:
@@ -586,7 +591,8 @@ class StarGANv2(Model):
             s_trg = nets["E"](options.reference, y)
             styled: Tensor = nets["G"](image, s_trg).clamp(-1, 1)
             return styled
-        s = nets["F"](fixed_latent(image, LATENT, options.seed or 0), y)
+        z = latent_of(options, image, LATENT) if self.styled else image.new_zeros(len(y), LATENT)
+        s = nets["F"](z, y)
         if source is not None and options.seed is None:
             unchanged = source.argmax(1) == y
             if unchanged.any():

@@ -20,12 +20,26 @@ def fixed_latent(like: Tensor, width: int, seed: int | tuple[int, ...] = 0) -> T
     return torch.stack(z).to(like.device).expand(len(like), -1)
 
 
+def latent_of(options: EditOptions, like: Tensor, width: int) -> Tensor:
+    """Latents (n, width) of the options for n images `like`; without any those of seed 0."""
+    if options.latent is not None:
+        return options.latent
+    return fixed_latent(like, width, options.seed or 0)
+
+
 def of_rows(options: EditOptions, rows: Tensor) -> EditOptions:
-    """The options of the images in `rows` (n,) bool, whose references and seeds may differ."""
-    reference, seed = options.reference, options.seed
+    """The options of the images in `rows` (n,) bool, whose styles may differ."""
+    if torch.compiler.is_exporting():  # `chained` passes all of them
+        return options
+    reference, latent, seed = options.reference, options.latent, options.seed
     if isinstance(seed, tuple) and len(seed) > 1:
         seed = tuple(one for one, chosen in zip(seed, rows.tolist(), strict=True) if chosen)
-    return replace(options, seed=seed, reference=None if reference is None else reference[rows])
+    return replace(
+        options,
+        seed=seed,
+        reference=None if reference is None else reference[rows],
+        latent=None if latent is None else latent[rows],
+    )
 
 
 def style_preview(

@@ -18,7 +18,7 @@ from training.tracking import client as tracking
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ENTRY = PACKAGE / "registry" / "portable.py"  # the file that MLflow runs
-REQUIREMENTS = ("mlflow", "numpy", "pydantic", "safetensors", "torch")
+REQUIREMENTS = ("mlflow", "numpy", "pillow", "pydantic", "safetensors", "torch")
 
 
 def modules(start: Path) -> list[Path]:
@@ -72,21 +72,25 @@ def save(
 ) -> None:
     """Write the pyfunc into the new `folder`.
 
-    `files` are a model's weights, config.json and label_space.json by name. The signature is
-    image (-1, 3, size, size) in [-1, 1] and label (-1, dim_g), float32; with `source` also the
-    labels of the image (-1, dim_g); params are the edit options. The input example is a grey image.
+    `files` are a model's weights, config.json and label_space.json by name. The signature is image
+    and label, with `source` also the labels of the image, of any type: arrays, or files and names,
+    which MLflow could not check (`portable.py` does). Params are the edit options. The input
+    example is a grey image.
     `facts` are added to the metadata in MLmodel, with the label names.
     """
     import numpy as np
 
     mlflow = tracking.mlflow()
     from mlflow.models.signature import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
 
     dtype = np.dtype("float32")
-    shape = (-1, 3, size, size)
-    image, label = TensorSpec(dtype, shape, "image"), TensorSpec(dtype, (-1, space.dim_g), "label")
-    source_spec = [TensorSpec(dtype, (-1, space.dim_g), "source")] if source else []
+    columns = (
+        ColSpec(AnyType(), "image"),
+        ColSpec(AnyType(), "label"),
+        *([ColSpec(AnyType(), "source", required=False)] if source else []),
+    )
     # declared for every model, since MLflow drops undeclared ones; unsupported ones raise an error
     params = [
         ParamSpec("intensity", "double", None),
@@ -94,9 +98,7 @@ def save(
         ParamSpec("reference", "double", [], (-1,)),  # a tensor could not be optional
     ]
     signature = ModelSignature(
-        Schema([image, label, *source_spec]),
-        Schema([TensorSpec(dtype, shape)]),
-        ParamSchema(params),
+        Schema([*columns]), Schema([ColSpec(AnyType())]), ParamSchema(params)
     )
     example = np.zeros((1, space.dim_g), dtype)
     example[0, 0] = 1

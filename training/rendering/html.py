@@ -1,5 +1,5 @@
 """Self-contained, escaped HTML pages from the templates: no external resources, and no scripts but
-those of the ballot and of the server's page.
+those of the ballot and of the pages of the server and of an exported model.
 
 Jinja2 escapes every value, so file names and labels may contain any character; a missing template
 variable raises UndefinedError.
@@ -52,6 +52,11 @@ TEMPLATES.filters |= {
     "amount": amount, "percent": percent, "hundredths": hundredths, "base64": _base64,
 }  # fmt: skip
 TEMPLATES.globals["span"] = span
+
+
+def text(template: str) -> str:
+    """A template without variables, such as a page's script."""
+    return TEMPLATES.get_template(template).render()
 
 
 def render(template: str, **context: Any) -> str:
