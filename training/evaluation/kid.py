@@ -120,8 +120,8 @@ def paired(edits: Sample, reals: Sample) -> Distance | None:
     """Mean squared distance of edits from real images of the same person with the target labels.
 
     In features, divided by their number d; an edit's distance is the mean over all such images.
-    People's own looks fall out, so that fewer people can decide. None if fewer than `MATCHED` of the
-    edits, or fewer than `PEOPLE` people, have such an image.
+    People's own looks fall out, so that fewer people can decide. None if fewer than `MATCHED` of
+    the edits, or fewer than `PEOPLE` people, have such an image.
     """
     names, who = np.unique(np.concatenate([edits.people, reals.people]), return_inverse=True)
     shown = np.concatenate([edits.labels, reals.labels]) > 0.5
