@@ -43,6 +43,13 @@ def load(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri)
 
 
+def side(model: Any) -> int:
+    """Side of the model's images, px; versions before 0.3 have it in the signature alone."""
+    if known := model.metadata.metadata.get("image_size"):
+        return int(known)
+    return int(model.metadata.signature.inputs.inputs[0].shape[-1])
+
+
 def read(path: Path, size: int) -> np.ndarray:
     """The central square of a picture: uint8 (size, size, 3)."""
     with Image.open(path) as picture:
@@ -111,8 +118,7 @@ def main() -> None:
 
     model = load(args.model)
     names = model.metadata.metadata["label_names"]
-    sizes = {spec.name: spec.shape for spec in model.metadata.signature.inputs.inputs}
-    before = read(args.picture, sizes["image"][-1])
+    before = read(args.picture, side(model))
     source = vector(names, args.has)
     edits = args.edits or [name for name in names if not name.startswith("mask/")]
     after = [edit(model, before, source, vector(names, [name, *args.keep])) for name in edits]

@@ -76,7 +76,7 @@ def save(
     and label, with `source` also the labels of the image, of any type: arrays, or files and names,
     which MLflow could not check (`portable.py` does). Params are the edit options. The input
     example is a grey image.
-    `facts` are added to the metadata in MLmodel, with the label names.
+    `facts` are added to the metadata in MLmodel, with the label names and the images' side in px.
     """
     import numpy as np
 
@@ -128,7 +128,7 @@ def save(
                 signature=signature,
                 input_example=example_input,
                 pip_requirements=requirements(),
-                metadata={"label_names": label_names(space), **facts},
+                metadata={"label_names": label_names(space), "image_size": size, **facts},
             )
     _keep_out_bytecode(folder)
     for warning in caught:
