@@ -180,7 +180,12 @@ FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EditOptions)])
+def test_every_option_of_an_edit_is_an_argument_but_a_latent_itself() -> None:
+    """It is an exported graph's input; people give the seed that it is drawn from."""
+    assert {f.name for f in dataclasses.fields(EditOptions)} == {*FLAGS, "latent"}
+
+
+@pytest.mark.parametrize("field", FLAGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_option_is_used_or_refused_by_name(
     name: str, field: str, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
