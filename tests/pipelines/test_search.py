@@ -24,7 +24,7 @@ from pipelines.search import study as studies
 from pipelines.search.plan import Plan
 from pipelines.search.study import Data, Search, opened, winner
 from pipelines.search.trial import Result, Stage
-from project import SMALL, clean_environment
+from project import SMALL, clean_environment, heed_ctrl_c
 from training.core.config import JudgeConfig, to_json
 from training.core.files import read_json, write_json
 from training.judge import judge
@@ -268,7 +268,7 @@ def test_a_stopped_search_goes_on_and_its_winner_runs_from_its_training(
     command = [sys.executable, "-m", "pipelines", "search", *pairs, "images=160", "trials=2",
                "prune=80", "lambda_rec=1..20 log"]  # fmt: skip
     environment = {**clean_environment(None), "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True,
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, preexec_fn=heed_ctrl_c,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip
         while not list(tmp_path.glob("runs/search/*/trial-0001/seed-0/80.result.json")):
             assert process.poll() is None

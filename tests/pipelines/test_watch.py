@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.watch import Last, Look, opened
-from project import SMALL, clean_environment
+from project import SMALL, clean_environment, heed_ctrl_c
 from training.data.versions import data_version
 
 PAIRS = [pair for pair in SMALL if not pair.startswith("raw=")]
@@ -86,6 +86,7 @@ def watching(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     with subprocess.Popen(
         command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**clean_environment(None), "PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=heed_ctrl_c,
     ) as process:  # fmt: skip
         yield process
         process.kill()

@@ -1,6 +1,7 @@
 """The project as users run it: genuine sample data, a DVC project, the pipeline's command."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,3 +127,8 @@ def run_pipeline(forks: Forks) -> Callable[..., str]:
         return output
 
     return run
+
+
+def heed_ctrl_c() -> None:
+    """In a new process: Ctrl-C ends it, even if the tests were started where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
