@@ -222,7 +222,8 @@ def test_a_killed_call_leaves_no_video_and_the_next_one_no_rest(
     assert len(left) == 1
     assert not Path("out.mp4").exists()
     run("in.mp4", "out.mp4", "Male", *BOX)
-    assert sorted(path.name for path in Path().iterdir()) == ["in.mp4", "model", "out.mp4"]
+    assert not list(Path().glob(".out*"))
+    assert sorted(path.name for path in Path().glob("*.mp4")) == ["in.mp4", "out.mp4"]
 
 
 def test_a_folder_of_videos_and_pictures_resumes(run: Run) -> None:
