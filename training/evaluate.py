@@ -54,9 +54,9 @@ def evaluate(
     result = measure(model_manifest, data, Manifest.read(judge, "judge"), config, store, other)
     numbers, page = flat(result), render(result)
     manifest = publish(result, page, store)
-    ScoreCache(store, result.subject.fingerprint).keep(
-        weight_digests(model_manifest), result.scores
-    )
+    cache = ScoreCache(store, result.subject.fingerprint)
+    cache.keep(weight_digests(model_manifest), result.scores)
+    cache.keep_drifts(result.drifts)
     manifest.write(out, store)
     write_bytes(report, page.encode())
     write_json(metrics, numbers)

@@ -529,6 +529,7 @@ def promote(binary: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     monkeypatch.setattr("training.inference.translator.translator_from_files", seed_of)
     monkeypatch.setattr(f"{evaluation}.judges.judge.load_judge", lambda *_: fake_judge)
     monkeypatch.setattr(f"{evaluation}.realism.scored", score)
+    monkeypatch.setattr(f"{evaluation}.drift_sides.of_scored", lambda *_: [])
     monkeypatch.setattr(f"{evaluation}.fingerprint.fingerprint", lambda *_: IDENTITY)
 
     def run(
@@ -662,7 +663,8 @@ def test_a_challenger_whose_training_data_changed_is_not_promoted(promote: Any) 
 def test_promotion_with_a_real_judge_caches_its_scores(
     binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An untrained model did not learn; the verdict is the same with cached and new scores."""
+    """An untrained model did not learn; the verdict is the same with cached and new scores, and its
+    page has the drift that the evaluation's page has."""
     from training.evaluate import evaluate as real_evaluate
     from training.judge import judge as train_judge
 
@@ -686,13 +688,21 @@ def test_promotion_with_a_real_judge_caches_its_scores(
         out = folder / "verdict.json"
         return promotion.promote(version, binary, judge, config, "", out)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "training.evaluation.realism.scored", None
-        )  # the cached table of evaluate is used
+    def drift(path: Path) -> list[str]:
+        written = path.read_text()
+        return re.findall(r"<td>.*", written[written.index("<h2>Scored and training images") :])[:1]
+
+    with monkeypatch.context() as patch:  # what evaluate kept is used
+        patch.setattr("training.evaluation.realism.scored", None)
+        patch.setattr("training.evaluation.drift_sides.of_scored", None)
         first = verdict()
-    shutil.rmtree(open_store().root / "refs" / "scores")
+    shown = drift(folder / "verdict.json.html")
+    assert shown == drift(page)
+    assert re.search(r"binary|faces|celeba", shown[0])
+    for kept in ("scores", "drifts"):
+        shutil.rmtree(open_store().root / "refs" / kept)
     assert verdict() == first
+    assert drift(folder / "verdict.json.html") == shown
     assert not first["promoted"]
     assert "did not learn" in first["reason"]
     success = next(c["value"] for c in first["checks"] if c["name"] == "success")

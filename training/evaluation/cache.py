@@ -1,6 +1,6 @@
 """Scores cached in the store by weights and fingerprint, so that no model is scored twice."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +8,12 @@ import pandas as pd
 
 from training.core.files import canonical_json, read_json, sha256_bytes, write_json
 from training.core.temporary import temporary_folder
-from training.evaluation.records import Kid, Scores, to_json
+from training.evaluation.records import Drift, Kid, Scores, Untold, from_json, to_json
 from training.storage.store import Entry, Manifest, Store, StoreError
 
 # files of a model that determine its scores
 WEIGHTS = ("nets/", "ema/", "config.json", "label_space.json")
-TABLE, KIDS = "scores.parquet", "kids.json"
+TABLE, KIDS, DRIFTS = "scores.parquet", "kids.json", "drifts.json"
 
 
 def weight_digests(model: Manifest) -> dict[str, str]:
@@ -32,13 +32,10 @@ class ScoreCache:
         """The stored scores; None if there are none or their bytes are lost."""
         found = {}
         for name in (TABLE, KIDS):
-            stored = self.store.reference(self._key(weights, name))
-            if stored is None:
+            path = self._stored(self._key(weights, name), name)
+            if path is None:
                 return None
-            try:
-                found[name] = self.store.local(Entry.parse(name, stored))
-            except StoreError:
-                return None
+            found[name] = path
         kids = tuple(Kid.read(row) for row in read_json(found[KIDS])["kids"])
         return Scores(pd.read_parquet(found[TABLE]), kids)
 
@@ -51,6 +48,29 @@ class ScoreCache:
             for name in (TABLE, KIDS):
                 entry = self.store.put(root / name)
                 self.store.refer(self._key(weights, name), entry.reference)
+
+    def find_drifts(self) -> list[Drift | Untold] | None:
+        """The stored drift of the scored images, which no model changes; None as for `find`."""
+        path = self._stored(f"drifts/{self.fingerprint}", DRIFTS)
+        if path is None:
+            return None
+        rows = read_json(path)["drifts"]
+        return [from_json(Untold if "why" in row else Drift, row) for row in rows]
+
+    def keep_drifts(self, drifts: Sequence[Drift | Untold]) -> None:
+        """Store the drift of the scored images under the fingerprint."""
+        with temporary_folder() as folder:
+            path = Path(folder) / DRIFTS
+            write_json(path, {"drifts": [to_json(found) for found in drifts]})
+            self.store.refer(f"drifts/{self.fingerprint}", self.store.put(path).reference)
+
+    def _stored(self, key: str, name: str) -> Path | None:
+        """The bytes that a reference names; None if there are none or they are lost."""
+        stored = self.store.reference(key)
+        try:
+            return self.store.local(Entry.parse(name, stored)) if stored else None
+        except StoreError:
+            return None
 
     def _key(self, weights: Mapping[str, str], name: str) -> str:
         """Reference name: hash of the digests, sorted by file name, and the fingerprint."""

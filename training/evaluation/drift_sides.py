@@ -93,22 +93,28 @@ def of_splits(splits: Sequence[Faces], name: str) -> Pictures:
 
 
 def of_scored(
-    judge: Judge, faces: Faces, train: Faces | None, scored: Callable[[int], np.ndarray]
+    judge: Judge,
+    faces: Faces,
+    train: Faces | None,
+    scored: Callable[[int], np.ndarray] | None = None,
 ) -> list[Drift | Untold]:
     """The drift of the scored split from the train split, of each data set.
 
-    `scored` gives the second judge's features of a data set's scored images, which are known.
+    `scored` gives the second judge's features of a data set's scored images where they are known.
     """
     found: list[Drift | Untold] = []
     for i, labels in enumerate(faces.space.sets):
         if train is None:
             found.append(Untold(labels.name, "there are no training images"))
             continue
-        rows = spread(len(faces.parts[i]), MOST)
-        mine = Side(scored(i)[rows], cluster_names(faces, i, rows))
-        known = of_splits([train], labels.name)
+        judged = position(judge.space, labels, "the judge")
+        if scored:
+            rows = spread(len(faces.parts[i]), MOST)
+            mine = Side(scored(i)[rows], cluster_names(faces, i, rows))
+        else:
+            mine = of_splits([faces], labels.name).features(judge, judged)
         try:
-            reference = known.features(judge, position(judge.space, labels, "the judge"))
+            reference = of_splits([train], labels.name).features(judge, judged)
             found.append(drift(labels.name, reference, mine))
         except TooFewError as error:
             found.append(Untold(labels.name, str(error)))

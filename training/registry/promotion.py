@@ -24,7 +24,7 @@ from training.tracking import client as tracking
 if TYPE_CHECKING:  # pandas, which a version that is champion already does not need
     import pandas as pd
 
-    from training.evaluation.records import Figure, Scores
+    from training.evaluation.records import Drift, Figure, Scores, Untold
 
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
@@ -68,6 +68,23 @@ class Scorer:
         faces = Faces.open(self.dataset, self.config.eval_split, self.store)
         real = (faces, *reals(self.dataset, self.config, self.store))
         return scored(translator_from_files(dict(files)), *real, judge, self.config)[0]
+
+    def drifts(self) -> "list[Drift | Untold]":
+        """The drift of the scored images from the training images, from the cache if it is kept."""
+        from training.data.dataset import Faces
+        from training.evaluation.cache import ScoreCache
+        from training.evaluation.drift_sides import of_scored
+        from training.evaluation.judges.judge import load_judge
+        from training.evaluation.realism import reals
+
+        cache = ScoreCache(self.store, self.fingerprint)
+        found = cache.find_drifts()
+        if found is None:
+            faces = Faces.open(self.dataset, self.config.eval_split, self.store)
+            train = reals(self.dataset, self.config, self.store)[1]
+            found = of_scored(load_judge(self.judge, self.store), faces, train)
+            cache.keep_drifts(found)
+        return found
 
     def pictures(self, files: Mapping[str, Path], checks: Sequence[Check]) -> "list[Figure]":
         """Figures of the failed conditions of realism."""
@@ -272,7 +289,8 @@ def _record(
     refused = not verdict.promoted or verdict.reason.startswith("override: ")
     weights = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
     pictures = scorer.pictures(weights, verdict.checks) if refused else []
-    files.write(result, champion, verdict, pictures)
+    drifts = scorer.drifts() if verdict.checks else []
+    files.write(result, champion, verdict, pictures, drifts)
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"
     tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")

@@ -8,7 +8,7 @@ from training.core.files import write_bytes, write_json
 from training.core.metrics import write_metrics
 
 if TYPE_CHECKING:
-    from training.evaluation.records import Figure
+    from training.evaluation.records import Drift, Figure, Untold
 
 
 class Check(NamedTuple):
@@ -48,6 +48,7 @@ class VerdictFiles(NamedTuple):
         champion: str | None,
         verdict: Verdict,
         pictures: "Sequence[Figure]" = (),
+        drifts: "Sequence[Drift | Untold]" = (),
     ) -> None:
         """Write `result`, with `verdict` on its page; `champion` is the version compared with."""
         from training.rendering import html
@@ -60,6 +61,7 @@ class VerdictFiles(NamedTuple):
             champion=champion,
             verdict=verdict,
             pictures=pictures,
+            drifts=drifts,
         )
         write_bytes(self.report, page.encode())
         if self.metrics:
