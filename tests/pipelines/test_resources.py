@@ -103,21 +103,44 @@ def requests(*pairs: str) -> dict[str, str]:
     return pods.requests(given["preset"], **{n: given[n] for n in WANTED})._asdict()
 
 
+def default_requests(objects: list[Object]) -> Object:
+    (limits,) = (item["spec"]["limits"][0] for item in objects if item["kind"] == "LimitRange")
+    found: Object = limits["defaultRequest"]
+    return found
+
+
+def said(cpu: float, memory: float, *, where: str) -> bool:
+    """Whether the guide gives these sums after the words `where`, and they are small enough."""
+    found = re.search(rf"{where} at most ([\d.]+) CPUs and ([\d.]+) GiB", GUIDE.read_text())
+    assert found
+    assert (f"{cpu:.2f}", f"{memory:.2f}") == found.groups()
+    return cpu <= 2 and memory <= 4
+
+
 @pytest.mark.parametrize("preset", ["smoke", "demo"])
 def test_all_that_the_namespace_requests_at_once_is_two_cpus_and_four_gib_at_most(
     pipeline: Object, objects: list[Object], preset: str
 ) -> None:
     """Servers, backup and the largest step of a run that trains in its pod: as the guide says."""
-    (limits,) = (item["spec"]["limits"][0] for item in objects if item["kind"] == "LimitRange")
-    defaults = limits["defaultRequest"]
+    defaults = default_requests(objects)
     steps = list(step_pods(pipeline, requests(f"preset={preset}"), defaults))
     largest = max(cpu for cpu, _ in steps), max(memory for _, memory in steps)
     cpu, memory = total([*servers(objects, defaults), largest])
-    said = re.search(r"at most ([\d.]+) CPUs and ([\d.]+) GiB", GUIDE.read_text())
-    assert said
-    assert (f"{cpu:.2f}", f"{memory:.2f}") == said.groups()
-    assert cpu <= 2
-    assert memory <= 4
+    assert said(cpu, memory, where=f"with `preset={preset}`")
+
+
+def test_so_it_is_with_a_trainjob_of_two_nodes(pipeline: Object, objects: list[Object]) -> None:
+    """The step's pod follows two training pods; the other steps run before and after."""
+    defaults = default_requests(objects)
+    follower = requests("preset=smoke", "launcher=trainjob", "nodes=2")
+    steps = list(step_pods(pipeline, follower, defaults))
+    one = pods.trainer("smoke")
+    node = requested({"requests": {"cpu": one.cpu, "memory": one.memory}}, defaults)
+    main = {"cpu": follower["train_cpu"], "memory": follower["train_memory"]}
+    training = total([pod([{"requests": main}, {}], [LAUNCHER, {}], defaults), node, node])
+    largest = max(cpu for cpu, _ in [*steps, training]), max(m for _, m in [*steps, training])
+    cpu, memory = total([*servers(objects, defaults), largest])
+    assert said(cpu, memory, where="with two nodes of a TrainJob")
 
 
 def test_the_larger_presets_do_not_fit_there(pipeline: Object) -> None:
@@ -175,7 +198,7 @@ def test_a_request_is_no_part_of_a_local_results_key(pipeline: Object, tmp_path:
 
 def test_a_pod_that_only_follows_a_trainjob_is_small() -> None:
     found = requests("preset=celeba-128", "launcher=trainjob", "nodes=2", "train_memory=32Gi")
-    assert (found["train_cpu"], found["train_memory"]) == pods.SMALL_STEP
+    assert (found["train_cpu"], found["train_memory"]) == pods.FOLLOWER
 
 
 @pytest.mark.parametrize(
@@ -187,6 +210,7 @@ def test_what_is_no_quantity_is_refused_before_the_run(pair: str) -> None:
 
 
 def test_kubernetes_reads_every_quantity_as_meant() -> None:
-    for one in (pods.STEP, pods.TRAINER, pods.SMALL_STEP, pods.SMALL_TRAINER):
+    every = (pods.STEP, pods.TRAINER, pods.SMALL_STEP, pods.SMALL_TRAINER, pods.SMOKE_TRAINER)
+    for one in (*every, pods.FOLLOWER):
         assert parse_quantity(one.memory_limit) == pods.HEADROOM * parse_quantity(one.memory)
         assert parse_quantity(one.cpu) > 0

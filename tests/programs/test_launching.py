@@ -177,7 +177,7 @@ def test_a_store_that_other_nodes_cannot_read_is_a_mistake(
 @pytest.mark.parametrize(
     ("options", "pod"),
     [
-        ({"preset": "smoke"}, pods.SMALL_TRAINER),
+        ({"preset": "smoke"}, pods.SMOKE_TRAINER),
         ({"preset": "celeba-128", "train_memory": "32Gi"}, ("4", "32Gi")),
     ],
 )

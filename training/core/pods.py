@@ -31,6 +31,8 @@ class Pod(NamedTuple):
 
 STEP, TRAINER = Pod("2", "4Gi"), Pod("4", "16Gi")
 SMALL_STEP, SMALL_TRAINER = Pod("250m", "1280Mi"), Pod("500m", "1536Mi")
+SMOKE_TRAINER = Pod("250m", "640Mi")
+FOLLOWER = Pod("100m", "256Mi")  # the step's pod while a TrainJob's pods train
 
 
 class Requests(NamedTuple):
@@ -55,7 +57,8 @@ def step(preset: str, cpu: str = "", memory: str = "") -> Pod:
 
 def trainer(preset: str, cpu: str = "", memory: str = "") -> Pod:
     """A training pod: the given quantities, else those for the preset. Raises ValueError."""
-    return _pod(SMALL_TRAINER if SMALL.fullmatch(preset) else TRAINER, "train", cpu, memory)
+    small = SMOKE_TRAINER if preset == "smoke" else SMALL_TRAINER
+    return _pod(small if SMALL.fullmatch(preset) else TRAINER, "train", cpu, memory)
 
 
 def _pod(usual: Pod, name: str, cpu: str, memory: str) -> Pod:
@@ -77,7 +80,7 @@ def requests(
     """The requests of a run; "" means those for the preset. Raises ValueError for no quantity."""
     one, training = step(preset, step_cpu, step_memory), trainer(preset, train_cpu, train_memory)
     if launcher != "local":
-        training = SMALL_STEP  # the step's pod only follows the TrainJob
+        training = FOLLOWER
     # With a TrainJob the accelerators are those of its pods.
     count = str(accelerators) if accelerators and launcher == "local" else ""
     return Requests(*one, one.memory_limit, *training, training.memory_limit, count)
