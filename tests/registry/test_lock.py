@@ -1,6 +1,7 @@
 """A model's lock that somebody else has created is recognised and said."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_registered_model_that_is_no_lock_is_named_at_once(tags: dict[str, str
     tracking.client().rename_registered_model("stargan.lock", "my model")  # the fix
     with registry.lock("stargan") as held:
         held()
+
+
+def test_a_lock_whose_tag_is_gone_while_it_is_deleted_is_waited_for() -> None:
+    """MLflow reads a registered model, then its tags: a deletion in between leaves none."""
+    tracking.client().create_registered_model("stargan.lock")
+    end = threading.Timer(0.5, tracking.client().delete_registered_model, ["stargan.lock"])
+    end.start()
+    with registry.lock("stargan") as held:
+        held()
+    end.join()
 
 
 @pytest.mark.server

@@ -32,6 +32,7 @@ from training.tracking.names import quoted
 ALIAS = "champion"
 STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
+DELETED = 1.0  # s; MLflow reads a model and then its tags, which a deletion in between empties
 HISTORY = f"alias.{ALIAS}."
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
@@ -277,7 +278,8 @@ def lock(name: str) -> Iterator[Callable[[], None]]:
     this user may not delete an abandoned one, and OvertakenError from the check if it was lost.
     """
     key, token = f"{name}.lock", f"{socket.gethostname()} {uuid.uuid4().hex}"
-    deadline, observed = time.monotonic() + PATIENCE, ("", 0.0)
+    deadline = time.monotonic() + PATIENCE
+    observed: tuple[str | None, float] = (None, 0.0)
     while not _claim(key, token):
         observed = _expire_stale(key, observed)
         if time.monotonic() > deadline:
@@ -308,20 +310,21 @@ def _claim(key: str, token: str) -> bool:
     return False
 
 
-def _expire_stale(key: str, observed: tuple[str, float]) -> tuple[str, float]:
+def _expire_stale(key: str, observed: tuple[str | None, float]) -> tuple[str | None, float]:
     """The lock's holder and the time it was first seen; deletes a lock that was held too long.
 
     The age is measured with the local clock, since the server's may differ.
     """
     holder, where = _holder(key), shown(tracking.uri())
-    if holder is not None and not _TOKEN.fullmatch(holder):
+    if holder is None or holder != observed[0]:
+        return holder, time.monotonic()
+    age = time.monotonic() - observed[1]
+    if age > DELETED and not _TOKEN.fullmatch(holder):
         raise ForeignLockError(
             f"{where}: the registered model {key!r} is no lock of this project; rename or delete "
             "it in MLflow, and run this again"
         )
-    if holder is None or holder != observed[0]:
-        return holder or "", time.monotonic()
-    if time.monotonic() - observed[1] > STALE and _holder(key) == holder:
+    if age > STALE and _holder(key) == holder:
         try:
             tracking.client().delete_registered_model(key)
         except tracking.mlflow().exceptions.MlflowException as error:
