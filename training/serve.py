@@ -58,20 +58,22 @@ def serve(
     from training.serving.service import Limits, Service
 
     who = guard.access(host, tuple(names or ()))
-    bound = listener(host, port)
     figures = Figures()
     limits = Limits(queue, batch, time_limit, max_bytes, max_pixels)
-    served = follow.first(version)
-    service = Service(served, limits, figures)
-    follower = follow.Follower(version, served, service.swap, every, figures)
-    server = Server(application(service, who), service, drain)
-    follower.start()
-    bound.listen()  # from here on nobody is refused
-    sys.stdout.write(f"{address(bound)}: {served.name} version {served.version}; Ctrl-C stops it\n")
-    sys.stdout.flush()
-    server.run([bound])
-    follower.end()
-    service.end()
+    with listener(host, port) as bound:
+        served = follow.first(version)
+        service = Service(served, limits, figures)
+        follower = follow.Follower(version, served, service.swap, every, figures)
+        server = Server(application(service, who), service, drain)
+        follower.start()
+        bound.listen()  # from here on nobody is refused
+        sys.stdout.write(
+            f"{address(bound)}: {served.name} version {served.version}; Ctrl-C stops it\n"
+        )
+        sys.stdout.flush()
+        server.run([bound])
+        follower.end()
+        service.end()
     return "stopped; no edit was lost"
 
 

@@ -1,5 +1,6 @@
 """Requests that are refused, with what is wrong, where, and the fix."""
 
+import gc
 import io
 import json
 import socket
@@ -271,6 +272,8 @@ def test_a_server_that_others_could_use_does_not_start(
     with pytest.raises(ValueError, match=r"moods/9: no such version|SERVE_TOKEN") as refused:
         serve.serve("moods/9", port=0, **words)
     assert text in str(refused.value)
+    del refused
+    gc.collect()  # a socket that was left open would warn
 
 
 def test_a_port_that_is_taken_is_named_with_the_fix(at_shelf: Any, server: Running) -> None:
