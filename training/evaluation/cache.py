@@ -54,8 +54,10 @@ class ScoreCache:
         path = self._stored(f"drifts/{self.fingerprint}", DRIFTS)
         if path is None:
             return None
-        rows = read_json(path)["drifts"]
-        return [from_json(Untold if "why" in row else Drift, row) for row in rows]
+        return [
+            from_json(Untold, row) if "why" in row else from_json(Drift, row)
+            for row in read_json(path)["drifts"]
+        ]
 
     def keep_drifts(self, drifts: Sequence[Drift | Untold]) -> None:
         """Store the drift of the scored images under the fingerprint."""
