@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,23 @@ def test_the_manifest_is_the_same_for_every_source(
 def test_absent_demo_data_are_drawn(project: Path, pushed: Any, drawing: Drawing) -> None:
     assert contents(run())["celeba"] == files(pushed.clone / "data" / "celeba")
     assert tree_md5(Path("data")) == pushed.facts[:2]
+
+
+def test_of_two_processes_at_once_one_draws_and_the_other_waits(
+    project: Path, drawing: Drawing, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def slow(out: Path) -> faces.Drawn:
+        time.sleep(0.5)
+        return drawing(out)
+
+    monkeypatch.setattr(faces, "draw", slow)
+    outputs = [Path("runs", f"{name}.json") for name in "ab"]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda out: pull(datasets="celeba", out=out), outputs)
+    assert drawing.count == 1
+    assert first.digest == second.digest
+    assert "another process fetches data into this folder; waiting" in capsys.readouterr().out
 
 
 def test_with_drawing_disabled_absence_is_an_error(

@@ -11,8 +11,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from training.core import cli, environment
 from training.core.cli import means
@@ -156,6 +159,31 @@ def fetch_version(md5: str, names: Sequence[str], work: Path) -> Source:
     """
     demo = pin(DEMO)
     demo = demo if demo is not None and demo.md5 == md5 else None
+    with _alone():
+        return _fetch(md5, names, work, demo)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time fetches into a working folder; the next one finds its data there."""
+    if not os.access(".", os.W_OK):  # nothing is written here
+        yield
+        return
+    path = environment.runs("pull.lock")
+    path.parent.mkdir(exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("another process fetches data into this folder; waiting for its end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(md5: str, names: Sequence[str], work: Path, demo: Pin | None) -> Source:
     for source in _copies(md5, names, demo):
         return source
     known = next(
