@@ -1,5 +1,6 @@
 """Scores by group of people, against pandas and a bootstrap written anew."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from training.data.dataset import Faces
 from training.data.labels import LabelSpace
 from training.evaluation.groups import by_group
 from training.evaluation.metrics import wilson
-from training.registry.card import card
+from training.registry.card import MOST, card, description
 from training.registry.lineage import Lineage
 from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest, Store, open_store
@@ -181,3 +182,13 @@ def test_the_card_has_a_row_for_each_group() -> None:
     )
     assert "differs between groups of people (see above)." in text
     assert "By group" not in card("m", config, space, record, {}, {}, {})
+    many = {f"metric_{n}": 0.5 for n in range(300)}
+    whole = card("m", config, space, record, many, {}, {}, groups=rows * 40)
+    assert len(whole) > MOST
+    kept = description(whole)
+    assert len(kept) <= MOST
+    assert description(text) == text
+    assert re.search(r"\| metric_\d+ \| 0.5000 \|\n\n\*More in README.md among this", kept)
+    for heading in ("## Use", "## Data", "## Limits", "## Licence note", "## Provenance"):
+        start = whole.index(heading)
+        assert whole[start : whole.find("\n## ", start)] in kept

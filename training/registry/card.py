@@ -1,5 +1,6 @@
 """The model card of a registered version: use, data, scores, limits and licence."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ LICENCES = {
     "folders": "The user's own pictures: their rights and the consent of the people shown apply.",
     "csv": "The user's own pictures: their rights and the consent of the people shown apply.",
 }
+
+MOST = 5_000  # characters of a version's description in MLflow's databases; SQLite takes more
+LEFT_OUT = "\n*More in README.md among this version's files.*\n\n"
 
 # How to pass each edit option to `predict`.
 OPTIONS = {
@@ -190,6 +194,16 @@ def card(
         groups=[_group(row) for row in groups],
         licences=terms,
     )
+
+
+def description(text: str) -> str:
+    """The card within `MOST` characters: the longest sections lose their last lines."""
+    parts = re.split(r"(?m)^(?=## )", text)
+    while (over := sum(map(len, parts)) - MOST) > 0:
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        kept = parts[longest][: -(over + len(LEFT_OUT))]
+        parts[longest] = kept[: kept.rfind("\n") + 1] + LEFT_OUT
+    return "".join(parts)
 
 
 def _group(row: Mapping[str, Any]) -> list[str]:

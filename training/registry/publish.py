@@ -43,6 +43,7 @@ def publish(
     `fill` writes the release's own files into the version's folder and returns the card.
     """
     from training.registry import pyfunc  # imports torch, not needed for a known version
+    from training.registry.card import description
 
     config = read_json(files["config.json"])
     with temporary_folder() as temporary:
@@ -55,8 +56,8 @@ def publish(
             {"content": record.content},
             source=reads_source(config["name"]),
         )
-        card = fill(folder)
+        text = description(fill(folder))
         record = replace(record, files=lineage.digests(folder))
         tags = {**record.tags(), "lineage": lineage.write(folder, record)}
         model_id = registry.log_model(name, folder, run_id, tags)
-    return registry.add(name, model_id, run_id, record.content, tags, card)
+    return registry.add(name, model_id, run_id, record.content, tags, text)
