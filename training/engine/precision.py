@@ -60,9 +60,9 @@ def _recorded(job: Job, body: Body) -> Body:
 
 
 def _shortest(body: Body, device: torch.device) -> float:
-    """Shortest time in s of up to three calls, after one for warm-up."""
+    """Shortest time in s of up to six calls, after one for warm-up."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < 4 and sum(times[1:]) < TIME_LIMIT):
+    while len(times) < 2 or (len(times) < 7 and sum(times[1:]) < TIME_LIMIT):
         start = time.perf_counter()
         body()
         if device.type == "cuda":
@@ -74,7 +74,8 @@ def _shortest(body: Body, device: torch.device) -> float:
 def use_bf16(job: Job) -> bool:
     """Whether to train in bf16. "auto": if it makes the model's own phases 1.2 times as fast.
 
-    Measured by rank 0 on separate networks and random images, for every rank, and logged.
+    Measured by rank 0 on separate networks and random images, for every rank, and logged. bf16 must
+    win twice: on a busy machine one measurement may be noise, and the weights depend on it.
     """
     precision, world = job.train.precision, job.world
     if precision != "auto":
@@ -84,10 +85,15 @@ def use_bf16(job: Job) -> bool:
         nets = job.model.networks(job.faces.space, job.faces.size)
         for net in nets.values():
             place(net, world.device)
-        fp32, bf16 = (_seconds(job, nets, half) for half in (False, True))
-        faster = fp32 > FASTER * bf16
-        log.info(
-            "precision=auto: %s (losses and gradients of a step: %.3g s in fp32, %.3g s in bf16)",
-            "bf16" if faster else "fp32", fp32, bf16,
-        )  # fmt: skip
+        faster = _faster(job, nets) and _faster(job, nets)
     return world.agree("bf16" if faster else "fp32") == "bf16"
+
+
+def _faster(job: Job, nets: Nets) -> bool:
+    fp32, bf16 = (_seconds(job, nets, half) for half in (False, True))
+    faster = fp32 > FASTER * bf16
+    log.info(
+        "precision=auto: %s (losses and gradients of a step: %.3g s in fp32, %.3g s in bf16)",
+        "bf16" if faster else "fp32", fp32, bf16,
+    )  # fmt: skip
+    return faster
