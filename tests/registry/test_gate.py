@@ -491,8 +491,9 @@ def test_the_verdicts_page_names_every_condition_in_plain_words() -> None:
     seen: set[str] = set()
     for verdict in (first, later):
         page = html.render(
-            "promotion", name="m", version="1", champion="", verdict=verdict, pictures=[]
-        )
+            "promotion", name="m", version="1", champion="", verdict=verdict, pictures=[],
+            drifts=[],
+        )  # fmt: skip
         shown = [html_text.unescape(cell) for cell in re.findall("<tr><td>([^<]*)</td>", page)]
         assert len(shown) == len(set(shown)) == len(verdict.checks)
         assert not set(shown) & {check.name for check in verdict.checks}

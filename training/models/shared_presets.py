@@ -35,7 +35,8 @@ DEMO_JUDGE = JudgeConfig(images=(3_200,))
 # Of hair colours as classes, which say nothing of people: with 3,200 images the second judge does
 # not tell people apart.
 HAIR_JUDGE = JudgeConfig(images=(9_600,), batch=32)
-DEMO_EVAL = EvalConfig(limit=250)
+# Of drawn faces what looks stained lies above, what looks clean below: docs/concepts/realism.md.
+DEMO_EVAL = EvalConfig(limit=250, max_background=0.25)
 
 
 def demo(model: Model, **train: Any) -> Preset:
