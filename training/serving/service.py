@@ -21,6 +21,7 @@ from training.serving.figures import Figures
 from training.serving.problems import Problem
 from training.serving.served import Served
 
+PICTURES = 4  # prepared and pasted at once; each of 16 million pixels takes 0.5 GiB
 T = TypeVar("T")
 
 
@@ -47,7 +48,7 @@ class Service:
         self.stopping = False
         self.inside = 0
         self._batches = Batches(limits.batch, figures)
-        self._cpu = ThreadPoolExecutor(environment.cores(), "pictures")
+        self._cpu = ThreadPoolExecutor(min(environment.cores(), PICTURES), "pictures")
         figures.serve(served.name, served.version)
 
     def swap(self, served: Served) -> None:
