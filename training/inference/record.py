@@ -26,7 +26,7 @@ class Row:
     input: str
     sha256: str  # of the input; "" if it was not read
     output: str  # below the record's folder; "" if the input has none
-    output_sha256: str
+    output_sha256: str  # if `skipped`, of an earlier result
     version: str
     edit: str  # labels and options
     box: str  # LEFT,TOP,RIGHT,BOTTOM of the edited square, px; "" for the center and for videos
@@ -76,8 +76,12 @@ class Record:
 
     def knows(self, output: str) -> bool:
         """Whether the file `output`, a relative name, is a result of translate."""
+        return bool(self.made(output))
+
+    def made(self, output: str) -> str:
+        """Hex SHA-256 of the last result `output`; "" if none was made yet."""
         row = self.rows.get(plain(output))
-        return row is not None and bool(row.output)
+        return row.output_sha256 if row else ""
 
     def done(self, output: str, sha256: str, settings: str) -> bool:
         """Whether `output` was made of this input with these settings, and is still whole."""
