@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving import TOKEN, Answer, Running, ask, running
+from serving import BLOND, TOKEN, Answer, Running, ask, form, running
 from training import serve
-from training.serving import guard
+from training.serving import guard, protocol
+from training.serving.problems import Problem
 from training.serving.served import Served
 from training.serving.service import Limits
 
@@ -69,6 +70,19 @@ def test_a_wrong_field_is_named(
     found = refusal(server.edit(photo, *texts))
     assert found[:2] == (status, where)
     assert what in found[2]
+
+
+def test_options_in_the_query_of_a_form_count_as_its_fields(server: Running, photo: bytes) -> None:
+    kind, body = form([("frame", "centre")], image=photo)
+
+    def post(query: str) -> Answer:
+        return server.post(f"/translate?{query}", body, **{"Content-Type": kind})
+
+    whole = server.edit(photo, *BLOND)
+    assert post("label=Blond_Hair&has=Black_Hair").body == whole.body
+    assert refusal(post("label=Nose"))[1] == "label or has"
+    assert refusal(post("labels=Male"))[1:] == ("field labels", "unknown")
+    assert refusal(post("frame=face"))[1:] == ("field frame", "given twice")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +171,17 @@ def given_inputs(**changed: Any) -> dict[str, Any]:
 def test_a_wrong_inference_request_is_refused(server: Running, body: Any, where: str) -> None:
     answer = server.post("/v2/models/faces/infer", body)
     assert refusal(answer)[:2] == (400, where), answer.body
+
+
+@pytest.mark.parametrize("piece", [b"[]", b"{}"])
+def test_a_body_of_many_lists_is_refused_before_it_is_parsed(piece: bytes) -> None:
+    """While Python makes them it answers nothing, liveness included."""
+    body = b'{"inputs": [' + b",".join([piece] * 1_000_000) + b"]}"
+    start = time.monotonic()
+    with pytest.raises(Problem, match="lists and objects; the limit is 100,000") as refused:
+        protocol.parse(body)
+    assert (refused.value.status, "send flat data" in refused.value.fix) == (400, True)
+    assert time.monotonic() - start < 0.5  # parsing takes seconds
 
 
 def test_the_good_inference_request_is_answered(server: Running) -> None:
