@@ -45,6 +45,7 @@ class Service:
 
     def __init__(self, served: Served, limits: Limits, figures: Figures) -> None:
         self.served, self.limits, self.figures = served, limits, figures
+        self.leaving = False  # not ready any more, so that others send nothing new
         self.stopping = False
         self.inside = 0
         self._batches = Batches(limits.batch, figures)
