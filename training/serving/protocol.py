@@ -27,9 +27,7 @@ SERVER = "stargan-family"
 BYTES, FLOATS = "BYTES", "FP32"
 TENSORS, TEXTS = ("image", "label", "source"), ("picture", "labels", "has", "reference")
 OPTIONS = ("intensity", "seed", "frame")
-MOST_LISTS = (
-    100_000  # of a body: Python holds its lock while it makes them, and nothing is answered
-)
+MOST_LISTS = 100_000  # of a body; Python answers nothing else while it makes them
 Dimension = Annotated[int, Field(ge=0, le=2**31)]
 
 
