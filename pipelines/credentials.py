@@ -124,6 +124,6 @@ def write(
             "stringData": {key: _Value(value) for key, value in values.items()},
         }
         for name, values in found.items()
-        for space in ([namespace, steps] if steps and name in STEPS else [namespace])
+        for space in dict.fromkeys([namespace, *([steps] if steps and name in STEPS else [])])
     ]  # fmt: skip
     sys.stdout.write(yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False))

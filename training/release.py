@@ -392,9 +392,10 @@ def sign(
 ) -> str:
     """Verify a version and sign its files; the signature becomes a tag of the version."""
     version = registry.version(reference)
-    with lineage.verified(reference, data=False, signed=False) as (folder, record):
+    name = f"{version.name}/{version.version}"  # the alias may move meanwhile
+    with lineage.verified(name, data=False, signed=False) as (folder, record):
         signature.sign(version, folder, key)
-    return f"{version.name}/{version.version}: {len(record.files) + 1} files signed"
+    return f"{name}: {len(record.files) + 1} files signed"
 
 
 @app.command(name="lineage")

@@ -40,7 +40,7 @@ def serve(
     max_pixels: Annotated[int, Field(ge=1024), means("pixels of a picture")] = 16_000_000,
     every: Annotated[Seconds, means("seconds between two looks at the registry")] = 2.0,
     drain: Annotated[float, Field(ge=0, le=600), means(
-        "least seconds from SIGTERM to the end, in which the server is not ready but answers"
+        "seconds after SIGTERM in which the server is not ready but still edits"
     )] = 0.0,
 ) -> str:  # fmt: skip
     """Serve a version until SIGTERM or Ctrl-C; edits that have begun are finished.
@@ -74,7 +74,7 @@ def serve(
         server.run([bound])
         follower.end()
         service.end()
-    return "stopped; no edit was lost"
+    return server.ended
 
 
 if __name__ == "__main__":

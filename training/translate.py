@@ -181,7 +181,8 @@ class _Several:
         return "video" if is_video(source) else "image"
 
     def skip(self, source: Path, reason: str, digest: str = "", name: str = "") -> None:
-        self.record.add(self._row(source, digest, name, skipped=reason))
+        made = self.record.made(name) if name else ""  # still ours to replace
+        self.record.add(self._row(source, digest, name, skipped=reason, output_sha256=made))
 
     def _row(self, source: Path, digest: str, name: str, **facts: str) -> Row:
         empty = dict.fromkeys(("output_sha256", "box", "seconds", "note", "skipped"), "")

@@ -79,6 +79,15 @@ def test_the_names_and_keys_are_those_of_the_example(capsys: pytest.CaptureFixtu
     assert {name: values.keys() for name, values in draw(capsys).items()} == keys
 
 
+def test_no_secret_is_printed_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the steps run in the same namespace; kubectl create would refuse the second."""
+    for more, count in (([], 7), (["--steps", "stargan"], 7), (["--steps", "kubeflow"], 9)):
+        program.main(["secrets", *more])
+        found = list(yaml.safe_load_all(capsys.readouterr().out))
+        places = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in found}
+        assert (len(found), len(places)) == (count, count), more
+
+
 def passwords(values: Values) -> list[str]:
     """Every drawn text that opens something, without user names and addresses."""
     return [

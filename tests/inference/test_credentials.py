@@ -1,6 +1,7 @@
 """C2PA manifests: signed with a chain made here, read and verified by the library's own reader."""
 
 import datetime
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from training import translate
 from training.core.files import sha256_file
 from training.data.labels import LabelSet, LabelSpace
 from training.inference.credentials import SETTINGS, TYPES, check_suffixes, signer_of
+from training.inference.marks import stated_sources
 
 SPACE = LabelSpace((LabelSet("celeba", "binary", ("Black_Hair", "Male"), ()),))
 PEM = serialization.Encoding.PEM
@@ -137,6 +139,21 @@ def test_a_signed_picture_is_trusted_and_says_how_it_was_made(
     assert "thumbnail" not in ingredient
     assert "thumbnail" not in manifest
     assert (tmp_path / "out.png").read_bytes().count(b"XML:com.adobe.xmp") == 1
+
+
+def test_what_a_manifest_alone_says_of_an_input_is_found(run: Callable, tmp_path: Path) -> None:
+    """The file of a manifest without the picture's XMP."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    options = write(tmp_path / "keys", key, *chain_of(key))
+    signer, signed = signer_of(Path(options[1]), Path(options[3])), io.BytesIO()
+    assert signer
+    face = (tmp_path / "face.png").read_bytes()
+    signer.sign(
+        io.BytesIO(face), signed, ".png", "m/1", title="x.png",
+        source=("face.png", io.BytesIO(face)), sha256="",
+    )  # fmt: skip
+    assert b"xmpmeta" not in signed.getvalue()
+    assert stated_sources(io.BytesIO(signed.getvalue())) == (EDITED.rpartition("/")[2],)
 
 
 def test_the_pixels_are_those_without_a_signature(run: Callable, tmp_path: Path) -> None:

@@ -154,6 +154,17 @@ def test_what_an_input_says_of_itself_is_found_in_its_bytes() -> None:
         assert stated_sources(io.BytesIO(data)) == ("trainedAlgorithmicMedia",), before
 
 
+def test_a_term_is_found_whatever_byte_follows_it() -> None:
+    """A letter does in CBOR (the next key) and in Matroska (a tag's id); no term begins another."""
+    for one in marks.SYNTHETIC:
+        for after in (b"", b"kdescription", b"g\xc8", b"<", b"\0"):
+            data = b"x" + marks.TERMS.encode() + one.encode() + after
+            assert stated_sources(io.BytesIO(data)) == (one,), (one, after)
+        assert not any(other.startswith(one) for other in marks.SYNTHETIC if other != one)
+    photo = marks.TERMS.encode() + b"digitalCapture<"
+    assert stated_sources(io.BytesIO(photo)) == ()
+
+
 def test_the_release_is_that_of_the_package() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     assert (project["name"], project["version"]) == (marks.PROJECT, marks.RELEASE)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from training.data.dataset import to_float
+from training.data.dataset import to_float, to_uint8
 from training.inference.edit import largest_face
 from training.inference.paste import edge_weights, find_faces, parse_box, paste, square_in
 
@@ -22,6 +23,53 @@ def test_pixels_outside_the_box_are_unchanged() -> None:
     out = paste(WHOLE, BOX, None, torch.ones(1, 3, 16, 16))
     assert np.array_equal(out[~INSIDE], WHOLE[~INSIDE])
     assert (out[20:40, 30:50] == 255).all()
+
+
+def in_one_pass(
+    whole: np.ndarray, box: tuple[int, int, int, int], keep: torch.Tensor | None,
+    paint: torch.Tensor,
+) -> np.ndarray:  # fmt: skip
+    """`paste` without bands."""
+    left, top, right, bottom = box
+    part = to_float(torch.from_numpy(whole[top:bottom, left:right].copy())[None])
+    size = (bottom - top, right - left)
+    new = F.interpolate(paint, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    weight = edge_weights(size[0])
+    if keep is not None:
+        weight = weight * (1 - F.interpolate(keep, size, mode="bilinear", antialias=True))
+    out = whole.copy()
+    out[top:bottom, left:right] = to_uint8(torch.lerp(part, new, weight.expand_as(part)))[0].numpy()
+    return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("side", [1, 255, 256, 513, 700])
+def test_a_square_that_is_blended_in_bands_is_that_of_one_pass(side: int, masked: bool) -> None:
+    random = np.random.RandomState(side)
+    whole = random.randint(0, 256, (side + 9, side + 5, 3), np.uint8)
+    before, box = whole.copy(), (3, 7, 3 + side, 7 + side)
+    torch.manual_seed(side)
+    keep = torch.rand(1, 1, 32, 32) if masked else None
+    for paint in (torch.randn(1, 3, 32, 32), torch.randn(1, 32, 32, 3).permute(0, 3, 1, 2)):
+        given = paint.clone()
+        assert np.array_equal(paste(whole, box, keep, paint), in_one_pass(whole, box, keep, paint))
+        assert torch.equal(paint, given)
+    assert np.array_equal(whole, before)
+
+
+def test_a_large_square_takes_little_more_than_its_own_floats() -> None:
+    """In one pass this one took 300 MiB."""
+    whole = np.zeros((2000, 2000, 3), np.uint8)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = memory("VmRSS")
+    paste(whole, (0, 0, 2000, 2000), torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32))
+    assert memory("VmHWM") - before < 150
+
+
+def memory(name: str) -> int:
+    """MiB of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 
 
 def test_a_mask_that_keeps_everything_leaves_the_picture_unchanged() -> None:

@@ -1,5 +1,8 @@
 """The record of a translation: what is read back, also after a kill."""
 
+import errno
+import fcntl
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.inference.record import NAME, Record, Row, alone, plain
+from training.data.layouts import visible
+from training.inference.record import LOCK, NAME, Record, Row, alone, plain
 
 ROW = Row("a.png", "1" * 64, "a.png", "2" * 64, "m/1", "Male", "", "0.1", "", "", "3" * 64)
 NAMES = st.text(
@@ -58,4 +62,31 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     ):
         raise AssertionError
     with alone(tmp_path / "out"):
-        assert list((tmp_path / "out").iterdir()) == []
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+    assert not visible([LOCK])  # no input of another call
+
+
+def on_nfs(descriptor: int, operation: int) -> None:
+    """Linux's NFS client: exclusive locks of what is open to write, as of a byte range."""
+    fcntl.lockf(descriptor, operation)  # EBADF without write access, as on NFS
+
+
+def test_a_folder_on_nfs_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a lock of a folder fails with EBADF."""
+    monkeypatch.setattr("training.inference.record.fcntl.flock", on_nfs)
+    with alone(tmp_path / "out"):
+        assert (tmp_path / "out").is_dir()
+
+
+def test_a_file_system_without_locks_is_named_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("training.inference.record.fcntl.flock", none)
+    with (
+        pytest.raises(ValueError, match=r"\.translate\.lock: cannot be locked \(No locks .* local"),
+        alone(tmp_path / "out"),
+    ):
+        raise AssertionError

@@ -175,6 +175,16 @@ def test_an_intensity_that_is_no_number_is_refused(
         edit("attgan", *LABELS[BINARY], "--intensity", typed)
 
 
+@pytest.mark.parametrize("typed", [2**64, -(2**63) - 1])
+def test_a_seed_that_torch_does_not_take_is_refused(
+    typed: int, edit: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^seed {typed}: out of range; give a number from 0 to"):
+        edit("starganv2", *LABELS[CLASSES], f"--seed={typed}")
+    assert edit("starganv2", *LABELS[CLASSES], f"--seed={2**64 - 1}").any()
+
+
 # Arguments of each edit option, and labels that every model of a label space accepts.
 FLAGS = {"intensity": "1.5", "seed": "3", "reference": "style.png"}
 LABELS = {BINARY: ["Blond_Hair", "--has", "Black_Hair"], CLASSES: ["happy"], AUS: ["AU12=0.8"]}

@@ -301,6 +301,46 @@ def test_files_that_are_no_results_are_never_overwritten(run: Run) -> None:
     assert Path("edited/b.png").read_bytes() == mine
 
 
+def test_an_input_is_never_replaced_by_its_result(run: Run) -> None:
+    """Not where an earlier call has failed to make a result of that name, either."""
+    Path("p").mkdir()
+    Path("p/a.jpg").write_bytes(b"x")
+    with pytest.raises(ValueError, match="1 files failed"):
+        run("p/a.jpg", "p", "Male")
+    mine = draw(Path("p/a.png"), 5).read_bytes()
+    with pytest.raises(ValueError, match=r"^p: 1 results would replace inputs: p/a\.png; name an"):
+        run("p/a.png", "p", "Male")
+    Path("links").mkdir()
+    Path("links/a.png").symlink_to("../p/a.png")
+    with pytest.raises(ValueError, match=r"^p: 1 results would replace inputs: p/a\.png"):
+        run("links/a.png", "p", "Male")
+    draw(Path("p/a.jpg"), 6)
+    with pytest.raises(ValueError, match=r"^p: 1 results exist: p/a\.png"):
+        run("p/a.jpg", "p", "Male")
+    assert Path("p/a.png").read_bytes() == mine
+
+
+def test_a_pattern_that_names_results_is_refused(run: Run) -> None:
+    draw(Path("faces/a.png"), 1)
+    run("**/*.png", "out", "Male")
+    made = Path("out/faces/a.png").read_bytes()
+    for pattern in ("out/faces/*.png", "**/*.png"):
+        with pytest.raises(ValueError, match=r"^out: .* names 1 files in it, such as out/faces/a"):
+            run(pattern, "out", "Black_Hair")
+    assert results("out") == ["faces/a.png"]
+    assert Path("out/faces/a.png").read_bytes() == made
+
+
+def test_a_result_stays_known_when_its_input_cannot_be_read_for_a_while(run: Run) -> None:
+    whole = draw(Path("faces/a.png"), 1).read_bytes()
+    run("faces", "edited", "Male")
+    Path("faces/a.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match="1 files failed"):
+        run("faces", "edited", "Male")
+    Path("faces/a.png").write_bytes(whole)
+    assert "1 synthetic images written" in run("faces", "edited", "Male")
+
+
 def test_a_killed_call_is_finished_by_the_next(run: Run) -> None:
     """At every write: the record is readable, each result is whole and has its row."""
     for number in range(3):

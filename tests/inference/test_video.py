@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -257,13 +258,27 @@ def test_without_the_package_the_fix_is_named_before_the_model_loads(
         run("in.mp4", "out.mp4", "Male")
 
 
+@pytest.mark.parametrize(("suffix", "sound"), [("mp4", "aac"), ("mkv", "aac"), ("webm", "libopus")])
 def test_a_video_that_says_it_is_synthetic_is_noted(
-    run: Run, caplog: pytest.LogCaptureFixture
+    suffix: str, sound: str, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clips.moving(Path("in.mp4"), across, 6)
-    run("in.mp4", "once.mp4", "Male", *BOX)
+    frames = [clips.scene(across(n), seed=n) for n in range(3)]
+    clips.write(Path("in.mkv"), frames, range(0, 3 * 3600, 3600), audio=sound)
+    run("in.mkv", f"once.{suffix}", "Male", *BOX)
     with caplog.at_level(logging.WARNING):
-        text = run("once.mp4", "twice.mp4", "Black_Hair", *BOX)
+        text = run(f"once.{suffix}", f"twice.{suffix}", "Black_Hair", *BOX)
     assert "already marked as compositeWithTrainedAlgorithmicMedia" in caplog.text
     assert "already marked as compositeWithTrainedAlgorithmicMedia" in text
-    assert b"already marked as compositeWithTrained" in Path("twice.mp4").read_bytes()
+    assert b"already marked as compositeWithTrained" in Path(f"twice.{suffix}").read_bytes()
+
+
+def test_a_sound_track_that_cannot_be_decoded_is_left_out_and_said(run: Run) -> None:
+    """As Apple's spatial sound beside the usual track: here its name is one that nobody knows."""
+    frames = [clips.scene(across(n), seed=n) for n in range(4)]
+    clips.write(Path("in.mkv"), frames, range(0, 4 * 3600, 3600))
+    data = Path("in.mkv").read_bytes()
+    assert data.count(b"A_AAC") == 1
+    Path("in.mkv").write_bytes(data.replace(b"A_AAC", b"A_XYZ"))
+    assert "left out: audio" in run("in.mkv", "out.mkv", "Male", *BOX)
+    with av.open("out.mkv") as made:
+        assert [stream.type for stream in made.streams] == ["video"]

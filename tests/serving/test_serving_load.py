@@ -140,7 +140,9 @@ def test_styles_and_seeds_of_a_batch_stay_apart(at_shelf: Any, name: str) -> Non
 
 def test_an_edit_that_takes_too_long_is_given_up(faces: Served, photo: bytes) -> None:
     with held_server(faces, seconds=0.5) as (server, translator, clients):
-        running_, waits = (clients.submit(server.edit, photo, *BLOND) for _ in range(2))
+        running_ = clients.submit(server.edit, photo, *BLOND)
+        wait_for(lambda: translator.passes == [1])  # else both could be one batch
+        waits = clients.submit(server.edit, photo, *BLOND)
         for future in (running_, waits):
             answer = future.result()
             assert answer.status == 504
@@ -227,3 +229,28 @@ def test_a_stopping_server_is_not_ready_and_finishes_what_it_has(
         translator.go.set()
         assert [future.result().status for future in inside] == [200, 200, 200]
         wait_for(lambda: server.server.should_exit)
+
+
+def test_edits_are_answered_until_others_have_seen_that_it_leaves(
+    faces: Served, photo: bytes
+) -> None:
+    with running(faces) as server:
+        server.server.drain = 60
+        server.server.handle_exit(15, None)
+        assert server.get("/v2/health/ready").status == 503
+        assert server.edit(photo, *BLOND).status == 200
+        server.server._leave = time.monotonic()
+        wait_for(lambda: server.server.should_exit)
+        assert server.service.stopping
+        wait_for(lambda: not server.server.server_state.connections)
+    assert server.server.ended == "stopped; no edit was lost"
+
+
+def test_a_second_signal_says_that_answers_are_lost(faces: Served, photo: bytes) -> None:
+    with held_server(faces) as (server, _, clients):
+        lost = clients.submit(server.edit, photo, *BLOND)
+        wait_for(lambda: server.service.inside == 1)
+        for _ in range(2):
+            server.server.handle_exit(15, None)
+        assert lost.exception() or lost.result().status == 500
+        assert server.server.ended == "stopped; answers that were not sent yet are lost"

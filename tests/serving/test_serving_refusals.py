@@ -11,13 +11,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serving import TOKEN, Answer, Running, ask, running
+from serving import BLOND, TOKEN, Answer, Running, ask, form, running
 from training import serve
-from training.serving import guard
+from training.serving import guard, protocol
+from training.serving.figures import Figures
+from training.serving.problems import Problem, number
 from training.serving.served import Served
 from training.serving.service import Limits
 
@@ -69,6 +72,19 @@ def test_a_wrong_field_is_named(
     found = refusal(server.edit(photo, *texts))
     assert found[:2] == (status, where)
     assert what in found[2]
+
+
+def test_options_in_the_query_of_a_form_count_as_its_fields(server: Running, photo: bytes) -> None:
+    kind, body = form([("frame", "centre")], image=photo)
+
+    def post(query: str) -> Answer:
+        return server.post(f"/translate?{query}", body, **{"Content-Type": kind})
+
+    whole = server.edit(photo, *BLOND)
+    assert post("label=Blond_Hair&has=Black_Hair").body == whole.body
+    assert refusal(post("label=Nose"))[1] == "label or has"
+    assert refusal(post("labels=Male"))[1:] == ("field labels", "unknown")
+    assert refusal(post("frame=face"))[1:] == ("field frame", "given twice")
 
 
 @pytest.mark.parametrize(
@@ -152,11 +168,25 @@ def given_inputs(**changed: Any) -> dict[str, Any]:
         ({**given_inputs(), "parameters": {"frame": "face"}}, "parameter frame"),
         ({**given_inputs(), "parameters": {"x": 1}}, "parameter x"),
         ({**given_inputs(), "parameters": {"seed": "x"}}, "parameter seed"),
+        ({**given_inputs(), "parameters": {"seed": 1.9}}, "parameter seed"),
+        ({**given_inputs(), "parameters": {"seed": True}}, "parameter seed"),
+        ({**given_inputs(), "parameters": {"intensity": True}}, "parameter intensity"),
     ],
 )
 def test_a_wrong_inference_request_is_refused(server: Running, body: Any, where: str) -> None:
     answer = server.post("/v2/models/faces/infer", body)
     assert refusal(answer)[:2] == (400, where), answer.body
+
+
+@pytest.mark.parametrize("piece", [b"[]", b"{}"])
+def test_a_body_of_many_lists_is_refused_before_it_is_parsed(piece: bytes) -> None:
+    """While Python makes them it answers nothing, liveness included."""
+    body = b'{"inputs": [' + b",".join([piece] * 1_000_000) + b"]}"
+    start = time.monotonic()
+    with pytest.raises(Problem, match="lists and objects; the limit is 100,000") as refused:
+        protocol.parse(body)
+    assert (refused.value.status, "send flat data" in refused.value.fix) == (400, True)
+    assert time.monotonic() - start < 0.5  # parsing takes seconds
 
 
 def test_the_good_inference_request_is_answered(server: Running) -> None:
@@ -219,6 +249,30 @@ def test_a_name_that_another_site_points_here_is_refused(server: Running, host: 
     port = urlsplit(server.address).port
     for own in (f"localhost:{port}", f"LOCALHOST:{port}", "[::1]:1", "127.0.0.1"):
         assert server.get("/model", Host=own).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.2", "127.0.0.2:8080"), ("::1", "[::1]:8080"), ("0:0:0:0:0:0:0:1", "[::1]:8080"),
+     ("localhost", "127.0.0.1:8080"), ("localhost", "localhost:8080")],
+)  # fmt: skip
+def test_the_address_that_a_server_prints_is_one_of_its_names(
+    host: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERVE_TOKEN", raising=False)
+    made = guard.Guard(FastAPI(), guard.access(host), 100, Figures())
+    made.check("GET", "/", {"host": shown})
+    with pytest.raises(Problem, match="not a name"):
+        made.check("GET", "/", {"host": "127.0.0.3:8080"})
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_number_of_json_is_taken_as_it_is_or_refused(kind: type[int] | type[float]) -> None:
+    for right in (2, 2.0, "2"):
+        assert number(right, "here", kind) == 2
+    for wrong in (True, False, None, [], "x", float("nan"), *([1.9] if kind is int else [])):
+        with pytest.raises(Problem, match="not a"):
+            number(wrong, "here", kind)
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,14 @@ def plan(inputs: Sequence[Path], out: Path, recursive: bool = True) -> Files:
             _add_folder(files, path, out, out / path.resolve().name if len(inputs) > 1 else out,
                         recursive)  # fmt: skip
         else:
-            files.pairs.extend((one, _result(out / name)) for one, name in _matches(path))
+            files.pairs.extend((one, _result(out / name)) for one, name in _matches(path, out))
     if not files.pairs:
         raise ValueError(
             f"{', '.join(map(str, inputs))}: no pictures that are read; {_first(files.unread)}"
         )
     pairs, renamed = _apart(list(dict.fromkeys(files.pairs)))
     _check_names(pairs, out)
+    _check_sources(pairs, out)
     return replace(files, pairs=pairs, renamed=renamed)
 
 
@@ -133,10 +134,10 @@ def _result(path: Path) -> Path:
     return path if path.suffix.lower() == ".mov" else path.with_suffix(".mp4")
 
 
-def _matches(pattern: Path) -> list[tuple[Path, str]]:
+def _matches(pattern: Path, out: Path) -> list[tuple[Path, str]]:
     """The pictures and videos that a pattern names, and their names below its fixed part.
 
-    Raises ValueError if there are none.
+    Raises ValueError if there are none, and if some are in `out`: they may be earlier results.
     """
     end = next(n for n, part in enumerate(pattern.parts) if glob.has_magic(part))
     fixed = Path(*pattern.parts[:end])
@@ -144,6 +145,12 @@ def _matches(pattern: Path) -> list[tuple[Path, str]]:
     names = _read(one.relative_to(fixed).as_posix() for one in found)
     if not names:
         raise ValueError(f"{pattern}: no picture or video among the {len(found)} files it names")
+    inside = [name for name in names if (fixed / name).resolve().is_relative_to(out.resolve())]
+    if inside:
+        raise ValueError(
+            f"{out}: {pattern} names {len(inside)} files in it, such as {fixed / inside[0]}; "
+            "name a folder outside of what it names"
+        )
     return [(fixed / name, name) for name in names]
 
 
@@ -177,6 +184,24 @@ def _check_names(pairs: Pairs, out: Path) -> None:
             f"{'; '.join(' and '.join(names) for names in clashes[:SHOWN])}; "
             "rename the pictures, or run once for each folder"
         )
+
+
+def _check_sources(pairs: Pairs, out: Path) -> None:
+    """Refuse results that would replace an input, this one's or another's."""
+    there = [result for _, result in pairs if result.exists()]
+    inputs = {_identity(source) for source, _ in pairs} if there else set()
+    replaced = [str(result) for result in there if _identity(result) in inputs]
+    if replaced:
+        raise ValueError(
+            f"{out}: {len(replaced)} results would replace inputs: {', '.join(replaced[:SHOWN])}; "
+            "name another folder"
+        )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of a file, whatever its path: also through links and in another case of letters."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def check_new(pairs: Pairs, out: Path, known: Callable[[str], bool]) -> None:

@@ -38,7 +38,10 @@ SPACES = {
 }
 LONGEST = 300  # characters of a version's name that are written
 SMALLEST = 9  # px of the visible text's font: smaller letters cannot be read
-_STATED = re.compile(rb"cv\.iptc\.org/newscodes/digitalsourcetype/([A-Za-z]{1,60})(?=[^A-Za-z])")
+# Only whole terms, none of which begins another: in CBOR and Matroska a letter may follow at once.
+_STATED = re.compile(
+    rb"cv\.iptc\.org/newscodes/digitalsourcetype/(" + "|".join(SYNTHETIC).encode() + rb")"
+)
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -46,7 +49,7 @@ def xmp(version: str, *, generated: bool = False, sources: Sequence[str] = ()) -
     """The XMP packet of a picture that the version `version` ("NAME/3") made, UTF-8.
 
     `generated`: the whole picture is the model's; else it is an edit of a photograph. `sources`:
-    the DigitalSourceTypes that its input stated (`stated_sources`).
+    the terms that its input stated (`stated_sources`).
     """
     name = _NOT_XML.sub("?", version)[:LONGEST]
     split = split_version(name)
@@ -90,9 +93,9 @@ def said(version: str, *, generated: bool = False, sources: Sequence[str] = ()) 
 
 
 def stated_sources(file: BinaryIO) -> tuple[str, ...]:
-    """The IPTC DigitalSourceTypes that a file names, sorted: in XMP or a C2PA manifest.
+    """The terms of `SYNTHETIC` that a file names, sorted: in XMP, tags or a C2PA manifest.
 
-    XMP is plain text in every format; a compressed packet in a PNG is not seen.
+    All are plain text in every format; a compressed packet in a PNG is not seen.
     """
     found: set[str] = set()
     end = b""

@@ -12,7 +12,7 @@ from training.core.temporary import temporary_folder
 from training.data.crop import Box
 from training.inference.credentials import Signer
 from training.inference.edit import Edit, load_picture
-from training.inference.marks import SYNTHETIC, format_of, marked, stated_sources
+from training.inference.marks import format_of, marked, stated_sources
 from training.inference.video import Edited, edit_video, is_video
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ class Maker:
         """
         with source.open("rb") as file:
             stated = stated_sources(file)
-        synthetic = [one for one in stated if one in SYNTHETIC]
-        note = f"input already marked as {', '.join(synthetic)}" if synthetic else ""
+        note = f"input already marked as {', '.join(stated)}" if stated else ""
         if note:
             log.warning("%s: %s", source, note)
         if is_video(source):

@@ -17,6 +17,7 @@ SEARCH_SIZE = 640  # longer side in px of the downscaled picture for face detect
 CROP_SCALE = 1.68  # side of the crop / width of the detected face, as in CelebA's crop
 CROP_SHIFT = 0.14  # upward shift of the crop / width of the detected face
 FADE = 1 / 8  # width of the soft edge / side of the square
+BAND = 256  # rows that are blended at once: a square of 16 million pixels would take a GiB
 
 
 def parse_box(text: str) -> Box:
@@ -95,11 +96,15 @@ def paste(whole: np.ndarray, box: Box, keep: Tensor | None, paint: Tensor) -> np
     """
     left, top, right, bottom = box
     size = (bottom - top, right - left)
-    part = to_float(torch.from_numpy(whole[top:bottom, left:right].copy())[None])
-    new = F.interpolate(paint, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    new = F.interpolate(paint, size, mode="bicubic", antialias=True).clamp_(-1, 1)
     weight = edge_weights(size[0])
     if keep is not None:
-        weight = weight * (1 - F.interpolate(keep, size, mode="bilinear", antialias=True))
+        weight *= 1 - F.interpolate(keep, size, mode="bilinear", antialias=True)[0, 0]
     out = whole.copy()
-    out[top:bottom, left:right] = to_uint8(torch.lerp(part, new, weight.expand_as(part)))[0].numpy()
+    for y in range(0, size[0], BAND):
+        rows = slice(y, y + BAND)
+        band = out[top:bottom, left:right][rows]
+        part = to_float(torch.from_numpy(band.copy())[None])
+        made = torch.lerp(part, new[:, :, rows], weight[rows].expand_as(part))
+        band[:] = to_uint8(made)[0].numpy()
     return out

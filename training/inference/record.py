@@ -16,6 +16,7 @@ from pathlib import Path
 from training.core.files import sha256_file, write_bytes
 
 NAME = "translate.csv"
+LOCK = ".translate.lock"
 FIX = "move it away, or name another folder"
 
 
@@ -26,7 +27,7 @@ class Row:
     input: str
     sha256: str  # of the input; "" if it was not read
     output: str  # below the record's folder; "" if the input has none
-    output_sha256: str
+    output_sha256: str  # if `skipped`, of an earlier result
     version: str
     edit: str  # labels and options
     box: str  # LEFT,TOP,RIGHT,BOTTOM of the edited square, px; "" for the center and for videos
@@ -76,8 +77,12 @@ class Record:
 
     def knows(self, output: str) -> bool:
         """Whether the file `output`, a relative name, is a result of translate."""
+        return bool(self.made(output))
+
+    def made(self, output: str) -> str:
+        """Hex SHA-256 of the last result `output`; "" if none was made yet."""
         row = self.rows.get(plain(output))
-        return row is not None and bool(row.output)
+        return row.output_sha256 if row else ""
 
     def done(self, output: str, sha256: str, settings: str) -> bool:
         """Whether `output` was made of this input with these settings, and is still whole."""
@@ -117,15 +122,24 @@ def _text(rows: Iterable[Sequence[str]]) -> bytes:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Make a folder and lock it (flock). Raises ValueError if another process holds its lock."""
+    """Make a folder and lock a file in it (flock), which stays.
+
+    Raises ValueError if another process holds the lock, or if the file system has none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    path = folder / LOCK  # NFS locks no folder, and no file that is open to read only
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
                 f"{folder}: another translate writes there; wait for it, or name another folder"
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"{path}: cannot be locked ({error.strerror}); mount that file system with locks, "
+                "or name a folder on a local disk and copy the results"
             ) from error
         yield
     finally:

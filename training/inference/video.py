@@ -94,7 +94,7 @@ def edit_video(
                 "LEFT,TOP,RIGHT,BOTTOM"
             )
         mark = label(version, *seen.size) if visible else None
-        notes = _write(source, out, seen.first, boxes, _Changes(edit, mark, version))
+        notes = _write(source, out, seen.first, boxes, _Changes(edit, mark, version, sources))
     if out.suffix.lower() in BOXES:
         with out.open("ab") as stream:
             stream.write(uuid_box(xmp(version, sources=sources)))
@@ -124,6 +124,11 @@ def _video(container: Any) -> Any:
     return streams[0]
 
 
+def _sounds(container: Any) -> list[Any]:
+    """The sound tracks that can be copied; `av` cannot copy one that it has no decoder of."""
+    return [one for one in container.streams.audio if one.codec_context is not None]
+
+
 def _check_sound(path: Path, suffix: str) -> None:
     """Raise ValueError if a file of this suffix cannot hold the sound of `path`."""
     av = _library()
@@ -131,7 +136,7 @@ def _check_sound(path: Path, suffix: str) -> None:
         av.open(str(path)) as container,
         av.open(io.BytesIO(), "w", format=MUXERS.get(suffix, "mp4")) as result,
     ):
-        for one in container.streams.audio:
+        for one in _sounds(container):
             if one.codec_context.codec.canonical_name not in result.supported_codecs:
                 raise ValueError(
                     f"a {suffix} file cannot hold its sound ({one.codec_context.name}); write {ANY}"
@@ -226,11 +231,12 @@ def _pixels(frame: Any) -> np.ndarray:
 
 
 class _Changes(NamedTuple):
-    """What is done to the frames: the edit, the visible mark, and the version that both name."""
+    """What is done to the frames: the edit, the visible mark, and what the file says of both."""
 
     edit: Edit
     mark: Image.Image | None
     version: str
+    sources: tuple[str, ...]
 
     def __call__(self, pixels: np.ndarray, box: Box | None) -> np.ndarray:
         if box is not None:
@@ -251,11 +257,13 @@ def _write(
         Progress(f"{source.name}: edit", len(boxes), "frames") as bar,
     ):
         stream = _video(container)
-        result.metadata.update(comment=said(changes.version), digital_source_type=TERMS + EDITED)
+        comment = said(changes.version, sources=changes.sources)
+        result.metadata.update(comment=comment, digital_source_type=TERMS + EDITED)
         encoder = _encoder(result, stream, first, suffix)
-        sound = {one.index: result.add_stream_from_template(one) for one in container.streams.audio}
+        tracks = _sounds(container)
+        sound = {one.index: result.add_stream_from_template(one) for one in tracks}
         left = iter(boxes)
-        for packet in container.demux(stream, *container.streams.audio):
+        for packet in container.demux(stream, *tracks):
             if packet.stream.index in sound:
                 if packet.dts is not None:  # the last, empty one
                     packet.stream = sound[packet.stream.index]
@@ -298,7 +306,7 @@ def _frame(pixels: np.ndarray, like: Any, encoder: Any) -> Any:
 
 def _notes(stream: Any, container: Any, frame: Any) -> tuple[str, ...]:
     notes = []
-    kept = {stream.index, *(one.index for one in container.streams.audio)}
+    kept = {stream.index, *(one.index for one in _sounds(container))}
     if left := [one.type for one in container.streams if one.index not in kept]:
         notes.append(f"left out: {', '.join(left)}")
     if frame.color_trc in BT2100:

@@ -266,7 +266,8 @@ class Model(ABC):
 def check_options(model: Model, name: str, source: Tensor | None, options: EditOptions) -> None:
     """Raise ValueError, listing the supported options, for options that the model would ignore.
 
-    Also for an intensity that is not finite or has no `source`, and for both seed and reference.
+    Also for an intensity that is not finite or has no `source`, for both seed and reference, and
+    for a seed that torch does not take.
     """
     given = [f.name for f in fields(EditOptions) if getattr(options, f.name) is not None]
     supported = model.supported_options
@@ -282,6 +283,9 @@ def check_options(model: Model, name: str, source: Tensor | None, options: EditO
         )
     if options.seed is not None and options.reference is not None:
         raise ValueError("seed and reference: the style comes from one of them; give only one")
+    seeds = options.seed if isinstance(options.seed, tuple) else (options.seed or 0,)
+    if wrong := [seed for seed in seeds if not -(2**63) <= seed < 2**64]:
+        raise ValueError(f"seed {wrong[0]}: out of range; give a number from 0 to {2**64 - 1}")
 
 
 def examples(batch: Batch, space: LabelSpace) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor]:

@@ -27,7 +27,7 @@ PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.*?))?(?: \\)?$", re
 def write(reference: str, out: Path) -> str:
     """Verify a version and write its bill of materials. Raises as `lineage.verified` does."""
     found = registry.version(reference)
-    with lineage.verified(reference, data=False) as (folder, record):
+    with lineage.verified(f"{found.name}/{found.version}", data=False) as (folder, record):
         made = bom(found, folder, record)
     write_json(out, made)
     packages = sum(part["type"] == "library" for part in made["components"])

@@ -76,12 +76,14 @@ def destination(text: str) -> Destination:
 
 
 class Sender:
-    """Sends events from a thread of its own; `finish` says in one line what was not received."""
+    """Sends events from a thread of its own; `finish` says what each has not received."""
 
     def __init__(self, destinations: Sequence[Destination]) -> None:
         self._destinations = destinations
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._sent, self._put, self._error = 0, 0, ""
+        self._received = dict.fromkeys(range(len(self._destinations)), 0)
+        self._put = 0
+        self._errors: dict[int, str] = {}
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -93,19 +95,19 @@ class Sender:
         """Wait `PATIENCE` seconds at most for what is not yet received."""
         self._events.put(None)
         self._thread.join(PATIENCE)
-        if self._sent < self._put:
-            where = ", ".join(one.where for one in self._destinations)
-            why = self._error or f"no answer within {PATIENCE:.0f} s"
-            sys.stderr.write(
-                f"OpenLineage: {self._put - self._sent} of {self._put} events were not received by "
-                f"{where} ({why}); the step is not affected\n"
-            )
+        for number, one in enumerate(self._destinations):
+            if missing := self._put - self._received[number]:
+                why = self._errors.get(number) or f"no answer within {PATIENCE:.0f} s"
+                sys.stderr.write(
+                    f"OpenLineage: {missing} of {self._put} events were not received by "
+                    f"{one.where} ({why}); the step is not affected\n"
+                )
 
     def _run(self) -> None:
         while (event := self._events.get()) is not None:
-            try:
-                for one in self._destinations:
+            for number, one in enumerate(self._destinations):
+                try:
                     one.send(event)
-                self._sent += 1
-            except (OSError, ValueError) as error:
-                self._error = " ".join(shown(error).split())[:300]
+                    self._received[number] += 1
+                except (OSError, ValueError) as error:
+                    self._errors[number] = " ".join(shown(error).split())[:300]

@@ -33,7 +33,7 @@ def send(reference: str, to: str) -> str:
     """
     target = emit.destination(to)
     found = registry.version(reference)
-    with lineage.verified(reference, data=False) as (folder, record):
+    with lineage.verified(f"{found.name}/{found.version}", data=False) as (folder, record):
         sent = events(found, folder, record)
     for number, one in enumerate(sent):
         try:

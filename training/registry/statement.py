@@ -34,7 +34,7 @@ def provenance(reference: str, out: Path, key: Path | None) -> str:
     Raises as `lineage.verified` does, and ValueError for a key that cannot be used.
     """
     found = registry.version(reference)
-    with lineage.verified(reference, data=False) as (folder, record):
+    with lineage.verified(f"{found.name}/{found.version}", data=False) as (folder, record):
         text = json.dumps(statement(found, folder, record), indent=1).encode() + b"\n"
     what = f"{out}: provenance of {found.name}/{found.version}, {len(record.files) + 1} files"
     if key is None:

@@ -70,14 +70,14 @@ def _inference(service: Service) -> APIRouter:
             )  # fmt: skip
 
     def ready() -> JSONResponse:
-        good = not service.stopping
+        good = not (service.leaving or service.stopping)
         return JSONResponse({"ready": good}, 200 if good else 503)
 
     @router.get("/health/live", summary="The process answers")
     async def live() -> JSONResponse:
         return JSONResponse({"live": True})
 
-    @router.get("/health/ready", summary="New edits are taken; 503 while stopping")
+    @router.get("/health/ready", summary="New edits are welcome; 503 from the first signal on")
     async def server_ready() -> JSONResponse:
         return ready()
 

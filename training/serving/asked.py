@@ -55,14 +55,15 @@ def too_large(most: int) -> Problem:
 
 
 async def read(request: Request, most: int) -> Asked:
-    """The edit of a form or a raw body with its options in the query.
+    """The edit of a form or a raw body; options may be in the query of either.
 
     Raises Problem, and ClientDisconnect.
     """
     kind, _ = parse_options_header(request.headers.get("content-type", ""))
-    if kind == b"multipart/form-data":
-        return _asked(*await _form(request, most))
     texts = [(key, value) for key, value in request.query_params.multi_items()]
+    if kind == b"multipart/form-data":
+        more, files = await _form(request, most)
+        return _asked(texts + more, files)
     body = b"".join([piece async for piece in whole_body(request, most)])
     return _asked(texts, {"image": body})
 

@@ -59,7 +59,17 @@ def access(host: str, more: tuple[str, ...] = ()) -> Access:
             f"characters are needed, such as those of {MAKE}"
         )
     names = tuple(name.lower() for name in more)
-    return Access((*LOOPBACK, *names) if is_loopback(host) else names, token)
+    if is_loopback(host):
+        names = tuple(dict.fromkeys((*LOOPBACK, _in_header(host), *names)))
+    return Access(names, token)
+
+
+def _in_header(host: str) -> str:
+    """A loopback host as clients name it."""
+    if host == "localhost":
+        return host
+    number = ipaddress.ip_address(host.strip("[]"))
+    return f"[{number}]" if number.version == 6 else str(number)
 
 
 def is_loopback(name: str) -> bool:

@@ -40,10 +40,11 @@ def refused(error: Exception, where: str, fix: str, status: int = 400) -> Proble
 
 
 def number(text: Any, where: str, kind: type[int] | type[float]) -> Any:
-    """A finite number from text. Raises Problem."""
+    """A finite number from text, or from a number of JSON as it is. Raises Problem."""
     try:
         value = kind(text)
-        if value - value != 0:
+        rounded = isinstance(text, float) and value != text
+        if isinstance(text, bool) or rounded or value - value != 0:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         word = "a whole number" if kind is int else "a number"

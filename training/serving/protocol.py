@@ -27,6 +27,7 @@ SERVER = "stargan-family"
 BYTES, FLOATS = "BYTES", "FP32"
 TENSORS, TEXTS = ("image", "label", "source"), ("picture", "labels", "has", "reference")
 OPTIONS = ("intensity", "seed", "frame")
+MOST_LISTS = 100_000  # of a body; Python answers nothing else while it makes them
 Dimension = Annotated[int, Field(ge=0, le=2**31)]
 
 
@@ -94,6 +95,12 @@ def metadata(served: Served) -> dict[str, Any]:
 def parse(body: bytes) -> Given:
     """Parse a request's JSON. Raises Problem that names the field."""
     fix = "send a request of the Open Inference Protocol"
+    lists = body.count(b"[") + body.count(b"{")
+    if lists > MOST_LISTS:
+        raise Problem(
+            400, f"{lists:,} lists and objects; the limit is {MOST_LISTS:,}", "the body",
+            "send flat data, which may be as long",
+        )  # fmt: skip
     try:
         found = Inference.model_validate(json.loads(body))
     except ValidationError as error:

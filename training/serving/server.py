@@ -30,10 +30,11 @@ def listener(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """A server that refuses new edits at the first signal and leaves when those inside are done."""
+    """A server that is not ready from the first signal on, and leaves when its edits are done."""
 
     def __init__(self, app: ASGIApp, service: Service, drain: float) -> None:
-        """`drain`: least seconds from SIGTERM to the end, in which others see that it stops."""
+        """`drain`: seconds from SIGTERM on in which edits are still taken, until others have seen
+        that the server is not ready."""
         config = uvicorn.Config(
             app, log_config=None, log_level="warning", access_log=False, server_header=False,
             proxy_headers=False, lifespan="off", limit_concurrency=CONNECTIONS, http="h11",
@@ -41,22 +42,39 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=max(1, round(service.limits.seconds)),
         )  # fmt: skip
         super().__init__(config)
-        self.service, self.drain, self._leave = service, drain, 0.0
+        self.service, self.drain, self._leave, self._cut = service, drain, 0.0, False
+
+    @property
+    def ended(self) -> str:
+        """How it has ended, for people."""
+        if self._cut:
+            return "stopped; answers that were not sent yet are lost"
+        return "stopped; no edit was lost"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A second signal ends the server at once."""
-        if self.service.stopping:
+        if self.service.leaving:
             self.should_exit = self.force_exit = True
             return
-        self.service.stop()
+        self.service.leaving = True
         self._leave = time.monotonic() + (self.drain if sig == signal.SIGTERM else 0)
+        self._stop_in_time()
+
+    def _stop_in_time(self) -> None:
+        if self.service.leaving and time.monotonic() >= self._leave:
+            self.service.stop()
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
-        done = self.service.stopping and not self.service.inside
-        if done and time.monotonic() >= self._leave:
+        self._stop_in_time()
+        if self.service.stopping and not self.service.inside:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait until what is done is sent, up to the time limit."""
+        await super().shutdown(sockets)
+        self._cut = bool(self.server_state.connections or self.server_state.tasks)
 
 
 def address(bound: socket.socket) -> str:

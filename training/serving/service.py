@@ -21,6 +21,7 @@ from training.serving.figures import Figures
 from training.serving.problems import Problem
 from training.serving.served import Served
 
+PICTURES = 4  # prepared and pasted at once; each of 16 million pixels takes 0.5 GiB
 T = TypeVar("T")
 
 
@@ -44,10 +45,11 @@ class Service:
 
     def __init__(self, served: Served, limits: Limits, figures: Figures) -> None:
         self.served, self.limits, self.figures = served, limits, figures
+        self.leaving = False  # not ready any more, so that others send nothing new
         self.stopping = False
         self.inside = 0
         self._batches = Batches(limits.batch, figures)
-        self._cpu = ThreadPoolExecutor(environment.cores(), "pictures")
+        self._cpu = ThreadPoolExecutor(min(environment.cores(), PICTURES), "pictures")
         figures.serve(served.name, served.version)
 
     def swap(self, served: Served) -> None:
