@@ -3,8 +3,9 @@
     python -m pipelines watch photos datasets=pets:folders preset=small
     python -m pipelines watch photos --once datasets=pets:folders preset=small     from cron
 
-The data version of the run decides, not the files' times: the same content runs nothing. The last
-decision is kept in `runs/watch`, so that a stopped run is resumed and a finished one not repeated.
+The data version of the run decides, not the files' times: the same content runs nothing, unless
+people are to be forgotten since. The last decision is kept in `runs/watch`, so that a stopped run
+is resumed and a finished one not repeated.
 """
 
 import hashlib
@@ -27,7 +28,9 @@ from training.core import environment
 from training.core.cli import means
 from training.core.config import build
 from training.core.files import canonical_json, read_json, sha256_bytes, write_json
+from training.data import forgotten as tombstones
 from training.data.versions import data_version, raw_folder, split_datasets, with_kind
+from training.storage.store import open_store
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 OWN = ("raw", "revision")  # parameters that the watched folder decides
@@ -69,7 +72,7 @@ def _entries(folders: Sequence[Path]) -> Iterator[tuple[str, os.stat_result, boo
 
 @dataclass(frozen=True)
 class Last:
-    """The last run of a watched folder: its data version and how it ended."""
+    """The last run of a watched folder: its data version, as `content_of` has it, and its end."""
 
     content: str
     state: str  # started, done or failed
@@ -81,8 +84,9 @@ class Last:
 class Watch:
     """A watched folder: the pipeline's arguments, the state's file, seconds of quiet before a run.
 
-    `judged` is the mark of the last look on which there was a decision; `told` names the last line
-    about a folder that cannot be judged yet, which is printed once.
+    `judged` is what there was a decision on last: the mark of a look, and the lists of forgotten
+    people; `told` names the last line about a folder that cannot be judged yet, which is printed
+    once.
     """
 
     folder: Path
@@ -90,7 +94,7 @@ class Watch:
     datasets: list[tuple[str, str]]
     state: Path
     quiet: float
-    judged: str = ""
+    judged: tuple[str, str] = ("", "")
     told: str = ""
 
     def look(self) -> Look:
@@ -101,7 +105,9 @@ class Watch:
         """Look at the folder once; run the pipeline if its content is new and it is quiet."""
         try:
             now = self.look()
-            if now.mark == self.judged:
+            names = [name for name, _ in self.datasets]
+            forgotten = tombstones.references(names, open_store())
+            if (now.mark, forgotten) == self.judged:
                 return
             age = time.time() - now.newest
             if age < self.quiet:
@@ -109,14 +115,14 @@ class Watch:
                                 f"{max(age, 0):.0f} s ago; a run needs {self.quiet:g} s without "
                                 "one")  # fmt: skip
                 return
-            content = data_version(self.datasets, self.arguments["raw"], "")[0]
+            md5 = data_version(self.datasets, self.arguments["raw"], "")[0]
             if self.look().mark != now.mark:  # changed while it was read
                 return
         except (ValueError, OSError) as error:
             self._tell_once(str(error), "unusable", f"{error}; waiting for a change")
             return
-        self.judged, self.told = now.mark, ""
-        self._decide(content, now.files)
+        self.judged, self.told = (now.mark, forgotten), ""
+        self._decide(content_of(md5, forgotten), now.files)
 
     def last(self) -> Last | None:
         """The last run. Raises ValueError for a damaged state file."""
@@ -154,7 +160,8 @@ class Watch:
                 tell("report", str(path))
             return
         # What was trained: the folder may have changed since it was judged.
-        trained = str(done.outputs["resolve"]["data_md5"])
+        resolved = done.outputs["resolve"]
+        trained = content_of(str(resolved["data_md5"]), str(resolved["forgotten"]))
         sys.stdout.write(f"{outcome.summary(done)}\n")
         self._keep(Last(trained, "done", stamp()))
         tell("done", f"content {trained}")
@@ -166,6 +173,11 @@ class Watch:
         if key != self.told:
             tell(what, text)
         self.told = key
+
+
+def content_of(md5: str, forgotten: str) -> str:
+    """A run's data version: that of the raw data, and a hash of the lists of forgotten people."""
+    return f"{md5}-{sha256_bytes(forgotten.encode())[:12]}" if forgotten else md5
 
 
 def stamp() -> str:

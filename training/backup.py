@@ -6,28 +6,32 @@
     pg_restore --no-owner --exit-on-error --dbname service=mlflow /dump/mlflow.dump
     python -m training.backup protect s3://stargan-backup --days 90     (once, as administrator)
 
-The database is dumped first: artifacts are only ever added, so that all those that the dump refers
-to are copied after it. Artifacts are stored once for all backups; `backups/<time>/manifest.json` is
-written last, and a backup without one is ignored.
+The database is dumped first, so that all artifacts that the dump refers to are copied after it.
+Artifacts are stored once for all backups, as the latest one found them: few are ever overwritten,
+such as the verdict of a version that is judged again. `backups/<time>/manifest.json` is written
+last, and a backup without one is ignored.
 """
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from training.core import cli
 from training.core.cli import means
 from training.core.config import Positive
 from training.core.entries import check_name, inside
-from training.core.files import sha256_bytes, sha256_file
+from training.core.files import rename, sha256_bytes, sha256_file
 from training.core.records import parse_record
 from training.core.references import split_digest, with_digest
+from training.core.temporary import temporary_folder
 from training.storage.s3 import Bucket, RemoteError, explained
 
 main = cli.program("python -m training.backup", __doc__)
 Artifacts = Annotated[str, means("s3://… of MLflow's artifacts")]
+PART = ".load."  # begins the folder in which a dump is downloaded
 Target = Annotated[str, means("s3://… of the backups")]
 
 
@@ -47,13 +51,15 @@ def save(
     if not files:
         raise ValueError(f"{dumps}: no dump in it; run pg_dump first")
     name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    have, sizes = backup.objects("artifacts/"), source.objects("")
-    for key, size in sizes.items():
-        if have.get(f"artifacts/{key}") != size:
+    have, found = backup.listing("artifacts/"), source.listing("")
+    for key, (size, written) in found.items():
+        there, copied = have.get(f"artifacts/{key}", (-1, 0.0))
+        if there != size or written >= copied:  # whole seconds
             backup.copy(f"artifacts/{key}", source, key)
     digests = {path.name: sha256_file(path) for path in files}
     for path in files:
         backup.upload(f"backups/{name}/{path.name}", path, digests[path.name])
+    sizes = {key: size for key, (size, _) in found.items()}
     text = json.dumps({"files": digests, "artifacts": sizes}, sort_keys=True).encode()
     if not backup.create(f"backups/{name}/manifest.json", text):
         raise ValueError(f"{target}/backups/{name}: exists already; run it again")
@@ -73,15 +79,17 @@ def latest(target: str) -> str:
 def load(
     target: Target,
     name: Annotated[str, means("NAME, or NAME@sha256:DIGEST as save printed it, or LATEST")],
-    dumps: Annotated[Path, means("empty folder for its dumps")],
+    dumps: Annotated[Path, means("empty folder for its dumps, or that of a stopped load")],
     artifacts: Artifacts,
     /,
 ) -> str:
     """Restore a backup: its dumps into `dumps`, its artifacts to `artifacts`; returns what is next.
 
-    Without a DIGEST the dumps are compared only with the manifest beside them, which finds damage
-    but no deliberate change. Raises RemoteError if a file is missing or altered, ValueError if
-    `dumps` is not empty.
+    Artifacts that were overwritten later are restored as the latest backup has them; the text says
+    how many have another size. Without a DIGEST the dumps are compared only with the manifest
+    beside them, which finds damage but no deliberate change. Raises RemoteError if an artifact is
+    missing, before anything is written, or a dump is missing or altered, and ValueError if `dumps`
+    has other files than this backup's.
     """
     backup, source = Bucket(target), Bucket(artifacts)
     name, expected = split_digest(latest(target) if name == "LATEST" else name)
@@ -90,21 +98,44 @@ def load(
     if expected and sha256_bytes(text) != expected:
         raise RemoteError("corrupted", f"{where}/manifest.json: altered; restore another backup")
     manifest = _parse(text, f"{where}/manifest.json")
-    dumps.mkdir(parents=True, exist_ok=True)
-    if any(dumps.iterdir()):
-        raise ValueError(f"{dumps}: not empty; give a new folder")
-    for file, digest in manifest.files.items():
-        path = inside(dumps, file)
-        backup.download(f"backups/{name}/{file}", path)
-        if sha256_file(path) != digest:
-            path.unlink()
-            raise RemoteError("corrupted", f"{where}/{file}: altered; restore another backup")
-    have = source.objects("")
+    stored = backup.listing("artifacts/")
+    if lost := [key for key in manifest.artifacts if f"artifacts/{key}" not in stored]:
+        share = f"{len(lost)} of {len(manifest.artifacts)}"
+        raise RemoteError(
+            "missing-object",
+            f"{target}/artifacts/{lost[0]}: missing, as {share} are; restore another backup",
+        )
+    _load_dumps(backup, name, manifest, dumps)
+    have, other = source.listing(""), 0
     for key, size in manifest.artifacts.items():
-        if have.get(key) != size:
+        there, copied = stored[f"artifacts/{key}"]
+        other += there != size
+        now, written = have.get(key, (-1, 0.0))
+        if now != there or written >= copied:
             source.copy(key, backup, f"artifacts/{key}")
-    note = "" if expected else " (not compared with a digest from elsewhere)"
-    return f"{name}{note}: next, pg_restore the dumps in {dumps}"
+    notes = "" if expected else " (not compared with a digest from elsewhere)"
+    if other:
+        notes += f" ({other} artifacts have another size, from a later backup)"
+    return f"{name}{notes}: next, pg_restore the dumps in {dumps}"
+
+
+def _load_dumps(backup: Bucket, name: str, manifest: "_Manifest", dumps: Path) -> None:
+    """Download the dumps that are not in the folder yet."""
+    dumps.mkdir(parents=True, exist_ok=True)
+    left = [path for path in dumps.iterdir() if not path.name.startswith(PART)]
+    whole = {p.name for p in left if p.is_file() and sha256_file(p) == manifest.files.get(p.name)}
+    if others := sorted(path.name for path in left if path.name not in whole):
+        raise ValueError(f"{dumps}: not empty ({others[0]} is not of {name}); give a new folder")
+    with temporary_folder(dumps, PART) as folder:
+        for file, digest in manifest.files.items():
+            if file in whole:
+                continue
+            path = inside(folder, file)
+            backup.download(f"backups/{name}/{file}", path)
+            if sha256_file(path) != digest:
+                where = f"{backup.url}/backups/{name}/{file}"
+                raise RemoteError("corrupted", f"{where}: altered; restore another backup")
+            rename(path, inside(dumps, file))
 
 
 @dataclass(frozen=True)
@@ -134,24 +165,45 @@ def protect(
 ) -> str:
     """Keep overwritten backups as versions, and let old ones expire; returns what was set.
 
-    Needs an administrator's key. Raises RemoteError if the server refuses.
+    The bucket's other lifecycle rules stay. Needs an administrator's key. Raises RemoteError if the
+    server refuses.
     """
     backup = Bucket(target)
     where, text = {"Bucket": backup.name}, f"{target}: set versioning and expiry"
-    rules = [
-        {
-            "ID": "expire", "Status": "Enabled", "Filter": {"Prefix": f"{backup.prefix}backups/"},
-            "Expiration": {"Days": days}, "NoncurrentVersionExpiration": {"NoncurrentDays": days},
-        }
-    ]  # fmt: skip
+    prefix = f"{backup.prefix}backups/"
+    rule = {
+        "ID": f"expire {prefix}", "Status": "Enabled", "Filter": {"Prefix": prefix},
+        "Expiration": {"Days": days}, "NoncurrentVersionExpiration": {"NoncurrentDays": days},
+    }  # fmt: skip
     with explained(text):
+        others = [one for one in _rules(backup) if not _same(one, rule)]
         backup.client.put_bucket_versioning(**where, VersioningConfiguration={"Status": "Enabled"})
         backup.client.put_bucket_lifecycle_configuration(
-            **where, LifecycleConfiguration={"Rules": rules}
+            **where, LifecycleConfiguration={"Rules": [*others, rule]}
         )
     return (
         f"{target}: versions are kept, backups/ expires after {days} days; artifacts/, which all "
         "backups share, does not"
+    )
+
+
+def _rules(bucket: Bucket) -> list[dict[str, Any]]:
+    """A bucket's lifecycle rules."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found = bucket.client.get_bucket_lifecycle_configuration(Bucket=bucket.name)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchLifecycleConfiguration":
+            raise
+        return []
+    return list(found["Rules"])
+
+
+def _same(one: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
+    """Whether a rule is an earlier one of `protect`; the first were called "expire"."""
+    return one.get("ID") == rule["ID"] or (
+        one.get("ID") == "expire" and one.get("Filter") == rule["Filter"]
     )
 
 

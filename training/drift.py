@@ -9,7 +9,7 @@ Exit code 0: no drift found; 3: drift; 2: a mistake, such as too few people to t
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from training.core import cli
 from training.core.cli import means
@@ -18,6 +18,7 @@ from training.core.environment import runs
 from training.core.files import canonical_json, write_bytes, write_json
 from training.core.temporary import temporary_folder
 from training.data.archive import Folder, open_raw
+from training.data.crop import decisive
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
 from training.data.pull import pull
@@ -62,7 +63,8 @@ def drift(
 
     At most 1,000 images of each side. By default the training data's held-out images (validation
     and test) are compared, since the judge has learned its training images by heart. Raises
-    ValueError for too few people, and for labels or sizes that do not fit the judge.
+    ValueError for too few people, for labels or a size that do not fit the judge, and for a data
+    set whose images were cropped otherwise.
     """
     store = open_store()
     manifest = Manifest.read(dataset, "dataset")
@@ -123,36 +125,65 @@ def _chosen(space: LabelSpace, name: str) -> int:
 def _other(
     other: str, manifest: Manifest[DatasetMeta], name: str, kind: str, store: Store
 ) -> Pictures:
-    """The compared pictures, cropped as the training images were."""
+    """The compared pictures, cropped as the training images were.
+
+    Raises ValueError for a data set that was made with other settings.
+    """
     config = from_json(DataConfig, canonical_json(dict(manifest.meta.data)).decode())
     layout = kind or next((d.kind for d in manifest.meta.datasets if d.name == name), "folders")
     path = Path(other)
     if path.is_dir():
         return of_files(Folder(path), name, layout, config)
     if path.is_file():
-        return _of_manifest(Manifest.read(path), other, name, layout, config, store)
+        given = Manifest.read(path)
+        if given.kind == "dataset":
+            return _of_dataset(given, other, name, manifest, store)
+        return _of_raw(given, other, name, layout, config, store)
     versions, entry = (other, name) if is_md5(other) else (find_pin(other).md5, other)
     with temporary_folder() as folder:
         raw = pull(
             datasets=f"{entry}:{layout}", revision=versions, md5=versions, out=folder / "raw.json"
         )
-    return _of_manifest(raw, other, name, layout, config, store)
+    return _of_raw(raw, other, name, layout, config, store)
 
 
-def _of_manifest(
-    given: Manifest, other: str, name: str, kind: str, config: DataConfig, store: Store
+def _of_dataset(
+    given: Manifest[DatasetMeta], other: str, name: str, manifest: Manifest[DatasetMeta],
+    store: Store,
+) -> Pictures:  # fmt: skip
+    """Its images as they are. Raises ValueError if they were not cropped as the training's."""
+    splits = _splits(given, ("train", *HELD_OUT), store)
+    names = [one.name for one in splits[0].space.sets]
+    chosen = name if name in names or len(names) > 1 else names[0]
+    theirs, ours = _crop(given, chosen), _crop(manifest, name)
+    differ = [key for key, value in theirs.items() if ours.get(key, value) != value]
+    if differ:
+        said = [", ".join(f"data.{key}={one[key]}" for key in differ) for one in (theirs, ours)]
+        raise ValueError(
+            f"{other}: its images were cropped with {said[0]}, the training images with {said[1]}; "
+            'give its raw data, which are cropped alike: their folder, or a manifest of kind "raw"'
+        )
+    return of_splits(splits, chosen)
+
+
+def _crop(manifest: Manifest[DatasetMeta], name: str) -> dict[str, Any]:
+    """The settings of the pixels of a data set."""
+    config = from_json(DataConfig, canonical_json(dict(manifest.meta.data)).decode())
+    kinds = {one.name: one.kind for one in manifest.meta.datasets}
+    return decisive(kinds.get(name, ""), config)
+
+
+def _of_raw(
+    given: Manifest[Any], other: str, name: str, kind: str, config: DataConfig, store: Store
 ) -> Pictures:
-    if given.kind == "dataset":
-        splits = _splits(given, ("train", *HELD_OUT), store)
-        names = [one.name for one in splits[0].space.sets]
-        return of_splits(splits, name if name in names or len(names) > 1 else names[0])
-    if given.kind == "raw":
-        trees = open_raw(given, store)
-        return of_files(trees[name] if name in trees else next(iter(trees.values())), name, kind,
-                        config)  # fmt: skip
-    raise ValueError(
-        f'{other}: a manifest of kind {given.kind!r}; a folder, or one of "dataset" or "raw"'
-    )
+    """Its pictures, cropped as the training's."""
+    if given.kind != "raw":
+        raise ValueError(
+            f'{other}: a manifest of kind {given.kind!r}; a folder, or one of "dataset" or "raw"'
+        )
+    trees = open_raw(given, store)
+    tree = trees[name] if name in trees else next(iter(trees.values()))
+    return of_files(tree, name, kind, config)
 
 
 if __name__ == "__main__":

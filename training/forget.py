@@ -14,6 +14,7 @@ from training.core.files import write_bytes, write_json
 from training.data import forgotten as tombstones
 from training.registry.erasure import commands
 from training.registry.people import Search
+from training.registry.seen import Seen
 from training.rendering import html
 from training.storage.store import open_store
 from training.tracking import client as tracking
@@ -43,9 +44,9 @@ def forget(
     store = open_store()
     search = Search(runs, store)
     wanted = search.wanted(identities, dataset)
+    lists = {name: tombstones.add(name, people, store) for name, people in wanted.items()}
     seen = search.trace(wanted)
     todo = commands(search, seen)
-    lists = {name: tombstones.add(name, people, store) for name, people in wanted.items()}
     people = sorted(person for group in wanted.values() for person in group)
     found = {
         "people": people,
@@ -58,11 +59,16 @@ def forget(
     write_bytes(report, html.render("forgotten", **{**found, "seen": seen}).encode())
     return "\n".join([
         f"{len(people)} people of {', '.join(wanted)} are left out of every further data version",
-        *(f"  {one.what} {one.where}: {said(one.images)}" for one in seen),
+        *(f"  {titled(one)}: {said(one.images)}" for one in seen),
         *(f"note: {text}" for text in search.notes),
         *(["to delete what has seen them:", *(f"  {line}" for line in todo)] if todo else []),
         str(report),
     ])  # fmt: skip
+
+
+def titled(one: Seen) -> str:
+    """What and where it is, and the model through which it has seen them."""
+    return f"{one.what} {one.where}" + (f", started from {one.start}" if one.start else "")
 
 
 def said(images: dict[str, int]) -> str:

@@ -346,17 +346,16 @@ def gc(
     from training.registry import unneeded
 
     store = open_store()
-    items = unneeded.find(store, days)
-    lines = unneeded.table(items)
-    if not items:
+    removed, kept = unneeded.clear(store, days) if yes else (unneeded.find(store, days), [])
+    if not removed and not kept:
         return f"nothing to remove: all was used within {days} days or is needed"
+    lines = unneeded.table(sorted([*removed, *kept], key=lambda item: -item.size))
     if not yes:
         return "\n".join([*lines, "nothing was removed; --yes removes it"])
-    kept = [item for item in items if not unneeded.remove(store, item)]
     lines += [f"kept, as it is in use again: {item.place}" for item in kept]
-    freed = sum(item.size for item in items) - sum(item.size for item in kept)
+    freed = sum(item.size for item in removed)
     return "\n".join(
-        [*lines, f"removed {len(items) - len(kept)} of {len(items)}, {freed / 1e6:.1f} MB"]
+        [*lines, f"removed {len(removed)} of {len(removed) + len(kept)}, {freed / 1e6:.1f} MB"]
     )
 
 

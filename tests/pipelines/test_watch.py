@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.watch import Last, Look, opened
+from pipelines.watch import Last, Look, Watch, content_of, opened
 from project import SMALL, clean_environment, heed_ctrl_c
+from training.data import forgotten
 from training.data.versions import data_version
+from training.storage.store import open_store
 
 PAIRS = [pair for pair in SMALL if not pair.startswith("raw=")]
 FAILING = ["preset=smoke", "data.attributes=Absent"]  # the validation refuses it
@@ -149,6 +151,29 @@ def test_a_finished_content_is_not_run_again(
     assert decisions(capsys.readouterr().out) == ["same", "same"]
 
 
+def test_people_to_be_forgotten_make_another_data_version(
+    tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same files: the next run leaves them out, also in a watch that has looked before."""
+    monkeypatch.chdir(tmp_path)
+    content = data_version([("celeba", "celeba")], str(faces), "")[0]
+    watch, ran = opened(faces, ["preset=smoke"], 0.001), []
+    watch._keep(Last(content, "done", "yesterday"))
+    monkeypatch.setattr(Watch, "_run", lambda _, content: ran.append(content))
+    watch.step()
+    for person in ("7", "8"):
+        forgotten.add("celeba", [forgotten.pseudonym("celeba", person)], open_store())
+        watch.step()
+        watch.step()
+        watch._keep(Last(ran[-1], "done", "now"))
+    opened(faces, ["preset=smoke"], 0.001).step()
+    output = capsys.readouterr().out
+    assert decisions(output) == ["same", "run", "run", "same"]
+    assert ran[1] == content_of(content, forgotten.references(["celeba"], open_store()))
+    assert len({content, *ran}) == 3
+    assert f"content {ran[0]}: was {content}" in output
+
+
 def test_a_folder_is_judged_once_it_is_quiet(
     tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,7 +182,7 @@ def test_a_folder_is_judged_once_it_is_quiet(
     watch = opened(faces, ["preset=smoke"], 3600.0)
     watch.step()
     watch.step()
-    assert (watch.judged, watch.last()) == ("", None)
+    assert (watch.judged, watch.last()) == (("", ""), None)
     assert decisions(capsys.readouterr().out) == ["changing"]
     shutil.rmtree(faces)
     faces.mkdir()

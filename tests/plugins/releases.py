@@ -34,8 +34,8 @@ def release_folder(
     return tmp_path
 
 
-def train(dataset: Path, seed: int = 0) -> Path:
-    """A model manifest with the initial weights of a StarGAN for `seed`."""
+def train(dataset: Path, seed: int = 0, init: str = "") -> Path:
+    """A model manifest with the initial weights of a StarGAN for `seed`; `init` is only noted."""
     path = dataset.parent / f"model-{seed}.json"
     faces = Faces.open(dataset, "test")
     model = StarGAN(conv_dim=8, repeat_num=1, d_conv_dim=8, d_repeat_num=2)
@@ -52,7 +52,7 @@ def train(dataset: Path, seed: int = 0) -> Path:
     config = {
         "name": "stargan", "preset": "demo", "size": faces.size, "seed": seed,
         "model": dataclasses.asdict(model), "train": {"images": 320, "seed": seed},
-    }  # fmt: skip
+    } | ({"init": init} if init else {})  # fmt: skip
     for name, value in (("config.json", config), ("label_space.json", faces.space.to_json())):
         write_json(folder / name, value)
         files[name] = folder / name
@@ -78,8 +78,8 @@ def evaluate(model: Path, dataset: Path, **metrics: float) -> Path:
     return path
 
 
-def register(dataset: Path, seed: int = 0, **lineage_pieces: str) -> dict[str, Any]:
-    model = train(dataset, seed)
+def register(dataset: Path, seed: int = 0, init: str = "", **lineage_pieces: str) -> dict[str, Any]:
+    model = train(dataset, seed, init)
     pieces = {"data_md5": MD5, "revision": "v1", "code_hash": "c" * 64, "image": "steps:1"}
     return release.register(
         model,

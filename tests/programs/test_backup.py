@@ -168,11 +168,34 @@ def test_a_protected_bucket_keeps_what_is_overwritten_and_expires_old_backups(
             client.delete_object(**where, **version)
 
 
+def test_the_buckets_other_rules_stay(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of another folder of backups; its own, also of an earlier name, is replaced."""
+    use(monkeypatch, stack, "admin")
+    client = Bucket(BACKUP).client
+    theirs = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"},
+              "Expiration": {"Days": 3}}  # fmt: skip
+    first = {**theirs, "ID": "expire", "Filter": {"Prefix": "backups/"}}
+    client.put_bucket_lifecycle_configuration(
+        Bucket="stargan-backup", LifecycleConfiguration={"Rules": [theirs, first]}
+    )
+    for target, days in ((BACKUP, 90), (OTHER, 60), (BACKUP, 30)):
+        backup.protect(target, days=days)
+    rules = client.get_bucket_lifecycle_configuration(Bucket="stargan-backup")["Rules"]
+    assert {(one["Filter"]["Prefix"], one["Expiration"]["Days"]) for one in rules} == {
+        ("logs/", 3), ("other/backups/", 60), ("backups/", 30)
+    }  # fmt: skip
+    assert len(rules) == 3
+
+
 @pytest.fixture
 def saved(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A backup of one dump in OTHER: NAME@sha256:DIGEST."""
+    return save(stack, tmp_path, monkeypatch)
+
+
+def save(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     use(monkeypatch, stack, "backup")
-    (tmp_path / "dumps").mkdir()
+    (tmp_path / "dumps").mkdir(exist_ok=True)
     (tmp_path / "dumps" / "mlflow.dump").write_bytes(b"rows")
     seconds = f"{time.time_ns()}"
     clock = SimpleNamespace(strftime=lambda *_: seconds, gmtime=time.gmtime)
@@ -205,8 +228,94 @@ def test_a_replaced_dump_and_manifest_are_noticed_by_the_noted_digest(
     assert text.startswith(f"{name} (not compared with a digest from elsewhere): next, pg_restore")
     with pytest.raises(RemoteError, match=r"manifest\.json: altered; restore another backup"):
         backup.load(target, saved, tmp_path / "back", ARTIFACTS)
-    with pytest.raises(ValueError, match="plain: not empty; give a new folder"):
-        backup.load(target, name, tmp_path / "plain", ARTIFACTS)
+
+
+def test_a_folder_with_another_backups_dumps_is_refused(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "mlflow.dump").write_bytes(b"other rows")
+    with pytest.raises(ValueError, match=r"back: not empty \(mlflow.dump is not of .*a new folder"):
+        backup.load(OTHER, saved, tmp_path / "back", ARTIFACTS)
+    assert (tmp_path / "back" / "mlflow.dump").read_bytes() == b"other rows"
+
+
+def write(stack: Stack, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    """Write one artifact as MLflow does."""
+    use(monkeypatch, stack, "mlflow")
+    Bucket(ARTIFACTS).client.put_object(Bucket="stargan", Key="mlflow/verdict.json", Body=body)
+
+
+def restored(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, name: str, dumps: Path
+) -> tuple[bytes, str]:
+    """That artifact after a load, and what the load says."""
+    use(monkeypatch, stack, "admin")
+    said = backup.load(OTHER, name, dumps, ARTIFACTS)
+    return Bucket(ARTIFACTS).read("verdict.json"), said
+
+
+def test_an_artifact_that_was_overwritten_is_copied_again(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by as many bytes; an earlier backup has it as the latest one has, and says so."""
+    write(stack, monkeypatch, b"not promoted")
+    first = save(stack, tmp_path, monkeypatch)
+    before = Bucket(OTHER).listing("artifacts/")
+    time.sleep(1.1)  # times are whole seconds
+    save(stack, tmp_path, monkeypatch)
+    assert Bucket(OTHER).listing("artifacts/") == before
+    write(stack, monkeypatch, b"now promoted")
+    second = save(stack, tmp_path, monkeypatch)
+    write(stack, monkeypatch, b"not any more")
+    body, said = restored(stack, monkeypatch, second, tmp_path / "second")
+    assert (body, "another size" in said) == (b"now promoted", False)
+    write(stack, monkeypatch, b"promoted")
+    save(stack, tmp_path, monkeypatch)
+    body, said = restored(stack, monkeypatch, first, tmp_path / "first")
+    assert body == b"promoted"
+    assert "(1 artifacts have another size, from a later backup)" in said
+
+
+def test_a_missing_artifact_is_named_before_anything_is_written(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(stack, monkeypatch, b"promoted")
+    name = save(stack, tmp_path, monkeypatch)
+    use(monkeypatch, stack, "admin")
+    Bucket(OTHER).delete("artifacts/verdict.json")
+    count = len(Bucket(ARTIFACTS).objects(""))
+    with pytest.raises(
+        RemoteError, match=rf"/verdict\.json: missing, as 1 of {count} are; restore"
+    ):
+        backup.load(OTHER, name, tmp_path / "back", ARTIFACTS)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_load_that_was_killed_is_repeated(
+    saved: str, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once while it downloaded the dump, once while it copied artifacts."""
+    part, dump = tmp_path / "back" / ".load.killed.tmp", tmp_path / "back" / "mlflow.dump"
+    part.mkdir(parents=True)
+    (part / "mlflow.dump").write_bytes(b"ro")
+    use(monkeypatch, stack, "admin")
+
+    class Killed(BaseException):
+        pass
+
+    def copy(*_: object) -> None:
+        raise Killed
+
+    write(stack, monkeypatch, b"changed, so that it is copied")
+    use(monkeypatch, stack, "admin")
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "copy", copy)
+        with pytest.raises(Killed):
+            backup.load(OTHER, saved, dump.parent, ARTIFACTS)
+    before = dump.stat().st_mtime_ns
+    backup.load(OTHER, saved, dump.parent, ARTIFACTS)
+    assert dump.read_bytes() == b"rows"
+    assert dump.stat().st_mtime_ns == before
+    assert [*dump.parent.iterdir()] == [dump]
 
 
 DIGEST = sha256_bytes(b"rows")

@@ -3,15 +3,20 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import releases
+from servers import MlflowServer
 from toydata import pictures
 from training.core.config import DataConfig, to_json
 from training.data import forgotten
@@ -20,9 +25,13 @@ from training.data.preprocess import preprocess, preprocess_part
 from training.data.pull import pull
 from training.data.unify import unify
 from training.data.validate import validate
+from training.evaluation.comparison import page as comparison
+from training.evaluation.comparison.runs import ComparedRun
 from training.registry import versions as registry
 from training.resolve import resolve
-from training.storage.store import Manifest, open_store
+from training.storage.store import Manifest, S3Store, open_store
+from training.tracking import client as tracking
+from training.tracking.tracker import Tracker
 
 CONFIG = DataConfig(
     datasets=("mine:csv",), size=16, attributes=("Hat", "Male"), split="identity", test_share=0.3,
@@ -197,6 +206,34 @@ def test_a_run_resolves_the_list_and_another_judge(mine: Path) -> None:
     assert earlier.digest == GOLDEN["raw"]
 
 
+def tracked(data: Manifest) -> str:
+    """A training's run in MLflow, below the pipeline's, with one picture; its id."""
+    tracker = Tracker.start(
+        tracking.EXPERIMENT, "train", {}, {"role": "training", "dataset": data.digest},
+        {"name": "mine", "digest": data.digest[:36], "source": "x"}, Path("runs/tracking"),
+    )  # fmt: skip
+    tracker.image(np.zeros((8, 8, 3), np.uint8), "samples", 1)
+    assert tracker.close() == ""
+    return tracker.run_id
+
+
+def run_commands(found: dict[str, Any]) -> None:
+    """As a user does, in a shell; the project's programs are those of this installation."""
+    commands = [line for line in found["commands"] if not line.startswith("#")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", "\n".join(commands)], check=True,
+                   env={**os.environ, "PATH": path})  # fmt: skip
+
+
+def forget(person: str) -> dict[str, Any]:
+    main(["forget", person])
+    return dict(json.loads(Path("runs/forgotten.json").read_text()))
+
+
+def seen(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
+    return {(one["what"], one["where"]): one["images"] for one in found["seen"]}
+
+
 @pytest.mark.filterwarnings("ignore")  # of MLflow
 def test_what_has_seen_them_is_listed_and_the_commands_delete_it(
     release_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -204,17 +241,21 @@ def test_what_has_seen_them_is_listed_and_the_commands_delete_it(
     """The champion, its data and shards; a later version without them stays whole."""
     pictures(tmp_path / "mine", 100, 20)
     first = version("first")
-    releases.register(Path("runs/kfp/first/unify-labels/out"))
+    child = tracked(first["dataset"])
+    parent = str(releases.register(Path("runs/kfp/first/unify-labels/out"))["run_id"])
+    files = Path("runs/mlartifacts")
+    assert tracking.client().get_run(child).data.tags["mlflow.parentRunId"] == parent
+    assert len([*files.glob("*/artifacts/**/*.png")]) == 1
+    assert (files / parent / "artifacts" / "evaluation" / "report.html").is_file()
     run = Path("runs/train/0123")
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"data_digest": first["dataset"].digest}))
     main(["forget", "103"])
     assert "registered version stargan/1: 3 mine train" in capsys.readouterr().out
     second = version("second")
-    main(["forget", "103", "--out", "again.json"])
-    found = json.loads(Path("again.json").read_text())
+    found = forget("103")
     images = {"mine train": 3}
-    assert {(one["what"], one["where"]): one["images"] for one in found["seen"]} == {
+    assert seen(found) == {
         ("data set", "runs/kfp/first/unify-labels/out"): images,
         ("images", "runs/kfp/first/preprocess/out"): images,
         ("registered version", "stargan/1"): images,
@@ -222,16 +263,16 @@ def test_what_has_seen_them_is_listed_and_the_commands_delete_it(
         ("model", "runs/kfp/first/unify-labels/model-0.json"): images,
         ("evaluation", "runs/kfp/first/unify-labels/evaluation-model-0.json"): images,
         ("training with checkpoints", "runs/train/0123"): images,
+        ("MLflow run", child): images,
+        ("MLflow run", parent): images,
     }
     frame = rows(first["images"], "mine.parquet")
     shards = set(frame.loc[frame["identity"] == "103", "shard"])
     listed = next(one for one in found["seen"] if one["what"] == "images")["objects"]
     assert {entry["name"] for entry in listed} == {*shards, "mine.parquet"}
-    commands = [line for line in found["commands"] if not line.startswith("#")]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    subprocess.run(["bash", "-ec", "\n".join(commands)], check=True,
-                   env={**os.environ, "PATH": path})  # fmt: skip
+    run_commands(found)
     assert registry.versions("stargan") == []
+    assert [path for path in files.rglob("*") if path.is_file()] == []
     assert not Path("runs/kfp/first").exists()
     assert not run.exists()
     store = open_store()
@@ -240,4 +281,218 @@ def test_what_has_seen_them_is_listed_and_the_commands_delete_it(
     assert second["raw"].intact()
     capsys.readouterr()
     main(["forget", "104"])
-    assert "stargan/1" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "stargan/1" not in out
+    assert "MLflow run" not in out
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_the_run_above_a_training_and_comparisons_are_listed(
+    release_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a comparison of several data sets, too; not what was deleted already."""
+    pictures(tmp_path / "mine", 100, 20)
+    first = version("first")
+    child = tracked(first["dataset"])
+    api = tracking.client()
+    parent = api.get_run(child).data.tags["mlflow.parentRunId"]
+    forget("103")
+    second = version("second")
+    data = Path("runs/kfp/first/unify-labels/out")
+    model = releases.train(data)
+    evaluation = releases.evaluate(model, data)
+    runs = [ComparedRun("a", Manifest.read(model), Manifest.read(evaluation), one["dataset"])
+            for one in (first, second)]  # fmt: skip
+    monkeypatch.setattr(comparison, "named", lambda _: {})  # no numbers
+    Path("compare-1.html").write_text("wall")
+    comparison.record(runs, Path("compare-1.html"), {})
+    comparison.record(runs[1:], Path("compare-1.html"), {})
+    found = {where for what, where in seen(forget("103")) if what == "MLflow run"}
+    assert {child, parent} < found
+    (compared,) = found - {child, parent}
+    assert api.get_run(compared).data.tags["role"] == "comparison"
+    api.delete_run(parent)
+    assert {w for what, w in seen(forget("103")) if what == "MLflow run"} == {child, compared}
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+@pytest.mark.server
+def test_the_same_on_a_server_that_has_a_version_of_another_project(
+    release_folder: Path, tmp_path: Path, mlflow_server: MlflowServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What cannot be read is a note; the files of deleted runs go with `mlflow gc` there."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    pictures(tmp_path / "mine", 100, 20)
+    first = version("first")
+    child = tracked(first["dataset"])
+    parent = str(releases.register(Path("runs/kfp/first/unify-labels/out"))["run_id"])
+    api = tracking.client()
+    api.create_registered_model("theirs")
+    api.create_model_version("theirs", f"runs:/{parent}/evaluation", parent)
+    found = forget("103")
+    assert [note for note in found["notes"] if note.startswith("theirs/1: its data cannot be read")]
+    assert {where for what, where in seen(found) if what == "MLflow run"} == {child, parent}
+    run_commands(found)
+    assert [api.get_run(one).info.lifecycle_stage for one in (child, parent)] == ["deleted"] * 2
+    assert registry.versions("stargan") == []
+    served = mlflow_server.folder / "served"
+    left = [path for path in served.rglob("*") if path.is_file()]
+    assert {path.relative_to(served).parts[1] for path in left} == {child, parent}
+    (gc,) = [line for line in found["commands"] if "mlflow gc" in line]
+    database = f"sqlite:///{mlflow_server.folder / 'server.db'}"
+    line = gc.partition("where the server runs: ")[2].replace(
+        "THE-DATABASE-OF-THE-SERVER", database
+    )
+    run_commands({"commands": [line]})
+    assert [path for path in served.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_models_that_started_from_one_that_has_seen_them_are_listed(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    """Though their own data have not: versions, manifests and run folders, one from another."""
+    pictures(tmp_path / "mine", 100, 20)
+    version("first")
+    releases.register(Path("runs/kfp/first/unify-labels/out"))
+    forget("103")
+    version("second")
+    data = Path("runs/kfp/second/unify-labels/out")
+    releases.register(data, 1, init="stargan/1")
+    later = data.with_name("model-1.json")
+    pinned = f"by-name:{later}@sha256:{Manifest.read(later).digest}"
+    folders = {"child": pinned, "grandchild": "runs/train/child/checkpoints/000000000320",
+               "other": "", "unknown": "gone/9"}  # fmt: skip
+    for name, init in folders.items():
+        (Path("runs/train") / name).mkdir(parents=True)
+        (Path("runs/train") / name / "config.json").write_text(json.dumps({"init": init}))
+    releases.evaluate(releases.train(data, 2, init="runs/train/grandchild/checkpoints/1"), data)
+    releases.evaluate(releases.train(data, 3), data)
+    found = forget("103")
+    images = {"mine train": 3}
+    started = {(one["what"], one["where"]): one["start"] for one in found["seen"] if one["start"]}
+    assert started == {
+        ("registered version", "stargan/2"): "stargan/1",
+        ("model", str(later)): "stargan/1",
+        ("training with checkpoints", "runs/train/child"): str(later),
+        ("training with checkpoints", "runs/train/grandchild"): folders["grandchild"],
+        ("model", str(data.with_name("model-2.json"))): "runs/train/grandchild/checkpoints/1",
+    }
+    assert seen(found).items() >= dict.fromkeys(started, images).items()
+    evaluations = {Path(where).name for what, where in seen(found) if what == "evaluation"}
+    assert evaluations == {f"evaluation-model-{i}.json" for i in (0, 1, 2)}
+    (note,) = found["notes"]
+    assert note.startswith("runs/train/unknown: started from gone/9, which is not found here; see")
+    page = Path("runs/forgotten.html").read_text()
+    assert "stargan/2, started from stargan/1" in page
+    deleted = [line for line in found["commands"] if line.startswith("rm -rf -- runs/")]
+    assert deleted == [f"rm -rf -- runs/{name}" for name in (
+        "train/child", "train/grandchild", "kfp/first", "kfp/second"
+    )]  # fmt: skip
+    assert sum("remove('\"'\"'stargan" in line for line in found["commands"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_copied_pages_and_pictures_are_deleted_too(release_folder: Path, tmp_path: Path) -> None:
+    """Known by their bytes; what is of nobody known is only named."""
+    pictures(tmp_path / "mine", 100, 20)
+    version("first")
+    data = Path("runs/kfp/first/unify-labels/out")
+    trial = Path("runs/search/key/trial-0000/seed-0")
+    trial.mkdir(parents=True)
+    for name, model in (("evaluate", data), ("search", trial / "x")):
+        made = releases.train(data)
+        evaluation = releases.evaluate(made, data)
+        evaluation.rename(model.with_name(f"{name}.json"))
+    (trial / "report.html").write_text("their faces")
+    pages = {"runs/kfp/first/validate/report": "theirs", "runs/report/a/validate.html": "theirs",
+             "runs/report/b/evaluate.html": "<p>report</p>", "runs/report/c/train.html": "gone",
+             "runs/kfp/other/train/report": "others", "runs/report/d/train.html": "others",
+             "runs/report/compare-1.html": "wall", "runs/report/e/step.log": "",
+             "runs/drift.html": "nearest"}  # fmt: skip
+    for name, text in pages.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    Path("runs/drift.json").write_text(json.dumps({"reference": str(data)}))
+    found = forget("103")
+    unknown = [line.rpartition(" ")[2] for line in found["commands"] if "not known" in line]
+    assert unknown == ["runs/report/c", "runs/report/compare-1.html"]
+    run_commands(found)
+    assert {path.name for path in Path("runs/report").iterdir()} == {
+        "c",
+        "d",
+        "e",
+        "compare-1.html",
+    }
+    assert not (trial / "report.html").exists()
+    assert not Path("runs/drift.html").exists()
+    assert Path("runs/kfp/other").exists()
+
+
+def test_raw_tars_that_nothing_else_needs_are_deleted_and_others_named(mine: Path) -> None:
+    first = version("first")
+    (tar,) = [entry for entry in first["raw"].entries if entry.name.endswith(".tar")]
+    path = str(open_store().path(tar.sha256))
+    assert f"rm -f -- {path}" in forget("103")["commands"]
+    version("second")
+    found = forget("103")
+    assert f"rm -f -- {path}" not in found["commands"]
+    assert f"#   rm -f -- {path}" in found["commands"]
+    run_commands(found)
+    assert Path(path).exists()
+
+
+def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
+    mine: Path, store: Path
+) -> None:
+    """Tars that were removed, settings that are damaged: notes."""
+    first = version("first")
+    shutil.rmtree(store / "refs")
+    for entry in first["raw"].entries:
+        open_store().path(entry.sha256).unlink()
+    run = Path("runs/train/0123")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{")
+    found = forget("103")
+    assert forgotten.current("mine", open_store())
+    assert [
+        note for note in found["notes"] if "runs/kfp/first/pull/out: its tars cannot be" in note
+    ]
+    assert [note for note in found["notes"] if "runs/train/0123/config.json: not valid" in note]
+    assert ("raw data " + first["raw"].meta.md5, "runs/kfp/first/pull/out") in seen(found)
+
+
+@pytest.mark.server
+def test_copies_in_an_object_store_are_listed(
+    s3: Any, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of checkpoints, the newest of each training, and this machine's of stored files."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"people-{uuid.uuid4().hex[:8]}"
+    s3.bucket(bucket)
+    monkeypatch.setenv("STORE_URI", f"s3://{bucket}/store")
+    monkeypatch.setenv("NODE_CACHE", str(tmp_path / "node"))
+    first, store = version("first"), open_store()
+    assert isinstance(store, S3Store)
+    for run, digest in (("1", first["dataset"].digest), ("11", "other")):
+        for folder, value in (("000000000160-1", "before"), ("000000000320-1", digest)):
+            text = json.dumps({"data_digest": value}).encode()
+            store.bucket.create(f"checkpoints/{run}/{folder}/config.json", text)
+    found = forget("103")
+    where = f"s3://{bucket}/store/checkpoints/1"
+    assert ("copies of checkpoints", where) in seen(found)
+    assert f"aws s3 rm --recursive {where}/" in found["commands"]
+    tables = [e for e in first["images"].entries if e.name == "mine.parquet"]
+    (digest,) = [entry.sha256 for entry in tables]
+    stored = f"s3://{bucket}/store/sha256/{digest[:2]}/{digest}"
+    assert {f"aws s3 rm {stored}", f"rm -f -- {store.path(digest)}"} <= {*found["commands"]}
+    if shutil.which("aws") is None:
+        return
+    run_commands(found)
+    assert [*store.listing("checkpoints/")] == [
+        f"checkpoints/11/{folder}/config.json" for folder in ("000000000160-1", "000000000320-1")
+    ]
+    assert not store.exists(tables[0])
+    assert not store.path(digest).exists()

@@ -12,14 +12,16 @@ import pytest
 from filelock import FileLock
 
 from forks import Forks
+from pipelines.local.cache import ContentCache, digest
+from pipelines.search.trial import Stage
 from releases import register, train
 from toydata import SETS, dataset_of
-from training.core.files import sha256_file, write_json
+from training.core.files import read_json, sha256_file, write_json
 from training.data import forgotten
 from training.registry import lineage, unneeded
 from training.registry import versions as registry
-from training.storage.store import Manifest, open_store
-from training.tracking import runners
+from training.storage.store import Manifest, Store, open_store
+from training.tracking import parents, runners
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
@@ -52,9 +54,25 @@ def stored(manifest: Path) -> set[str]:
 
 def collect(days: float = 30) -> list[unneeded.Item]:
     """Remove what is found."""
-    store = open_store()
-    items = unneeded.find(store, days)
-    return [item for item in items if unneeded.remove(store, item)]
+    return unneeded.clear(open_store(), days)[0]
+
+
+def output(name: str, manifest: Path, days: int = 40) -> Path:
+    """A step's output, a manifest, in an old pipeline run."""
+    path = Path("runs/kfp").absolute() / name / "out"
+    path.parent.mkdir(parents=True)
+    shutil.copy(manifest, path)
+    backdate(Path("runs/kfp") / name.partition("/")[0], days)
+    return path
+
+
+def cached(key: str, path: Path) -> Path:
+    """An old entry of the step cache with that output."""
+    row = {"path": str(path), "sha256": digest(path), "manifest": True}
+    file = Path("runs/cache") / f"{key}.json"
+    write_json(file, {"outputs": {}, "files": [row]})
+    backdate(file)
+    return file
 
 
 def test_a_version_keeps_all_that_its_verification_and_its_ancestor_need(old: Path) -> None:
@@ -98,39 +116,114 @@ def test_what_is_used_again_stays(old: Path) -> None:
 
 
 def test_the_cache_keeps_what_it_lists_as_long_as_it_is_used(old: Path) -> None:
-    run = old / "runs" / "kfp" / "stargan-1" / "train"
-    run.mkdir(parents=True)
-    shutil.copy(old / "model-1.json", run / "out")
-    entry = {"outputs": {}, "files": [{"path": str(run / "out"), "sha256": "", "manifest": True}]}
-    write_json(old / "runs" / "cache" / "key.json", entry)
-    backdate(run)
+    file = cached("key", output("stargan-1/train", old / "model-1.json"))
+    os.utime(file)
     assert collect() == []
-    backdate(old / "runs" / "cache")
+    backdate(file)
     kinds = {item.kind for item in collect()}
     assert kinds == {"cache entry", "kfp", "stored file"}
-    assert not run.exists()
+    assert not Path("runs/kfp/stargan-1").exists()
+
+
+def test_a_run_that_takes_an_entry_from_the_cache_meanwhile_finds_all_of_it(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hit comes after the listing, before the entry is removed; another old entry goes."""
+    out = output("stargan-1/train", old / "model-1.json")
+    used, other = cached("used", out), cached("other", output("stargan-2/train", out))
+    hits = []
+
+    def remove(store: Store, item: unneeded.Item) -> bool:
+        if not hits:
+            hits.append(ContentCache("runs/cache").get("used"))
+        return really(store, item)
+
+    really = unneeded.remove
+    monkeypatch.setattr(unneeded, "remove", remove)
+    removed, kept = unneeded.clear(open_store(), 30)
+    assert hits == [{}]
+    assert [item.place for item in kept] == [str(used.absolute())]
+    assert {item.place for item in removed} == {
+        str(other.absolute()), str(Path("runs/kfp/stargan-2").absolute())
+    }  # fmt: skip
+    assert Manifest.read(out).intact()
+
+
+def test_an_entry_whose_step_is_computed_anew_is_not_removed_and_ends_no_removal(
+    old: Path,
+) -> None:
+    out = output("stargan-1/train", old / "model-1.json")
+    with FileLock(cached("key", out).with_suffix(".lock")):
+        removed, kept = unneeded.clear(open_store(), 30)
+    assert (removed, [item.kind for item in kept]) == ([], ["cache entry"])
+    assert Manifest.read(out).intact()
 
 
 def test_checkpoints_stay_while_a_training_has_them_or_started_from_them(old: Path) -> None:
+    """Also the model that that one started from; in whatever order their names are."""
     trainings = old / "runs" / "train"
-    for name in ("done", "running", "parent", "child"):
+    for name in ("0-first", "1-parent", "2-child", "done", "running"):
         write_json(trainings / name / "config.json", {"init": ""})
         (trainings / name / ".lock").write_text("")
-    write_json(trainings / "child" / "config.json", {"init": str(trainings / "parent")})
-    for name in ("done", "running", "parent"):
+    write_json(trainings / "1-parent" / "config.json", {"init": str(trainings / "0-first")})
+    for name in ("0-first", "1-parent", "done", "running"):
         backdate(trainings / name)
+    write_json(trainings / "2-child" / "config.json", {"init": str(trainings / "1-parent")})
     with FileLock(trainings / "running" / ".lock"):
         collect()
-    assert {path.name for path in trainings.iterdir()} == {"running", "parent", "child"}
+    left = {path.name for path in trainings.iterdir()}
+    assert left == {"running", "0-first", "1-parent", "2-child"}
+
+
+def test_the_model_of_an_old_run_that_a_recent_training_started_from_stays(old: Path) -> None:
+    """And the checkpoints that that model was started from, which only its settings name."""
+    checkpoints = old / "runs" / "train" / "0" / "checkpoints" / "000000000320"
+    write_json(checkpoints / "config.json", {"init": ""})
+    config = old / "model-1" / "config.json"
+    write_json(config, {**read_json(config), "init": f"by-name:{checkpoints}@sha256:{'0' * 64}"})
+    made = Manifest.read(old / "model-1.json")
+    weights = [one for one in made.entries if one.name != "config.json"]
+    Manifest.build("model", {"config.json": config}, made.meta, keep=weights).write(
+        old / "model-2.json"
+    )
+    backdate(old)
+    out = output("stargan-1/train", old / "model-2.json")
+    init = f"{out}@sha256:{Manifest.read(out).digest}"
+    write_json(old / "runs" / "train" / "1" / "config.json", {"init": init})
+    collect()
+    assert Manifest.read(out).intact()
+    assert checkpoints.exists()
+    backdate(old / "runs" / "train" / "1")
+    collect()
+    assert not out.exists()
+    assert not checkpoints.exists()
+
+
+def test_what_the_trials_of_a_search_read_stays_while_it_goes_on(old: Path) -> None:
+    """They leave no note of their own, and do not look into the cache."""
+    data = output("stargan-1/unify-labels", old / "binary.json")
+    judge = output("stargan-2/judge", old / "model-1.json")
+    stage = Stage(str(data), str(judge), "stargan", "demo", "", "", "", "", "",
+                  str(old / "runs" / "search" / "key" / "trial-0000" / "seed-0"))  # fmt: skip
+    stage.write()
+    assert collect() == []
+    assert Manifest.read(judge).intact()
+    backdate(old / "runs" / "search")
+    assert {item.kind for item in collect()} == {"kfp", "stored file"}
+    assert stage.path.exists()
 
 
 def test_what_a_run_that_goes_on_may_have_read_stays(old: Path) -> None:
-    """However long it takes: nothing is removed that was used since the day before its start."""
-    note = old / "runs" / "parents" / "run.json"
-    write_json(note, {"experiment": "e", "runner": runners.this(), "uri": "u"})
-    backdate(note.parent, 41)
-    backdate(note, 41)
+    """However long it takes: nothing is removed that was used since the day before its start.
+
+    Each of its steps writes the note anew.
+    """
+    runner = f"another-host pid:[1] 7 {time.time() - 41 * unneeded.DAY:.2f}"
+    parents.Note(old / "runs" / "parents" / "run.json", "e", runner, "u").write()
     assert unneeded.find(open_store(), 30) == []
+    assert unneeded.find(open_store(), 43) == []
+    parents.Note(old / "runs" / "parents" / "run.json", "e", runners.this(), "u").write()
+    assert unneeded.find(open_store(), 30)
 
 
 def test_the_command_lists_first_and_removes_with_yes(old: Path, forks: Forks) -> None:

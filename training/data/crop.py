@@ -6,7 +6,7 @@ time. With `resize=fast` torch resizes what the same decoders give.
 """
 
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,13 @@ BUFFER_BYTES = 8 * 2**20  # bytes of each thread's decoding buffer; a 681x1024 i
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in px
 _local = threading.local()
+
+
+def decisive(kind: str, config: DataConfig) -> dict[str, Any]:
+    """The settings, by name, on which the pixels of `crop_image` depend."""
+    own = {"celeba": ("celeba_crop", "celeba_shift"), "rafd": ("rafd_crop", "rafd_centre")}
+    names = ("size", "interpolation", "resize", *own.get(kind, ()))
+    return {name: getattr(config, name) for name in names}
 
 
 def crop_box(kind: str, width: int, height: int, config: DataConfig) -> Box:

@@ -87,11 +87,17 @@ def divisions(person: np.ndarray, side: np.ndarray, count: int, seed: int) -> np
 
 
 def least_p(person: np.ndarray, side: np.ndarray) -> float:
-    """The lowest p-value that so many people can give: 1 / number of divisions."""
+    """The lowest p-value that so many people, at least one, can give: 1 / number of divisions.
+
+    2 / that number if the sides have equally many people who are on one side only: exchanging the
+    sides is then another division, with the same distance.
+    """
     one, two = (set(person[side == s].tolist()) for s in (False, True))
     both = len(one & two)
     alone = (len(one) - both, len(two) - both)
     logarithm = math.lgamma(sum(alone) + 1) - sum(math.lgamma(n + 1) for n in alone)
+    if alone[0] == alone[1]:
+        logarithm -= math.log(2)
     return math.exp(-(logarithm + both * math.log(2)))
 
 

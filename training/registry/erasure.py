@@ -1,22 +1,33 @@
 """The shell commands that delete what has seen forgotten people. Nothing here deletes anything."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from training.registry import versions as registry
-from training.registry.people import RAW, REGISTERED, RUN_FOLDER, TRACKED, Search, Seen
+from training.registry.leftovers import pages
+from training.registry.people import Search
+from training.registry.seen import COPIES, RAW, REGISTERED, RUN_FOLDER, TRACKED, Seen
+from training.storage.store import Store
+from training.tracking import client as tracking
+from training.tracking import database
 
 
 def commands(search: Search, seen: Sequence[Seen]) -> list[str]:
     """Commands in the order in which they are to be run; "#" begins what to do by hand."""
+    where = {what: [one.where for one in seen if one.what == what]
+             for what in (REGISTERED, TRACKED, RUN_FOLDER, COPIES)}  # fmt: skip
+    folders = _runs(search, seen)
     return [
-        *(line for one in seen if one.what == REGISTERED for line in _version(one.where)),
-        *_tracked([one.where for one in seen if one.what == TRACKED]),
-        *(f"rm -rf -- {shlex.quote(one.where)}" for one in seen if one.what == RUN_FOLDER),
-        *(f"rm -rf -- {shlex.quote(folder)}" for folder in _runs(search, seen)),
+        *(line for name in where[REGISTERED] for line in _version(name)),
+        *_tracked(where[TRACKED]),
+        *(f"rm -rf -- {shlex.quote(folder)}" for folder in where[RUN_FOLDER]),
+        *(f"aws s3 rm --recursive {shlex.quote(f'{address}/')}" for address in where[COPIES]),
+        *pages(search, seen, folders),
+        *(f"rm -rf -- {shlex.quote(str(folder))}" for folder in folders),
         *_objects(search, seen),
-        *_raw(seen),
+        *_raw(search, seen),
+        *(_copied() if where[REGISTERED] or where[TRACKED] else ()),
     ]
 
 
@@ -27,50 +38,83 @@ def _version(where: str) -> Iterator[str]:
             f"# {where} is the champion: train and promote another version first, or python -m "
             f"training.release rollback {shlex.quote(name)} --reason WHY"
         )
-    code = (
-        "from training.tracking.client import client; "
-        f"client().delete_model_version({name!r}, {number!r})"
-    )
+    code = f"from training.registry.versions import remove; remove({name!r}, {number!r})"
     yield f"python -c {shlex.quote(code)}"
 
 
-def _tracked(runs: Sequence[str]) -> list[str]:
-    last = ["# then `mlflow gc` deletes the files of the deleted runs"] if runs else []
-    return [f"mlflow runs delete --run-id {run}" for run in runs] + last
+def _tracked(runs: Sequence[str]) -> Iterator[str]:
+    """A command for each run, and the one that deletes their files, which MLflow's database has."""
+    if not runs:
+        return
+    uri = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.uri())}"  # mlflow has another default
+    yield from (f"{uri} mlflow runs delete --run-id {run}" for run in runs)
+    local = database.file_of(tracking.uri())
+    place = shlex.quote(tracking.uri()) if local else "THE-DATABASE-OF-THE-SERVER"
+    gc = f"{uri} mlflow gc --backend-store-uri {place} --run-ids {','.join(runs)}"
+    yield gc if local else f"# then, to delete their files, where the server runs: {gc}"
 
 
-def _runs(search: Search, seen: Sequence[Seen]) -> list[str]:
-    """Folders of local runs, whose pages show pictures."""
-    paths = [Path(one.where) for one in seen if one.where not in search.versions]
+def _runs(search: Search, seen: Sequence[Seen]) -> list[Path]:
+    """Folders of local pipeline runs, whose pages show pictures."""
+    kfp = (search.runs / "kfp").resolve()
+    paths = [Path(one.where).resolve() for one in seen if one.where not in search.versions]
     return list(dict.fromkeys(
-        str(path.parents[1]) for path in paths if len(path.parents) > 2 and
-        path.parents[2].name == "kfp"
+        search.runs / "kfp" / path.relative_to(kfp).parts[0]
+        for path in paths if path.is_relative_to(kfp)
     ))  # fmt: skip
 
 
 def _objects(search: Search, seen: Sequence[Seen]) -> list[str]:
-    """Stored files, but for the raw data and those that other manifests need."""
-    places = {one.where for one in seen}
-    others = [one.manifest for one in search.kept if one.where not in places]
-    needed = {entry.sha256 for manifest in others for entry in manifest.entries}
+    """Stored files, but for the raw data and those that others need."""
     found = dict.fromkeys(
-        entry.sha256
-        for one in seen
-        if not one.what.startswith(RAW)
-        for entry in one.objects
-        if entry.sha256 not in needed
+        entry.sha256 for one in seen if not one.what.startswith(RAW) for entry in one.objects
     )
-    uri = search.store.uri
-    if uri.startswith("s3://"):
-        return [f"aws s3 rm {shlex.quote(f'{uri}/sha256/{d[:2]}/{d}')}" for d in found]
-    return [f"rm -f -- {shlex.quote(str(search.store.path(digest)))}" for digest in found]
+    needed = _needed(search, seen)
+    return _delete(search.store, [one for one in found if one not in needed])
 
 
-def _raw(seen: Sequence[Seen]) -> list[str]:
-    tars = dict.fromkeys(e.name for one in seen if one.what.startswith(RAW) for e in one.objects)
+def _needed(search: Search, seen: Sequence[Seen]) -> set[str]:
+    """The stored files of manifests and versions that have not seen them."""
+    places = {one.where for one in seen}
+    others = [one.manifest.entries for one in search.kept if one.where not in places]
+    others += [one.objects for one in search.made if one.where not in places]
+    return {entry.sha256 for entries in others for entry in entries}
+
+
+def _delete(store: Store, digests: Iterable[str]) -> list[str]:
+    """Commands that delete stored files, and this machine's copies of those of an object store."""
+    remote, lines = store.uri.startswith("s3://"), []
+    for digest in digests:
+        path = store.path(digest)
+        if remote:
+            lines.append(f"aws s3 rm {shlex.quote(f'{store.uri}/sha256/{digest[:2]}/{digest}')}")
+        if not remote or path.is_file():
+            lines.append(f"rm -f -- {shlex.quote(str(path))}")
+    return lines
+
+
+def _raw(search: Search, seen: Sequence[Seen]) -> Iterator[str]:
+    """What to do about the raw data: their tars are stored, and other data versions need them."""
+    tars = {e.sha256: e.name for one in seen if one.what.startswith(RAW) for e in one.objects}
     if not tars:
-        return []
-    return [
-        f"# the raw data still have the pictures, in {', '.join(tars)}: delete them in your folder "
-        "of raw data, and adopt it again if DVC has it (python -m training.data adopt)"
-    ]
+        return
+    yield (
+        f"# the raw data still have the pictures, in {', '.join(dict.fromkeys(tars.values()))}: "
+        "delete them in your folder of raw data, and adopt it again if DVC has it (python -m "
+        "training.data adopt)"
+    )
+    needed = _needed(search, seen)
+    yield from _delete(search.store, [one for one in tars if one not in needed])
+    if shared := _delete(search.store, [one for one in tars if one in needed]):
+        yield (
+            "# then the tars in the store, which later data versions name, too; the next run packs "
+            "the raw data anew:"
+        )
+        yield from (f"#   {line}" for line in shared)
+
+
+def _copied() -> Iterator[str]:
+    yield (
+        "# backups of MLflow (python -m training.backup) keep the files of deleted versions and "
+        "runs: delete those below artifacts/ as administrator, all their versions"
+    )

@@ -6,19 +6,22 @@ versions, the trainings' run folders, and MLflow's runs. Nothing is deleted.
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from training.core.files import read_json
 from training.core.temporary import temporary_folder
 from training.data import forgotten as tombstones
 from training.data.archive import open_raw
 from training.data.enlarged import enlarged
 from training.data.forgotten import Pseudonyms, pseudonym
+from training.registry import derived, tracked
 from training.registry import versions as registry
+from training.registry.derived import Made
 from training.registry.lineage import DATASET
+from training.registry.seen import RAW, REGISTERED, Kept, Seen, pages
+from training.registry.starts import CONFIG, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
 
@@ -27,35 +30,7 @@ if TYPE_CHECKING:
 
 BEGIN = b'{\n "schema"'  # of a manifest's file
 SKIPPED = {"store", "node-cache", "mlartifacts", "cache", "train", "work"}  # folders of `runs`
-# What was found, where it is not the kind of a manifest.
-REGISTERED, RAW, TRACKED = "registered version", "raw data", "MLflow run"
-RUN_FOLDER = "training with checkpoints"
 NEAR = 3  # names given for an identity that nobody has
-
-
-class Kept(NamedTuple):
-    """A manifest and where it is: a path, or NAME/VERSION."""
-
-    where: str
-    manifest: Manifest[Any]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One manifest, training or version that has these people's images, or was made of them.
-
-    `images`: their number by data set and split ("mine train"), for what was made of a data set
-    those of the data set. `objects`: the stored files that hold them.
-    """
-
-    what: str
-    where: str
-    digest: str
-    images: dict[str, int]
-    objects: tuple[Entry, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def manifests(folder: Path) -> tuple[list[Kept], list[str]]:
@@ -80,26 +55,34 @@ def _files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def registered() -> tuple[list[Kept], list[str]]:
-    """The data set's manifest of every registered version; none where tracking is off."""
-    found: list[Kept] = []
-    notes: list[str] = []
+def registered(notes: list[str]) -> Iterator[tuple[Made, Kept | None]]:
+    """Every registered version, with its data set's manifest; none where tracking is off.
+
+    A version that was imported, is foreign or cannot be read has no manifest, and a note.
+    """
     if tracking.uri() == "off":
-        return found, ["MLFLOW_TRACKING_URI=off: registered versions were not looked at"]
-    names = [one.name for one in _all(tracking.client().search_registered_models)]
+        notes.append("MLFLOW_TRACKING_URI=off: registered versions were not looked at")
+        return
+    unreadable = (OSError, ValueError, KeyError, tracking.mlflow().exceptions.MlflowException)
+    names = [one.name for one in pages(tracking.client().search_registered_models)]
     for version in [v for name in sorted(names) for v in registry.versions(name)]:
         where = f"{version.name}/{version.version}"
+        kept, made = None, Made(REGISTERED, where, names=frozenset({where}))
         if version.tags.get("imported"):
             notes.append(f"{where}: imported weights; whom they were trained on is not known")
-            continue
-        try:
-            with temporary_folder() as temporary:
-                path = Path(temporary) / "dataset.json"
-                path.write_bytes(registry.read(version, DATASET))
-                found.append(Kept(where, Manifest.read(path)))
-        except (OSError, ValueError) as error:
-            notes.append(f"{where}: its data cannot be read: {error}")
-    return found, notes
+        else:
+            try:
+                with temporary_folder() as temporary:
+                    path = Path(temporary) / "dataset.json"
+                    path.write_bytes(registry.read(version, DATASET))
+                    kept = Kept(where, Manifest.read(path))
+                made = replace(made, dataset=kept.manifest.digest)
+                made = derived.of_version(version, kept.manifest.digest)
+            except unreadable as error:
+                what = "its model" if kept else "its data"
+                text = " ".join(str(error).split())[:300]
+                notes.append(f"{where}: {what} cannot be read: {text}")
+        yield made, kept
 
 
 def table(kept: Kept, store: Store) -> "pd.DataFrame | None":
@@ -128,10 +111,12 @@ class Search:
 
     def __init__(self, runs: Path, store: Store) -> None:
         self.runs, self.store = runs, store
-        files, notes = manifests(runs)
-        versions, more = registered()
-        self.kept, self.notes = files + versions, notes + more
-        self.versions = {one.where for one in versions}
+        files, self.notes = manifests(runs)
+        versions = [*registered(self.notes)]
+        self.registered = [made for made, _ in versions]
+        self.versions = {made.where for made in self.registered}
+        self.kept = files + [kept for _, kept in versions if kept]
+        self.made = self._made()
         self.tables: dict[str, pd.DataFrame] = {}  # by a manifest's digest
         for one in self.kept:
             if one.manifest.digest in self.tables:
@@ -191,6 +176,7 @@ class Search:
         seen: list[Seen] = []
         data: dict[str, dict[str, int]] = {}
         rows = {digest: _of(frame, wanted) for digest, frame in self.tables.items()}
+        released = {one.where: one.objects for one in self.registered}
         for one in self.kept:
             found = rows.get(one.manifest.digest)
             if found is None or found.empty:
@@ -201,11 +187,17 @@ class Search:
                 if one.where in self.versions
                 else ("images" if one.manifest.kind == "images" else "data set")
             )
-            seen.append(Seen(what, one.where, one.manifest.digest, _counts(found),
-                             _objects(one.manifest, found)))  # fmt: skip
+            objects = _objects(one.manifest, found) + released.get(one.where, ())
+            seen.append(Seen(what, one.where, one.manifest.digest, _counts(found), objects))
         seen += self._raw(rows)
-        seen += self._made(data)
-        return seen
+        known = {one.where for one in seen}
+        found = derived.spread(self.made, data)
+        seen += [
+            Seen(one.what, one.where, one.digest, images, one.objects, start)
+            for one, images, start in found
+            if one.where not in known
+        ]
+        return [*seen, *tracked.runs(data, [(one.run, images) for one, images, _ in found])]
 
     def _raw(self, rows: "Mapping[str, pd.DataFrame]") -> list[Seen]:
         """The raw data from which these images were cropped, with the tars that hold them."""
@@ -219,36 +211,40 @@ class Search:
             found = sources.get(one.manifest.digest)
             if one.manifest.kind != "raw" or found is None:
                 continue
-            trees = open_raw(one.manifest, self.store)
-            tars = [
-                tar
-                for name, group in found.groupby("dataset")
-                for tar in trees[str(name)].holding(group["file"])
-            ]
             what = f"{RAW} {one.manifest.meta.md5}"
-            out.append(Seen(what, one.where, one.manifest.digest, _counts(found), tuple(tars)))
+            try:
+                tars = tuple(self._tars(one.manifest, found))
+            except ValueError as error:
+                self.notes.append(f"{one.where}: its tars cannot be read: {error}")
+                tars = ()
+            out.append(Seen(what, one.where, one.manifest.digest, _counts(found), tars))
         return out
 
-    def _made(self, data: Mapping[str, dict[str, int]]) -> list[Seen]:
-        """Judges, models and evaluations of these data sets, run folders and MLflow's runs."""
-        out = []
+    def _tars(self, raw: Manifest[Any], rows: "pd.DataFrame") -> Iterator[Entry]:
+        """The tars that hold the files of these rows. Raises StoreError if they are lost."""
+        trees = open_raw(raw, self.store)
+        for name, group in rows.groupby("dataset"):
+            yield from trees[str(name)].holding(group["file"])
+
+    def _made(self) -> list[Made]:
+        """Judges, models and evaluations, trainings, registered versions, and notes on others."""
+        found = [*self.registered, *derived.copies(self.store, self.notes)]
         for one in self.kept:
-            manifest = one.manifest
-            source = getattr(manifest.meta, "dataset", "")
-            if source in data:
-                out.append(Seen(manifest.kind, one.where, manifest.digest, data[source],
-                                manifest.entries))  # fmt: skip
-        for config in sorted((self.runs / "train").glob("*/config.json")):
-            source = read_json(config).get("data_digest", "")
-            if source in data:
-                out.append(Seen(RUN_FOLDER, str(config.parent), "", data[source]))
-        if tracking.uri() != "off":
-            for digest, images in data.items():
-                out += [
-                    Seen(TRACKED, run.info.run_id, "", images)
-                    for run in _tracked(f"tags.dataset = '{digest}'")
-                ]
-        return out
+            if one.where in self.versions:
+                continue
+            model: Mapping[str, Any] = {}
+            try:
+                model = settings(one.manifest, self.store)
+            except StoreError as error:
+                self.notes.append(f"{one.where}: what it started from cannot be read: {error}")
+            found.append(derived.of_manifest(one, model))
+        for config in sorted((self.runs / "train").glob(f"*/{CONFIG}")):
+            try:
+                found.append(derived.of_folder(config.parent))
+            except ValueError as error:
+                self.notes.append(str(error))
+        self.notes += derived.lost(found)
+        return found
 
 
 def _of(frame: "pd.DataFrame", wanted: Mapping[str, Pseudonyms]) -> "pd.DataFrame":
@@ -275,20 +271,3 @@ def _objects(manifest: Manifest[Any], rows: "pd.DataFrame") -> tuple[Entry, ...]
     tables = {"labels.parquet", *(f"{name}.parquet" for name in rows["dataset"].unique())}
     larger = {enlarged(name) for name in shards if name}
     return tuple(e for e in manifest.entries if e.name in shards | tables | larger)
-
-
-def _tracked(query: str) -> list[Any]:
-    api = tracking.client()
-    experiments = [one.experiment_id for one in _all(api.search_experiments)]
-    return _all(lambda **page: api.search_runs(experiments, query, **page))
-
-
-def _all(search: Callable[..., Any]) -> list[Any]:
-    """Every page of a search of MLflow's."""
-    found, token = [], None
-    while True:
-        page = search(page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found

@@ -34,6 +34,7 @@ STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
 DELETED = 1.0  # s; MLflow reads a model and then its tags, which a deletion in between empties
 HISTORY = f"alias.{ALIAS}."
+LOGGED = "models:/m-"  # begins the source of a version that was made from a logged model
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
@@ -160,6 +161,18 @@ def add(
         return created, True
 
 
+def remove(name: str, number: str) -> None:
+    """Delete a version with its files, which MLflow alone would keep."""
+    source = str(version(f"{name}/{number}").source)
+    tracking.client().delete_model_version(name, number)
+    try:
+        if source.startswith(LOGGED):
+            _discard(source.removeprefix("models:/"))
+    except tracking.mlflow().exceptions.MlflowException as error:
+        if not _missing(error):  # a copy of the version had the same files
+            raise
+
+
 def _discard(model_id: str) -> None:
     """Delete a logged model with its files, which MLflow alone would keep."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -181,7 +194,7 @@ def _discard(model_id: str) -> None:
 def _location(found: Any) -> str:
     """The address of a version's files; that of its logged model, if it was made from one."""
     location = str(found.source)
-    if location.startswith("models:/m-"):
+    if location.startswith(LOGGED):
         model = tracking.client().get_logged_model(location.removeprefix("models:/"))
         location = str(model.artifact_location)
     return location

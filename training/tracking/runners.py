@@ -29,6 +29,12 @@ def ended(runner: str) -> bool:
         return True
 
 
+def started(runner: str) -> float | None:
+    """When that process started, s since the epoch; None if that is not known."""
+    words = runner.split()
+    return float(words[3]) if len(words) == 4 else None
+
+
 def _namespace() -> str:
     """The process namespace of a container, or of the host."""
     try:

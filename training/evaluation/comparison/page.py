@@ -284,10 +284,11 @@ def record(runs: Sequence[ComparedRun], page: Path, facts: Mapping[str, str]) ->
     for name, found in named(runs).items():
         known = _metrics(system(name, found)) | _by_papers(found)
         numbers |= {f"{name}/{key}": value for key, value in known.items()}
+    data = ",".join(sorted({run.dataset.digest for run in runs}))
+    tags = {"role": "comparison", "dataset": data}
     tracking.log_run(
-        "compare", page.stem, {"role": "comparison"}, {**facts, "machine": machine()},
-        numbers, {page.name: page},
-    )  # fmt: skip
+        "compare", page.stem, tags, {**facts, "machine": machine()}, numbers, {page.name: page}
+    )
 
 
 def _by_papers(runs: Sequence[ComparedRun]) -> dict[str, float]:
