@@ -140,12 +140,16 @@ def test_styles_and_seeds_of_a_batch_stay_apart(at_shelf: Any, name: str) -> Non
 
 def test_an_edit_that_takes_too_long_is_given_up(faces: Served, photo: bytes) -> None:
     with held_server(faces, seconds=0.5) as (server, translator, clients):
-        running_, waits = (clients.submit(server.edit, photo, *BLOND) for _ in range(2))
+        running_ = clients.submit(server.edit, photo, *BLOND)
+        wait_for(lambda: translator.passes == [1])  # else both could be one batch
+        waits = clients.submit(server.edit, photo, *BLOND)
         for future in (running_, waits):
             answer = future.result()
             assert answer.status == 504
             assert "retry-after" in answer.headers
         assert server.service.inside == 0
+        (given_up,) = server.service._batches._waiting
+        wait_for(given_up.result.cancelled)  # a moment after the answer
         translator.go.set()
         assert server.edit(photo, *BLOND).status == 200
         assert translator.passes == [1, 1]  # the edit that was given up while it waited never ran
