@@ -148,6 +148,8 @@ def test_an_edit_that_takes_too_long_is_given_up(faces: Served, photo: bytes) ->
             assert answer.status == 504
             assert "retry-after" in answer.headers
         assert server.service.inside == 0
+        (given_up,) = server.service._batches._waiting
+        wait_for(given_up.result.cancelled)  # a moment after the answer
         translator.go.set()
         assert server.edit(photo, *BLOND).status == 200
         assert translator.passes == [1, 1]  # the edit that was given up while it waited never ran
