@@ -1,5 +1,6 @@
 """`python -m pipelines search`: the space, trials, pruning, and what a stopped search leaves."""
 
+import os
 import re
 import shutil
 import signal
@@ -8,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 import optuna
@@ -21,6 +23,7 @@ from pipelines.search import record
 from pipelines.search import run as searching
 from pipelines.search import space as spaces
 from pipelines.search import study as studies
+from pipelines.search.jobs import Job, run_all
 from pipelines.search.plan import Plan
 from pipelines.search.study import Data, Search, opened, winner
 from pipelines.search.trial import Result, Stage
@@ -116,8 +119,10 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.setattr(Data, "identity", property(lambda self: {"dataset": "d", "judge": "j"}))
 
+    read = cache(lambda *pairs: Plan.read([*SMOKE, *pairs]))
+
     def make(name: str, *pairs: str) -> Search:
-        plan = Plan.read([*SMOKE, *pairs])
+        plan = read(*pairs)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         data = Data(tmp_path, tmp_path, "code")
@@ -215,8 +220,8 @@ def toy(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
     def run(*pairs: str) -> str:
-        page, lines = searching.search([*TOY, *pairs], tmp_path / "runs")
-        return "\n".join([*lines, str(page)])
+        out, lines = searching.search([*TOY, *pairs], tmp_path / "runs")
+        return "\n".join([*lines, str(out)])
 
     return run
 
@@ -247,11 +252,11 @@ def test_a_search_trains_scores_and_goes_on(
     open_store().path(shard.sha256).unlink()
     with pytest.raises(searching.SearchError, match=r"failed one after another.*is missing"):
         toy(*pairs, "trials=3")
-    page = (folder / "search.html").read_text()
-    assert "1 of 3 trials failed" in page
-    assert "celeba-00000.npy" in page
-    assert not re.search(r"<script|https?://", page)
-    assert page.count("<td>complete</td>") == 2
+    text = (folder / "search.html").read_text()
+    assert "1 of 3 trials failed" in text
+    assert "celeba-00000.npy" in text
+    assert not re.search(r"<script|https?://", text)
+    assert text.count("<td>complete</td>") == 2
 
 
 @pytest.mark.slow
@@ -316,6 +321,53 @@ def test_trials_are_children_of_their_search_in_mlflow(
     assert found.data.params["search.lambda_rec"] == "3.2"
     assert found.data.metrics["search/score"] == 0.7
     assert found.info.status == "FINISHED"
+
+
+def test_a_stage_ends_if_the_process_that_started_it_was_killed_at_once(tmp_path: Path) -> None:
+    """Before the stage's own imports; else it would train on, beside the next search's."""
+    os.mkfifo(tmp_path / "dataset.json")  # reading it waits for ever, as a training that goes on
+    stage = Stage("dataset.json", "j", "stargan", "smoke", "{}", "{}", "{}", "", "code",
+                  str(tmp_path), 16)  # fmt: skip
+    parent = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from pipelines.search.jobs import Job, _start; from pipelines.search.trial import Stage\n"
+        f"process = _start(Job({stage!r}, Path('log')), 1)\n"
+        "print(process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**clean_environment(None), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", parent], cwd=tmp_path, env=environment, text=True,
+                          stdout=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    try:
+        orphan = psutil.Process(int(done.stdout))
+    except psutil.NoSuchProcess:
+        return
+    try:
+        orphan.wait(timeout=20)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+def test_equal_trials_train_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a run folder; another one does not wait for them."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    stages = [
+        Stage("none.json", "j", model, "smoke", "{}", "{}", "{}", "", "code",
+              str(tmp_path / f"{number}"), 16, child=number == 1)
+        for number, model in enumerate(["stargan", "stargan", "attgan"])
+    ]  # fmt: skip
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    for stage in stages:
+        Path(stage.folder).mkdir()
+    found = run_all([Job(*both) for both in zip(stages, logs, strict=True)], 3)
+    assert [type(one) for one in found] == [str, str, str]
+    began = [stage.path.stat().st_mtime_ns for stage in stages]
+    ended = [log.stat().st_mtime_ns for log in logs]
+    assert began[1] > ended[0]
+    assert began[2] < ended[0]
 
 
 def test_a_stage_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
