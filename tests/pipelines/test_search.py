@@ -28,9 +28,11 @@ from pipelines.search.plan import Plan
 from pipelines.search.study import Data, Search, opened, winner
 from pipelines.search.trial import Result, Stage
 from project import SMALL, clean_environment, heed_ctrl_c
+from releases import train as first_model
 from training.core.config import JudgeConfig, to_json
 from training.core.files import read_json, write_json
 from training.judge import judge
+from training.resolve import check
 from training.storage.store import Manifest, open_store
 
 SMOKE = ["preset=smoke"]
@@ -108,6 +110,20 @@ def test_a_shorter_pipeline_has_what_the_judge_needs(tmp_path: Path) -> None:
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert executors.keys() == spec["deploymentSpec"]["executors"].keys()
     assert "exec-train" not in executors
+
+
+def test_the_start_is_pinned(store: Path, binary: Path) -> None:
+    """As a run pins it, so that all trials have it, and a run with their settings their folder."""
+    start = first_model(binary)
+    pairs = [*SMOKE, f"init=by-name:{start}", "lambda_rec=1..20 log"]
+    plan = Plan.read(pairs)
+    digest = Manifest.read(start, "model").digest
+    assert plan.fixed["init"] == f"by-name:{start}@sha256:{digest}"
+    assert plan.fixed["init"] == check(plan.config, init=f"by-name:{start}").init
+    assert f" init={plan.fixed['init']} " in plan.command({"lambda_rec": 2.0})
+    assert Plan.read([*SMOKE, f"init={plan.fixed['init']}", "lambda_rec=1..20 log"]).key == plan.key
+    start.write_bytes(first_model(binary, seed=1).read_bytes())
+    assert Plan.read(pairs).key != plan.key
 
 
 Open = Callable[..., Search]
