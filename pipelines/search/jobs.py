@@ -1,9 +1,11 @@
 """Stages of trials as processes, several at the same time."""
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +35,8 @@ def run_all(jobs: Sequence[Job], most: int) -> list[Result | str]:
     running: list[tuple[Job, subprocess.Popen[str]]] = []
     try:
         while waiting or running:
-            while waiting and len(running) < most:
-                job = waiting.pop(0)
+            while len(running) < most and (job := _next(waiting, (one for one, _ in running))):
+                waiting.remove(job)
                 running.append((job, _start(job, most)))
             for job, process in [one for one in running if one[1].poll() is not None]:
                 running.remove((job, process))
@@ -50,6 +52,16 @@ def run_all(jobs: Sequence[Job], most: int) -> list[Result | str]:
     ]
 
 
+def _next(waiting: Sequence[Job], running: Iterable[Job]) -> Job | None:
+    """The first job whose training no running one does: equal trials share a run folder."""
+    busy = {_training(job.stage) for job in running}
+    return next((job for job in waiting if _training(job.stage) not in busy), None)
+
+
+def _training(stage: Stage) -> Stage:
+    return replace(stage, folder="", child=False)
+
+
 def _start(job: Job, most: int) -> "subprocess.Popen[str]":
     job.stage.write()
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +70,9 @@ def _start(job: Job, most: int) -> "subprocess.Popen[str]":
     env.pop(environment.MLFLOW_RUN_ID.name, None)
     if job.mlflow_run:
         env[environment.MLFLOW_RUN_ID.name] = job.mlflow_run
-    command = [sys.executable, "-m", "pipelines.search.trial", str(job.stage.path)]
+    command = [
+        sys.executable, "-m", "pipelines.search.trial", str(job.stage.path), str(os.getpid()),
+    ]  # fmt: skip
     with job.log.open("ab") as log:
         # In a new session: Ctrl-C reaches it through `stop`, which waits until it has saved.
         return subprocess.Popen(

@@ -55,7 +55,12 @@ def experiment(plan: Plan, namespace: str, accelerators: int) -> dict[str, Any]:
         "kind": "Experiment",
         "metadata": {"name": plan.key, "namespace": namespace},
         "spec": {
-            "objective": {"type": "maximize", "objectiveMetricName": METRIC},
+            "objective": {
+                "type": "maximize",
+                "objectiveMetricName": METRIC,
+                # Katib's default is the best value; a trial also prints those of its snapshots.
+                "metricStrategies": [{"name": METRIC, "value": "latest"}],
+            },
             "algorithm": {
                 "algorithmName": "tpe",
                 "algorithmSettings": [
@@ -99,7 +104,9 @@ def _parameter(name: str, dimension: Dimension) -> dict[str, Any]:
 
 def _job(plan: Plan, names: dict[str, str], accelerators: int) -> dict[str, Any]:
     fixed = {"model": plan.config.name, "preset": plan.config.preset, **plan.fixed}
-    words = [f"{key}={value}" for key, value in fixed.items() if value]
+    words = [f"{k}={v}" for k, v in fixed.items() if v and k != "train.images"]
+    if plan.own.images:  # a trial refuses its length as train.images
+        words.append(f"images={plan.own.images}")
     words.append(f"prune={','.join(map(str, plan.rungs)) or 'none'}")
     words += [f"{key}=${{trialParameters.{name}}}" for key, name in names.items()]
     gpus = {"nvidia.com/gpu": accelerators} if accelerators else {}

@@ -19,14 +19,15 @@ NEEDED = 4  # complete trials without which no importance is shown
 def render(search: Search) -> str:
     """Self-contained HTML page of a search as far as it is."""
     plan, trials = search.plan, search.study.get_trials(deepcopy=False)
-    trials = [one for one in trials if one.state != TrialState.WAITING]
     best, own = winner(search.study), plan.own
     return html.render(
         "search",
         title=f"Search: {plan.config.name}, preset {plan.config.preset}",
         made=f"{date.today():%Y-%m-%d}, {machine()}",
         best=best and {"number": best.number, "score": best.value,
-                       "floors": best.user_attrs["floors"]},
+                       "floors": best.user_attrs["floors"],
+                       "again": best.number in search.outdated},
+        outdated=search.outdated,
         command=plan.command(best.params) if best else "",
         failed=len(search.failed),
         curve=search_curve([_try(one) for one in trials if _score(one) is not None]),
@@ -43,6 +44,7 @@ def render(search: Search) -> str:
             ("length of a training, images", plan.config.train.images),
             ("finished, of", f"{len(search.finished)}, {own.trials}"),
             ("seeds of each trial", own.seeds),
+            ("code", search.data.code),
             ("sampler", f"TPE, seed {own.sampler_seed}"),
             *search.data.identity.items(),
         ],
@@ -58,6 +60,9 @@ def summary(search: Search) -> list[str]:
              f"{count[TrialState.FAIL]} failed"]  # fmt: skip
     lines += [f"failed    trial {one.number}: {one.user_attrs.get('reason', '')}"
               for one in search.failed]  # fmt: skip
+    if search.outdated:
+        lines.append(f"code      other for trials {', '.join(map(str, search.outdated))}: their "
+                     "scores may not be comparable")  # fmt: skip
     if best is None:
         return [*lines, "best      none: no trial is complete"]
     floors = best.user_attrs["floors"]

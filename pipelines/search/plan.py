@@ -38,7 +38,10 @@ class Own:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked search. `fixed` are the settings and parameters of every trial, as text."""
+    """A checked search.
+
+    `fixed` are the settings and parameters of every trial, as text, with `init` pinned.
+    """
 
     own: Own
     config: Config
@@ -61,7 +64,7 @@ class Plan:
                 raise ValueError(f"{pair!r}: key=value is needed")
             if key == "space":
                 entries += filter(None, (one.strip() for one in value.split(";")))
-            elif key not in (*own_names, "prune") and spaces.is_entry(known, pair):
+            elif key not in own_names and spaces.is_entry(known, pair):
                 entries.append(pair)
             elif key in given:
                 raise ValueError(f"{key} is given twice")
@@ -94,7 +97,9 @@ class Plan:
             if _is(model, preset, key, ("eval", "eval_split")) and value != "val":
                 raise ValueError("eval.eval_split: a search never sees the test split; leave it")
         config = configure.resolve(model, preset, settings, whole.get("datasets", ""))
-        check(config, *(whole.get(name, "") for name in ("raw", "revision", "init")))
+        found = check(config, *(whole.get(name, "") for name in ("raw", "revision", "init")))
+        if found.init:  # an alias may move while the search goes on
+            whole["init"] = found.init
         space = spaces.parse(config, settings, entries)
         return cls(own, config, whole, space, _rungs(own.prune, config))
 

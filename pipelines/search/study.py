@@ -1,8 +1,8 @@
 """Run a search with Optuna: trials in batches, judged on the way, kept in the search's folder.
 
 The folder `runs/search/<key>` has the study's journal, each trial's stages and logs, and the page.
-Each batch is drawn by a sampler that is seeded by the search and the trial's number, so that a
-search that was stopped goes on with the trials that it would have had.
+Each trial is drawn by a sampler that is seeded by the search and the trial's number, from earlier
+batches, so that a search that was stopped goes on with the trials that it would have had.
 """
 
 import time
@@ -16,7 +16,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipelines import compiled
 from pipelines.local.run import execute, say
@@ -65,24 +65,47 @@ class Search:
     def failed(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
 
+    @property
+    def outdated(self) -> list[int]:
+        """Numbers of the finished trials that ran with other code than this."""
+        code = self.data.code
+        return [one.number for one in self.finished if one.user_attrs.get("code") != code]
+
     def batch(self) -> list[Trial]:
-        """The next trials: those that a stopped process left, then new ones."""
+        """The next trials: those that a stopped process left, with new ones if none had begun."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         trials = [Trial(self.study, one._trial_id) for one in running]
+        if any("code" in one.user_attrs for one in running):
+            return trials  # the next batch is drawn from the scores of all of this one
         room = max(1, self.plan.own.jobs // self.plan.own.seeds)
         wanted = min(room, self.plan.own.trials - len(self.finished)) - len(trials)
         return [*trials, *(self._ask() for _ in range(wanted))]
 
     def _ask(self) -> Trial:
-        number = sum(t.state != TrialState.WAITING for t in self.study.get_trials(deepcopy=False))
-        seed = self.plan.own.sampler_seed * 1_000_003 + number
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
-        return self.study.ask(dict(self.plan.space))
+        """Draw a trial; the first is the preset.
+
+        `Study.ask` writes one value after another, so it is called on a copy in memory: a kill
+        leaves the whole trial in the journal, or none.
+        """
+        plan, earlier = self.plan, self.study.get_trials(deepcopy=False)
+        values = None if earlier else spaces.preset_point(plan.config, plan.space)
+        if values is None:
+            seed = plan.own.sampler_seed * 1_000_003 + len(earlier)
+            sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+            copy = optuna.create_study(direction="maximize", sampler=sampler)
+            copy.add_trials(earlier)
+            values = copy.ask(dict(plan.space)).params
+        whole = create_trial(
+            state=TrialState.RUNNING, params=values, distributions=dict(plan.space)
+        )  # fmt: skip
+        self.study.add_trial(whole)
+        return Trial(self.study, self.study.get_trials(deepcopy=False)[-1]._trial_id)
 
     def run(self, trials: Sequence[Trial]) -> None:
         """Train and score trials stage by stage; tell the study how each ended."""
         left = list(trials)
         for trial in trials:
+            trial.set_user_attr("code", self.data.code)
             if not trial.user_attrs.get("mlflow_run"):
                 parent = self.study.user_attrs.get("mlflow_run", "")
                 written = spaces.written(trial.params)
@@ -128,7 +151,7 @@ class Search:
             self._tell(trial, TrialState.COMPLETE, score)
             record.end_trial(trial.user_attrs["mlflow_run"], "complete", results, score)
             return False
-        if not all(one.known for one in results):
+        if until <= trial.user_attrs.get("passed", 0) or not all(one.known for one in results):
             return True
         known = self.study.trials[trial.number].intermediate_values
         if until not in known:
@@ -137,6 +160,7 @@ class Search:
             self._tell(trial, TrialState.PRUNED)
             record.end_trial(trial.user_attrs["mlflow_run"], "pruned", [], score)
             return False
+        trial.set_user_attr("passed", until)  # not judged again by trials that completed since
         return True
 
     def _fail(self, trial: Trial, reason: str) -> None:
@@ -237,8 +261,6 @@ def _study(plan: Plan, folder: Path, data: Data) -> optuna.Study:
             "be compared with new ones; move the folder away to start over"
         )
     if not before:
-        if point := spaces.preset_point(plan.config, plan.space):
-            study.enqueue_trial(point, skip_if_exists=True)
         study.set_user_attr("data", data.identity)
     if not study.user_attrs.get("mlflow_run"):
         study.set_user_attr("mlflow_run", record.begin(plan))
@@ -249,7 +271,7 @@ def _storage(path: Path) -> JournalStorage:
     """The study's journal. The caller holds the folder, so that what a kill left can be removed:
     a line that is not whole, which would spoil the next one, and the journal's own lock."""
     if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        write_bytes(path, path.read_bytes().rpartition(b"\n")[0] + b"\n")
+        write_bytes(path, b"".join(path.read_bytes().rpartition(b"\n")[:2]))
     backend = JournalFileBackend(str(path))
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     return JournalStorage(backend)

@@ -1,9 +1,10 @@
 """One stage of a trial: train a model to some images, or to its end, and score it.
 
-python -m pipelines.search.trial STAGE.json
+python -m pipelines.search.trial STAGE.json PARENT
 
-The stage's result is written beside it. The training is that of an ordinary run, in the same run
-folder: it goes on where an earlier stage stopped, and a later run with these settings finds it.
+PARENT is the id of the process that starts it; the stage stops when that ends. The stage's result
+is written beside it. The training is that of an ordinary run, in the same run folder: it goes on
+where an earlier stage stopped, and a later run with these settings finds it.
 """
 
 import os
@@ -164,8 +165,10 @@ def _floors(table: "pd.DataFrame", kids: Any, config: EvalConfig) -> str:
 
 
 def end_with(parent: int) -> None:
-    """Stop this process, as SIGTERM does, when its parent, by id, is gone: a kill leaves nothing
-    that trains on in the run folder."""
+    """Stop this process, as SIGTERM does, once `parent`, by id, is not its parent any more.
+
+    A kill leaves nothing that trains on in the run folder, also if it came before this call.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -176,8 +179,8 @@ def end_with(parent: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    (path,) = sys.argv[1:] if argv is None else argv
-    end_with(os.getppid())
+    path, parent = sys.argv[1:] if argv is None else argv
+    end_with(int(parent))
     run(build(Stage, read_json(Path(path)), "stage."))
 
 

@@ -38,9 +38,15 @@ class Algorithm(Strict):
     algorithmSettings: list[Setting] = []  # noqa: N815
 
 
+class Strategy(Strict):
+    name: Text
+    value: Literal["min", "max", "latest"]
+
+
 class Objective(Strict):
     type: Literal["maximize", "minimize"]
     objectiveMetricName: Text  # noqa: N815
+    metricStrategies: list[Strategy]  # noqa: N815
 
 
 class Collector(Strict):
@@ -114,9 +120,9 @@ SPACE = ["lambda_rec=1..20 log", "train.batch=4..16 step 4", "upsampling=resize,
 def test_the_experiment_fits_katibs_documented_fields(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its job is valid for Kubernetes, and takes each parameter once."""
-    out = tmp_path / "search.yaml"
-    program.main(["search", "--katib", str(out), "preset=smoke", "trials=30", "jobs=3", *SPACE])
+    """Its job is valid for Kubernetes, takes each parameter once and trains as a search does."""
+    out, pairs = tmp_path / "search.yaml", ["preset=smoke", "images=320", "trials=30", *SPACE]
+    program.main(["search", "--katib", str(out), "jobs=3", *pairs])
     assert f"kubectl apply -f {out}" in capsys.readouterr().out
     experiment, policy = yaml.safe_load_all(out.read_text())
     Experiment.model_validate(experiment)
@@ -138,14 +144,20 @@ def test_the_experiment_fits_katibs_documented_fields(
     assert sorted(used) == sorted(spaces)
     assert {p["name"] for p in spec["trialTemplate"]["trialParameters"]} == set(spaces)
     assert policy["spec"]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
-    assert spec["objective"]["objectiveMetricName"] == METRIC
+    # Of several printed values the last is the trial's: that of the whole training.
+    assert spec["objective"] == {
+        "type": "maximize", "objectiveMetricName": METRIC,
+        "metricStrategies": [{"name": METRIC, "value": "latest"}],
+    }  # fmt: skip
     # Katib fills in values and joins the words for a shell.
     middle = {"lambda-rec": "4.47", "train-batch": "8", "upsampling": "resize", "lambda-cls": "1"}
     line = re.sub(r"\$\{trialParameters\.([\w-]+)\}", lambda m: middle[m[1]], " ".join(command))
     words = shlex.split(line)
     assert words[:4] == ["python", "-m", "pipelines", "trial"]
-    plan = Plan.read(words[4:], needs_space=False)
-    assert (plan.config.model.lambda_rec, plan.config.train.batch) == (4.47, 8)
+    whole, trial = Plan.read(pairs), Plan.read(words[4:], needs_space=False)
+    values = {"lambda_rec": 4.47, "train.batch": 8, "upsampling": "resize", "lambda_cls": 1.0}
+    assert trial.settings({}) == whole.settings(values)
+    assert (trial.config.train.images, trial.rungs) == (320, whole.rungs)
 
 
 @pytest.mark.parametrize(

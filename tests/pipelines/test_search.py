@@ -1,5 +1,7 @@
 """`python -m pipelines search`: the space, trials, pruning, and what a stopped search leaves."""
 
+import json
+import os
 import re
 import shutil
 import signal
@@ -7,27 +9,34 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import optuna
 import psutil
 import pytest
 import yaml
+from optuna.storages.journal import JournalFileBackend
 
 from pipelines import compiled
-from pipelines.search import record
+from pipelines.search import page, record
 from pipelines.search import run as searching
 from pipelines.search import space as spaces
 from pipelines.search import study as studies
+from pipelines.search.jobs import Job, run_all
 from pipelines.search.plan import Plan
 from pipelines.search.study import Data, Search, opened, winner
 from pipelines.search.trial import Result, Stage
 from project import SMALL, clean_environment, heed_ctrl_c
+from releases import train as first_model
 from training.core.config import JudgeConfig, to_json
 from training.core.files import read_json, write_json
 from training.judge import judge
+from training.resolve import check
 from training.storage.store import Manifest, open_store
 
 SMOKE = ["preset=smoke"]
@@ -107,6 +116,20 @@ def test_a_shorter_pipeline_has_what_the_judge_needs(tmp_path: Path) -> None:
     assert "exec-train" not in executors
 
 
+def test_the_start_is_pinned(store: Path, binary: Path) -> None:
+    """As a run pins it, so that all trials have it, and a run with their settings their folder."""
+    start = first_model(binary)
+    pairs = [*SMOKE, f"init=by-name:{start}", "lambda_rec=1..20 log"]
+    plan = Plan.read(pairs)
+    digest = Manifest.read(start, "model").digest
+    assert plan.fixed["init"] == f"by-name:{start}@sha256:{digest}"
+    assert plan.fixed["init"] == check(plan.config, init=f"by-name:{start}").init
+    assert f" init={plan.fixed['init']} " in plan.command({"lambda_rec": 2.0})
+    assert Plan.read([*SMOKE, f"init={plan.fixed['init']}", "lambda_rec=1..20 log"]).key == plan.key
+    start.write_bytes(first_model(binary, seed=1).read_bytes())
+    assert Plan.read(pairs).key != plan.key
+
+
 Open = Callable[..., Search]
 
 
@@ -116,8 +139,10 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "off")
     monkeypatch.setattr(Data, "identity", property(lambda self: {"dataset": "d", "judge": "j"}))
 
+    read = cache(lambda *pairs: Plan.read([*SMOKE, *pairs]))
+
     def make(name: str, *pairs: str) -> Search:
-        plan = Plan.read([*SMOKE, *pairs])
+        plan = read(*pairs)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         data = Data(tmp_path, tmp_path, "code")
@@ -172,6 +197,95 @@ def test_a_trial_that_a_kill_left_is_done_again_under_its_number(empty: Open) ->
     assert [(t.number, t.params) for t in again] == [(0, before[0]), (1, before[1])]
 
 
+@pytest.mark.parametrize("length", [0, 1, 40])
+def test_a_kill_in_the_first_line_of_the_journal_leaves_an_empty_one(
+    empty: Open, tmp_path: Path, length: int
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "study.jsonl").write_text(
+        '{"op_code":0,"worker_id":"1-2","study_name":'[:length]
+    )
+    assert len(empty("a", "lambda_rec=1..20 log").batch()) == 1
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def scored(jobs: Sequence[Job], most: int) -> list[Result | str]:
+    """In place of processes: a result that the settings give; the best have small batches."""
+    found: list[Result | str] = []
+    for job in jobs:
+        model, train = (json.loads(s) for s in (job.stage.model_config, job.stage.train_config))
+        score = 1 / (model["lambda_rec"] + train["batch"]) * (0.9 if job.stage.until else 1.0)
+        found.append("unlucky" if model["n_critic"] == 5 else result(score))
+    return found
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_search_killed_between_any_writes_ends_as_the_uninterrupted_one(
+    empty: Open, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    """The same trials, scores and prunings, also of those that are drawn or judged together."""
+    pairs = ["lambda_rec=1..20 log", "train.batch=4..16 step 4", "n_critic=1..5", "trials=16",
+             "prune=100,200", f"jobs={jobs}"]  # fmt: skip
+    monkeypatch.setattr(studies, "run_all", scored)
+    monkeypatch.setattr(compiled, "parameters", cache(compiled.parameters))  # it takes 0.1 s
+    write, random = JournalFileBackend.append_logs, Random(7)
+    left = sys.maxsize
+
+    def counted(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+        write(backend, logs)
+
+    def ended(name: str) -> bool:
+        with suppress(Killed):
+            search = empty(name, *pairs)
+            while len(search.finished) < search.plan.own.trials:
+                search.run(search.batch())
+            return True
+        return False
+
+    def trials(name: str) -> list[Any]:
+        found = empty(name, *pairs).study.trials
+        return [(t.state.name, t.params, t.values, t.intermediate_values) for t in found]
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+    assert ended("calm")
+    lives = 0
+    while True:
+        left, lives = random.randint(2, 50), lives + 1
+        if ended("rough"):
+            break
+    left = sys.maxsize
+    assert lives > 5
+    calm = trials("calm")
+    assert {state for state, *_ in calm} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert trials("rough") == calm
+
+
+def test_trials_of_other_code_are_named(empty: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the page and in the output; a run of theirs is not said to find its training."""
+    monkeypatch.setattr(studies, "run_all", scored)
+    search = empty("a", "lambda_rec=1..20 log", "prune=none", "sampler_seed=2")
+    search.run(search.batch())
+    assert search.outdated == []
+    assert "takes its training from this search" in page.render(search)
+    search.data = search.data._replace(code="new")
+    assert "trains again, as the code changed" in page.render(search)
+    search.run(search.batch())
+    assert search.outdated == [0]
+    text = page.render(search)
+    assert "Other code than now ran trials 0:" in text
+    assert "takes its training from this search" in text  # the better one is new
+    assert "code      other for trials 0: their scores may not be comparable" in page.summary(
+        search
+    )
+
+
 def test_a_trial_below_the_median_is_pruned(empty: Open) -> None:
     """Of five complete ones; it counts as finished, and the best complete one wins."""
     search = empty("a", "lambda_rec=1..20 log", "prune=100", "trials=9")
@@ -184,6 +298,24 @@ def test_a_trial_below_the_median_is_pruned(empty: Open) -> None:
     best = winner(search.study)
     assert best
     assert best.number == 3
+
+
+def test_a_trial_that_passed_is_not_judged_again_after_a_kill(empty: Open) -> None:
+    """One that was drawn with it completed since, so that the median is above it."""
+    pairs = ["lambda_rec=1..20 log", "prune=100", "trials=9"]
+    search = empty("a", *pairs)
+    for score in (0.2, 0.4, 0.6, 0.8, 0.5):
+        assert goes_on(search, 100, score)
+    search = empty("a", *pairs, "jobs=2")
+    first, second = search.batch()
+    for trial, score in ((first, 0.55), (second, 0.5)):
+        trial.set_user_attr("mlflow_run", "")
+        assert search._judged(trial, [result(score)], 100)
+    search._judged(first, [result(0.55)], 0)
+    again = empty("a", *pairs, "jobs=2")
+    left = again.batch()[0]
+    assert left.number == second.number
+    assert again._judged(left, [result(0.5)], 100)
 
 
 def test_a_trial_below_a_floor_wins_only_if_all_are(empty: Open) -> None:
@@ -215,8 +347,8 @@ def toy(binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
     def run(*pairs: str) -> str:
-        page, lines = searching.search([*TOY, *pairs], tmp_path / "runs")
-        return "\n".join([*lines, str(page)])
+        out, lines = searching.search([*TOY, *pairs], tmp_path / "runs")
+        return "\n".join([*lines, str(out)])
 
     return run
 
@@ -247,11 +379,74 @@ def test_a_search_trains_scores_and_goes_on(
     open_store().path(shard.sha256).unlink()
     with pytest.raises(searching.SearchError, match=r"failed one after another.*is missing"):
         toy(*pairs, "trials=3")
-    page = (folder / "search.html").read_text()
-    assert "1 of 3 trials failed" in page
-    assert "celeba-00000.npy" in page
-    assert not re.search(r"<script|https?://", page)
-    assert page.count("<td>complete</td>") == 2
+    text = (folder / "search.html").read_text()
+    assert "1 of 3 trials failed" in text
+    assert "celeba-00000.npy" in text
+    assert not re.search(r"<script|https?://", text)
+    assert text.count("<td>complete</td>") == 2
+
+
+PROGRAM = """
+import sys; from pathlib import Path
+from pipelines.search import run, study
+study.prepare = lambda *_: study.Data(Path(sys.argv[1]), Path(sys.argv[2]), "code")
+run.search(sys.argv[3:], Path("runs"))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_search_killed_at_random_moments_ends_as_the_uninterrupted_one(
+    binary: Path, store: Path, tmp_path: Path
+) -> None:
+    """With real trainings, two at a time, by SIGKILL: the same trials, scores and weights."""
+    path, random = tmp_path / "judge.json", Random(3)
+    judge(binary, judge_config=to_json(JudgeConfig(images=(96,), batch=16, floor=0.0)), out=path)
+    # precision=auto measures, so that it may choose otherwise after a kill before a checkpoint.
+    command = [sys.executable, "-c", PROGRAM, str(binary), str(path), *TOY, "precision=fp32",
+               "trials=4", "jobs=2", "g_lr=1e-4..1e-2 log"]  # fmt: skip
+
+    def start(folder: Path) -> "subprocess.Popen[bytes]":
+        environment = {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "MLFLOW_TRACKING_URI": "off",
+            "STORE_URI": f"file://{folder / 'store'}",
+        }
+        return subprocess.Popen(command, cwd=folder, env=clean_environment(environment))
+
+    def killed(folder: Path) -> bool:
+        """Whether it was, after it had written a random number of files."""
+        wanted = random.randint(1, 40) + len([*folder.rglob("*")])
+        with start(folder) as process:
+            while len([*folder.rglob("*")]) < wanted and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+        return process.returncode == -signal.SIGKILL
+
+    def ended(folder: Path) -> list[Any]:
+        assert start(folder).wait() == 0
+        (search,) = (folder / "runs" / "search").iterdir()
+        study = optuna.load_study(
+            study_name=search.name, storage=studies._storage(search / "study.jsonl")
+        )
+        models = [Manifest.read(f) for f in sorted(search.glob("trial-*/seed-0/model-end.json"))]
+        weights = [
+            {e.name: e.sha256 for e in one.entries if e.name.startswith(("nets", "ema", "optim"))}
+            for one in models
+        ]
+        return [
+            (t.state.name, t.params, t.values, t.intermediate_values, files)
+            for t, files in zip(study.trials, weights, strict=True)
+        ]
+
+    calm, rough = tmp_path / "calm", tmp_path / "rough"
+    for folder in (calm, rough):
+        shutil.copytree(store, folder / "store")
+    assert [killed(rough) for _ in range(5)] == [True] * 5
+    trials = ended(rough)
+    assert [state for state, *_ in trials] == ["COMPLETE"] * 4
+    assert trials == ended(calm)
 
 
 @pytest.mark.slow
@@ -316,6 +511,53 @@ def test_trials_are_children_of_their_search_in_mlflow(
     assert found.data.params["search.lambda_rec"] == "3.2"
     assert found.data.metrics["search/score"] == 0.7
     assert found.info.status == "FINISHED"
+
+
+def test_a_stage_ends_if_the_process_that_started_it_was_killed_at_once(tmp_path: Path) -> None:
+    """Before the stage's own imports; else it would train on, beside the next search's."""
+    os.mkfifo(tmp_path / "dataset.json")  # reading it waits for ever, as a training that goes on
+    stage = Stage("dataset.json", "j", "stargan", "smoke", "{}", "{}", "{}", "", "code",
+                  str(tmp_path), 16)  # fmt: skip
+    parent = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from pipelines.search.jobs import Job, _start; from pipelines.search.trial import Stage\n"
+        f"process = _start(Job({stage!r}, Path('log')), 1)\n"
+        "print(process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**clean_environment(None), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", parent], cwd=tmp_path, env=environment, text=True,
+                          stdout=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    try:
+        orphan = psutil.Process(int(done.stdout))
+    except psutil.NoSuchProcess:
+        return
+    try:
+        orphan.wait(timeout=20)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
+
+
+def test_equal_trials_train_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a run folder; another one does not wait for them."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    stages = [
+        Stage("none.json", "j", model, "smoke", "{}", "{}", "{}", "", "code",
+              str(tmp_path / f"{number}"), 16, child=number == 1)
+        for number, model in enumerate(["stargan", "stargan", "attgan"])
+    ]  # fmt: skip
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    for stage in stages:
+        Path(stage.folder).mkdir()
+    found = run_all([Job(*both) for both in zip(stages, logs, strict=True)], 3)
+    assert [type(one) for one in found] == [str, str, str]
+    began = [stage.path.stat().st_mtime_ns for stage in stages]
+    ended = [log.stat().st_mtime_ns for log in logs]
+    assert began[1] > ended[0]
+    assert began[2] < ended[0]
 
 
 def test_a_stage_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
