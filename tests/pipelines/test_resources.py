@@ -143,6 +143,24 @@ def test_so_it_is_with_a_trainjob_of_two_nodes(pipeline: Object, objects: list[O
     assert said(cpu, memory, where="with two nodes of a TrainJob")
 
 
+@pytest.mark.parametrize(("column", "preset"), [(2, "demo"), (3, "smoke")])
+def test_no_measured_peak_is_above_what_its_pod_requests(column: int, preset: str) -> None:
+    """The peaks of the guide's table, MiB, of a step's processes together."""
+    rows = re.findall(
+        r"^\| ([a-z][\w-]+)[^|]*\|([^|]*)\|([^|]*)\|([^|]*)\|$", GUIDE.read_text(), re.M
+    )
+    peaks = [
+        (name, int(number.replace(",", "")))
+        for name, *cells in rows
+        if name in {"resolve", "judge", "train", "evaluate", "register", "promote"}
+        for number in re.findall(r"\b\d[\d,]*\b", re.sub(r"\(.*?\)", "", cells[column - 1]))[:1]
+    ]
+    assert {name for name, _ in peaks} >= {"judge", "train", "evaluate"}
+    for name, peak in peaks:
+        pod = pods.trainer(preset) if name == "train" else pods.step(preset)
+        assert 40 < peak < int(pod.memory.removesuffix("Mi")), name
+
+
 def test_the_larger_presets_do_not_fit_there(pipeline: Object) -> None:
     """The sum sees what a step requests."""
     defaults = {"cpu": "50m", "memory": "64Mi"}
