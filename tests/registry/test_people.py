@@ -234,6 +234,7 @@ def seen(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
     return {(one["what"], one["where"]): one["images"] for one in found["seen"]}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of MLflow
 def test_what_has_seen_them_is_listed_and_the_commands_delete_it(
     release_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -315,6 +316,7 @@ def test_the_run_above_a_training_and_comparisons_are_listed(
     assert {w for what, w in seen(forget("103")) if what == "MLflow run"} == {child, compared}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of MLflow
 @pytest.mark.server
 def test_the_same_on_a_server_that_has_a_version_of_another_project(
