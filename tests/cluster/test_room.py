@@ -42,7 +42,7 @@ REFUSED: list[tuple[Change, dict[str, Any], list[str]]] = [
     (quota({"requests.nvidia.com/gpu": "2"}), {**PAPER, "accelerators": 4},
      ["train needs 4 nvidia.com/gpu, 2 nvidia.com/gpu of 2"]),
     (quota({"requests.nvidia.com/gpu": "0"}), {**PAPER, "accelerators": 1}, ["0 nvidia.com/gpu"]),
-    (quota({"requests.cpu": "8"}), JOB, ["TrainJob needs 8.25 CPUs, 8 CPUs of 8 CPUs"]),
+    (quota({"requests.cpu": "8"}), JOB, ["TrainJob needs 8.1 CPUs, 8 CPUs of 8 CPUs"]),
     (quota({"pods": "2"}), JOB, ["pods: TrainJob needs 3 pods, 2 pods of 2 pods are free"]),
     (quota({"limits.cpu": "64"}), PAPER,
      ["limits.cpu: refuses pods without a limit of cpu", "LimitRange with a default limit"]),

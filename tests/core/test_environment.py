@@ -94,7 +94,7 @@ def test_a_block_restores_the_variables_that_it_changed(monkeypatch: pytest.Monk
         with environment.changed(LAUNCH_ID="other", PIPELINE_RUN_ID="run"):
             assert environment.LAUNCH_ID.get() == "other"
             assert environment.PIPELINE_RUN_ID.get() == "run"
-            monkeypatch.delenv("PIPELINE_RUN_ID")
+            del os.environ["PIPELINE_RUN_ID"]
             raise KeyError
 
     with pytest.raises(KeyError):
