@@ -95,6 +95,7 @@ def test_a_server_whose_starter_was_killed_is_found_again(new: Stack) -> None:
     assert not running.is_running()
 
 
+@pytest.mark.long
 def test_a_port_that_another_program_took_is_replaced(new: Stack) -> None:
     run_stack(new, "up")
     new.load()

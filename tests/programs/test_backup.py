@@ -258,9 +258,10 @@ def test_an_artifact_that_was_overwritten_is_copied_again(
 ) -> None:
     """Also by as many bytes; an earlier backup has it as the latest one has, and says so."""
     write(stack, monkeypatch, b"not promoted")
+    time.sleep(1.1)  # times are whole seconds: what is written in a copy's second is copied again
     first = save(stack, tmp_path, monkeypatch)
     before = Bucket(OTHER).listing("artifacts/")
-    time.sleep(1.1)  # times are whole seconds
+    time.sleep(1.1)
     save(stack, tmp_path, monkeypatch)
     assert Bucket(OTHER).listing("artifacts/") == before
     write(stack, monkeypatch, b"now promoted")

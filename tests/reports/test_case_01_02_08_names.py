@@ -31,7 +31,7 @@ def drawn_cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compare_registers_a_system_with_a_decimal_setting(
     drawn_cases: Path, tmp_path: Path, run_pipeline: Callable[..., str]
 ) -> None:
@@ -46,7 +46,7 @@ def test_compare_registers_a_system_with_a_decimal_setting(
     assert (record["version"], record["created"]) == ("1", True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_classes_of_another_script_have_a_metric_each(
     drawn_cases: Path, tmp_path: Path, run_pipeline: Callable[..., str]
 ) -> None:

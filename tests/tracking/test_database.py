@@ -73,7 +73,7 @@ for number, folder in enumerate(sys.argv[2:]):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_at_any_moment_of_the_first_use_leaves_a_usable_folder(
     tmp_path: Path, forks: Forks
 ) -> None:
