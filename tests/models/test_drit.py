@@ -375,6 +375,10 @@ def test_every_loss_term_and_its_slopes_equal_the_papers(model: DRIT, size: int)
     }
     close(eg, expected)
     same_slopes(eg, expected, w["Ec"], w["Ea"], w["G"])
+    copied = [(made - x[1 - s]).abs().mean() for s in (0, 1) for made in (cross[s], drawn[s][0])]
+    warm, kept = model.copy_loss(nets, batch, 0), {name: expected[name] for name in ("rec", "kl")}
+    close(warm, {**kept, "copy": 10 * sum(copied) / 2})
+    same_slopes(warm, {**kept, "copy": 10 * sum(copied) / 2}, w["Ec"], w["Ea"], w["G"])
     means = [attribute(w["Ea"], drawn[s][0], s, model.concat)[0] for s in (0, 1)]
     expected = {
         "gan_a": sum(bce(scores(w["Ra"], image), 1) for image in drawn[0]),

@@ -457,6 +457,18 @@ class DRIT(Model):
             ]  # fmt: skip
         return out
 
+    def warmup(self, space: LabelSpace) -> list[Phase]:
+        """Not in the paper: encoders and G first learn to reconstruct, and edits to copy."""
+        return [
+            Phase(
+                "warmup",
+                (f"Ec{k}", f"Ea{k}", f"G{k}"),
+                partial(self.copy_loss, k=k),
+                round_robin_index=k,
+            )
+            for k in range(len(self.pairs(space)))
+        ]
+
     def optim(self, space: LabelSpace) -> dict[str, Optim]:
         usual = Optim(self.lr, (self.beta1, self.beta2), self.weight_decay)
         content = usual._replace(lr=self.dc_lr, clip=self.dc_clip)
@@ -600,6 +612,25 @@ class DRIT(Model):
             "rec": self.lambda_rec * (rec[0] + rec[1]),
             "kl": self.lambda_kl * (kl[0] + kl[1]),
             "l2": self.lambda_content * 2 * content.float().square().mean(),
+        }
+
+    def copy_loss(self, nets: Nets, batch: Batch, k: int) -> Losses:
+        """λ_rec·(‖G_A(c_A, z_A) − x_A‖₁ + ½·Σ_z ‖G_B(c_A, z) − x_A‖₁), the same of B, and KL.
+
+        z is B's attribute, then a random one. Edits that start as copies keep the faces.
+        """
+        images, codes = self.made(nets, batch, k)
+        x = encoded(batch)
+        rec, copy, kl = [], [], []
+        for side, made in enumerate(images):
+            cross, own, drawn, *_ = self.parts(made)
+            rec.append(F.l1_loss(own, x[side]))
+            copy += [F.l1_loss(cross, x[1 - side]) / 2, F.l1_loss(drawn, x[1 - side]) / 2]
+            kl.append(self.attribute_loss(codes[side]))
+        return {
+            "rec": self.lambda_rec * (rec[0] + rec[1]),
+            "copy": self.lambda_rec * torch.stack(copy).sum(),
+            "kl": self.lambda_kl * (kl[0] + kl[1]),
         }
 
     def attribute_loss(self, code: Tensor) -> Tensor:
