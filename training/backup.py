@@ -8,7 +8,8 @@
 
 The database is dumped first, so that all artifacts that the dump refers to are copied after it.
 Artifacts are stored once for all backups, as the latest one found them: few are ever overwritten,
-such as the verdict of a version that is judged again. `backups/<time>/manifest.json` is written
+such as the verdict of a version that is judged again. An object is copied unless one of its size is
+there that is newer or has its ETag, as after `load`. `backups/<time>/manifest.json` is written
 last, and a backup without one is ignored.
 """
 
@@ -27,7 +28,7 @@ from training.core.files import rename, sha256_bytes, sha256_file
 from training.core.records import parse_record
 from training.core.references import split_digest, with_digest
 from training.core.temporary import temporary_folder
-from training.storage.s3 import Bucket, RemoteError, explained
+from training.storage.s3 import Bucket, Listed, RemoteError, explained
 
 main = cli.program("python -m training.backup", __doc__)
 Artifacts = Annotated[str, means("s3://… of MLflow's artifacts")]
@@ -52,18 +53,24 @@ def save(
         raise ValueError(f"{dumps}: no dump in it; run pg_dump first")
     name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     have, found = backup.listing("artifacts/"), source.listing("")
-    for key, (size, written) in found.items():
-        there, copied = have.get(f"artifacts/{key}", (-1, 0.0))
-        if there != size or written >= copied:  # whole seconds
+    for key, one in found.items():
+        if not _copied(one, have.get(f"artifacts/{key}")):
             backup.copy(f"artifacts/{key}", source, key)
     digests = {path.name: sha256_file(path) for path in files}
     for path in files:
         backup.upload(f"backups/{name}/{path.name}", path, digests[path.name])
-    sizes = {key: size for key, (size, _) in found.items()}
+    sizes = {key: one.size for key, one in found.items()}
     text = json.dumps({"files": digests, "artifacts": sizes}, sort_keys=True).encode()
     if not backup.create(f"backups/{name}/manifest.json", text):
         raise ValueError(f"{target}/backups/{name}: exists already; run it again")
     return with_digest(name, sha256_bytes(text))
+
+
+def _copied(one: Listed, copy: Listed | None) -> bool:
+    """Whether `copy` has the bytes of `one`. Times are whole seconds: of one second may differ."""
+    if copy is None or copy.size != one.size:
+        return False
+    return one.written < copy.written or one.etag == copy.etag
 
 
 def latest(target: str) -> str:
@@ -82,14 +89,18 @@ def load(
     dumps: Annotated[Path, means("empty folder for its dumps, or that of a stopped load")],
     artifacts: Artifacts,
     /,
+    *,
+    without_missing: Annotated[
+        bool, means("restore the rest if artifacts are missing, as those of forgotten people are")
+    ] = False,
 ) -> str:
     """Restore a backup: its dumps into `dumps`, its artifacts to `artifacts`; returns what is next.
 
     Artifacts that were overwritten later are restored as the latest backup has them; the text says
     how many have another size. Without a DIGEST the dumps are compared only with the manifest
-    beside them, which finds damage but no deliberate change. Raises RemoteError if an artifact is
-    missing, before anything is written, or a dump is missing or altered, and ValueError if `dumps`
-    has other files than this backup's.
+    beside them, which finds damage but no deliberate change. Stopped, the same command goes on.
+    Raises RemoteError if an artifact is missing, before anything is written, or a dump is missing
+    or altered, and ValueError if `dumps` has other files than this backup's.
     """
     backup, source = Bucket(target), Bucket(artifacts)
     name, expected = split_digest(latest(target) if name == "LATEST" else name)
@@ -99,21 +110,24 @@ def load(
         raise RemoteError("corrupted", f"{where}/manifest.json: altered; restore another backup")
     manifest = _parse(text, f"{where}/manifest.json")
     stored = backup.listing("artifacts/")
-    if lost := [key for key in manifest.artifacts if f"artifacts/{key}" not in stored]:
+    lost = [key for key in manifest.artifacts if f"artifacts/{key}" not in stored]
+    if lost and not without_missing:
         share = f"{len(lost)} of {len(manifest.artifacts)}"
         raise RemoteError(
             "missing-object",
-            f"{target}/artifacts/{lost[0]}: missing, as {share} are; restore another backup",
+            f"{target}/artifacts/{lost[0]}: missing, as {share} are; restore another backup, or "
+            "the rest of this one with --without-missing",
         )
     _load_dumps(backup, name, manifest, dumps)
     have, other = source.listing(""), 0
-    for key, size in manifest.artifacts.items():
-        there, copied = stored[f"artifacts/{key}"]
-        other += there != size
-        now, written = have.get(key, (-1, 0.0))
-        if now != there or written >= copied:
+    for key in sorted(manifest.artifacts.keys() - lost):
+        copy = stored[f"artifacts/{key}"]
+        other += copy.size != manifest.artifacts[key]
+        if key not in have or not _copied(have[key], copy):
             source.copy(key, backup, f"artifacts/{key}")
     notes = "" if expected else " (not compared with a digest from elsewhere)"
+    if lost:
+        notes += f" ({len(lost)} artifacts are missing, such as {lost[0]})"
     if other:
         notes += f" ({other} artifacts have another size, from a later backup)"
     return f"{name}{notes}: next, pg_restore the dumps in {dumps}"

@@ -56,7 +56,7 @@ def evaluate(
     manifest = publish(result, page, store)
     cache = ScoreCache(store, result.subject.fingerprint)
     cache.keep(weight_digests(model_manifest), result.scores)
-    cache.keep_drifts(result.drifts)
+    cache.keep_drifts(data.digest, result.drifts)
     manifest.write(out, store)
     write_bytes(report, page.encode())
     write_json(metrics, numbers)

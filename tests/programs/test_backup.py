@@ -283,12 +283,34 @@ def test_a_missing_artifact_is_named_before_anything_is_written(
     name = save(stack, tmp_path, monkeypatch)
     use(monkeypatch, stack, "admin")
     Bucket(OTHER).delete("artifacts/verdict.json")
-    count = len(Bucket(ARTIFACTS).objects(""))
+    count = len(Bucket(ARTIFACTS).listing(""))
     with pytest.raises(
         RemoteError, match=rf"/verdict\.json: missing, as 1 of {count} are; restore"
     ):
         backup.load(OTHER, name, tmp_path / "back", ARTIFACTS)
     assert not (tmp_path / "back").exists()
+    said = backup.load(OTHER, name, tmp_path / "back", ARTIFACTS, without_missing=True)
+    assert "(1 artifacts are missing, such as verdict.json)" in said
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["mlflow.dump"]
+
+
+def test_what_was_restored_is_not_copied_again(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the same load again nor into the next backup; large objects, too."""
+    write(stack, monkeypatch, b"promoted")
+    large = os.urandom(9 << 20)  # in more than one part
+    Bucket(ARTIFACTS).client.put_object(Bucket="stargan", Key="mlflow/weights", Body=large)
+    name = save(stack, tmp_path, monkeypatch)
+    use(monkeypatch, stack, "admin")
+    Bucket(ARTIFACTS).delete("")
+    restored(stack, monkeypatch, name, tmp_path / "back")
+    assert Bucket(ARTIFACTS).read("weights") == large
+    copied: list[str] = []
+    monkeypatch.setattr(Bucket, "copy", lambda _, key, *__: copied.append(key))
+    restored(stack, monkeypatch, name, tmp_path / "back")
+    save(stack, tmp_path, monkeypatch)
+    assert copied == []
 
 
 def test_a_load_that_was_killed_is_repeated(

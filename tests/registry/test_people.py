@@ -416,7 +416,8 @@ def test_copied_pages_and_pictures_are_deleted_too(release_folder: Path, tmp_pat
     for name, text in pages.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)
-    Path("runs/drift.json").write_text(json.dumps({"reference": str(data)}))
+    shown = {"reference": str(data.with_name("other")), "compared": str(data.absolute())}
+    Path("runs/drift.json").write_text(json.dumps(shown))
     found = forget("103")
     unknown = [line.rpartition(" ")[2] for line in found["commands"] if "not known" in line]
     assert unknown == ["runs/report/c", "runs/report/compare-1.html"]
@@ -430,6 +431,17 @@ def test_copied_pages_and_pictures_are_deleted_too(release_folder: Path, tmp_pat
     assert not (trial / "report.html").exists()
     assert not Path("runs/drift.html").exists()
     assert Path("runs/kfp/other").exists()
+
+
+@pytest.mark.parametrize("record", ["[1]", "", '{"reference": "gone", "compared": "photos"}'])
+def test_a_page_of_drift_whose_pictures_are_of_no_known_data_set_is_named(
+    mine: Path, record: str
+) -> None:
+    version("first")
+    for name, text in (("json", record), ("html", "nearest")):
+        Path(f"runs/drift.{name}").write_text(text)
+    (line,) = [one for one in forget("103")["commands"] if "drift.html" in one]
+    assert re.fullmatch(r"# whom it shows is not known.*: rm -f -- runs/drift\.html", line)
 
 
 def test_raw_tars_that_nothing_else_needs_are_deleted_and_others_named(mine: Path) -> None:

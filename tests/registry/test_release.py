@@ -36,7 +36,7 @@ from training.registry.lineage import LineageError
 from training.registry.note import describe_version
 from training.registry.references import model_facts, pin, registered_files
 from training.resolve import check
-from training.storage.store import Manifest, open_store
+from training.storage.store import Manifest, StoreError, open_store
 from training.tracking import client as tracking
 
 pytestmark = [
@@ -692,6 +692,8 @@ def test_promotion_with_a_real_judge_caches_its_scores(
         written = path.read_text()
         return re.findall(r"<td>.*", written[written.index("<h2>Scored and training images") :])[:1]
 
+    for kept in ("scores", "drifts"):
+        assert [*open_store().listing(f"refs/{kept}/")]
     with monkeypatch.context() as patch:  # what evaluate kept is used
         patch.setattr("training.evaluation.realism.scored", None)
         patch.setattr("training.evaluation.drift_sides.of_scored", None)
@@ -701,12 +703,20 @@ def test_promotion_with_a_real_judge_caches_its_scores(
     assert re.search(r"binary|faces|celeba", shown[0])
     for kept in ("scores", "drifts"):
         shutil.rmtree(open_store().root / "refs" / kept)
+    with monkeypatch.context() as patch:  # for information: it holds nothing up, and is not kept
+        patch.setattr("training.evaluation.drift_sides.of_scored", lost)
+        assert verdict() == first
+    assert "it could not be measured: the judge is lost" in drift(folder / "verdict.json.html")[0]
     assert verdict() == first
     assert drift(folder / "verdict.json.html") == shown
     assert not first["promoted"]
     assert "did not learn" in first["reason"]
     success = next(c["value"] for c in first["checks"] if c["name"] == "success")
     assert success == pytest.approx(read_json(metrics)["success_mean"])
+
+
+def lost(*_: Any) -> None:
+    raise StoreError("the judge is lost")
 
 
 def test_replicates_count_in_the_decision(promote: Any) -> None:

@@ -21,6 +21,7 @@ from training.data import forgotten
 from training.registry import lineage, unneeded
 from training.registry import versions as registry
 from training.storage.store import Manifest, Store, open_store
+from training.tracking import client as tracking
 from training.tracking import parents, runners
 
 pytestmark = [
@@ -82,6 +83,27 @@ def test_a_version_keeps_all_that_its_verification_and_its_ancestor_need(old: Pa
     assert not removed & (kept | stored(old / "binary.json"))
     lineage.verify("stargan/1")
     assert collect() == []
+
+
+def test_a_removal_that_failed_can_be_repeated(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of its calls: the version is there as long as its files are."""
+    number = registry.versions("stargan")[0].version
+    files = registry.place(registry.version(f"stargan/{number}"))
+    assert files is not None
+    client = tracking.client()
+    for call in ("delete_logged_model", "delete_model_version"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(client), call, failing)
+            with pytest.raises(tracking.mlflow().exceptions.MlflowException, match="503"):
+                registry.remove("stargan", number)
+        assert [one.version for one in registry.versions("stargan")] == [number]
+    registry.remove("stargan", number)
+    assert not registry.versions("stargan")
+    assert not files.exists()
+
+
+def failing(*_: Any, **__: Any) -> None:
+    raise tracking.mlflow().exceptions.MlflowException("503")
 
 
 def test_people_who_are_to_be_forgotten_stay_forgotten(old: Path) -> None:
@@ -173,6 +195,25 @@ def test_checkpoints_stay_while_a_training_has_them_or_started_from_them(old: Pa
         collect()
     left = {path.name for path in trainings.iterdir()}
     assert left == {"running", "0-first", "1-parent", "2-child"}
+
+
+@pytest.mark.parametrize("change", ["a new copy", "a renewed one"])
+def test_copies_of_a_training_that_went_on_meanwhile_all_stay(old: Path, change: str) -> None:
+    store = open_store()
+    root = Path(store.uri.removeprefix("file://")) / "checkpoints" / "run"
+    for name in ("log/0", "log/1", "320/state"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    backdate(root)
+    (item,) = [one for one in unneeded.find(store, 30) if one.kind == unneeded.CHECKPOINTS]
+    (root / ("log/2" if change == "a new copy" else "log/1")).write_text("x")
+    assert not unneeded.remove(store, item)
+    assert {"checkpoints/run/log/0", "checkpoints/run/320/state"} <= store.listing(
+        "checkpoints/run/"
+    ).keys()
+    backdate(root)
+    (item,) = [one for one in unneeded.find(store, 30) if one.kind == unneeded.CHECKPOINTS]
+    assert unneeded.remove(store, item)
 
 
 def test_the_model_of_an_old_run_that_a_recent_training_started_from_stays(old: Path) -> None:

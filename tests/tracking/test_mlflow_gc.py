@@ -80,4 +80,4 @@ def stack_objects(stack: Stack) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.keys("mlflow").items():
             patch.setenv(name, value)
-        return [*Bucket("s3://stargan/mlflow").objects("")]
+        return [*Bucket("s3://stargan/mlflow").listing("")]

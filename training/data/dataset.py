@@ -90,6 +90,10 @@ class Part:
         return int((self._shards[0] if self._resident is None else self._resident).shape[1])
 
 
+class EmptySplitError(ValueError):
+    """A data set has no image of a split."""
+
+
 @dataclass(frozen=True)
 class Faces:
     """Every data set's images of one split, and their common label space."""
@@ -104,7 +108,9 @@ class Faces:
         cls, manifest: Manifest | Path, split: str, store: Store | None = None, *,
         load: bool = False,
     ) -> "Faces":  # fmt: skip
-        """Open a manifest of kind "dataset". Raises ValueError if a set has no image of `split`.
+        """Open a manifest of kind "dataset".
+
+        Raises EmptySplitError, a ValueError, if a set has no image of `split`.
 
         With `load` the images are the larger ones, of `data.load` px, from which windows of `size`
         are to be cut.
@@ -119,7 +125,7 @@ class Faces:
         for labels in space.sets:
             rows = table.filter(pc.field("dataset") == labels.name)
             if not len(rows):
-                raise ValueError(f"{labels.name}: no image in split {split!r}")
+                raise EmptySplitError(f"{labels.name}: no image in split {split!r}")
             names = sorted(pc.unique(rows["shard"]).to_pylist())
             with ThreadPoolExecutor(cores()) as pool:  # fetched and hashed outside Python's lock
                 files = [enlarged(name) if load else name for name in names]

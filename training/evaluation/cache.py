@@ -49,9 +49,12 @@ class ScoreCache:
                 entry = self.store.put(root / name)
                 self.store.refer(self._key(weights, name), entry.reference)
 
-    def find_drifts(self) -> list[Drift | Untold] | None:
-        """The stored drift of the scored images, which no model changes; None as for `find`."""
-        path = self._stored(f"drifts/{self.fingerprint}", DRIFTS)
+    def find_drifts(self, dataset: str) -> list[Drift | Untold] | None:
+        """The stored drift of the scored images, which no model changes; None as for `find`.
+
+        `dataset`: digest of the data set, whose training images they are compared with.
+        """
+        path = self._stored(self._drifts(dataset), DRIFTS)
         if path is None:
             return None
         return [
@@ -59,12 +62,15 @@ class ScoreCache:
             for row in read_json(path)["drifts"]
         ]
 
-    def keep_drifts(self, drifts: Sequence[Drift | Untold]) -> None:
-        """Store the drift of the scored images under the fingerprint."""
+    def keep_drifts(self, dataset: str, drifts: Sequence[Drift | Untold]) -> None:
+        """Store the drift of the scored images under the fingerprint and the data set's digest."""
         with temporary_folder() as folder:
             path = Path(folder) / DRIFTS
             write_json(path, {"drifts": [to_json(found) for found in drifts]})
-            self.store.refer(f"drifts/{self.fingerprint}", self.store.put(path).reference)
+            self.store.refer(self._drifts(dataset), self.store.put(path).reference)
+
+    def _drifts(self, dataset: str) -> str:
+        return f"drifts/{sha256_bytes(canonical_json([self.fingerprint, dataset]))}"
 
     def _stored(self, key: str, name: str) -> Path | None:
         """The bytes that a reference names; None if there are none or they are lost."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.core.config import EvalConfig
-from training.data.dataset import Faces
+from training.data.dataset import EmptySplitError, Faces
 from training.data.labels import Task
 from training.evaluation import kid, raster
 from training.evaluation.background import changed as changed_outside
@@ -220,7 +220,7 @@ def _split(dataset: Manifest, split: str, store: Store) -> Faces | None:
     """Images for the real side of distances; None if the split has none."""
     try:
         return Faces.open(dataset, split, store)
-    except ValueError:
+    except EmptySplitError:
         return None
 
 

@@ -87,8 +87,7 @@ def _tag(name: str) -> str:
 def said(version: str, *, generated: bool = False, sources: Sequence[str] = ()) -> str:
     """The mark as a sentence, for people and for files without XMP."""
     verb = "Generated" if generated else "Edited"
-    stated = [source for source in sources if source in SYNTHETIC]
-    more = f" The input was already marked as {', '.join(stated)}." if stated else ""
+    more = f" The input was already marked as {', '.join(sources)}." if sources else ""
     return f"{verb} with AI: model {version}, {PROJECT} {RELEASE}.{more}"
 
 

@@ -116,5 +116,6 @@ def _raw(search: Search, seen: Sequence[Seen]) -> Iterator[str]:
 def _copied() -> Iterator[str]:
     yield (
         "# backups of MLflow (python -m training.backup) keep the files of deleted versions and "
-        "runs: delete those below artifacts/ as administrator, all their versions"
+        "runs: delete those below artifacts/ as administrator, all their versions, and save a new "
+        "backup: earlier ones are restored with --without-missing"
     )

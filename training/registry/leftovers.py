@@ -35,12 +35,27 @@ def pages(search: Search, seen: Sequence[Seen], folders: Sequence[Path]) -> Iter
             yield line
         elif digests and not digests & others:
             yield f"# whom it shows is not known, as its run is gone or is a comparison: {line}"
-    drift = search.runs / "drift.json"
-    if drift.is_file() and str(read_json(drift).get("reference")) in places:
-        yield f"rm -f -- {shlex.quote(str(drift.with_suffix('.html')))}"
+    yield from _of_drift(search.runs / "drift.json", {Path(one).resolve() for one in places})
     for path in sorted({Path(one.where).with_name("report.html") for one in seen}):
         if path.is_relative_to(search.runs / "search") and path.is_file():
             yield f"rm -f -- {shlex.quote(str(path))}"
+
+
+def _of_drift(record: Path, places: set[Path]) -> Iterator[str]:
+    """The command for the page of the last drift test, which shows pictures of both its sides."""
+    page = record.with_suffix(".html")
+    if not page.is_file():
+        return
+    line = f"rm -f -- {shlex.quote(str(page))}"
+    try:
+        found = read_json(record)
+        sides = {Path(found[side]).resolve() for side in ("reference", "compared")}
+    except (OSError, ValueError, KeyError, TypeError):
+        sides = set()
+    if sides & places:
+        yield line
+    elif not sides or not all(side.is_file() for side in sides):
+        yield f"# whom it shows is not known, as its pictures are of no data set: {line}"
 
 
 def _of_steps(folders: Iterable[Path]) -> set[str]:

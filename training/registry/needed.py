@@ -10,6 +10,7 @@ from training.core.files import read_json
 from training.core.shown import shown
 from training.registry import versions as registry
 from training.registry.lineage import DATASET, MODEL, RECORD
+from training.registry.seen import pages
 from training.registry.starts import CONFIG, place, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
@@ -109,23 +110,12 @@ def always(store: Store) -> Needed:
     """
     needed = Needed(store)
     with tracking.answered():
-        for name in _names():
-            for version in registry.versions(name):
+        for model in pages(tracking.client().search_registered_models):
+            for version in registry.versions(model.name):
                 for text in _texts(version):
                     needed.text(text)
     needed.stored |= _lasting(store)
     return needed
-
-
-def _names() -> Iterator[str]:
-    """The names of all registered models."""
-    token = None
-    while True:
-        page = tracking.client().search_registered_models(max_results=100, page_token=token)
-        yield from (model.name for model in page)
-        token = page.token
-        if not token:
-            return
 
 
 def _texts(version: Any) -> Iterator[bytes]:

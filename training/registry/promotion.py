@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file
+from training.core.shown import shown
+from training.data.labels import LabelSpace
 from training.evaluation.protocol import OURS
 from training.registry import lineage, signature
 from training.registry import versions as registry
@@ -45,6 +47,11 @@ class Scorer:
 
         return fingerprint(self.dataset, self.judge, self.config, self.store)
 
+    @cached_property
+    def space(self) -> LabelSpace:
+        """The data set's."""
+        return LabelSpace.from_json(read_json(self.dataset.local("label_space.json", self.store)))
+
     def scores(self, files: Mapping[str, Path]) -> "Scores":
         """The scores of a model's files by name, from the cache if `evaluate` stored them."""
         from training.evaluation.cache import ScoreCache
@@ -78,12 +85,12 @@ class Scorer:
         from training.evaluation.realism import reals
 
         cache = ScoreCache(self.store, self.fingerprint)
-        found = cache.find_drifts()
+        found = cache.find_drifts(self.dataset.digest)
         if found is None:
             faces = Faces.open(self.dataset, self.config.eval_split, self.store)
             train = reals(self.dataset, self.config, self.store)[1]
             found = of_scored(load_judge(self.judge, self.store), faces, train)
-            cache.keep_drifts(found)
+            cache.keep_drifts(self.dataset.digest, found)
         return found
 
     def pictures(self, files: Mapping[str, Path], checks: Sequence[Check]) -> "list[Figure]":
@@ -106,10 +113,9 @@ class Scorer:
 
     def fits(self, files: Mapping[str, Path]) -> bool:
         """Whether a model has the label space and image size of the data set."""
-        space = read_json(self.dataset.local("label_space.json", self.store))
         size = self.dataset.meta.data.get("size")
         return bool(
-            read_json(files["label_space.json"]) == space
+            read_json(files["label_space.json"]) == self.space.to_json()
             and size in (None, read_json(files["config.json"])["size"])
         )
 
@@ -152,6 +158,7 @@ def promote(
                 lineage.verify(f"{name}/{number}", data=False)
             return _already_champion(name, number, files)
         verdict = _judge(scorer, name, number, champion, override, replicates)
+        drifts = _drifts(scorer) if verdict.checks else []  # takes long: before the alias is moved
         if not verdict.promoted:
             break
         try:
@@ -162,7 +169,18 @@ def promote(
             conflict = error
     else:
         raise conflict
-    return _record(scorer, name, number, champion, verdict, files)
+    return _record(scorer, name, number, champion, verdict, drifts, files)
+
+
+def _drifts(scorer: Scorer) -> "list[Drift | Untold]":
+    """The scored images' drift, for information: a fault is told and ends no promotion."""
+    try:
+        return scorer.drifts()
+    except (OSError, ValueError) as error:
+        from training.evaluation.records import Untold
+
+        why = f"it could not be measured: {shown(str(error))}"
+        return [Untold(one.name, why) for one in scorer.space.sets]
 
 
 def _already_champion(name: str, number: str, files: VerdictFiles) -> dict[str, Any]:
@@ -270,6 +288,7 @@ def _record(
     number: str,
     champion: str | None,
     verdict: Verdict,
+    drifts: "Sequence[Drift | Untold]",
     files: VerdictFiles,
 ) -> dict[str, Any]:
     """Write the verdict to its files, the version's tags and its MLflow run."""
@@ -289,7 +308,6 @@ def _record(
     refused = not verdict.promoted or verdict.reason.startswith("override: ")
     weights = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
     pictures = scorer.pictures(weights, verdict.checks) if refused else []
-    drifts = scorer.drifts() if verdict.checks else []
     files.write(result, champion, verdict, pictures, drifts)
     found = registry.version(f"{name}/{number}")
     status = "promoted" if verdict.promoted else "not promoted"

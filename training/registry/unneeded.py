@@ -12,6 +12,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from training.tracking import runners
 
 DAY = 86_400.0  # s
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-ENTRY = "cache entry"
+ENTRY, CHECKPOINTS = "cache entry", "checkpoints"
 FOLDERS = {
     "kfp": "outputs of a pipeline run that no cache entry names",
     "train": "checkpoints of a training; its model is in the store",
@@ -84,6 +85,8 @@ def clear(store: Store, days: float, root: Path | None = None) -> tuple[list[Ite
 def remove(store: Store, item: Item) -> bool:
     """Remove an item unless it was used meanwhile; whether it is gone."""
     if item.keys:
+        if item.kind == CHECKPOINTS and _used_again(store, item):
+            return False
         return sum(store.remove(key, item.used) for key in item.keys) == len(item.keys)
     path = Path(item.place)
     lock = FileLock(path / ".lock" if path.is_dir() else path.with_suffix(".lock"))
@@ -100,6 +103,12 @@ def remove(store: Store, item: Item) -> bool:
     return True
 
 
+def _used_again(store: Store, item: Item) -> bool:
+    """Whether a training has written other copies since: they need the older ones, too."""
+    now = store.listing(f"checkpoints/{item.keys[0].split('/')[1]}/")
+    return now.keys() != set(item.keys) or any(used > item.used for _, used in now.values())
+
+
 def _before(root: Path, before: float) -> float:
     """The time before which a thing is old: not within a day of the start of a run that goes on."""
     for path in root.glob("parents/*.json"):
@@ -112,8 +121,11 @@ def _before(root: Path, before: float) -> float:
 
 def _used(path: Path) -> tuple[int, float]:
     """Bytes of a file or of a folder's files, and the time of the last change in it, s."""
-    paths = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
-    stats = [one.stat() for one in paths if one.name != ".lock"]
+    stats = []
+    for one in path.rglob("*") if path.is_dir() else [path]:
+        with suppress(FileNotFoundError):  # a training replaced its checkpoint
+            if one.is_file() and one.name != ".lock":
+                stats.append(one.stat())
     return sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=0.0)
 
 
@@ -178,7 +190,7 @@ def _checkpoints(store: Store, before: float) -> Iterator[Item]:
     for run, rows in runs.items():
         used = max(row[2] for row in rows)
         if used < before:
-            yield Item("checkpoints", f"{store.uri}/checkpoints/{run}", sum(r[1] for r in rows),
+            yield Item(CHECKPOINTS, f"{store.uri}/checkpoints/{run}", sum(r[1] for r in rows),
                        used, "copies of a training's checkpoints; its model is in the store",
                        tuple(row[0] for row in rows))  # fmt: skip
 

@@ -162,15 +162,18 @@ def add(
 
 
 def remove(name: str, number: str) -> None:
-    """Delete a version with its files, which MLflow alone would keep."""
+    """Delete a version with its files, which MLflow alone would keep.
+
+    The version goes last, so that a call that was stopped or failed can be repeated.
+    """
     source = str(version(f"{name}/{number}").source)
-    tracking.client().delete_model_version(name, number)
     try:
         if source.startswith(LOGGED):
             _discard(source.removeprefix("models:/"))
     except tracking.mlflow().exceptions.MlflowException as error:
-        if not _missing(error):  # a copy of the version had the same files
+        if not _missing(error):  # deleted before, or a copy of the version had the same files
             raise
+    tracking.client().delete_model_version(name, number)
 
 
 def _discard(model_id: str) -> None:
@@ -178,7 +181,6 @@ def _discard(model_id: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     location = str(tracking.client().get_logged_model(model_id).artifact_location)
-    tracking.client().delete_logged_model(model_id)
     try:
         with tracking.as_default():
             get_artifact_repository(location).delete_artifacts()
@@ -189,6 +191,7 @@ def _discard(model_id: str) -> None:
             f"{shown(location)}: files that no version uses could not be deleted "
             f"({' '.join(shown(error).split())[:300]})\n"
         )
+    tracking.client().delete_logged_model(model_id)  # last: it names the files
 
 
 def _location(found: Any) -> str:

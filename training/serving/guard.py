@@ -60,7 +60,7 @@ def access(host: str, more: tuple[str, ...] = ()) -> Access:
         )
     names = tuple(name.lower() for name in more)
     if is_loopback(host):
-        names = tuple(dict.fromkeys((*LOOPBACK, _in_header(host), *names)))
+        names = tuple(dict.fromkeys((_in_header(host), *LOOPBACK, *names)))
     return Access(names, token)
 
 

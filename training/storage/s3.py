@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 from urllib.parse import urlparse
 
 from training.core import environment
@@ -111,6 +111,14 @@ def _refusal(what: str, error: Any) -> RemoteError:
     return RemoteError("failed", f"{what}: {shown(error)}")
 
 
+class Listed(NamedTuple):
+    """An object in a listing."""
+
+    size: int  # bytes
+    written: float  # s, a whole number
+    etag: str  # equal for equal bytes written alike
+
+
 class Bucket:
     """The objects below `s3://bucket/prefix`, by key relative to the prefix."""
 
@@ -204,20 +212,14 @@ class Bucket:
             raise
 
     @patient
-    def objects(self, key: str) -> dict[str, int]:
-        """Key -> size in bytes of every object whose key begins with `key`."""
-        return {name: size for name, (size, _) in self.listing(key).items()}
-
-    @patient
-    def listing(self, key: str) -> dict[str, tuple[int, float]]:
-        """Key -> size in bytes and time of the last write, s, of the objects that begin so."""
+    def listing(self, key: str) -> dict[str, Listed]:
+        """Every object whose key begins with `key`."""
         where = {"Bucket": self.name, "Prefix": self.prefix + key}
         with explained(f"{self.url}/{key}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(**where)
             return {
-                row["Key"].removeprefix(self.prefix): (
-                    int(row["Size"]),
-                    row["LastModified"].timestamp(),
+                row["Key"].removeprefix(self.prefix): Listed(
+                    int(row["Size"]), row["LastModified"].timestamp(), row["ETag"]
                 )
                 for page in pages
                 for row in page.get("Contents", ())

@@ -290,7 +290,7 @@ class S3Store(Store):
         return self.bucket.read(f"refs/{name}").decode()
 
     def listing(self, prefix: str) -> dict[str, tuple[int, float]]:
-        return self.bucket.listing(prefix)
+        return {key: one[:2] for key, one in self.bucket.listing(prefix).items()}
 
     def remove(self, key: str, used: float) -> bool:
         found = self.bucket.head(key)
