@@ -12,10 +12,10 @@ from training.core import cli, environment
 from training.core.cli import means
 from training.core.files import write_bytes, write_json
 from training.data import forgotten as tombstones
-from training.registry.erasure import commands
-from training.registry.people import Search
-from training.registry.seen import Seen
 from training.rendering import html
+from training.retention.erasure import commands
+from training.retention.people import Search
+from training.retention.seen import Seen
 from training.storage.store import open_store
 from training.tracking import client as tracking
 

@@ -343,7 +343,7 @@ def gc(
     yes: Annotated[bool, means("remove it; without, only list it")] = False,
 ) -> str:
     """List, or remove, what no version, judge, cache entry or recent run needs."""
-    from training.registry import unneeded
+    from training.retention import unneeded
 
     store = open_store()
     removed, kept = unneeded.clear(store, days) if yes else (unneeded.find(store, days), [])

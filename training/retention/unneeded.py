@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from training.core import environment
 from training.core.files import read_json
-from training.registry.needed import Needed, always
+from training.retention.needed import Needed, always
 from training.storage.store import Store
 from training.tracking import runners
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from training.registry.seen import TRACKED, Seen, pages
+from training.retention.seen import TRACKED, Seen, pages
 from training.tracking import client as tracking
 from training.tracking.parents import PARENT
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from training.registry import versions as registry
-from training.registry.leftovers import pages
-from training.registry.people import Search
-from training.registry.seen import COPIES, RAW, REGISTERED, RUN_FOLDER, TRACKED, Seen
+from training.retention.leftovers import pages
+from training.retention.people import Search
+from training.retention.seen import COPIES, RAW, REGISTERED, RUN_FOLDER, TRACKED, Seen
 from training.storage.store import Store
 from training.tracking import client as tracking
 from training.tracking import database

@@ -16,12 +16,12 @@ from training.data import forgotten as tombstones
 from training.data.archive import open_raw
 from training.data.enlarged import enlarged
 from training.data.forgotten import Pseudonyms, pseudonym
-from training.registry import derived, tracked
 from training.registry import versions as registry
-from training.registry.derived import Made
 from training.registry.lineage import DATASET
-from training.registry.seen import RAW, REGISTERED, Kept, Seen, pages
-from training.registry.starts import CONFIG, settings
+from training.retention import derived, tracked
+from training.retention.derived import Made
+from training.retention.seen import RAW, REGISTERED, Kept, Seen, pages
+from training.retention.starts import CONFIG, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
 

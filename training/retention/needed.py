@@ -10,8 +10,8 @@ from training.core.files import read_json
 from training.core.shown import shown
 from training.registry import versions as registry
 from training.registry.lineage import DATASET, MODEL, RECORD
-from training.registry.seen import pages
-from training.registry.starts import CONFIG, place, settings
+from training.retention.seen import pages
+from training.retention.starts import CONFIG, place, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from training.core.files import read_json, sha256_file
-from training.registry.people import Search
-from training.registry.seen import Seen
+from training.retention.people import Search
+from training.retention.seen import Seen
 
 SHOWN = (".html", ".png")
 

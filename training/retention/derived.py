@@ -10,8 +10,8 @@ from training.core.files import parse_json, read_json, sha256_file
 from training.core.references import split_digest, split_start, split_version
 from training.registry import versions as registry
 from training.registry.lineage import MODEL, RECORD
-from training.registry.seen import COPIES, REGISTERED, RUN_FOLDER, Kept
-from training.registry.starts import CONFIG
+from training.retention.seen import COPIES, REGISTERED, RUN_FOLDER, Kept
+from training.retention.starts import CONFIG
 from training.storage.store import Entry, S3Store, Store
 
 # Of a version's files; an early one need not have all.

@@ -18,8 +18,9 @@ from releases import register, train
 from toydata import SETS, dataset_of
 from training.core.files import read_json, sha256_file, write_json
 from training.data import forgotten
-from training.registry import lineage, unneeded
+from training.registry import lineage
 from training.registry import versions as registry
+from training.retention import unneeded
 from training.storage.store import Manifest, Store, open_store
 from training.tracking import client as tracking
 from training.tracking import parents, runners
