@@ -342,10 +342,11 @@ class DRIT(Model):
     def presets(cls) -> dict[str, Preset]:
         base = demo(
             cls(
-                dim=12, blocks=1, d_dim=12, d_layers=3, d_scales=2, dc_layers=0, d_iter=1, lr=6e-4,
+                dim=12, blocks=1, d_dim=24, d_layers=3, d_scales=2, dc_layers=0, d_iter=1, lr=6e-4,
                 dc_lr=2e-4, lambda_latent=2.0, ms_clip=0.01, averages=True, upsampling="resize",
+                loss="r3gan",
             ),
-            images=4_000, decay_images=2_000, warmup_images=0, batch=2,
+            images=4_000, decay_images=2_000, warmup_images=800, batch=2,
         )  # fmt: skip
         small = replace(
             base,
