@@ -6,6 +6,7 @@ from pipelines import compiled
 from training.core import pods
 from training.core.config import SEED
 from training.core.options import NAMES, TrainOptions, read_options
+from training.data.versions import raw_root
 
 LOCAL = "none, a local environment"  # the image of a run without one
 
@@ -28,6 +29,7 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
     defaults = {name: p.default for name, p in known.items()}
     whole = defaults | arguments
     options = read_options({n: v for n, v in whole.items() if n in NAMES})
+    raw_root(whole.get("raw", ""))
     pods.step(options.preset, *(whole.get(n, "") for n in ("step_cpu", "step_memory")))
     if fields or arguments.keys() & {"model", "preset", "overrides"}:
         arguments |= fold(fields, whole)

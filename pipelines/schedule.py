@@ -1,9 +1,10 @@
 """Run the compiled pipeline again and again on Kubeflow: a recurring run.
 
-    python -m pipelines schedule --cron "0 0 3 * * *" preset=celeba-128 raw=s3://faces/raw
+    python -m pipelines schedule --cron "0 0 3 * * *" preset=celeba-128
 
-Each run takes the data of then, as `revision` is empty: unchanged data come from Kubeflow's cache
-and train nothing. Runs do not overlap, and those that were missed are not made up for.
+Each run takes the versions of the images' `.dvc` files without the people forgotten until then:
+what is unchanged comes from Kubeflow's cache and trains nothing. Runs do not overlap, and those
+that were missed are not made up for.
 """
 
 import sys

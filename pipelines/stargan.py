@@ -69,7 +69,7 @@ def pipeline(parts: bool) -> Any:
 
         Args:
             datasets: names, comma-separated, each `name` or `name:kind`; empty means the preset's.
-            raw: folder or URI of the raw data; empty means DVC's data.
+            raw: folder of the raw data, which the pods must have; empty means DVC's data.
             revision: git revision of the `.dvc` files; empty means the current ones.
             model: the model to train.
             overrides: `key=value;key=value` on top of the preset.

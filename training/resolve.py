@@ -23,7 +23,13 @@ from training.core.references import split_start
 from training.data import forgotten as tombstones
 from training.data.labels import LabelSpace
 from training.data.preview import expected, is_known, preview
-from training.data.versions import data_version, raw_folder, split_datasets, with_kind
+from training.data.versions import (
+    data_version,
+    drawn_instead,
+    raw_folder,
+    split_datasets,
+    with_kind,
+)
 from training.engine import preflight, warm_start
 from training.evaluation.protocol import JUDGE_RECIPE
 from training.models import configure
@@ -117,6 +123,12 @@ def check(
     data = None if raw else data_version(datasets, raw, revision)
     classes = (*(config.model.named_classes() or ("one",)), "two")
     notes, sets = [], []
+    if not raw and not pods.SMALL.fullmatch(config.preset):
+        notes += [
+            f"{one}: there is no {one}.dvc, so these are the demo's DRAWN faces; for photographs "
+            f"give raw=PATH, or first python -m training.data adopt {one} PATH"
+            for one in drawn_instead([one for one, _ in datasets], revision)
+        ]
     unknown = set()  # kinds of data sets whose labels are guesses
     for entry in [with_kind(n, k, None) for n, k in datasets] if data is None else data[2]:
         one, kind = entry.split(":")
@@ -143,7 +155,9 @@ def check(
         config.model.check_space(space)
         preflight.check(config, space)
     if start.reference and not unknown:
-        warm_start.check(str(start), *model_facts(start.reference), config.name, space)
+        stored, labels_there = model_facts(start.reference)
+        warm_start.check(str(start), stored, labels_there, config.name, space)
+        warm_start.check_networks(str(start), stored, config.model, config.data.size, space)
     if problem := git_problem():
         notes.append(f"the commit of the code is recorded as unknown: {problem}")
     return Checked(notes, str(start) if init else "", compared, data)

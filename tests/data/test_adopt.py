@@ -12,6 +12,7 @@ from PIL import Image
 from training.data import __main__ as program
 from training.data import adopt as module
 from training.data import archive as tree
+from training.data.__main__ import push
 from training.data.adopt import adopt
 from training.data.pull import pull
 from training.data.synthetic import faces
@@ -85,6 +86,33 @@ def test_a_clone_gets_what_was_pushed(clone: Path, download: Path, tmp_path: Pat
     shutil.rmtree(".git")
     manifest = pull(datasets="faces", out=Path("runs") / "raw.json")
     assert {e.name: manifest.local(e.name).read_bytes() for e in manifest.entries} == expected
+
+
+def test_push_takes_an_adopted_set_to_the_remote_that_runs_read(
+    clone: Path, download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Not to the one of .dvc/config, where DVC_REMOTE_URL names another."""
+    monkeypatch.setenv("DVC_REMOTE_URL", str(tmp_path / "remote"))
+    adopt("faces", download, kind="celeba", subset=True)
+    assert "python -m training.data push faces" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        program.main(["push", "faces"])
+    assert f"pushed to {tmp_path / 'remote'}" in capsys.readouterr().out
+    expected = files(Path("raw") / "faces")
+    shutil.rmtree("raw")
+    shutil.rmtree(Path(".dvc") / "cache")
+    manifest = pull(datasets="faces", out=Path("runs") / "raw.json")
+    assert {e.name: manifest.local(e.name).read_bytes() for e in manifest.entries} == expected
+
+
+def test_only_the_pinned_version_is_pushed(clone: Path, download: Path) -> None:
+    with pytest.raises(ValueError, match=r"no faces.dvc in .*; adopt faces first"):
+        push("faces")
+    adopt("faces", download, kind="celeba", subset=True)
+    (Path("raw") / "faces" / "more").write_text("more")
+    with pytest.raises(ValueError, match=r"faces is not the version in faces.dvc; adopt faces again"):
+        push("faces")
 
 
 def test_a_new_download_is_a_new_version(clone: Path, download: Path) -> None:

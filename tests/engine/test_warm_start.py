@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from runs import QUICK, go
-from toydata import CELEBA, HAIR, RAFD
+from runs import QUICK, RICHEST, go
+from toydata import CELEBA, HAIR, RAFD, SETS
 from training.core.config import TrainConfig, to_json
 from training.data.labels import LabelSet, LabelSpace
 from training.engine import warm_start
@@ -72,6 +72,25 @@ def test_other_widths_are_named_by_their_setting(classes: Path, tmp_path: Path) 
         assert "(conv_dim: 4 -> 8; set them as there)" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "sha256" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_networks_are_compared_before_any_weight_is_read(name: str, which: str) -> None:
+    """Those of the same settings fit, and other widths do not; here of every model."""
+    model, space = MODELS[name].tiny(), LabelSpace(SETS[which])
+    width = next(field for field in ("conv_dim", "dim") if hasattr(model, field))
+    wide = replace(model, **{width: 2 * (getattr(model, width) or 4)})
+    stored = {"name": name, "model": json.loads(json.dumps(asdict(model))), "size": 16}
+    warm_start.check_networks("m/1", stored, model, 16, space)
+    with pytest.raises(ValueError, match=rf"^init=m/1: its network \w+ .*\({width}: .* as there\)$"):
+        warm_start.check_networks("m/1", stored, wide, 16, space)
+
+
+def test_labels_that_cannot_be_matched_by_name_are_refused_before_the_run() -> None:
+    model, space = MODELS["diat"].tiny(), LabelSpace((RAFD,))
+    stored = {"name": "diat", "model": asdict(model), "size": 16}
+    with pytest.raises(ValueError, match="init=by-name:m/1: DIAT has networks of its own for each"):
+        warm_start.check_networks("by-name:m/1", stored, model, 16, space)
 
 
 @pytest.mark.parametrize("how", ["", "by-name:"])

@@ -13,10 +13,14 @@ import yaml
 
 import training.core.provenance
 from training.core.provenance import code_hash, git_state, lock_hash
+from training.data.labels import LabelSet, LabelSpace
 from training.data.versions import data_version, find_pin, short_md5, split_md5
+from training.models import configure
 from training.resolve import Resolved, resolve
 from training.storage.dvc import tree_md5
+from training.storage.meta import ModelMeta
 from training.storage.s3 import RemoteError
+from training.storage.store import Manifest
 
 ONE, TWO, OWN = (f"{digit * 32}.dir" for digit in "12a")
 COMMIT = ["-c", "user.email=a@b", "-c", "user.name=t", "commit", "-q", "--allow-empty", "-m", "x"]
@@ -129,6 +133,20 @@ def test_adopted_data_take_precedence_over_the_demos(clone: Path) -> None:
     both = run(clone, datasets="celeba,rafd")
     assert both.data_md5 == f"celeba={OWN},rafd={TWO}"
     assert both.revision == "celeba.dvc,data.dvc"
+
+
+@pytest.mark.parametrize(
+    ("preset", "own", "said"), [("celeba-128", False, True), ("celeba-128", True, False), ("demo", False, False)]
+)
+def test_drawn_faces_in_place_of_photographs_are_said(
+    clone: Path, preset: str, own: bool, said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A preset of the papers trains for days."""
+    if own:
+        (clone / "celeba.dvc").write_text(pin_text(OWN, "raw/celeba", "celeba"))
+    run(clone, preset=preset)
+    line = "celeba: there is no celeba.dvc, so these are the demo's DRAWN faces; for photographs"
+    assert (line in capsys.readouterr().out) == said
 
 
 def test_both_demo_sets_have_one_version(clone: Path) -> None:
@@ -287,6 +305,21 @@ def test_the_path_of_a_model_is_pinned_by_its_content(clone: Path) -> None:
     assert run(clone, init="model.json").init != first
     with pytest.raises(CheckpointError, match="changed since this run started"):
         model_files(first)
+
+
+def test_other_widths_of_init_are_refused_before_the_run(clone: Path) -> None:
+    """With the settings that differ, and not after the judge's training."""
+    labels = LabelSet("celeba", "binary", configure.resolve("stargan", "smoke").data.attributes)
+    config = {"name": "stargan", "size": 64, "model": {"conv_dim": 8}}
+    (clone / "config.json").write_text(json.dumps(config))
+    (clone / "label_space.json").write_text(json.dumps(LabelSpace((labels,)).to_json()))
+    (clone / "G.safetensors").write_text("never read")
+    names = ("nets/G.safetensors", "config.json", "label_space.json")
+    meta = ModelMeta(model="", preset="", seed=0, images=0, dataset="", mlflow_run="")
+    files = {name: clone / Path(name).name for name in names}
+    Manifest.build("model", files, meta).write(clone / "model.json")
+    with pytest.raises(ValueError, match=r"its network G has other .*conv_dim: 8 -> .*set them"):
+        run(clone, init="model.json")
 
 
 def test_an_image_reports_its_own_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     python -m training.data info celeba        its download page, licence and files
     python -m training.data adopt celeba PATH  check a download, pack it, version it with DVC
+    python -m training.data push celeba        its version to the remote that runs pull from
     python -m training.data drift DATASET new/ whether new pictures are like the training data
     python -m training.data forget 1234        leave people out of the next data version
 
@@ -18,6 +19,7 @@ from training.core.files import write_bytes
 from training.data.adopt import adopt, info
 from training.data.versions import DEMO, DEMO_SETS
 from training.data.versions import pin as pinned_version
+from training.data.versions import project_root
 from training.storage import dvc as remote
 
 app = cli.program("python -m training.data", __doc__)
@@ -84,17 +86,25 @@ def pin() -> None:
 
 
 @app.command
-def push() -> str:
-    """Push the demo faces to the configured remote; draw them first if ./data does not exist."""
-    pinned = pinned_version(DEMO)
+def push(
+    name: Annotated[str, means("an adopted data set; default: the demo faces")] = DEMO, /
+) -> str:
+    """Push a data set to the remote: DVC_REMOTE_URL, else the default one of .dvc/config.
+
+    The demo faces are drawn first if ./data does not exist.
+    """
+    pinned = pinned_version(name)
     if pinned is None:
-        raise ValueError(f"no {DEMO}.dvc here; run this in a clone of the project")
-    if not Path(DEMO).is_dir():
-        _draw(Path(DEMO))
-    if remote.tree_md5(Path(DEMO))[0] != pinned.md5:
-        raise ValueError(f"./{DEMO} is not the version in {DEMO}.dvc; delete it and run this again")
-    md5, sent = remote.push(Path(DEMO))
-    return f"{md5}: {'pushed to' if sent else 'already in'} the remote"
+        again = "run this in a clone of the project" if name == DEMO else f"adopt {name} first"
+        raise ValueError(f"no {name}.dvc in {project_root()}; {again}")
+    folder = project_root() / pinned.path
+    if name == DEMO and not folder.is_dir():
+        _draw(folder)
+    if remote.tree_md5(folder)[0] != pinned.md5:
+        again = "delete it and run this again" if name == DEMO else f"adopt {name} again"
+        raise ValueError(f"{folder} is not the version in {name}.dvc; {again}")
+    md5, sent = remote.push(folder, root=project_root())
+    return f"{md5}: {'pushed to' if sent else 'already in'} {remote.configured(root=project_root()).url}"
 
 
 def main(argv: list[str] | None = None) -> None:

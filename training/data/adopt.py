@@ -122,7 +122,7 @@ def adopt(
     say(
         f"Versioned as {pinned}. Next:\n"
         f"  git add {pinned} .gitignore && git commit -m 'Data: {name}'\n"
-        f"  dvc push {pinned}\n"
+        f"  python -m training.data push {name}   (to DVC_REMOTE_URL, or .dvc/config's remote)\n"
         f"  python -m pipelines run datasets={name}"
     )
     return pinned

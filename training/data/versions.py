@@ -138,6 +138,14 @@ def find_pin(name: str, commit: str = "") -> Pin:
     return demo
 
 
+def drawn_instead(names: Sequence[str], revision: str) -> list[str]:
+    """Which of the data sets are the demo's drawn faces, having no `.dvc` file of their own."""
+    if is_md5(revision):
+        return []
+    commit = commit_of(revision, project_root()) if revision else ""
+    return [name for name in names if name in DEMO_SETS and pin(name, commit) is None]
+
+
 def split_datasets(datasets: str | Sequence[str]) -> list[tuple[str, str]]:
     """(name, kind) of `name` or `name:kind` entries; the kind is "" if it is not given."""
     entries = datasets.split(",") if isinstance(datasets, str) else list(datasets)
@@ -162,14 +170,19 @@ def with_kind(name: str, kind: str, found: Pin | None) -> str:
     return f"{name}:{kind}"
 
 
-def raw_folder(raw: str, name: str, alone: bool) -> Path:
-    """The folder of data set `name`: `raw/<name>`, or `raw` if it is the only one (`alone`)."""
+def raw_root(raw: str) -> Path:
+    """The folder `raw`. Raises ValueError for another address than file://."""
     path = raw.removeprefix("file://")
     if "://" in path:
         raise ValueError(
             f"raw={raw}: a folder is needed; download the data, or adopt them into DVC"
         )
-    root = Path(path)
+    return Path(path)
+
+
+def raw_folder(raw: str, name: str, alone: bool) -> Path:
+    """The folder of data set `name`: `raw/<name>`, or `raw` if it is the only one (`alone`)."""
+    root = raw_root(raw)
     if (root / name).is_dir():
         return root / name
     if not alone or not root.is_dir():

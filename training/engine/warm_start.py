@@ -4,8 +4,9 @@ Which axis of a tensor belongs to the labels is found by building the networks, 
 device, for one more label and for one more data set. Labels follow the other channels on that axis.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from training.core.files import read_json
 from training.core.references import split_digest, split_start
 from training.data.labels import LabelSet, LabelSpace
 from training.inference.weights import CheckpointError, load_weights
+from training.models import model_from_json
 from training.models.base import Model, Nets
 
 if TYPE_CHECKING:  # pandas, which the first step does not need
@@ -44,6 +46,26 @@ def check(init: str, stored: dict[str, Any], old: LabelSpace, name: str, new: La
             f"ones in the same order, or init=by-name:{split_digest(start.reference)[0]} to start "
             "labels of the same name from it and all others fresh"
         )
+
+
+def check_networks(
+    init: str, stored: dict[str, Any], model: Model, size: int, space: LabelSpace
+) -> None:
+    """Raise ValueError if the networks of `init` do not fit those of `model` at `size` px.
+
+    Only shapes are compared, so that no weights are needed; `stored` is its config.json.
+    """
+    start = split_start(init)
+    shown = split_digest(start.reference)[0]
+    if start.by_name:
+        _check_layout(shown, type(model).__name__, Layout.of(model, space, size))
+    with torch.device("meta"):
+        here = model.networks(space, size)
+        there = model_from_json(stored["name"], stored["model"]).networks(space, stored["size"])
+    different = _differences(stored, {"model": json.loads(json.dumps(asdict(model))), "size": size})
+    for key in here:
+        if key not in stored.get("absent", ()) and _shapes(here, key) != _shapes(there, key):
+            raise ValueError(_misfit(shown, key, different, ""))
 
 
 def _kinds(space: LabelSpace) -> list[tuple[str, tuple[str, ...]]]:
@@ -126,7 +148,7 @@ def _network(files: dict[str, Path], key: str) -> Path:
     return path
 
 
-def _misfit(shown: str, key: str, different: str, error: Exception) -> str:
+def _misfit(shown: str, key: str, different: str, error: Exception | str) -> str:
     why = different or " ".join(str(error).split())[:300]
     return f"init={shown}: its network {key} has other tensors than this run's ({why})"
 
@@ -146,16 +168,7 @@ def _by_name(
 ) -> str:  # fmt: skip
     new = job.faces.space
     found, layout = matches(old, new), Layout.of(job.model, new, job.faces.size)
-    if not layout.shared:
-        raise ValueError(
-            f"init=by-name:{shown}: {type(job.model).__name__} has networks of its own for each "
-            "pair of labels; only the same labels in the same order can start from another model"
-        )
-    if not layout.single:
-        raise ValueError(
-            f"init=by-name:{shown}: {type(job.model).__name__} has two categories for each "
-            "attribute; only the same labels in the same order can start from another model"
-        )
+    _check_layout(shown, type(job.model).__name__, layout)
     for key, net in state.nets.items():
         if key in absent:
             continue
@@ -180,6 +193,20 @@ def _by_name(
         f"{', '.join(matched)}; fresh: {', '.join(left) or 'none'}; "
         f"not used: {', '.join(unused) or 'none'}"
     )
+
+
+def _check_layout(shown: str, model: str, layout: "Layout") -> None:
+    """Raise ValueError if labels cannot be matched by name."""
+    if not layout.shared:
+        raise ValueError(
+            f"init=by-name:{shown}: {model} has networks of its own for each "
+            "pair of labels; only the same labels in the same order can start from another model"
+        )
+    if not layout.single:
+        raise ValueError(
+            f"init=by-name:{shown}: {model} has two categories for each "
+            "attribute; only the same labels in the same order can start from another model"
+        )
 
 
 def _mixed(
