@@ -123,12 +123,7 @@ def check(
     data = None if raw else data_version(datasets, raw, revision)
     classes = (*(config.model.named_classes() or ("one",)), "two")
     notes, sets = [], []
-    if not raw and not pods.SMALL.fullmatch(config.preset):
-        notes += [
-            f"{one}: there is no {one}.dvc, so these are the demo's DRAWN faces; for photographs "
-            f"give raw=PATH, or first python -m training.data adopt {one} PATH"
-            for one in drawn_instead([one for one, _ in datasets], revision)
-        ]
+    notes += _drawn(config.preset, [one for one, _ in datasets], raw, revision)
     unknown = set()  # kinds of data sets whose labels are guesses
     for entry in [with_kind(n, k, None) for n, k in datasets] if data is None else data[2]:
         one, kind = entry.split(":")
@@ -155,12 +150,21 @@ def check(
         config.model.check_space(space)
         preflight.check(config, space)
     if start.reference and not unknown:
-        stored, labels_there = model_facts(start.reference)
-        warm_start.check(str(start), stored, labels_there, config.name, space)
-        warm_start.check_networks(str(start), stored, config.model, config.data.size, space)
+        warm_start.check_fit(str(start), *model_facts(start.reference), config, space)
     if problem := git_problem():
         notes.append(f"the commit of the code is recorded as unknown: {problem}")
     return Checked(notes, str(start) if init else "", compared, data)
+
+
+def _drawn(preset: str, names: Sequence[str], raw: str, revision: str) -> list[str]:
+    """A note for each data set of a long training that is the demo's drawn faces."""
+    if raw or pods.SMALL.fullmatch(preset):
+        return []
+    return [
+        f"{one}: there is no {one}.dvc, so these are the demo's DRAWN faces; for photographs "
+        f"give raw=PATH, or first python -m training.data adopt {one} PATH"
+        for one in drawn_instead(names, revision)
+    ]
 
 
 def say(notes: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from runs import QUICK, RICHEST, command, environment, go, losses
-from training.core.config import to_json
+from training.core.config import TrainConfig, to_json
 from training.engine import checkpoint
 from training.launch import launch
 from training.models import MODELS
@@ -104,6 +105,47 @@ def test_mode_seeking_and_noise_of_maps_are_those_of_one_process(
     found = slopes_of(2, cases, tmp_path)
     assert {phase for _, phase, _ in found} == {"warmup", "dc", "d", "eg", "alone"}
     assert [row for row in found if not max(row[2].values()) <= 1e-4] == []
+
+
+MEASURED = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from training.core.config import TrainConfig
+from training.data.dataset import Faces
+from training.engine.distributed import world
+from training.engine.precision import use_bf16
+from training.engine.session import Job
+from training.models import model_from_json
+
+with world() as here:
+    for name, config, dataset in json.loads(sys.argv[1]):
+        model, faces = model_from_json(name, config), Faces.open(Path(dataset), "train")
+        chosen = use_bf16(Job(model, TrainConfig(batch=4), faces, faces, Path(), {}, here))
+        print(f"{name} {chosen}\\n", end="", flush=True)
+"""
+
+
+def test_every_rank_gets_the_precision_that_one_measures(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The default `auto`, of every model: layers over the global batch do not wait for the rest."""
+    script = tmp_path / "measured.py"
+    script.write_text(MEASURED)
+    cases = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
+             for name, which in RICHEST]  # fmt: skip
+    assert TrainConfig().precision == "auto"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), json.dumps(cases)],
+        capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+             "COLLECTIVE_TIMEOUT": "60"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = Counter(done.stdout.splitlines())
+    assert {line.split()[0] for line in found} == set(MODELS)
+    assert set(found.values()) == {2}
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from training.core.files import read_json, sha256_file
 from training.data.batch import Batch
 from training.data.labels import LabelSpace
 from training.engine import checkpoint
-from training.engine.distributed import freeze
-from training.engine.loop import NonFiniteError
+from training.engine.distributed import World, freeze
+from training.engine.loop import Meter, NonFiniteError
 from training.engine.session import Session
 from training.inference.translator import load_translator
 from training.models import MODELS
@@ -194,6 +194,21 @@ def test_the_error_for_a_loss_that_is_not_finite_names_term_images_and_checkpoin
         NonFiniteError, match=r"g/rec is not finite after \d+ images; last good .*0000"
     ):
         go(binary, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_in_another_process_is_said_to_be(tmp_path: Path) -> None:
+    """This one's values are finite: the image count is a range."""
+
+    class Elsewhere(World):
+        def mean(self, values: torch.Tensor, batch: int) -> torch.Tensor:
+            return values * float("nan")
+
+    meter = Meter()
+    for images in (8, 16, 24):
+        meter.add({"g/rec": torch.tensor(0.5)}, images)
+    where = "g/rec is not finite in another process, after 8 to 24 images; last good"
+    with pytest.raises(NonFiniteError, match=where):
+        meter.flush(Elsewhere(0, 2, torch.device("cpu")), 8, tmp_path)
 
 
 @pytest.mark.parametrize(

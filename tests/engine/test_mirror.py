@@ -59,14 +59,18 @@ def test_a_pushed_checkpoint_is_restored_on_another_machine(bucket: Bucket, tmp_
     assert path.name == f"{24:012d}"
 
 
-def test_the_last_checkpoints_are_kept_and_no_more(bucket: Bucket, tmp_path: Path) -> None:
-    mirror = Mirror("r", keep=2, bucket=bucket)
+@pytest.mark.parametrize("keep", [1, 2, 4, 5])
+def test_the_last_checkpoints_are_kept_and_no_more(
+    keep: int, bucket: Bucket, tmp_path: Path
+) -> None:
+    mirror = Mirror("r", keep=keep, bucket=bucket)
     mirror.claim()
-    for images in (8, 16, 24):
+    pushed = []
+    for images in (8, 16, 24, 32, 40, 48):
         mirror.push(saved(tmp_path, images))
-    found = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=bucket.prefix)["Contents"]
-    folders = {row["Key"].split("/")[3] for row in found}
-    assert folders == {f"{16:012d}-1", f"{24:012d}-1", "log"}
+        pushed.append(f"{images:012d}-1")
+        found = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=bucket.prefix)["Contents"]
+        assert {row["Key"].split("/")[3] for row in found} == {*pushed[-keep:], "log"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7, 8, 20])

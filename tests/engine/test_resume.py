@@ -46,6 +46,43 @@ def test_a_setting_newer_than_the_checkpoint_had_its_default() -> None:
             checkpoint.check_config({"train": then}, {"train": {**now, **changed}}, path)
 
 
+def test_another_model_to_start_from_is_named() -> None:
+    """Weights of one start under the name of another would give a false lineage."""
+    path = Path("checkpoint")
+    checkpoint.check_config({"init": ""}, {}, path)
+    checkpoint.check_config({"init": "old/1"}, {"init": "old/1"}, path)
+    for there, here in (("old/1", "other/2"), ("", "other/2"), ("old/1", "")):
+        with pytest.raises(CheckpointError, match=f"init: {there or 'none'} -> {here or 'none'}"):
+            checkpoint.check_config({"init": there}, {"init": here}, path)
+
+
+def test_changed_settings_are_refused_also_where_they_need_other_files(
+    binary: Path, tmp_path: Path
+) -> None:
+    """Averages that the checkpoints lack: the training does not start over beside them."""
+    go(binary, tmp_path / "run", QUICK)
+    with pytest.raises(CheckpointError, match=r"started with other settings .*train.ema: "):
+        go(binary, tmp_path / "run", replace(QUICK, ema=0.5))
+    with pytest.raises(
+        CheckpointError, match=r"started with other settings .*name: stargan -> stgan"
+    ):
+        go(binary, tmp_path / "run", QUICK, "stgan")
+    assert go(binary, tmp_path / "run", QUICK).is_file()
+
+
+def test_checkpoints_that_were_skipped_as_damaged_do_not_push_out_later_ones(
+    binary: Path, tmp_path: Path
+) -> None:
+    session = session_of(StarGAN.tiny(), binary)
+    for images in (8, 16, 24, 320):
+        session.state.images = images
+        checkpoint.save(tmp_path, session.state, {}, session.job.faces.space)
+    checkpoint.prune(tmp_path, 2, 24)
+    assert [int(path.name) for path in checkpoint.saved(tmp_path)] == [320, 24, 16]
+    checkpoint.prune(tmp_path, 2, 320)
+    assert [int(path.name) for path in checkpoint.saved(tmp_path)] == [320, 24]
+
+
 def test_a_setting_of_a_model_newer_than_the_checkpoint_had_its_default() -> None:
     now = checkpoint.as_dict(GANimation(n_critic=2))
     then = {k: v for k, v in now.items() if k != "fidelity"}

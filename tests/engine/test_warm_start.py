@@ -82,7 +82,9 @@ def test_networks_are_compared_before_any_weight_is_read(name: str, which: str) 
     wide = replace(model, **{width: 2 * (getattr(model, width) or 4)})
     stored = {"name": name, "model": json.loads(json.dumps(asdict(model))), "size": 16}
     warm_start.check_networks("m/1", stored, model, 16, space)
-    with pytest.raises(ValueError, match=rf"^init=m/1: its network \w+ .*\({width}: .* as there\)$"):
+    with pytest.raises(
+        ValueError, match=rf"^init=m/1: its network \w+ .*\({width}: .* as there\)$"
+    ):
         warm_start.check_networks("m/1", stored, wide, 16, space)
 
 

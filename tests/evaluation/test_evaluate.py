@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from toydata import HAIR
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import sha256_file, write_json
 from training.data.dataset import Faces, Part, to_float, to_uint8
@@ -284,6 +285,44 @@ def test_ineffective_styles_have_zero_diversity(faces_and_judge: tuple[Faces, Ju
         [],
         {},
     )
+
+
+def test_styles_are_of_the_target_domain_and_only_of_what_changes(
+    faces_and_judge: tuple[Faces, Judge],
+) -> None:
+    """A flip has two target domains; an image that is in its own already would be copied."""
+    faces, frozen_judge = faces_and_judge
+    labels_of = {
+        image.numpy().tobytes(): label
+        for part in faces.parts
+        for image, label in zip(part.images(list(range(len(part)))), part.labels, strict=True)
+    }
+    asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    class Seen(Toy):
+        supported_options = ("reference",)
+
+        def translate(
+            self, nets: object, image: Tensor, source: Tensor, target: Tensor,
+            options: EditOptions = DEFAULT_OPTIONS,
+        ) -> Tensor:  # fmt: skip
+            assert options.reference is not None
+            shown = [labels_of[one.numpy().tobytes()] for one in to_uint8(options.reference)]
+            asked.append((source, target, torch.stack(shown)))
+            return image
+
+    rows, _ = diversity(toy(faces, Seen()), faces, frozen_judge, EvalConfig(limit=20))
+    flips = [task for task in faces.space.tasks(faces.parts[0].labels, 0) if task.single]
+    assert {row.domain for row in rows} <= {task.name for task in flips}
+    assert asked
+    flipped, male = [], HAIR.index("Male")
+    for source, target, shown in asked:
+        assert (source != target).any(1).all()
+        gained = (target > source).any(0)  # hair is only switched on, gender goes both ways
+        assert torch.equal(shown[:, gained], target[:, gained])
+        if (source != target)[:, male].all():
+            flipped.append(float(target[:, male].mean()))
+    assert any(0 < share < 1 for share in flipped)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -13,7 +13,13 @@ from training.data.batch import Batch
 from training.data.dataset import Faces, to_uint8
 from training.data.labels import LabelSet, LabelSpace
 from training.evaluation.diagnostics import diagnostics
-from training.evaluation.previews import held_out, preview_png, render_previews, sample_grids
+from training.evaluation.previews import (
+    held_out,
+    preview_png,
+    render_previews,
+    sample_grids,
+    shuffled,
+)
 from training.models.attgan import AttGAN
 from training.models.base import Diagnostic, EditOptions, Preview
 from training.models.cyclegan import CycleGAN
@@ -265,6 +271,16 @@ def test_symptoms_of_a_joint_model_use_the_mask_of_each_data_set(joint: Path) ->
     alone = Faces("test", LabelSpace(both.space.sets[1:]), both.size, both.parts[1:])
     found = diagnostics(model, {}, alone, both.space, CPU)
     assert [(s.name, s.value) for s in found] == [("mask", 1.0)]
+
+
+def test_labels_that_are_sorted_in_the_data_are_mixed_among_held_out_images() -> None:
+    """Else the targets, which are the neighbours' labels, would be the images' own."""
+    domain = torch.arange(3000) // 1000  # as of folders, one after the other
+    rows = shuffled(len(domain), 64)
+    assert len(set(rows)) == 64
+    assert float((domain[rows] != domain[rows].roll(1)).float().mean()) > 0.4
+    assert rows == shuffled(3000, 64)
+    assert sorted(shuffled(5, 64)) == [0, 1, 2, 3, 4]
 
 
 def test_held_out_targets_are_shifted_labels(joint: Path) -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 from training.core.config import EvalConfig
 from training.core.files import sha256_file
 from training.data.dataset import Faces, to_float
-from training.data.labels import LabelSet
+from training.data.labels import LabelSet, LabelSpace
 from training.evaluation.evidence import evidence
+from training.evaluation.frechet import Distances
 from training.evaluation.judges.judge import Judge
 from training.evaluation.judges.nets import ResNet18, SmallVGG
 from training.evaluation.raster import excess
-from training.evaluation.realism import scored
+from training.evaluation.realism import Realism, scored
 from training.evaluation.records import Kid, Scores
 from training.registry.gate import decide
 from training.storage.store import Manifest
@@ -176,6 +177,19 @@ def test_identity_is_judged_only_by_a_judge_that_tells_people_apart(
     assert edits["likeness"].isna().all() != judged
     says = "likeness is unknown for every edit: the second judge does not tell people apart"
     assert (says in reason(found)) != judged
+
+
+def test_a_joint_judge_is_asked_about_the_scored_data_set(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whose place among the judge's sets is another than among the scored ones."""
+    faces = Faces.open(make_dataset(tmp_path / "d.json", (RAFD,)), "test")
+    joint = Faces("test", LabelSpace((CELEBA, RAFD)), faces.size, [])
+    for celeba, rafd in ((0.9, 0.5), (0.5, 0.9)):
+        judge = untrained(joint)
+        judge.facts["datasets"] = [{"verification_auc": auc} for auc in (celeba, rafd)]
+        found = Realism(Distances(judge), faces, None, None)
+        assert found._tells(0) == (rafd == 0.9)
 
 
 def test_a_target_without_real_images_is_named(

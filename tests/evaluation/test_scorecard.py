@@ -252,7 +252,7 @@ def test_numbers_by_a_papers_protocol_are_apart_and_named() -> None:
     found = replace(full, papers=[by_paper], subject=replace(full.subject, protocol="paper"))
     page = text(render(found))
     title = "AttGAN (TIP 2019) and STGAN (CVPR 2019)"
-    assert "protocol of all numbers but those by the papers': ours, number 7" in page
+    assert "protocol of all numbers but those by the papers': ours, number 8" in page
     assert f"\nBy the protocol of {title}: celeba\n" in page
     assert f"\nProtocol: {title}\nflipped attribute classified as flipped\nall\n86.05 %\n" in page
     assert "Not measured: too few images: Male to Young." in page

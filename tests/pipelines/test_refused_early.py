@@ -185,6 +185,16 @@ def test_every_preset_passes(key: tuple[str, str]) -> None:
     preflight.check(config, LabelSpace(sets))
 
 
+def test_a_refusal_that_names_a_class_called_metal_is_one() -> None:
+    """torch's errors about meta tensors, which prove nothing, are others."""
+    from training.data.labels import LabelSet, LabelSpace
+
+    config = configure.resolve("cyclegan", "demo", {"model.hub": "Stone"})
+    space = LabelSpace((LabelSet("mine", "onehot", ("Metal", "Wood", "Glass")),))
+    with pytest.raises(ValueError, match=r"hub='Stone': .*Metal, Wood, Glass"):
+        preflight.check(config, space)
+
+
 def test_names_that_mlflow_takes_are_accepted_and_others_refused(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,7 +137,8 @@ def test_adopted_data_take_precedence_over_the_demos(clone: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "own", "said"), [("celeba-128", False, True), ("celeba-128", True, False), ("demo", False, False)]
+    ("preset", "own", "said"),
+    [("celeba-128", False, True), ("celeba-128", True, False), ("demo", False, False)],
 )
 def test_drawn_faces_in_place_of_photographs_are_said(
     clone: Path, preset: str, own: bool, said: bool, capsys: pytest.CaptureFixture[str]
@@ -288,7 +290,9 @@ def test_the_path_of_a_model_is_pinned_by_its_content(clone: Path) -> None:
 
     def write(text: str) -> None:
         (clone / "G.safetensors").write_text(text)
-        (clone / "config.json").write_text('{"name": "stargan"}')
+        known = configure.resolve("stargan", "smoke")
+        facts = {"name": "stargan", "size": known.data.size, "model": asdict(known.model)}
+        (clone / "config.json").write_text(json.dumps(facts))
         labels = LabelSet("celeba", "binary", PRESETS["stargan", "smoke"].data.attributes)
         (clone / "label_space.json").write_text(json.dumps(LabelSpace((labels,)).to_json()))
         names = ("nets/G.safetensors", "config.json", "label_space.json")

@@ -17,9 +17,8 @@ from training.core.cli import means
 from training.core.config import DataConfig
 from training.core.files import write_bytes
 from training.data.adopt import adopt, info
-from training.data.versions import DEMO, DEMO_SETS
+from training.data.versions import DEMO, DEMO_SETS, project_root
 from training.data.versions import pin as pinned_version
-from training.data.versions import project_root
 from training.storage import dvc as remote
 
 app = cli.program("python -m training.data", __doc__)
@@ -104,7 +103,8 @@ def push(
         again = "delete it and run this again" if name == DEMO else f"adopt {name} again"
         raise ValueError(f"{folder} is not the version in {name}.dvc; {again}")
     md5, sent = remote.push(folder, root=project_root())
-    return f"{md5}: {'pushed to' if sent else 'already in'} {remote.configured(root=project_root()).url}"
+    target = remote.configured(root=project_root()).url
+    return f"{md5}: {'pushed to' if sent else 'already in'} {target}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -118,25 +118,38 @@ def saved(folder: Path) -> list[Path]:
     return sorted(paths, reverse=True)
 
 
-def latest(folder: Path, state: State | None = None) -> Path | None:
+def latest(
+    folder: Path, state: State | None = None, config: dict[str, Any] | None = None
+) -> Path | None:
     """The newest whole checkpoint, with all files that `state` needs; None without.
 
-    Damaged ones are skipped with a warning.
+    Damaged ones are skipped with a warning. Raises CheckpointError, as `check_config` does, for one
+    of other settings than `config`, whose files may be others.
     """
     for path in saved(folder):
         try:
-            verify(path, _needed(state) if state else [COUNTERS])
+            verify(path, [COUNTERS])
             read_record(Counters, path / COUNTERS)
-            read_record(dict[str, Any], path / "config.json")
+            stored = read_record(dict[str, Any], path / "config.json")
         except CheckpointError as error:
             log.warning("%s; using the previous checkpoint", error)
-        else:
-            return path
+            continue
+        if config is not None:
+            check_config(stored, config, path)
+        if absent := [name for name in _needed(state) if not (path / name).is_file()]:
+            log.warning(
+                "%s: damaged checkpoint (no %s); using the previous checkpoint",
+                path, ", ".join(absent),
+            )  # fmt: skip
+            continue
+        return path
     return None
 
 
-def _needed(state: State) -> list[str]:
+def _needed(state: State | None) -> list[str]:
     """The files that `load` reads."""
+    if state is None:
+        return []
     parts = (("nets", state.nets), ("ema", state.ema), ("optim", state.optim))
     return [COUNTERS, *(f"{part}/{name}.safetensors" for part, names in parts for name in names)]
 
@@ -156,9 +169,13 @@ def load(path: Path, state: State) -> None:
     state.step, state.images, state.bf16 = facts.step, facts.images, facts.bf16
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
-    for path in saved(folder)[keep:]:
+def prune(folder: Path, keep: int, images: int) -> None:
+    """Delete all but the newest `keep` checkpoints, of those at `images` and before.
+
+    Later ones were damaged when the training went on from an earlier one: they do not count.
+    """
+    known = [path for path in saved(folder) if int(path.name) <= images]
+    for path in known[keep:]:
         shutil.rmtree(path)
 
 
@@ -168,7 +185,10 @@ def averages(nets: Nets, names: tuple[str, ...]) -> Nets:
 
 
 def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) -> None:
-    """Raise CheckpointError if settings changed (except how often to log, sample and save)."""
+    """Raise CheckpointError if settings or the model to start from changed.
+
+    How often to log, sample and save may change, and what does not enter the weights.
+    """
     ignored = {
         "log_images", "sample_images", "checkpoint_images", "keep", "price_per_hour", "record"
     }  # fmt: skip
@@ -187,6 +207,9 @@ def check_config(stored: dict[str, Any], current: dict[str, Any], path: Path) ->
             ]
         elif old != new:
             differing.append(f"{section}: {old} -> {new}")
+    there, here = (one.get("init") or "none" for one in (stored, current))
+    if there != here:
+        differing.append(f"init: {there} -> {here}")
     if differing:
         raise CheckpointError(
             f"{path}: started with other settings ({'; '.join(differing)}); "

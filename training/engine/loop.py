@@ -69,9 +69,12 @@ class Meter:
 
     def _raise(self, name: str, run: Path) -> None:
         values = torch.stack(self.values[name])
-        bad = (~torch.isfinite(values)).nonzero()
-        first = self.images[name][int(bad[0]) if len(bad) else 0]
-        raise NonFiniteError(f"loss {name} is not finite after {first} images; {_last_good(run)}")
+        bad, seen = (~torch.isfinite(values)).nonzero(), self.images[name]
+        if len(bad):
+            when = f"after {seen[int(bad[0])]} images"
+        else:
+            when = f"in another process, after {seen[0]} to {seen[-1]} images"
+        raise NonFiniteError(f"loss {name} is not finite {when}; {_last_good(run)}")
 
 
 @contextmanager
@@ -144,7 +147,7 @@ def _save(state: State, job: Job) -> Path:
         )
     if job.world.rank == 0:
         checkpoint.save(folder, state, job.config, job.faces.space)
-        checkpoint.prune(folder, job.train.keep)
+        checkpoint.prune(folder, job.train.keep, state.images)
         with eval_mode(nets):
             measured = diagnostics(job.model, nets, job.held_out, job.faces.space, device)
         facts = {"validation/score": score, **_warn_of(measured, state.images)}

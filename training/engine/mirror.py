@@ -118,7 +118,7 @@ class Mirror:
         if not self._write(pushed):
             raise self._fenced(self._read(self.number + 1))
         others = sorted(set(self.bucket.folders(f"{self.run}/")) - {folder, "log"})
-        for old in others[: len(others) - self.keep + 1]:
+        for old in others[: max(0, len(others) + 1 - self.keep)]:
             self.bucket.delete(f"{self.run}/{old}/")
 
     def fetch(self, entry: LogEntry, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from training.engine.preflight import trial_batch
 from training.engine.record import EAGER, Body, Graphs
 from training.engine.session import Job, records
 from training.models.base import Nets, Phase
-from training.models.layers import place
+from training.models.layers import alone, place
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,9 @@ ROWS = 4  # of the batch on a CPU
 def _seconds(job: Job, nets: Nets, bf16: bool) -> float:
     """Time in s of the losses and gradients of one step, a mean over the steps of a cycle."""
     device, model, space = job.world.device, job.model, job.faces.space
-    rows = min(job.train.batch, ROWS) if device.type == "cpu" else job.train.batch
+    rows = -(-job.train.batch // job.world.size)  # of the largest share
+    if device.type == "cpu":
+        rows = min(rows, ROWS)
     with device:
         batch = trial_batch(model, space, 0, job.faces.size, rows)
     total = 0.0
@@ -85,7 +87,8 @@ def use_bf16(job: Job) -> bool:
         nets = job.model.networks(job.faces.space, job.faces.size)
         for net in nets.values():
             place(net, world.device)
-        faster = _faster(job, nets) and _faster(job, nets)
+        with alone():  # the other ranks wait for the answer, not for sums over all
+            faster = _faster(job, nets) and _faster(job, nets)
     return world.agree("bf16" if faster else "fp32") == "bf16"
 
 

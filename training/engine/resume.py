@@ -21,7 +21,7 @@ def resume(state: State, job: Job) -> bool:
     folder, mirror = job.run / "checkpoints", job.mirror
     path = ""
     if job.world.rank == 0:
-        newest = _newest(mirror, folder, state) if mirror else checkpoint.latest(folder, state)
+        newest = _newest(job, mirror, state) if mirror else _local(job, state)
         path = str(newest or "")
     path = job.world.agree(path)
     if not path:
@@ -39,9 +39,14 @@ def resume(state: State, job: Job) -> bool:
     return True
 
 
-def _newest(mirror: Mirror, folder: Path, state: State) -> Path | None:
+def _local(job: Job, state: State) -> Path | None:
+    return checkpoint.latest(job.run / "checkpoints", state, job.config)
+
+
+def _newest(job: Job, mirror: Mirror, state: State) -> Path | None:
     """Claim the run, and return its newest checkpoint, local or downloaded from the store."""
-    entry, local = mirror.claim(), checkpoint.latest(folder, state)
+    folder = job.run / "checkpoints"
+    entry, local = mirror.claim(), _local(job, state)
     if local and int(local.name) >= entry.images:
         if int(local.name) > entry.images:
             mirror.push(local)

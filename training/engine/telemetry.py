@@ -112,12 +112,14 @@ def summarise_log(path: Path, price: float = 0.0) -> dict[str, float]:
     return facts
 
 
+NOT_LOSSES = ("lr/", "symptom/")  # beginnings of other names with a slash
+
+
 def last_losses(path: Path) -> dict[str, float]:
     """The loss terms of the last row of a training's log.jsonl; empty without one."""
     lines = path.read_text().splitlines() if path.is_file() else []
     row = json.loads(lines[-1]) if lines else {}
-    others = ("lr/", "symptom/")
-    return {k: v for k, v in row.items() if "/" in k and not k.startswith(others)}
+    return {k: v for k, v in row.items() if "/" in k and not k.startswith(NOT_LOSSES)}
 
 
 class Exporter:
@@ -143,7 +145,7 @@ class Exporter:
         for name, value in facts.items():
             if name in self.gauges:
                 self.gauges[name].set(value)
-            elif "/" in name and not name.startswith("lr/"):
+            elif "/" in name and not name.startswith(NOT_LOSSES):
                 self.losses.labels(term=name).set(value)
         self.moment.set(time.time())
 

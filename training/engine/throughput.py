@@ -2,7 +2,6 @@
 
 import time
 from bisect import bisect_left
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from training.data.layouts import EXPRESSIONS
 from training.data.unify import read_labels
 from training.data.versions import split_datasets
 from training.engine.distributed import World
+from training.engine.precision import use_bf16
 from training.engine.record import EAGER
 from training.engine.schedule import Schedule
-from training.engine.session import Job, Session
+from training.engine.session import Job, Session, build_state
 from training.tracking.tracker import Tracker
 
 # Training progress at the measurements: warm-up and later stages train other networks.
@@ -83,10 +83,11 @@ def measure_throughput(config: Config, seconds: float = 20.0) -> float:
     parts = [Noise(labels.name, values, side, device) for labels, values in sets]
     space = LabelSpace(tuple(labels for labels, _ in sets))
     faces = Faces("train", space, config.data.size, [*parts])
-    train = replace(config.train, precision="fp32") if device.type == "cpu" else config.train
-    job = Job(config.model, train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
-    session = Session.open(job)
-    state, schedule = session.state, session.schedule
+    job = Job(config.model, config.train, faces, faces, Path(), {}, World(0, 1, device), Tracker())
+    state = build_state(job)
+    state.bf16 = use_bf16(job)
+    session = Session.open(job, state)
+    train, schedule = config.train, session.schedule
     seconds_per_image = 0.0
     for progress in PROGRESS_POINTS:
         state.step = step_at(schedule, int(progress * train.images), train.batch)

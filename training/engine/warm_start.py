@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.core.config import Config
 from training.core.files import read_json
 from training.core.references import split_digest, split_start
 from training.data.labels import LabelSet, LabelSpace
@@ -46,6 +47,14 @@ def check(init: str, stored: dict[str, Any], old: LabelSpace, name: str, new: La
             f"ones in the same order, or init=by-name:{split_digest(start.reference)[0]} to start "
             "labels of the same name from it and all others fresh"
         )
+
+
+def check_fit(
+    init: str, stored: dict[str, Any], old: LabelSpace, config: Config, new: LabelSpace
+) -> None:
+    """Raise ValueError if model `init` cannot start this run: `check` and `check_networks`."""
+    check(init, stored, old, config.name, new)
+    check_networks(init, stored, config.model, config.data.size, new)
 
 
 def check_networks(

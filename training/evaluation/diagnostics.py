@@ -7,7 +7,7 @@ import torch
 
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
-from training.evaluation.previews import held_out
+from training.evaluation.previews import held_out, shuffled
 from training.models.base import Adversarial, Diagnostic, Model, Nets
 
 IMAGES = 64  # held-out images per data set
@@ -17,14 +17,14 @@ IMAGES = 64  # held-out images per data set
 def diagnostics(
     model: Model, nets: Nets, faces: Faces, space: LabelSpace, device: torch.device
 ) -> list[Diagnostic]:
-    """The model's diagnostics on each data set's first images, with shuffled labels as targets.
+    """The model's diagnostics on 64 images of each data set, with shuffled labels as targets.
 
     `space` is the model's label space, which may have more data sets than `faces`. With several
     data sets, names end in the data set's. The networks must be in evaluation mode.
     """
     found: list[Diagnostic] = []
     for part in faces.parts:
-        batch = held_out(part, list(range(min(IMAGES, len(part)))), space, device)
+        batch = held_out(part, shuffled(len(part), IMAGES), space, device)
         suffix = f"_{part.name}" if len(faces.parts) > 1 else ""
         measured = model.diagnostics(nets, batch.image, batch.target)
         found += [one._replace(name=f"{one.name}{suffix}") for one in measured]

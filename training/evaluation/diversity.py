@@ -1,8 +1,9 @@
 """E5: diversity of the outputs for one input, for models with a style latent or reference.
 
-For each source image and target domain, the mean distance over the 45 pairs of ten outputs: LPIPS
-if its weights are given by path and checksum, otherwise the distance of the second judge's features
-(diversity_vgg). The same outputs also give Fréchet distances, over many styles instead of one.
+For each target domain and source image that is not in it, the mean distance over the 45 pairs of
+ten outputs: LPIPS if its weights are given by path and checksum, otherwise the distance of the
+second judge's features (diversity_vgg). The same outputs also give Fréchet distances, over many
+styles instead of one.
 """
 
 from collections import defaultdict
@@ -53,25 +54,35 @@ class PerceptualDistance:
         return np.asarray((one - two).norm(dim=1).cpu())
 
 
-def _options(way: str, faces: Faces, view: View, task: Task) -> list[EditOptions]:
-    """Up to ten styles for a task's target: latent seeds, or held-out images of that domain."""
+def _options(way: str, faces: Faces, view: View, task: Task, rows: Tensor) -> list[EditOptions]:
+    """Up to ten styles for the targets of a task's `rows`: latent seeds, or for each row held-out
+    images of its own target domain (a flip has two)."""
     if way == "latent":
         return [EditOptions(seed=i) for i in range(OUTPUTS)]
     part, columns = faces.parts[view.dataset], [view.labels.names.index(n) for n in task.edits]
-    shown = (part.labels[:, columns] == task.target[0, columns]).all(1).nonzero().flatten()
-    order = torch.randperm(len(shown), generator=generator(0, "style", task.name))[:OUTPUTS]
-    if len(order) < 2:
+    targets, which = task.target[rows][:, columns].unique(dim=0, return_inverse=True)
+    found = []
+    for target in targets:
+        shown = (part.labels[:, columns] == target).all(1).nonzero().flatten()
+        order = torch.randperm(len(shown), generator=generator(0, "style", task.name))[:OUTPUTS]
+        found.append(shown[order].tolist())
+    count = min(map(len, found))
+    if count < 2:
         return []
-    return [EditOptions(reference=to_float(part.images([int(i)]))) for i in shown[order]]
+    return [
+        EditOptions(reference=to_float(part.images([found[i][k] for i in which.tolist()])))
+        for k in range(count)
+    ]
 
 
 def diversity(
     translator: Translator, faces: Faces, judge: Judge, config: EvalConfig
 ) -> tuple[list[StyleSpread], dict[str, Distances]]:
-    """One row per (way, data set, target domain), and the features for Fréchet distances by way.
+    """One row per (way, data set, edit), and the features for Fréchet distances by way.
 
-    In a row `apart` is the mean distance over pairs of outputs, `from_input` that to the source
-    image. Both are empty for a model without a latent or a reference.
+    Of the images that the edit changes: the others are copied by the models of pairs. In a row
+    `apart` is the mean distance over pairs of outputs, `from_input` that to the source image. Both
+    are empty for a model without a latent or a reference.
     """
     supported = translator.model.supported_options
     ways = [way for way, field in WAYS.items() if field in supported]
@@ -79,33 +90,34 @@ def diversity(
         return [], {}
     limited = replace(config, limit=min(config.limit or SOURCES, SOURCES))
     distance = PerceptualDistance(judge, config.lpips)
-    rows: list[StyleSpread] = []
+    found: list[StyleSpread] = []
     frechet: dict[str, Distances] = defaultdict(lambda: Distances(judge, config.inception))
     for view in views(translator, faces, judge, limited):
-        before = faces.parts[view.dataset].images(view.rows)
-        x, source = to_float(before).to(judge.device), view.encode(view.source)
+        images = faces.parts[view.dataset].images(view.rows)
         for way in ways:
             for task in (task for task in view.tasks if task.single and task.changed.any()):
-                outputs = []
-                for options in _options(way, faces, view, task):
+                rows = task.changed.nonzero().flatten()
+                before = images[rows]
+                x, source = to_float(before).to(judge.device), view.encode(view.source)[rows]
+                target, outputs = view.encode(task.target)[rows], []
+                for options in _options(way, faces, view, task, rows):
                     if options.reference is not None:
-                        style = options.reference.to(x.device).expand(len(x), -1, -1, -1)
-                        options = EditOptions(reference=style)
+                        options = EditOptions(reference=options.reference.to(x.device))
                     styled = replace(translator, options=options)
-                    outputs.append(run(styled, x, source, view.encode(task.target)))
+                    outputs.append(run(styled, x, source, target))
                     features = judge.features(view.judged, to_float(outputs[-1]))
-                    frechet[way].add(view, slice(0, len(x)), task, outputs[-1], features)
+                    frechet[way].add(view, rows, task, outputs[-1], features)
                 if not outputs:
                     continue
                 pairs = [distance(view.judged, a, b).mean() for a, b in combinations(outputs, 2)]
                 input_distances = [
                     distance(view.judged, a, before.to(a.device)).mean() for a in outputs
                 ]
-                rows.append(
+                found.append(
                     StyleSpread(
                         way=way, dataset=view.labels.name, domain=task.name, distance=distance.name,
                         apart=float(np.mean(pairs)), from_input=float(np.mean(input_distances)),
                         images=len(x),
                     )
                 )  # fmt: skip
-    return rows, dict(frechet)
+    return found, dict(frechet)

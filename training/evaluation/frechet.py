@@ -99,7 +99,9 @@ class Distances:
             out["fid"] = inception_features(self.inception, images)
         return out
 
-    def add(self, view: View, here: slice, task: Task, images: Tensor, features: Tensor) -> None:
+    def add(
+        self, view: View, here: slice | Tensor, task: Task, images: Tensor, features: Tensor
+    ) -> None:
         """Collect the features of one task's uint8 outputs for rows `here` of a view."""
         changed = task.changed[here]
         named = domains(view.labels, task, task.target[here])
@@ -137,12 +139,8 @@ class Distances:
             for (dataset, name), edited in self.edited.items():
                 if dataset != i:
                     continue
-                positive = name in labels.names
-                attribute = name if positive else name.removeprefix("not_")
-                column = labels.names.index(attribute)
-                here = (shown[:, column] > 0.5) == positive
                 stream = generator(seed, "halves", labels.name, name)
-                found = here.nonzero().flatten()
+                found = torch.from_numpy(in_domain(labels, name, shown.numpy())).nonzero().flatten()
                 rows = found[torch.randperm(len(found), generator=stream)].numpy()
                 fakes = {kind: np.concatenate(v) for kind, v in edited.items()}
                 total = len(fakes[self.kinds[0]])
@@ -153,7 +151,8 @@ class Distances:
                 train_features: dict[str, np.ndarray] = {}
                 if train is not None:
                     part = train.parts[i]
-                    candidates = ((part.labels[:, column] > 0.5) == positive).nonzero().flatten()
+                    own = in_domain(labels, name, part.labels.numpy())
+                    candidates = torch.from_numpy(own).nonzero().flatten()
                     chosen = candidates[
                         torch.randperm(len(candidates), generator=stream)[:n]
                     ].tolist()

@@ -6,6 +6,7 @@ from torch import Tensor
 from training.data.batch import Batch
 from training.data.dataset import Faces, Part, to_float, to_uint8
 from training.data.labels import LabelSpace
+from training.data.order import generator
 from training.models.base import Model, Nets, Preview
 from training.models.layers import eval_mode
 from training.rendering.fonts import legend
@@ -18,6 +19,15 @@ PREVIEW_IMAGES = 16  # held-out images that a model's own previews may use
 
 def _no_noise(name: str, shape: tuple[int, ...]) -> Tensor:
     raise ValueError(f"held-out images are inspected without noise, but {name} was requested")
+
+
+def shuffled(count: int, limit: int) -> list[int]:
+    """At most `limit` of `count` rows in a fixed random order.
+
+    Data may be sorted by label: the labels of neighbours would be the same.
+    """
+    order = torch.randperm(count, generator=generator(0, "held out", count))
+    return order[:limit].tolist()
 
 
 def held_out(part: Part, rows: list[int], space: LabelSpace, device: torch.device) -> Batch:
@@ -56,7 +66,7 @@ def validation_score(model: Model, nets: Nets, faces: Faces, device: torch.devic
     """Mean validation score of the model over all data sets; the networks in evaluation mode."""
     scores, space = [], faces.space
     for part in faces.parts:
-        batch = held_out(part, list(range(min(VALIDATION, len(part)))), space, device)
+        batch = held_out(part, shuffled(len(part), VALIDATION), space, device)
         scores.append(model.validate(nets, batch, space))
     return float(torch.stack(scores).mean())
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 # How the judges are built and trained: raise it with every change of the resulting weights.
 JUDGE_RECIPE = "2"
 # How edits are scored: raise it with every change of the scores of the same images.
-PROTOCOL = "7"
+PROTOCOL = "8"
 # The same for the numbers by the papers' protocols.
 PAPER_PROTOCOL = "1"
 # Values of eval.protocol. All numbers are by ours unless they are named after a paper.

@@ -104,7 +104,9 @@ class Realism:
 
     def _tells(self, dataset: int) -> bool:
         """Whether the second judge tells people apart, if images say who they are of."""
-        auc = self.distances.judge.facts["datasets"][dataset]["verification_auc"]
+        judge = self.distances.judge
+        judged = judge.space.index(self.faces.space.sets[dataset].name)
+        auc = judge.facts["datasets"][judged]["verification_auc"]
         return auc is None or auc >= TELLS
 
     def kids(self) -> list[Kid]:

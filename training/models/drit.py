@@ -52,7 +52,15 @@ from training.models.losses import (
     zero_centred,
 )
 from training.models.munit import StyleEncoder
-from training.models.pairs import Pair, chained, identity_mappings, pairs_in, pairs_of, split
+from training.models.pairs import (
+    Pair,
+    chained,
+    identity_mappings,
+    pairs_in,
+    pairs_of,
+    split,
+    two_domains,
+)
 from training.models.scales import (
     Discriminator,
     conv,
@@ -498,7 +506,7 @@ class DRIT(Model):
         """Contents of the encoded images, once for all phases before their encoder moves."""
         found = batch.shared.get("content")
         if found is None or (_trains(nets[f"Ec{k}"]) and not found.requires_grad):
-            found = self.contents(nets, encoded(batch), batch, k, "content")
+            found = self.contents(nets, two_domains(batch), batch, k, "content")
             batch.shared["content"] = found
         return found
 
@@ -524,7 +532,7 @@ class DRIT(Model):
         known = shared.get("made_a")
         if known is None or (_trains(nets[f"G{k}"]) and not known.requires_grad):
             content = self.content(nets, batch, k).chunk(2)
-            for side, x in enumerate(encoded(batch)):
+            for side, x in enumerate(two_domains(batch)):
                 code = nets[f"Ea{k}"](x, side)
                 own = self.sampled(code, batch, SIDES[side])
                 z, other = self.latents(batch), content[1 - side]
@@ -550,7 +558,7 @@ class DRIT(Model):
         """
         out: Losses = {}
         images, _ = self.made(nets, batch, k)
-        first, second = encoded(batch), others(batch)
+        first, second = two_domains(batch), others(batch)
         for side, name in enumerate(SIDES):
             cross, _, *drawn = self.parts(images[side].detach())
             for which, x, fakes in (("", first[side], [cross]), ("2", second[side], drawn)):
@@ -589,7 +597,7 @@ class DRIT(Model):
         """
         images, codes = self.made(nets, batch, k)
         content = self.content(nets, batch, k)
-        x = encoded(batch)
+        x = two_domains(batch)
         (cross_a, own_a, *_), (cross_b, own_b, *_) = (self.parts(made) for made in images)
         cross, own = (cross_a, cross_b), (own_a, own_b)
         # The content of A is in B', and that of B in A'.
@@ -621,7 +629,7 @@ class DRIT(Model):
         z is B's attribute, then a random one. Edits that start as copies keep the faces.
         """
         images, codes = self.made(nets, batch, k)
-        x = encoded(batch)
+        x = two_domains(batch)
         rec, copy, kl = [], [], []
         for side, made in enumerate(images):
             cross, own, drawn, *_ = self.parts(made)
@@ -645,7 +653,7 @@ class DRIT(Model):
         """Content encoder and G: adversarial terms of images with random attributes, latent
         regression ‖μ(G(c, z)) − z‖₁ of the first latent, and mode seeking.
         """
-        content = self.contents(nets, encoded(batch), batch, k, "content").chunk(2)
+        content = self.contents(nets, two_domains(batch), batch, k, "content").chunk(2)
         z, real = self.latents(batch), others(batch)
         out: Losses = {}
         latent, seek = [], []
@@ -727,13 +735,6 @@ class DRIT(Model):
 
 def _trains(net: nn.Module) -> bool:
     return next(net.parameters()).requires_grad
-
-
-def encoded(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The images (n, 3, s, s) of A and B whose contents and attributes are encoded."""
-    if batch.reference is None:
-        raise ValueError("a domain pair needs batches with reference images of the second domain")
-    return batch.image, batch.reference[:, 0]
 
 
 def others(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -86,8 +86,24 @@ def _all_reduce(value: Tensor) -> Tensor:
     return out
 
 
+_alone = False  # see `alone`
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it this process computes by itself, whatever the other processes do."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if _alone or not (dist.is_available() and dist.is_initialized()):
+        return False
+    return dist.get_world_size() > 1
 
 
 def global_mean(values: Tensor) -> Tensor:
