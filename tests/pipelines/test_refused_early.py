@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -226,8 +227,6 @@ def test_names_that_mlflow_takes_are_accepted_and_others_refused(
 @given(size=st.integers(8, 300), batch=st.integers(1, 4), name=st.sampled_from(sorted(MODELS)))
 def test_a_refusal_by_shape_is_right(size: int, batch: int, name: str) -> None:
     """The networks that pass can be built; the proposed size passes."""
-    from dataclasses import replace
-
     from training.data.labels import LabelSet, LabelSpace
 
     config = configure.resolve(name, "smoke")
@@ -255,7 +254,10 @@ def test_a_start_from_other_labels_is_refused_before_the_run(
     text = rf"init={first}: its labels are \[Black_Hair, Blond_Hair, Male\] \(binary\), those of"
     with pytest.raises(ValueError, match=text):
         dry_run("preset=smoke", f"init={first}")
-    dry_run("preset=smoke", f"init=by-name:{first}")
+    tiny = ["data.size=16", *(f"{k}={v}" for k, v in asdict(MODELS["stargan"].tiny()).items())]
+    dry_run("preset=smoke", f"init=by-name:{first}", *tiny)
+    with pytest.raises(ValueError, match=r"its network G has other .*\(conv_dim: 4 -> 16; repeat"):
+        dry_run("preset=smoke", f"init=by-name:{first}")
     with pytest.raises(ValueError, match="a model of stargan cannot start a training of attgan"):
         dry_run("preset=smoke", "model=attgan", f"init={first}")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.core.config import TrainConfig
 from training.data.batch import Batch
 from training.data.dataset import Faces
-from training.data.order import Draw, Order
+from training.data.order import Draw, Order, generator
 from training.engine import checkpoint
 from training.engine.ahead import Lookahead, check
 from training.engine.checkpoint import Optimisers, State
@@ -202,6 +202,9 @@ class Session:
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
+        # Layers such as nn.Dropout read torch's generator: a resumed run draws the same numbers.
+        stream = generator(self.job.train.seed, "step", state.step, self.job.world.rank)
+        torch.manual_seed(stream.initial_seed())
         prepared: dict[str, Tensor] = {}
         if self.lookahead:
             draws, prepared = self.lookahead.take(state.step)

@@ -5,8 +5,9 @@ device, for one more label and for one more data set. Labels follow the other ch
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,10 +72,9 @@ def check_networks(
     with torch.device("meta"):
         here = model.networks(space, size)
         there = model_from_json(stored["name"], stored["model"]).networks(space, stored["size"])
-    different = _differences(stored, {"model": json.loads(json.dumps(asdict(model))), "size": size})
     for key in here:
         if key not in stored.get("absent", ()) and _shapes(here, key) != _shapes(there, key):
-            raise ValueError(_misfit(shown, key, different, ""))
+            raise ValueError(_misfit(shown, key, _differences(stored, model, size, space), ""))
 
 
 def _kinds(space: LabelSpace) -> list[tuple[str, tuple[str, ...]]]:
@@ -123,7 +123,7 @@ def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") ->
     space = job.faces.space
     check(init, stored, old, job.config["name"], space)
     shown = split_digest(start.reference)[0]
-    different = _differences(stored, job.config)
+    different = partial(_differences, stored, job.model, job.faces.size, space)
     absent = stored.get("absent", ())
     if not start.by_name:
         for key, net in state.nets.items():
@@ -134,7 +134,7 @@ def warm_start(init: str, files: dict[str, Path], state: "State", job: "Job") ->
                     if target is not None:
                         load_weights(target, _network(files, key))
             except CheckpointError as error:
-                raise CheckpointError(_misfit(shown, key, different, error)) from error
+                raise CheckpointError(_misfit(shown, key, different(), error)) from error
         return f"started from {shown}: {_started(state, absent)}"
     return _by_name(shown, files, state, job, old, different, absent)
 
@@ -162,18 +162,33 @@ def _misfit(shown: str, key: str, different: str, error: Exception | str) -> str
     return f"init={shown}: its network {key} has other tensors than this run's ({why})"
 
 
-def _differences(stored: dict[str, Any], current: dict[str, Any]) -> str:
-    """The settings that differ, `name: there -> here`, with the fix."""
-    old, new = stored["model"], current["model"]
-    found = [f"{k}: {old.get(k)} -> {new[k]}" for k in new if old.get(k, new[k]) != new[k]]
-    if stored.get("size") != current["size"]:
-        found.append(f"size: {stored.get('size')} -> {current['size']}")
+def _differences(stored: dict[str, Any], model: Model, size: int, space: LabelSpace) -> str:
+    """The settings of the networks that differ, `name: there -> here`, with the fix."""
+    name, old, new = stored["name"], stored["model"], json.loads(json.dumps(asdict(model)))
+
+    def shapes(settings: dict[str, Any], size: int) -> dict[str, dict[str, torch.Size]] | None:
+        try:
+            with torch.device("meta"):
+                nets = model_from_json(name, settings).networks(space, size)
+        except ValueError:
+            return None  # one setting needs the other
+        return {key: _shapes(nets, key) for key in nets}
+
+    here = shapes(new, size)
+    found = [
+        f"{k}: {old[k]} -> {new[k]}"
+        for k in new
+        if old.get(k, new[k]) != new[k] and shapes(new | {k: old[k]}, size) != here
+    ]
+    there = stored.get("size", size)
+    if there != size and shapes(new, there) != here:
+        found.append(f"size: {there} -> {size}")
     return f"{'; '.join(found)}; set them as there" if found else ""
 
 
 def _by_name(
-    shown: str, files: dict[str, Path], state: "State", job: "Job", old: LabelSpace, different: str,
-    absent: Sequence[str],
+    shown: str, files: dict[str, Path], state: "State", job: "Job", old: LabelSpace,
+    different: Callable[[], str], absent: Sequence[str],
 ) -> str:  # fmt: skip
     new = job.faces.space
     found, layout = matches(old, new), Layout.of(job.model, new, job.faces.size)
@@ -189,7 +204,7 @@ def _by_name(
                 for tensor in fresh
             }
         except CheckpointError as error:
-            raise CheckpointError(_misfit(shown, key, different, error)) from error
+            raise CheckpointError(_misfit(shown, key, different(), error)) from error
         for target in (net, state.ema.get(key)):
             if target is not None:
                 target.load_state_dict(mixed)
