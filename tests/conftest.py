@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that took longest come first, so that two workers end together."""
+    """The files that took longest come first, so that the workers end together."""
     took = json.loads(DURATIONS.read_text())
     items.sort(key=lambda item: -took.get(file_of(item.nodeid), 0))  # stable: a file stays whole
 
