@@ -157,7 +157,7 @@ def test_a_missing_object_is_named(version: Version, out: Path) -> None:
 def test_a_version_never_pushed_is_named(version: Version, out: Path) -> None:
     error = refused(version, out, md5="0" * 32 + ".dir")
     assert error.code == "missing-object"
-    assert "dvc push" in str(error)
+    assert "python -m training.data push" in str(error)
 
 
 def test_a_listing_that_lost_a_file_is_refused(version: Version, out: Path) -> None:

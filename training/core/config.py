@@ -240,7 +240,8 @@ class TrainConfig:
         bool,
         Field(
             description="on one GPU, record each kind of step as a CUDA graph and replay it; "
-            "the same results but for the learning rate's last bit, free to change on resume"
+            "the same results but for the learning rate's last bit; may change on resume, with "
+            "--folder"
         ),
     ] = True
     compile: Annotated[

@@ -148,7 +148,8 @@ C2PA_KEY = Variable("C2PA_KEY", "private key in PEM, the file, of that certifica
 C2PA_KEY_PASSWORD = Variable("C2PA_KEY_PASSWORD", "password of that private key", "you")
 SERVE_TOKEN = Variable(
     "SERVE_TOKEN", "token that every request to `training.serve` must have; needed to listen on "
-    "other addresses than loopback", YOU, computed="none is asked for",
+    "other addresses than loopback", CREDENTIALS.format("stargan-serve"),
+    computed="none is asked for",
 )  # fmt: skip
 METRICS_PORT = Variable(
     "METRICS_PORT", "port of the trainer's Prometheus metrics", YOU, computed="no metrics"

@@ -81,7 +81,8 @@ def pin() -> None:
     if pinned is None or (pinned.md5, pinned.nfiles) != expected:
         raise ValueError(f"data.dvc pins {pinned}, but the files are {expected}; run it again")
     print(f"data.dvc pins {pinned.md5}, {pinned.nfiles} files, {pinned.size / 1e6:.0f} MB. Next:")
-    print("  git add data.dvc data.pixels && git commit -m 'Data: drawn demo faces'\n  dvc push")
+    print("  git add data.dvc data.pixels && git commit -m 'Data: drawn demo faces'")
+    print("  python -m training.data push")
 
 
 @app.command

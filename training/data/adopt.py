@@ -119,11 +119,12 @@ def adopt(
         say(f"packed {shard} ({shard.stat().st_size / 1e6:.0f} MB)")
     _ignore(f"/{RAW}/")
     pinned = _version(name, kind, len(images), terms)
+    labels = " data.attributes=COLUMN,COLUMN" if kind == "csv" else ""
     say(
         f"Versioned as {pinned}. Next:\n"
         f"  git add {pinned} .gitignore && git commit -m 'Data: {name}'\n"
         f"  python -m training.data push {name}   (to DVC_REMOTE_URL, or .dvc/config's remote)\n"
-        f"  python -m pipelines run datasets={name}"
+        f"  python -m pipelines run datasets={name}{labels}"
     )
     return pinned
 

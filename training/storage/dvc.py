@@ -32,7 +32,7 @@ from training.storage.s3 import Bucket, Code, RemoteError, disk_full
 
 POLL = 0.5  # s between progress updates of a running pull
 NAMED = 3  # damaged files that an error message lists
-PUSH = "push the data again from a clone that has it (dvc push)"
+PUSH = "push the data again from a clone that has it (python -m training.data push NAME)"
 
 
 def file_md5(path: Path) -> str:
