@@ -31,7 +31,7 @@ class Pod(NamedTuple):
 
 STEP, TRAINER = Pod("2", "4Gi"), Pod("4", "16Gi")
 SMALL_STEP, SMALL_TRAINER = Pod("250m", "1280Mi"), Pod("500m", "1536Mi")
-SMOKE_TRAINER = Pod("250m", "1Gi")
+SMOKE_TRAINER = Pod("250m", "1280Mi")
 FOLLOWER = Pod("100m", "256Mi")  # the step's pod while a TrainJob's pods train
 
 
