@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import releases
 from servers import MlflowServer
 from toydata import pictures
 from training.core.config import DataConfig, to_json
+from training.core.files import read_json, write_json
 from training.data import forgotten
 from training.data.__main__ import main
 from training.data.preprocess import preprocess, preprocess_part
@@ -393,6 +395,57 @@ def test_models_that_started_from_one_that_has_seen_them_are_listed(
         "train/child", "train/grandchild", "kfp/first", "kfp/second"
     )]  # fmt: skip
     assert sum("remove('\"'\"'stargan" in line for line in found["commands"]) == 2
+
+
+def train_step(run: str, seed: int) -> Manifest:
+    """The output of a pipeline run's training step, a model that is registered nowhere."""
+    data = Path(f"runs/kfp/{run}/unify-labels/out")
+    out = data.parents[1] / "train" / "out"
+    out.parent.mkdir()
+    releases.train(data, seed).rename(out)
+    return Manifest.read(out, "model")
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_models_of_a_training_step_are_listed_and_their_files_deleted(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    """The model and those of other seeds, which are in the step's folder only."""
+    pictures(tmp_path / "mine", 100, 20)
+    first = version("first")
+    model = train_step("first", 0)
+    data = Path("runs/kfp/first/unify-labels/out")
+    seed = Manifest.read(releases.train(data, 1))
+    data.with_name("model-1.json").unlink()
+    config = data.with_name("model-1") / "config.json"
+    write_json(config, {**read_json(config), "data_digest": first["dataset"].digest})
+    weights = [replace(e, name=f"1/{e.name}") for e in seed.entries if e.name != "config.json"]
+    Manifest.build("replicates", {"1/config.json": config}, {"seeds": [1]}, keep=weights).write(
+        Path("runs/kfp/first/train/replicates")
+    )
+    found = forget("103")
+    images = {"mine train": 3}
+    assert {one: n for one, n in seen(found).items() if "/train/" in one[1]} == {
+        ("model", "runs/kfp/first/train/out"): images,
+        ("replicates", "runs/kfp/first/train/replicates"): images,
+    }
+    run_commands(found)
+    assert not [e.name for e in (*model.entries, *weights) if open_store().exists(e)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_a_model_of_a_training_step_that_has_not_seen_them_keeps_files_that_it_shares(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "mine", 100, 20)
+    version("first")
+    shared = Manifest.read(releases.train(Path("runs/kfp/first/unify-labels/out")))
+    forget("103")
+    version("second")
+    model = train_step("second", 0)
+    assert {e.sha256 for e in model.entries} == {e.sha256 for e in shared.entries}
+    run_commands(forget("103"))
+    assert model.intact()
 
 
 @pytest.mark.filterwarnings("ignore")  # of MLflow

@@ -6,7 +6,7 @@ versions, the trainings' run folders, and MLflow's runs. Nothing is deleted.
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEGIN = b'{\n "schema"'  # of a manifest's file
-SKIPPED = {"store", "node-cache", "mlartifacts", "cache", "train", "work"}  # folders of `runs`
+SKIPPED = {"store", "node-cache", "mlartifacts", "cache", "train", "work"}  # directly in `runs`
 NEAR = 3  # names given for an identity that nobody has
 
 
 def manifests(folder: Path) -> tuple[list[Kept], list[str]]:
     """The manifests below a folder of runs, and notes on those that cannot be read."""
     found, notes = [], []
-    for path in _files(folder):
+    for path in _files(folder, SKIPPED):
         with path.open("rb") as stream:
             if stream.read(len(BEGIN)) != BEGIN:
                 continue
@@ -47,9 +47,10 @@ def manifests(folder: Path) -> tuple[list[Kept], list[str]]:
     return found, notes
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, skipped: Collection[str] = ()) -> Iterator[Path]:
+    """Every file below a folder, but for those in its own folders of these names."""
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if entry.is_dir() and not entry.is_symlink() and entry.name not in SKIPPED:
+        if entry.is_dir() and not entry.is_symlink() and entry.name not in skipped:
             yield from _files(entry)
         elif entry.is_file():
             yield entry
