@@ -27,8 +27,10 @@ from training.data.preprocess import preprocess, preprocess_part
 from training.data.pull import pull
 from training.data.unify import unify
 from training.data.validate import validate
+from training.evaluation.cache import ScoreCache
 from training.evaluation.comparison import page as comparison
 from training.evaluation.comparison.runs import ComparedRun
+from training.evaluation.records import Scores
 from training.registry import versions as registry
 from training.resolve import resolve
 from training.storage.store import Manifest, S3Store, open_store
@@ -510,10 +512,41 @@ def test_raw_tars_that_nothing_else_needs_are_deleted_and_others_named(mine: Pat
     assert Path(path).exists()
 
 
+def naming(store: Path, name: str) -> list[Path]:
+    """Stored files with this text, in the rows of tables, too."""
+    found = []
+    for path in (store / "sha256").glob("*/*"):
+        data = path.read_bytes()
+        table = data.startswith(b"PAR1")
+        if name.encode() in (pd.read_parquet(path).to_csv().encode() if table else data):
+            found.append(path)
+    return found
+
+
+def test_after_the_commands_no_stored_file_names_their_pictures(mine: Path, store: Path) -> None:
+    """Not the scores that an evaluation cached, either, nor the list of what is in a tar."""
+    data = version("first")["dataset"]
+    table = rows(data, "labels.parquet")[["dataset", "identity", "file"]]
+    cache = ScoreCache(open_store(), "f" * 64)
+    cache.keep({"nets/G.safetensors": "1" * 64}, Scores(table))
+    others = Scores(table[table["identity"] != "103"])
+    cache.keep({"nets/G.safetensors": "2" * 64}, others)
+    assert len(naming(store, "103-0.png")) == 5  # tar, its list, two label tables, scores
+    found = forget("103")
+    scored = {place: n for place, n in seen(found).items() if place[0] == "cached scores"}
+    assert [*scored.values()] == [{"mine scored": 3}]
+    run_commands(found)
+    assert naming(store, "103-0.png") == []
+    kept = cache.find({"nets/G.safetensors": "2" * 64})
+    assert kept is not None
+    assert kept.table["file"].tolist() == others.table["file"].tolist()
+    assert len(list((store / "refs" / "scores").glob("?" * 64))) == 1
+
+
 def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
     mine: Path, store: Path
 ) -> None:
-    """Tars that were removed, settings that are damaged: notes."""
+    """Tars and scores that were removed, settings that are damaged: notes."""
     first = version("first")
     shutil.rmtree(store / "refs")
     for entry in first["raw"].entries:
@@ -521,12 +554,14 @@ def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
     run = Path("runs/train/0123")
     run.mkdir(parents=True)
     (run / "config.json").write_text("{")
+    open_store().refer("scores/lost", f"{'0' * 64} 7")
     found = forget("103")
     assert forgotten.current("mine", open_store())
     assert [
         note for note in found["notes"] if "runs/kfp/first/pull/out: its tars cannot be" in note
     ]
     assert [note for note in found["notes"] if "runs/train/0123/config.json: not valid" in note]
+    assert [note for note in found["notes"] if "refs/scores/lost: whom it names is not" in note]
     assert ("raw data " + first["raw"].meta.md5, "runs/kfp/first/pull/out") in seen(found)
 
 
@@ -534,7 +569,7 @@ def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
 def test_copies_in_an_object_store_are_listed(
     s3: Any, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of checkpoints, the newest of each training, and this machine's of stored files."""
+    """Of checkpoints, the newest of each training, this machine's of stored files; scores."""
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     bucket = f"people-{uuid.uuid4().hex[:8]}"
@@ -547,10 +582,14 @@ def test_copies_in_an_object_store_are_listed(
         for folder, value in (("000000000160-1", "before"), ("000000000320-1", digest)):
             text = json.dumps({"data_digest": value}).encode()
             store.bucket.create(f"checkpoints/{run}/{folder}/config.json", text)
+    table = rows(first["dataset"], "labels.parquet")[["dataset", "identity", "file"]]
+    ScoreCache(store, "f" * 64).keep({}, Scores(table))
+    (scores,) = store.listing("refs/scores/")
     found = forget("103")
     where = f"s3://{bucket}/store/checkpoints/1"
     assert ("copies of checkpoints", where) in seen(found)
     assert f"aws s3 rm --recursive {where}/" in found["commands"]
+    assert f"aws s3 rm s3://{bucket}/store/{scores}" in found["commands"]
     tables = [e for e in first["images"].entries if e.name == "mine.parquet"]
     (digest,) = [entry.sha256 for entry in tables]
     stored = f"s3://{bucket}/store/sha256/{digest[:2]}/{digest}"
@@ -562,4 +601,5 @@ def test_copies_in_an_object_store_are_listed(
         f"checkpoints/11/{folder}/config.json" for folder in ("000000000160-1", "000000000320-1")
     ]
     assert not store.exists(tables[0])
+    assert not store.listing("refs/scores/")
     assert not store.path(digest).exists()

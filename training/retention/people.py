@@ -20,7 +20,7 @@ from training.registry import versions as registry
 from training.registry.lineage import DATASET
 from training.retention import derived, tracked
 from training.retention.derived import Made
-from training.retention.seen import RAW, REGISTERED, Kept, Seen, pages
+from training.retention.seen import RAW, REGISTERED, SCORES, Kept, Seen, pages
 from training.retention.starts import CONFIG, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
@@ -198,6 +198,7 @@ class Search:
             for one, images, start in found
             if one.where not in known
         ]
+        seen += self._scores(wanted)
         return [*seen, *tracked.runs(data, [(one.run, images) for one, images, _ in found])]
 
     def _raw(self, rows: "Mapping[str, pd.DataFrame]") -> list[Seen]:
@@ -226,6 +227,31 @@ class Search:
         trees = open_raw(raw, self.store)
         for name, group in rows.groupby("dataset"):
             yield from trees[str(name)].holding(group["file"])
+
+    def _scores(self, wanted: Mapping[str, Pseudonyms]) -> Iterator[Seen]:
+        """The score tables that evaluations cached in the store: their rows name people and files.
+
+        No manifest lists them, as an evaluation's own copy has other bytes.
+        """
+        import pandas as pd
+
+        from training.evaluation.cache import SCORES_FOLDER
+
+        for key in sorted(self.store.listing(f"refs/{SCORES_FOLDER}/")):
+            where, name = f"{self.store.uri}/{key}", key.removeprefix("refs/")
+            try:
+                entry = Entry.parse(name, self.store.reference(name) or "")
+                frame = pd.read_parquet(
+                    self.store.local(entry), columns=["dataset", "identity", "file"]
+                )
+            except ValueError as error:
+                self.notes.append(f"{where}: whom it names is not known: {error}")
+                continue
+            files = _of(frame, wanted).drop_duplicates(["dataset", "file"])
+            counts = files["dataset"].value_counts().sort_index()
+            if len(counts):
+                images = {f"{dataset} scored": int(count) for dataset, count in counts.items()}
+                yield Seen(SCORES, where, "", images, (entry,))
 
     def _made(self) -> list[Made]:
         """Judges, models and evaluations, trainings, registered versions, and notes on others."""
