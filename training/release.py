@@ -342,21 +342,29 @@ def gc(
     days: Annotated[Positive, means("keep what was used within so many days")] = 30,
     yes: Annotated[bool, means("remove it; without, only list it")] = False,
 ) -> str:
-    """List, or remove, what no version, judge, cache entry or recent run needs."""
+    """List, or remove, what no version, judge, cache entry or recent run needs.
+
+    A training whose model is not in the store is listed, and never removed.
+    """
     from training.retention import unneeded
 
     store = open_store()
     removed, kept = unneeded.clear(store, days) if yes else (unneeded.find(store, days), [])
-    if not removed and not kept:
-        return f"nothing to remove: all was used within {days} days or is needed"
-    lines = unneeded.table(sorted([*removed, *kept], key=lambda item: -item.size))
-    if not yes:
-        return "\n".join([*lines, "nothing was removed; --yes removes it"])
-    lines += [f"kept, as it is in use again: {item.place}" for item in kept]
-    freed = sum(item.size for item in removed)
-    return "\n".join(
-        [*lines, f"removed {len(removed)} of {len(removed) + len(kept)}, {freed / 1e6:.1f} MB"]
-    )
+    items = sorted([*removed, *kept], key=lambda item: -item.size)
+    lines = unneeded.table(items)
+    found = [item for item in items if item.kind != unneeded.UNFINISHED]
+    if not found:
+        what = "all else" if lines else "all"
+        lines += [f"nothing to remove: {what} was used within {days} days or is needed"]
+    elif not yes:
+        but = ", but for unfinished trainings" if len(found) < len(items) else ""
+        lines += [f"nothing was removed; --yes removes it{but}"]
+    else:
+        again = [item for item in kept if item in found]
+        lines += [f"kept, as it is in use again: {item.place}" for item in again]
+        freed = sum(item.size for item in removed)
+        lines += [f"removed {len(removed)} of {len(found)}, {freed / 1e6:.1f} MB"]
+    return "\n".join(lines)
 
 
 @app.command(name="verify")

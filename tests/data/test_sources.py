@@ -270,6 +270,19 @@ def test_an_own_csv_has_0_1_or_signed_labels(low: str, end: str) -> None:
     assert source.notes == ("own.csv: neither 0/1 nor -1/1, left out: remark",)
 
 
+def test_words_that_say_who_is_shown_are_kept_with_an_own_csvs_labels() -> None:
+    """Numbers in such a column, and words in any other, are left out."""
+    text = "file,smile,hat,Gender,age,race,remark\na.jpg,1,0,woman,34,,x\nb.jpg,0,1,man,51,r,y"
+    files = {"labels.csv": text.encode(), "a.jpg": b"", "b.jpg": b""}
+    source = read_source("csv", Memory(files), CSV)
+    assert source.frame.columns[3:].tolist() == ["smile", "hat", "Gender", "race"]
+    assert source.frame[["Gender", "race"]].to_numpy().tolist() == [["woman", ""], ["man", "r"]]
+    assert source.notes == (
+        "labels.csv: kept for scores by group of people: Gender, race",
+        "labels.csv: neither 0/1 nor -1/1, left out: age, remark",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from toydata import CELEBA, RAFD
-from training.core.config import EvalConfig
+from toydata import CELEBA, RAFD, pictures
+from training.core.config import DataConfig, EvalConfig, to_json
 from training.data.dataset import Faces
 from training.data.labels import LabelSpace
+from training.data.preprocess import preprocess
+from training.data.pull import pull
+from training.data.unify import unify
 from training.evaluation.groups import by_group
 from training.evaluation.metrics import wilson
 from training.registry.card import MOST, card, description
@@ -157,6 +160,35 @@ def test_groups_of_rafd_are_those_of_the_file_names(scored: Callable[..., Any]) 
     assert {(g.label, g.group) for g in groups} == {
         ("gender", "female"), ("gender", "male"), ("group", "Kid"),
     }  # fmt: skip
+
+
+def test_columns_of_words_in_an_own_table_are_groups(store: Path, tmp_path: Path) -> None:
+    """Through the data steps; ages in years, other words and empty cells are none."""
+    lines = (pictures(tmp_path / "mine", 100, 20) / "labels.csv").read_text().splitlines()
+    words = {f"{who}": ("north", "south", "")[who % 3] for who in range(100, 120)}
+    rows = [f"{lines[0]},Ethnicity,age,remark"]
+    for line in lines[1:]:
+        who = line.split(",")[1]
+        rows.append(f"{line},{words[who]},{int(who) - 80},seen")
+    (tmp_path / "mine" / "labels.csv").write_text("\n".join(rows) + "\n")
+    config = DataConfig(
+        datasets=("mine:csv",), size=16, attributes=("Hat",), split="identity", test_share=0.5
+    )
+    pull(datasets="mine:csv", raw="mine", out=Path("raw"))
+    preprocess(raw=Path("raw"), data_config=to_json(config), out=Path("images"))
+    data = unify(images=Path("images"), data_config=to_json(config), out=Path("data"))
+    test = Faces.open(data, "test")
+    (part,) = test.parts
+    scores = pd.DataFrame({"identity": part.identity, "file": part.files})
+    scores = scores.assign(
+        dataset="mine", task="Hat", single=True, changed=True, success=1.0, preservation=1.0,
+        others=0, identity_cosine=1.0, background=0.0, index=range(len(part)),
+    )  # fmt: skip
+    groups, _ = by_group(scores, data, test, CONFIG, open_store())
+    found = {group.group: group.people for group in groups if group.label == "Ethnicity"}
+    shown = [words[who] for who in set(part.identity)]
+    assert found == {word: shown.count(word) for word in ("north", "south")}
+    assert {group.label for group in groups} == {"Ethnicity", "Male"}
 
 
 def test_a_data_set_without_a_table_has_the_groups_of_its_labels(binary: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ import releases
 from servers import MlflowServer
 from toydata import pictures
 from training.core.config import DataConfig, to_json
+from training.core.files import read_json, write_json
 from training.data import forgotten
 from training.data.__main__ import main
 from training.data.preprocess import preprocess, preprocess_part
 from training.data.pull import pull
 from training.data.unify import unify
 from training.data.validate import validate
+from training.evaluation.cache import ScoreCache
 from training.evaluation.comparison import page as comparison
 from training.evaluation.comparison.runs import ComparedRun
+from training.evaluation.records import Scores
 from training.registry import versions as registry
 from training.resolve import resolve
 from training.storage.store import Manifest, S3Store, open_store
@@ -395,6 +399,57 @@ def test_models_that_started_from_one_that_has_seen_them_are_listed(
     assert sum("remove('\"'\"'stargan" in line for line in found["commands"]) == 2
 
 
+def train_step(run: str, seed: int) -> Manifest:
+    """The output of a pipeline run's training step, a model that is registered nowhere."""
+    data = Path(f"runs/kfp/{run}/unify-labels/out")
+    out = data.parents[1] / "train" / "out"
+    out.parent.mkdir()
+    releases.train(data, seed).rename(out)
+    return Manifest.read(out, "model")
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_models_of_a_training_step_are_listed_and_their_files_deleted(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    """The model and those of other seeds, which are in the step's folder only."""
+    pictures(tmp_path / "mine", 100, 20)
+    first = version("first")
+    model = train_step("first", 0)
+    data = Path("runs/kfp/first/unify-labels/out")
+    seed = Manifest.read(releases.train(data, 1))
+    data.with_name("model-1.json").unlink()
+    config = data.with_name("model-1") / "config.json"
+    write_json(config, {**read_json(config), "data_digest": first["dataset"].digest})
+    weights = [replace(e, name=f"1/{e.name}") for e in seed.entries if e.name != "config.json"]
+    Manifest.build("replicates", {"1/config.json": config}, {"seeds": [1]}, keep=weights).write(
+        Path("runs/kfp/first/train/replicates")
+    )
+    found = forget("103")
+    images = {"mine train": 3}
+    assert {one: n for one, n in seen(found).items() if "/train/" in one[1]} == {
+        ("model", "runs/kfp/first/train/out"): images,
+        ("replicates", "runs/kfp/first/train/replicates"): images,
+    }
+    run_commands(found)
+    assert not [e.name for e in (*model.entries, *weights) if open_store().exists(e)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow
+def test_a_model_of_a_training_step_that_has_not_seen_them_keeps_files_that_it_shares(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    pictures(tmp_path / "mine", 100, 20)
+    version("first")
+    shared = Manifest.read(releases.train(Path("runs/kfp/first/unify-labels/out")))
+    forget("103")
+    version("second")
+    model = train_step("second", 0)
+    assert {e.sha256 for e in model.entries} == {e.sha256 for e in shared.entries}
+    run_commands(forget("103"))
+    assert model.intact()
+
+
 @pytest.mark.filterwarnings("ignore")  # of MLflow
 def test_copied_pages_and_pictures_are_deleted_too(release_folder: Path, tmp_path: Path) -> None:
     """Known by their bytes; what is of nobody known is only named."""
@@ -457,10 +512,41 @@ def test_raw_tars_that_nothing_else_needs_are_deleted_and_others_named(mine: Pat
     assert Path(path).exists()
 
 
+def naming(store: Path, name: str) -> list[Path]:
+    """Stored files with this text, in the rows of tables, too."""
+    found = []
+    for path in (store / "sha256").glob("*/*"):
+        data = path.read_bytes()
+        table = data.startswith(b"PAR1")
+        if name.encode() in (pd.read_parquet(path).to_csv().encode() if table else data):
+            found.append(path)
+    return found
+
+
+def test_after_the_commands_no_stored_file_names_their_pictures(mine: Path, store: Path) -> None:
+    """Not the scores that an evaluation cached, either, nor the list of what is in a tar."""
+    data = version("first")["dataset"]
+    table = rows(data, "labels.parquet")[["dataset", "identity", "file"]]
+    cache = ScoreCache(open_store(), "f" * 64)
+    cache.keep({"nets/G.safetensors": "1" * 64}, Scores(table))
+    others = Scores(table[table["identity"] != "103"])
+    cache.keep({"nets/G.safetensors": "2" * 64}, others)
+    assert len(naming(store, "103-0.png")) == 5  # tar, its list, two label tables, scores
+    found = forget("103")
+    scored = {place: n for place, n in seen(found).items() if place[0] == "cached scores"}
+    assert [*scored.values()] == [{"mine scored": 3}]
+    run_commands(found)
+    assert naming(store, "103-0.png") == []
+    kept = cache.find({"nets/G.safetensors": "2" * 64})
+    assert kept is not None
+    assert kept.table["file"].tolist() == others.table["file"].tolist()
+    assert len(list((store / "refs" / "scores").glob("?" * 64))) == 1
+
+
 def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
     mine: Path, store: Path
 ) -> None:
-    """Tars that were removed, settings that are damaged: notes."""
+    """Tars and scores that were removed, settings that are damaged: notes."""
     first = version("first")
     shutil.rmtree(store / "refs")
     for entry in first["raw"].entries:
@@ -468,12 +554,14 @@ def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
     run = Path("runs/train/0123")
     run.mkdir(parents=True)
     (run / "config.json").write_text("{")
+    open_store().refer("scores/lost", f"{'0' * 64} 7")
     found = forget("103")
     assert forgotten.current("mine", open_store())
     assert [
         note for note in found["notes"] if "runs/kfp/first/pull/out: its tars cannot be" in note
     ]
     assert [note for note in found["notes"] if "runs/train/0123/config.json: not valid" in note]
+    assert [note for note in found["notes"] if "refs/scores/lost: whom it names is not" in note]
     assert ("raw data " + first["raw"].meta.md5, "runs/kfp/first/pull/out") in seen(found)
 
 
@@ -481,7 +569,7 @@ def test_what_cannot_be_read_does_not_keep_people_from_being_forgotten(
 def test_copies_in_an_object_store_are_listed(
     s3: Any, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of checkpoints, the newest of each training, and this machine's of stored files."""
+    """Of checkpoints, the newest of each training, this machine's of stored files; scores."""
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     bucket = f"people-{uuid.uuid4().hex[:8]}"
@@ -494,10 +582,14 @@ def test_copies_in_an_object_store_are_listed(
         for folder, value in (("000000000160-1", "before"), ("000000000320-1", digest)):
             text = json.dumps({"data_digest": value}).encode()
             store.bucket.create(f"checkpoints/{run}/{folder}/config.json", text)
+    table = rows(first["dataset"], "labels.parquet")[["dataset", "identity", "file"]]
+    ScoreCache(store, "f" * 64).keep({}, Scores(table))
+    (scores,) = store.listing("refs/scores/")
     found = forget("103")
     where = f"s3://{bucket}/store/checkpoints/1"
     assert ("copies of checkpoints", where) in seen(found)
     assert f"aws s3 rm --recursive {where}/" in found["commands"]
+    assert f"aws s3 rm s3://{bucket}/store/{scores}" in found["commands"]
     tables = [e for e in first["images"].entries if e.name == "mine.parquet"]
     (digest,) = [entry.sha256 for entry in tables]
     stored = f"s3://{bucket}/store/sha256/{digest[:2]}/{digest}"
@@ -509,4 +601,5 @@ def test_copies_in_an_object_store_are_listed(
         f"checkpoints/11/{folder}/config.json" for folder in ("000000000160-1", "000000000320-1")
     ]
     assert not store.exists(tables[0])
+    assert not store.listing("refs/scores/")
     assert not store.path(digest).exists()

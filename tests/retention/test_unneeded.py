@@ -14,10 +14,13 @@ from filelock import FileLock
 from forks import Forks
 from pipelines.local.cache import ContentCache, digest
 from pipelines.search.trial import Stage
-from releases import register, train
+from releases import flip_byte, register, train
+from runs import go
 from toydata import SETS, dataset_of
 from training.core.files import read_json, sha256_file, write_json
 from training.data import forgotten
+from training.engine import checkpoint
+from training.inference.weights import seal
 from training.registry import lineage
 from training.registry import versions as registry
 from training.retention import unneeded
@@ -75,6 +78,24 @@ def cached(key: str, path: Path) -> Path:
     write_json(file, {"outputs": {}, "files": [row]})
     backdate(file)
     return file
+
+
+def training(name: str, model: Path, images: int = 320, init: str = "") -> Path:
+    """The old folder of a training, with a checkpoint of a model's files."""
+    folder = Path("runs/train").absolute() / name
+    path = folder / "checkpoints" / f"{images:012d}"
+    shutil.copytree(model, path)
+    seal(path)
+    write_json(folder / "config.json", {"init": init})
+    backdate(folder)
+    return folder
+
+
+def unpublished(old: Path) -> Path:
+    """The files of a model whose weights the store does not have."""
+    folder = shutil.copytree(old / "model-1", old / "unpublished")
+    flip_byte(folder / "ema" / "G.safetensors")
+    return folder
 
 
 def test_a_version_keeps_all_that_its_verification_and_its_ancestor_need(old: Path) -> None:
@@ -198,18 +219,57 @@ def test_checkpoints_stay_while_a_training_has_them_or_started_from_them(old: Pa
     assert left == {"running", "0-first", "1-parent", "2-child"}
 
 
+def test_a_training_whose_newest_weights_are_not_in_the_store_is_never_removed(old: Path) -> None:
+    """It was stopped: its checkpoints are their only copy. Of a finished one the store has them."""
+    only = unpublished(old)
+    done = old / "model-1"
+    for name, models in {"done": (only, done), "stopped": (done, only)}.items():
+        for images, model in enumerate(models, 1):
+            folder = training(name, model, images)
+    removed, kept = unneeded.clear(open_store(), 30)
+    assert [item.kind for item in kept] == ["unfinished"]
+    assert kept[0].size == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    assert kept[0].why.endswith(f"to delete it: rm -r -- {folder}")
+    assert [item.place for item in removed if item.kind == "train"] == [str(folder.parent / "done")]
+    assert [path.name for path in folder.parent.iterdir()] == ["stopped"]
+
+
+def test_a_real_training_is_removed_and_one_that_was_killed_before_its_end_is_not(
+    old: Path, binary: Path
+) -> None:
+    done, killed = (old / "runs" / "train" / name for name in ("done", "killed"))
+    go(binary, done)
+    shutil.copytree(done, killed)
+    shutil.rmtree(checkpoint.saved(killed / "checkpoints")[0])
+    backdate(old)
+    removed, kept = unneeded.clear(open_store(), 30)
+    assert str(done) in {item.place for item in removed}
+    assert [(item.kind, item.place) for item in kept] == [("unfinished", str(killed))]
+    assert not done.exists()
+    assert checkpoint.latest(killed / "checkpoints")
+
+
+def test_what_an_unfinished_training_started_from_stays(old: Path) -> None:
+    start = output("stargan-1/train", old / "model-1.json")
+    training("stopped", unpublished(old), init=str(start))
+    assert collect() == []
+    assert Manifest.read(start).intact()
+
+
 @pytest.mark.parametrize("change", ["a new copy", "a renewed one"])
 def test_copies_of_a_training_that_went_on_meanwhile_all_stay(old: Path, change: str) -> None:
     store = open_store()
     root = Path(store.uri.removeprefix("file://")) / "checkpoints" / "run"
-    for name in ("log/0", "log/1", "320/state"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(old / "model-1", root / "000000000320-1")
+    seal(root / "000000000320-1")
+    for name in ("log/0", "log/1"):
+        (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(name)
     backdate(root)
     (item,) = [one for one in unneeded.find(store, 30) if one.kind == unneeded.CHECKPOINTS]
     (root / ("log/2" if change == "a new copy" else "log/1")).write_text("x")
     assert not unneeded.remove(store, item)
-    assert {"checkpoints/run/log/0", "checkpoints/run/320/state"} <= store.listing(
+    assert {"checkpoints/run/log/0", "checkpoints/run/000000000320-1/config.json"} <= store.listing(
         "checkpoints/run/"
     ).keys()
     backdate(root)
@@ -217,10 +277,26 @@ def test_copies_of_a_training_that_went_on_meanwhile_all_stay(old: Path, change:
     assert unneeded.remove(store, item)
 
 
+def test_copies_of_a_training_whose_newest_weights_are_not_in_the_store_stay(old: Path) -> None:
+    store = open_store()
+    root = Path(store.uri.removeprefix("file://")) / "checkpoints" / "run"
+    shutil.copytree(old / "model-1", root / "000000000320-2")
+    shutil.copytree(unpublished(old), root / "000000000320-10")
+    for copy in root.iterdir():
+        seal(copy)
+    backdate(root)
+    assert not [item for item in collect() if item.kind == unneeded.CHECKPOINTS]
+    (item,) = [one for one in unneeded.find(store, 30) if one.place.endswith("checkpoints/run")]
+    assert (item.kind, (root / "000000000320-10").exists()) == ("unfinished", True)
+    assert item.why.endswith(f"to delete it: rm -r -- {root}")
+
+
 def test_the_model_of_an_old_run_that_a_recent_training_started_from_stays(old: Path) -> None:
     """And the checkpoints that that model was started from, which only its settings name."""
     checkpoints = old / "runs" / "train" / "0" / "checkpoints" / "000000000320"
+    shutil.copytree(old / "model-1", checkpoints)
     write_json(checkpoints / "config.json", {"init": ""})
+    seal(checkpoints)
     config = old / "model-1" / "config.json"
     write_json(config, {**read_json(config), "init": f"by-name:{checkpoints}@sha256:{'0' * 64}"})
     made = Manifest.read(old / "model-1.json")
@@ -282,6 +358,19 @@ def test_the_command_lists_first_and_removes_with_yes(old: Path, forks: Forks) -
     assert (code, "MLFLOW_TRACKING_URI=off" in output) == (2, True)
 
 
+def test_the_command_says_how_to_delete_an_unfinished_training(old: Path, forks: Forks) -> None:
+    folder = training("stopped", unpublished(old))
+    command = [sys.executable, "-m", "training.release", "gc"]
+    code, output = forks.run(command, old)
+    assert code == 0, output
+    assert "nothing was removed; --yes removes it, but for unfinished trainings" in output
+    code, output = forks.run([*command, "--yes"], old)
+    assert (code, folder.exists()) == (0, True)
+    code, output = forks.run(command, old)
+    assert f"the only weights; to delete it: rm -r -- {folder}\n" in output
+    assert "nothing to remove: all else was used within 30 days or is needed" in output
+
+
 @pytest.mark.server
 def test_the_same_on_s3(
     s3: Any, release_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,8 +386,12 @@ def test_the_same_on_s3(
     register(data, 0)
     other = stored(train(data, 1)) - stored(tmp_path / "model-0.json")
     store = open_store()
-    source = tmp_path / "model-0" / "config.json"
-    store.bucket.upload("checkpoints/run/0001-1/config.json", source, sha256_file(source))  # type: ignore[attr-defined]
+    model = tmp_path / "model-0"
+    seal(model)
+    copies = ("run/0001-1/config.json", "run/0001-1/manifest.json", "stopped/0001-1/config.json")
+    for name in copies:
+        source = model / name.rpartition("/")[2]
+        store.bucket.upload(f"checkpoints/{name}", source, sha256_file(source))  # type: ignore[attr-defined]
     store.refer("refusals/run/key", "row 3: 2")
     time.sleep(1.1)
     removed = collect(0.0)
@@ -307,3 +400,4 @@ def test_the_same_on_s3(
     lineage.verify("stargan/1")
     assert store.reference("refusals/run/key") is None
     assert collect(0.0) == []
+    assert [*store.listing("checkpoints/")] == ["checkpoints/stopped/0001-1/config.json"]

@@ -161,17 +161,27 @@ class StoredTars(Tars):
         return sorted({self._index[name][0] for name in names if name in self._index})
 
     def _members(self, entry: Entry) -> "list[tuple[str, int, int]]":
-        name = f"tars/{VERSION}/{entry.sha256}"
-        reference = self.store.reference(name)
-        if reference is not None and self.store.exists(record := Entry.parse(name, reference)):
+        record = index_of(entry.sha256, self.store)
+        if record is not None and self.store.exists(record):
             rows = read_json(self.store.local(record))
             return [(check_name(file), offset, size) for file, offset, size in rows]
         found = _members(self.store.local(entry))
         with temporary_folder() as folder:
             path = Path(folder) / "index.json"
             write_bytes(path, canonical_json(found))
-            self.store.refer(name, self.store.put(path).reference)
+            self.store.refer(_reference(entry.sha256), self.store.put(path).reference)
         return found
+
+
+def index_of(tar: str, store: Store) -> Entry | None:
+    """The stored list of the files in a stored tar, by its SHA-256; None if nobody has made it."""
+    name = _reference(tar)
+    reference = store.reference(name)
+    return Entry.parse(name, reference) if reference is not None else None
+
+
+def _reference(tar: str) -> str:
+    return f"tars/{VERSION}/{tar}"
 
 
 def _joined(

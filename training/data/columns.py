@@ -20,6 +20,11 @@ INTERNAL = {
     "file", "line", "image", "inside", "identity", "part", "split", "sha256", "shard", "row",
     "reason", "table", "name", "found", *UNITS,
 }  # fmt: skip
+# Columns, in any case, by whose values scores are told apart (`training.evaluation.groups`).
+GROUPS = {
+    "male", "young", "pale_skin", "gender", "sex", "age", "age_group", "group", "ethnicity", "race",
+    "skin", "skin_tone",
+}  # fmt: skip
 MARK = " (column)"
 LISTED = 45  # columns listed in a message: CelebA's forty and a few of the user's
 
@@ -57,13 +62,15 @@ class LabelColumns:
     """How the columns of one label table are used; names as in frames.
 
     needed: the configured columns. absent: configured columns that are missing, and why. checked:
-    the columns whose values must be binary. classes: the column of classes, or "".
+    the columns whose values must be binary. classes: the column of classes, or "". groups: other
+    columns of words that say who is shown.
     """
 
     needed: tuple[str, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
     checked: tuple[str, ...] = ()
     classes: str = ""
+    groups: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -98,13 +105,17 @@ def read_columns(
         for c in columns
         if c != classes and (c in numbers or c in words or c in {*needed, *binary})
     )
-    left_out = [c for c in columns if c not in checked and c != classes]
+    others = [c for c in columns if c not in checked and c != classes]
+    groups = tuple(c for c in others if c.casefold() in GROUPS and _are_classes(values[c]))
+    if groups:
+        notes.append(f"{name}: kept for scores by group of people: {', '.join(groups)}")
+    left_out = [c for c in others if c not in groups]
     if left_out:
         notes.append(f"{name}: neither 0/1 nor -1/1, left out: {', '.join(left_out)}")
     absent = tuple(
         (n, _why_absent(n, header)) for n, c in zip(wanted, needed, strict=True) if c not in columns
     )
-    return LabelColumns(needed, absent, checked, classes, tuple(notes))
+    return LabelColumns(needed, absent, checked, classes, groups, tuple(notes))
 
 
 def _to_numbers(

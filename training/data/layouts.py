@@ -68,7 +68,7 @@ class RawDataset:
         """The label columns that are not binary."""
         if self.kind == "rafd":
             return ("camera", "group", "gender", "expression", "gaze")
-        return (self.classes,) if self.classes else ()
+        return (*([self.classes] if self.classes else ()), *self.columns.groups)
 
     @property
     def all_notes(self) -> tuple[str, ...]:

@@ -25,10 +25,11 @@ class Source:
     """A usable data set: a frame with one row per image, and notes to print.
 
     Columns: file (name in the tree), identity ("" unknown), part ("train", "val", "test" or ""),
-    then raw labels, named by `label_column`: the columns of a table int8 in {-1, 1}, or its column
-    of classes; RaFD's camera, group, gender, expression, gaze; a folder layout's class; and AU01 …
-    AU45 (float 0 … 5, NaN where OpenFace failed or was not confident) if OpenFace's output exists.
-    Rows are in the order of the label table, or of the sorted names.
+    then raw labels, named by `label_column`: the columns of a table int8 in {-1, 1}, its column of
+    classes and words that say who is shown; RaFD's camera, group, gender, expression, gaze; a
+    folder layout's class; and AU01 … AU45 (float 0 … 5, NaN where OpenFace failed or was not
+    confident) if OpenFace's output exists. Rows are in the order of the label table, or of the
+    sorted names.
     """
 
     frame: pd.DataFrame

@@ -14,6 +14,7 @@ from training.storage.store import Entry, Manifest, Store, StoreError
 # files of a model that determine its scores
 WEIGHTS = ("nets/", "ema/", "config.json", "label_space.json")
 TABLE, KIDS, DRIFTS = "scores.parquet", "kids.json", "drifts.json"
+SCORES_FOLDER = "scores"  # of the references to tables
 
 
 def weight_digests(model: Manifest) -> dict[str, str]:
@@ -83,5 +84,5 @@ class ScoreCache:
     def _key(self, weights: Mapping[str, str], name: str) -> str:
         """Reference name: hash of the digests, sorted by file name, and the fingerprint."""
         content = [dict(sorted(weights.items())), self.fingerprint]
-        folder = "scores" if name == TABLE else "kids"
+        folder = SCORES_FOLDER if name == TABLE else "kids"
         return f"{folder}/{sha256_bytes(canonical_json(content))}"

@@ -1,7 +1,7 @@
 """Scores of single edits by group of the people shown: gender, age, skin, where labels say so.
 
 Which labels those are is a rule, not a setting: the columns of the data set's own label table, or
-its labels where there is no table, whose names are in `LABELS`. Groups are compared over the same
+its labels where there is no table, whose names are in `GROUPS`. Groups are compared over the same
 edits, without those of the label itself, which are other edits for either group.
 """
 
@@ -13,16 +13,13 @@ import numpy as np
 import pandas as pd
 
 from training.core.config import EvalConfig
+from training.data.columns import GROUPS
 from training.data.dataset import Faces
 from training.evaluation.metrics import Interval, resampled
 from training.evaluation.records import GroupGap, GroupScore
 from training.evaluation.summary import certain, clusters
 from training.storage.store import Manifest, Store
 
-LABELS = (
-    "male", "young", "pale_skin", "gender", "sex", "age", "age_group", "group", "ethnicity", "race",
-    "skin", "skin_tone",
-)  # fmt: skip
 PEOPLE = 3  # of a group, at least, for a score
 MEASURES = {  # name -> column of the score table
     "success": "success", "preservation": "preservation", "identity": "identity_cosine",
@@ -74,7 +71,7 @@ def _columns(dataset: Manifest[Any], faces: Faces, index: int, store: Store) -> 
         raw = pd.DataFrame(part.labels.numpy(), part.files, list(labels.names))
     else:
         raw = pd.DataFrame(index=part.files)
-    chosen = [name for name in raw.columns if str(name).casefold() in LABELS]
+    chosen = [name for name in raw.columns if str(name).casefold() in GROUPS]
     return raw[chosen].apply(_named)
 
 

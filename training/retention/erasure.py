@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from training.data.archive import index_of
 from training.registry import versions as registry
 from training.retention.leftovers import pages
 from training.retention.people import Search
-from training.retention.seen import COPIES, RAW, REGISTERED, RUN_FOLDER, TRACKED, Seen
+from training.retention.seen import COPIES, RAW, REGISTERED, RUN_FOLDER, SCORES, TRACKED, Seen
 from training.storage.store import Store
 from training.tracking import client as tracking
 from training.tracking import database
@@ -16,13 +17,14 @@ from training.tracking import database
 def commands(search: Search, seen: Sequence[Seen]) -> list[str]:
     """Commands in the order in which they are to be run; "#" begins what to do by hand."""
     where = {what: [one.where for one in seen if one.what == what]
-             for what in (REGISTERED, TRACKED, RUN_FOLDER, COPIES)}  # fmt: skip
+             for what in (REGISTERED, TRACKED, RUN_FOLDER, COPIES, SCORES)}  # fmt: skip
     folders = _runs(search, seen)
     return [
         *(line for name in where[REGISTERED] for line in _version(name)),
         *_tracked(where[TRACKED]),
         *(f"rm -rf -- {shlex.quote(folder)}" for folder in where[RUN_FOLDER]),
         *(f"aws s3 rm --recursive {shlex.quote(f'{address}/')}" for address in where[COPIES]),
+        *(_reference(address) for address in where[SCORES]),
         *pages(search, seen, folders),
         *(f"rm -rf -- {shlex.quote(str(folder))}" for folder in folders),
         *_objects(search, seen),
@@ -52,6 +54,13 @@ def _tracked(runs: Sequence[str]) -> Iterator[str]:
     place = shlex.quote(tracking.uri()) if local else "THE-DATABASE-OF-THE-SERVER"
     gc = f"{uri} mlflow gc --backend-store-uri {place} --run-ids {','.join(runs)}"
     yield gc if local else f"# then, to delete their files, where the server runs: {gc}"
+
+
+def _reference(address: str) -> str:
+    """The command that deletes a reference; its file is among the stored ones."""
+    if address.startswith("s3://"):
+        return f"aws s3 rm {shlex.quote(address)}"
+    return f"rm -f -- {shlex.quote(address.removeprefix('file://'))}"
 
 
 def _runs(search: Search, seen: Sequence[Seen]) -> list[Path]:
@@ -104,13 +113,22 @@ def _raw(search: Search, seen: Sequence[Seen]) -> Iterator[str]:
         "training.data adopt)"
     )
     needed = _needed(search, seen)
-    yield from _delete(search.store, [one for one in tars if one not in needed])
-    if shared := _delete(search.store, [one for one in tars if one in needed]):
+    yield from _delete(search.store, _indexed(search.store, (t for t in tars if t not in needed)))
+    shared = _indexed(search.store, (t for t in tars if t in needed))
+    if lines := _delete(search.store, shared):
         yield (
             "# then the tars in the store, which later data versions name, too; the next run packs "
             "the raw data anew:"
         )
-        yield from (f"#   {line}" for line in shared)
+        yield from (f"#   {line}" for line in lines)
+
+
+def _indexed(store: Store, tars: Iterable[str]) -> Iterator[str]:
+    """Tars, and the stored lists of the names in them."""
+    for tar in tars:
+        yield tar
+        if (index := index_of(tar, store)) is not None:
+            yield index.sha256
 
 
 def _copied() -> Iterator[str]:

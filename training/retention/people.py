@@ -6,7 +6,7 @@ versions, the trainings' run folders, and MLflow's runs. Nothing is deleted.
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from training.registry import versions as registry
 from training.registry.lineage import DATASET
 from training.retention import derived, tracked
 from training.retention.derived import Made
-from training.retention.seen import RAW, REGISTERED, Kept, Seen, pages
+from training.retention.seen import RAW, REGISTERED, SCORES, Kept, Seen, pages
 from training.retention.starts import CONFIG, settings
 from training.storage.store import Entry, Manifest, Store, StoreError
 from training.tracking import client as tracking
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BEGIN = b'{\n "schema"'  # of a manifest's file
-SKIPPED = {"store", "node-cache", "mlartifacts", "cache", "train", "work"}  # folders of `runs`
+SKIPPED = {"store", "node-cache", "mlartifacts", "cache", "train", "work"}  # directly in `runs`
 NEAR = 3  # names given for an identity that nobody has
 
 
 def manifests(folder: Path) -> tuple[list[Kept], list[str]]:
     """The manifests below a folder of runs, and notes on those that cannot be read."""
     found, notes = [], []
-    for path in _files(folder):
+    for path in _files(folder, SKIPPED):
         with path.open("rb") as stream:
             if stream.read(len(BEGIN)) != BEGIN:
                 continue
@@ -47,9 +47,10 @@ def manifests(folder: Path) -> tuple[list[Kept], list[str]]:
     return found, notes
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, skipped: Collection[str] = ()) -> Iterator[Path]:
+    """Every file below a folder, but for those in its own folders of these names."""
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if entry.is_dir() and not entry.is_symlink() and entry.name not in SKIPPED:
+        if entry.is_dir() and not entry.is_symlink() and entry.name not in skipped:
             yield from _files(entry)
         elif entry.is_file():
             yield entry
@@ -197,6 +198,7 @@ class Search:
             for one, images, start in found
             if one.where not in known
         ]
+        seen += self._scores(wanted)
         return [*seen, *tracked.runs(data, [(one.run, images) for one, images, _ in found])]
 
     def _raw(self, rows: "Mapping[str, pd.DataFrame]") -> list[Seen]:
@@ -225,6 +227,31 @@ class Search:
         trees = open_raw(raw, self.store)
         for name, group in rows.groupby("dataset"):
             yield from trees[str(name)].holding(group["file"])
+
+    def _scores(self, wanted: Mapping[str, Pseudonyms]) -> Iterator[Seen]:
+        """The score tables that evaluations cached in the store: their rows name people and files.
+
+        No manifest lists them, as an evaluation's own copy has other bytes.
+        """
+        import pandas as pd
+
+        from training.evaluation.cache import SCORES_FOLDER
+
+        for key in sorted(self.store.listing(f"refs/{SCORES_FOLDER}/")):
+            where, name = f"{self.store.uri}/{key}", key.removeprefix("refs/")
+            try:
+                entry = Entry.parse(name, self.store.reference(name) or "")
+                frame = pd.read_parquet(
+                    self.store.local(entry), columns=["dataset", "identity", "file"]
+                )
+            except ValueError as error:
+                self.notes.append(f"{where}: whom it names is not known: {error}")
+                continue
+            files = _of(frame, wanted).drop_duplicates(["dataset", "file"])
+            counts = files["dataset"].value_counts().sort_index()
+            if len(counts):
+                images = {f"{dataset} scored": int(count) for dataset, count in counts.items()}
+                yield Seen(SCORES, where, "", images, (entry,))
 
     def _made(self) -> list[Made]:
         """Judges, models and evaluations, trainings, registered versions, and notes on others."""

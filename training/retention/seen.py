@@ -9,6 +9,7 @@ from training.storage.store import Entry, Manifest
 # What was found, where it is not the kind of a manifest.
 REGISTERED, RAW, TRACKED = "registered version", "raw data", "MLflow run"
 RUN_FOLDER, COPIES = "training with checkpoints", "copies of checkpoints"
+SCORES = "cached scores"
 
 
 class Kept(NamedTuple):
@@ -22,9 +23,9 @@ class Kept(NamedTuple):
 class Seen:
     """One manifest, training or version that has these people's images, or was made of them.
 
-    `images`: their number by data set and split ("mine train"), for what was made of a data set
-    those of the data set. `objects`: the stored files that hold them. `start`: the model that it
-    started from, where that one has seen them and its own data have not.
+    `images`: their number by data set and split ("mine train", of cached scores "mine scored"), for
+    what was made of a data set those of the data set. `objects`: the stored files that hold them.
+    `start`: the model that it started from, where that one has seen them and its own data have not.
     """
 
     what: str

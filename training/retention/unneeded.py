@@ -2,16 +2,17 @@
 
 Kept are: everything that a registered version of any name lists (its data, model and evaluation)
 and the model that it started from; every judge and every list of people to be forgotten; what the
-step cache lists; and whatever was used within some days, with the models that it started from. A
-process that reuses stored bytes marks them as used, and each thing is looked at again when it is
-removed, so that runs may go on.
+step cache lists; trainings whose model is not in the store; and whatever was used within some days,
+with the models that it started from. A process that reuses stored bytes marks them as used, and
+each thing is looked at again when it is removed, so that runs may go on.
 """
 
 import re
+import shlex
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,21 +21,25 @@ from filelock import FileLock, Timeout
 
 from training.core import environment
 from training.core.files import read_json
+from training.retention import finished
 from training.retention.needed import Needed, always
 from training.storage.store import Store
 from training.tracking import runners
 
 DAY = 86_400.0  # s
 DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-ENTRY, CHECKPOINTS = "cache entry", "checkpoints"
+ENTRY, CHECKPOINTS, UNFINISHED = "cache entry", "checkpoints", "unfinished"
 FOLDERS = {
     "kfp": "outputs of a pipeline run that no cache entry names",
-    "train": "checkpoints of a training; its model is in the store",
+    "train": "a training whose model is in the store, or that has no checkpoint",
 }
 
 
 class Item(NamedTuple):
-    """Something that nothing needs: what it is, its folder or keys, bytes, last use (s), why."""
+    """Something that nothing needs: what it is, its folder or keys, bytes, last use (s), why.
+
+    One of kind `UNFINISHED` is a training that is never removed.
+    """
 
     kind: str
     place: str
@@ -56,13 +61,16 @@ def find(
     before = _before(root, time.time() - days * DAY)
     needed = always(store)
     items = [*_cache(root, before, needed, in_use)]
-    items += _runs(root, before, needed)
-    items += _stored(store, before, needed)
+    files = store.listing("sha256/")
+    stored = {key.rpartition("/")[2] for key in files}
+    items += _runs(root, before, needed, stored)
+    items += _stored(store, before, needed, files)
+    items += _checkpoints(store, before, stored)
     return sorted(items, key=lambda item: -item.size)
 
 
 def clear(store: Store, days: float, root: Path | None = None) -> tuple[list[Item], list[Item]]:
-    """Remove what is found; gives what was removed, and what was kept, as it is in use again.
+    """Remove what is found; gives what was removed, and what was kept: unfinished, or in use again.
 
     Cache entries go first, each under its lock. A run that takes one from the cache meanwhile uses
     all that it lists, so that what is unneeded is found anew without that. Raises as `find` does.
@@ -83,7 +91,9 @@ def clear(store: Store, days: float, root: Path | None = None) -> tuple[list[Ite
 
 
 def remove(store: Store, item: Item) -> bool:
-    """Remove an item unless it was used meanwhile; whether it is gone."""
+    """Remove an item unless it is unfinished or was used meanwhile; whether it is gone."""
+    if item.kind == UNFINISHED:
+        return False
     if item.keys:
         if item.kind == CHECKPOINTS and _used_again(store, item):
             return False
@@ -140,10 +150,11 @@ def _cache(root: Path, before: float, needed: Needed, in_use: Collection[str]) -
             needed.add(Path(row["path"]))
 
 
-def _runs(root: Path, before: float, needed: Needed) -> list[Item]:
+def _runs(root: Path, before: float, needed: Needed, stored: set[str]) -> list[Item]:
     """Old folders of pipeline runs and trainings; those of searches are small, and a result.
 
-    What recent ones need can be in any other, so that all are read before one is chosen.
+    What recent ones and unfinished trainings need can be in any other, so that all are read before
+    one is chosen.
     """
     old = []
     for kind, why in FOLDERS.items():
@@ -156,17 +167,32 @@ def _runs(root: Path, before: float, needed: Needed) -> list[Item]:
     for folder in (root / "search").glob("*"):
         if _used(folder)[1] >= before:
             needed.search(folder)
-    return [item for item in old if not needed.within(Path(item.place))]
+    old = [item for item in old if not needed.within(Path(item.place))]
+    kept = [
+        _unfinished(item, f"rm -r -- {shlex.quote(item.place)}")
+        for item in old
+        if item.kind == "train" and not finished.of_folder(Path(item.place), stored)
+    ]
+    for item in kept:
+        needed.folder(Path(item.place))
+    return kept + [item for item in old if not needed.within(Path(item.place))]
 
 
-def _stored(store: Store, before: float, needed: Needed) -> Iterator[Item]:
-    """Old files, references and checkpoints in the store."""
+def _unfinished(item: Item, command: str) -> Item:
+    """A training that is kept: losing hours of it is worse than a full disk."""
+    why = "kept, as its model is not in the store and these may be the only weights; to delete it: "
+    return item._replace(kind=UNFINISHED, why=why + command)
+
+
+def _stored(
+    store: Store, before: float, needed: Needed, files: Mapping[str, tuple[int, float]]
+) -> Iterator[Item]:
+    """Old files and references in the store."""
     references = store.listing("refs/")
     texts = {key: store.reference(key.removeprefix("refs/")) or "" for key in references}
     for key, (_, used) in references.items():
         if used >= before:
             needed.stored |= set(DIGEST.findall(texts[key]))
-    files = store.listing("sha256/")
     for key, (size, used) in files.items():
         if used < before and key.rpartition("/")[2] not in needed.stored:
             yield Item("stored file", f"{store.uri}/{key}", size, used,
@@ -179,20 +205,26 @@ def _stored(store: Store, before: float, needed: Needed) -> Iterator[Item]:
         if used < before and not (file and file[0] in kept):
             yield Item("reference", f"{store.uri}/{key}", size, used,
                        "its file is removed, or its run has ended", (key,))  # fmt: skip
-    yield from _checkpoints(store, before)
 
 
-def _checkpoints(store: Store, before: float) -> Iterator[Item]:
+def _checkpoints(store: Store, before: float, stored: set[str]) -> Iterator[Item]:
     """Trainings' copies of their checkpoints, each as one item."""
     runs: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
     for key, (size, used) in store.listing("checkpoints/").items():
         runs[key.split("/")[1]].append((key, size, used))
     for run, rows in runs.items():
         used = max(row[2] for row in rows)
-        if used < before:
-            yield Item(CHECKPOINTS, f"{store.uri}/checkpoints/{run}", sum(r[1] for r in rows),
-                       used, "copies of a training's checkpoints; its model is in the store",
-                       tuple(row[0] for row in rows))  # fmt: skip
+        if used >= before:
+            continue
+        place, keys = f"{store.uri}/checkpoints/{run}", tuple(row[0] for row in rows)
+        item = Item(CHECKPOINTS, place, sum(row[1] for row in rows), used,
+                    "copies of a training whose model is in the store, or that has no checkpoint",
+                    keys)  # fmt: skip
+        if not finished.of_copies(keys, store, stored):
+            remote = f"aws s3 rm --recursive {shlex.quote(f'{place}/')}"
+            local = f"rm -r -- {shlex.quote(place.removeprefix('file://'))}"
+            item = _unfinished(item, remote if place.startswith("s3://") else local)
+        yield item
 
 
 def table(items: Iterable[Item]) -> list[str]:

@@ -137,6 +137,10 @@ class Store(ABC):
         """Key -> size in bytes and time of the last use, s, of what is stored under a prefix."""
 
     @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The bytes of a small stored object, unverified; raises OSError or RemoteError without."""
+
+    @abstractmethod
     def remove(self, key: str, used: float) -> bool:
         """Remove a stored object unless it was used after `used`; whether it was removed."""
 
@@ -208,6 +212,9 @@ class FolderStore(Store):
                 stat = path.stat()
                 found[path.relative_to(self.root).as_posix()] = (stat.st_size, stat.st_mtime)
         return found
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
 
     def remove(self, key: str, used: float) -> bool:
         path = self.root / key
@@ -291,6 +298,9 @@ class S3Store(Store):
 
     def listing(self, prefix: str) -> dict[str, tuple[int, float]]:
         return {key: one[:2] for key, one in self.bucket.listing(prefix).items()}
+
+    def read(self, key: str) -> bytes:
+        return self.bucket.read(key)
 
     def remove(self, key: str, used: float) -> bool:
         found = self.bucket.head(key)

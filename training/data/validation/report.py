@@ -9,7 +9,7 @@ import pandas as pd
 
 from training.core.config import DataConfig
 from training.data.archive import Tree
-from training.data.columns import VALUES
+from training.data.columns import GROUPS, VALUES
 from training.data.crop import crop_image
 from training.data.layouts import RawDataset
 from training.data.pictures import UnusableError
@@ -123,5 +123,5 @@ def _title(row: Mapping[Any, Any], raw: RawDataset) -> str:
     if columns.needed and not columns.classes:
         on = [n for n in columns.needed if n in row and VALUES.get(str(row[n])) == 1]
         return " ".join(on) or "none"
-    shown = dict.fromkeys((raw.classes, *raw.texts))
-    return " ".join(str(row[c]) for c in shown if c in row and c not in ("group", "gender"))
+    shown = dict.fromkeys((raw.classes, *(c for c in raw.texts if c.casefold() not in GROUPS)))
+    return " ".join(str(row[c]) for c in shown if c in row)
