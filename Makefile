@@ -74,9 +74,8 @@ lock:  ## regenerate every lock file; needs uv
 	for name in audit pip; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --group $$name --output-file requirements-$$name.lock >/dev/null || exit 1; done
 
-# A third worker fills the cores while others wait for servers. A file's tests run in one worker, the
-# longest files first: tests/README.md.
-PYTEST = $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# One worker runs a file's tests, the longest files first: tests/README.md.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
 	$(PYTEST) -m "not long and not container and not live" $(ARGS)

@@ -61,6 +61,36 @@ def test_one_csv_for_each_picture_is_read_by_its_name(folder: str) -> None:
     )
 
 
+PEOPLE = [f"p{k}/{n}" for k in (1, 2) for n in NAMES[:12]]
+
+
+def test_a_csv_belongs_to_the_picture_of_its_own_folder() -> None:
+    """Where people's pictures have the same names, and OpenFace wrote beside them."""
+    files = {
+        f"{name[:3]}processed/{name[3:-4]}.csv": f"{PICTURE_HEAD}\n{face(0, i % 6)}\n".encode()
+        for i, name in enumerate(PEOPLE)
+    }
+    got = measured(files, PEOPLE)
+    assert got.frame["AU12"].tolist() == [i % 6 for i in range(len(PEOPLE))]
+    assert not any("several faces" in note for note in got.notes)
+
+
+@pytest.mark.parametrize("joined_in_one", [False, True])
+def test_a_name_that_several_pictures_have_is_no_ones(joined_in_one: bool) -> None:
+    """It is not the first one's: action units of one person would be another's labels."""
+    rows = [face(0, v) for v in VALUES[:12]]
+    if joined_in_one:
+        named = [f"{n}, {row}" for n, row in zip(NAMES[:12], rows, strict=True)]
+        files = joined(named, "file, " + PICTURE_HEAD)
+    else:
+        files = {
+            f"out/{n[:-4]}.csv": f"{PICTURE_HEAD}\n{row}\n".encode()
+            for n, row in zip(NAMES[:12], rows, strict=True)
+        }
+    with pytest.raises(SourceError, match="name no image"):
+        measured(files, PEOPLE)
+
+
 def test_of_several_faces_in_a_picture_the_most_confident_is_used_and_counted() -> None:
     rows = [face(0, 1, 0.9), face(1, 4, 0.98), face(2, 2, 0.5)]
     for files in (

@@ -17,7 +17,14 @@ from PIL import Image, ImageDraw
 from training.core.config import DataConfig
 from training.data import pictures
 from training.data.crop import crop_image
-from training.data.pictures import FORMATS, UnusableError, content, open_picture, read_picture
+from training.data.pictures import (
+    FORMATS,
+    UnusableError,
+    content,
+    decode,
+    open_picture,
+    read_picture,
+)
 
 SIZE = 64
 CONFIG = DataConfig(size=SIZE)
@@ -235,6 +242,22 @@ def test_a_png_of_very_many_chunks_is_refused_at_once() -> None:
     with pytest.raises(UnusableError, match="over 100,000 chunks"):
         open_picture(data)
     assert time.perf_counter() - start < 2
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_at_once() -> None:
+    """Each is decoded over all pixels; progressive pictures as they are written are read."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (640, 480), "teal").save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert 1 < data.count(b"\xff\xda") < 20
+    assert decode(open_picture(data), upright=False).size == (640, 480)
+    start = data.index(b"\xff\xda")
+    scan = data[start : data.index(b"\xff", start + 2)]
+    bomb = data[:start] + scan * 1000 + data[start:]
+    with pytest.raises(UnusableError, match=r"1,0\d\d scans, the limit is 500"):
+        open_picture(bomb)
+    with pytest.raises(UnusableError, match=r"1,0\d\d scans"):
+        crop_image(bomb, "folders", DataConfig(size=32))
 
 
 def test_a_file_above_the_limit_of_bytes_is_not_read(

@@ -286,6 +286,8 @@ def test_written_folders_have_the_layout_of_the_reference_code(
     row = frame[frame["split"] == "test"].iloc[-1]
     file = tmp_path / "out" / "test" / row["expression"] / f"{Path(row['file']).stem}.png"
     assert np.array_equal(np.asarray(Image.open(file)), pixels(manifest, row, store))
+    with pytest.raises(ValueError, match="out: not empty; name another folder, or delete this"):
+        write_folders(manifest, tmp_path / "out", store)
 
 
 @pytest.mark.parametrize("word", ["../../escaped", "/tmp/escaped", "..", "a/b", "c\\d"])

@@ -96,6 +96,20 @@ def test_copies_are_in_one_split(tmp_path: Path, run_steps: Run) -> None:
     assert "copies of other images join their split" in done.said
 
 
+def test_copies_of_a_persons_image_join_that_persons_split(tmp_path: Path, run_steps: Run) -> None:
+    """Where the table names the person of one of them only."""
+    draw(tmp_path / "own", NAMES)
+    rows = [f"{name},{i % 2},p{i}" for i, name in enumerate(NAMES)]
+    for name in NAMES:
+        (tmp_path / "own" / f"copy{name}").write_bytes((tmp_path / "own" / name).read_bytes())
+    rows += [f"copy{name},{i % 2}," for i, name in enumerate(NAMES)]
+    (tmp_path / "own" / "labels.csv").write_text("\n".join(["file,Smiling,identity", *rows]))
+    done = run_steps("csv", tmp_path / "own", attributes=("Smiling",))
+    assert done.refusals() == []
+    assert (done.labels.groupby("sha256")["split"].nunique() == 1).all()
+    assert set(done.labels["split"]) == {"train", "val", "test"}
+
+
 @pytest.mark.parametrize(
     ("counts", "config", "message", "more"),
     [

@@ -14,6 +14,7 @@ from savedmodel import saved
 from training import translate
 from training.data.dataset import to_uint8
 from training.data.labels import UNITS, LabelSet, LabelSpace
+from training.inference.request import parse
 from training.inference.translator import translator_from_files
 from training.models import MODELS
 from training.models.base import EditOptions
@@ -140,6 +141,7 @@ WORDS: list[tuple[str, list[str], str]] = [
     ("stargan", ["Male=2"], "Male=2: a number between 0 and 1"),
     ("stargan", ["Blond_Hair=0.3"], "Blond_Hair=0.3: labels of celeba are binary"),
     ("stargan", ["Male", "Male=0"], "Male: given twice"),
+    ("stargan", ["Male="], "Male=: a number between 0 and 1"),
     ("stargan", ["Black_Hair", "Blond_Hair"], "Black_Hair, Blond_Hair: mutually exclusive"),
     ("attgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
     ("stgan", ["Male", "--intensity", "1.5"], "intensity scales .* picture with --has"),
@@ -153,6 +155,14 @@ WORDS: list[tuple[str, list[str], str]] = [
     ("starganv2", ["happy", "--seed", "1", "--reference", "style.png"], "seed and reference: "),
     ("ganimation", ["AU12=1.5"], "AU12=1.5: a number between 0 and 1"),
 ]
+
+
+@pytest.mark.parametrize("names", [["Bald", "Bangs"], ["Bangs", "Bald"]])
+def test_labels_that_exclude_each_other_without_a_group_are_refused(names: list[str]) -> None:
+    """In either order; the later one would have switched the first off."""
+    labels = LabelSet("celeba", "binary", ("Bald", "Bangs"), conflicts=(("Bald", "Bangs"),))
+    with pytest.raises(ValueError, match="Bald, Bangs: mutually exclusive labels; give only one"):
+        parse(LabelSpace((labels,)), names)
 
 
 @pytest.mark.parametrize(("name", "typed", "message"), WORDS)

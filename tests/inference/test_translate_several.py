@@ -152,6 +152,7 @@ def make_inputs() -> None:
     draw(Path("b/c.png"), 2)
     draw(Path("old/c.png"), 2)
     draw(Path("x/b/c.png"), 2)
+    draw(Path("mine.png"), 3)
     Path("nothing").mkdir()
     Path("phones").mkdir()
     for name in ("phones/a.heic", "clip.MOV", "phone.HEIC"):
@@ -179,6 +180,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["b", "new.mp4"], r"^new\.mp4: the results of several pictures need a folder"),
     (["b/*.tiff", "new"], r"^b/\*\.tiff: no picture or video among the 0 files it names"),
     (["b/c.png", "b/c.png"], r"^b/c\.png: the input itself; name another file"),
+    (["b/c.png", "mine.png"], r"^mine\.png: exists and is no result of translate; name another"),
     (["b/c.png", "new.bmp"], r"^new\.bmp: a BMP file cannot hold the mark .*; use \.png, \.jpg"),
     (["b/c.png", "new.gif"], r"^new\.gif: a GIF file cannot hold the mark"),
     (["phone.HEIC", "new.png"], r"^phone\.HEIC: HEIC is not read; save it as JPEG or PNG$"),

@@ -284,6 +284,22 @@ def test_only_the_requested_label_is_scaled() -> None:
     assert g.signed.requested(angry, happy).tolist() == [[False] * 4 + [True] + [False] * 2]
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.2), (0.0, 0.5), (0.6, 0.3), (0.5, 1.0)])
+def test_an_intensity_scales_the_change_of_a_label_with_degrees(
+    before: float, after: float
+) -> None:
+    """Also to one half, which is 0 in ±1, and below it; at 1 it is the target."""
+    space = LabelSpace((LabelSet("units", "continuous", ("AU12", "AU06")),))
+    a, b = (torch.tensor([[value, 0.4]]) for value in (before, after))
+    g: Any = STGAN_.generator(space)
+    for intensity in (1.0, 2.0):
+        wanted = torch.tensor([[intensity * (after - before), 0.0]])
+        torch.testing.assert_close(g.difference(a, b, intensity), wanted)
+        scaled = g.signed.scaled(a, b, intensity)
+        torch.testing.assert_close(scaled, g.signed(a) + 2 * wanted)
+    assert g.signed.edited(a, b).tolist() == [[True, False]]
+
+
 def test_schedules_are_the_published_ones() -> None:
     assert [AttGAN().lr_scale(i, 60, 30) for i in (0, 30, 45, 60)] == [1, 1, 0.5, 0]
     assert [STGAN().lr_scale(i, 200, 100) for i in (0, 99, 100, 199)] == [1, 1, 0.1, 0.1]

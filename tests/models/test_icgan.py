@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.labels import LabelSet, LabelSpace
-from training.models.icgan import IcGAN
+from training.models.icgan import IcGAN, edited
 from training.models.layers import normal
 
 EIGHTEEN = LabelSpace((LabelSet("celeba", "binary", tuple(f"a{i}" for i in range(18))),))
@@ -110,6 +110,27 @@ def test_an_edit_replaces_labels_in_the_label_encoders_prediction() -> None:
     torch.testing.assert_close(SMALL.translate(nets, x, source, target), expected)
     whole = SMALL.translate(nets, x, None, target)
     torch.testing.assert_close(whole, nets["G"](z, target))
+
+
+def test_labels_that_the_requested_one_excludes_are_not_left_to_the_prediction() -> None:
+    """G was trained on one class, and the hair colours of an edit exclude each other."""
+    torch.manual_seed(0)
+    hair = LabelSet("celeba", "binary", ("black", "blond", "male"), (("black", "blond"),))
+    space = LabelSpace((hair, LabelSet("rafd", "onehot", ("neutral", "happy", "sad"))))
+    nets: dict[str, Any] = SMALL.networks(space, 16)
+    for net in nets.values():
+        net.eval()
+    for index, before, after, own in (
+        (0, [0, 0, 0], [0, 1, 0], [0, 1]),  # a face without a colour, to blond
+        (1, [1, 0, 0], [0, 1, 0], [3, 4, 5]),
+    ):
+        source, target = (
+            space.encode(torch.tensor([row]).float(), index) for row in (before, after)
+        )
+        for logits in (8.0, -8.0):  # Ey sees every label, or none
+            nets["Ey"].forward = lambda x, logits=logits: torch.full((len(x), 6, 1, 1), logits)
+            found = edited(nets, torch.zeros(1, 3, 16, 16), source, target)
+            assert torch.equal(found[:, own], target[:, own])
 
 
 def test_a_prediction_becomes_labels_of_the_kind_that_g_was_trained_on() -> None:

@@ -119,13 +119,14 @@ def test_a_shorter_pipeline_has_what_the_judge_needs(tmp_path: Path) -> None:
 def test_the_start_is_pinned(store: Path, binary: Path) -> None:
     """As a run pins it, so that all trials have it, and a run with their settings their folder."""
     start = first_model(binary)
-    pairs = [*SMOKE, f"init=by-name:{start}", "lambda_rec=1..20 log"]
+    tiny = [*SMOKE, "data.size=16", "conv_dim=8", "repeat_num=1", "d_conv_dim=8", "d_repeat_num=2"]
+    pairs = [*tiny, f"init=by-name:{start}", "lambda_rec=1..20 log"]
     plan = Plan.read(pairs)
     digest = Manifest.read(start, "model").digest
     assert plan.fixed["init"] == f"by-name:{start}@sha256:{digest}"
     assert plan.fixed["init"] == check(plan.config, init=f"by-name:{start}").init
     assert f" init={plan.fixed['init']} " in plan.command({"lambda_rec": 2.0})
-    assert Plan.read([*SMOKE, f"init={plan.fixed['init']}", "lambda_rec=1..20 log"]).key == plan.key
+    assert Plan.read([*tiny, f"init={plan.fixed['init']}", "lambda_rec=1..20 log"]).key == plan.key
     start.write_bytes(first_model(binary, seed=1).read_bytes())
     assert Plan.read(pairs).key != plan.key
 

@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from serving import Running, form, running
+from runs import RICHEST
+from serving import Running, add_version, form, running
+from toydata import SETS
 from training import translate
 from training.inference.paste import center_square
 from training.inference.request import edit_labels
+from training.models import MODELS
 from training.serving import follow
 from training.serving.served import Served
 
@@ -223,3 +226,23 @@ def test_the_reference_is_a_square_of_its_centre(at_shelf: Path, photo: bytes) -
     assert center_square(other, 16).shape == (1, 3, 16, 16)
     assert made.status == 200
     assert base64.b64decode(again.json["outputs"][0]["data"][0]) == made.body
+
+
+@pytest.mark.parametrize(("name", "which"), RICHEST)
+def test_a_version_of_every_model_is_served(
+    name: str, which: str, own_shelf: Path, photo: bytes
+) -> None:
+    """Those of pairs of labels ask for the picture's own, as the page and `translate` do."""
+    number = add_version(f"my-{name}", MODELS[name].tiny(), name, which)
+    labels = SETS[which][0].names
+    with running(follow.first(f"my-{name}/{number}")) as server:
+        offer = server.get("/model").json
+        plain = server.edit(photo, ("label", labels[0]), ("frame", "centre"))
+        if offer["needs_source"]:
+            assert plain.status == 400
+            assert "give the labels of the picture as `has`" in plain.json["error"]
+        else:
+            assert plain.status == 200
+        if offer["reads_source"]:
+            words = [("label", labels[0]), ("has", labels[1]), ("frame", "centre")]
+            assert server.edit(photo, *words).status == 200

@@ -14,7 +14,13 @@ import simplejpeg
 from PIL import Image
 
 from training.core.config import DataConfig
-from training.data.pictures import UnusableError, check_pixels, decode, open_picture
+from training.data.pictures import (
+    UnusableError,
+    check_pixels,
+    check_scans,
+    decode,
+    open_picture,
+)
 
 MIN_SIDE = 16  # px of the source square; a smaller one shows no usable face
 CELEBA = (178, 218)  # (width, height) px, the size that `celeba_crop` refers to
@@ -116,6 +122,7 @@ def _decode_turbo(
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space != "YCbCr":
             return None
+        check_scans(data)
         left, top, right, bottom = _check_size(width, height, kind, config)
         buffer = _decode_buffer(width * height * len(order))
         pixels = simplejpeg.decode_jpeg(data, order, buffer=buffer)

@@ -23,8 +23,11 @@ def write_folders(images: Manifest[ImagesMeta], out: Path, store: Store | None =
 
     The images are already cropped and resized: give the reference code their `size` as its crop.
     Its layout has no validation split, so those images are written to `train`. Raises ValueError if
-    no data set has classes, a class cannot name a folder, or two images would get the same name.
+    no data set has classes, a class cannot name a folder, two images would get the same name, or
+    `out` has files: images of another split would stay in it.
     """
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out}: not empty; name another folder, or delete this one")
     store = store or open_store()
     config = from_json(DataConfig, json.dumps(images.meta.data))
     seen: set[Path] = set()

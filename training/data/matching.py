@@ -20,10 +20,11 @@ def plain(file: str) -> str:
 class Images:
     """Find an image by path, by base name, or with another suffix; "" if there is none.
 
-    beside: the label file, whose folder relative paths may start from.
+    beside: the label file, whose folder relative paths may start from. unique: of a base name that
+    several images have, none is meant; else the first one.
     """
 
-    def __init__(self, images: list[str], beside: str = "") -> None:
+    def __init__(self, images: list[str], beside: str = "", *, unique: bool = False) -> None:
         self.paths = set(images)
         self.folder = f"{beside.rpartition('/')[0]}/" if "/" in beside else ""
         self.names: dict[str, str] = {}
@@ -31,8 +32,8 @@ class Images:
         self.ends = {stem(image): image for image in reversed(images)}  # whole paths
         for image in images:
             name = image.rpartition("/")[2]
-            self.names.setdefault(name, image)
-            self.stems.setdefault(stem(name), image)
+            for known, key in ((self.names, name), (self.stems, stem(name))):
+                known[key] = known.get(key, image) if not unique or key not in known else ""
 
     def __call__(self, file: str) -> str:
         found = self.at(file)

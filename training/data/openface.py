@@ -7,6 +7,7 @@ picture, named after it, with a row for each face and no column `success`.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import pandas as pd
@@ -104,19 +105,21 @@ def find_units(tree: Tree, images: list[str]) -> Units | None:
     Nothing is validated.
     """
     tables = [name for name in tree.names() if name.lower().endswith(".csv")]
-    joined = [name for name in tables if name.rpartition("/")[2].lower() == "openface.csv"]
+    joined = [name for name in tables if _base(name).lower() == "openface.csv"]
     if joined:
         name = min(joined, key=lambda n: (n.count("/"), n))
         return read_units(name, tree.read(name), images)
-    find = Images(images)
-    stems = {stem(image.rpartition("/")[2]) for image in images}
-    named = [name for name in tables if stem(name.rpartition("/")[2]) in stems]
+    find = Images(images, unique=True)
+    stems = {stem(_base(image)) for image in images}
+    named = [name for name in tables if stem(_base(name)) in stems]
     parts = {name: tree.read(name) for name in named}
     outputs = [name for name in named if _is_output(parts[name])]
-    found = {name: find.at(name) or find(name.rpartition("/")[2]) for name in outputs}
+    found = {name: find.at(name) or find(_base(name)) or _nearest(name, images) for name in outputs}
     if not found:
         return None
-    several = [read_units(name, parts[name], [image]) for name, image in found.items()]
+    several = [
+        read_units(name, parts[name], [image] if image else []) for name, image in found.items()
+    ]
     for part in several:
         if part.format != "csv" or part.missing or len(part.ragged):
             return replace(part, files=tuple(found))
@@ -125,6 +128,24 @@ def find_units(tree: Tree, images: list[str]) -> Units | None:
     notes = (f"action units come from {name}, named after the images", *_counts(rows, images))
     ragged = several[0].ragged
     return Units(name, "csv", rows, ragged, tuple(found), several[0].header, notes=notes)
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _nearest(csv: str, images: list[str]) -> str:
+    """The image of the CSV's name whose folder shares most with the CSV's; "" if several do."""
+    folders = csv.split("/")[:-1]
+
+    def shared(image: str) -> int:
+        pairs = zip(folders, image.split("/")[:-1], strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+    same = [image for image in images if stem(_base(image)) == stem(_base(csv))]
+    most = max(map(shared, same), default=0)
+    best = [image for image in same if shared(image) == most]
+    return best[0] if len(best) == 1 else ""
 
 
 def _is_output(data: bytes) -> bool:
@@ -207,7 +228,7 @@ def _files(table: pd.DataFrame, images: list[str]) -> tuple[list[str], list[str]
     for column in FILE_COLUMNS:
         if column in lower:
             files = list(table[lower[column]])
-            found, _, note = locate(files, Images(images))
+            found, _, note = locate(files, Images(images, unique=True))
             return files, found, "", note
     named = _by_number(table, images)
     if named is not None:

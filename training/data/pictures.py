@@ -36,6 +36,8 @@ FRAMES = "take its pictures first, `ffmpeg -i VIDEO FOLDER/%05d.png`, and give t
 CONVERT = "save it as JPEG or PNG"
 MAX_PIXELS = 40_000_000  # far above any face data set; a small file can claim far more
 MAX_BYTES = 400_000_000  # above MAX_PIXELS of four 16-bit channels without compression
+MAX_SCANS = 500  # of a JPEG; progressive ones have some ten
+START_OF_SCAN = b"\xff\xda"  # in the scans' own data an FF is followed by 00
 MAX_CHUNKS = 100_000  # of a PNG; 40 million pixels have 20,000 of the usual 8 KiB
 # Modes that become RGB without a guess.
 MODES = ("RGB", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "CMYK", "YCbCr", "1")
@@ -108,6 +110,8 @@ def open_picture(data: bytes) -> Image.Image:
         raise UnusableError(_not_read(kind, data))
     if kind == "png":
         _check_chunks(data)
+    if kind == "jpeg":
+        check_scans(data)
     with as_unusable():
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     bits = getattr(image, "tag_v2", {}).get(BITS, (8,)) if kind == "tiff" else (8,)
@@ -116,6 +120,12 @@ def open_picture(data: bytes) -> Image.Image:
     if "transparency" in image.info and _has_16_bits(image) and image.mode == "RGB":
         raise UnusableError(f"a transparent colour of 16 bits a channel; {CONVERT} with 8 bits")
     return image
+
+
+def check_scans(data: bytes) -> None:
+    """Raise UnusableError for a JPEG of very many scans: each is decoded over all of its pixels."""
+    if (scans := data.count(START_OF_SCAN)) > MAX_SCANS:
+        raise UnusableError(f"{scans:,} scans, the limit is {MAX_SCANS}; {CONVERT}")
 
 
 def check_pixels(width: int, height: int) -> None:

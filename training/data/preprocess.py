@@ -364,11 +364,16 @@ def check_splits(kept: pd.DataFrame, name: str, split_by: str, limit: int) -> No
 
 
 def _unite_copies(frame: pd.DataFrame) -> list[str]:
-    """Move copies (the same bytes) of an image without a person to the split of the first one;
-    copies that still are in several splits, since their persons are, are only told."""
+    """Move copies (the same bytes) of an image without a person to the split of the one with a
+    person, else of the first one; copies that still are in several splits, since their persons are,
+    are only told."""
     kept = frame[frame["reason"] == ""]
     free = kept[kept["identity"] == ""]
+    known = kept[kept["identity"] != ""].groupby("sha256")["split"].agg(["first", "nunique"])
+    of_persons = known.loc[known["nunique"] == 1, "first"].to_dict()
     first = free.groupby("sha256")["split"].transform("first")
+    wanted = [of_persons.get(*pair) for pair in zip(free["sha256"], first, strict=True)]
+    first = pd.Series(wanted, free.index, dtype=free["split"].dtype)
     moved = free.index[first != free["split"]]
     frame.loc[moved, "split"] = first[moved]
     parts = frame.loc[kept.index].groupby("sha256")["split"].transform("nunique")

@@ -20,6 +20,7 @@ from training.core.files import write_bytes, write_json
 from training.core.temporary import temporary_folder
 from training.data.columns import attribute_column, class_column
 from training.data.labels import CONFLICTS, HAIR, LabelSet, LabelSpace
+from training.data.sources import say_notes
 from training.data.split import SPLITS
 from training.storage.meta import DatasetMeta
 from training.storage.store import Manifest, Store, open_store
@@ -65,7 +66,12 @@ def unify(
         name, kind = dataset.name, dataset.kind
         frame = pd.read_parquet(manifest.local(f"{name}.parquet", store))
         labels, values = read_labels(name, kind, frame, config)
-        kept = (frame["reason"] == "").to_numpy() & ~np.isnan(values).any(1)
+        usable, known = (frame["reason"] == "").to_numpy(), ~np.isnan(values).any(1)
+        if config.domains and (others := int((usable & ~known).sum())):
+            classes = ", ".join(config.domains)
+            note = f"{others} of {usable.sum()} images have none or several of {classes}, left out"
+            say_notes(name, [note])
+        kept = usable & known
         frame, values = frame[kept], values[kept]
         check_trained(labels, values, frame["split"].to_numpy(), config)
         sets.append(labels)

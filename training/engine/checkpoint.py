@@ -138,7 +138,8 @@ def latest(
             check_config(stored, config, path)
         if absent := [name for name in _needed(state) if not (path / name).is_file()]:
             log.warning(
-                "%s: damaged checkpoint (no %s); using the previous checkpoint",
+                "%s: damaged checkpoint (its manifest does not list %s); using the previous "
+                "checkpoint",
                 path, ", ".join(absent),
             )  # fmt: skip
             continue

@@ -16,7 +16,7 @@ from training.core.entries import plain_files
 from training.data.layouts import visible
 from training.data.pictures import PICTURES, UNREAD, VIDEOS, check_file, reason_of
 from training.inference import video
-from training.inference.marks import format_of
+from training.inference.marks import format_of, stated_sources
 
 FORMAT = ".png"  # of the pictures in a folder: without loss
 SHOWN = 3  # names in a message
@@ -116,6 +116,13 @@ def check_single(source: Path, out: Path) -> None:
     """Raise ValueError unless the result of `source` can be written to `out`, another file."""
     if out.exists() and out.samefile(source):
         raise ValueError(f"{out}: the input itself; name another file")
+    if out.is_file():
+        with out.open("rb") as file:
+            if not stated_sources(file):
+                raise ValueError(
+                    f"{out}: exists and is no result of translate; name another file, delete this "
+                    "one, or for several pictures give a folder as the last name"
+                )
     if not video.is_video(source):
         format_of(out)
         return

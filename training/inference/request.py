@@ -26,7 +26,7 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
     values: dict[str, float] = {}
     sets = set() if texts or len(space.sets) > 1 else {0}
     for text in texts:
-        name, _, value = (text, "", "") if text in plain else text.partition("=")
+        name, equals, value = (text, "", "") if text in plain else text.partition("=")
         matches = [(i, n) for i, n in known if name in (n, f"{space.sets[i].name}/{n}")]
         if len(matches) != 1:
             names = listed(label_names(space)[: space.dim_d])
@@ -34,7 +34,7 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
         ((index, name),) = matches
         if name in values:
             raise ValueError(f"{name}: given twice; leave one out")
-        values[name] = _amount(text, value, space.sets[index])
+        values[name] = _amount(text, value if equals else "1", space.sets[index])
         sets.add(index)
     if len(sets) != 1:
         raise ValueError(
@@ -43,7 +43,7 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
         )
     index = sets.pop()
     part = space.sets[index]
-    for group in [part.names] if part.kind == "onehot" else part.groups:
+    for group in [part.names] if part.kind == "onehot" else part.exclusive:
         if len(exclusive := [name for name in group if values.get(name)]) > 1:
             raise ValueError(f"{listed(exclusive)}: mutually exclusive labels; give only one")
     return index, values
@@ -51,7 +51,7 @@ def parse(space: LabelSpace, texts: list[str]) -> tuple[int, dict[str, float]]:
 
 def _amount(text: str, value: str, part: LabelSet) -> float:
     try:
-        amount = float(value or 1)
+        amount = float(value)
     except ValueError:
         amount = -1.0
     if not 0 <= amount <= 1:

@@ -161,12 +161,11 @@ class Generator(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """G(x, b), and if `both` also G(x, a); requested labels are scaled by `intensity`."""
         features = self.encoder(x)
-        b = self.strength * self.signed(target)
         if source is None:
-            unscaled: Tensor = self.decoder(x, features, b)
+            unscaled: Tensor = self.decoder(x, features, self.strength * self.signed(target))
             return unscaled
-        requested = self.signed.requested(source, target)
-        fake: Tensor = self.decoder(x, features, torch.where(requested, intensity * b, b))
+        scaled = self.signed.scaled(source, target, intensity)
+        fake: Tensor = self.decoder(x, features, self.strength * scaled)
         if not both:
             return fake
         return fake, self.decoder(x, features, self.strength * self.signed(source))

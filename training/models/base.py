@@ -120,6 +120,7 @@ class Model(ABC):
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot", "continuous")  # main kind first
     several_sets: ClassVar[bool] = True  # can train on several data sets, with the mask vector
     reads_source: ClassVar[bool] = False  # `translate` uses the source labels
+    needs_source: ClassVar[bool] = False  # and cannot do without them
     edits_own_labels: ClassVar[bool] = True  # translating to unchanged labels runs a network
     # Images of the target class per batch row; if > 0, source and target classes are drawn
     # uniformly and independently.
@@ -266,9 +267,13 @@ class Model(ABC):
 def check_options(model: Model, name: str, source: Tensor | None, options: EditOptions) -> None:
     """Raise ValueError, listing the supported options, for options that the model would ignore.
 
-    Also for an intensity that is not finite or has no `source`, for both seed and reference, and
-    for a seed that torch does not take.
+    Also for a `source` that the model needs, for an intensity that is not finite or has none, for
+    both seed and reference, and for a seed that torch does not take.
     """
+    if model.needs_source and source is None:
+        raise ValueError(
+            f"{name} has networks for pairs of labels: give the labels of the picture with --has"
+        )
     given = [f.name for f in fields(EditOptions) if getattr(options, f.name) is not None]
     supported = model.supported_options
     if ignored := [option for option in given if option not in supported]:

@@ -331,6 +331,7 @@ class DRIT(Model):
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
+    needs_source: ClassVar[bool] = True
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 2  # of each domain: an encoded image, and one for the random z's D
 

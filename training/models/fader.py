@@ -337,7 +337,7 @@ class Fader(Model):
         """Dec(E(x), y'): requested labels, if the source is known, at α = `intensity`.
 
         α: 0 is the label as it is, 1 the target, beyond it extrapolates; [1 − α, α] of a binary
-        label that is switched on.
+        label that is switched on. Labels that it excludes are off at any α.
         """
         if source is not None:
             alpha = self.usual_intensity if options.intensity is None else options.intensity
@@ -350,7 +350,10 @@ class Fader(Model):
         """Single edits at several α; training uses 0 and 1."""
         names, x, source, target = examples(batch, space)
         edits = [self.translate(nets, x, source, target, EditOptions(intensity=a)) for a in ALPHAS]
-        caption = "Single edits by α: 0 leaves the label as it is, 1 the target, more extrapolates."
+        caption = (
+            "Single edits by α: 0 leaves the label as it is, 1 the target, more extrapolates. "
+            "Labels that it excludes, as other hair colours, are off at any α."
+        )
         columns = ("input", *(f"{a:g}" for a in ALPHAS))
         return {"slider": Preview(torch.stack([x, *edits], 1), columns, caption, names)}
 

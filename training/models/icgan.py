@@ -291,8 +291,10 @@ class IcGAN(Model):
 
 
 def edited(nets: Nets, image: Tensor, source: Tensor, target: Tensor) -> Tensor:
-    """Labels y' (n, dim_g): `target` where a known label changes, else the prediction of Ey."""
+    """Labels y' (n, dim_g): the prediction of Ey, but `target` where a known label changes and for
+    labels that one of these excludes (another hair colour, another class)."""
     g = cast(Generator, nets["G"])
+    asked = g.signed.edited(source, target)
     predicted = g.labels(nets["Ey"](image).flatten(1).float())
     current = torch.cat([predicted, target[:, predicted.shape[1] :]], 1)
-    return torch.where(g.signed.edited(source, target), target, current)
+    return torch.where(asked | g.signed.excluded(asked, source, target), target, current)

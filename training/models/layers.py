@@ -142,41 +142,59 @@ class Signed(nn.Module):
 
     known: Tensor
     excluded_by: Tensor  # which labels cannot be 1 excluded_by a label
+    continuous: Tensor  # (dim_g,) bool
 
     def __init__(self, space: LabelSpace) -> None:
         super().__init__()
         self.dim_d = space.dim_d
         known = torch.zeros(len(space.sets), space.dim_d)
+        continuous = torch.zeros(space.dim_g, dtype=torch.bool)
         excluded_by = torch.zeros(space.dim_d, space.dim_d)
         for index, part in enumerate(space.sets):
             known[index, space.slice(index)] = 1.0
+            continuous[space.slice(index)] = part.kind == "continuous"
             for i, name in enumerate(part.names):
                 others = range(len(part.names)) if part.kind == "onehot" else part.group(name)
                 start = space.slice(index).start
                 excluded_by[start + i, [start + j for j in others if j != i]] = 1.0
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("excluded_by", excluded_by, persistent=False)
+        self.register_buffer("continuous", continuous, persistent=False)
 
     def forward(self, c: Tensor) -> Tensor:
         labels, mask = c[:, : self.dim_d], c[:, self.dim_d :]
-        known = mask @ self.known if len(self.known) > 1 else self.known
-        return torch.cat([(2 * labels - 1) * known, mask], 1)
+        return torch.cat([(2 * labels - 1) * self._known(c), mask], 1)
+
+    def _known(self, c: Tensor) -> Tensor:
+        """Which labels (n or 1, dim_d) the data set of each row has, as 0 or 1."""
+        return c[:, self.dim_d :] @ self.known if len(self.known) > 1 else self.known
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
         """Mask (n, dim_g) of known labels that differ between `source` and `target`."""
-        labels = torch.arange(target.shape[1], device=target.device) < self.dim_d
-        known: Tensor = self(target) != 0
-        return (source != target) & labels & known
+        known = F.pad(self._known(target), (0, target.shape[1] - self.dim_d)) > 0
+        return (source != target) & known
 
     def requested(self, source: Tensor, target: Tensor) -> Tensor:
         """Mask (n, dim_g) of the changed labels, without those that another one switches off.
 
         Of an edit from Black_Hair to Blond_Hair, only Blond_Hair.
         """
-        changed, d = self.edited(source, target), self.dim_d
-        added = (changed & (target > source))[:, :d].float()
-        excluded = F.pad((added @ self.excluded_by) > 0, (0, target.shape[1] - d))
-        return changed & ~(excluded & (target < source))
+        changed = self.edited(source, target)
+        return changed & ~(self.excluded(changed, source, target) & (target < source))
+
+    def excluded(self, changed: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Mask (n, dim_g) of the labels that a label switched on among the `changed` excludes."""
+        added = (changed & (target > source))[:, : self.dim_d].float()
+        return F.pad((added @ self.excluded_by) > 0, (0, target.shape[1] - self.dim_d))
+
+    def scaled(self, source: Tensor, target: Tensor, intensity: float) -> Tensor:
+        """The target's signed labels (n, dim_g), the requested ones times `intensity`.
+
+        Of a label with degrees, its change is: ±1 is what 0 and 1 become, not where it starts.
+        """
+        a, b = self(source), self(target)
+        stronger = torch.where(self.continuous, a + intensity * (b - a), intensity * b)
+        return torch.where(self.requested(source, target), stronger, b)
 
 
 def normal(uniform: Tensor) -> Tensor:

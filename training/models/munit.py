@@ -194,6 +194,7 @@ class MUNIT(Model):
     label_kinds: ClassVar[tuple[Kind, ...]] = ("binary", "onehot")
     several_sets: ClassVar[bool] = False
     reads_source: ClassVar[bool] = True
+    needs_source: ClassVar[bool] = True
     edits_own_labels: ClassVar[bool] = False
     references: ClassVar[int] = 1
 

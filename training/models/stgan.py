@@ -74,13 +74,11 @@ class Generator(nn.Module):
         In b, requested labels are scaled by `intensity`; an unknown a is 0. With several data sets
         the target's mask vector is appended. Returns (n, dim_g).
         """
-        b, d = self.signed(target), self.signed.dim_d
+        d = self.signed.dim_d
         if source is None:
-            return torch.cat([0.5 * b[:, :d], target[:, d:]], 1)
-        a = self.signed(source)
-        edited = self.signed.edited(source, target)
-        b = torch.where(self.signed.requested(source, target), intensity * b, b)
-        diff = torch.where(edited, 0.5 * (b - a), 0.0)
+            return torch.cat([0.5 * self.signed(target)[:, :d], target[:, d:]], 1)
+        a, b = self.signed(source), self.signed.scaled(source, target, intensity)
+        diff = torch.where(self.signed.edited(source, target), 0.5 * (b - a), 0.0)
         return torch.cat([diff[:, :d], target[:, d:]], 1)
 
     def forward(

@@ -136,7 +136,7 @@ def edit_of(served: Served, asked: Asked, most: int) -> tuple[pictures.Part, "Wa
     """
     style = None
     if asked.reference is not None:
-        check(served, None, EditOptions(reference=torch.empty(0)))
+        check(served, torch.empty(0), EditOptions(reference=torch.empty(0)))
         style = center_square(pictures.read(asked.reference, "reference", most), served.size)
     wanted = wanted_of(served, asked, style)
     picture = pictures.read(asked.image, "image", most)

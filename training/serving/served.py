@@ -60,6 +60,7 @@ class Served:
             "model": self.translator.config["name"],
             "size": self.size,
             "reads_source": model.reads_source,
+            "needs_source": model.needs_source,
             "options": list(model.supported_options),
             "sets": [_offered(part) for part in self.space.sets],
         }
@@ -96,7 +97,7 @@ def load(name: str, version: str) -> Served:
         translator = translator_from_files(files)
     served = Served(name, version, translator)
     image, target = torch.zeros(1, 3, served.size, served.size), first_label(served.space)
-    translator.paint(image, None, target)
+    translator.paint(image, target if translator.model.needs_source else None, target)
     return served
 
 

@@ -40,7 +40,8 @@ def bootstrap(votes: Votes, models: int, draws: int, seed: int = 0) -> np.ndarra
 
     The two-way cluster bootstrap (the pigeonhole bootstrap of Owen 2007): whole voters and whole
     people are drawn with replacement, independently; a vote weighs the product of how often its
-    voter and its person were drawn. Its variance is never too small for random effects of both.
+    voter and its person were drawn. Its variance suits random effects of both, but for the factor
+    (n − 1)/n of n voters or people, which matters where they are few.
     """
     names, person = np.unique(votes.people, return_inverse=True)
     voters = len(votes.chosen)

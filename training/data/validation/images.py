@@ -15,6 +15,7 @@ from training.data.crop import crop_box
 from training.data.pictures import (
     MAX_PIXELS,
     UnusableError,
+    check_bytes,
     content,
     decode,
     is_animated,
@@ -65,6 +66,10 @@ def _groups(chunks: list[Sequence[str]], size: int) -> Iterator[list[Sequence[st
 
 
 def _facts(name: str, tree: Tree, kind: str, config: DataConfig) -> tuple[Any, ...]:
+    try:
+        check_bytes(size := tree.size(name))
+    except UnusableError as error:
+        return (name, size, "", "other", *(None,) * 9, str(error))
     data = tree.read(name)
     form = content(data[:32]) or sniff(data)
     first = (name, len(data), hashlib.sha256(data).hexdigest(), form if form != "text" else "other")
