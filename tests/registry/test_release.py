@@ -651,6 +651,29 @@ def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(promote: Any)
     assert registry.champion("stargan") == "2"
 
 
+def test_a_champion_whose_files_are_lost_can_be_replaced_with_a_reason(promote: Any) -> None:
+    promote(0)
+    shutil.rmtree(registered_folder())
+    with pytest.raises(ValueError, match=r"stargan version 1: its files are not found: .* another "
+                       "version with a reason to override$"):  # fmt: skip
+        promote(1)
+    reason = promote(1, override="its disk is lost")["reason"]
+    assert "(gate: the champion cannot be compared: stargan version 1: its files are not" in reason
+    assert registry.champion("stargan") == "2"
+
+
+def test_a_version_whose_files_are_lost_is_registered_anew_once_it_is_deleted(binary: Path) -> None:
+    """As the error says; without the deletion the same content is not published again."""
+    register(binary)
+    shutil.rmtree(registered_folder())
+    assert register(binary)["version"] == "1"
+    with pytest.raises(ValueError, match="delete this version in MLflow and register the model"):
+        lineage.verify("stargan/1")
+    tracking.client().delete_model_version("stargan", "1")
+    assert register(binary)["version"] == "2"
+    lineage.verify("stargan/2")
+
+
 def test_a_challenger_whose_training_data_changed_is_not_promoted(promote: Any) -> None:
     register(promote.dataset, 0)
     flip_byte(open_store().path(Manifest.read(promote.dataset).entry("celeba-00000.npy").sha256))

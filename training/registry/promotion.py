@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file
+from training.core.retry import may_pass
 from training.core.shown import shown
 from training.data.labels import LabelSpace
 from training.evaluation.protocol import OURS
@@ -211,22 +212,25 @@ def _judge(
 ) -> Verdict:
     """The gate's verdict, or a promotion if there is a reason to override a refusal."""
     challenger = lineage.store_files(f"{name}/{number}", data=True)
-    try:
-        verdict = _gate(scorer, challenger, f"{name}/{champion}" if champion else "", replicates)
-    except lineage.LineageError as error:
-        if not override:
-            raise
-        verdict = Verdict(False, f"the champion cannot be compared: {error}")
+    current = f"{name}/{champion}" if champion else ""
+    verdict = _gate(scorer, challenger, current, replicates, lost=bool(override))
     if override and not verdict.promoted:
         return Verdict(True, f"override: {override} (gate: {verdict.reason})", verdict.checks)
     return verdict
 
 
 def _gate(
-    scorer: Scorer, challenger: Mapping[str, Path], champion: str, replicates: Path | None
+    scorer: Scorer,
+    challenger: Mapping[str, Path],
+    champion: str,
+    replicates: Path | None,
+    *,
+    lost: bool,
 ) -> Verdict:
-    from training.registry.gate import decide
+    """The gate's verdict; with `lost` also where the champion's files are not what they should be.
 
+    Without it their LineageError, SignatureError or ValueError is raised.
+    """
     if champion and (judged := _protocol_of(champion)) != scorer.config.protocol:
         return Verdict(
             False,
@@ -238,14 +242,31 @@ def _gate(
         return Verdict(
             False, "the challenger has other labels or another image size than the data set"
         )
-    champion_files = lineage.store_files(champion) if champion else None
+    try:
+        champion_files = lineage.store_files(champion) if champion else None
+    except ValueError as error:
+        if not lost or may_pass(error):
+            raise
+        return Verdict(False, f"the champion cannot be compared: {error}")
     if champion_files is not None and not scorer.fits(champion_files):
         return Verdict(
             False,
             f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
+    return _compared(scorer, challenger, champion, champion_files, replicates)
+
+
+def _compared(
+    scorer: Scorer,
+    challenger: Mapping[str, Path],
+    champion: str,
+    champion_files: Mapping[str, Path] | None,
+    replicates: Path | None,
+) -> Verdict:
+    """The verdict on the scores of models that fit the data set."""
     from training.evaluation.score import BrokenModelError
+    from training.registry.gate import decide
 
     try:
         table, kids = scorer.scores(challenger)

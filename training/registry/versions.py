@@ -35,6 +35,10 @@ PATIENCE = 150.0  # s to wait for a lock
 DELETED = 1.0  # s; MLflow reads a model and then its tags, which a deletion in between empties
 HISTORY = f"alias.{ALIAS}."
 LOGGED = "models:/m-"  # begins the source of a version that was made from a logged model
+AGAIN = (  # registering alone finds the same content and publishes nothing
+    "delete this version in MLflow and register the model again; a champion can be replaced by "
+    "another version with a reason to override"
+)
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
@@ -237,7 +241,7 @@ def download(found: Any, folder: Path) -> Path:
                 raise
             raise ValueError(
                 f"{what}: its files cannot be read from {found.source} ({text[:300]}); restore "
-                "them, or register the model again"
+                f"them, or {AGAIN}"
             ) from error
         (Path(downloaded) / META).unlink(missing_ok=True)  # written by the download
         shutil.copytree(downloaded, folder, symlinks=True)
@@ -249,14 +253,14 @@ def _copy(what: str, source: Path, folder: Path) -> None:
     if not source.is_dir():
         raise ValueError(
             f"{what}: its files are not found: {source} does not exist; restore that folder, or "
-            "register the model again"
+            f"{AGAIN}"
         )
     if odd := unusual(source):
         shown = ", ".join(f"{name} ({kind})" for name, kind in [*odd.items()][:5])
         rest = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
         raise ValueError(
             f"{what}: {len(odd)} entries of {source} are not plain files and were not registered: "
-            f"{shown}{rest}; delete them, or register the model again"
+            f"{shown}{rest}; delete them, or {AGAIN}"
         )
     shutil.copytree(source, folder, symlinks=True)
 
