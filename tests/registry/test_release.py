@@ -742,19 +742,36 @@ def lost(*_: Any) -> None:
     raise StoreError("the judge is lost")
 
 
+def replicates_of(dataset: Path, *seeds: int) -> Path:
+    """The manifest of models from these seeds."""
+    entries = [
+        entry.named(f"{seed}/{entry.name}")
+        for seed in seeds
+        for entry in Manifest.read(train(dataset, seed)).entries
+    ]
+    path = dataset.parent / "replicates.json"
+    Manifest("replicates", tuple(entries), {"seeds": list(seeds)}).write(path)
+    return path
+
+
 def test_replicates_count_in_the_decision(promote: Any) -> None:
     """A gain of 0.2 is within the spread of seeds at 0.3 and 0.95."""
     promote(0)
-    entries = [
-        entry.named(f"{seed}/{entry.name}")
-        for seed in (3, 4)
-        for entry in Manifest.read(train(promote.dataset, seed)).entries
-    ]
-    replicates = promote.dataset.parent / "replicates.json"
-    Manifest("replicates", tuple(entries), {"seeds": [3, 4]}).write(replicates)
-    result = promote(1, replicates=replicates)
+    result = promote(1, replicates=replicates_of(promote.dataset, 3, 4))
     assert not result["promoted"]
     assert [c["name"] for c in result["checks"] if not c["passed"]] == ["seeds"]
+
+
+def test_a_broken_replicate_is_named_by_its_seed_and_refused(promote: Any) -> None:
+    """Unless there is a reason to override."""
+    replicates = replicates_of(promote.dataset, 3, 4)
+    promote.broken.add(4)
+    verdict = promote(1, replicates=replicates)
+    assert not verdict["promoted"]
+    assert verdict["reason"] == (
+        "refused: seed 4 of the replicates: the model's output is not finite; the model is broken"
+    )
+    assert promote(1, override="one seed of two", replicates=replicates)["promoted"]
 
 
 def test_a_champion_of_other_labels_is_not_compared(promote: Any, joint: Path) -> None:

@@ -277,11 +277,15 @@ def _compared(
     except BrokenModelError as error:
         return Verdict(False, f"{champion}, the champion, cannot be compared: {error}; roll back, "
                        "or promote with a reason to override")  # fmt: skip
+    try:
+        seeds = _replicated(scorer, replicates, challenger) if replicates else []
+    except BrokenModelError as error:
+        return Verdict(False, f"refused: {error}")
     return decide(
         old.table if old else None,
         table,
         scorer.config,
-        _replicated(scorer, replicates, challenger) if replicates else (),
+        seeds,
         table.assign(success=table["copy_success"]),
         table.assign(success=table["blind_success"]),
         kids,
@@ -295,12 +299,21 @@ def _protocol_of(reference: str) -> str:
 
 
 def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list[pd.DataFrame]":
-    """Score tables of the models of other seeds, from their files called `names`."""
+    """Score tables of the models of other seeds, from their files called `names`.
+
+    Raises BrokenModelError that names the seed.
+    """
+    from training.evaluation.score import BrokenModelError
+
     models = Manifest.read(replicates, "replicates")
-    return [
-        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names}).table
-        for seed in models.meta.seeds
-    ]
+    tables = []
+    for seed in models.meta.seeds:
+        files = {name: models.local(f"{seed}/{name}", scorer.store) for name in names}
+        try:
+            tables.append(scorer.scores(files).table)
+        except BrokenModelError as error:
+            raise BrokenModelError(f"seed {seed} of the replicates: {error}") from error
+    return tables
 
 
 def _record(
