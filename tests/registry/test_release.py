@@ -800,6 +800,39 @@ def test_versions_judged_by_different_protocols_are_not_compared(promote: Any) -
     assert promote(4, protocol="paper")["promoted"]
 
 
+def test_a_refusal_before_scoring_leaves_the_protocol_of_the_version(promote: Any) -> None:
+    """Else a rollback to it would make the next run of the same protocol be refused."""
+    promote(0)
+    promote(1)
+    assert "judged with eval.protocol=ours" in promote(0, protocol="paper")["reason"]
+    assert promotion.rollback("stargan", "back") == "1"
+    assert promote(4)["promoted"]
+
+
+def test_a_promotion_that_died_after_the_alias_moved_is_told_by_the_next(
+    promote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version says its verdict and protocol, and its run's description the verdict."""
+    client = tracking.mlflow().MlflowClient
+    set_alias = client.set_registered_model_alias
+
+    def die(*given: Any) -> None:
+        set_alias(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            promote(0, protocol="paper")
+    assert registry.version("stargan@champion").tags["protocol"] == "paper"
+    assert not promote(0, protocol="paper")["changed"]
+    found = registry.version("stargan@champion")
+    said = "promoted: the first champion: every floor is reached"
+    assert found.tags["verdict"] == said
+    run = tracking.client().get_run(found.run_id)
+    assert run.data.tags["mlflow.note.content"].startswith(f"**stargan 1**: {said}\n")
+
+
 def test_an_overtaken_promotion_compares_with_the_new_champion(
     promote: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

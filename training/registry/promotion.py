@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # pandas, which a version that is champion already does not n
 
     from training.evaluation.records import Drift, Figure, Scores, Untold
 
+PROMOTED = ("promote", "override")  # changes of the alias whose reason is a verdict's
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
 
@@ -159,6 +160,8 @@ def promote(
                 lineage.verify(f"{name}/{number}", data=False)
             return _already_champion(name, number, files)
         verdict = _judge(scorer, name, number, champion, override, replicates)
+        if verdict.checks or verdict.promoted:  # else no score was compared
+            _keep_protocol(name, number, scorer.config.protocol)  # read once it is champion
         drifts = _drifts(scorer) if verdict.checks else []  # takes long: before the alias is moved
         if not verdict.promoted:
             break
@@ -186,6 +189,8 @@ def _drifts(scorer: Scorer) -> "list[Drift | Untold]":
 
 def _already_champion(name: str, number: str, files: VerdictFiles) -> dict[str, Any]:
     moves = [m for m in registry.history(name) if m["to"] == number]
+    if moves and moves[-1]["kind"] in PROMOTED:  # its step may have died before it told so
+        _tell(name, number, f"promoted: {moves[-1]['why']}")
     since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
     verdict = Verdict(True, f"version {number} is champion{since}")
     result = {
@@ -339,20 +344,30 @@ def _record(
         "judge": scorer.judge.digest,
         "checks": [check._asdict() for check in verdict.checks],
     }
+    status = "promoted" if verdict.promoted else "not promoted"
+    _tell(name, number, f"{status}: {verdict.reason}")
     refused = not verdict.promoted or verdict.reason.startswith("override: ")
     weights = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
     pictures = scorer.pictures(weights, verdict.checks) if refused else []
     files.write(result, champion, verdict, pictures, drifts)
-    found = registry.version(f"{name}/{number}")
-    status = "promoted" if verdict.promoted else "not promoted"
-    tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
-    if found.tags.get("protocol", OURS) != scorer.config.protocol:
-        tracking.client().set_model_version_tag(name, number, "protocol", scorer.config.protocol)
-    if found.run_id:
+    if run_id := registry.version(f"{name}/{number}").run_id:
         logged = {"promotion/verdict.json": files.verdict, "promotion/verdict.html": files.report}
-        tracking.log_results(found.run_id, {}, logged)
-        describe_version(found.run_id, name, number, f"{status}: {verdict.reason}")
+        tracking.log_results(run_id, {}, logged)
     return result
+
+
+def _keep_protocol(name: str, number: str, protocol: str) -> None:
+    if _protocol_of(f"{name}/{number}") != protocol:
+        tracking.client().set_model_version_tag(name, number, "protocol", protocol)
+
+
+def _tell(name: str, number: str, verdict: str) -> None:
+    """Write a verdict to the description of the version's run and, last, to the version's tag."""
+    if registry.tag(name, number, "verdict") == verdict:
+        return
+    if run_id := registry.version(f"{name}/{number}").run_id:
+        describe_version(run_id, name, number, verdict)
+    tracking.client().set_model_version_tag(name, number, "verdict", verdict)
 
 
 def rollback(name: str, reason: str) -> str:

@@ -53,6 +53,9 @@ _ALIASED = """
     JOIN registered_model_aliases USING (workspace, name, version)
     WHERE name = ? AND alias = ? AND current_stage != 'Deleted_Internal'"""
 _TAGS = "SELECT key, value FROM registered_model_tags WHERE name = ?"
+_VERSION_TAG = """
+    SELECT value FROM model_versions JOIN model_version_tags USING (workspace, name, version)
+    WHERE name = ? AND version = ? AND key = ? AND current_stage != 'Deleted_Internal'"""
 _TOKEN = re.compile(r"\S+ [0-9a-f]{32}")  # the holder of a lock: host and random digits
 
 
@@ -108,6 +111,13 @@ def version(reference: str) -> Any:
                 f"training.release show {shlex.quote(found.name)} lists those that are there"
             ) from error
         raise
+
+
+def tag(name: str, number: str, key: str) -> str:
+    """A version's tag; empty if it has none. Raises ValueError if there is no such version."""
+    if found := tracking.rows(_VERSION_TAG, name, number, key):
+        return str(found[0][0])
+    return str(version(f"{name}/{number}").tags.get(key, ""))
 
 
 def versions(name: str) -> list[Any]:
