@@ -639,6 +639,41 @@ def test_rollbacks_pass_through_a_champion_that_was_promoted_twice(promote: Any)
     assert ends == ["1", "3", "2", "1"]
 
 
+@pytest.mark.parametrize(("by_hand", "back"), [("1", None), ("2", "1"), ("4", "3")])
+def test_a_rollback_starts_where_the_alias_was_moved_by_hand(
+    promote: Any, by_hand: str, back: str | None
+) -> None:
+    """In MLflow's page, after versions 1, 2 and 3: to an earlier champion, or to a new one."""
+    for seed in (0, 1, 4):
+        promote(seed)
+    register(promote.dataset, 2)
+    tracking.client().set_registered_model_alias("stargan", registry.ALIAS, by_hand)
+    if back:
+        assert promotion.rollback("stargan", "back") == back
+    else:
+        with pytest.raises(ValueError, match="no earlier champion"):
+            promotion.rollback("stargan", "back")
+    assert registry.champion("stargan") == (back or by_hand)
+
+
+def test_a_rollback_passes_over_a_promotion_that_died_before_the_alias_moved(
+    promote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        promote(seed)
+    register(promote.dataset, 4)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.mlflow().MlflowClient, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            registry.move("stargan", "2", "3", "promote", "dies")
+    assert promotion.rollback("stargan", "back") == "1"
+    assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
+
+
 def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(promote: Any) -> None:
     promote(0)
     flip_byte(registered_folder() / "artifacts/model/nets/G.safetensors")

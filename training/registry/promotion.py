@@ -372,7 +372,8 @@ def _tell(name: str, number: str, verdict: str) -> None:
 
 def rollback(name: str, reason: str) -> str:
     """Restore the previous champion after verifying it; returns its version."""
-    present, target = registry.champion(name), registry.previous(name)
+    present = registry.champion(name)
+    target = registry.previous(name, present)
     lineage.verify(f"{name}/{target}", data=False)
     registry.move(name, present, target, "rollback", reason)
     return target

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
 DELETED = 1.0  # s; MLflow reads a model and then its tags, which a deletion in between empties
 HISTORY = f"alias.{ALIAS}."
+BACK = ("rollback", "by hand")  # changes of the alias that lead back, if to an earlier champion
 LOGGED = "models:/m-"  # begins the source of a version that was made from a logged model
 AGAIN = (  # registering alone finds the same content and publishes nothing
     "delete this version in MLflow and register the model again; a champion can be replaced by "
@@ -393,11 +394,14 @@ def _tags(name: str) -> dict[str, str]:
         raise
 
 
-def previous(name: str) -> str:
-    """The champion before the current one, further back after rollbacks; ValueError if none."""
+def previous(name: str, current: str | None) -> str:
+    """The champion before `current`, which is it now, further back after rollbacks.
+
+    A change by hand to an earlier champion is a rollback, too. Raises ValueError if there is none.
+    """
     stack: list[str] = []
-    for move in history(name):
-        if move["kind"] == "rollback" and move["to"] in stack:
+    for move in _happened(history(name), current):
+        if move["kind"] in BACK and move["to"] in stack:
             del stack[len(stack) - stack[::-1].index(move["to"]) :]
         elif move["to"]:
             stack.append(move["to"])
@@ -418,20 +422,28 @@ def move(name: str, expected: str | None, to: str, kind: str, why: str) -> None:
         if current != expected:
             raise OvertakenError(f"{name}: version {current} became champion meanwhile")
         moves = history(name)
-        number = len(moves) + 1
-        if moves and moves[-1]["to"] != current:
-            if moves[-1]["from"] == current:
-                number -= 1  # recorded, but the alias was not changed
-            else:
-                _record(name, number, moves[-1]["to"], current, "by hand", "found moved")
-                number += 1
-        _record(name, number, current, to, kind, why)
+        happened = _happened(moves, current)
+        if len(happened) > len(moves):
+            _record(name, len(happened), happened[-1])
+        _record(name, len(happened) + 1, _entry(current, to, kind, why))
         check_held()
         api.set_registered_model_alias(name, ALIAS, to)
 
 
-def _record(name: str, number: int, old: str | None, new: str | None, kind: str, why: str) -> None:
+def _happened(moves: list[dict[str, Any]], current: str | None) -> list[dict[str, Any]]:
+    """The recorded changes that lead to `current`: with one by hand, or without an unfinished one."""
+    if not moves or moves[-1]["to"] == current:
+        return moves
+    if moves[-1]["from"] == current:
+        return moves[:-1]  # recorded, but the alias was not changed
+    return [*moves, _entry(moves[-1]["to"], current, "by hand", "found moved")]
+
+
+def _entry(old: str | None, new: str | None, kind: str, why: str) -> dict[str, Any]:
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"kind": kind, "from": old, "to": new, "who": tracking.user(), "when": when, "why": why}
+    return {"kind": kind, "from": old, "to": new, "who": tracking.user(), "when": when, "why": why}
+
+
+def _record(name: str, number: int, entry: Mapping[str, Any]) -> None:
     text = json.dumps(entry)
     tracking.client().set_registered_model_tag(name, f"{HISTORY}{number:06d}", text)
