@@ -26,6 +26,7 @@ from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
+from training.evaluation.fingerprint import fingerprint
 from training.evaluation.records import Kid, Scores
 from training.evaluation.score import BrokenModelError
 from training.inference.translator import load_translator, translator_from_files
@@ -605,6 +606,21 @@ def test_repeated_promotion_changes_and_scores_nothing(promote: Any) -> None:
     assert not promote(0)["promoted"]
     assert len(promote.calls) == calls
     assert len(registry.history("stargan")) == 2
+
+
+def test_a_champion_is_scored_again_on_another_crop_of_the_same_pictures(promote: Any) -> None:
+    """Whose fingerprint is equal, as it is of the source files."""
+    promote(0)
+    data = Manifest.read(promote.dataset, "dataset")
+    other = dataclasses.replace(
+        data, meta=dataclasses.replace(data.meta, data={"interpolation": "lanczos"})
+    )
+    judge = Manifest.read(promote.dataset.parent / "judge.json", "judge")
+    before, after = (fingerprint(one, judge, EvalConfig()) for one in (data, other))
+    assert before == after
+    other.write(promote.dataset)
+    assert promote(1)["promoted"]
+    assert promote.calls == ["0", "1", "0"]  # champion, challenger, champion
 
 
 def test_an_override_records_its_reason(promote: Any) -> None:

@@ -1,6 +1,7 @@
 """Promote a version: score challenger and champion with one judge on one data set, then the gate.
 
-Scores are cached in the store by weights and fingerprint, so that repeating a promotion is cheap.
+Scores are cached in the store by weights, fingerprint and data set, so that repeating a promotion
+is cheap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +60,7 @@ class Scorer:
         from training.evaluation.cache import ScoreCache
 
         digests = {name: sha256_file(path) for name, path in files.items()}
-        cache = ScoreCache(self.store, self.fingerprint)
+        cache = ScoreCache(self.store, self.fingerprint, self.dataset.digest)
         found = cache.find(digests)
         if found is None:
             found = self._score(files)
@@ -86,13 +87,13 @@ class Scorer:
         from training.evaluation.judges.judge import load_judge
         from training.evaluation.realism import reals
 
-        cache = ScoreCache(self.store, self.fingerprint)
-        found = cache.find_drifts(self.dataset.digest)
+        cache = ScoreCache(self.store, self.fingerprint, self.dataset.digest)
+        found = cache.find_drifts()
         if found is None:
             faces = Faces.open(self.dataset, self.config.eval_split, self.store)
             train = reals(self.dataset, self.config, self.store)[1]
             found = of_scored(load_judge(self.judge, self.store), faces, train)
-            cache.keep_drifts(self.dataset.digest, found)
+            cache.keep_drifts(found)
         return found
 
     def pictures(self, files: Mapping[str, Path], checks: Sequence[Check]) -> "list[Figure]":

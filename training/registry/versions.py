@@ -431,7 +431,7 @@ def move(name: str, expected: str | None, to: str, kind: str, why: str) -> None:
 
 
 def _happened(moves: list[dict[str, Any]], current: str | None) -> list[dict[str, Any]]:
-    """The recorded changes that lead to `current`: with one by hand, or without an unfinished one."""
+    """The recorded changes up to `current`: with one by hand, or without an unfinished one."""
     if not moves or moves[-1]["to"] == current:
         return moves
     if moves[-1]["from"] == current:
