@@ -144,7 +144,7 @@ def _whole(stage: Stage, model: Path) -> Result:
     config = from_json(EvalConfig, stage.eval_config)
     if scored.meta.split != SPLIT:
         raise ValueError(f"{model}: scored on {scored.meta.split}; a search scores {SPLIT} only")
-    cache = ScoreCache(store, fingerprint(data, judge, config, store))
+    cache = ScoreCache(store, fingerprint(data, judge, config, store), data.digest)
     scores = cache.find(weight_digests(trained))
     if scores is None:
         raise ValueError(f"{model}: its scores are not in the store; run the same command again")

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shutil
 from base64 import b64encode
 from copy import copy
 from dataclasses import replace
@@ -34,6 +35,7 @@ from training.evaluation.judges.training import clean_accuracy
 from training.evaluation.measure import sweep
 from training.evaluation.metrics import PSNR_CAP
 from training.evaluation.realism import LOOKS
+from training.evaluation.records import Scores
 from training.evaluation.score import margin, score
 from training.evaluation.summary import summarise
 from training.inference.translator import Translator
@@ -591,7 +593,7 @@ def test_promotion_finds_the_scores_in_the_store(
 ) -> None:
     manifest, _, _ = outputs(binary, frozen[0], tmp_path)
     weights = weight_digests(Manifest.read(tmp_path / "model.json"))
-    cache = ScoreCache(open_store(), manifest.meta.identity)
+    cache = ScoreCache(open_store(), manifest.meta.identity, Manifest.read(binary).digest)
     found = cache.find(weights)
     assert found is not None
     assert len(found.table) == 8 * 4
@@ -604,20 +606,16 @@ def test_promotion_finds_the_scores_in_the_store(
 
 
 @pytest.mark.usefixtures("store")
-def test_scores_that_version_0_1_stored_are_found(tmp_path: Path) -> None:
-    """Under the name that its code, commit a0f92b4, gives to these digests, if realism is too."""
+def test_scores_whose_kernel_distances_are_lost_are_not_found() -> None:
+    """The gate would refuse the table alone."""
     weights = {"nets/G.safetensors": "1" * 64, "config.json": "2" * 64}
-    name = "6efd2a7aab3f6b62faee6c07d8ef43315d36627c0bedcfb66de3a599ba94e36c"
-    pd.DataFrame({"success": [0.25]}).to_parquet(tmp_path / "scores.parquet")
-    entry = open_store().put(tmp_path / "scores.parquet")
-    open_store().refer(f"scores/{name}", entry.reference)
-    cache = ScoreCache(open_store(), "3" * 64)
-    assert cache.find(weights) is None
-    write_json(tmp_path / "kids.json", {"kids": []})
-    open_store().refer(f"kids/{name}", open_store().put(tmp_path / "kids.json").reference)
+    cache = ScoreCache(open_store(), "3" * 64, "4" * 64)
+    cache.keep(weights, Scores(pd.DataFrame({"success": [0.25]})))
     found = cache.find(weights)
     assert found is not None
     assert found.table["success"].tolist() == [0.25]
+    shutil.rmtree(open_store().root / "refs" / "kids")
+    assert cache.find(weights) is None
 
 
 def relabelled(dataset: Path, column: str, value: Any, split: str) -> Manifest:

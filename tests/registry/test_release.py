@@ -26,6 +26,7 @@ from training import release, translate
 from training.core.config import EvalConfig, JudgeConfig, TrainConfig, to_json
 from training.core.files import read_json, write_json
 from training.data.dataset import Faces, to_float, to_uint8
+from training.evaluation.fingerprint import fingerprint
 from training.evaluation.records import Kid, Scores
 from training.evaluation.score import BrokenModelError
 from training.inference.translator import load_translator, translator_from_files
@@ -607,6 +608,21 @@ def test_repeated_promotion_changes_and_scores_nothing(promote: Any) -> None:
     assert len(registry.history("stargan")) == 2
 
 
+def test_a_champion_is_scored_again_on_another_crop_of_the_same_pictures(promote: Any) -> None:
+    """Whose fingerprint is equal, as it is of the source files."""
+    promote(0)
+    data = Manifest.read(promote.dataset, "dataset")
+    other = dataclasses.replace(
+        data, meta=dataclasses.replace(data.meta, data={"interpolation": "lanczos"})
+    )
+    judge = Manifest.read(promote.dataset.parent / "judge.json", "judge")
+    before, after = (fingerprint(one, judge, EvalConfig()) for one in (data, other))
+    assert before == after
+    other.write(promote.dataset)
+    assert promote(1)["promoted"]
+    assert promote.calls == ["0", "1", "0"]  # champion, challenger, champion
+
+
 def test_an_override_records_its_reason(promote: Any) -> None:
     promote(1)
     result = promote(0, override="demo for the board")
@@ -639,6 +655,41 @@ def test_rollbacks_pass_through_a_champion_that_was_promoted_twice(promote: Any)
     assert ends == ["1", "3", "2", "1"]
 
 
+@pytest.mark.parametrize(("by_hand", "back"), [("1", None), ("2", "1"), ("4", "3")])
+def test_a_rollback_starts_where_the_alias_was_moved_by_hand(
+    promote: Any, by_hand: str, back: str | None
+) -> None:
+    """In MLflow's page, after versions 1, 2 and 3: to an earlier champion, or to a new one."""
+    for seed in (0, 1, 4):
+        promote(seed)
+    register(promote.dataset, 2)
+    tracking.client().set_registered_model_alias("stargan", registry.ALIAS, by_hand)
+    if back:
+        assert promotion.rollback("stargan", "back") == back
+    else:
+        with pytest.raises(ValueError, match="no earlier champion"):
+            promotion.rollback("stargan", "back")
+    assert registry.champion("stargan") == (back or by_hand)
+
+
+def test_a_rollback_passes_over_a_promotion_that_died_before_the_alias_moved(
+    promote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (0, 1):
+        promote(seed)
+    register(promote.dataset, 4)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.mlflow().MlflowClient, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            registry.move("stargan", "2", "3", "promote", "dies")
+    assert promotion.rollback("stargan", "back") == "1"
+    assert [m["to"] for m in registry.history("stargan")] == ["1", "2", "1"]
+
+
 def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(promote: Any) -> None:
     promote(0)
     flip_byte(registered_folder() / "artifacts/model/nets/G.safetensors")
@@ -649,6 +700,29 @@ def test_an_altered_version_is_neither_promoted_nor_rolled_back_to(promote: Any)
     with pytest.raises(LineageError, match="weights altered"):
         promotion.rollback("stargan", "back")
     assert registry.champion("stargan") == "2"
+
+
+def test_a_champion_whose_files_are_lost_can_be_replaced_with_a_reason(promote: Any) -> None:
+    promote(0)
+    shutil.rmtree(registered_folder())
+    with pytest.raises(ValueError, match=r"stargan version 1: its files are not found: .* another "
+                       "version with a reason to override$"):  # fmt: skip
+        promote(1)
+    reason = promote(1, override="its disk is lost")["reason"]
+    assert "(gate: the champion cannot be compared: stargan version 1: its files are not" in reason
+    assert registry.champion("stargan") == "2"
+
+
+def test_a_version_whose_files_are_lost_is_registered_anew_once_it_is_deleted(binary: Path) -> None:
+    """As the error says; without the deletion the same content is not published again."""
+    register(binary)
+    shutil.rmtree(registered_folder())
+    assert register(binary)["version"] == "1"
+    with pytest.raises(ValueError, match="delete this version in MLflow and register the model"):
+        lineage.verify("stargan/1")
+    tracking.client().delete_model_version("stargan", "1")
+    assert register(binary)["version"] == "2"
+    lineage.verify("stargan/2")
 
 
 def test_a_challenger_whose_training_data_changed_is_not_promoted(promote: Any) -> None:
@@ -719,19 +793,36 @@ def lost(*_: Any) -> None:
     raise StoreError("the judge is lost")
 
 
+def replicates_of(dataset: Path, *seeds: int) -> Path:
+    """The manifest of models from these seeds."""
+    entries = [
+        entry.named(f"{seed}/{entry.name}")
+        for seed in seeds
+        for entry in Manifest.read(train(dataset, seed)).entries
+    ]
+    path = dataset.parent / "replicates.json"
+    Manifest("replicates", tuple(entries), {"seeds": list(seeds)}).write(path)
+    return path
+
+
 def test_replicates_count_in_the_decision(promote: Any) -> None:
     """A gain of 0.2 is within the spread of seeds at 0.3 and 0.95."""
     promote(0)
-    entries = [
-        entry.named(f"{seed}/{entry.name}")
-        for seed in (3, 4)
-        for entry in Manifest.read(train(promote.dataset, seed)).entries
-    ]
-    replicates = promote.dataset.parent / "replicates.json"
-    Manifest("replicates", tuple(entries), {"seeds": [3, 4]}).write(replicates)
-    result = promote(1, replicates=replicates)
+    result = promote(1, replicates=replicates_of(promote.dataset, 3, 4))
     assert not result["promoted"]
     assert [c["name"] for c in result["checks"] if not c["passed"]] == ["seeds"]
+
+
+def test_a_broken_replicate_is_named_by_its_seed_and_refused(promote: Any) -> None:
+    """Unless there is a reason to override."""
+    replicates = replicates_of(promote.dataset, 3, 4)
+    promote.broken.add(4)
+    verdict = promote(1, replicates=replicates)
+    assert not verdict["promoted"]
+    assert verdict["reason"] == (
+        "refused: seed 4 of the replicates: the model's output is not finite; the model is broken"
+    )
+    assert promote(1, override="one seed of two", replicates=replicates)["promoted"]
 
 
 def test_a_champion_of_other_labels_is_not_compared(promote: Any, joint: Path) -> None:
@@ -758,6 +849,39 @@ def test_versions_judged_by_different_protocols_are_not_compared(promote: Any) -
     assert registry.version("stargan/2").tags["protocol"] == "paper"
     assert "judged with eval.protocol=paper, this run judges with ours" in promote(4)["reason"]
     assert promote(4, protocol="paper")["promoted"]
+
+
+def test_a_refusal_before_scoring_leaves_the_protocol_of_the_version(promote: Any) -> None:
+    """Else a rollback to it would make the next run of the same protocol be refused."""
+    promote(0)
+    promote(1)
+    assert "judged with eval.protocol=ours" in promote(0, protocol="paper")["reason"]
+    assert promotion.rollback("stargan", "back") == "1"
+    assert promote(4)["promoted"]
+
+
+def test_a_promotion_that_died_after_the_alias_moved_is_told_by_the_next(
+    promote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version says its verdict and protocol, and its run's description the verdict."""
+    client = tracking.mlflow().MlflowClient
+    set_alias = client.set_registered_model_alias
+
+    def die(*given: Any) -> None:
+        set_alias(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", die)
+        with pytest.raises(KeyboardInterrupt):
+            promote(0, protocol="paper")
+    assert registry.version("stargan@champion").tags["protocol"] == "paper"
+    assert not promote(0, protocol="paper")["changed"]
+    found = registry.version("stargan@champion")
+    said = "promoted: the first champion: every floor is reached"
+    assert found.tags["verdict"] == said
+    run = tracking.client().get_run(found.run_id)
+    assert run.data.tags["mlflow.note.content"].startswith(f"**stargan 1**: {said}\n")
 
 
 def test_an_overtaken_promotion_compares_with_the_new_champion(

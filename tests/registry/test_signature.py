@@ -204,6 +204,23 @@ def test_the_setting_refuses_a_version_that_is_not_signed(
     assert uses["promotion"]()["reason"].startswith("version 1 is champion since")  # type: ignore[index]
 
 
+def test_a_champion_that_is_not_signed_is_replaced_only_with_a_reason(
+    uses: dict[str, Callable[[], object]], binary: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a version that is signed."""
+    register(binary, seed=1)
+    registry.move("stargan", None, "1", "promote", "before the setting")
+    register(binary)
+    release.main(["sign", "stargan/2", "--key", str(key)])
+    monkeypatch.setenv("SIGNING_PUBLIC_KEY", str(key.with_suffix(".pub")))
+    with pytest.raises(SignatureError, match="stargan version 1: not signed"):
+        uses["promotion"]()
+    assert registry.champion("stargan") == "1"
+    reason = uses["an override"]()["reason"]  # type: ignore[index]
+    assert "the champion cannot be compared: stargan version 1: not signed" in reason
+    assert registry.champion("stargan") == "2"
+
+
 def test_the_setting_takes_the_keys_text_too(
     signed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

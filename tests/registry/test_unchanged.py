@@ -41,6 +41,7 @@ def champion(release_folder: Path, binary: Path) -> dict[str, Any]:
     first = register(binary, **pieces)
     register(binary, seed=1)
     registry.move(NAME, None, "1", "promote", "the first")
+    tracking.client().set_model_version_tag(NAME, "1", "verdict", "promoted: the first")
     return first
 
 
@@ -83,6 +84,12 @@ def test_the_answers_are_mlflows(champion: dict[str, Any], monkeypatch: pytest.M
     tracking.client().delete_registered_model_alias(NAME, registry.ALIAS)
     assert answers(content) == in_mlflow(monkeypatch, content)
     assert registry.champion(NAME) is None
+
+
+@pytest.mark.parametrize("key", ["verdict", "content", "protocol"])
+def test_a_versions_tag_is_mlflows(key: str) -> None:
+    """Also one that it does not have."""
+    assert registry.tag(NAME, "1", key) == registry.version(f"{NAME}/1").tags.get(key, "")
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["version", "model"])

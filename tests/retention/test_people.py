@@ -527,7 +527,7 @@ def test_after_the_commands_no_stored_file_names_their_pictures(mine: Path, stor
     """Not the scores that an evaluation cached, either, nor the list of what is in a tar."""
     data = version("first")["dataset"]
     table = rows(data, "labels.parquet")[["dataset", "identity", "file"]]
-    cache = ScoreCache(open_store(), "f" * 64)
+    cache = ScoreCache(open_store(), "f" * 64, "d" * 64)
     cache.keep({"nets/G.safetensors": "1" * 64}, Scores(table))
     others = Scores(table[table["identity"] != "103"])
     cache.keep({"nets/G.safetensors": "2" * 64}, others)
@@ -583,7 +583,7 @@ def test_copies_in_an_object_store_are_listed(
             text = json.dumps({"data_digest": value}).encode()
             store.bucket.create(f"checkpoints/{run}/{folder}/config.json", text)
     table = rows(first["dataset"], "labels.parquet")[["dataset", "identity", "file"]]
-    ScoreCache(store, "f" * 64).keep({}, Scores(table))
+    ScoreCache(store, "f" * 64, "d" * 64).keep({}, Scores(table))
     (scores,) = store.listing("refs/scores/")
     found = forget("103")
     where = f"s3://{bucket}/store/checkpoints/1"

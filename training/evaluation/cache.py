@@ -1,4 +1,4 @@
-"""Scores cached in the store by weights and fingerprint, so that no model is scored twice."""
+"""Scores cached in the store by weights, fingerprint and data set: no model is scored twice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +24,14 @@ def weight_digests(model: Manifest) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ScoreCache:
-    """Cached scores of one `fingerprint`; `weights` map file names to digests."""
+    """Cached scores of one `fingerprint` on one data set; `weights` map file names to digests.
+
+    `dataset` is its manifest's digest: crop and training images change scores, not the fingerprint.
+    """
 
     store: Store
     fingerprint: str
+    dataset: str
 
     def find(self, weights: Mapping[str, str]) -> Scores | None:
         """The stored scores; None if there are none or their bytes are lost."""
@@ -41,7 +45,7 @@ class ScoreCache:
         return Scores(pd.read_parquet(found[TABLE]), kids)
 
     def keep(self, weights: Mapping[str, str], scores: Scores) -> None:
-        """Store the scores under their weights and the fingerprint."""
+        """Store the scores of the model with these weights."""
         with temporary_folder() as folder:
             root = Path(folder)
             scores.table.to_parquet(root / TABLE)
@@ -50,12 +54,9 @@ class ScoreCache:
                 entry = self.store.put(root / name)
                 self.store.refer(self._key(weights, name), entry.reference)
 
-    def find_drifts(self, dataset: str) -> list[Drift | Untold] | None:
-        """The stored drift of the scored images, which no model changes; None as for `find`.
-
-        `dataset`: digest of the data set, whose training images they are compared with.
-        """
-        path = self._stored(self._drifts(dataset), DRIFTS)
+    def find_drifts(self) -> list[Drift | Untold] | None:
+        """The stored drift of the scored images, which no model changes; None as for `find`."""
+        path = self._stored(self._drifts(), DRIFTS)
         if path is None:
             return None
         return [
@@ -63,15 +64,15 @@ class ScoreCache:
             for row in read_json(path)["drifts"]
         ]
 
-    def keep_drifts(self, dataset: str, drifts: Sequence[Drift | Untold]) -> None:
-        """Store the drift of the scored images under the fingerprint and the data set's digest."""
+    def keep_drifts(self, drifts: Sequence[Drift | Untold]) -> None:
+        """Store the drift of the scored images."""
         with temporary_folder() as folder:
             path = Path(folder) / DRIFTS
             write_json(path, {"drifts": [to_json(found) for found in drifts]})
-            self.store.refer(self._drifts(dataset), self.store.put(path).reference)
+            self.store.refer(self._drifts(), self.store.put(path).reference)
 
-    def _drifts(self, dataset: str) -> str:
-        return f"drifts/{sha256_bytes(canonical_json([self.fingerprint, dataset]))}"
+    def _drifts(self) -> str:
+        return f"drifts/{sha256_bytes(canonical_json([self.fingerprint, self.dataset]))}"
 
     def _stored(self, key: str, name: str) -> Path | None:
         """The bytes that a reference names; None if there are none or they are lost."""
@@ -82,7 +83,7 @@ class ScoreCache:
             return None
 
     def _key(self, weights: Mapping[str, str], name: str) -> str:
-        """Reference name: hash of the digests, sorted by file name, and the fingerprint."""
-        content = [dict(sorted(weights.items())), self.fingerprint]
+        """Reference name: hash of the digests, sorted by file name, fingerprint and data set."""
+        content = [dict(sorted(weights.items())), self.fingerprint, self.dataset]
         folder = SCORES_FOLDER if name == TABLE else "kids"
         return f"{folder}/{sha256_bytes(canonical_json(content))}"

@@ -1,6 +1,7 @@
 """Promote a version: score challenger and champion with one judge on one data set, then the gate.
 
-Scores are cached in the store by weights and fingerprint, so that repeating a promotion is cheap.
+Scores are cached in the store by weights, fingerprint and data set, so that repeating a promotion
+is cheap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.core.config import EvalConfig, from_json
 from training.core.files import read_json, sha256_file
+from training.core.retry import may_pass
 from training.core.shown import shown
 from training.data.labels import LabelSpace
 from training.evaluation.protocol import OURS
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # pandas, which a version that is champion already does not n
 
     from training.evaluation.records import Drift, Figure, Scores, Untold
 
+PROMOTED = ("promote", "override")  # changes of the alias whose reason is a verdict's
 TRIES = 5  # attempts if another process changes the champion meanwhile
 
 
@@ -57,7 +60,7 @@ class Scorer:
         from training.evaluation.cache import ScoreCache
 
         digests = {name: sha256_file(path) for name, path in files.items()}
-        cache = ScoreCache(self.store, self.fingerprint)
+        cache = ScoreCache(self.store, self.fingerprint, self.dataset.digest)
         found = cache.find(digests)
         if found is None:
             found = self._score(files)
@@ -84,13 +87,13 @@ class Scorer:
         from training.evaluation.judges.judge import load_judge
         from training.evaluation.realism import reals
 
-        cache = ScoreCache(self.store, self.fingerprint)
-        found = cache.find_drifts(self.dataset.digest)
+        cache = ScoreCache(self.store, self.fingerprint, self.dataset.digest)
+        found = cache.find_drifts()
         if found is None:
             faces = Faces.open(self.dataset, self.config.eval_split, self.store)
             train = reals(self.dataset, self.config, self.store)[1]
             found = of_scored(load_judge(self.judge, self.store), faces, train)
-            cache.keep_drifts(self.dataset.digest, found)
+            cache.keep_drifts(found)
         return found
 
     def pictures(self, files: Mapping[str, Path], checks: Sequence[Check]) -> "list[Figure]":
@@ -158,6 +161,8 @@ def promote(
                 lineage.verify(f"{name}/{number}", data=False)
             return _already_champion(name, number, files)
         verdict = _judge(scorer, name, number, champion, override, replicates)
+        if verdict.checks or verdict.promoted:  # else no score was compared
+            _keep_protocol(name, number, scorer.config.protocol)  # read once it is champion
         drifts = _drifts(scorer) if verdict.checks else []  # takes long: before the alias is moved
         if not verdict.promoted:
             break
@@ -185,6 +190,8 @@ def _drifts(scorer: Scorer) -> "list[Drift | Untold]":
 
 def _already_champion(name: str, number: str, files: VerdictFiles) -> dict[str, Any]:
     moves = [m for m in registry.history(name) if m["to"] == number]
+    if moves and moves[-1]["kind"] in PROMOTED:  # its step may have died before it told so
+        _tell(name, number, f"promoted: {moves[-1]['why']}")
     since = f" since {moves[-1]['when']} ({moves[-1]['why']})" if moves else ""
     verdict = Verdict(True, f"version {number} is champion{since}")
     result = {
@@ -211,22 +218,25 @@ def _judge(
 ) -> Verdict:
     """The gate's verdict, or a promotion if there is a reason to override a refusal."""
     challenger = lineage.store_files(f"{name}/{number}", data=True)
-    try:
-        verdict = _gate(scorer, challenger, f"{name}/{champion}" if champion else "", replicates)
-    except lineage.LineageError as error:
-        if not override:
-            raise
-        verdict = Verdict(False, f"the champion cannot be compared: {error}")
+    current = f"{name}/{champion}" if champion else ""
+    verdict = _gate(scorer, challenger, current, replicates, lost=bool(override))
     if override and not verdict.promoted:
         return Verdict(True, f"override: {override} (gate: {verdict.reason})", verdict.checks)
     return verdict
 
 
 def _gate(
-    scorer: Scorer, challenger: Mapping[str, Path], champion: str, replicates: Path | None
+    scorer: Scorer,
+    challenger: Mapping[str, Path],
+    champion: str,
+    replicates: Path | None,
+    *,
+    lost: bool,
 ) -> Verdict:
-    from training.registry.gate import decide
+    """The gate's verdict; with `lost` also where the champion's files are not what they should be.
 
+    Without it their LineageError, SignatureError or ValueError is raised.
+    """
     if champion and (judged := _protocol_of(champion)) != scorer.config.protocol:
         return Verdict(
             False,
@@ -238,14 +248,31 @@ def _gate(
         return Verdict(
             False, "the challenger has other labels or another image size than the data set"
         )
-    champion_files = lineage.store_files(champion) if champion else None
+    try:
+        champion_files = lineage.store_files(champion) if champion else None
+    except ValueError as error:
+        if not lost or may_pass(error):
+            raise
+        return Verdict(False, f"the champion cannot be compared: {error}")
     if champion_files is not None and not scorer.fits(champion_files):
         return Verdict(
             False,
             f"{champion}, the champion, has other labels or another image size than this data set; "
             "register under another name, or promote with a reason to override",
         )
+    return _compared(scorer, challenger, champion, champion_files, replicates)
+
+
+def _compared(
+    scorer: Scorer,
+    challenger: Mapping[str, Path],
+    champion: str,
+    champion_files: Mapping[str, Path] | None,
+    replicates: Path | None,
+) -> Verdict:
+    """The verdict on the scores of models that fit the data set."""
     from training.evaluation.score import BrokenModelError
+    from training.registry.gate import decide
 
     try:
         table, kids = scorer.scores(challenger)
@@ -256,11 +283,15 @@ def _gate(
     except BrokenModelError as error:
         return Verdict(False, f"{champion}, the champion, cannot be compared: {error}; roll back, "
                        "or promote with a reason to override")  # fmt: skip
+    try:
+        seeds = _replicated(scorer, replicates, challenger) if replicates else []
+    except BrokenModelError as error:
+        return Verdict(False, f"refused: {error}")
     return decide(
         old.table if old else None,
         table,
         scorer.config,
-        _replicated(scorer, replicates, challenger) if replicates else (),
+        seeds,
         table.assign(success=table["copy_success"]),
         table.assign(success=table["blind_success"]),
         kids,
@@ -274,12 +305,21 @@ def _protocol_of(reference: str) -> str:
 
 
 def _replicated(scorer: Scorer, replicates: Path, names: Iterable[str]) -> "list[pd.DataFrame]":
-    """Score tables of the models of other seeds, from their files called `names`."""
+    """Score tables of the models of other seeds, from their files called `names`.
+
+    Raises BrokenModelError that names the seed.
+    """
+    from training.evaluation.score import BrokenModelError
+
     models = Manifest.read(replicates, "replicates")
-    return [
-        scorer.scores({n: models.local(f"{seed}/{n}", scorer.store) for n in names}).table
-        for seed in models.meta.seeds
-    ]
+    tables = []
+    for seed in models.meta.seeds:
+        files = {name: models.local(f"{seed}/{name}", scorer.store) for name in names}
+        try:
+            tables.append(scorer.scores(files).table)
+        except BrokenModelError as error:
+            raise BrokenModelError(f"seed {seed} of the replicates: {error}") from error
+    return tables
 
 
 def _record(
@@ -305,25 +345,36 @@ def _record(
         "judge": scorer.judge.digest,
         "checks": [check._asdict() for check in verdict.checks],
     }
+    status = "promoted" if verdict.promoted else "not promoted"
+    _tell(name, number, f"{status}: {verdict.reason}")
     refused = not verdict.promoted or verdict.reason.startswith("override: ")
     weights = lineage.store_files(f"{name}/{number}", data=True) if refused else {}
     pictures = scorer.pictures(weights, verdict.checks) if refused else []
     files.write(result, champion, verdict, pictures, drifts)
-    found = registry.version(f"{name}/{number}")
-    status = "promoted" if verdict.promoted else "not promoted"
-    tracking.client().set_model_version_tag(name, number, "verdict", f"{status}: {verdict.reason}")
-    if found.tags.get("protocol", OURS) != scorer.config.protocol:
-        tracking.client().set_model_version_tag(name, number, "protocol", scorer.config.protocol)
-    if found.run_id:
+    if run_id := registry.version(f"{name}/{number}").run_id:
         logged = {"promotion/verdict.json": files.verdict, "promotion/verdict.html": files.report}
-        tracking.log_results(found.run_id, {}, logged)
-        describe_version(found.run_id, name, number, f"{status}: {verdict.reason}")
+        tracking.log_results(run_id, {}, logged)
     return result
+
+
+def _keep_protocol(name: str, number: str, protocol: str) -> None:
+    if _protocol_of(f"{name}/{number}") != protocol:
+        tracking.client().set_model_version_tag(name, number, "protocol", protocol)
+
+
+def _tell(name: str, number: str, verdict: str) -> None:
+    """Write a verdict to the description of the version's run and, last, to the version's tag."""
+    if registry.tag(name, number, "verdict") == verdict:
+        return
+    if run_id := registry.version(f"{name}/{number}").run_id:
+        describe_version(run_id, name, number, verdict)
+    tracking.client().set_model_version_tag(name, number, "verdict", verdict)
 
 
 def rollback(name: str, reason: str) -> str:
     """Restore the previous champion after verifying it; returns its version."""
-    present, target = registry.champion(name), registry.previous(name)
+    present = registry.champion(name)
+    target = registry.previous(name, present)
     lineage.verify(f"{name}/{target}", data=False)
     registry.move(name, present, target, "rollback", reason)
     return target

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,12 @@ STALE = 120.0  # s after which the holder of a lock is considered dead
 PATIENCE = 150.0  # s to wait for a lock
 DELETED = 1.0  # s; MLflow reads a model and then its tags, which a deletion in between empties
 HISTORY = f"alias.{ALIAS}."
+BACK = ("rollback", "by hand")  # changes of the alias that lead back, if to an earlier champion
 LOGGED = "models:/m-"  # begins the source of a version that was made from a logged model
+AGAIN = (  # registering alone finds the same content and publishes nothing
+    "delete this version in MLflow and register the model again; a champion can be replaced by "
+    "another version with a reason to override"
+)
 META = "registered_model_meta"  # MLflow writes it where it loads or downloads a version
 
 
@@ -49,6 +54,9 @@ _ALIASED = """
     JOIN registered_model_aliases USING (workspace, name, version)
     WHERE name = ? AND alias = ? AND current_stage != 'Deleted_Internal'"""
 _TAGS = "SELECT key, value FROM registered_model_tags WHERE name = ?"
+_VERSION_TAG = """
+    SELECT value FROM model_versions JOIN model_version_tags USING (workspace, name, version)
+    WHERE name = ? AND version = ? AND key = ? AND current_stage != 'Deleted_Internal'"""
 _TOKEN = re.compile(r"\S+ [0-9a-f]{32}")  # the holder of a lock: host and random digits
 
 
@@ -104,6 +112,13 @@ def version(reference: str) -> Any:
                 f"training.release show {shlex.quote(found.name)} lists those that are there"
             ) from error
         raise
+
+
+def tag(name: str, number: str, key: str) -> str:
+    """A version's tag; empty if it has none. Raises ValueError if there is no such version."""
+    if found := tracking.rows(_VERSION_TAG, name, number, key):
+        return str(found[0][0])
+    return str(version(f"{name}/{number}").tags.get(key, ""))
 
 
 def versions(name: str) -> list[Any]:
@@ -237,7 +252,7 @@ def download(found: Any, folder: Path) -> Path:
                 raise
             raise ValueError(
                 f"{what}: its files cannot be read from {found.source} ({text[:300]}); restore "
-                "them, or register the model again"
+                f"them, or {AGAIN}"
             ) from error
         (Path(downloaded) / META).unlink(missing_ok=True)  # written by the download
         shutil.copytree(downloaded, folder, symlinks=True)
@@ -249,14 +264,14 @@ def _copy(what: str, source: Path, folder: Path) -> None:
     if not source.is_dir():
         raise ValueError(
             f"{what}: its files are not found: {source} does not exist; restore that folder, or "
-            "register the model again"
+            f"{AGAIN}"
         )
     if odd := unusual(source):
         shown = ", ".join(f"{name} ({kind})" for name, kind in [*odd.items()][:5])
         rest = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
         raise ValueError(
             f"{what}: {len(odd)} entries of {source} are not plain files and were not registered: "
-            f"{shown}{rest}; delete them, or register the model again"
+            f"{shown}{rest}; delete them, or {AGAIN}"
         )
     shutil.copytree(source, folder, symlinks=True)
 
@@ -379,11 +394,14 @@ def _tags(name: str) -> dict[str, str]:
         raise
 
 
-def previous(name: str) -> str:
-    """The champion before the current one, further back after rollbacks; ValueError if none."""
+def previous(name: str, current: str | None) -> str:
+    """The champion before `current`, which is it now, further back after rollbacks.
+
+    A change by hand to an earlier champion is a rollback, too. Raises ValueError if there is none.
+    """
     stack: list[str] = []
-    for move in history(name):
-        if move["kind"] == "rollback" and move["to"] in stack:
+    for move in _happened(history(name), current):
+        if move["kind"] in BACK and move["to"] in stack:
             del stack[len(stack) - stack[::-1].index(move["to"]) :]
         elif move["to"]:
             stack.append(move["to"])
@@ -404,20 +422,28 @@ def move(name: str, expected: str | None, to: str, kind: str, why: str) -> None:
         if current != expected:
             raise OvertakenError(f"{name}: version {current} became champion meanwhile")
         moves = history(name)
-        number = len(moves) + 1
-        if moves and moves[-1]["to"] != current:
-            if moves[-1]["from"] == current:
-                number -= 1  # recorded, but the alias was not changed
-            else:
-                _record(name, number, moves[-1]["to"], current, "by hand", "found moved")
-                number += 1
-        _record(name, number, current, to, kind, why)
+        happened = _happened(moves, current)
+        if len(happened) > len(moves):
+            _record(name, len(happened), happened[-1])
+        _record(name, len(happened) + 1, _entry(current, to, kind, why))
         check_held()
         api.set_registered_model_alias(name, ALIAS, to)
 
 
-def _record(name: str, number: int, old: str | None, new: str | None, kind: str, why: str) -> None:
+def _happened(moves: list[dict[str, Any]], current: str | None) -> list[dict[str, Any]]:
+    """The recorded changes up to `current`: with one by hand, or without an unfinished one."""
+    if not moves or moves[-1]["to"] == current:
+        return moves
+    if moves[-1]["from"] == current:
+        return moves[:-1]  # recorded, but the alias was not changed
+    return [*moves, _entry(moves[-1]["to"], current, "by hand", "found moved")]
+
+
+def _entry(old: str | None, new: str | None, kind: str, why: str) -> dict[str, Any]:
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"kind": kind, "from": old, "to": new, "who": tracking.user(), "when": when, "why": why}
+    return {"kind": kind, "from": old, "to": new, "who": tracking.user(), "when": when, "why": why}
+
+
+def _record(name: str, number: int, entry: Mapping[str, Any]) -> None:
     text = json.dumps(entry)
     tracking.client().set_registered_model_tag(name, f"{HISTORY}{number:06d}", text)
