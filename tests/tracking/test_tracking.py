@@ -20,7 +20,7 @@ import training.tracking.__main__
 import training.tracking.tracker
 from training.tracking import client as tracking
 from training.tracking.journal import Journal
-from training.tracking.tracker import Tracker
+from training.tracking.tracker import Delivery, Tracker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
@@ -285,6 +285,32 @@ def test_a_training_waits_for_deliver(workdir: Path) -> None:
     assert time.monotonic() - begin >= 0.4
     tracker.metrics({"loss": 1.0}, 16)
     assert tracker.close() == ""
+    assert history(tracker.run_id, "loss") == [(16, 1.0)]
+
+
+def test_records_wait_while_permission_is_denied(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's permission may be set too late, or be taken away for an hour."""
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    monkeypatch.setattr(training.tracking.tracker, "INTERVAL", 0.05)
+    denied = tracking.mlflow().exceptions.MlflowException(
+        "Permission denied", error_code=PERMISSION_DENIED
+    )
+    send, refused = Delivery._send, threading.Event()
+
+    def deny(delivery: Delivery, records: list[dict[str, Any]]) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise denied
+        send(delivery, records)
+
+    monkeypatch.setattr(Delivery, "_send", deny)
+    tracker = start(workdir / "t")
+    tracker.metrics({"loss": 1.0}, 16)
+    assert tracker.close() == ""
+    assert refused.is_set()
     assert history(tracker.run_id, "loss") == [(16, 1.0)]
 
 

@@ -43,8 +43,8 @@ from training.tracking.journal import Journal
 INTERVAL = 2.0  # s between deliveries
 PATIENCE = 20.0  # s that close() waits for a failing server
 BACKOFF = 60.0  # s between attempts, at most
-# Errors for which a retry is pointless.
-PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
+# Errors for which a retry is pointless. Permission may be given later.
+PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 PLAN: dict[str, type] = {
@@ -235,7 +235,7 @@ class Delivery(threading.Thread):
         try:
             describe(parent, self.plan["parent"])
         except mlflow().exceptions.MlflowException as error:
-            if error.error_code not in PERMANENT:
+            if error.error_code not in (*PERMANENT, "PERMISSION_DENIED"):  # may be another user's
                 raise
             self._report(f"did not take the name and settings of run {parent} ({shown(error)})")
 
