@@ -46,7 +46,7 @@ def prepared(folder: Path, config: Config, raw: Path | None) -> tuple[Path, Path
     )
     if raw is None:
         raw = folder / "faces" / "celeba"
-        if not raw_faces.is_file():
+        if not raw.is_dir():
             run("data", "draw", folder / "faces")
     data = to_json(config.data)
     run("data.pull", "--datasets", "celeba", "--raw", raw, "--out", raw_faces)

@@ -1,5 +1,7 @@
 """Folders written under a temporary name: what a killed process leaves, the next one removes."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from training.core.temporary import kept_folder, temporary_folder, whole_folder
+from training.core.temporary import check_free, kept_folder, temporary_folder, whole_folder
 
 HOLD = """
 import sys, time
@@ -106,3 +108,86 @@ def test_a_second_process_gets_an_empty_kept_folder(tmp_path: Path) -> None:
             (second / "two").touch()
         assert [path.name for path in out.iterdir()] == ["two"]
     assert [path.name for path in out.iterdir()] == ["one"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training.core import temporary
+step, real = sys.argv[2], temporary.rename
+def rename(source, target):
+    if step == "rename" and source.name.endswith(".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+temporary.rename = rename
+if step == "rmtree":
+    temporary.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+with temporary.whole_folder(Path(sys.argv[1])) as new:
+    (new / "new").touch()
+"""
+
+
+@pytest.mark.parametrize(("step", "left"), [("rename", "old"), ("rmtree", "new")])
+def test_a_kill_while_a_folder_is_replaced_leaves_the_old_or_the_new_one_whole(
+    tmp_path: Path, step: str, left: str
+) -> None:
+    """The next call puts back what the killed one had set aside, or deletes it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(out), step])
+    assert killed.returncode == -signal.SIGKILL
+    with suppress(KeyError), whole_folder(out):
+        raise KeyError
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == [
+        "out", f"out/{left}",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_another_process_has_set_aside_stays_there(tmp_path: Path) -> None:
+    """It holds the lock of the old folder until the new one is in its place."""
+    old = tmp_path / f".out.{'0' * 32}.old"
+    old.mkdir()
+    descriptor = os.open(old, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with whole_folder(tmp_path / "out"):
+        assert [path.name for path in tmp_path.glob("*.old")] == [old.name]
+        assert not (tmp_path / "out").exists()
+    os.close(descriptor)
+
+
+def test_a_folder_whose_replacement_cannot_be_renamed_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    real = Path.replace
+
+    def full(source: Path, target: Path) -> Path:
+        if source.suffix == ".tmp":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"), whole_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+
+@pytest.mark.parametrize("name", ["file", "full", "link", "."])
+def test_a_folder_to_be_written_must_be_new_or_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Neither a file, a link nor the working folder: each would be lost or taken away."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "photo.jpg").touch()
+    (tmp_path / "link").symlink_to("empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    path = Path(name) if name == "." else tmp_path / name
+    with pytest.raises(ValueError, match="name a new folder"):
+        check_free(path)
+    monkeypatch.chdir(tmp_path)
+    check_free(tmp_path / "empty")
+    check_free(tmp_path / "absent")

@@ -46,6 +46,23 @@ def saved(folder: Path, images: int, content: str = "x") -> Path:
     return path
 
 
+def test_a_server_that_deletes_no_older_copies_stops_no_training(
+    bucket: Bucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key may not delete, or the objects are locked."""
+    bucket.client.meta.events.register(
+        "after-call.s3.DeleteObjects",
+        lambda parsed, **_: parsed.update(Errors=[{"Key": "a", "Code": "AccessDenied"}]),
+    )
+    here = Mirror("r", bucket=bucket)
+    here.claim()
+    for images in (8, 16, 24, 32):
+        here.push(saved(tmp_path, images))
+    assert Mirror("r", bucket=bucket).claim().images == 32
+    assert "an older copy of a checkpoint stays in the store" in caplog.text
+    assert "first a (AccessDenied" in caplog.text
+
+
 def test_a_pushed_checkpoint_is_restored_on_another_machine(bucket: Bucket, tmp_path: Path) -> None:
     here = Mirror("r", bucket=bucket)
     assert here.claim().images == -1

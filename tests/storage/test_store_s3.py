@@ -1,5 +1,6 @@
 """The content-addressed store on a real S3 server behaves like the one on a disk."""
 
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -129,6 +130,16 @@ def test_a_reference_is_set_once(bucket: str) -> None:
     assert store.refer("judges/a", "first") == "first"
     assert store.refer("judges/a", "second") == "first"
     assert store.reference("judges/a") == "first"
+
+
+def test_removing_a_reference_leaves_those_whose_names_begin_with_its_own(bucket: str) -> None:
+    store = open_store()
+    for number in ("1", "10", "1x"):
+        store.refer(f"failures/run/{number}", number)
+    assert store.remove("refs/failures/run/1", time.time() + 60)
+    assert store.reference("failures/run/1") is None
+    assert store.reference("failures/run/10") == "10"
+    assert store.reference("failures/run/1x") == "1x"
 
 
 def test_of_many_writers_one_wins(bucket: str) -> None:

@@ -134,6 +134,7 @@ def test_a_picture_that_is_gone_or_damaged_does_not_hold_up_the_rest(
     name = first.keep(_png(np.zeros((4, 4, 3), np.uint8)), ".png")
     first.add({"kind": "image", "key": "samples", "step": 1, "time": 1, "file": name})
     damage(first.file(name))
+    first.close()
     tracker = Tracker.start("faces", "x", {}, {}, {}, folder=workdir / "t")
     tracker.metrics({"loss": 2.0}, 2)
     assert "1 records were refused" in tracker.close()
@@ -199,6 +200,7 @@ def test_any_bytes_between_records_leave_all_records_readable(
     expected = [json.loads(line) for line in content[journal.done :].split(b"\n") if is_good(line)]
     assert [record for _, record in journal.pending()] == expected
     assert journal.path.stat().st_size == len(content)
+    journal.close()
     again = Journal(folder)
     assert [record for _, record in again.pending()] == expected
     assert not [text for text in again.damage if "unreadable" in text]

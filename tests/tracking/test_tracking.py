@@ -20,7 +20,7 @@ import training.tracking.__main__
 import training.tracking.tracker
 from training.tracking import client as tracking
 from training.tracking.journal import Journal
-from training.tracking.tracker import Tracker
+from training.tracking.tracker import Delivery, Tracker
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
@@ -258,6 +258,62 @@ def test_a_server_that_never_answers_costs_a_training_no_time(
     assert len(history(run_id, "loss")) == 1000
 
 
+def test_deliver_leaves_a_running_training_alone(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two senders made two runs of it, and the second lost the pictures that the first deleted."""
+    monkeypatch.setattr(training.tracking.__main__, "WAIT", 0.1)
+    tracker = start(workdir / "t")
+    with pytest.raises(ValueError, match="the training still runs and sends its records itself"):
+        training.tracking.__main__.deliver(workdir / "t")
+    tracker.image(np.zeros((4, 4, 3), np.uint8), "samples", 16)
+    assert tracker.close() == ""
+    assert "all records were delivered" in training.tracking.__main__.deliver(workdir / "t")
+    parent = tracking.client().get_run(tracker.run_id).data.tags[tracking.PARENT]
+    experiment = tracking.client().get_run(parent).info.experiment_id
+    runs = {run.info.run_id for run in tracking.client().search_runs([experiment])}
+    assert runs == {parent, tracker.run_id}
+
+
+def test_a_training_waits_for_deliver(workdir: Path) -> None:
+    """It then knows the run that `deliver` made, and records into it."""
+    start(workdir / "t").close("KILLED")
+    sending = Journal(workdir / "t")
+    threading.Timer(0.5, sending.close).start()
+    begin = time.monotonic()
+    tracker = start(workdir / "t")
+    assert time.monotonic() - begin >= 0.4
+    tracker.metrics({"loss": 1.0}, 16)
+    assert tracker.close() == ""
+    assert history(tracker.run_id, "loss") == [(16, 1.0)]
+
+
+def test_records_wait_while_permission_is_denied(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's permission may be set too late, or be taken away for an hour."""
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+
+    monkeypatch.setattr(training.tracking.tracker, "INTERVAL", 0.05)
+    denied = tracking.mlflow().exceptions.MlflowException(
+        "Permission denied", error_code=PERMISSION_DENIED
+    )
+    send, refused = Delivery._send, threading.Event()
+
+    def deny(delivery: Delivery, records: list[dict[str, Any]]) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise denied
+        send(delivery, records)
+
+    monkeypatch.setattr(Delivery, "_send", deny)
+    tracker = start(workdir / "t")
+    tracker.metrics({"loss": 1.0}, 16)
+    assert tracker.close() == ""
+    assert refused.is_set()
+    assert history(tracker.run_id, "loss") == [(16, 1.0)]
+
+
 def test_refused_records_do_not_block_the_rest(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,10 +337,12 @@ def test_a_line_torn_by_a_kill_is_dropped_and_the_rest_delivered(tmp_path: Path)
     journal.add({"kind": "metrics", "step": 1, "time": 7, "values": {"loss": 1.0}})
     with journal.path.open("a") as stream:
         stream.write('{"kind": "metr')
+    journal.close()  # as the end of its process does
     again = Journal(tmp_path)
     again.add({"kind": "metrics", "step": 2, "time": 8, "values": {"loss": 2.0}})
     assert [record["step"] for _, record in again.pending()] == [1, 2]
     again.delivered(again.pending(1)[0][0], [])
+    again.close()
     assert [record["step"] for _, record in Journal(tmp_path).pending()] == [2]
 
 

@@ -1,13 +1,16 @@
 """Folders under a temporary name, and folders that appear whole or not at all.
 
 A temporary folder is locked (flock) by the process that writes it, so that the next one can delete
-what a killed process left behind.
+what a killed process left behind. A folder that is replaced is set aside until the new one is there;
+if a kill comes in between, the next process puts it back.
 """
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,12 +79,13 @@ def temporary_folder(
 
 @contextmanager
 def kept_folder(path: Path, key: str) -> Iterator[tuple[Path, Path]]:
-    """Yield (new folder, folder for notes); the first atomically replaces `path` afterwards.
+    """Yield (new folder, folder for notes); the first replaces `path` afterwards, as a whole.
 
     If the block raises or the process is killed, both are kept and the next call with the same
     `key` gets them as they are. A second process at the same time gets empty ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(path)
     work = path.with_name(f".{path.name}.{key}.part")
     work.mkdir(mode=0o700, exist_ok=True)
     descriptor = _locked(work)
@@ -113,13 +117,52 @@ def _publish(new: Path, path: Path) -> None:
     fsync(new)
     new.chmod(0o777 & ~_umask())  # not mkdtemp's 0700: other users may have to read it
     if path.exists():
-        shutil.rmtree(path)
-    rename(new, path)
+        _replace(path, new)
+    else:
+        rename(new, path)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Set the folder `path` aside, put `new` in its place, then delete the old one."""
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
+    descriptor = _locked(path)  # until the end, so that no other process puts the old one back
+    try:
+        rename(path, old)
+        try:
+            rename(new, path)
+        except OSError:
+            rename(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _put_back(path: Path) -> None:
+    """Finish what a killed process began: the old folder returns, unless the new one is there."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.old")
+    for old in path.parent.iterdir() if path.parent.is_dir() else ():
+        if name.fullmatch(old.name) and (descriptor := _locked(old)) is not None:
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                rename(old, path)
+            os.close(descriptor)
+
+
+def check_free(path: Path) -> None:
+    """Raise ValueError unless `path` can become a folder without replacing anything."""
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise ValueError(f"{path} exists and would be replaced; name a new folder, or delete it")
+    if path.resolve() == Path.cwd():
+        raise ValueError(f"{path} is the working folder; name a new folder in it")
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that atomically replaces `path` if the block does not raise."""
+    """Yield an empty folder that replaces `path`, as a whole, if the block does not raise."""
+    _put_back(path)
     with temporary_folder(path.parent, f".{path.name}.") as folder, naming(path):
         yield folder
         _publish(folder, path)

@@ -16,6 +16,7 @@ from training.core import cli
 from training.core.cli import means
 from training.core.config import DataConfig
 from training.core.files import write_bytes
+from training.core.temporary import check_free
 from training.data.adopt import adopt, info
 from training.data.versions import DEMO, DEMO_SETS, project_root
 from training.data.versions import pin as pinned_version
@@ -31,7 +32,7 @@ app.command(
 app.command(
     "training.forget:forget", name="forget", help="Leave people out of every further data version."
 )
-Out = Annotated[Path, means("folder to write")]
+Out = Annotated[Path, means("new folder to write")]
 
 
 def _draw(out: Path) -> str:
@@ -46,6 +47,7 @@ def _draw(out: Path) -> str:
 @app.command
 def draw(out: Out = Path(DEMO), /) -> None:
     """Draw the demo faces."""
+    check_free(out)
     _draw(out)
 
 

@@ -13,7 +13,7 @@ from training.core.cli import means
 from training.core.config import DataConfig, from_json
 from training.core.files import write_bytes
 from training.core.metrics import write_metrics
-from training.core.temporary import whole_folder
+from training.core.temporary import check_free, whole_folder
 from training.data import forgotten as tombstones
 from training.data.archive import open_raw
 from training.data.sources import say_notes
@@ -22,7 +22,11 @@ from training.data.validation.runner import Finding, Outcome, check, open_contex
 from training.storage.store import Manifest, Store, open_store
 
 main = cli.program("python -m training.data.validate", __doc__)
-DOCS = means("folder for Great Expectations' own pages, which load styles from the network")
+DOCS = means(
+    "folder for Great Expectations' own pages, which load styles from the network: a new one, or "
+    "that of an earlier call"
+)
+PAGES = {"index.html", "static", "validations"}  # what such a folder has
 
 
 class ValidationError(ValueError):
@@ -43,8 +47,11 @@ def validate(
 ) -> None:
     """Validate every data set of a "raw" manifest; write the report and the counts.
 
-    Raises ValidationError, after both are written, if a critical rule failed.
+    Raises ValidationError, after both are written, if a critical rule failed, and ValueError if
+    `docs` has other files than such pages.
     """
+    if docs:
+        _check_docs(Path(docs))
     config = from_json(DataConfig, data_config)
     manifest = Manifest.read(raw, "raw")
     store = store or open_store()
@@ -72,6 +79,13 @@ def validate(
     if metrics:
         write_metrics(metrics, _counts(outcomes))
     _refuse(outcomes, report)
+
+
+def _check_docs(docs: Path) -> None:
+    """Raise ValueError if writing the pages would replace anything but earlier ones."""
+    names = {path.name for path in docs.iterdir()} if docs.is_dir() else set()
+    if not {"index.html", "validations"} <= names <= PAGES:
+        check_free(docs)
 
 
 def _counts(outcomes: Sequence[Outcome]) -> Iterator[tuple[tuple[str, str], int]]:

@@ -117,9 +117,16 @@ class Mirror:
         )  # fmt: skip
         if not self._write(pushed):
             raise self._fenced(self._read(self.number + 1))
-        others = sorted(set(self.bucket.folders(f"{self.run}/")) - {folder, "log"})
+        self._delete_all_but(folder)
+
+    def _delete_all_but(self, newest: str) -> None:
+        """Delete all but `keep` copies; a server that refuses only causes a warning."""
+        others = sorted(set(self.bucket.folders(f"{self.run}/")) - {newest, "log"})
         for old in others[: max(0, len(others) + 1 - self.keep)]:
-            self.bucket.delete(f"{self.run}/{old}/")
+            try:
+                self.bucket.delete(f"{self.run}/{old}/")
+            except RemoteError as error:  # the new copy is there, and training can go on
+                log.warning("an older copy of a checkpoint stays in the store: %s", error)
 
     def fetch(self, entry: LogEntry, folder: Path) -> Path:
         """Download the entry's checkpoint into `folder` atomically, and the log next to `folder`.

@@ -27,6 +27,7 @@ _WRONG = {
     "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
     "ExpiredToken", "InvalidToken",
 }  # fmt: skip
+_BUSY = {"InternalError", "ServiceUnavailable", "SlowDown"}
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
@@ -109,6 +110,24 @@ def _refusal(what: str, error: Any) -> RemoteError:
     if code in ("NoSuchKey", "404"):
         return RemoteError("missing-object", f"{what}: no such object")
     return RemoteError("failed", f"{what}: {shown(error)}")
+
+
+def _kept(url: str, errors: list[dict[str, str]], count: int) -> RemoteError:
+    """What the server did not delete of `count` objects, though its answer was 200."""
+    first = errors[0]
+    code = first.get("Code", "")
+    what = (
+        f"{url}: {len(errors)} of {count} objects were not deleted, first {first.get('Key')} "
+        f"({code}: {first.get('Message', '')})"
+    )
+    if code in _BUSY:
+        return UnreachableError(what)
+    if code in _WRONG:
+        return RemoteError(
+            "wrong-credentials",
+            f"{what}; {_KEYS} to a pair that may delete, or lift the objects' lock",
+        )
+    return RemoteError("failed", what)
 
 
 class Listed(NamedTuple):
@@ -243,7 +262,7 @@ class Bucket:
 
     @patient
     def delete(self, key: str) -> None:
-        """Delete every object whose key begins with `key`."""
+        """Delete every object whose key begins with `key`. Raises RemoteError if one is kept."""
         with explained(f"{self.url}/{key}"):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=self.prefix + key
@@ -251,7 +270,15 @@ class Bucket:
             for page in pages:
                 rows = [{"Key": row["Key"]} for row in page.get("Contents", ())]
                 if rows:
-                    self.client.delete_objects(Bucket=self.name, Delete={"Objects": rows})
+                    done = self.client.delete_objects(Bucket=self.name, Delete={"Objects": rows})
+                    if kept := done.get("Errors"):
+                        raise _kept(self.url, kept, len(rows))
+
+    @patient
+    def remove(self, key: str) -> None:
+        """Delete the object of exactly this key."""
+        with explained(f"{self.url}/{key}"):
+            self.client.delete_object(**self._where(key))
 
     @patient
     def create(self, key: str, data: bytes) -> bool:

@@ -306,7 +306,7 @@ class S3Store(Store):
         found = self.bucket.head(key)
         if found is None or found["LastModified"].timestamp() > used:
             return False
-        self.bucket.delete(key)
+        self.bucket.remove(key)
         return True
 
 

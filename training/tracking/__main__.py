@@ -14,18 +14,33 @@ from training.tracking.journal import Journal
 from training.tracking.tracker import Delivery, read_plan
 
 main = cli.program("python -m training.tracking", __doc__)
+WAIT = 30.0  # s for the last request of a training that has just ended
 
 
 @main.command
 def deliver(folder: Annotated[Path, means("that the training printed")], /) -> str:
-    """Send a training's pending records."""
+    """Send a training's pending records, once it has ended."""
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder}: not a tracking folder; give the one that the training printed")
-    delivery = Delivery(Journal(folder), read_plan(folder / "run.json"))
+    delivery = _delivery(folder)
     left = delivery.finish()
     if left:
         raise ValueError(left)
     return f"all records were delivered to run {delivery.plan['run_id']}"
+
+
+def _delivery(folder: Path) -> Delivery:
+    try:
+        journal = Journal(folder, WAIT)
+    except TimeoutError as error:
+        raise ValueError(
+            f"{folder}: the training still runs and sends its records itself; wait for its end"
+        ) from error
+    try:
+        return Delivery(journal, read_plan(folder / "run.json"))
+    except (OSError, ValueError):
+        journal.close()
+        raise
 
 
 @main.command

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from training.core.files import write_bytes
 
 # Keys of a record by its kind, with their types; all have a time.
@@ -23,12 +25,19 @@ class Journal:
     """`journal.jsonl` in a folder, with the number of bytes delivered in a file beside it.
 
     Memory stays bounded during an outage of any length, and a killed process loses at most the
-    line that it was writing. One process writes, from any of its threads. What cannot be read is
-    set aside in the folder when the journal is opened; `damage` says what and where.
+    line that it was writing. One process writes and sends, from any of its threads: it holds the
+    folder's lock until `close`. What cannot be read is set aside in the folder when the journal is
+    opened; `damage` says what and where.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait: float = 0.0) -> None:
+        """Raises TimeoutError if another process holds the journal for `wait` seconds."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._owner = FileLock(folder / ".lock", timeout=wait, thread_local=False)
+        try:
+            self._owner.acquire()
+        except Timeout as error:
+            raise TimeoutError(f"{folder}: another process sends its records") from error
         self.folder = folder
         self.path, self._mark = folder / "journal.jsonl", folder / "delivered"
         self._lock = threading.Lock()
@@ -38,6 +47,10 @@ class Journal:
         self._set_spoiled_aside(content)
         self.done = self._delivered(content)
         self._end = len(content)
+
+    def close(self) -> None:
+        """Leave the journal to the next process."""
+        self._owner.release()
 
     def _without_torn_line(self) -> bytes:
         """The whole lines; a last one that a kill cut short is dropped."""

@@ -5,6 +5,7 @@ the location makes the server read and write there with its own keys. The source
 MLflow's own setting, MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX.
 """
 
+import json
 from typing import Any
 
 from flask import Response, jsonify, request
@@ -24,14 +25,30 @@ def authorized() -> Any:
 def _refusal() -> Response | None:
     if not request.path.endswith("/mlflow/experiments/create"):
         return None
-    body = request.get_json(force=True, silent=True)
-    given = [body[name] for name in NAMES if body.get(name)] if isinstance(body, dict) else []
+    try:
+        body = _body()
+    except (ValueError, RecursionError):
+        body = []
+    if not isinstance(body, dict):
+        return _refused("the request's body: a JSON object is needed")
+    given = [body[name] for name in NAMES if body.get(name)]
     if all(str(place).startswith(OWN) for place in given):
         return None
-    answer = jsonify(
-        error_code="INVALID_PARAMETER_VALUE",
-        message=f"artifact_location={given[0]!r}: this server keeps artifacts in its own store "
-        "only; leave artifact_location out",
+    return _refused(
+        f"artifact_location={given[0]!r}: this server keeps artifacts in its own store "
+        "only; leave artifact_location out"
     )
+
+
+def _body() -> Any:
+    """The body as MLflow reads it: a JSON text within a JSON text is decoded, too; {} for none."""
+    body = request.get_json(force=True, silent=True)
+    if isinstance(body, str):
+        body = json.loads(body)
+    return {} if body is None else body
+
+
+def _refused(message: str) -> Response:
+    answer = jsonify(error_code="INVALID_PARAMETER_VALUE", message=message)
     answer.status_code = 400
     return answer

@@ -43,8 +43,8 @@ from training.tracking.journal import Journal
 INTERVAL = 2.0  # s between deliveries
 PATIENCE = 20.0  # s that close() waits for a failing server
 BACKOFF = 60.0  # s between attempts, at most
-# Errors for which a retry is pointless.
-PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED")
+# Errors for which a retry is pointless. Permission may be given later.
+PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 PLAN: dict[str, type] = {
@@ -105,6 +105,12 @@ class Delivery(threading.Thread):
         return text.strip()
 
     def run(self) -> None:
+        try:
+            self._deliver_all()
+        finally:
+            self.journal.close()
+
+    def _deliver_all(self) -> None:
         retry = retrying(
             lambda error: isinstance(error, Exception),  # no server error may stop the training
             lambda: -1.0 if self._given_up else math.inf,
@@ -229,7 +235,7 @@ class Delivery(threading.Thread):
         try:
             describe(parent, self.plan["parent"])
         except mlflow().exceptions.MlflowException as error:
-            if error.error_code not in PERMANENT:
+            if error.error_code not in (*PERMANENT, "PERMISSION_DENIED"):  # may be another user's
                 raise
             self._report(f"did not take the name and settings of run {parent} ({shown(error)})")
 
@@ -307,29 +313,31 @@ class Tracker:
         """Start the run of one training, or rejoin it with `run_id` or a used `folder`.
 
         `dataset` has name, digest and source, or is empty. `folder` holds the journal. Returns at
-        once; with MLFLOW_TRACKING_URI=off the tracker is off. A `child` is one of several models of
-        a step: it gets its own run even if the platform created one for the step. `parent` are the
-        parameters of the pipeline run's parent, as `described.parameters` gives them.
+        once, unless `deliver` is sending that folder's records. With MLFLOW_TRACKING_URI=off the
+        tracker is off. A `child` is one of several models of a step: it gets its own run even if
+        the platform created one for the step. `parent` are the parameters of the pipeline run's
+        parent, as `described.parameters` gives them.
         """
         if uri() == "off":
             return cls()
         bound_requests()
-        before = _plan_before(folder / "run.json")
-        run_id = run_id or before.get("run_id", "")
-        plan = {
-            "experiment": experiment,
-            "child": child,
-            "name": name,
-            "params": {k: str(v) for k, v in params.items()},
-            "tags": {k: str(v) for k, v in tags.items()},
-            "dataset": dict(dataset),
-            "run_id": run_id,
-            "joined": before.get("joined", False),
-            "described": before.get("described", bool(run_id)),
-            "parent": dict(parent or {}),
-        }
         try:
-            return cls(Delivery(Journal(folder), plan))
+            journal = Journal(folder, wait=7 * PATIENCE)  # longer than `deliver` takes
+            before = _plan_before(folder / "run.json")
+            run_id = run_id or before.get("run_id", "")
+            plan = {
+                "experiment": experiment,
+                "child": child,
+                "name": name,
+                "params": {k: str(v) for k, v in params.items()},
+                "tags": {k: str(v) for k, v in tags.items()},
+                "dataset": dict(dataset),
+                "run_id": run_id,
+                "joined": before.get("joined", False),
+                "described": before.get("described", bool(run_id)),
+                "parent": dict(parent or {}),
+            }
+            return cls(Delivery(journal, plan))
         except OSError as error:
             sys.stderr.write(f"tracking: nothing is recorded ({error}); the training goes on\n")
             return cls()

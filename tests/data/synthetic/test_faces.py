@@ -17,6 +17,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from training.core.files import read_json
+from training.data import __main__ as data_program
 from training.data.synthetic import faces, paint
 from training.data.synthetic.pen import Pen, mix, oval, sine, spline
 from training.data.synthetic.people import (
@@ -422,3 +423,16 @@ def test_command_prints_the_pixel_hash(tmp_path, monkeypatch, capsys):
     assert printed == faces.draw(tmp_path / "again", workers=1).pixel_hash
     assert len(list((tmp_path / "out/celeba" / faces.IMAGES).iterdir())) == 4
     assert len(list((tmp_path / "out/rafd").iterdir())) == 25
+
+
+@pytest.mark.parametrize("program", ["data", "faces"])
+def test_a_folder_with_files_is_never_replaced(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "CELEBA_COUNT", 1)
+    monkeypatch.setattr(faces, "SUBJECTS", 1)
+    (tmp_path / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="exists and would be replaced; name a new folder"):
+        if program == "data":
+            data_program.main(["draw", str(tmp_path)])
+        else:
+            faces.main([str(tmp_path), "--workers", "1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]

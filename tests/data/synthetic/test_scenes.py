@@ -47,3 +47,16 @@ def test_an_unknown_season_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown season monsoon; known: spring, summer"):
         scenes.draw(tmp_path / "out", ("summer", "monsoon"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_pictures_is_never_replaced(tmp_path: Path) -> None:
+    """The tutorial's user has sorted photographs into the folder of that name."""
+    photo = tmp_path / "photos" / "summer" / "0001.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"mine")
+    with pytest.raises(ValueError, match="photos exists and would be replaced; name a new folder"):
+        main(["scenes", str(tmp_path / "photos"), "--count", "1"])
+    assert photo.read_bytes() == b"mine"
+    (tmp_path / "empty").mkdir()
+    main(["scenes", str(tmp_path / "empty"), "--count", "1"])
+    assert len(digest(tmp_path / "empty")) == 2

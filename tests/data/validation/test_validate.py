@@ -433,6 +433,24 @@ def test_a_refusal_names_the_rule_and_writes_report_and_docs(tmp_path: Path) -> 
     assert any(name.startswith("rafd-") for name in pages)
 
 
+def test_docs_replace_earlier_pages_and_nothing_else(tmp_path: Path) -> None:
+    """A clone's own docs stay as they are, and nothing is validated first."""
+    manifest, store = raw(tmp_path, own=("csv", own()))
+    config, report = to_json(replace(CONFIG["csv"], size=64)), tmp_path / "report.html"
+    docs, written = tmp_path / "docs", set()
+    for _ in range(2):
+        validate(manifest, data_config=config, report=report, docs=docs, store=store)
+        assert len(list(docs.glob("validations/**/*.html"))) == 1
+        written.add(docs.stat().st_ino)
+    assert len(written) == 2
+    (docs / "tutorial.md").write_text("mine")
+    report.unlink()
+    with pytest.raises(ValueError, match="docs exists and would be replaced"):
+        validate(manifest, data_config=config, report=report, docs=docs, store=store)
+    assert (docs / "tutorial.md").read_text() == "mine"
+    assert not report.exists()
+
+
 def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
     bad = "<img src=x onerror=alert(1)>"
     files = {f"{bad}/1.jpg": picture(130, 130), "cat/<b>.jpg": b"no picture"}

@@ -35,7 +35,7 @@ from training.core.cli import means
 from training.core.environment import cores
 from training.core.files import read_json, sha256_bytes, sha256_file, write_json
 from training.core.progress import Progress
-from training.core.temporary import kept_folder
+from training.core.temporary import check_free, kept_folder
 from training.data.synthetic import paint
 from training.data.synthetic.people import (
     ATTRIBUTES,
@@ -288,12 +288,13 @@ main = cli.program("python -m training.data.synthetic.faces", __doc__)
 
 @main.default
 def command(
-    out: Annotated[Path, means("folder to write; replaced when everything is drawn")],
+    out: Annotated[Path, means("new folder; there when everything is drawn")],
     /,
     *,
     workers: Annotated[int, means("processes; 0: one per core")] = 0,
     pixel_hash: Annotated[bool, means("print the hash of the pixels")] = False,
 ) -> str | None:
+    check_free(out)
     drawn = draw(out, workers)
     return drawn.pixel_hash if pixel_hash else None
 

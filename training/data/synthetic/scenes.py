@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from training.core.temporary import whole_folder
+from training.core.temporary import check_free, whole_folder
 from training.data.synthetic.pen import Colour, Pen, Point, level, mix, oval, spline, stroke
 from training.data.synthetic.people import Draws
 
@@ -114,8 +114,10 @@ def _tree(pen: Pen, style: SeasonStyle, d: Draws, x: float, y: float) -> None:
 def draw(out: Path, seasons: tuple[str, ...] = ("summer", "winter"), count: int = 300) -> int:
     """Write `count` pictures of each season to `out`/<season>/; returns their number.
 
-    Raises ValueError for an unknown season. The folder is written atomically.
+    Raises ValueError for an unknown season, or if `out` is not a new or empty folder. It appears
+    whole or not at all.
     """
+    check_free(out)
     if unknown := [name for name in seasons if name not in SEASONS]:
         raise ValueError(f"unknown season {', '.join(unknown)}; known: {', '.join(SEASONS)}")
     with whole_folder(out) as new:
