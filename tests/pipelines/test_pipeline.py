@@ -455,7 +455,6 @@ def test_the_objects_for_kubernetes_are_the_same_pipeline_pinned_or_not(
     assert text == plain.read_text().replace(STEPS_IMAGE, "").replace(TRAIN_IMAGE, "")
 
 
-@plainly
 def test_a_pinned_version_has_a_name_of_its_own_for_each_pair_of_images(tmp_path: Path) -> None:
     """Kubernetes refuses another content of an applied version's name; the same keeps its name."""
     plain, names = tmp_path / "objects.yaml", []

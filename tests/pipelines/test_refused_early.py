@@ -289,6 +289,35 @@ def test_compare_refuses_before_the_first_system_trains(work: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ["models=stargan", "seed=7"],
+        ["models=stargan", "train.seed=7"],
+        ["models=stargan", "overrides=seed=7"],
+        ["models=stargan:seed=7"],
+    ],
+)
+def test_compare_refuses_a_seed_that_its_own_would_replace(work: Path, pairs: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"stargan.*: train.seed: .*; leave it out, .* seeds=N"):
+        compare.describe(["preset=smoke", *pairs])
+
+
+def test_compare_checks_and_times_a_system_with_its_overrides(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(
+        "training.engine.throughput.measure_throughput",
+        lambda config: timed.append(config.train.batch) or 1.0,
+    )
+    given = ["models=stargan", "preset=smoke", "minutes=5"]
+    compare.describe([*given, "overrides=train.batch=3"])
+    assert timed == [3]
+    with pytest.raises(ValueError, match=r"stargan: .*size=50"):
+        compare.describe([*given, "overrides=data.size=50"])
+
+
 @pytest.mark.parametrize("model", ["stargan", "ganimation", "attgan"])
 def test_a_bare_lr_is_refused_with_the_candidates(model: str) -> None:
     """Case 07: it used to set the judge's rate."""
