@@ -7,7 +7,6 @@ python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out m
 import contextlib
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -138,7 +137,7 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
         "--init", request.init, "--experiment", request.experiment, "--preset", request.preset,
         *(["--child"] if request.child else []),
     ]  # fmt: skip
-    threads = str(max(1, (os.cpu_count() or 1) // nproc))
+    threads = str(max(1, environment.cores() // nproc))
     env = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
     # Restarted processes keep the id, so that they do not fence each other.
     env[environment.LAUNCH_ID.name] = environment.new_launch()

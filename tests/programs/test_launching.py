@@ -1,5 +1,6 @@
 """The launching programs: the arguments that they pass on, and how they end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -176,6 +177,31 @@ def test_a_mistake_of_a_training_process_ends_torchrun_before_its_restarts(
             tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}', nproc=2
         )
     assert time.monotonic() - start < 60
+
+
+def test_the_processes_share_the_cores_that_the_launcher_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `taskset` or a cpuset, not the machine's."""
+    seen: list[str] = []
+
+    def start(command: list[str], env: dict[str, str]) -> None:
+        seen.append(env["OMP_NUM_THREADS"])
+        raise StoppedError("started")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("training.launch.subprocess.Popen", start)
+    (tmp_path / "d.json").write_text("{}")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with pytest.raises(StoppedError, match="started"):
+            launching.launch(
+                tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}'
+            )
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert seen == ["1"]
 
 
 def test_a_store_that_other_nodes_cannot_read_is_a_mistake(

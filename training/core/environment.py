@@ -180,7 +180,7 @@ REFUSAL_FILE = Variable(
 )  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
-    "you; else `training.launch`", computed="the machine's cores, shared by the processes",
+    "you; else `training.launch`", computed="the cores that it may use, shared by the processes",
 )  # fmt: skip
 OMP_WAIT_POLICY = Variable(
     "OMP_WAIT_POLICY",
