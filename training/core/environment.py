@@ -197,6 +197,10 @@ COLLECTIVE_TIMEOUT = Variable(
     "seconds without an answer after which a training process counts as lost; must exceed the "
     "time to write and copy a checkpoint", "you", "600",
 )  # fmt: skip
+CUDA_VISIBLE_DEVICES = Variable(
+    "CUDA_VISIBLE_DEVICES", "GPUs that a process may use, by number; read by CUDA",
+    "you; for each of several trials `pipelines search`", computed="all",
+)  # fmt: skip
 WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1")
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
 LOCAL_RANK = Variable(
