@@ -80,7 +80,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["seed=9223372036854775807", "seeds=2"], "from train.seed=9223372036854775807 on"),
         (["seeds=0"], "seeds='0': needs a whole number, at least 1|seeds=0: needs"),
         (["nproc=64", "batch=8"], "64 processes for train.batch=8"),
-        (["nproc=2", "compile=true"], "compile=true: one process only, not nproc=2, nodes=1; leave"),
+        (["nproc=2", "compile=true"], "compile=true: one process only, not nproc=2"),
         (["eval.inception=none.pt"], "eval.inception=none.pt: PATH@SHA256 is needed"),
         ([f"eval.lpips=none.pt@{ONES}"], "no file none.pt on this machine"),
         (["name=faces.v2"], r"name=faces.v2: \. cannot be"),

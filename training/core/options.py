@@ -107,7 +107,7 @@ def read_options(values: Mapping[str, Any]) -> TrainOptions:
         )
     if options.launcher == "local" and (options.nodes > 1 or options.queue):
         given = f"nodes={options.nodes}" if options.nodes > 1 else f"queue={options.queue}"
-        raise ValueError(f"{given}: only a TrainJob has it; give launcher=trainjob, or leave it out")
+        raise ValueError(f"{given}: needs launcher=trainjob; give that, or leave it out")
     return options
 
 
