@@ -39,7 +39,7 @@ def parse(pairs: list[str], known: dict[str, compiled.Parameter]) -> dict[str, A
 
 
 def check_training(options: TrainOptions, arguments: dict[str, Any]) -> None:
-    """Raise ValueError for more processes than images of a batch, and for too large a seed."""
+    """Raise ValueError for processes that cannot share a training, and for too large a seed."""
     from training.models import configure
 
     overrides = configure.parse(arguments["overrides"])
@@ -49,6 +49,11 @@ def check_training(options: TrainOptions, arguments: dict[str, Any]) -> None:
         raise ValueError(
             f"nproc={options.nproc}, nodes={options.nodes}: {processes} processes for "
             f"train.batch={train.batch}; at most one for each image of a batch"
+        )
+    if train.compile and processes > 1:
+        raise ValueError(
+            f"train.compile=true: one process only, not nproc={options.nproc}, "
+            f"nodes={options.nodes}; leave train.compile out"
         )
     if train.seed + options.seeds - 1 > SEED:
         raise ValueError(

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+from pipelines.sbom import base
 from training.core import cli
 from training.core.cli import means
 
@@ -63,14 +64,16 @@ def audit(
     torch: Annotated[str, means("the steps' requirement of torch, with its version")],
     /,
 ) -> str:
-    """Check requirements.lock and torch; returns what was found. ValueError for a known flaw."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(torch.partition("+")[0] + "\n")
-        file.flush()
+    """Check requirements.lock and each image's torch; what was found. ValueError for a flaw."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = [("--require-hashes", "-r", "requirements.lock")]
+        # The training image has its base's torch, not the steps'.
+        for one in dict.fromkeys([torch.partition("+")[0], f"torch=={base()[1]}"]):
+            file = Path(folder) / f"{one}.txt"
+            file.write_text(one + "\n")
+            asked.append(("--no-deps", "-r", str(file)))
         packages: list[dict[str, Any]] = []
-        for arguments in (
-            ("--require-hashes", "-r", "requirements.lock"), ("--no-deps", "-r", file.name),
-        ):  # fmt: skip
+        for arguments in asked:
             answer = look_up(program, *arguments)
             if isinstance(answer, str):
                 return f"skipped: {answer}"

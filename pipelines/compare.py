@@ -98,11 +98,7 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
         check_model_name(name)
         own = {"model": one.model, "name": name, "experiment": "compare",
                "preset": preset, **shared, **one.settings}  # fmt: skip
-        fields = {key: value for key, value in own.items() if key not in known}
-        parse([f"{key}={value}" for key, value in own.items()], known)
-        config = configure.resolve(one.model, preset, fields, own.get("datasets", ""))
-        refuse_early(one.label, config, own)
-        systems.append((one, own, config))
+        systems.append((one, own, checked(one, own, known)))
     plan = []
     for one, own, config in systems:
         images = budget.images
@@ -113,6 +109,22 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
             pairs = [f"{key}={value}" for key, value in {**whole, "train.seed": seed}.items()]
             plan.append((one, seed, {"image": LOCAL, **parse(pairs, known)}))
     return plan
+
+
+def checked(
+    one: ModelSpec, own: dict[str, Any], known: dict[str, compiled.Parameter]
+) -> Config:
+    """A system's configuration. Raises ValueError for a seed and for what its run would refuse."""
+    given = parse([f"{key}={value}" for key, value in own.items()], known)
+    overrides = configure.parse(given.get("overrides", ""))
+    config = configure.resolve(one.model, own["preset"], overrides, own.get("datasets", ""))
+    if any(configure.locate(config, key) == ("train", "seed") for key in overrides):
+        raise ValueError(
+            f"{one.label}: train.seed: a comparison trains the seeds 0, 1, …; leave it out, and "
+            "give seeds=N for N of them"
+        )
+    refuse_early(one.label, config, own)
+    return config
 
 
 def refuse_early(label: str, config: Config, given: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ KINDS = {
     "BOOLEAN": bool,
 }
 DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+VERSION = re.compile(rf"^  name: ({PACKAGE.stem}-[0-9a-f]{{12}})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,10 @@ def write(
     if kubernetes:
         from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-        # Kubernetes refuses changes of a version, so that each content has its own name.
-        version = f"{PACKAGE.stem}-{sha256_bytes(content)[:12]}"
         options = KubernetesManifestOptions(
-            pipeline_version_name=version, namespace=kubernetes, include_pipeline_manifest=True
-        )
+            pipeline_version_name=_version(content), namespace=kubernetes,
+            include_pipeline_manifest=True,
+        )  # fmt: skip
         content = _compiled(
             output, parts, kubernetes_manifest_format=True, kubernetes_manifest_options=options
         )
@@ -150,7 +150,7 @@ def pin(
     output: Annotated[Path, OUTPUT],
     package: Annotated[Path, means("the YAML to pin", "--package-file", "-f")] = PACKAGE,
 ) -> None:
-    """Write the YAML pinned to image digests; nothing else changes."""
+    """Write the YAML pinned to image digests; else only a PipelineVersion's name changes."""
     from components.images import STEPS_IMAGE, TRAIN_IMAGE
 
     text = package.read_text()
@@ -160,7 +160,14 @@ def pin(
         if tag not in text:
             raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
         text = text.replace(tag, reference)
+    if named := VERSION.search(text):
+        text = text.replace(named[1], _version(text.encode()))
     write_bytes(output, text.encode())
+
+
+def _version(content: bytes) -> str:
+    """The name of a PipelineVersion: each content has its own, as Kubernetes refuses changes."""
+    return f"{PACKAGE.stem}-{sha256_bytes(content)[:12]}"
 
 
 def write_until(step: str, output: Path, package: Path = PACKAGE) -> None:

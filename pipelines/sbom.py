@@ -64,12 +64,18 @@ def _linked(installed: Bom, parts: list[Bom]) -> Bom:
     return {**installed, "components": parts, "dependencies": edges}
 
 
-def of_train(steps: Bom, containerfile: str) -> Bom:
-    """The training image's: torch is its base's. Raises ValueError if the base names no version."""
-    found = BASE.search(containerfile)
+def base() -> tuple[str, str]:
+    """The training image's base and its version of torch. Raises ValueError if it names none."""
+    containerfile = Path(__file__).parents[1] / "components" / "Containerfile"
+    found = BASE.search(containerfile.read_text())
     if not found:
         raise ValueError("components/Containerfile: TRAIN_BASE_IMAGE names no version of torch")
-    image, version = found.groups()
+    return found[1], found[2]
+
+
+def of_train(steps: Bom) -> Bom:
+    """The training image's: torch is its base's. Raises ValueError as `base` does."""
+    image, version = base()
     note = {"name": "stargan:source", "value": f"base image {image}, with the packages it needs"}
     made = json.loads(json.dumps(steps).replace(_torch(steps)["bom-ref"], f"torch=={version}"))
     torch = _torch(made)
@@ -95,11 +101,8 @@ def write(
     lock = Path("requirements.lock").read_text() + torch + "\n"
     locked = _tool("requirements", "-", text=lock)
     steps = combined(_tool("environment", sys.executable), locked)
-    train = of_train(
-        steps, (Path(__file__).parents[1] / "components" / "Containerfile").read_text()
-    )
     write_json(folder / "sbom-steps.json", steps)
-    write_json(folder / "sbom-train.json", train)
+    write_json(folder / "sbom-train.json", of_train(steps))
     silent = sorted(name(part) for part in steps["components"] if not part.get("licenses"))
     return (
         f"{folder}/sbom-steps.json, sbom-train.json: {len(steps['components'])} packages; "

@@ -6,7 +6,7 @@ python -m training.launch dataset.json --preset demo --nproc 2 --seeds 3 --out m
 
 import contextlib
 import json
-import os
+import math
 import signal
 import subprocess
 import sys
@@ -137,7 +137,7 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
         "--init", request.init, "--experiment", request.experiment, "--preset", request.preset,
         *(["--child"] if request.child else []),
     ]  # fmt: skip
-    threads = str(max(1, (os.cpu_count() or 1) // nproc))
+    threads = str(max(1, environment.cores() // nproc))
     env = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
     # Restarted processes keep the id, so that they do not fence each other.
     env[environment.LAUNCH_ID.name] = environment.new_launch()
@@ -147,7 +147,7 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     previous = signal.signal(signal.SIGTERM, lambda *_: stops.append(time.monotonic()))
     try:
         with subprocess.Popen(command, env=env) as process:
-            code = _wait(process, stops)
+            code = _wait(process, stops, refusal)
     finally:
         signal.signal(signal.SIGTERM, previous)
     if stops:
@@ -160,19 +160,23 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
         )
 
 
-def _wait(process: "subprocess.Popen[bytes]", stops: list[float]) -> int:
+def _wait(process: "subprocess.Popen[bytes]", stops: list[float], refusal: Path) -> int:
     """Wait for torchrun and, after a stop signal, for its workers; torchrun's exit code.
 
     `stops` has the times of the stop signals, monotonic, in s. A signal to the process group
     reaches torchrun directly, and a second one would cut its shutdown short; so it is forwarded
-    only if torchrun has not exited after `NOTICE`.
+    only if torchrun has not exited after `NOTICE`. So is one after a worker wrote the file
+    `refusal`: torchrun would start all processes again, and each start repeat the mistake.
     """
     workers: list[psutil.Process] = []
+    refused = math.inf  # when the file was seen
     while process.poll() is None:
         if stops and not workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 workers = psutil.Process(process.pid).children(recursive=True)
-        if stops and time.monotonic() - stops[0] > NOTICE:
+        if refusal.is_file():
+            refused = min(refused, time.monotonic())
+        if time.monotonic() - (stops[0] if stops else refused) > NOTICE:
             process.terminate()
             process.wait()
         time.sleep(0.1)

@@ -32,19 +32,22 @@ def run_all(jobs: Sequence[Job], most: int) -> list[Result | str]:
     """
     waiting = [job for job in jobs if job.stage.done() is None]
     failed: dict[Path, str] = {}
-    running: list[tuple[Job, subprocess.Popen[str]]] = []
+    running: dict[int, tuple[Job, subprocess.Popen[str]]] = {}  # by slot, below `most`
     try:
         while waiting or running:
-            while len(running) < most and (job := _next(waiting, (one for one, _ in running))):
+            while len(running) < most and (
+                job := _next(waiting, (one for one, _ in running.values()))
+            ):
                 waiting.remove(job)
-                running.append((job, _start(job, most)))
-            for job, process in [one for one in running if one[1].poll() is not None]:
-                running.remove((job, process))
+                slot = min(set(range(most)) - running.keys())
+                running[slot] = job, _start(job, most, slot)
+            for slot in [slot for slot, (_, one) in running.items() if one.poll() is not None]:
+                job, process = running.pop(slot)
                 if process.returncode or job.stage.done() is None:
                     failed[job.stage.path] = _reason(job, process.returncode)
             time.sleep(0.05)
     except BaseException:
-        for _, process in running:
+        for _, process in running.values():
             stop(process)
         raise
     return [
@@ -62,11 +65,22 @@ def _training(stage: Stage) -> Stage:
     return replace(stage, folder="", child=False)
 
 
-def _start(job: Job, most: int) -> "subprocess.Popen[str]":
+def _gpus() -> list[str]:
+    """The GPUs that trials may use, as CUDA names them: the machine's, or those that are set."""
+    import torch
+
+    if chosen := environment.CUDA_VISIBLE_DEVICES.get():
+        return chosen.split(",")
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _start(job: Job, most: int, slot: int = 0) -> "subprocess.Popen[str]":
     job.stage.write()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     env = environment.whole() | {"PYTHONUNBUFFERED": "1"}
     env.setdefault(environment.OMP_NUM_THREADS.name, str(max(1, environment.cores() // most)))
+    if most > 1 and (gpus := _gpus()):  # else all trials would be on the first
+        env[environment.CUDA_VISIBLE_DEVICES.name] = gpus[slot % len(gpus)]
     env.pop(environment.MLFLOW_RUN_ID.name, None)
     if job.mlflow_run:
         env[environment.MLFLOW_RUN_ID.name] = job.mlflow_run

@@ -96,3 +96,19 @@ def test_incompatible_options_are_refused() -> None:
         with pytest.raises(ValueError, match="one for each of 2 accelerators"):
             read_options({"nproc": 3, "accelerators": 2, "launcher": launcher})
         assert read_options({"nproc": 3, "launcher": launcher}).accelerators == 0
+
+
+@pytest.mark.parametrize("launcher", ["local", "trainjob"])
+def test_accelerators_that_would_be_idle_are_refused(launcher: str) -> None:
+    with pytest.raises(ValueError, match="the others are idle; give nproc=4"):
+        read_options({"accelerators": 4, "launcher": launcher})
+    options = read_options({"accelerators": 4, "nproc": 4, "launcher": launcher})
+    assert options.accelerators == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("nodes", 2), ("queue", "faces")])
+def test_the_place_of_a_trainjob_is_refused_without_one(name: str, value: Any) -> None:
+    """It would be ignored: the training runs in the step's own pod."""
+    with pytest.raises(ValueError, match=f"{name}={value}: needs launcher=trainjob"):
+        read_options({name: value})
+    assert getattr(read_options({name: value, "launcher": "trainjob"}), name) == value

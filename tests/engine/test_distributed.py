@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from runs import QUICK, RICHEST, command, environment, go, losses
 from training.core.config import TrainConfig, to_json
 from training.engine import checkpoint
+from training.engine.distributed import world
 from training.launch import launch
 from training.models import MODELS
 from training.models.fader import Fader
@@ -352,6 +353,18 @@ def test_a_stopped_launch_saves_and_leaves_no_process_behind(
     saved = checkpoint.latest(found[0].parent / "checkpoints")
     assert saved is not None  # saved on the signal: no checkpoint was scheduled
     assert not (tmp_path / "model.json").exists()
+
+
+def test_more_processes_than_gpus_are_refused_with_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a machine of two GPUs."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    said = "nproc: process 3 of this machine, which has 2 GPUs; give nproc=2"
+    with pytest.raises(ValueError, match=said), world():
+        raise AssertionError("it starts")
 
 
 @pytest.mark.slow

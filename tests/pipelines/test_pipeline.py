@@ -450,9 +450,25 @@ def test_the_objects_for_kubernetes_are_the_same_pipeline_pinned_or_not(
     assert given == documents
     text = pinned.read_text()
     assert DIGEST in text
-    assert text.replace(DIGEST, "") == plain.read_text().replace(STEPS_IMAGE, "").replace(
-        TRAIN_IMAGE, ""
-    )
+    _, version = yaml.safe_load_all(text)
+    text = text.replace(version["metadata"]["name"], name).replace(DIGEST, "")
+    assert text == plain.read_text().replace(STEPS_IMAGE, "").replace(TRAIN_IMAGE, "")
+
+
+def test_a_pinned_version_has_a_name_of_its_own_for_each_pair_of_images(tmp_path: Path) -> None:
+    """Kubernetes refuses another content of an applied version's name; the same keeps its name."""
+    plain, names = tmp_path / "objects.yaml", []
+    compiled.write(kubernetes="faces", output=plain)
+    other = DIGEST.replace(64 * "0", 64 * "1")
+    for number, steps in enumerate((DIGEST, other, DIGEST)):
+        pinned = tmp_path / f"{number}.yaml"
+        compiled.pin(steps=steps, train=DIGEST, output=pinned, package=plain)
+        _, version = yaml.safe_load_all(pinned.read_text())
+        names.append(version["metadata"]["name"])
+        assert version["spec"]["displayName"] == names[-1]
+    assert names[0] == names[2] != names[1]
+    assert plain.read_text().count(names[0]) == 0
+    assert all(re.fullmatch("stargan-[0-9a-f]{12}", name) for name in names)
 
 
 def test_the_committed_pipeline_is_not_replaced_by_objects() -> None:

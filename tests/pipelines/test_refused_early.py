@@ -80,6 +80,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["seed=9223372036854775807", "seeds=2"], "from train.seed=9223372036854775807 on"),
         (["seeds=0"], "seeds='0': needs a whole number, at least 1|seeds=0: needs"),
         (["nproc=64", "batch=8"], "64 processes for train.batch=8"),
+        (["nproc=2", "compile=true"], "compile=true: one process only, not nproc=2"),
         (["eval.inception=none.pt"], "eval.inception=none.pt: PATH@SHA256 is needed"),
         ([f"eval.lpips=none.pt@{ONES}"], "no file none.pt on this machine"),
         (["name=faces.v2"], r"name=faces.v2: \. cannot be"),
@@ -287,6 +288,35 @@ def test_compare_refuses_before_the_first_system_trains(work: Path) -> None:
         "stargan:lambda_rec=0.5, seed 0", "stargan:lambda_rec=0.5, seed 1",
         "stgan, seed 0", "stgan, seed 1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        ["models=stargan", "seed=7"],
+        ["models=stargan", "train.seed=7"],
+        ["models=stargan", "overrides=seed=7"],
+        ["models=stargan:seed=7"],
+    ],
+)
+def test_compare_refuses_a_seed_that_its_own_would_replace(work: Path, pairs: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"stargan.*: train.seed: .*; leave it out, .* seeds=N"):
+        compare.describe(["preset=smoke", *pairs])
+
+
+def test_compare_checks_and_times_a_system_with_its_overrides(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+    monkeypatch.setattr(
+        "training.engine.throughput.measure_throughput",
+        lambda config: timed.append(config.train.batch) or 1.0,
+    )
+    given = ["models=stargan", "preset=smoke", "minutes=5"]
+    compare.describe([*given, "overrides=train.batch=3"])
+    assert timed == [3]
+    with pytest.raises(ValueError, match=r"stargan: .*size=50"):
+        compare.describe([*given, "overrides=data.size=50"])
 
 
 @pytest.mark.parametrize("model", ["stargan", "ganimation", "attgan"])

@@ -196,7 +196,7 @@ def test_a_resources_value_reaches_the_step_in_the_loop() -> None:
 
 
 def test_a_parameter_replaces_the_presets_request() -> None:
-    found = requests("preset=smoke", "step_memory=3Gi", "train_cpu=6", "accelerators=2")
+    found = requests("preset=smoke", "step_memory=3Gi", "train_cpu=6", "accelerators=2", "nproc=2")
     assert (found["step_memory"], found["step_memory_limit"]) == ("3Gi", "12Gi")
     assert (found["train_cpu"], found["accelerator_count"]) == ("6", "2")
     assert found["step_cpu"] == requests("preset=demo-joint")["step_cpu"]

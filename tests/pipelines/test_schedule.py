@@ -59,11 +59,12 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubeflow]:
 
 def test_a_schedule_runs_the_committed_pipeline_with_the_data_of_then(kubeflow: Kubeflow) -> None:
     """No revision is sent, one run at a time, and a missed one is not made up for."""
-    program.main(["schedule", "--cron", NIGHTLY, "-e", "faces", "datasets=faces", "queue=7"])
+    given = ["datasets=faces", "launcher=trainjob", "queue=7"]
+    program.main(["schedule", "--cron", NIGHTLY, "-e", "faces", *given])
     (made,) = kubeflow.kept
     documents = list(yaml.safe_load_all(compiled.PACKAGE.read_text()))
     assert made["pipeline_spec"] == {"pipeline_spec": documents[0], "platform_spec": documents[1]}
-    assert made["runtime_config"]["parameters"] == {"datasets": "faces", "queue": "7"}
+    assert made["runtime_config"]["parameters"] == dict(pair.split("=") for pair in given)
     assert made["trigger"] == {"cron_schedule": {"cron": NIGHTLY}}
     assert (made["mode"], made["no_catchup"], int(made["max_concurrency"])) == ("ENABLE", True, 1)
     assert (made["experiment_id"], made["display_name"]) == ("e1", "stargan")

@@ -561,6 +561,33 @@ def test_equal_trials_train_one_after_the_other(
     assert began[2] < ended[0]
 
 
+@pytest.mark.parametrize(
+    ("visible", "count", "used"),
+    [("", 2, ["0", "1", "0"]), ("4,7", 2, ["4", "7", "4"]), ("", 0, ["", "", ""])],
+)
+def test_trials_at_the_same_time_are_spread_over_the_gpus(
+    visible: str, count: int, used: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All, or those that the user chose. In place of Python: a program that prints its own."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    jobs = []
+    for model in ("stargan", "attgan", "stgan"):
+        folder = tmp_path / model
+        folder.mkdir()
+        stage = Stage("none.json", "j", model, "smoke", "{}", "{}", "{}", "", "code",
+                      str(folder), 16)  # fmt: skip
+        jobs.append(Job(stage, folder / "log"))
+    run_all(jobs, 3)
+    assert [job.log.read_text().strip() for job in jobs] == used
+
+
 def test_a_stage_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     """Also if that is killed, so that the next search finds the training's folder free."""
     program = "import os, time; from pipelines.search.trial import end_with; end_with({}); "

@@ -1,8 +1,10 @@
 """The launching programs: the arguments that they pass on, and how they end."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,48 @@ def test_all_models_but_the_first_are_passed_as_children(
     out = tmp_path / "m.json"
     launching.launch(tmp_path / "d.json", out, "stargan", "{}", '{"seed": 0}', seeds=3)
     assert ["--child" in command for command in commands] == [False, True, True]
+
+
+def test_a_mistake_of_a_training_process_ends_torchrun_before_its_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of torchrun: a program that goes on after a worker has written its refusal."""
+    program = tmp_path / "torchrun"
+    program.write_text('#!/bin/sh\nprintf "the mistake" > "$REFUSAL_FILE"\nexec sleep 100\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(launching.sys, "executable", str(program))
+    (tmp_path / "d.json").write_text("{}")
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="^the mistake$"):
+        launching.launch(
+            tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}', nproc=2
+        )
+    assert time.monotonic() - start < 60
+
+
+def test_the_processes_share_the_cores_that_the_launcher_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of `taskset` or a cpuset, not the machine's."""
+    seen: list[str] = []
+
+    def start(command: list[str], env: dict[str, str]) -> None:
+        seen.append(env["OMP_NUM_THREADS"])
+        raise StoppedError("started")
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("training.launch.subprocess.Popen", start)
+    (tmp_path / "d.json").write_text("{}")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with pytest.raises(StoppedError, match="started"):
+            launching.launch(
+                tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}'
+            )
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert seen == ["1"]
 
 
 def test_a_store_that_other_nodes_cannot_read_is_a_mistake(

@@ -1,6 +1,7 @@
 """`make audit`: a known flaw is a failure, a database that does not answer is said."""
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -45,7 +46,24 @@ def test_a_known_flaw_fails_with_its_package_and_fix(program: Any) -> None:
 
 def test_packages_that_were_not_looked_up_are_named(program: Any) -> None:
     said = audit.audit(program(packages(CLEAN, UNKNOWN)), "torch==2.13.0")
-    assert said == "2 packages have no known flaw; 2 not looked up: b, b"
+    assert said == "3 packages have no known flaw; 3 not looked up: b, b, b"
+
+
+def test_the_torch_of_the_training_images_base_is_looked_up_too(tmp_path: Path) -> None:
+    """In place of pip-audit: a program that knows a flaw of that version only."""
+    containerfile = (ROOT / "components" / "Containerfile").read_text()
+    (version,) = re.findall(r"^ARG TRAIN_BASE_IMAGE=\S+?:([\d.]+)-", containerfile, re.MULTILINE)
+    program = tmp_path / "pip-audit"
+    program.write_text(
+        f"#!{sys.executable}\nimport json, sys\nfrom pathlib import Path\n"
+        "name, _, version = Path(sys.argv[-1]).read_text().split()[0].partition('==')\n"
+        f"flaws = [{FLAW!r}] if (name, version) == ('torch', {version!r}) else []\n"
+        "found = [{'name': name, 'version': version, 'vulns': flaws}]\n"
+        "print(json.dumps({'dependencies': found, 'fixes': []}))\n"
+    )
+    program.chmod(0o755)
+    with pytest.raises(ValueError, match=rf"1 known flaws:\ntorch {re.escape(version)}: PYSEC"):
+        audit.audit(program, "torch==9.9")
 
 
 def test_nothing_looked_up_is_skipped_not_passed(program: Any) -> None:

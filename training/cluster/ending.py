@@ -3,6 +3,7 @@
 from training.cluster.kubernetes import Cluster, ClusterError
 from training.cluster.watch import condition, say, terminating
 from training.core import environment
+from training.core.shown import shown
 from training.storage import attempts
 from training.tracking import reasons
 from training.tracking.links import close_parent
@@ -21,8 +22,18 @@ def end_run(state: str, experiment: str, launcher: str) -> str:
         if launcher == "trainjob":
             delete_jobs(run)
         if state != "SUCCEEDED":
-            reasons.write(experiment, attempts.failures(run))
+            write_reasons(run, experiment)
     return close_parent(STATES.get(state, "FAILED"), experiment)
+
+
+def write_reasons(run: str, experiment: str) -> None:
+    """Give the parent the reasons that failed steps left; a store without them is only printed."""
+    try:
+        found = attempts.failures(run)
+    except (ValueError, OSError) as error:
+        say(f"error: the reasons of failed steps are not known: {shown(error)}")
+        return
+    reasons.write(experiment, found)
 
 
 def delete_jobs(run: str) -> None:

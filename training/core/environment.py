@@ -180,7 +180,7 @@ REFUSAL_FILE = Variable(
 )  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
-    "you; else `training.launch`", computed="the machine's cores, shared by the processes",
+    "you; else `training.launch`", computed="the cores that it may use, shared by the processes",
 )  # fmt: skip
 OMP_WAIT_POLICY = Variable(
     "OMP_WAIT_POLICY",
@@ -196,6 +196,10 @@ COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
     "seconds without an answer after which a training process counts as lost; must exceed the "
     "time to write and copy a checkpoint", "you", "600",
+)  # fmt: skip
+CUDA_VISIBLE_DEVICES = Variable(
+    "CUDA_VISIBLE_DEVICES", "GPUs that a process may use, by number; read by CUDA",
+    "you; for each of several trials `pipelines search`", computed="all",
 )  # fmt: skip
 WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1")
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")

@@ -100,6 +100,14 @@ def read_options(values: Mapping[str, Any]) -> TrainOptions:
         raise ValueError(
             f"nproc={options.nproc}: one for each of {options.accelerators} accelerators at most"
         )
+    if options.accelerators > options.nproc:
+        raise ValueError(
+            f"accelerators={options.accelerators}, nproc={options.nproc}: a process trains on one, "
+            f"the others are idle; give nproc={options.accelerators}"
+        )
+    if options.launcher == "local" and (options.nodes > 1 or options.queue):
+        given = f"nodes={options.nodes}" if options.nodes > 1 else f"queue={options.queue}"
+        raise ValueError(f"{given}: needs launcher=trainjob; give that, or leave it out")
     return options
 
 

@@ -99,12 +99,17 @@ def world() -> Iterator[World]:
     """Join torchrun's process group (RANK, WORLD_SIZE, LOCAL_RANK); a single process without it.
 
     COLLECTIVE_TIMEOUT: seconds to wait for a peer (600); must exceed the time that rank 0 needs to
-    save and copy a checkpoint.
+    save and copy a checkpoint. Raises ValueError for more processes than this machine has GPUs.
     """
     size = environment.WORLD_SIZE.count()
     rank = environment.RANK.count()
     local = environment.LOCAL_RANK.count()
     cuda = torch.cuda.is_available()
+    if cuda and local >= (found := torch.cuda.device_count()):
+        raise ValueError(
+            f"nproc: process {local + 1} of this machine, which has {found} GPUs; give "
+            f"nproc={found}"
+        )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
