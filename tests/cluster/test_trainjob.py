@@ -380,6 +380,14 @@ def test_the_pods_train_with_the_python_that_has_the_packages() -> None:
         assert command == ["python", "-m", "torch.distributed.run", "-m", "training.trainjob"]
 
 
+@pytest.mark.parametrize("file", ["runtime.yaml", "pytorchjob.yaml"])
+def test_torchrun_lets_the_pods_save_until_shortly_before_kubernetes_kills_them(file: str) -> None:
+    text = (JOBS / file).read_text()
+    (granted,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", text)
+    (waits,) = re.findall(r'TORCH_ELASTIC_SHUTDOWN_TIMEOUT, value: "(\d+)"', text)
+    assert 5 <= int(granted) - int(waits) <= 15
+
+
 def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -> None:
     api.later = [runs, condition("Failed", "node 1 was lost")]
     with pytest.raises(ValueError, match="Failed: node 1 was lost"):
