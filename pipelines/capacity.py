@@ -102,7 +102,7 @@ def _trainjob(arguments: dict[str, Any]) -> Need:
     node = job["spec"]["trainer"]["resourcesPerNode"]
     return Need(
         "TrainJob", amounts({**node["limits"], **node["requests"]}), amounts(node["limits"]),
-        shape.nodes, tolerated=frozenset({GPU}),
+        shape.nodes, dict(arguments["node_selector"]), frozenset({GPU}),
     )  # fmt: skip
 
 

@@ -69,9 +69,9 @@ def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, _stop)
-        owner, image = cluster.itself()
+        owner, image, labels = cluster.itself()
         workflow = next((one["name"] for one in owner if one["kind"] == "Workflow"), NONE)
-        _start(cluster, manifest(request, shape, owner, shape.image or image))
+        _start(cluster, manifest(request, shape, owner, shape.image or image, labels))
         _follow(cluster, name, shape.deadline)
     except _Stop:
         did = _leave_or_delete(cluster, name, workflow)

@@ -116,6 +116,8 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
     (lambda api: None, {"accelerators": 1, "node_selector": {"pool": "gpu"}}, "nodes", ["train:"]),
     (lambda api: None, {"preset": "smoke", "node_selector": {"pool": "gpu"}}, "nodes",
      ["evaluate:"]),
+    (lambda api: None, {"launcher": "trainjob", "accelerators": 1,
+                        "node_selector": {"pool": "gpu"}}, "nodes", ["TrainJob:"]),
     (having("/api/v1/nodes", items(node("a", "16", "128Gi"))), {"accelerators": 1}, "nodes",
      ["evaluate:", "1 nvidia.com/gpu"]),
     (having(QUOTAS, items()), {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},

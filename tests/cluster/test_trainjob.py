@@ -73,6 +73,7 @@ class Api:
         self.calls: list[tuple[str, str]] = []  # method and last part of the path
         self.on_delete: Callable[[], None] = lambda: None  # before a deletion is answered
         self.launchers: list[subprocess.Popen[str]] = []  # left behind by a failed test
+        self.selector: dict[str, str] = {}  # of the nodes that the launcher's pod may run on
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.used.add(right(method, path.partition("?")[0]))
@@ -98,7 +99,8 @@ class Api:
             main = {"name": "main", "image": "registry.example/stargan-train@sha256:0"}
             return 200, {
                 "metadata": {"name": "launcher", "ownerReferences": [owner]},
-                "spec": {"containers": [{"name": "wait", "image": "argo"}, main]},
+                "spec": {"containers": [{"name": "wait", "image": "argo"}, main],
+                         "nodeSelector": self.selector},
             }
         return 200, {"items": self.pods}
 
@@ -279,6 +281,23 @@ def test_the_job_matches_the_request(
     assert spec["trainer"]["image"] == "registry.example/stargan-train@sha256:0"
     assert spec["trainer"]["args"] == ["run", REQUEST.name]
     assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_the_pods_run_on_the_nodes_that_the_launchers_pod_may_run_on(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parameter node_selector is in its pod; the official model knows the patch's fields."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.later, api.selector = [ends], {"pool": "a100"}
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    (job,) = api.made
+    job.pop("status")
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    runtime = yaml.safe_load((JOBS / "runtime.yaml").read_text())["spec"]["template"]["spec"]
+    assert [node["name"]] == [one["name"] for one in runtime["replicatedJobs"]]
+    assert node["template"]["spec"]["template"]["spec"] == {"nodeSelector": {"pool": "a100"}}
 
 
 def by_hand(tmp_path: Path, command: str, *more: str) -> None:

@@ -32,9 +32,9 @@ class Cluster:
 
     patience = 0.0
 
-    def itself(self) -> tuple[list[dict[str, Any]], str]:
+    def itself(self) -> tuple[list[dict[str, Any]], str, dict[str, str]]:
         type(self).during()
-        return [], ""
+        return [], "", {}
 
     def create(self, job: dict[str, Any]) -> bool:
         raise AssertionError(job)

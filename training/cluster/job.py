@@ -1,5 +1,6 @@
 """A TrainJob's request, its shape, and the Kubernetes object built from them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from training.core.files import canonical_json, sha256_bytes
 from training.core.pods import Cpu, Memory, Pod
 from training.core.provenance import code_hash, git_state
 
+NODE, MANAGER = "node", "stargan.example.org/launcher"  # of k8s/jobs/runtime.yaml; of our patch
 TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml"
 
 
@@ -74,9 +76,16 @@ class Shape:
 
 
 def manifest(
-    request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
+    request: Request,
+    shape: Shape,
+    owner: list[dict[str, Any]],
+    image: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The TrainJob for `request`: the template with all values filled in."""
+    """The TrainJob for `request`: the template with all values filled in.
+
+    Its pods run on nodes with these `labels` only.
+    """
     job: dict[str, Any] = yaml.safe_load(Path(shape.template or TEMPLATE).read_text())
     commit, dirty = git_state()
     head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
@@ -106,4 +115,14 @@ def manifest(
     limits.pop("nvidia.com/gpu", None)
     if shape.accelerator and shape.accelerators:
         limits[shape.accelerator] = str(shape.accelerators)
+    if labels:
+        spec.setdefault("runtimePatches", []).append(_placement(labels))
     return job
+
+
+def _placement(labels: Mapping[str, str]) -> dict[str, Any]:
+    """A patch of the runtime: its pods run on nodes with these labels only."""
+    pod = {"spec": {"nodeSelector": dict(labels)}}
+    node = {"name": NODE, "template": {"spec": {"template": pod}}}
+    patch = {"template": {"spec": {"replicatedJobs": [node]}}}
+    return {"manager": MANAGER, "trainingRuntimeSpec": patch}
