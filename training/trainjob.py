@@ -6,7 +6,8 @@
 
 Request and result are passed through the store (`refs/jobs/<name>/request` and
 `refs/jobs/<name>/model`). A job's name is the hash of its request, code hash included, so that a
-restarted launcher finds its job again and the same training never starts twice.
+restarted launcher finds its job again and the same training never starts twice. What is not in that
+hash, the fields about the caller, is stored for each launch (`refs/jobs/<name>/caller-<LAUNCH_ID>`).
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Annotated, Any
 
 import yaml
 
-from training.cluster.job import Request, Shape, manifest
+from training.cluster.job import Request, Shape, launch_id, manifest
 from training.cluster.kubernetes import STOP_PATIENCE, Cluster, ClusterError
 from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
@@ -47,7 +48,7 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     """
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:
-        _run_job(Cluster(), request, shape)
+        _run_job(Cluster(), store, request, shape)
     model = store.reference(f"jobs/{name}/model")
     if model is None:
         raise ValueError(f"{name}: the job ended without a model; see its log for the cause")
@@ -63,7 +64,7 @@ def _stop(*_: object) -> None:
     raise _Stop
 
 
-def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
+def _run_job(cluster: Cluster, store: Store, request: Request, shape: Shape) -> None:
     """Create or join the job and follow it to its end."""
     name, workflow = request.name, UNKNOWN if environment.POD_NAME.get() else NONE
     before = signal.getsignal(signal.SIGTERM)
@@ -71,7 +72,9 @@ def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
         signal.signal(signal.SIGTERM, _stop)
         owner, image, labels = cluster.itself()
         workflow = next((one["name"] for one in owner if one["kind"] == "Workflow"), NONE)
-        _start(cluster, manifest(request, shape, owner, shape.image or image, labels))
+        job = manifest(request, shape, owner, shape.image or image, labels)
+        _store_caller(store, request, job)
+        _start(cluster, job)
         _follow(cluster, name, shape.deadline)
     except _Stop:
         did = _leave_or_delete(cluster, name, workflow)
@@ -101,7 +104,9 @@ def render(request: Request, shape: Shape) -> str:
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is not None:
         raise ValueError(f"{name}: trained already; `submit` the same request for its model")
-    return str(yaml.safe_dump(manifest(request, shape, [], shape.image), sort_keys=False))
+    job = manifest(request, shape, [], shape.image)
+    _store_caller(store, request, job)
+    return str(yaml.safe_dump(job, sort_keys=False))
 
 
 def shared_store(shape: Shape) -> Store:
@@ -120,6 +125,12 @@ def _stored(request: Request, shape: Shape) -> Store:
     store = shared_store(shape)
     store.refer(f"jobs/{request.name}/request", canonical_json(asdict(request)).decode())
     return store
+
+
+def _store_caller(store: Store, request: Request, job: dict[str, Any]) -> None:
+    """For the pods of `job`: the stored request may be that of an earlier run."""
+    text = canonical_json(request.caller).decode()
+    store.refer(f"jobs/{request.name}/caller-{launch_id(job)}", text)
 
 
 def _start(cluster: Cluster, job: dict[str, Any]) -> None:
@@ -156,7 +167,9 @@ def run(name: Annotated[str, means("name of the job")], /) -> None:
     text = store.reference(f"jobs/{name}/request")
     if text is None:
         raise ValueError(f"{store.uri}: no request {name}; start the job with the launcher")
-    request = Request(**json.loads(text))
+    launch = environment.LAUNCH_ID.get()  # none in a PyTorchJob
+    caller = store.reference(f"jobs/{name}/caller-{launch}") if launch else None
+    request = Request(**{**json.loads(text), **json.loads(caller or "{}")})
     given = {
         environment.PIPELINE_RUN_ID.name: request.pipeline_run,
         environment.MLFLOW_RUN_ID.name: request.mlflow_run,

@@ -300,6 +300,27 @@ def test_the_pods_run_on_the_nodes_that_the_launchers_pod_may_run_on(
     assert node["template"]["spec"]["template"]["spec"] == {"nodeSelector": {"pool": "a100"}}
 
 
+def test_a_job_reports_to_the_run_that_started_it_not_to_an_earlier_one(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run's job failed; the pods of the second's read what its launcher stored."""
+    for number in ("7", "8"):
+        api.later = [condition("Failed"), condition("Failed")]
+        request = replace(REQUEST, pipeline_run=f"run-{number}", experiment=f"faces-{number}")
+        with pytest.raises(ValueError, match="failed"):
+            launch(request, shape(), tmp_path / "model.json")
+    launches = {one["name"]: one["value"] for one in api.made[-1]["spec"]["trainer"]["env"]}
+    monkeypatch.setenv("LAUNCH_ID", launches["LAUNCH_ID"])
+    seen: list[tuple[str, str]] = []
+
+    def train(*_: Any, experiment: str, **__: Any) -> None:
+        seen.append((os.environ["PIPELINE_RUN_ID"], experiment))
+
+    monkeypatch.setattr("training.train.train", train)
+    trainjob.run(REQUEST.name)
+    assert seen == [("run-8", "faces-8")]
+
+
 def by_hand(tmp_path: Path, command: str, *more: str) -> None:
     """The program with a hand-written request and a template for a folder store."""
     (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))

@@ -20,6 +20,9 @@ NODE, MANAGER = "node", "stargan.example.org/launcher"  # of k8s/jobs/runtime.ya
 TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml"
 
 
+CALLER = ("experiment", "pipeline_run", "child", "mlflow_run")  # a request's fields about it
+
+
 @dataclass(frozen=True)
 class Request:
     """Everything that one training needs: the arguments of `training.train.train`."""
@@ -39,9 +42,13 @@ class Request:
     @property
     def name(self) -> str:
         """The job's name: a hash of what is trained, without the fields about the caller."""
-        caller = ("experiment", "pipeline_run", "child", "mlflow_run")
-        content = {k: v for k, v in asdict(self).items() if k not in caller}
+        content = {k: v for k, v in asdict(self).items() if k not in CALLER}
         return f"train-{sha256_bytes(canonical_json(content))[:16]}"
+
+    @property
+    def caller(self) -> dict[str, Any]:
+        """The fields about the caller."""
+        return {k: v for k, v in asdict(self).items() if k in CALLER}
 
 
 @described
@@ -118,6 +125,12 @@ def manifest(
     if labels:
         spec.setdefault("runtimePatches", []).append(_placement(labels))
     return job
+
+
+def launch_id(job: Mapping[str, Any]) -> str:
+    """The value of LAUNCH_ID in a job's pods."""
+    env = job["spec"]["trainer"]["env"]
+    return next(str(one["value"]) for one in env if one["name"] == LAUNCH_ID.name)
 
 
 def _placement(labels: Mapping[str, str]) -> dict[str, Any]:
