@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import yaml
 
 from training.cluster.job import Request, Shape, launch_id, manifest
-from training.cluster.kubernetes import STOP_PATIENCE, Cluster, ClusterError
+from training.cluster.kubernetes import RUN, STOP_PATIENCE, Cluster, ClusterError
 from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
 from training.core.cli import means
@@ -35,6 +35,7 @@ RequestFile = Annotated[Path, means("JSON with the fields of a request")]
 log = logging.getLogger(__name__)
 SHAPE = Shape()
 POLL = 5.0  # s between polls of the job
+LEFT = "left running, as another run started it"
 NONE, UNKNOWN = "", "?"  # instead of a workflow's name: outside of one, and not yet known
 FORMER = {"ask": "render", "start": "submit", "work": "run"}  # former names of commands
 
@@ -43,7 +44,7 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     """Train `request` in a TrainJob and write the model's manifest to `out`.
 
     Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job,
-    unless it comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
+    unless another run started it, or SIGTERM comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
     cannot start.
     """
     store, name = _stored(request, shape), request.name
@@ -67,6 +68,7 @@ def _stop(*_: object) -> None:
 def _run_job(cluster: Cluster, store: Store, request: Request, shape: Shape) -> None:
     """Create or join the job and follow it to its end."""
     name, workflow = request.name, UNKNOWN if environment.POD_NAME.get() else NONE
+    own = True
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, _stop)
@@ -74,10 +76,10 @@ def _run_job(cluster: Cluster, store: Store, request: Request, shape: Shape) -> 
         workflow = next((one["name"] for one in owner if one["kind"] == "Workflow"), NONE)
         job = manifest(request, shape, owner, shape.image or image, labels)
         _store_caller(store, request, job)
-        _start(cluster, job)
+        own = _start(cluster, job)
         _follow(cluster, name, shape.deadline)
     except _Stop:
-        did = _leave_or_delete(cluster, name, workflow)
+        did = _leave_or_delete(cluster, name, workflow) if own else LEFT
         raise cli.StoppedError(f"{name}: {did}; run the same command to resume") from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -133,19 +135,23 @@ def _store_caller(store: Store, request: Request, job: dict[str, Any]) -> None:
     store.refer(f"jobs/{request.name}/caller-{launch_id(job)}", text)
 
 
-def _start(cluster: Cluster, job: dict[str, Any]) -> None:
-    """Create the job, or join the existing one; a failed one is deleted and created again."""
+def _start(cluster: Cluster, job: dict[str, Any]) -> bool:
+    """Create the job, or join the existing one; a failed one is deleted and created again.
+
+    False: another run started the job that is joined.
+    """
     name = job["metadata"]["name"]
     while not cluster.create(job):
         existing = cluster.get(name)
         if existing and not condition(existing, "Failed") and not terminating(existing):
             say(f"{name} exists already; following it")
-            return
+            return bool(existing["metadata"]["labels"].get(RUN) == job["metadata"]["labels"][RUN])
         if existing and not terminating(existing):
             say(f"{name} failed before; restarting it from its last checkpoint")
             cluster.delete(name)
         time.sleep(min(POLL, 1.0))
     say(f"{name} created: {job['spec']['trainer']['numNodes']} nodes")
+    return True
 
 
 def _follow(cluster: Cluster, name: str, deadline: int) -> None:

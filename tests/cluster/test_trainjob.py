@@ -701,6 +701,20 @@ LAUNCHER = (
 )
 
 
+@pytest.mark.parametrize(("run", "deleted"), [("run-7", []), ("", [REQUEST.name])])
+def test_a_stopped_launcher_deletes_no_job_of_another_run(
+    api: Api, tmp_path: Path, run: str, deleted: list[str]
+) -> None:
+    """Both train the same; LAUNCHER is started by hand, as part of no run."""
+    api.jobs[REQUEST.name] = manifest(replace(REQUEST, pipeline_run=run), shape(), [])
+    api.later = [runs, seen, seen]
+    process = start(api, tmp_path)
+    until(lambda: not api.later)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(240) == 143
+    assert (api.made, api.deleted) == ([], deleted)
+
+
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:
     """The launcher as a separate process."""
     command = [sys.executable, "-c", LAUNCHER, str(JOBS / "trainjob.yaml")]
