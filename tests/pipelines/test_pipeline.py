@@ -474,6 +474,14 @@ def test_the_committed_pipeline_is_not_replaced_by_objects() -> None:
         compiled.write(kubernetes="faces")
 
 
+def test_a_release_pins_every_image_that_it_uses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"--train '': not a digest.* for {TRAIN_IMAGE}"):
+        compiled.pin(steps=DIGEST, output=tmp_path / "x.yaml")
+    with pytest.raises(ValueError, match="give --steps and --train"):
+        compiled.pin(output=tmp_path / "x.yaml")
+    assert not (tmp_path / "x.yaml").exists()
+
+
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])
 def test_a_release_without_a_digest_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(ValueError, match="not a digest"):
