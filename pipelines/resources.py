@@ -11,13 +11,15 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
-    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "KF_PIPELINES_UI_ENDPOINT",
-    "METRICS_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_UI_ENDPOINT", "NODE_CACHE",
-    "OPENLINEAGE_URL", "SIGNING_PUBLIC_KEY", "STORE_URI",
+    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "COLLECTIVE_TIMEOUT", "DVC_REMOTE_URL",
+    "KF_PIPELINES_UI_ENDPOINT", "METRICS_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_UI_ENDPOINT",
+    "NODE_CACHE", "OPENLINEAGE_ENDPOINT", "OPENLINEAGE_NAMESPACE", "OPENLINEAGE_URL",
+    "S3_PATIENCE", "SIGNING_PUBLIC_KEY", "STORE_URI",
 )  # fmt: skip
 SECRETS = {
     "stargan-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "stargan-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    "stargan-openlineage": ("OPENLINEAGE_API_KEY",),
 }
 DAY = 86_400  # s
 # Above the training step's four tries of three days. Argo's objects and pods of an ended run, with

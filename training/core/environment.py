@@ -71,7 +71,7 @@ DRAW_DEMO = Variable(
     "1",
 )
 S3_PATIENCE = Variable(
-    "S3_PATIENCE", "seconds to keep retrying an S3 server that does not answer", "you", "60"
+    "S3_PATIENCE", "seconds to keep retrying an S3 server that does not answer", YOU, "60"
 )
 AWS_ENDPOINT_URL_S3 = Variable(
     "AWS_ENDPOINT_URL_S3", "address of the S3 server; read by boto3 and DVC", YOU, computed="AWS"
@@ -125,15 +125,17 @@ OPENLINEAGE_URL = Variable(
     "`http://marquez:5000`", YOU, computed="no events are sent",
 )  # fmt: skip
 OPENLINEAGE_ENDPOINT = Variable(
-    "OPENLINEAGE_ENDPOINT", "path of the events at that address", "you", "api/v1/lineage"
+    "OPENLINEAGE_ENDPOINT", "path of the events at that address", YOU, "api/v1/lineage"
 )
-OPENLINEAGE_API_KEY = Variable("OPENLINEAGE_API_KEY", "key for that server", "you")
+OPENLINEAGE_API_KEY = Variable(
+    "OPENLINEAGE_API_KEY", "key for that server", CREDENTIALS.format("stargan-openlineage")
+)
 OPENLINEAGE_FILE = Variable(
     "OPENLINEAGE_FILE", "file to which OpenLineage events are added, one JSON line each", "you",
     computed="no events are written",
 )  # fmt: skip
 OPENLINEAGE_NAMESPACE = Variable(
-    "OPENLINEAGE_NAMESPACE", "namespace of the jobs and data in OpenLineage events", "you",
+    "OPENLINEAGE_NAMESPACE", "namespace of the jobs and data in OpenLineage events", YOU,
     "stargan",
 )  # fmt: skip
 SOURCE_URL = Variable(
@@ -195,7 +197,7 @@ GOMP_SPINCOUNT = Variable(
 COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
     "seconds without an answer after which a training process counts as lost; must exceed the "
-    "time to write and copy a checkpoint", "you", "600",
+    "time to write and copy a checkpoint", YOU, "600",
 )  # fmt: skip
 WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1")
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
