@@ -167,6 +167,7 @@ def _follow(cluster: Cluster, name: str, deadline: int) -> None:
 @app.command
 def run(name: Annotated[str, means("name of the job")], /) -> None:
     """In a job's pod, under torchrun: train the stored request; rank 0 stores the result."""
+    environment.share_cores()  # before torch reads it
     from training.train import train  # imports torch, which the launcher does not need
 
     store = open_store()

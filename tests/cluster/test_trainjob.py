@@ -321,6 +321,29 @@ def test_a_job_reports_to_the_run_that_started_it_not_to_an_earlier_one(
     assert seen == [("run-8", "faces-8")]
 
 
+WORKER = (
+    "import sys; from training import train, trainjob; from training.core import environment as e;"
+    "e.cores = lambda: 8; train.train = lambda *_, **__: print('threads', e.OMP_NUM_THREADS.get());"
+    "trainjob.run(sys.argv[1])"
+)
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [({}, "4"), ({"OMP_NUM_THREADS": "1"}, "1")])
+def test_the_processes_of_a_pod_share_its_cores_unless_the_user_has_chosen(
+    store: Path, tmp_path: Path, chosen: dict[str, str], threads: str
+) -> None:
+    """Two under torchrun, which sets one thread itself, on eight cores."""
+    open_store().refer(f"jobs/{REQUEST.name}/request", json.dumps(asdict(REQUEST)))
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", str(tmp_path / "worker.py"), REQUEST.name]  # fmt: skip
+    given = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    given["PYTHONPATH"] = str(JOBS.parents[1])
+    output = subprocess.run(command, env=given | chosen, cwd=tmp_path, check=True, text=True,
+                            stdout=subprocess.PIPE).stdout  # fmt: skip
+    assert output.splitlines() == [f"threads {threads}"] * 2
+
+
 def by_hand(tmp_path: Path, command: str, *more: str) -> None:
     """The program with a hand-written request and a template for a folder store."""
     (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))

@@ -182,7 +182,8 @@ REFUSAL_FILE = Variable(
 )  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
-    "you; else `training.launch`", computed="the machine's cores, shared by the processes",
+    "you; else `training.launch`, `training.trainjob`",
+    computed="the machine's cores, shared by its processes",
 )  # fmt: skip
 OMP_WAIT_POLICY = Variable(
     "OMP_WAIT_POLICY",
@@ -203,6 +204,9 @@ WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
 LOCAL_RANK = Variable(
     "LOCAL_RANK", "number of this training process among those of its machine", TORCHRUN, "0"
+)
+LOCAL_WORLD_SIZE = Variable(
+    "LOCAL_WORLD_SIZE", "number of training processes of this machine", TORCHRUN, "1"
 )
 KF_PIPELINES_ENDPOINT = Variable(
     "KF_PIPELINES_ENDPOINT", "address of the Kubeflow Pipelines API, to submit runs", "you"
@@ -282,6 +286,18 @@ def put_waiting() -> None:
     both = OMP_WAIT_POLICY, GOMP_SPINCOUNT
     if not any(os.environ.get(variable.name) for variable in both):
         put(**{variable.name: variable.default for variable in both})
+
+
+def share_cores() -> None:
+    """Under torchrun: give each process of this machine its share of the cores.
+
+    torchrun gives each of several one thread, unless the user has chosen in torchrun's environment.
+    """
+    import psutil
+
+    processes, name = LOCAL_WORLD_SIZE.count(), OMP_NUM_THREADS.name
+    if processes > 1 and not psutil.Process(os.getppid()).environ().get(name):
+        put(**{name: str(max(1, cores() // processes))})
 
 
 def put(**values: str) -> None:
