@@ -6,8 +6,8 @@
 
 Request and result are passed through the store (`refs/jobs/<name>/request` and
 `refs/jobs/<name>/model`). A job's name is the hash of its request, code hash included, so that a
-restarted launcher finds its job again and the same training never starts twice. What is not in that
-hash, the fields about the caller, is stored for each launch (`refs/jobs/<name>/caller-<LAUNCH_ID>`).
+restarted launcher finds its job again and the same training never starts twice. The fields about
+the caller are no part of it and stored for each launch (`refs/jobs/<name>/caller-<LAUNCH_ID>`).
 """
 
 import json
@@ -44,8 +44,8 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     """Train `request` in a TrainJob and write the model's manifest to `out`.
 
     Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job,
-    unless another run started it, or SIGTERM comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
-    cannot start.
+    unless another run started it, or SIGTERM comes to a pod whose run goes on. Raises ValueError
+    with the cause if the job fails or cannot start.
     """
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:

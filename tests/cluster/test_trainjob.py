@@ -99,8 +99,10 @@ class Api:
             main = {"name": "main", "image": "registry.example/stargan-train@sha256:0"}
             return 200, {
                 "metadata": {"name": "launcher", "ownerReferences": [owner]},
-                "spec": {"containers": [{"name": "wait", "image": "argo"}, main],
-                         "nodeSelector": self.selector},
+                "spec": {
+                    "containers": [{"name": "wait", "image": "argo"}, main],
+                    "nodeSelector": self.selector,
+                },
             }
         return 200, {"items": self.pods}
 

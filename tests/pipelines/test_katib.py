@@ -196,7 +196,7 @@ def test_a_search_is_pinned_to_the_digest_of_its_only_image(tmp_path: Path) -> N
     digest = f"registry.example/train@sha256:{'0' * 64}"
     program.main(["pin-images", "--train", digest, "-f", str(plain), "-o", str(pinned)])
     assert pinned.read_text() == plain.read_text().replace(container["image"], digest)
-    with pytest.raises(ValueError, match="does not use stargan-steps:.*leave --steps out"):
+    with pytest.raises(ValueError, match=r"does not use stargan-steps:.*leave --steps out"):
         program.main(["pin-images", "--steps", digest, "--train", digest, "-f", str(plain),
                       "-o", str(pinned)])  # fmt: skip
 

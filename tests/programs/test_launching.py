@@ -176,9 +176,7 @@ def test_torchrun_leaves_its_processes_the_time_to_save_that_the_launcher_waits(
     monkeypatch.setattr("training.launch.subprocess.Popen", start)
     (tmp_path / "d.json").write_text("{}")
     with pytest.raises(StoppedError, match="not started"):
-        launching.launch(
-            tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}'
-        )
+        launching.launch(tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}')
     monkeypatch.setenv(name, given[name])
     assert LaunchConfig(1, 1, 1).shutdown_timeout == launching.GRACE > 30
 
