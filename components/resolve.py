@@ -37,6 +37,7 @@ def resolve(
         ("train_memory", str),
         ("train_memory_limit", str),
         ("accelerator_count", str),
+        ("step_accelerator_count", str),
         ("forgotten", str),
     ],
 ):  # fmt: skip

@@ -65,35 +65,45 @@ def needs(documents: list[Any], arguments: dict[str, Any]) -> Iterator[Need]:
     """What the steps of a compiled pipeline (its two YAML documents) and a TrainJob request."""
     chosen = {name: arguments[name] for name in SIZES}
     known = {**arguments, **pods.requests(arguments["preset"], **chosen)._asdict()}
+
+    def filled(text: str) -> str:
+        return INPUT.sub(lambda match: str(known[match[1]]), text)
+
     settings = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         given = executor["container"].get("resources", {})
         asked, most = (
-            {key: INPUT.sub(lambda m: str(known[m[1]]), text)
+            {key: filled(text)
              for key in ("cpu", "memory") if (text := given.get(f"resource{key.title()}{end}"))}
             for end in ("Request", "Limit")
         )  # fmt: skip
         step = name.removeprefix("exec-")
         need = Need(step, amounts(asked), amounts(most))
-        if "accelerator" in given:
+        if wanted := given.get("accelerator"):
             need.tolerated = frozenset(one["key"] for one in settings[name].get("tolerations", ()))
             need.labels = dict(arguments["node_selector"])
-            if arguments["launcher"] == "local" and arguments["accelerator"]:
-                need.amounts |= amounts({arguments["accelerator"]: str(arguments["accelerators"])})
+            kind, count = (filled(wanted[f"resource{end}"]) for end in ("Type", "Count"))
+            if kind and count:
+                need.amounts |= amounts({kind: count})
         if need.amounts:
             yield need
     if arguments["launcher"] == "trainjob":
-        pod = pods.trainer(arguments["preset"], arguments["train_cpu"], arguments["train_memory"])
-        shape = Shape(
-            arguments["nodes"], arguments["nproc"], arguments["accelerator"],
-            arguments["accelerators"], cpu=pod.cpu, memory=pod.memory,
-        )  # fmt: skip
-        job = manifest(Request("{}", arguments["model"], "{}", "{}"), shape, [])
-        node = job["spec"]["trainer"]["resourcesPerNode"]
-        yield Need(
-            "TrainJob", amounts({**node["limits"], **node["requests"]}), amounts(node["limits"]),
-            shape.nodes, tolerated=frozenset({GPU}),
-        )  # fmt: skip
+        yield _trainjob(arguments)
+
+
+def _trainjob(arguments: dict[str, Any]) -> Need:
+    """The pods of a run's TrainJob."""
+    pod = pods.trainer(arguments["preset"], arguments["train_cpu"], arguments["train_memory"])
+    shape = Shape(
+        arguments["nodes"], arguments["nproc"], arguments["accelerator"],
+        arguments["accelerators"], cpu=pod.cpu, memory=pod.memory,
+    )  # fmt: skip
+    job = manifest(Request("{}", arguments["model"], "{}", "{}"), shape, [])
+    node = job["spec"]["trainer"]["resourcesPerNode"]
+    return Need(
+        "TrainJob", amounts({**node["limits"], **node["requests"]}), amounts(node["limits"]),
+        shape.nodes, dict(arguments["node_selector"]), frozenset({GPU}),
+    )  # fmt: skip
 
 
 def nodes(items: Iterable[Any], others: Iterable[Any]) -> list[Node]:

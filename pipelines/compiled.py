@@ -145,20 +145,33 @@ def _struct(text: str, name: str) -> dict[str, Any]:
 
 def pin(
     *,
-    steps: Annotated[str, IMAGE],
-    train: Annotated[str, IMAGE],
+    steps: Annotated[str, IMAGE] = "",
+    train: Annotated[str, IMAGE] = "",
     output: Annotated[Path, OUTPUT],
     package: Annotated[Path, means("the YAML to pin", "--package-file", "-f")] = PACKAGE,
 ) -> None:
-    """Write the YAML pinned to image digests; else only a PipelineVersion's name changes."""
+    """Write the YAML pinned to image digests; else only a PipelineVersion's name changes.
+
+    The pipeline uses both images, a search for Katib only that of `train`.
+    """
     from components.images import STEPS_IMAGE, TRAIN_IMAGE
 
     text = package.read_text()
-    for tag, reference in ((STEPS_IMAGE, steps), (TRAIN_IMAGE, train)):
+    if not steps and not train:
+        raise ValueError(f"{package}: give --steps and --train, the digests of its images")
+    for option, tag, reference in (("steps", STEPS_IMAGE, steps), ("train", TRAIN_IMAGE, train)):
+        if not reference and tag not in text:
+            continue
         if not DIGEST.fullmatch(reference):
-            raise ValueError(f"{reference}: not a digest; NAME@sha256:<64 hex digits> is needed")
+            raise ValueError(
+                f"--{option} {reference!r}: not a digest; NAME@sha256:<64 hex digits> is needed "
+                f"for {tag}"
+            )
         if tag not in text:
-            raise ValueError(f"{package}: does not use {tag}; run python -m pipelines compile")
+            raise ValueError(
+                f"{package}: does not use {tag}; leave --{option} out of a search for Katib, or "
+                "run python -m pipelines compile"
+            )
         text = text.replace(tag, reference)
     if named := VERSION.search(text):
         text = text.replace(named[1], _version(text.encode()))

@@ -11,13 +11,15 @@ from kfp import dsl, kubernetes
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"  # Kubeflow's own, on every pod of a run
 ADDRESSES = (
-    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "DVC_REMOTE_URL", "KF_PIPELINES_UI_ENDPOINT",
-    "METRICS_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_UI_ENDPOINT", "NODE_CACHE",
-    "OPENLINEAGE_URL", "SIGNING_PUBLIC_KEY", "STORE_URI",
+    "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3", "COLLECTIVE_TIMEOUT", "DVC_REMOTE_URL",
+    "KF_PIPELINES_UI_ENDPOINT", "METRICS_PORT", "MLFLOW_TRACKING_URI", "MLFLOW_UI_ENDPOINT",
+    "NODE_CACHE", "OPENLINEAGE_ENDPOINT", "OPENLINEAGE_NAMESPACE", "OPENLINEAGE_URL",
+    "S3_PATIENCE", "SIGNING_PUBLIC_KEY", "STORE_URI",
 )  # fmt: skip
 SECRETS = {
     "stargan-s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
     "stargan-mlflow": ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    "stargan-openlineage": ("OPENLINEAGE_API_KEY",),
 }
 DAY = 86_400  # s
 # Above the training step's four tries of three days. Argo's objects and pods of an ended run, with
@@ -75,15 +77,26 @@ def _set_pod(task: Any, resolved: Mapping[str, Any], kind: str) -> None:
 def set_accelerator(task: Any, resolved: Mapping[str, Any], kind: Any, nodes: Any) -> None:
     """Training step: its requests, with accelerators of `kind`, and the nodes' labels (JSON)."""
     _set_pod(task, resolved, "train")
-    task.set_accelerator_type(kind).set_accelerator_limit(resolved["accelerator_count"])
+    _add_accelerators(task, kind, resolved["accelerator_count"], nodes)
     task.set_retry(3, backoff_duration="60s")  # resumes from the last checkpoint in the store
     kubernetes.set_timeout(task, 3 * DAY)
-    kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-    kubernetes.add_node_selector_json(task, nodes)
     # Kubernetes' default of 64 MiB makes NCCL and data loaders fail with a bus error.
     kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
     # The label by which k8s/ selects trainers: for Prometheus, and for traffic among them.
     kubernetes.add_pod_label(task, "app.kubernetes.io/component", "trainer")
+
+
+def add_step_accelerators(resolved: Mapping[str, Any], kind: Any, nodes: Any, *tasks: Any) -> None:
+    """Other steps that run networks: one accelerator each, if the training has any."""
+    for task in tasks:
+        _add_accelerators(task, kind, resolved["step_accelerator_count"], nodes)
+
+
+def _add_accelerators(task: Any, kind: Any, count: Any, nodes: Any) -> None:
+    """Ask for `count`, a text, on nodes with these labels (JSON)."""
+    task.set_accelerator_type(kind).set_accelerator_limit(count)
+    kubernetes.add_toleration(task, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+    kubernetes.add_node_selector_json(task, nodes)
 
 
 def add_run_identity(*tasks: Any) -> None:

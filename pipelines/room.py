@@ -17,7 +17,10 @@ def nodes(state: State) -> Iterator[Finding]:
     found = capacity.nodes(items, pods)
     needs = list(capacity.needs(state.documents, state.arguments))
     whole = True
-    for wanted in {(*sorted(n.amounts.items()), n.pods): n for n in reversed(needs)}.values():
+    alike = {
+        (*sorted(n.amounts.items()), *sorted(n.labels.items()), n.pods): n for n in reversed(needs)
+    }
+    for wanted in alike.values():
         each = f" for each of {wanted.pods} pods" if wanted.pods > 1 else ""
         least = f"{wanted.name}: {capacity.words(wanted.amounts)}{each}"
         if sum(node.takes(wanted, node.lasting) for node in found) < wanted.pods:

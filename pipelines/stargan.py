@@ -75,7 +75,7 @@ def pipeline(parts: bool) -> Any:
             overrides: `key=value;key=value` on top of the preset.
             compare: model manifest or registered version to compare with the new one in the report
                 (the paper's Fig. 6).
-            node_selector: labels of the nodes that the training step may run on, as JSON.
+            node_selector: labels of the nodes for judge, train, evaluate and promote, as JSON.
             step_cpu: CPUs that the pod of each other step requests; empty: by the preset.
             step_memory: memory that the pod of each other step requests, limited to four times as
                 much; empty: by the preset.
@@ -159,6 +159,7 @@ def pipeline(parts: bool) -> Any:
         )
         cluster.set_retries(pulled, valid, *divided[1:], images, unified, judged, scored, verdict)
         cluster.set_accelerator(trained, what, accelerator, node_selector)
+        cluster.add_step_accelerators(what, accelerator, node_selector, judged, scored, verdict)
         cluster.add_run_identity(*titles)
 
     return stargan

@@ -141,6 +141,8 @@ def _torchrun(nproc: int, dataset: Path, request: Request, out: Path, logs: Path
     env = {environment.OMP_NUM_THREADS.name: threads, **OWN_STORE} | environment.whole()
     # Restarted processes keep the id, so that they do not fence each other.
     env[environment.LAUNCH_ID.name] = environment.new_launch()
+    # By default torchrun kills its workers 30 s after a stop; before torch 2.12 always.
+    env.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", f"{GRACE:.0f}")
     refusal = logs / f"refusal-{request.name}"
     env[environment.REFUSAL_FILE.name] = str(refusal)
     stops: list[float] = []

@@ -67,6 +67,7 @@ class Resolved(NamedTuple):
     train_memory: str
     train_memory_limit: str
     accelerator_count: str
+    step_accelerator_count: str
     forgotten: str  # people left out of the data; see `training.data.forgotten.references`
 
 

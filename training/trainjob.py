@@ -6,7 +6,8 @@
 
 Request and result are passed through the store (`refs/jobs/<name>/request` and
 `refs/jobs/<name>/model`). A job's name is the hash of its request, code hash included, so that a
-restarted launcher finds its job again and the same training never starts twice.
+restarted launcher finds its job again and the same training never starts twice. The fields about
+the caller are no part of it and stored for each launch (`refs/jobs/<name>/caller-<LAUNCH_ID>`).
 """
 
 import json
@@ -20,8 +21,8 @@ from typing import Annotated, Any
 
 import yaml
 
-from training.cluster.job import Request, Shape, manifest
-from training.cluster.kubernetes import STOP_PATIENCE, Cluster, ClusterError
+from training.cluster.job import Request, Shape, launch_id, manifest
+from training.cluster.kubernetes import RUN, STOP_PATIENCE, Cluster, ClusterError
 from training.cluster.watch import JobWatcher, condition, say, terminating
 from training.core import cli, environment
 from training.core.cli import means
@@ -34,6 +35,7 @@ RequestFile = Annotated[Path, means("JSON with the fields of a request")]
 log = logging.getLogger(__name__)
 SHAPE = Shape()
 POLL = 5.0  # s between polls of the job
+LEFT = "left running, as another run started it"
 NONE, UNKNOWN = "", "?"  # instead of a workflow's name: outside of one, and not yet known
 FORMER = {"ask": "render", "start": "submit", "work": "run"}  # former names of commands
 
@@ -42,12 +44,12 @@ def launch(request: Request, shape: Shape, out: Path) -> None:
     """Train `request` in a TrainJob and write the model's manifest to `out`.
 
     Joins the job of this name if one exists. SIGTERM raises StoppedError and deletes the job,
-    unless it comes to a pod whose run goes on. Raises ValueError with the cause if the job fails or
-    cannot start.
+    unless another run started it, or SIGTERM comes to a pod whose run goes on. Raises ValueError
+    with the cause if the job fails or cannot start.
     """
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is None:
-        _run_job(Cluster(), request, shape)
+        _run_job(Cluster(), store, request, shape)
     model = store.reference(f"jobs/{name}/model")
     if model is None:
         raise ValueError(f"{name}: the job ended without a model; see its log for the cause")
@@ -63,18 +65,21 @@ def _stop(*_: object) -> None:
     raise _Stop
 
 
-def _run_job(cluster: Cluster, request: Request, shape: Shape) -> None:
+def _run_job(cluster: Cluster, store: Store, request: Request, shape: Shape) -> None:
     """Create or join the job and follow it to its end."""
     name, workflow = request.name, UNKNOWN if environment.POD_NAME.get() else NONE
+    own = True
     before = signal.getsignal(signal.SIGTERM)
     try:
         signal.signal(signal.SIGTERM, _stop)
-        owner, image = cluster.itself()
+        owner, image, labels = cluster.itself()
         workflow = next((one["name"] for one in owner if one["kind"] == "Workflow"), NONE)
-        _start(cluster, manifest(request, shape, owner, shape.image or image))
+        job = manifest(request, shape, owner, shape.image or image, labels)
+        _store_caller(store, request, job)
+        own = _start(cluster, job)
         _follow(cluster, name, shape.deadline)
     except _Stop:
-        did = _leave_or_delete(cluster, name, workflow)
+        did = _leave_or_delete(cluster, name, workflow) if own else LEFT
         raise cli.StoppedError(f"{name}: {did}; run the same command to resume") from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -101,7 +106,9 @@ def render(request: Request, shape: Shape) -> str:
     store, name = _stored(request, shape), request.name
     if store.reference(f"jobs/{name}/model") is not None:
         raise ValueError(f"{name}: trained already; `submit` the same request for its model")
-    return str(yaml.safe_dump(manifest(request, shape, [], shape.image), sort_keys=False))
+    job = manifest(request, shape, [], shape.image)
+    _store_caller(store, request, job)
+    return str(yaml.safe_dump(job, sort_keys=False))
 
 
 def shared_store(shape: Shape) -> Store:
@@ -122,19 +129,29 @@ def _stored(request: Request, shape: Shape) -> Store:
     return store
 
 
-def _start(cluster: Cluster, job: dict[str, Any]) -> None:
-    """Create the job, or join the existing one; a failed one is deleted and created again."""
+def _store_caller(store: Store, request: Request, job: dict[str, Any]) -> None:
+    """For the pods of `job`: the stored request may be that of an earlier run."""
+    text = canonical_json(request.caller).decode()
+    store.refer(f"jobs/{request.name}/caller-{launch_id(job)}", text)
+
+
+def _start(cluster: Cluster, job: dict[str, Any]) -> bool:
+    """Create the job, or join the existing one; a failed one is deleted and created again.
+
+    False: another run started the job that is joined.
+    """
     name = job["metadata"]["name"]
     while not cluster.create(job):
         existing = cluster.get(name)
         if existing and not condition(existing, "Failed") and not terminating(existing):
             say(f"{name} exists already; following it")
-            return
+            return bool(existing["metadata"]["labels"].get(RUN) == job["metadata"]["labels"][RUN])
         if existing and not terminating(existing):
             say(f"{name} failed before; restarting it from its last checkpoint")
             cluster.delete(name)
         time.sleep(min(POLL, 1.0))
     say(f"{name} created: {job['spec']['trainer']['numNodes']} nodes")
+    return True
 
 
 def _follow(cluster: Cluster, name: str, deadline: int) -> None:
@@ -150,13 +167,16 @@ def _follow(cluster: Cluster, name: str, deadline: int) -> None:
 @app.command
 def run(name: Annotated[str, means("name of the job")], /) -> None:
     """In a job's pod, under torchrun: train the stored request; rank 0 stores the result."""
+    environment.share_cores()  # before torch reads it
     from training.train import train  # imports torch, which the launcher does not need
 
     store = open_store()
     text = store.reference(f"jobs/{name}/request")
     if text is None:
         raise ValueError(f"{store.uri}: no request {name}; start the job with the launcher")
-    request = Request(**json.loads(text))
+    launch = environment.LAUNCH_ID.get()  # none in a PyTorchJob
+    caller = store.reference(f"jobs/{name}/caller-{launch}") if launch else None
+    request = Request(**{**json.loads(text), **json.loads(caller or "{}")})
     given = {
         environment.PIPELINE_RUN_ID.name: request.pipeline_run,
         environment.MLFLOW_RUN_ID.name: request.mlflow_run,

@@ -22,6 +22,9 @@ NAMES = [
     for variable in (
         variables.STORE_URI, variables.NODE_CACHE, variables.DVC_REMOTE_URL, variables.DRAW_DEMO,
         variables.PIPELINE_RUN_ID, variables.SIGNING_PUBLIC_KEY, variables.OPENLINEAGE_URL,
+        variables.OPENLINEAGE_ENDPOINT, variables.OPENLINEAGE_NAMESPACE,
+        variables.OPENLINEAGE_API_KEY, variables.COLLECTIVE_TIMEOUT, variables.S3_PATIENCE,
+        variables.OMP_NUM_THREADS,
     )
 ]  # fmt: skip
 FAMILIES = ("AWS_", "MLFLOW_")

@@ -20,6 +20,7 @@ from training.models import configure
 
 METRIC = "validation_success"  # a trial prints METRIC=VALUE, which Katib's StdOut collector reads
 LABELS = {"app.kubernetes.io/name": "search-trial"}
+OURS = {"app.kubernetes.io/part-of": "stargan"}  # by which k8s/overlays/standalone selects pods
 FAILED = 5  # trials that may fail
 COLLECTED = 6789  # port of Katib's database manager, to which the collector sends
 
@@ -110,6 +111,7 @@ def _job(plan: Plan, names: dict[str, str], accelerators: int) -> dict[str, Any]
     words.append(f"prune={','.join(map(str, plan.rungs)) or 'none'}")
     words += [f"{key}=${{trialParameters.{name}}}" for key, name in names.items()]
     gpus = {"nvidia.com/gpu": accelerators} if accelerators else {}
+    tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     container = {
         "name": "trial",
         "image": TRAIN_IMAGE,
@@ -136,7 +138,7 @@ def _job(plan: Plan, names: dict[str, str], accelerators: int) -> dict[str, Any]
             "backoffLimit": 2,
             "template": {
                 "metadata": {
-                    "labels": LABELS, "annotations": {"sidecar.istio.io/inject": "false"}
+                    "labels": LABELS | OURS, "annotations": {"sidecar.istio.io/inject": "false"}
                 },
                 "spec": {
                     "restartPolicy": "Never",
@@ -146,6 +148,7 @@ def _job(plan: Plan, names: dict[str, str], accelerators: int) -> dict[str, Any]
                         "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"},
                     },
                     "containers": [container],
+                    **({"tolerations": [tolerated]} if accelerators else {}),
                     "volumes": [{"name": "work", "emptyDir": {"sizeLimit": "100Gi"}}],
                 },
             },

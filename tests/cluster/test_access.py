@@ -91,6 +91,10 @@ def test_kueue_may_say_where_the_pods_of_a_queued_job_run(change: Callable[[Job]
     assert admitted(job)
 
 
+def test_the_launcher_may_say_where_the_pods_of_its_job_run() -> None:
+    assert admitted(manifest(REQUEST, Shape(), [], "stargan-train:0.2.0", {"pool": "gpu"}))
+
+
 def initializer(job: Job) -> None:
     job["spec"]["initializer"] = {"dataset": {"secretRef": {"name": "mlflow-server"}}}
 

@@ -114,6 +114,12 @@ LACKS: list[tuple[Callable[[Api], None], dict[str, Any], str, list[str]]] = [
      PAPER, "nodes", ["4 CPUs", "a has 3 CPUs"]),
     (lambda api: None, {"accelerators": 8}, "nodes", ["8 nvidia.com/gpu", "a has", "4 nvidia"]),
     (lambda api: None, {"accelerators": 1, "node_selector": {"pool": "gpu"}}, "nodes", ["train:"]),
+    (lambda api: None, {"preset": "smoke", "node_selector": {"pool": "gpu"}}, "nodes",
+     ["evaluate:"]),
+    (lambda api: None, {"launcher": "trainjob", "accelerators": 1,
+                        "node_selector": {"pool": "gpu"}}, "nodes", ["TrainJob:"]),
+    (having("/api/v1/nodes", items(node("a", "16", "128Gi"))), {"accelerators": 1}, "nodes",
+     ["evaluate:", "1 nvidia.com/gpu"]),
     (having(QUOTAS, items()), {"launcher": "trainjob", "nodes": 3, "nproc": 4, "accelerators": 4},
      "nodes", ["TrainJob:", "4 nvidia.com/gpu for each of 3 pods"]),
     (having("/api/v1/nodes", items(node("a", "16", "128Gi", taints=[

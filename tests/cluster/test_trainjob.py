@@ -73,6 +73,7 @@ class Api:
         self.calls: list[tuple[str, str]] = []  # method and last part of the path
         self.on_delete: Callable[[], None] = lambda: None  # before a deletion is answered
         self.launchers: list[subprocess.Popen[str]] = []  # left behind by a failed test
+        self.selector: dict[str, str] = {}  # of the nodes that the launcher's pod may run on
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         self.used.add(right(method, path.partition("?")[0]))
@@ -98,7 +99,10 @@ class Api:
             main = {"name": "main", "image": "registry.example/stargan-train@sha256:0"}
             return 200, {
                 "metadata": {"name": "launcher", "ownerReferences": [owner]},
-                "spec": {"containers": [{"name": "wait", "image": "argo"}, main]},
+                "spec": {
+                    "containers": [{"name": "wait", "image": "argo"}, main],
+                    "nodeSelector": self.selector,
+                },
             }
         return 200, {"items": self.pods}
 
@@ -281,6 +285,67 @@ def test_the_job_matches_the_request(
     assert spec["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "1"
 
 
+def test_the_pods_run_on_the_nodes_that_the_launchers_pod_may_run_on(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parameter node_selector is in its pod; the official model knows the patch's fields."""
+    monkeypatch.setenv("POD_NAME", "launcher")
+    api.later, api.selector = [ends], {"pool": "a100"}
+    launch(REQUEST, shape(), tmp_path / "model.json")
+    (job,) = api.made
+    job.pop("status")
+    assert kept(job, TrainerV1alpha1TrainJob.from_dict(job).to_dict()) == []
+    (patch,) = job["spec"]["runtimePatches"]
+    (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    runtime = yaml.safe_load((JOBS / "runtime.yaml").read_text())["spec"]["template"]["spec"]
+    assert [node["name"]] == [one["name"] for one in runtime["replicatedJobs"]]
+    assert node["template"]["spec"]["template"]["spec"] == {"nodeSelector": {"pool": "a100"}}
+
+
+def test_a_job_reports_to_the_run_that_started_it_not_to_an_earlier_one(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run's job failed; the pods of the second's read what its launcher stored."""
+    for number in ("7", "8"):
+        api.later = [condition("Failed"), condition("Failed")]
+        request = replace(REQUEST, pipeline_run=f"run-{number}", experiment=f"faces-{number}")
+        with pytest.raises(ValueError, match="failed"):
+            launch(request, shape(), tmp_path / "model.json")
+    launches = {one["name"]: one["value"] for one in api.made[-1]["spec"]["trainer"]["env"]}
+    monkeypatch.setenv("LAUNCH_ID", launches["LAUNCH_ID"])
+    seen: list[tuple[str, str]] = []
+
+    def train(*_: Any, experiment: str, **__: Any) -> None:
+        seen.append((os.environ["PIPELINE_RUN_ID"], experiment))
+
+    monkeypatch.setattr("training.train.train", train)
+    trainjob.run(REQUEST.name)
+    assert seen == [("run-8", "faces-8")]
+
+
+WORKER = (
+    "import sys; from training import train, trainjob; from training.core import environment as e;"
+    "e.cores = lambda: 8; train.train = lambda *_, **__: print('threads', e.OMP_NUM_THREADS.get());"
+    "trainjob.run(sys.argv[1])"
+)
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [({}, "4"), ({"OMP_NUM_THREADS": "1"}, "1")])
+def test_the_processes_of_a_pod_share_its_cores_unless_the_user_has_chosen(
+    store: Path, tmp_path: Path, chosen: dict[str, str], threads: str
+) -> None:
+    """Two under torchrun, which sets one thread itself, on eight cores."""
+    open_store().refer(f"jobs/{REQUEST.name}/request", json.dumps(asdict(REQUEST)))
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", str(tmp_path / "worker.py"), REQUEST.name]  # fmt: skip
+    given = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    given["PYTHONPATH"] = str(JOBS.parents[1])
+    output = subprocess.run(command, env=given | chosen, cwd=tmp_path, check=True, text=True,
+                            stdout=subprocess.PIPE).stdout  # fmt: skip
+    assert output.splitlines() == [f"threads {threads}"] * 2
+
+
 def by_hand(tmp_path: Path, command: str, *more: str) -> None:
     """The program with a hand-written request and a template for a folder store."""
     (tmp_path / "request.json").write_text(json.dumps(asdict(REQUEST)))
@@ -378,6 +443,14 @@ def test_the_pods_train_with_the_python_that_has_the_packages() -> None:
     (container,) = elastic["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
     for command in (job["trainer"]["command"], container["command"]):
         assert command == ["python", "-m", "torch.distributed.run", "-m", "training.trainjob"]
+
+
+@pytest.mark.parametrize("file", ["runtime.yaml", "pytorchjob.yaml"])
+def test_torchrun_lets_the_pods_save_until_shortly_before_kubernetes_kills_them(file: str) -> None:
+    text = (JOBS / file).read_text()
+    (granted,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", text)
+    (waits,) = re.findall(r'TORCH_ELASTIC_SHUTDOWN_TIMEOUT, value: "(\d+)"', text)
+    assert 5 <= int(granted) - int(waits) <= 15
 
 
 def test_a_failed_job_fails_the_step_with_its_reason(api: Api, tmp_path: Path) -> None:
@@ -651,6 +724,20 @@ LAUNCHER = (
     "request = Request('{}', 'stargan', '{}', '{}');"
     "cli.entry_point(lambda _: launch(request, Shape(template=sys.argv[1]), Path('m.json')))"
 )
+
+
+@pytest.mark.parametrize(("run", "deleted"), [("run-7", []), ("", [REQUEST.name])])
+def test_a_stopped_launcher_deletes_no_job_of_another_run(
+    api: Api, tmp_path: Path, run: str, deleted: list[str]
+) -> None:
+    """Both train the same; LAUNCHER is started by hand, as part of no run."""
+    api.jobs[REQUEST.name] = manifest(replace(REQUEST, pipeline_run=run), shape(), [])
+    api.later = [runs, seen, seen]
+    process = start(api, tmp_path)
+    until(lambda: not api.later)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(240) == 143
+    assert (api.made, api.deleted) == ([], deleted)
 
 
 def start(api: Api, tmp_path: Path) -> subprocess.Popen[str]:

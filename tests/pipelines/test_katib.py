@@ -19,6 +19,7 @@ from training.core.config import JudgeConfig, to_json
 from training.core.files import read_json
 from training.judge import judge
 
+K8S = Path(__file__).parents[2] / "k8s"
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -143,7 +144,7 @@ def test_the_experiment_fits_katibs_documented_fields(
     used = re.findall(r"\$\{trialParameters\.([\w-]+)\}", " ".join(command))
     assert sorted(used) == sorted(spaces)
     assert {p["name"] for p in spec["trialTemplate"]["trialParameters"]} == set(spaces)
-    assert policy["spec"]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     # Of several printed values the last is the trial's: that of the whole training.
     assert spec["objective"] == {
         "type": "maximize", "objectiveMetricName": METRIC,
@@ -158,6 +159,46 @@ def test_the_experiment_fits_katibs_documented_fields(
     values = {"lambda_rec": 4.47, "train.batch": 8, "upsampling": "resize", "lambda_cls": 1.0}
     assert trial.settings({}) == whole.settings(values)
     assert (trial.config.train.images, trial.rungs) == (320, whole.rungs)
+
+
+def trial_pod(path: Path, *options: str) -> dict[str, Any]:
+    """The pod of a trial in the file that a search writes."""
+    program.main(["search", "--katib", str(path), *options, "preset=smoke", "lambda_rec=1..9"])
+    experiment = next(yaml.safe_load_all(path.read_text()))
+    found: dict[str, Any] = experiment["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]
+    return found
+
+
+def test_a_trial_with_accelerators_tolerates_the_taint_of_their_nodes(tmp_path: Path) -> None:
+    """As the pods of the runtime do, with the same taint."""
+    runtime = yaml.safe_load((K8S / "jobs" / "runtime.yaml").read_text())
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    tolerated = node["template"]["spec"]["template"]["spec"]["tolerations"]
+    assert trial_pod(tmp_path / "s", "--accelerators", "1")["spec"]["tolerations"] == tolerated
+    assert "tolerations" not in trial_pod(tmp_path / "s")["spec"]
+
+
+def test_the_policies_without_profiles_select_a_trials_pod(tmp_path: Path) -> None:
+    """Its own policy isolates it, so that it needs theirs to reach the store and MLflow."""
+    labels = trial_pod(tmp_path / "s")["metadata"]["labels"]
+    path = K8S / "overlays" / "standalone" / "steps" / "network.yaml"
+    (steps,) = (
+        one["spec"]["podSelector"]["matchLabels"]
+        for one in yaml.safe_load_all(path.read_text())
+        if one["metadata"]["name"] == "stargan-steps"
+    )
+    assert steps.items() <= labels.items()
+
+
+def test_a_search_is_pinned_to_the_digest_of_its_only_image(tmp_path: Path) -> None:
+    plain, pinned = tmp_path / "search.yaml", tmp_path / "pinned.yaml"
+    (container,) = trial_pod(plain)["spec"]["containers"]
+    digest = f"registry.example/train@sha256:{'0' * 64}"
+    program.main(["pin-images", "--train", digest, "-f", str(plain), "-o", str(pinned)])
+    assert pinned.read_text() == plain.read_text().replace(container["image"], digest)
+    with pytest.raises(ValueError, match=r"does not use stargan-steps:.*leave --steps out"):
+        program.main(["pin-images", "--steps", digest, "--train", digest, "-f", str(plain),
+                      "-o", str(pinned)])  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -544,6 +544,15 @@ def test_steps_get_only_addresses_and_secrets() -> None:
     }  # fmt: skip
 
 
+def test_steps_in_containers_get_the_settings_of_steps_without() -> None:
+    """Time limits, threads, and the whole address of a lineage server."""
+    given = dict.fromkeys(
+        ("COLLECTIVE_TIMEOUT", "OMP_NUM_THREADS", "OPENLINEAGE_API_KEY", "OPENLINEAGE_ENDPOINT",
+         "OPENLINEAGE_NAMESPACE", "OPENLINEAGE_URL", "S3_PATIENCE"), "1",
+    )  # fmt: skip
+    assert containers.environment(given) == given
+
+
 def test_a_containers_lines_are_complete_whatever_the_pieces() -> None:
     """With its exit code; and it is removed."""
     pieces = [b"one\ntw", b"o\n", b"", b"\xff three"]

@@ -335,15 +335,29 @@ def test_the_training_requests_accelerators_memory_and_time(
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
+@pytest.mark.parametrize("step", ["judge", "evaluate", "promote"])
+def test_other_steps_that_run_networks_go_to_the_same_nodes(
+    documents: list[dict[str, Any]], step: str
+) -> None:
+    given, training = settings(documents, step), settings(documents, "train")
+    for key in ("tolerations", "nodeSelector"):
+        assert given[key] == training[key]
+
+
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [("train", "accelerator_count"),
+     *((step, "step_accelerator_count") for step in ("judge", "evaluate", "promote"))],
+)  # fmt: skip
 def test_kind_and_number_of_accelerators_reach_kubeflow_as_texts(
-    documents: list[dict[str, Any]], tasks: dict[str, Any]
+    documents: list[dict[str, Any]], tasks: dict[str, Any], step: str, number: str
 ) -> None:
     """Its driver takes the text of the input that a placeholder names; a number has none, and the
     pod would silently get no accelerator."""
-    wanted = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
-    inputs = tasks["train"]["inputs"]["parameters"]
+    wanted = documents[0]["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["resources"]
+    inputs = tasks[step]["inputs"]["parameters"]
     given = documents[0]["root"]["inputDefinitions"]["parameters"]
-    for field, source in (("resourceType", "accelerator"), ("resourceCount", "accelerator_count")):
+    for field, source in (("resourceType", "accelerator"), ("resourceCount", number)):
         (name,) = re.findall(r"inputs\.parameters\['(.+?)'\]", wanted["accelerator"][field])
         if producer := inputs[name].get("taskOutputParameter"):
             assert producer == {"outputParameterKey": source, "producerTask": "resolve"}
@@ -474,6 +488,14 @@ def test_a_pinned_version_has_a_name_of_its_own_for_each_pair_of_images(tmp_path
 def test_the_committed_pipeline_is_not_replaced_by_objects() -> None:
     with pytest.raises(ValueError, match="give --output"):
         compiled.write(kubernetes="faces")
+
+
+def test_a_release_pins_every_image_that_it_uses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"--train '': not a digest.* for {TRAIN_IMAGE}"):
+        compiled.pin(steps=DIGEST, output=tmp_path / "x.yaml")
+    with pytest.raises(ValueError, match="give --steps and --train"):
+        compiled.pin(output=tmp_path / "x.yaml")
+    assert not (tmp_path / "x.yaml").exists()
 
 
 @pytest.mark.parametrize("bad", ["stargan:latest", "stargan@sha256:12", "@sha256:" + "0" * 64])

@@ -172,7 +172,7 @@ def test_every_step_requests_cpu_and_memory_and_limits_its_memory(pipeline: Obje
     for name, found in executors(pipeline):
         keys = {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"}
         assert keys <= found.keys(), name
-        assert ("accelerator" in found) == (name == "train")
+        assert ("accelerator" in found) == (name in {"judge", "train", "evaluate", "promote"})
 
 
 def test_kubeflow_gets_every_resource_as_text(pipeline: Object) -> None:
@@ -200,6 +200,15 @@ def test_a_parameter_replaces_the_presets_request() -> None:
     assert (found["step_memory"], found["step_memory_limit"]) == ("3Gi", "12Gi")
     assert (found["train_cpu"], found["accelerator_count"]) == ("6", "2")
     assert found["step_cpu"] == requests("preset=demo-joint")["step_cpu"]
+
+
+@pytest.mark.parametrize("launcher", ["local", "trainjob"])
+def test_a_step_that_runs_networks_gets_one_accelerator_if_the_training_has_any(
+    launcher: str,
+) -> None:
+    found = requests(f"launcher={launcher}", "accelerators=4")
+    assert found["step_accelerator_count"] == "1"
+    assert requests(f"launcher={launcher}")["step_accelerator_count"] == ""
 
 
 def test_a_request_is_no_part_of_a_local_results_key(pipeline: Object, tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ class Cluster:
 
     patience = 0.0
 
-    def itself(self) -> tuple[list[dict[str, Any]], str]:
+    def itself(self) -> tuple[list[dict[str, Any]], str, dict[str, str]]:
         type(self).during()
-        return [], ""
+        return [], "", {}
 
     def create(self, job: dict[str, Any]) -> bool:
         raise AssertionError(job)
@@ -202,6 +202,27 @@ def test_the_processes_share_the_cores_that_the_launcher_may_use(
     finally:
         os.sched_setaffinity(0, cores)
     assert seen == ["1"]
+
+
+def test_torchrun_leaves_its_processes_the_time_to_save_that_the_launcher_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch reads it; its own default is shorter."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    name, given = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", {}
+
+    def start(_: list[str], env: dict[str, str]) -> None:
+        given.update(env)
+        raise StoppedError("not started")
+
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("training.launch.subprocess.Popen", start)
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(StoppedError, match="not started"):
+        launching.launch(tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}')
+    monkeypatch.setenv(name, given[name])
+    assert LaunchConfig(1, 1, 1).shutdown_timeout == launching.GRACE > 30
 
 
 def test_a_store_that_other_nodes_cannot_read_is_a_mistake(

@@ -38,7 +38,9 @@ def test_objects_that_are_kept_are_counted_and_the_first_is_named(
 ) -> None:
     bucket, stubber = stub
     answer(stubber, *({"Key": key, "Code": code, "Message": "locked"} for key in KEYS))
-    with pytest.raises(RemoteError, match="2 of 2 objects were not deleted, first store/refs/a") as e:
+    with pytest.raises(
+        RemoteError, match="2 of 2 objects were not deleted, first store/refs/a"
+    ) as e:
         bucket.delete("refs/")
     assert e.value.code == cause
     assert f"({code}: locked)" in str(e.value)

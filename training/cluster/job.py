@@ -1,5 +1,6 @@
 """A TrainJob's request, its shape, and the Kubernetes object built from them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,11 @@ from training.core.files import canonical_json, sha256_bytes
 from training.core.pods import Cpu, Memory, Pod
 from training.core.provenance import code_hash, git_state
 
+NODE, MANAGER = "node", "stargan.example.org/launcher"  # of k8s/jobs/runtime.yaml; of our patch
 TEMPLATE = Path(__file__).resolve().parents[2] / "k8s" / "jobs" / "trainjob.yaml"
+
+
+CALLER = ("experiment", "pipeline_run", "child", "mlflow_run")  # a request's fields about it
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,13 @@ class Request:
     @property
     def name(self) -> str:
         """The job's name: a hash of what is trained, without the fields about the caller."""
-        caller = ("experiment", "pipeline_run", "child", "mlflow_run")
-        content = {k: v for k, v in asdict(self).items() if k not in caller}
+        content = {k: v for k, v in asdict(self).items() if k not in CALLER}
         return f"train-{sha256_bytes(canonical_json(content))[:16]}"
+
+    @property
+    def caller(self) -> dict[str, Any]:
+        """The fields about the caller."""
+        return {k: v for k, v in asdict(self).items() if k in CALLER}
 
 
 @described
@@ -74,9 +83,16 @@ class Shape:
 
 
 def manifest(
-    request: Request, shape: Shape, owner: list[dict[str, Any]], image: str = ""
+    request: Request,
+    shape: Shape,
+    owner: list[dict[str, Any]],
+    image: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The TrainJob for `request`: the template with all values filled in."""
+    """The TrainJob for `request`: the template with all values filled in.
+
+    Its pods run on nodes with these `labels` only.
+    """
     job: dict[str, Any] = yaml.safe_load(Path(shape.template or TEMPLATE).read_text())
     commit, dirty = git_state()
     head, spec, trainer = job["metadata"], job["spec"], job["spec"]["trainer"]
@@ -106,4 +122,20 @@ def manifest(
     limits.pop("nvidia.com/gpu", None)
     if shape.accelerator and shape.accelerators:
         limits[shape.accelerator] = str(shape.accelerators)
+    if labels:
+        spec.setdefault("runtimePatches", []).append(_placement(labels))
     return job
+
+
+def launch_id(job: Mapping[str, Any]) -> str:
+    """The value of LAUNCH_ID in a job's pods."""
+    env = job["spec"]["trainer"]["env"]
+    return next(str(one["value"]) for one in env if one["name"] == LAUNCH_ID.name)
+
+
+def _placement(labels: Mapping[str, str]) -> dict[str, Any]:
+    """A patch of the runtime: its pods run on nodes with these labels only."""
+    pod = {"spec": {"nodeSelector": dict(labels)}}
+    node = {"name": NODE, "template": {"spec": {"template": pod}}}
+    patch = {"template": {"spec": {"replicatedJobs": [node]}}}
+    return {"manager": MANAGER, "trainingRuntimeSpec": patch}

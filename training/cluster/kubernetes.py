@@ -166,11 +166,12 @@ class Cluster:
         )
         return sorted(pods.items, key=lambda pod: (rank(pod), str(pod.metadata.creation_timestamp)))
 
-    def itself(self) -> tuple[list[dict[str, Any]], str]:
-        """This pod's owner references (its workflow), for what it creates, and its image."""
+    def itself(self) -> tuple[list[dict[str, Any]], str, dict[str, str]]:
+        """For what this pod creates: its owner references (its workflow), its image, and the
+        labels of the nodes that it may run on."""
         name = environment.POD_NAME.get()
         if not name:
-            return [], ""
+            return [], "", {}
         pod = self._request(name, partial(self.core.read_namespaced_pod, name, self.namespace))
         owners = [
             {
@@ -180,7 +181,7 @@ class Cluster:
             for owner in pod.metadata.owner_references or ()
         ]  # fmt: skip
         images = [c.image for c in pod.spec.containers if c.name == MAIN]
-        return owners, images[0] if images else ""
+        return owners, images[0] if images else "", dict(pod.spec.node_selector or {})
 
     def logs(
         self, pod: str, age: int | None = None, previous: bool = False

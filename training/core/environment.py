@@ -71,7 +71,7 @@ DRAW_DEMO = Variable(
     "1",
 )
 S3_PATIENCE = Variable(
-    "S3_PATIENCE", "seconds to keep retrying an S3 server that does not answer", "you", "60"
+    "S3_PATIENCE", "seconds to keep retrying an S3 server that does not answer", YOU, "60"
 )
 AWS_ENDPOINT_URL_S3 = Variable(
     "AWS_ENDPOINT_URL_S3", "address of the S3 server; read by boto3 and DVC", YOU, computed="AWS"
@@ -125,15 +125,17 @@ OPENLINEAGE_URL = Variable(
     "`http://marquez:5000`", YOU, computed="no events are sent",
 )  # fmt: skip
 OPENLINEAGE_ENDPOINT = Variable(
-    "OPENLINEAGE_ENDPOINT", "path of the events at that address", "you", "api/v1/lineage"
+    "OPENLINEAGE_ENDPOINT", "path of the events at that address", YOU, "api/v1/lineage"
 )
-OPENLINEAGE_API_KEY = Variable("OPENLINEAGE_API_KEY", "key for that server", "you")
+OPENLINEAGE_API_KEY = Variable(
+    "OPENLINEAGE_API_KEY", "key for that server", CREDENTIALS.format("stargan-openlineage")
+)
 OPENLINEAGE_FILE = Variable(
     "OPENLINEAGE_FILE", "file to which OpenLineage events are added, one JSON line each", "you",
     computed="no events are written",
 )  # fmt: skip
 OPENLINEAGE_NAMESPACE = Variable(
-    "OPENLINEAGE_NAMESPACE", "namespace of the jobs and data in OpenLineage events", "you",
+    "OPENLINEAGE_NAMESPACE", "namespace of the jobs and data in OpenLineage events", YOU,
     "stargan",
 )  # fmt: skip
 SOURCE_URL = Variable(
@@ -180,7 +182,8 @@ REFUSAL_FILE = Variable(
 )  # fmt: skip
 OMP_NUM_THREADS = Variable(
     "OMP_NUM_THREADS", "threads of each training process; read by torch",
-    "you; else `training.launch`", computed="the cores that it may use, shared by the processes",
+    "you; else `training.launch`, `training.trainjob`",
+    computed="the cores that it may use, shared by the processes",
 )  # fmt: skip
 OMP_WAIT_POLICY = Variable(
     "OMP_WAIT_POLICY",
@@ -195,7 +198,7 @@ GOMP_SPINCOUNT = Variable(
 COLLECTIVE_TIMEOUT = Variable(
     "COLLECTIVE_TIMEOUT",
     "seconds without an answer after which a training process counts as lost; must exceed the "
-    "time to write and copy a checkpoint", "you", "600",
+    "time to write and copy a checkpoint", YOU, "600",
 )  # fmt: skip
 CUDA_VISIBLE_DEVICES = Variable(
     "CUDA_VISIBLE_DEVICES", "GPUs that a process may use, by number; read by CUDA",
@@ -205,6 +208,9 @@ WORLD_SIZE = Variable("WORLD_SIZE", "number of training processes", TORCHRUN, "1
 RANK = Variable("RANK", "number of this training process among all", TORCHRUN, "0")
 LOCAL_RANK = Variable(
     "LOCAL_RANK", "number of this training process among those of its machine", TORCHRUN, "0"
+)
+LOCAL_WORLD_SIZE = Variable(
+    "LOCAL_WORLD_SIZE", "number of training processes of this machine", TORCHRUN, "1"
 )
 KF_PIPELINES_ENDPOINT = Variable(
     "KF_PIPELINES_ENDPOINT", "address of the Kubeflow Pipelines API, to submit runs", "you"
@@ -284,6 +290,18 @@ def put_waiting() -> None:
     both = OMP_WAIT_POLICY, GOMP_SPINCOUNT
     if not any(os.environ.get(variable.name) for variable in both):
         put(**{variable.name: variable.default for variable in both})
+
+
+def share_cores() -> None:
+    """Under torchrun: give each process of this machine its share of the cores.
+
+    torchrun gives each of several one thread, unless the user has chosen in torchrun's environment.
+    """
+    import psutil
+
+    processes, name = LOCAL_WORLD_SIZE.count(), OMP_NUM_THREADS.name
+    if processes > 1 and not psutil.Process(os.getppid()).environ().get(name):
+        put(**{name: str(max(1, cores() // processes))})
 
 
 def put(**values: str) -> None:

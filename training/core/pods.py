@@ -47,7 +47,8 @@ class Requests(NamedTuple):
     train_cpu: str  # of the training step's own pod
     train_memory: str
     train_memory_limit: str
-    accelerator_count: str  # empty: none is requested
+    accelerator_count: str  # of the training step's own pod; empty: none is requested
+    step_accelerator_count: str  # of a step that runs networks; empty likewise
 
 
 def step(preset: str, cpu: str = "", memory: str = "") -> Pod:
@@ -83,4 +84,5 @@ def requests(
         training = FOLLOWER
     # With a TrainJob the accelerators are those of its pods.
     count = str(accelerators) if accelerators and launcher == "local" else ""
-    return Requests(*one, one.memory_limit, *training, training.memory_limit, count)
+    each = "1" if accelerators else ""
+    return Requests(*one, one.memory_limit, *training, training.memory_limit, count, each)
