@@ -69,6 +69,7 @@ for name in ("live-1", "live-10"):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_versions_are_read_from_the_registry_and_forgotten(tmp_path: Path) -> None:
     """Of this name only; a seed that begins alike is another."""
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}

@@ -130,11 +130,12 @@ with world() as here:
 def test_every_rank_gets_the_precision_that_one_measures(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The default `auto`, of every model: layers over the global batch do not wait for the rest."""
+    """The default `auto`: layers and losses over the global batch do not wait for the others."""
     script = tmp_path / "measured.py"
     script.write_text(MEASURED)
-    cases = [(name, dataclasses.asdict(MODELS[name].tiny()), str(request.getfixturevalue(which)))
-             for name, which in RICHEST]  # fmt: skip
+    models = {"attgan": MODELS["attgan"].tiny(), "msgan": MSGAN.tiny()}
+    cases = [(name, dataclasses.asdict(model), str(request.getfixturevalue(which)))
+             for name, which in RICHEST if (model := models.get(name))]  # fmt: skip
     assert TrainConfig().precision == "auto"
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -145,7 +146,7 @@ def test_every_rank_gets_the_precision_that_one_measures(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = Counter(done.stdout.splitlines())
-    assert {line.split()[0] for line in found} == set(MODELS)
+    assert {line.split()[0] for line in found} == set(models)
     assert set(found.values()) == {2}
 
 
@@ -368,6 +369,7 @@ def test_more_processes_than_gpus_are_refused_with_their_number(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_launch_with_two_seeds_gives_a_model_and_its_replicate(
     binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [imitate(folder / p.name, real, (), p) for p in (compiled.PACKAGE, compiled.PARTS)]
 
 
+@pytest.mark.long
 def test_a_changed_section_reruns_only_its_own_steps(
     packages: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_up_again_starts_nothing(stack: Stack) -> None:
     assert all(f"export {name}={value}" in printed for name, value in stack.exports().items())
 
 
+@pytest.mark.long
 def test_down_and_up_keep_the_data_and_a_killed_server_comes_back(stack: Stack) -> None:
     client(stack).put_object(Bucket="stargan", Key="kept", Body=b"2")
     made = query(stack, "experiments/create", {"name": "kept"})["experiment_id"]

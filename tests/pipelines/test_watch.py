@@ -105,6 +105,7 @@ def until(process: "subprocess.Popen[str]", word: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_changes_during_a_run_start_one_afterwards_and_a_killed_run_is_resumed(
     faces: Path, watching: "subprocess.Popen[str]", once: Callable[..., str]
 ) -> None:

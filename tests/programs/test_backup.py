@@ -105,6 +105,7 @@ def empty_databases(stack: Stack) -> None:
     connection.close()
 
 
+@pytest.mark.long
 def test_a_restored_backup_is_consistent(
     forks: Forks, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_lock_whose_tag_is_gone_while_it_is_deleted_is_waited_for() -> None:
 
 @pytest.mark.server
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_lock_that_this_user_may_not_delete_is_named_with_who_can(
     workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

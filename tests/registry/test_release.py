@@ -403,8 +403,13 @@ def released(name: str, network: Any, dataset: Path, folder: Path) -> Path:
     return model
 
 
+BRIEF = ("stargan", "attgan", "fader", "starganv2", "ganimation")  # in `make test`, too
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in BRIEF else pytest.mark.long) for n in MODELS]
+)
 def test_every_model_trains_registers_and_edits(
     name: str, small: dict[str, Any], predicts: Callable[..., np.ndarray], tmp_path: Path,
     request: pytest.FixtureRequest,

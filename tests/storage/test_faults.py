@@ -130,6 +130,7 @@ def test_downloads_that_are_always_interrupted_are_an_unreachable_server(
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.long
 def test_a_pull_survives_a_restart_of_its_server(
     weed: Any, tmp_path: Path, pushed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_pull_survives_a_restart_of_its_server(
     assert remote.tree_md5(out) == (md5, nfiles)
 
 
+@pytest.mark.long
 def test_training_continues_without_its_store_and_copies_later(
     weed: Any, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -36,6 +36,7 @@ print(*sorted(r.info.run_id for r in api.search_runs([found], run_view_type=View
 """
 
 
+@pytest.mark.long
 def test_the_cron_jobs_command_removes_what_was_deleted_long_ago(
     stack: Stack, forks: Forks, tmp_path: Path
 ) -> None:

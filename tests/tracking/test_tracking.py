@@ -379,6 +379,7 @@ def test_a_server_killed_during_a_training_gets_everything_when_it_is_back(
 
 @pytest.mark.server
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_pages_are_served_without_the_database_in_the_process_list(workdir: Path) -> None:
     """`make ui`: its address may have a password."""
     with socket.socket() as free:

@@ -1,8 +1,8 @@
 """Folders under a temporary name, and folders that appear whole or not at all.
 
 A temporary folder is locked (flock) by the process that writes it, so that the next one can delete
-what a killed process left behind. A folder that is replaced is set aside until the new one is there;
-if a kill comes in between, the next process puts it back.
+what a killed process left behind. A folder that is replaced is set aside until the new one is
+there; if a kill comes in between, the next process puts it back.
 """
 
 import fcntl
