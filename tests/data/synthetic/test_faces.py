@@ -425,14 +425,13 @@ def test_command_prints_the_pixel_hash(tmp_path, monkeypatch, capsys):
     assert len(list((tmp_path / "out/rafd").iterdir())) == 25
 
 
-@pytest.mark.parametrize("program", ["data", "faces"])
-def test_a_folder_with_files_is_never_replaced(program, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("program", "words"), [(data_program.main, ["draw"]), (faces.main, ["--workers", "1"])]
+)
+def test_a_folder_with_files_is_never_replaced(program, words, tmp_path, monkeypatch):
     monkeypatch.setattr(faces, "CELEBA_COUNT", 1)
     monkeypatch.setattr(faces, "SUBJECTS", 1)
     (tmp_path / "photo.jpg").write_bytes(b"mine")
     with pytest.raises(ValueError, match="exists and would be replaced; name a new folder"):
-        if program == "data":
-            data_program.main(["draw", str(tmp_path)])
-        else:
-            faces.main([str(tmp_path), "--workers", "1"])
+        program([*words, str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]

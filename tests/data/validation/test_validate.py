@@ -440,9 +440,10 @@ def test_docs_replace_earlier_pages_and_nothing_else(tmp_path: Path) -> None:
     docs, written = tmp_path / "docs", set()
     for _ in range(2):
         validate(manifest, data_config=config, report=report, docs=docs, store=store)
-        assert len(list(docs.glob("validations/**/*.html"))) == 1
-        written.add(docs.stat().st_ino)
-    assert len(written) == 2
+        written.add(frozenset(docs.glob("validations/**/*.html")))  # named by the time
+    first, second = written
+    assert len(first) == len(second) > 0
+    assert not first & second
     (docs / "tutorial.md").write_text("mine")
     report.unlink()
     with pytest.raises(ValueError, match="docs exists and would be replaced"):
