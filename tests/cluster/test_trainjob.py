@@ -325,8 +325,8 @@ def test_a_job_reports_to_the_run_that_started_it_not_to_an_earlier_one(
 
 WORKER = (
     "import sys; from training import train, trainjob; from training.core import environment as e;"
-    "e.cores = lambda: 8; train.train = lambda *_, **__: print('threads', e.OMP_NUM_THREADS.get());"
-    "trainjob.run(sys.argv[1])"
+    "e.cores = lambda: 8; line = lambda: f'threads {e.OMP_NUM_THREADS.get()}\\n';"
+    "train.train = lambda *_, **__: sys.stdout.write(line()); trainjob.run(sys.argv[1])"
 )
 
 
