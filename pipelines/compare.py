@@ -111,9 +111,7 @@ def planned(given: dict[str, str], root: Path) -> list[tuple[ModelSpec, int, dic
     return plan
 
 
-def checked(
-    one: ModelSpec, own: dict[str, Any], known: dict[str, compiled.Parameter]
-) -> Config:
+def checked(one: ModelSpec, own: dict[str, Any], known: dict[str, compiled.Parameter]) -> Config:
     """A system's configuration. Raises ValueError for a seed and for what its run would refuse."""
     given = parse([f"{key}={value}" for key, value in own.items()], known)
     overrides = configure.parse(given.get("overrides", ""))
