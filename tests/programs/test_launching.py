@@ -71,7 +71,7 @@ def test_a_stopped_job_is_deleted_and_reported_as_stopped(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize(("accelerators", "limits"), [(0, {}), (4, {"nvidia.com/gpu": "4"})])
+@pytest.mark.parametrize(("accelerators", "limits"), [(0, {}), (2, {"nvidia.com/gpu": "2"})])
 def test_accelerators_are_those_of_each_node_of_a_trainjob(
     accelerators: int, limits: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +172,7 @@ def test_a_mistake_of_a_training_process_ends_torchrun_before_its_restarts(
     monkeypatch.setattr(launching.sys, "executable", str(program))
     (tmp_path / "d.json").write_text("{}")
     start = time.monotonic()
-    with pytest.raises(ValueError, match="^the mistake$"):
+    with pytest.raises(ValueError, match="the mistake"):
         launching.launch(
             tmp_path / "d.json", tmp_path / "m.json", "stargan", "{}", '{"seed": 0}', nproc=2
         )
