@@ -145,7 +145,8 @@ def _start(cluster: Cluster, job: dict[str, Any]) -> bool:
         existing = cluster.get(name)
         if existing and not condition(existing, "Failed") and not terminating(existing):
             say(f"{name} exists already; following it")
-            return bool(existing["metadata"]["labels"].get(RUN) == job["metadata"]["labels"][RUN])
+            own = existing["metadata"].get("labels") or {}
+            return bool(own.get(RUN) == job["metadata"]["labels"][RUN])
         if existing and not terminating(existing):
             say(f"{name} failed before; restarting it from its last checkpoint")
             cluster.delete(name)
