@@ -27,7 +27,9 @@ KINDS = {
     "BOOLEAN": bool,
 }
 DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
-VERSION = re.compile(rf"^  name: ({PACKAGE.stem}-[0-9a-f]{{12}})$", re.MULTILINE)
+VERSION = re.compile(
+    rf"^kind: PipelineVersion\nmetadata:\n  name: ({PACKAGE.stem}-[0-9a-f]{{12}})$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

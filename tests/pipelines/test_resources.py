@@ -206,7 +206,7 @@ def test_a_parameter_replaces_the_presets_request() -> None:
 def test_a_step_that_runs_networks_gets_one_accelerator_if_the_training_has_any(
     launcher: str,
 ) -> None:
-    found = requests(f"launcher={launcher}", "accelerators=4")
+    found = requests(f"launcher={launcher}", "accelerators=4", "nproc=4")
     assert found["step_accelerator_count"] == "1"
     assert requests(f"launcher={launcher}")["step_accelerator_count"] == ""
 
