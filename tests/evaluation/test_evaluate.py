@@ -251,7 +251,7 @@ class Toy:
     """A fake model that brightens by the seed or returns the reference."""
 
     supported_options = ("seed", "reference")
-    edits_own_labels = True
+    edits_own_labels, needs_source = True, False
 
     def translate(
         self,

@@ -73,7 +73,7 @@ class Edit(NamedTuple):
 class Recorder:
     """A model that paints the target's colours, with a trace of the style; keeps all edits."""
 
-    edits_own_labels = True
+    edits_own_labels, needs_source = True, False
 
     def __init__(self, size: int, options: tuple[str, ...] = ()) -> None:
         self.size, self.supported_options = size, options

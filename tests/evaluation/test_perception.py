@@ -320,7 +320,7 @@ def test_the_fid_equals_scipys_square_root_on_the_same_features(saved: Callable[
 class Styled:
     """A model that mixes an image with the target's colour and a latent's; keeps all outputs."""
 
-    edits_own_labels = True
+    edits_own_labels, needs_source = True, False
     supported_options = ("seed",)
 
     def __init__(self) -> None:
