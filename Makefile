@@ -77,7 +77,7 @@ lock:  ## regenerate every lock file; needs uv
 # One worker runs a file's tests, the longest files first: tests/README.md.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: setup  ## the tests, in 20 minutes on two cores; ARGS="tests/data" for some of them
+test: setup  ## the tests, in 20 to 25 minutes on two cores; ARGS="tests/data" for some of them
 	$(PYTEST) -m "not long and not container and not live" $(ARGS)
 
 test-all: setup  ## every test, including images and the long ones
